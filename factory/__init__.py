@@ -1,0 +1,1 @@
+"""A factory for labelled pathology tiles: plan, draw masks, render, store, verify."""

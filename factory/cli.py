@@ -1,0 +1,31 @@
+"""The command `factory`. Each command lives in `factory.commands`; heavy imports wait until one runs."""
+
+import typer
+
+from factory.commands.doctor import doctor
+from factory.commands.ingest import ingest
+from factory.commands.inspect import inspect
+from factory.commands.make import make
+from factory.commands.plan import plan
+from factory.commands.replay import replay
+from factory.commands.verify import verify
+from factory.core.console import run
+
+app = typer.Typer(
+    help="Synthetic pathology tiles with exactly the composition you ask for, labelled, measured and marked.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (plan, make, ingest, inspect, verify, replay, doctor):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

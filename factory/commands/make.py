@@ -1,0 +1,106 @@
+"""`factory make`: a distribution or a plan in, a finished data set out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factory.commands import options
+
+
+def make(
+    tps: options.Tps = None,
+    tissue: options.Tissue = None,
+    cells: options.Cells = None,
+    tumour: options.Tumour = None,
+    inflammation: options.Inflammation = None,
+    debias: options.Debias = False,
+    n: options.Number = None,
+    size: options.Size = None,
+    mpp: options.Mpp = None,
+    split: options.Split = None,
+    seed: options.Seed = None,
+    scheme: options.Scheme = None,
+    out: Annotated[Path, typer.Option(help="The data set's folder.")] = Path("data/synth"),
+    manifest: Annotated[Path | None, typer.Option(help="Follow this plan instead of drawing one.")] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="Mask generator: ihc, polygons, nuclei. Default of the scheme.")
+    ] = None,
+    renderer: Annotated[str | None, typer.Option(help="Renderer: stain. Default of the scheme.")] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Fit the renderer to a data set (its train split), a folder or an image.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto; for generators with networks.")] = "auto",
+    workers: options.Workers = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a dask.distributed scheduler, e.g. tcp://host:8786.")
+    ] = None,
+    config: options.ConfigFile = None,
+    assignments: options.Assignments = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the data set of another configuration in --out.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be made, stop.")] = False,
+) -> None:
+    """Make labelled tiles whose composition is what was asked, exactly. Stopped? The same command goes on."""
+    import time
+
+    from factory import order, report
+    from factory.core.console import console, progress
+    from factory.pipeline import make as make_tiles
+    from factory.pipeline import prepare, resolve_part_device
+    from factory.reference import read_reference
+
+    flags = order.plan_flags(
+        tps=tps,
+        tissue=tissue,
+        cells=cells,
+        tumour=tumour,
+        inflammation=inflammation,
+        debias=debias,
+        n=n,
+        size=size,
+        mpp=mpp,
+        split=split,
+        seed=seed,
+        scheme=scheme,
+    )
+    order.refuse_flags_beside_manifest(manifest, flags)
+    resolved, label_scheme = order.resolve_config(
+        flags, {"masks": masks, "renderer": renderer}, config, assignments or []
+    )
+    prepared = prepare(
+        resolved,
+        label_scheme,
+        out,
+        manifest=manifest,
+        like=read_reference(like) if like else None,
+        device=resolve_part_device(resolved, device),
+    )
+    terminal = console()
+    terminal.print(report.order_text(prepared), highlight=False)
+    if dry_run:
+        terminal.print(report.request_table(prepared.rows))
+        terminal.print("dry run: nothing was written.")
+        return
+    started = time.monotonic()
+    with progress("making tiles", len(prepared.rows)) as bar:
+        already = 0
+
+        def resume(done: int, total: int) -> None:
+            nonlocal already
+            already = done
+            bar.resume_at(done, total)
+
+        table, made = make_tiles(
+            prepared,
+            workers=order.parse_workers(workers),
+            scheduler=scheduler,
+            overwrite=overwrite,
+            on_start=resume,
+            on_tiles=lambda count: bar.to(already + count),
+        )
+    seconds = time.monotonic() - started
+    terminal.print(report.closing_table(table))
+    terminal.print(report.class_table(table, prepared.recipe.scheme))
+    terminal.print(report.closing_line(out, len(table), made, seconds), highlight=False)

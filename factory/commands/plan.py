@@ -1,0 +1,64 @@
+"""`factory plan`: a distribution in, a manifest of requests out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factory.commands import options
+
+
+def plan(
+    out: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("plan.parquet"),
+    tps: options.Tps = None,
+    tissue: options.Tissue = None,
+    cells: options.Cells = None,
+    tumour: options.Tumour = None,
+    inflammation: options.Inflammation = None,
+    debias: options.Debias = False,
+    n: options.Number = None,
+    size: options.Size = None,
+    mpp: options.Mpp = None,
+    split: options.Split = None,
+    seed: options.Seed = None,
+    scheme: options.Scheme = None,
+    masks: Annotated[str | None, typer.Option(help="Check the requests against this generator.")] = None,
+    config: options.ConfigFile = None,
+    assignments: options.Assignments = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the manifest if it is there.")] = False,
+) -> None:
+    """Plan a data set: a Parquet manifest of requests, to look at, edit, and give to factory make --manifest."""
+    from factory import order
+    from factory.core.console import console
+    from factory.pipeline import recipe_of, refuse_impossible
+    from factory.plan import plan as draw_plan
+    from factory.report import request_table
+    from manifests.errors import UserError
+    from manifests.schema import DatasetInfo
+    from manifests.table import write_manifest
+
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: expected a new file, got one that is there. Use another --out, or --overwrite.")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out}: expected a folder that is there, got {out.parent}. Create it first.")
+    flags = order.plan_flags(
+        tps=tps,
+        tissue=tissue,
+        cells=cells,
+        tumour=tumour,
+        inflammation=inflammation,
+        debias=debias,
+        n=n,
+        size=size,
+        mpp=mpp,
+        split=split,
+        seed=seed,
+        scheme=scheme,
+    )
+    resolved, label_scheme = order.resolve_config(flags, {"masks": masks}, config, assignments or [])
+    table = draw_plan(resolved.plan)
+    recipe = recipe_of(resolved.model_dump(mode="json"), label_scheme)
+    refuse_impossible(table, recipe)
+    write_manifest(out, table, DatasetInfo(True, "factory plan", (label_scheme,)))
+    console().print(request_table(table))
+    console().print(f"{table.num_rows} requests in {out}. Make them: factory make --manifest {out}", highlight=False)

@@ -1,0 +1,34 @@
+"""`factory verify`: does a data set hold what it promises?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    dataset: Annotated[Path, typer.Argument(help="The data set's folder.")] = Path("data/synth"),
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Forget the shards at fault, so that their command makes them again."),
+    ] = False,
+) -> None:
+    """Check every file against SHA256SUMS, the ledger against the manifest, and every row against its stored tile."""
+    from factory.core.console import console, progress
+    from manifests import FaultError
+    from manifests import verify as check
+    from manifests.dataset import forget_faulty_shards
+
+    with progress("verifying", 0) as bar:
+        faults = check(dataset, lambda done, total: bar.to(done, total))
+    terminal = console()
+    if not faults:
+        terminal.print(f"{dataset}: every file, record and row holds.", highlight=False)
+        return
+    for fault in faults:
+        terminal.print(str(fault), highlight=False, markup=False, soft_wrap=True)
+    if repair:
+        forgotten = forget_faulty_shards(dataset, faults)
+        terminal.print(f"forgot {len(forgotten)} shards: run the command that made {dataset} again.", highlight=False)
+    more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+    raise FaultError(f"{dataset}: expected a data set as it was written, got a fault: {faults[0]}{more}.")

@@ -1,0 +1,1 @@
+"""What every part of the factory stands on; nothing here imports torch."""

@@ -1,0 +1,132 @@
+"""Configuration: frozen models beside the code they configure, YAML that holds only differences, and a digest."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from manifests.errors import UserError
+
+
+class Config(BaseModel):
+    """Base of every configuration: immutable, and no key that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def parse(model: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
+    """Build a config from plain values.
+
+    Args:
+        model: the config class.
+        values: key -> value; nested mappings for nested configs.
+        where: file or flag named in an error.
+
+    Raises:
+        UserError: for an unknown key (with the nearest known one) or a value of the wrong form.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(_explain(model, error, where)) from error
+
+
+def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
+    """The first complaint of pydantic in our words, with how many follow."""
+    complaints = error.errors(include_url=False)
+    first = complaints[0]
+    path = ".".join(str(part) for part in first["loc"])
+    more = f" ({len(complaints) - 1} more)" if len(complaints) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
+        return f"{where}: {path}: expected a known key, got {str(first['loc'][-1])!r}. {hint}{more}"
+    reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    return f"{where}: {path}: {reason}, got {first.get('input')!r}.{more}"
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """Field names of the nested model that `path` leads to."""
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: when the file is missing, is not YAML or is not a mapping.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: expected a YAML file, got {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected YAML, got {str(error).splitlines()[0]}.") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: expected a mapping of keys to values, got a {type(document).__name__}.")
+    return document
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, mapping by mapping."""
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if nested else value
+    return merged
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """``["renderer.blur_px=1.2"]`` -> ``{"renderer": {"blur_px": 1.2}}``; values are YAML.
+
+    Raises:
+        UserError: for a word without ``=``.
+    """
+    values: dict[str, Any] = {}
+    for word in assignments:
+        key, separator, text = word.partition("=")
+        if not separator or not key:
+            raise UserError(f"--set: expected KEY=VALUE, got {word!r}. Write for example --set renderer.blur_px=1.2.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {key}: expected a YAML value, got {text!r}.") from error
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        values = merge(values, value)
+    return values
+
+
+def configs_dir() -> Path:
+    """The folder of the shipped YAML files: inside the installed package, or beside it in a checkout."""
+    installed = Path(__file__).resolve().parents[1] / "configs"
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "configs"
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values, equal text."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical form, in hex: the fingerprint that goes into rows and ledger records."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()

@@ -1,0 +1,23 @@
+"""The device a command runs on: resolved once in the command line, passed down."""
+
+from __future__ import annotations
+
+from manifests.errors import UserError
+
+
+def resolve_device(name: str) -> str:
+    """``auto`` -> cuda, mps or cpu, whichever is there; other names are checked.
+
+    Raises:
+        UserError: for a device that this machine does not have.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device: expected auto, cpu, cuda[:N] or mps, got {name!r} ({reason}).") from error
+    return str(torch.device(name))

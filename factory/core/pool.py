@@ -1,0 +1,212 @@
+"""Tasks on the cores of this machine or on a dask cluster: small ids in, small records out, in a window.
+
+A task owns a whole shard and may run twice without harm, so a worker that dies costs time and nothing else. The
+caller's ledger, not the pool, is the truth.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.connection import wait as wait_connections
+from typing import Any, TypeVar
+
+from factory.core.malloc import keep_freed_memory
+from manifests.errors import FaultError, UserError
+
+Result = TypeVar("Result")
+Task = Callable[[int, Any, Callable[[], None]], Result]
+"""A task: (id, payload, tick) -> record. It calls `tick` after each tile. Must be picklable."""
+
+WINDOW = 2
+MAX_CRASHES = 3
+_POLL_S = 0.2
+
+_ticks: Any = None
+
+
+def run_tasks(
+    task: Task[Result],
+    ids: Sequence[int],
+    payload_of: Callable[[int], Any],
+    *,
+    workers: int,
+    scheduler: str | None = None,
+    on_ticks: Callable[[int], None] = lambda ticks: None,
+) -> Iterator[tuple[int, Result]]:
+    """Run a task for every id; yields (id, record) as they finish, in any order.
+
+    Args:
+        task: what to do; sent to each worker with every id.
+        ids: what to do it for.
+        payload_of: what a task needs to know of its id, asked for when it is its turn.
+        workers: processes on this machine; 1 runs in this process.
+        scheduler: address of a dask.distributed scheduler to use instead.
+        on_ticks: called with the number of ticks so far.
+
+    Raises:
+        FaultError: when workers keep dying.
+        UserError: when the scheduler cannot be reached.
+    """
+    if scheduler:
+        yield from _on_dask(task, ids, payload_of, scheduler)
+    elif workers <= 1 or len(ids) <= 1:
+        yield from _here(task, ids, payload_of, on_ticks)
+    else:
+        yield from _on_processes(task, ids, payload_of, min(workers, len(ids)), on_ticks)
+
+
+def _here(
+    task: Task[Result], ids: Sequence[int], payload_of: Callable[[int], Any], on_ticks: Callable[[int], None]
+) -> Iterator[tuple[int, Result]]:
+    ticks = 0
+
+    def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+        on_ticks(ticks)
+
+    for number in ids:
+        yield number, task(number, payload_of(number), tick)
+
+
+def _on_processes(
+    task: Task[Result],
+    ids: Sequence[int],
+    payload_of: Callable[[int], Any],
+    workers: int,
+    on_ticks: Callable[[int], None],
+) -> Iterator[tuple[int, Result]]:
+    """Local processes; a pool whose worker was killed is rebuilt for what is left."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["factory.core.pool", "numpy", "cv2", "numba", "pyarrow.parquet"])
+    ticks = context.Value("q", 0)
+    left, crashes = list(ids), 0
+    while left:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(ticks,))
+        try:
+            for number, result in _windowed(pool, task, left, payload_of, workers, lambda: on_ticks(ticks.value)):
+                left.remove(number)
+                crashes = 0
+                yield number, result
+            pool.shutdown()
+        except BrokenProcessPool:
+            crashes += 1
+            pool.shutdown(wait=False, cancel_futures=True)
+            if crashes >= MAX_CRASHES:
+                raise FaultError(
+                    f"workers: expected them to live, got {crashes} killed in a row at shards {left[: 2 * workers]}. "
+                    "Memory is the usual reason: use fewer --workers and run the same command again."
+                ) from None
+        except BaseException:
+            _stop(pool)
+            raise
+
+
+def _windowed(
+    pool: ProcessPoolExecutor,
+    task: Task[Result],
+    ids: Sequence[int],
+    payload_of: Callable[[int], Any],
+    workers: int,
+    poll: Callable[[], None],
+) -> Iterator[tuple[int, Result]]:
+    waiting = list(reversed(ids))
+    running: dict[Future[Result], int] = {}
+    while waiting or running:
+        while waiting and len(running) < WINDOW * workers:
+            number = waiting.pop()
+            running[pool.submit(_run, task, number, payload_of(number))] = number
+        finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+        poll()
+        for future in finished:
+            yield running.pop(future), future.result()
+
+
+def _run(task: Task[Result], number: int, payload: Any) -> Result:
+    return task(number, payload, _tick)
+
+
+def _tick() -> None:
+    with _ticks.get_lock():
+        _ticks.value += 1
+
+
+def _start_worker(ticks: Any) -> None:
+    """Set up a worker process: one thread for each library, deaf to Ctrl-C, gone when its parent is."""
+    global _ticks
+    _ticks = ticks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    keep_freed_memory()
+    single_threaded()
+    parent = mp.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def single_threaded() -> None:
+    """Keep OpenCV to one thread: the shards are what runs in parallel. Our numba kernels have one anyway."""
+    with suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(1)
+
+
+def _die_with(sentinel: int) -> None:
+    wait_connections([sentinel])
+    os._exit(1)
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End the workers at once; what they had not published is not there."""
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(timeout=5)
+
+
+def _on_dask(
+    task: Task[Result], ids: Sequence[int], payload_of: Callable[[int], Any], scheduler: str
+) -> Iterator[tuple[int, Result]]:
+    """A dask.distributed cluster: futures in a window; a lost worker's task runs again elsewhere."""
+    from distributed import Client, as_completed
+    from distributed.scheduler import KilledWorker
+
+    try:
+        client = Client(scheduler, timeout="5s", set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UserError(f"--scheduler: expected a dask scheduler, got none at {scheduler} ({error}).") from error
+    with client:
+        threads = sum(client.nthreads().values())
+        if not threads:
+            raise UserError(f"--scheduler: expected workers at {scheduler}, got none. Start dask worker {scheduler}.")
+        waiting = list(reversed(ids))
+
+        def submit() -> Any:
+            number = waiting.pop()
+            return client.submit(_run_on_dask, task, number, payload_of(number), key=f"shard-{number}-{id(task)}")
+
+        futures = [submit() for _ in range(min(len(waiting), WINDOW * threads))]
+        pending = as_completed(futures, with_results=False)
+        for future in pending:
+            try:
+                number, result = future.result()
+            except KilledWorker as error:
+                raise FaultError(f"workers: expected them to live, got {error}. Give them more memory.") from error
+            yield number, result
+            if waiting:
+                pending.add(submit())
+
+
+def _run_on_dask(task: Task[Result], number: int, payload: Any) -> tuple[int, Result]:
+    single_threaded()
+    return number, task(number, payload, lambda: None)

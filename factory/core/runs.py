@@ -1,0 +1,261 @@
+"""A run folder: one writer, one configuration, whole shards. What `make` and `ingest` write through.
+
+The order of events makes a kill at any moment harmless: run.yaml, store metadata, then shard files and their ledger
+records one shard at a time, then the manifest, then SHA256SUMS. Running again does what is missing and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import yaml
+
+from factory.core.config import canonical, digest
+from manifests.checksums import SUMS, write_sums
+from manifests.dataset import sample_digests
+from manifests.errors import FaultError, UserError
+from manifests.files import is_temporary, remove_orphans, walk, write_atomic
+from manifests.ledger import LEDGER, ShardRecord, finished, publish_record
+from manifests.measure import measure
+from manifests.schema import DatasetInfo
+from manifests.store import STORE, Layout, ShardWriter, create_store, shard_path
+from manifests.table import MANIFEST, PARTS, read_dataset_manifest, rows_to_table, write_dataset_manifest
+from manifests.tile import Tile
+
+RUN = "run.yaml"
+POINTS = "points.parquet"
+"""Points without outlines, beside the manifest: what `ingest` writes for point lists."""
+
+_BYTES_PER_PIXEL = 3.5
+"""Room that a pixel takes on the disk at worst seen: a noisy RGB image hardly compresses, masks do."""
+
+_OWN = frozenset({RUN, STORE, LEDGER, MANIFEST, PARTS, SUMS, POINTS})
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a run will write, and where.
+
+    Attributes:
+        out: the data set's folder.
+        config: resolved and JSON-ready; everything that can change a byte of the output.
+        layout: sizes of the store.
+        info: what is true of all rows.
+    """
+
+    out: Path
+    config: dict[str, Any]
+    layout: Layout
+    info: DatasetInfo
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The content of run.yaml."""
+        return {"config": self.config, "layout": asdict(self.layout), "info": self.info.to_dict()}
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the document; ledger records and rows carry it."""
+        return digest(self.document)
+
+
+class Run:
+    """An opened run folder."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.done: dict[int, ShardRecord] = finished(spec.out, range(spec.layout.shards), spec.fingerprint)
+
+    @property
+    def todo(self) -> list[int]:
+        """Shards that are still to be written, in order."""
+        return [shard for shard in range(self.spec.layout.shards) if shard not in self.done]
+
+    def finish(self) -> pa.Table:
+        """Write the manifest and SHA256SUMS from the ledger; returns the manifest's rows."""
+        spec = self.spec
+        if self.todo:
+            raise ValueError(f"shards {self.todo[:5]} are not done")
+        records = [self.done[shard] for shard in range(spec.layout.shards)]
+        table = rows_to_table([row for record in records for row in record.rows])
+        write_dataset_manifest(spec.out, table, spec.info)
+        remove_orphans(spec.out)
+        known = {file.path: file.sha256 for record in records for file in record.files}
+        write_sums(spec.out, known)
+        return table
+
+
+@contextlib.contextmanager
+def open_run(spec: RunSpec, *, overwrite: bool = False) -> Iterator[Run]:
+    """Open a run folder for writing: lock it, check that it is this run's, prepare what is missing.
+
+    Args:
+        spec: what will be written.
+        overwrite: remove another run's data set from the folder first.
+
+    Raises:
+        UserError: when the folder holds another run or other files, or is being written by another process.
+        FaultError: when the disk is too small.
+    """
+    _check_target(spec, overwrite)
+    _check_space(spec)
+    spec.out.mkdir(parents=True, exist_ok=True)
+    with _lock(spec.out):
+        _check_target(spec, overwrite)
+        if overwrite and not _is_same(spec):
+            _clear(spec.out)
+        remove_orphans(spec.out)
+        write_atomic(spec.out / RUN, _encode(spec))
+        create_store(spec.out, spec.layout, spec.info.to_dict())
+        yield Run(spec)
+
+
+def write_shard(
+    spec: RunSpec, shard: int, samples: Iterable[tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]]
+) -> ShardRecord:
+    """Write one shard from an iterable of (image, tile, row) and publish its record.
+
+    The rows gain what is only known now: achieved composition, digests, index, shard. Safe to repeat, in any process.
+    """
+    layout, rows = spec.layout, []
+    with ShardWriter(spec.out, layout, shard) as writer:
+        for index, (image, tile, row) in zip(layout.rows(shard), samples, strict=True):
+            writer.append(image, tile.semantic, tile.instance)
+            achieved = asdict(measure(tile)) | sample_digests(image, tile)
+            achieved["class_fractions"] = list(achieved["class_fractions"])
+            placed = {"index": index, "shard": shard, "store": STORE, "config_sha256": spec.fingerprint}
+            rows.append({**row, **achieved, **placed})
+        files = writer.publish()
+    # Through Arrow, so that the record holds exactly the values that the manifest will: nulls, types and all.
+    record = ShardRecord(shard, spec.fingerprint, tuple(files), tuple(rows_to_table(rows).to_pylist()))
+    publish_record(spec.out, record)
+    return record
+
+
+def read_run(root: Path) -> dict[str, Any]:
+    """The document in run.yaml.
+
+    Raises:
+        UserError: when there is none or it is damaged.
+    """
+    try:
+        document = yaml.safe_load((root / RUN).read_bytes())
+        return {"config": document["config"], "layout": document["layout"], "info": document["info"]}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{root / RUN}: expected the configuration of a run, got {type(error).__name__}.") from error
+
+
+def is_finished(root: Path) -> bool:
+    """Whether the folder holds a finished data set."""
+    try:
+        read_dataset_manifest(root)
+    except UserError:
+        return False
+    return (root / SUMS).is_file()
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Installed versions of this package and of the libraries named."""
+    return {name: metadata.version(name) for name in ("pathology-tile-factory", *names)}
+
+
+def _encode(spec: RunSpec) -> bytes:
+    return yaml.safe_dump(spec.document, sort_keys=True, allow_unicode=True).encode()
+
+
+def _is_same(spec: RunSpec) -> bool:
+    try:
+        return canonical(read_run(spec.out)) == canonical(spec.document)
+    except UserError:
+        return False
+
+
+def _check_target(spec: RunSpec, overwrite: bool) -> None:
+    """Refuse a folder that holds something else, before anything is written."""
+    out = spec.out
+    if out.is_symlink() and not out.is_dir():
+        raise UserError(f"{out}: expected a folder, got a dangling link.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: expected a folder for the data set, got a file. Choose another --out.")
+    if not out.is_dir():
+        return
+    names = {path.name for path in out.iterdir() if not is_temporary(path)}
+    if not names or (overwrite and names <= _OWN):
+        return
+    if RUN not in names or not names <= _OWN:
+        stranger = sorted(names - _OWN)
+        got = f"{stranger[0]!r} in it" if stranger else f"no {RUN}"
+        raise UserError(f"{out}: expected an empty folder or a data set, got {got}. Choose another --out.")
+    if not _is_same(spec):
+        raise UserError(
+            f"{out}: expected the configuration that it was made with, got another one "
+            f"({_first_difference(read_run(out), spec.document)}). Use another --out, or --overwrite to start anew."
+        )
+
+
+def _first_difference(old: Any, new: Any, path: str = "") -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            if canonical(old.get(key)) != canonical(new.get(key)):
+                return _first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    return f"{path}: {str(old)[:60]} there, {str(new)[:60]} asked"
+
+
+def _check_space(spec: RunSpec) -> None:
+    layout = spec.layout
+    written = sum(
+        (spec.out / shard_path("image", shard, (3,))).exists() * len(layout.rows(shard))
+        for shard in range(layout.shards)
+    )
+    need = int((layout.n - written) * layout.height * layout.width * _BYTES_PER_PIXEL)
+    folder = spec.out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise FaultError(
+            f"{spec.out}: expected room for about {need / 1e9:.1f} GB, got {free / 1e9:.1f} GB free. "
+            "Free some, choose another --out, or ask for fewer or smaller tiles."
+        )
+
+
+@contextlib.contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    """Hold the folder for one writer. Where flock does nothing, two writers write the same bytes and both are right."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{out}: expected to be the only writer, got another run at work here. Wait, or use another --out."
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear(out: Path) -> None:
+    """Remove a data set; the manifest's checksum first, so that what is left never looks whole."""
+    for name in (SUMS, MANIFEST, PARTS, POINTS, LEDGER, STORE, RUN):
+        path = out / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for path in list(walk(out)):
+        if is_temporary(path):
+            path.unlink(missing_ok=True)

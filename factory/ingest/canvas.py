@@ -1,0 +1,174 @@
+"""An image as its tiles see it: at their resolution, with labels, read as a whole or region by region."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from factory.ingest.config import IngestConfig
+from factory.ingest.frames import Frame
+from factory.ingest.header import SourceError, UnreadableError
+from factory.ingest.labelling import Labels, air, assemble, read_labels
+from factory.ingest.pairing import IMAGE, Source
+from factory.ingest.points import Points
+from factory.ingest.rasters import read_pixels
+from factory.ingest.slides import SlideReader
+
+_MAX_READ_PX = 2**24
+"""Pixels of a slide that are read in one go when they are to be shrunk."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of an image: uint8 [H, W, 3], uint8 [H, W], int32 [H, W], and bool [H, W] of air and unlabelled pixels."""
+
+    image: npt.NDArray[np.uint8]
+    semantic: npt.NDArray[np.uint8]
+    instance: npt.NDArray[np.int32]
+    background: npt.NDArray[np.bool_]
+
+
+class Canvas(Protocol):
+    """What tiles are cut from."""
+
+    points: Points | None
+
+    def read(self, y: int, x: int, height: int, width: int) -> Region:
+        """The pixels of a rectangle that lies inside."""
+        ...
+
+
+@contextlib.contextmanager
+def open_canvas(source: Source, frame: Frame, config: IngestConfig) -> Iterator[Canvas]:
+    """Open an image for tiling.
+
+    A flat image is decoded here, once; a slide is read when a region is asked for.
+
+    Raises:
+        SourceError: with everything that is wrong with the image and its labels.
+    """
+    threshold = air_threshold(source, config)
+    if frame.level is None:
+        yield _FlatCanvas(source, frame, config, threshold)
+        return
+    try:
+        with SlideReader(source.image) as reader:
+            yield _SlideCanvas(reader, frame.level, frame, config, threshold)
+    except UnreadableError as error:
+        raise SourceError([f"{source.uri}: {error}"]) from error
+
+
+def air_threshold(source: Source, config: IngestConfig) -> int:
+    """Grey level above which a pixel of this image is air; -1, a level of no pixel, when no pattern names it."""
+    return next((grey for pattern, grey in config.air if fnmatch.fnmatchcase(source.image.name, pattern)), -1)
+
+
+def read_flat(source: Source, config: IngestConfig, skip: Collection[str] = ()) -> tuple[npt.NDArray[np.uint8], Labels]:
+    """Decode a flat image and its labels, as stored.
+
+    Args:
+        source: the image and its partners.
+        config: how values are read.
+        skip: kinds that are not to be decoded.
+
+    Raises:
+        SourceError: with everything that is wrong.
+    """
+    problems: list[str] = []
+    image: npt.NDArray[np.uint8] = np.zeros((1, 1, 3), np.uint8)
+    if IMAGE not in skip:
+        try:
+            image = read_pixels(source.image)
+        except UnreadableError as error:
+            problems.append(f"{source.uri}: {error}")
+    is_known = IMAGE not in skip and not problems
+    labels, found = read_labels(source, config, (image.shape[0], image.shape[1]) if is_known else None, skip)
+    if problems + found:
+        raise SourceError(problems + found)
+    return image, labels
+
+
+class _FlatCanvas:
+    def __init__(self, source: Source, frame: Frame, config: IngestConfig, threshold: int) -> None:
+        image, labels = read_flat(source, config)
+        self.points = labels.points.moved(1 / frame.scale, 0, 0) if labels.points is not None else None
+        if frame.scale != 1:
+            image, labels = _resampled(image, labels, frame)
+        is_air = air(image, threshold)
+        self._image = image
+        self._semantic, self._instance = assemble(labels, is_air, config.label_scheme)
+        self._background = background(self._semantic, is_air, config)
+
+    def read(self, y: int, x: int, height: int, width: int) -> Region:
+        part = np.s_[y : y + height, x : x + width]
+        return Region(self._image[part], self._semantic[part], self._instance[part], self._background[part])
+
+
+class _SlideCanvas:
+    points: Points | None = None
+
+    def __init__(self, reader: SlideReader, level: int, frame: Frame, config: IngestConfig, threshold: int) -> None:
+        self._reader, self._level, self._frame = reader, level, frame
+        self._config, self._threshold = config, threshold
+
+    def read(self, y: int, x: int, height: int, width: int) -> Region:
+        image = self._image(y, x, height, width)
+        is_air = air(image, self._threshold)
+        semantic, instance = assemble(Labels(None, None, None, None), is_air, self._config.label_scheme)
+        return Region(image, semantic, instance, background(semantic, is_air, self._config))
+
+    def _image(self, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+        frame = self._frame
+        factor = frame.scale / frame.level_scale
+        if height * width * factor**2 > _MAX_READ_PX and max(height, width) > 1:
+            # A coarse tile of a slide without coarse levels: in parts, so that memory does not grow with the factor.
+            if height >= width:
+                half = height // 2
+                parts = [self._image(y, x, half, width), self._image(y + half, x, height - half, width)]
+                return np.concatenate(parts, axis=0)
+            half = width // 2
+            parts = [self._image(y, x, height, half), self._image(y, x + half, height, width - half)]
+            return np.concatenate(parts, axis=1)
+        left, top = round(x * frame.scale), round(y * frame.scale)
+        if math.isclose(factor, 1.0):
+            return self._reader.read(self._level, left, top, width, height)
+        image = self._reader.read(self._level, left, top, max(1, round(width * factor)), max(1, round(height * factor)))
+        interpolation = cv2.INTER_AREA if factor > 1 else cv2.INTER_CUBIC
+        resized: npt.NDArray[np.uint8] = cv2.resize(image, (width, height), interpolation=interpolation)
+        return resized
+
+
+def background(
+    semantic: npt.NDArray[np.uint8], is_air: npt.NDArray[np.bool_], config: IngestConfig
+) -> npt.NDArray[np.bool_]:
+    """Air and unlabelled pixels: by the mask where the scheme knows air, else by grey level."""
+    scheme = config.label_scheme
+    table = np.zeros(256, np.bool_)
+    table[len(scheme) :] = True
+    table[list(scheme.ids("air"))] = True
+    of_mask = table[semantic]
+    return of_mask if scheme.ids("air") else of_mask | is_air
+
+
+def _resampled(image: npt.NDArray[np.uint8], labels: Labels, frame: Frame) -> tuple[npt.NDArray[np.uint8], Labels]:
+    size = (frame.width, frame.height)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if frame.scale > 1 else cv2.INTER_CUBIC)
+    semantic, instance, roi = (_nearest(array, size) for array in (labels.semantic, labels.instance, labels.roi))
+    return image, Labels(semantic, instance, roi, labels.points)
+
+
+def _nearest(array: npt.NDArray[Any] | None, size: tuple[int, int]) -> Any:
+    """Labels at another size, by the nearest pixel centre, so that no value is made up."""
+    if array is None:
+        return None
+    rows = ((np.arange(size[1]) + 0.5) * array.shape[0] / size[1]).astype(np.intp)
+    columns = ((np.arange(size[0]) + 0.5) * array.shape[1] / size[0]).astype(np.intp)
+    return array[rows[:, None], columns]

@@ -1,0 +1,71 @@
+"""What `ingest` says at the end: tiles, groups and splits, classes and bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from rich.table import Table
+
+from factory.ingest.writing import Plan
+from manifests.labels import LabelScheme
+from manifests.schema import SPLITS
+
+_BYTES_PER_PX = 8
+"""Of a tile before compression: RGB, one label, and an id of four bytes."""
+
+
+def plan_table(plan: Plan) -> Table:
+    """What a plan will write: tiles, images and groups by split."""
+    layout = plan.spec.layout
+    groups: dict[str, set[str]] = {name: set() for name in SPLITS}
+    tiles: Counter[str] = Counter()
+    images: dict[str, set[int]] = {name: set() for name in SPLITS}
+    for tile in plan.tiles:
+        group = plan.job.groups[plan.images[tile.image].source.uri]
+        split = plan.splits[group]
+        tiles[split] += 1
+        groups[split].add(group)
+        images[split].add(tile.image)
+    shown = Table("", "tiles", "images", "groups", title=f"{layout.n} tiles of {layout.height}x{layout.width}")
+    for split in SPLITS:
+        shown.add_row(split, str(tiles[split]), str(len(images[split])), str(len(groups[split])))
+    return shown
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What a plan will write, in words: labels, resolution, what is left out, points, bytes before compression."""
+    layout, config = plan.spec.layout, plan.job.config
+    size = layout.n * layout.height * layout.width * _BYTES_PER_PX
+    resolutions = sorted({f"{image.frame.mpp:.4g}" for image in plan.images})
+    empty = [name for name, share in zip(SPLITS, config.split or (), strict=False) if share and name not in plan.in_use]
+    lines = [
+        f"scheme {config.label_scheme.name}, {config.label_origin} labels, {', '.join(resolutions[:4])} um per pixel",
+        f"{plan.dropped} tiles left out: more than {config.max_background:.0%} air or unlabelled, or no label at all",
+        f"{size / 1e6:.0f} MB before compression",
+    ]
+    if empty:
+        lines.append(f"no tile in {' and '.join(empty)}: too few groups for --split {config.split}")
+    points = Counter(name for image in plan.images if image.points is not None for name in image.points.classes)
+    if points:
+        lines.append("points in the images: " + ", ".join(f"{count} {name}" for name, count in sorted(points.items())))
+    return lines + [f"left out: {line}" for line in plan.job.pairing.unpaired]
+
+
+def class_table(table: pa.Table, scheme: LabelScheme) -> Table:
+    """Classes and cells of the rows of a finished manifest, by split."""
+    names = [name for name in SPLITS if name in set(table["split"].to_pylist())]
+    shown = Table("", *names, title="What the tiles hold")
+    parts = [table.filter(pa.compute.equal(table["split"], name)) for name in names]
+    shares = [np.array(part["class_fractions"].to_pylist()).mean(axis=0) for part in parts]
+    for number, label in enumerate(scheme.names):
+        shown.add_row(f"{label}, mean share", *(f"{share[number]:.3f}" for share in shares))
+    shown.add_row("cells", *(str(pa.compute.sum(part["cells"]).as_py()) for part in parts))
+    return shown
+
+
+def bytes_on_disk(out: Path) -> int:
+    """Size of all files of a data set."""
+    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

@@ -1,0 +1,78 @@
+"""The configuration of an ingest: everything that can change a byte of the data set, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from factory.core.config import Config, digest
+from manifests.labels import LabelScheme
+
+AIR_THRESHOLDS = {"he": 204, "ihc": 235}
+"""Grey level above which a pixel is air, by stain (DEPAS, Larey et al. 2023, section on data; see README)."""
+
+MAX_BACKGROUND = 0.85
+"""Share of background above which a tile without annotations is dropped (same source)."""
+
+
+class IngestConfig(Config):
+    """What is ingested and how.
+
+    Attributes:
+        name: name of the source folder.
+        patterns: kind of file -> pattern relative to that folder.
+        files_sha256: digest over relative paths and contents of all files.
+        scheme: the label scheme, as `LabelScheme.to_dict`.
+        label_origin: "annotated", or "weak" for labels by threshold.
+        class_map: value in the file -> class id or 255; None takes values as they are.
+        point_columns: names of x, y and class in point lists.
+        point_classes: class as written -> class as stored.
+        drop_outside_points: leave out points outside their image instead of refusing.
+        size: height and width of a tile; None takes images whole.
+        overlap_px: pixels that neighbouring tiles share.
+        mpp: of images that do not state it.
+        resample_mpp: resolution that images are brought to.
+        air: (file name pattern, grey level); the first that fits an image holds.
+        max_background: tiles with a larger share of air and unlabelled pixels are dropped.
+        group_pattern: regular expression whose first group is the group id; groups_sha256: of the file instead.
+        split: shares of train, val and test by groups; splits_sha256: of the file instead.
+        seed: of the split.
+        ignore_unpaired: whether files without partners are left out.
+        licence: of the images.
+        shard: tiles in a shard.
+    """
+
+    name: str
+    patterns: dict[str, str]
+    files_sha256: str
+    scheme: dict[str, Any]
+    label_origin: Literal["annotated", "weak"]
+    class_map: dict[int, int] | None = None
+    point_columns: tuple[str, str, str] = ("x", "y", "class")
+    point_classes: dict[str, str] = Field(default_factory=dict)
+    drop_outside_points: bool = False
+    size: tuple[int, int] | None = None
+    overlap_px: int = 0
+    mpp: float | None = None
+    resample_mpp: float | None = None
+    air: tuple[tuple[str, int], ...] = (("*", AIR_THRESHOLDS["he"]),)
+    max_background: float = MAX_BACKGROUND
+    group_pattern: str | None = None
+    groups_sha256: str | None = None
+    split: tuple[float, float, float] | None = None
+    splits_sha256: str | None = None
+    seed: int = 0
+    ignore_unpaired: bool = False
+    licence: str = "not stated"
+    shard: int = 64
+
+    @property
+    def label_scheme(self) -> LabelScheme:
+        """The scheme as an object."""
+        return LabelScheme.from_dict(self.scheme)
+
+    @property
+    def identity(self) -> str:
+        """Digest of the configuration without the files' content: correcting a mask keeps the sample ids."""
+        return digest(self.model_copy(update={"files_sha256": ""}))

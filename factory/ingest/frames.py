@@ -1,0 +1,168 @@
+"""Geometry of an image: its size and resolution as stored, and as the tiles will see it. Read from headers alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory.ingest.config import IngestConfig
+from factory.ingest.header import Header, UnreadableError
+from factory.ingest.pairing import IMAGE, Source
+from factory.ingest.rasters import LOSSY, read_header
+from factory.ingest.slides import SLIDES, SlideHeader, is_slide, read_slide_header
+
+_FITS = 0.02
+"""A level whose resolution is this close to the one asked for is taken as it is."""
+
+_MAX_ENLARGEMENT = 2.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How an image is seen by its tiles.
+
+    Attributes:
+        height: of the image at the tiles' resolution, in pixels.
+        width: likewise.
+        mpp: micrometres per pixel of the tiles; NaN where nobody says it, which `look_at` reports.
+        scale: pixels of level 0 per pixel of the tiles.
+        level: the slide's level that is read; None for a flat image.
+        level_scale: pixels of level 0 per pixel of that level.
+    """
+
+    height: int
+    width: int
+    mpp: float
+    scale: float = 1.0
+    level: int | None = None
+    level_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the headers of an image and its partners show.
+
+    Attributes:
+        frame: None when the image cannot be used.
+        problems: a line each, with the file's name.
+        broken: kinds of files that are not worth decoding.
+    """
+
+    frame: Frame | None
+    problems: tuple[str, ...] = ()
+    broken: frozenset[str] = frozenset()
+
+
+def look_at(source: Source, config: IngestConfig) -> Look:
+    """Read the headers of an image and its partners; nothing is decoded."""
+    try:
+        if is_slide(source.image) and not source.uris.keys() - {IMAGE}:
+            frame = _slide_frame(read_slide_header(source.image), config)
+            return Look(frame, tuple(f"{source.uri}: {problem}" for problem in _unknown_mpp(frame)))
+        if source.image.suffix.lower() in SLIDES:
+            raise UnreadableError("expected a flat image for labels, got a slide. Cut the labelled regions out")
+        header = read_header(source.image)
+    except UnreadableError as error:
+        return Look(None, (f"{source.uri}: {error}",), frozenset({IMAGE}))
+    problems = _partner_problems(source, header)
+    broken = set(problems)
+    flat = None
+    try:
+        _check_image(header)
+        flat = _flat_frame(header, config)
+    except UnreadableError as error:
+        problems[IMAGE] = f"{source.uri}: {error}"
+        broken.add(IMAGE)
+    unknown = [f"{source.uri}: {problem}" for problem in (_unknown_mpp(flat) if flat else [])]
+    return Look(flat, (*unknown, *problems.values()), frozenset(broken))
+
+
+def _check_image(header: Header) -> None:
+    if header.channels != "RGB":
+        remedy = {"grey": "Export it in colour", "RGBA": "Flatten it onto white and export it as RGB"}
+        what = f"{header.channels} ({header.dtype})"
+        raise UnreadableError(
+            f"expected an 8-bit RGB image, got {what}. {remedy.get(header.channels, 'Export it as RGB')}"
+        )
+    if header.dtype != "uint8":
+        raise UnreadableError(
+            f"expected an 8-bit RGB image, got {header.dtype}. Scale it to 8 bits and export it again"
+        )
+
+
+def _partner_problems(source: Source, image: Header) -> dict[str, str]:
+    """Kind -> what its header shows to be wrong."""
+    problems = {}
+    for kind in sorted(source.files.keys() - {IMAGE, "points"}):
+        try:
+            _check_partner(source.files[kind], image)
+        except UnreadableError as error:
+            problems[kind] = f"{source.uris[kind]}: {error}"
+    return problems
+
+
+def _check_partner(path: Path, image: Header) -> None:
+    header = read_header(path)
+    if header.channels not in ("grey", "palette") or header.dtype.kind not in "biu":
+        what = f"{header.channels} ({header.dtype})"
+        raise UnreadableError(f"expected one channel of whole numbers, got {what}. Export ids, not colours")
+    if path.suffix.lower() in LOSSY:
+        raise UnreadableError("expected labels in PNG, TIFF or NPY, got JPEG, which changes values. Export them again")
+    if (header.height, header.width) != (image.height, image.width):
+        raise UnreadableError(
+            f"expected {image.height}x{image.width} pixels as its image, got {header.height}x{header.width}. "
+            "Pair it with its own image, or cut both to one size"
+        )
+
+
+def _flat_frame(header: Header, config: IngestConfig) -> Frame:
+    # A resolution tag of a flat file is whatever the last program wrote, so a stated --mpp goes before it.
+    mpp = config.mpp or header.mpp
+    if mpp is None:
+        return Frame(header.height, header.width, math.nan)
+    if config.resample_mpp is None or _close(mpp, config.resample_mpp):
+        return Frame(header.height, header.width, mpp)
+    scale = _checked_scale(mpp, config.resample_mpp)
+    height, width = max(1, round(header.height / scale)), max(1, round(header.width / scale))
+    return Frame(height, width, config.resample_mpp, scale)
+
+
+def _slide_frame(header: SlideHeader, config: IngestConfig) -> Frame:
+    """Level 0, or the coarsest level that is fine enough; see `Frame`. A slide's own resolution goes before --mpp."""
+    if config.size is None:
+        raise UnreadableError("expected --size HxW for a slide, got none. Say for example --size 512x512")
+    mpp = header.mpp or config.mpp
+    if mpp is None:
+        return Frame(*header.sizes[0], math.nan, level=0)
+    level, target = 0, config.resample_mpp or mpp
+    for number, downsample in enumerate(header.downsamples):
+        if mpp * downsample <= target or _close(mpp * downsample, target):
+            level = number
+    level_scale = header.downsamples[level]
+    height, width = header.sizes[level]
+    if _close(mpp * level_scale, target):
+        return Frame(height, width, mpp * level_scale, level_scale, level, level_scale)
+    scale = _checked_scale(mpp, target)
+    height, width = header.sizes[0]
+    return Frame(max(1, int(height / scale)), max(1, int(width / scale)), target, scale, level, level_scale)
+
+
+def _unknown_mpp(frame: Frame) -> list[str]:
+    if not math.isnan(frame.mpp):
+        return []
+    return ["expected a resolution, got none in the file. Say it with --mpp, e.g. --mpp 0.25"]
+
+
+def _close(mpp: float, target: float) -> bool:
+    return abs(mpp / target - 1) <= _FITS
+
+
+def _checked_scale(mpp: float, target: float) -> float:
+    scale = target / mpp
+    if scale < 1 / _MAX_ENLARGEMENT:
+        raise UnreadableError(
+            f"expected --resample-mpp of at least {mpp / _MAX_ENLARGEMENT:g}, got {target:g}: "
+            f"the image has {mpp:g} um per pixel"
+        )
+    return scale

@@ -1,0 +1,229 @@
+"""Which files belong together: by name, by an explicit pattern, and never by sorted order."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from factory.ingest.rasters import RASTERS
+from factory.ingest.slides import SLIDES
+from manifests.errors import UserError
+
+IMAGE = "images"
+PARTNERS = ("instances", "semantic", "classes", "roi", "points")
+"""What an image may come with, by option name."""
+
+_FOLDERS: dict[str, tuple[str, ...]] = {
+    IMAGE: ("images", "image", "imgs"),
+    "instances": ("instances", "instance", "inst"),
+    "semantic": ("masks", "semantic", "labels"),
+    "classes": ("classes", "class_maps"),
+    "roi": ("roi", "rois"),
+    "points": ("cells", "points"),
+}
+"""Folder names that are known without an option."""
+
+_STEM = "{stem}"
+_LABEL_SUFFIXES = tuple(RASTERS)
+_SUFFIXES: dict[str, tuple[str, ...]] = {
+    IMAGE: (*RASTERS, *SLIDES),
+    "points": (".csv", ".tsv", ".txt"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image and the files that belong to it.
+
+    Attributes:
+        stem: the part of the name that pairs them.
+        files: kind ("images", "instances", ...) -> path.
+        uris: the same as POSIX paths relative to the source folder.
+    """
+
+    stem: str
+    files: Mapping[str, Path]
+    uris: Mapping[str, str]
+
+    @property
+    def image(self) -> Path:
+        """The image file."""
+        return self.files[IMAGE]
+
+    @property
+    def uri(self) -> str:
+        """The image's path relative to the source folder: what the row's `source_uri` says."""
+        return self.uris[IMAGE]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What was found.
+
+    Attributes:
+        root: the source folder.
+        patterns: kind -> pattern relative to `root`.
+        sources: complete ones, sorted by uri.
+        problems: what is wrong, a line each.
+        unpaired: files left out because partners are missing, when that was asked for.
+    """
+
+    root: Path
+    patterns: Mapping[str, str]
+    sources: tuple[Source, ...]
+    problems: tuple[str, ...] = ()
+    unpaired: tuple[str, ...] = field(default=())
+
+
+def find_patterns(source: Path | None, given: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
+    """The source folder, and a pattern for every kind that was given or that a known folder name shows.
+
+    Args:
+        source: a folder, one image or slide, or None when every pattern is given.
+        given: kind -> pattern, relative to `source`, or to the working folder where there is none.
+
+    Raises:
+        UserError: when there is nothing to look in.
+    """
+    if source is None:
+        if IMAGE not in given:
+            raise UserError("ingest: expected a folder, an image or --images PATTERN, got none. Say what to read.")
+        return _common_root(given)
+    if source.is_file():
+        if IMAGE in given:
+            raise UserError(f"{source}: expected a folder beside --images, got a file. Leave one of them out.")
+        return source.parent, {**given, IMAGE: _escape(source.name)}
+    if not source.is_dir():
+        raise UserError(f"{source}: expected a folder of images, or one image or slide, got no such file.")
+    patterns = dict(given)
+    for kind, names in _FOLDERS.items():
+        present = [name for name in names if (source / name).is_dir()]
+        if kind not in patterns and present:
+            patterns[kind] = f"{present[0]}/{_STEM}.*" if kind != IMAGE else f"{present[0]}/*"
+    patterns.setdefault(IMAGE, "*")
+    return source, patterns
+
+
+def _common_root(given: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
+    absolute = {kind: os.path.normpath(Path.cwd() / pattern) for kind, pattern in given.items()}
+    folders = [os.path.dirname(_literal_start(pattern)) for pattern in absolute.values()]  # noqa: PTH120
+    root = Path(os.path.commonpath(folders))
+    if not root.is_dir():
+        raise UserError(f"--images: expected files below an existing folder, got {root}.")
+    return root, {kind: Path(pattern).relative_to(root).as_posix() for kind, pattern in absolute.items()}
+
+
+def _literal_start(pattern: str) -> str:
+    return re.split(r"[*?\[{]", pattern, maxsplit=1)[0]
+
+
+def _escape(name: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def pair(root: Path, patterns: Mapping[str, str], *, ignore_unpaired: bool = False) -> Pairing:
+    """Find the images and the partners of each.
+
+    A pattern is a path relative to `root` with ``*``, ``?``, ``[...]``, ``**/`` and ``{stem}``, the part that an image
+    and its partners share (in the image pattern it may be left out: then it is the file name without suffix).
+
+    Args:
+        root: the source folder.
+        patterns: kind -> pattern; at least "images".
+        ignore_unpaired: leave out images without a partner, and partners without an image, instead of refusing.
+    """
+    problems: list[str] = []
+    found = {kind: _find(root, kind, pattern, problems) for kind, pattern in patterns.items()}
+    images = found.pop(IMAGE)
+    if not images:
+        problems.append(f"{root}/{patterns[IMAGE]}: expected images, got no file. Check the folder or --images")
+    unpaired: list[str] = []
+    for stem, path in sorted(images.items()):
+        for kind in found:
+            if stem not in found[kind]:
+                wanted = patterns[kind].replace(_STEM, stem)
+                unpaired.append(f"{path}: expected its {kind} file {wanted}, got none")
+    for partners in found.values():
+        unpaired += [
+            f"{path}: expected the image it belongs to ({stem}), got none"
+            for stem, path in sorted(partners.items())
+            if stem not in images
+        ]
+    if not ignore_unpaired:
+        problems += [f"{line}. Add it, or leave such files out with --ignore-unpaired" for line in unpaired]
+    complete = [stem for stem in images if all(stem in partners for partners in found.values())]
+    sources = []
+    for stem in sorted(complete, key=lambda stem: images[stem]):
+        uris = {IMAGE: images[stem], **{kind: partners[stem] for kind, partners in found.items()}}
+        sources.append(Source(stem, {kind: root / uri for kind, uri in uris.items()}, uris))
+    if images and not complete and ignore_unpaired:
+        problems.append(f"{root}: expected at least one image with all its partners, got none")
+    return Pairing(root, patterns, tuple(sources), tuple(problems), tuple(unpaired) if ignore_unpaired else ())
+
+
+def _find(root: Path, kind: str, pattern: str, problems: list[str]) -> dict[str, str]:
+    """Stem -> path relative to `root` of the files of one kind."""
+    if kind != IMAGE and _STEM not in pattern:
+        raise UserError(f"--{kind}: expected a pattern with {_STEM}, got {pattern!r}. Write e.g. {kind}/{_STEM}.png.")
+    suffixes = _SUFFIXES.get(kind, _LABEL_SUFFIXES)
+    expression = _expression(pattern)
+    found: dict[str, str] = {}
+    for path in _walk_literal(root, pattern):
+        uri = path.relative_to(root).as_posix()
+        match = expression.fullmatch(uri)
+        if match is None or any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
+        if path.suffix.lower() not in suffixes:
+            if not pattern.endswith("*"):
+                problems.append(f"{uri}: expected a file of {', '.join(suffixes)}, got {path.suffix or 'no suffix'}")
+            continue
+        if path.is_symlink() or any(parent.is_symlink() for parent in _folders_between(root, path)):
+            problems.append(f"{uri}: expected a file, got a link. Links are not followed: copy the file")
+            continue
+        stem = match["stem"] if _STEM in pattern else path.stem
+        if stem in found:
+            problems.append(f"{uri}: expected one {kind} file for {stem}, got {found[stem]} as well. Narrow --{kind}")
+            continue
+        found[stem] = uri
+    return found
+
+
+def _walk_literal(root: Path, pattern: str) -> list[Path]:
+    """Files and links below the part of a pattern that is literal, sorted; links to folders are not entered."""
+    start = root / os.path.dirname(_literal_start(pattern))  # noqa: PTH120
+    files = []
+    for folder, names, entries in os.walk(start):
+        linked = [name for name in names if (Path(folder) / name).is_symlink()]
+        if "**" not in pattern and len(Path(folder).relative_to(root).parts) >= len(Path(pattern).parts) - 1:
+            names.clear()  # deeper folders cannot match
+        files += [Path(folder) / name for name in (*entries, *linked)]
+    return sorted(files)
+
+
+def _folders_between(root: Path, path: Path) -> list[Path]:
+    return [parent for parent in path.parents if root in parent.parents]
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    """The pattern as a regular expression; ``{stem}`` does not cross folders, and is the longest that fits."""
+    pieces = re.split(r"(\{stem\}|\*\*/|\*|\?|\[[^\]]+\])", pattern)
+    text = ""
+    for piece in pieces:
+        if piece == _STEM:
+            text += "(?P=stem)" if "(?P<stem>" in text else "(?P<stem>[^/]+)"
+        elif piece == "**/":
+            text += "(?:[^/]+/)*"
+        elif piece in ("*", "?"):
+            text += "[^/]*" if piece == "*" else "[^/]"
+        elif piece.startswith("[") and piece.endswith("]"):
+            inner = piece[1:-1].replace("\\", r"\\").replace("[", r"\[")
+            text += "[" + ("^" + inner[1:] if inner.startswith("!") else inner) + "]"
+        else:
+            text += re.escape(piece)
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UserError(f"pattern {pattern!r}: expected a file pattern, got one that is broken ({error}).") from error

@@ -1,0 +1,290 @@
+"""The options of `factory ingest`, and the configuration that they make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from factory.core.config import digest, parse, read_yaml
+from factory.ingest.config import AIR_THRESHOLDS, MAX_BACKGROUND, IngestConfig
+from factory.ingest.grouping import (
+    assign_groups,
+    check_pattern,
+    parse_shares,
+    read_groups,
+    read_splits,
+    splits_from_table,
+)
+from factory.ingest.pairing import Pairing, find_patterns, pair
+from factory.ingest.slides import content_files
+from manifests.errors import UserError
+from manifests.files import sha256_file
+from manifests.labels import IGNORE, LabelScheme, get_scheme
+from manifests.store import MAX_TILE_PX
+
+DEFAULT_SPLIT = "0.8,0.1,0.1"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, option by option; None where an option was not given.
+
+    Attributes:
+        source: folder, image or slide.
+        patterns: kind of file -> pattern.
+        out: the data set's folder.
+        The others are named as the options and hold what was written on the command line.
+    """
+
+    source: Path | None
+    out: Path
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    scheme: str | None = None
+    class_map: str | None = None
+    point_columns: str = "x,y,class"
+    point_classes: str | None = None
+    drop_outside_points: bool = False
+    size: str | None = None
+    overlap: int = 0
+    mpp: float | None = None
+    resample_mpp: float | None = None
+    stain: str = "he"
+    air_threshold: int | None = None
+    max_background: float | None = None
+    group_pattern: str | None = None
+    groups: Path | None = None
+    split: str | None = None
+    splits: Path | None = None
+    seed: int = 0
+    ignore_unpaired: bool = False
+    licence: str = "not stated"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request, resolved.
+
+    Attributes:
+        config: everything that can change a byte.
+        pairing: the files.
+        groups: uri -> group id.
+        splits: group id -> split from a file; None where splits are to be drawn.
+        problems: what is wrong so far, a line each.
+    """
+
+    config: IngestConfig
+    pairing: Pairing
+    groups: Mapping[str, str]
+    splits: Mapping[str, str] | None
+    problems: tuple[str, ...]
+
+
+def resolve(request: Request) -> Job:
+    """Check the options and find the files.
+
+    Raises:
+        UserError: for an option that cannot be right. What is wrong with files is collected in `Job.problems`.
+    """
+    root, patterns = find_patterns(request.source, request.patterns)
+    _refuse_pairs(request)
+    config = _config(request, root.resolve().name, patterns)
+    group_table = read_groups(request.groups) if request.groups else None
+    split_table = read_splits(request.splits) if request.splits else None
+    pairing = pair(root, patterns, ignore_unpaired=request.ignore_unpaired)
+    groups, problems = assign_groups(pairing.sources, request.group_pattern, group_table)
+    splits = None
+    if split_table is not None:
+        splits, found = splits_from_table(pairing.sources, groups, split_table)
+        problems += found
+    config = config.model_copy(update={"files_sha256": _files_digest(pairing)})
+    return Job(config, pairing, groups, splits, (*pairing.problems, *problems))
+
+
+def _refuse_pairs(request: Request) -> None:
+    """Refuse options that say the same thing twice."""
+    if request.split is not None and request.splits is not None:
+        raise UserError("--split and --splits: expected one of them, got both. Leave one out.")
+    if request.group_pattern is not None and request.groups is not None:
+        raise UserError("--group-pattern and --groups: expected one of them, got both. Leave one out.")
+    if request.group_pattern is not None:
+        check_pattern(request.group_pattern)
+
+
+def _config(request: Request, name: str, patterns: Mapping[str, str]) -> IngestConfig:
+    """The configuration, as yet without the digest of the files."""
+    kinds = frozenset(patterns)
+    scheme = _scheme(request.scheme, kinds)
+    is_weak = not kinds & {"semantic", "instances"}
+    values = {
+        "name": name,
+        "patterns": patterns,
+        "files_sha256": "",
+        "scheme": scheme.to_dict(),
+        "label_origin": "weak" if is_weak else "annotated",
+        "class_map": parse_class_map(request.class_map, scheme),
+        "point_columns": _point_columns(request.point_columns),
+        "point_classes": _pairs(request.point_classes, "--point-classes"),
+        "drop_outside_points": request.drop_outside_points,
+        **_geometry(request),
+        "air": parse_stain(request.stain, request.air_threshold),
+        "max_background": _max_background(request.max_background, is_weak),
+        "group_pattern": request.group_pattern,
+        "groups_sha256": sha256_file(request.groups) if request.groups and request.groups.is_file() else None,
+        "split": parse_shares(request.split or DEFAULT_SPLIT) if request.splits is None else None,
+        "splits_sha256": sha256_file(request.splits) if request.splits and request.splits.is_file() else None,
+        "seed": request.seed,
+        "ignore_unpaired": request.ignore_unpaired,
+        "licence": request.licence,
+    }
+    return parse(IngestConfig, values, "ingest")
+
+
+def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:
+    """The scheme asked for, or the one that the kinds of files imply; checked against them."""
+    if "classes" in kinds and "instances" not in kinds:
+        raise UserError("--classes: expected --instances with it, got none. A class map alone is --semantic.")
+    if {"classes", "semantic"} <= kinds:
+        raise UserError("--classes and --semantic: expected one of them, got both. Leave one out.")
+    if name is None:
+        if "semantic" in kinds:
+            raise UserError("--scheme: expected the scheme of the semantic masks, got none. Say e.g. --scheme pdl1.")
+        name = "ihc" if "classes" in kinds else "nuclei" if "instances" in kinds else "tissue"
+    path = Path(name)
+    is_file = path.suffix.lower() in (".yaml", ".yml", ".json")
+    scheme = LabelScheme.from_dict(read_yaml(path)) if is_file else get_scheme(name)
+    if not kinds & {"semantic", "classes"}:
+        if "instances" in kinds and (len(scheme.ids("nucleus")) != 1 or scheme.ids("nucleus") == (0,)):
+            raise UserError(
+                f"--scheme: expected a scheme with one kind of nucleus for instances alone, got {scheme.name}. "
+                "Use nuclei, or give the classes with --classes or --semantic."
+            )
+        if "instances" not in kinds and (len(scheme) != 2 or len(scheme.ids("air")) != 1):
+            raise UserError(
+                f"--scheme: expected tissue for images without labels, got {scheme.name}. "
+                "Leave --scheme out, or give masks with --semantic or --instances."
+            )
+    return scheme
+
+
+def parse_class_map(text: str | None, scheme: LabelScheme) -> dict[int, int] | None:
+    """``0:0,1:2``, JSON, or a JSON or YAML file -> value in the file -> class id or 255; class names do as ids.
+
+    Raises:
+        UserError: for another form, or a class that the scheme has not.
+    """
+    if text is None:
+        return None
+    document: Any
+    if Path(text).suffix.lower() in (".yaml", ".yml", ".json"):
+        document = read_yaml(Path(text))
+    elif text.lstrip().startswith("{"):
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"--class-map: expected JSON, got {text!r} ({error}).") from error
+    else:
+        document = _pairs(text, "--class-map")
+    names = {**{name: number for number, name in enumerate(scheme.names)}, "ignore": IGNORE}
+    mapped: dict[int, int] = {}
+    for key, entry in document.items():
+        try:
+            value, target = int(key), names[entry] if entry in names else int(entry)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"--class-map: expected VALUE:CLASS, got {key}:{entry}. Classes of {scheme.name}: "
+                f"{', '.join(scheme.names)} or their ids, and ignore."
+            ) from error
+        if target != IGNORE and not 0 <= target < len(scheme):
+            raise UserError(
+                f"--class-map: expected a class 0-{len(scheme) - 1} of scheme {scheme.name} or {IGNORE}, got {target}."
+            )
+        mapped[value] = target
+    if not mapped:
+        raise UserError("--class-map: expected at least one VALUE:CLASS, got none.")
+    return mapped
+
+
+def _pairs(text: str | None, option: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for word in (text or "").split(",") if text else ():
+        key, separator, value = word.partition(":")
+        if not separator or not key.strip() or not value.strip():
+            raise UserError(f"{option}: expected FROM:TO,FROM:TO, got {word!r} in it.")
+        if key.strip() in pairs:
+            raise UserError(f"{option}: expected {key.strip()} once, got it twice.")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _point_columns(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if len(names) != 3 or not all(names):
+        raise UserError(f"--point-columns: expected the names of x, y and class, got {text!r}. Write e.g. x,y,class.")
+    return names
+
+
+def parse_stain(text: str, threshold: int | None) -> list[tuple[str, int]]:
+    """``he``, ``ihc`` or ``PATTERN=he,PATTERN=ihc`` -> (file name pattern, grey level) in order.
+
+    Raises:
+        UserError: for an unknown stain or a level outside 0-254.
+    """
+    if threshold is not None:
+        if not 0 <= threshold < 255:
+            raise UserError(f"--air-threshold: expected a grey level 0-254, got {threshold}.")
+        return [("*", threshold)]
+    air = []
+    for word in text.split(","):
+        pattern, separator, stain = word.strip().rpartition("=")
+        if stain not in AIR_THRESHOLDS or (separator and not pattern):
+            raise UserError(f"--stain: expected he, ihc, or PATTERN=he,PATTERN=ihc, got {word!r}.")
+        air.append((pattern or "*", AIR_THRESHOLDS[stain]))
+    return air
+
+
+def _max_background(value: float | None, is_weak: bool) -> float:
+    if value is None:
+        return MAX_BACKGROUND if is_weak else 1.0
+    if not 0 <= value <= 1:
+        raise UserError(f"--max-background: expected a share from 0 to 1, got {value}.")
+    return value
+
+
+def _geometry(request: Request) -> dict[str, Any]:
+    size = parse_size(request.size) if request.size is not None else None
+    if request.overlap and size is None:
+        raise UserError("--overlap: expected --size HxW with it, got none.")
+    if size is not None and not 0 <= request.overlap < min(size):
+        raise UserError(f"--overlap: expected 0 to {min(size) - 1} pixels, got {request.overlap}.")
+    for option, value in (("--mpp", request.mpp), ("--resample-mpp", request.resample_mpp)):
+        if value is not None and not 0 < value < 1000:
+            raise UserError(f"{option}: expected micrometres per pixel above 0, got {value}.")
+    return {"size": size, "overlap_px": request.overlap, "mpp": request.mpp, "resample_mpp": request.resample_mpp}
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``512x1024`` -> (height, width).
+
+    Raises:
+        UserError: for another form, or a tile larger than a store takes.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"--size: expected HEIGHTxWIDTH in pixels, got {text!r}. Write e.g. --size 512x1024.")
+    height, width = int(parts[0]), int(parts[1])
+    if height * width > MAX_TILE_PX:
+        raise UserError(f"--size: expected at most {MAX_TILE_PX:,} pixels, got {height}x{width}.")
+    return height, width
+
+
+def _files_digest(pairing: Pairing) -> str:
+    """Digest over relative path and content of every file that is read."""
+    listing = []
+    for source in pairing.sources:
+        for kind, path in sorted(source.files.items()):
+            contents = [sha256_file(file) for file in content_files(path)]
+            listing.append([kind, source.uris[kind], contents])
+    return digest(listing)

@@ -1,0 +1,108 @@
+"""Whole slides, through OpenSlide: read region by region, never as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import openslide
+from PIL import Image
+
+from factory.ingest.header import UnreadableError, plausible_mpp
+
+SLIDES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".svslide")
+_TILED_TIFF = (".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class SlideHeader:
+    """Levels of a slide.
+
+    Attributes:
+        sizes: (height, width) of every level, finest first.
+        downsamples: pixels of level 0 per pixel of the level.
+        mpp: micrometres per pixel of level 0 where the slide states it.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    downsamples: tuple[float, ...]
+    mpp: float | None
+
+
+def is_slide(path: Path) -> bool:
+    """Whether a file is read as a slide: by suffix, and tiled TIFF files where OpenSlide knows them."""
+    if path.suffix.lower() in SLIDES:
+        return True
+    return path.suffix.lower() in _TILED_TIFF and openslide.OpenSlide.detect_format(path) is not None
+
+
+def content_files(path: Path) -> list[Path]:
+    """The files that hold a slide: itself, and for MRXS those in the folder of its name."""
+    companion = path.with_suffix("")
+    if path.suffix.lower() != ".mrxs" or not companion.is_dir():
+        return [path]
+    return [path, *sorted(file for file in companion.iterdir() if file.is_file())]
+
+
+def read_slide_header(path: Path) -> SlideHeader:
+    """Levels and resolution of a slide.
+
+    Raises:
+        UnreadableError: when OpenSlide cannot read it.
+    """
+    with SlideReader(path) as reader:
+        return reader.header
+
+
+class SlideReader:
+    """An open slide. Not shared between threads' regions: each task opens its own."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._slide = openslide.OpenSlide(path)
+        except (openslide.OpenSlideError, OSError) as error:
+            raise UnreadableError(f"expected a slide that OpenSlide reads, got: {str(error)[:120]}") from error
+
+    @property
+    def header(self) -> SlideHeader:
+        """Levels and resolution."""
+        slide = self._slide
+        stated = [slide.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
+        try:
+            mpp = plausible_mpp(float(stated[0] or "nan"), float(stated[1] or "nan"))
+        except ValueError:
+            mpp = None
+        sizes = tuple((height, width) for width, height in slide.level_dimensions)
+        return SlideHeader(sizes, tuple(float(value) for value in slide.level_downsamples), mpp)
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+        """A region as uint8 [height, width, 3]; where the slide has no pixels it is white.
+
+        Args:
+            level: the level to read.
+            x: left edge in pixels of level 0.
+            y: top edge in pixels of level 0.
+            width: in pixels of the level.
+            height: in pixels of the level.
+
+        Raises:
+            UnreadableError: for damaged pixels. The reader is of no use after that.
+        """
+        try:
+            region = self._slide.read_region((x, y), level, (width, height))
+        except openslide.OpenSlideError as error:
+            raise UnreadableError(f"expected readable pixels at {x},{y} of level {level}, got: {error}") from error
+        white = Image.new("RGB", region.size, (255, 255, 255))
+        white.paste(region, mask=region.getchannel("A"))
+        return np.asarray(white)
+
+    def __enter__(self) -> SlideReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._slide.close()

@@ -1,0 +1,305 @@
+"""The second pass: tiles into whole shards, points beside the manifest; `ingest` goes all the way."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from factory.core.config import canonical, digest
+from factory.core.console import progress
+from factory.core.runs import (
+    POINTS,
+    RUN,
+    Run,
+    RunSpec,
+    is_finished,
+    library_versions,
+    open_run,
+    read_run,
+    write_shard,
+)
+from factory.ingest.canvas import open_canvas
+from factory.ingest.config import IngestConfig
+from factory.ingest.grouping import draw_splits
+from factory.ingest.header import SourceError
+from factory.ingest.points import Points, encode_points
+from factory.ingest.request import Job, Request, resolve
+from factory.ingest.survey import Surveyed, survey
+from factory.ingest.threads import worker_threads
+from factory.ingest.tiling import pad
+from manifests.errors import FaultError, UserError
+from manifests.files import write_atomic
+from manifests.schema import DatasetInfo
+from manifests.store import Layout
+from manifests.table import read_dataset_manifest
+from manifests.tile import Tile
+
+_LIBRARIES = (
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "tifffile",
+    "imagecodecs",
+    "openslide-python",
+    "openslide-bin",
+)
+
+
+class InputError(UserError):
+    """Everything that is wrong with the input, found before anything was written."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        if len(problems) == 1:
+            super().__init__(problems[0])
+            return
+        kinds = _by_kind(problems)
+        rest = f"; and {len(kinds) - 3} other kinds" if len(kinds) > 3 else ""
+        super().__init__(
+            f"{len(problems)} problems, all listed above; nothing was written: {'; '.join(kinds[:3])}{rest}"
+        )
+
+
+def _by_kind(problems: Sequence[str]) -> list[str]:
+    """Problems of one text as one: the first file's name, and how many more have it."""
+    files: dict[str, list[str]] = {}
+    for problem in problems:
+        where, _, what = problem.partition(": ")
+        files.setdefault(what, []).append(where)
+    return [
+        f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {what[:200]}"
+        for what, where in files.items()
+    ]
+
+
+@dataclass(frozen=True)
+class PlannedTile:
+    """A tile to be written: which image, where in it (at the tiles' resolution), and its id."""
+
+    image: int
+    y: int
+    x: int
+    sample_id: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be written.
+
+    Attributes:
+        spec: of the run folder.
+        job: the resolved request.
+        images: after the first pass.
+        tiles: in the order of the store.
+        splits: group id -> split.
+    """
+
+    spec: RunSpec
+    job: Job
+    images: tuple[Surveyed, ...]
+    tiles: tuple[PlannedTile, ...]
+    splits: Mapping[str, str]
+
+    @property
+    def in_use(self) -> frozenset[str]:
+        """Splits that get a tile."""
+        groups = {self.job.groups[self.images[tile.image].source.uri] for tile in self.tiles}
+        return frozenset(self.splits[group] for group in groups)
+
+    @property
+    def dropped(self) -> int:
+        """Tiles left out for their background."""
+        return sum(image.dropped for image in self.images)
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """How an ingest ended.
+
+    Attributes:
+        plan: what was written; None when it was all there before.
+        table: the manifest's rows; None after a dry run.
+    """
+
+    plan: Plan | None
+    table: pa.Table | None
+
+
+def ingest(request: Request, *, workers: int, overwrite: bool = False, dry_run: bool = False) -> Ingested:
+    """Bring real images into a data set.
+
+    Args:
+        request: the options.
+        workers: threads.
+        overwrite: replace another data set in the folder.
+        dry_run: stop before anything is written.
+
+    Raises:
+        InputError: with everything that is wrong; nothing was written.
+        UserError: for options that cannot be right, or a folder that holds something else.
+        FaultError: when the disk is too small, or the files changed between the passes.
+    """
+    job = resolve(request)
+    if not job.problems:
+        done = _already_there(request.out, job.config, overwrite=overwrite)
+        if done is not None:
+            return Ingested(None, done)
+    plan = make_plan(request.out, job, workers)
+    if dry_run:
+        return Ingested(plan, None)
+    with open_run(plan.spec, overwrite=overwrite) as run:
+        _write_shards(run, plan, workers)
+        if "points" in job.config.patterns:
+            write_atomic(request.out / POINTS, encode_points(_points_of(plan)))
+        return Ingested(plan, run.finish())
+
+
+def make_plan(out: Path, job: Job, workers: int) -> Plan:
+    """Read everything once and settle what will be written.
+
+    Raises:
+        InputError: with everything that is wrong.
+    """
+    sources, config = job.pairing.sources, job.config
+    with progress("reading", len(sources), unit="images") as bar:
+        images, size, problems = survey(sources, config, workers, on_done=bar.advance)
+    if job.problems or problems:
+        raise InputError([*job.problems, *problems])
+    tiles = tuple(
+        PlannedTile(number, y, x, _sample_id(config, image, y, x))
+        for number, image in enumerate(images)
+        for y, x in image.origins
+    )
+    if not tiles:
+        raise UserError(
+            f"{job.pairing.root}: expected at least one tile with {1 - config.max_background:.0%} tissue or more, "
+            f"got none of {sum(image.dropped for image in images)}. See --max-background and --stain."
+        )
+    splits = job.splits
+    if splits is None:
+        assert config.split is not None
+        splits = draw_splits(_tiles_per_group(job, images), config.split, config.seed)
+    spec = RunSpec(out, config.model_dump(mode="json"), Layout(len(tiles), *size, config.shard), dataset_info(config))
+    return Plan(spec, job, tuple(images), tiles, splits)
+
+
+def dataset_info(config: IngestConfig) -> DatasetInfo:
+    """What is true of all rows of an ingested data set."""
+    return DatasetInfo(
+        is_synthetic=False,
+        generator="ingest",
+        label_schemes=(config.label_scheme,),
+        versions=library_versions(*_LIBRARIES),
+        training_sources=(config.name,),
+        licences=(config.licence,),
+    )
+
+
+def _already_there(out: Path, config: IngestConfig, *, overwrite: bool) -> pa.Table | None:
+    """The rows of a finished data set of this very configuration; None where there is work to do.
+
+    Raises:
+        UserError: when the folder holds a data set of another configuration, before any image is read.
+    """
+    if not (out / RUN).is_file():
+        return None
+    document, wanted = read_run(out), config.model_dump(mode="json")
+    different = [key for key in wanted if canonical(wanted[key]) != canonical(document["config"].get(key))]
+    if different:
+        if overwrite:
+            return None
+        what = "other files or other content of them" if different == ["files_sha256"] else f"another {different[0]}"
+        raise UserError(
+            f"{out}: expected the configuration that it was made with, got {what}. "
+            "Use another --out, or --overwrite to start anew."
+        )
+    info = dataset_info(config)
+    if canonical(document["info"]) != canonical(info.to_dict()) or not is_finished(out):
+        return None
+    is_complete = not Run(RunSpec(out, wanted, Layout(**document["layout"]), info)).todo
+    has_points = "points" not in config.patterns or (out / POINTS).is_file()
+    return read_dataset_manifest(out)[0] if is_complete and has_points else None
+
+
+def _tiles_per_group(job: Job, images: Sequence[Surveyed]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for image in images:
+        group = job.groups[image.source.uri]
+        counts[group] = counts.get(group, 0) + len(image.origins)
+    return {group: count for group, count in counts.items() if count}
+
+
+def _sample_id(config: IngestConfig, image: Surveyed, y: int, x: int) -> str:
+    """Readable and unique: the stem, the place, and a digest of configuration, file name and place."""
+    slug = re.sub(r"[^a-z0-9]+", "-", image.source.stem.lower()).strip("-")[:40].rstrip("-")
+    tail = digest([config.identity, image.source.uri, x, y])[:12]
+    return "-".join(part for part in (slug, f"x{x}", f"y{y}", tail) if part)
+
+
+def _write_shards(run: Run, plan: Plan, workers: int) -> None:
+    layout = run.spec.layout
+    done = sum(len(layout.rows(shard)) for shard in run.done)
+    with progress("writing", layout.n, done=done) as bar, worker_threads(workers) as pool:
+        tasks = [pool.submit(write_shard, run.spec, shard, _samples(plan, layout.rows(shard))) for shard in run.todo]
+        for task in as_completed(tasks):
+            record = task.result()
+            run.done[record.shard] = record
+            bar.advance(len(record.rows))
+
+
+def _samples(plan: Plan, rows: range) -> Iterator[tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]]:
+    """Images, labels and rows of consecutive tiles; one source image is open at a time."""
+    config = plan.job.config
+    size = (plan.spec.layout.height, plan.spec.layout.width)
+    for number, tiles in itertools.groupby((plan.tiles[row] for row in rows), key=lambda tile: tile.image):
+        image = plan.images[number]
+        frame = image.frame
+        try:
+            with open_canvas(image.source, frame, config) as canvas:
+                for tile in tiles:
+                    region = canvas.read(tile.y, tile.x, min(size[0], frame.height), min(size[1], frame.width))
+                    pixels, semantic, instance = pad(region.image, region.semantic, region.instance, size)
+                    labels = Tile(semantic, instance, frame.mpp, config.label_scheme)
+                    yield pixels, labels, _row(plan, image, tile)
+        except SourceError as error:
+            raise FaultError(f"{error}: the file changed while it was read. Run the same command again.") from error
+
+
+def _row(plan: Plan, image: Surveyed, tile: PlannedTile) -> dict[str, Any]:
+    group = plan.job.groups[image.source.uri]
+    config, layout, frame = plan.job.config, plan.spec.layout, image.frame
+    return {
+        "sample_id": tile.sample_id,
+        "split": plan.splits[group],
+        "source": "real",
+        "group_id": group,
+        "height": layout.height,
+        "width": layout.width,
+        "mpp": frame.mpp,
+        "label_scheme": config.label_scheme.name,
+        "label_origin": config.label_origin,
+        "source_uri": image.source.uri,
+        "source_x": round(tile.x * frame.scale),
+        "source_y": round(tile.y * frame.scale),
+        "source_level": frame.level,
+        "licence": config.licence,
+    }
+
+
+def _points_of(plan: Plan) -> Iterator[tuple[str, Points]]:
+    """(sample_id, points in the tile's own pixels) of every tile; a point in two tiles is there twice."""
+    layout = plan.spec.layout
+    for tile in plan.tiles:
+        points = plan.images[tile.image].points
+        if points is not None:
+            inside = points.inside(tile.x, tile.y, layout.width, layout.height)
+            yield tile.sample_id, points.where(inside).moved(1, tile.x, tile.y)

@@ -1,0 +1,196 @@
+"""One HTML file that shows a data set: distributions that follow filters, tiles with their masks, a table of rows.
+
+The file loads nothing: style, script, rows and pictures are in it, and its content security policy forbids the rest.
+Text from a manifest reaches the document through JSON and `textContent`, never as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from factory.inspect.choice import Sort, achieved_tps, choose
+from factory.inspect.views import FILL_OPACITY, contour_layer, contour_palette, mask_layer, shrink_image, shrink_labels
+from manifests.dataset import Dataset, Sample
+from manifests.schema import DISCLAIMER
+
+MAX_ROWS = 20_000
+MAX_PICTURES = 200
+PICTURES_BYTES = 9_000_000
+"""Of all pictures together, in base64; with 20,000 rows and the script the page stays below 15 MB."""
+_THREADS = 4
+_TEXT_CHARACTERS = 120
+_SIDES_QUALITIES = ((640, 80), (512, 75), (512, 55), (384, 55), (256, 50), (160, 40))
+_COPIED = (
+    "sample_id",
+    "split",
+    "source",
+    "group_id",
+    "label_scheme",
+    "mpp",
+    "request_tps",
+    "tps_area",
+    "tps_cells",
+    "has_tumour",
+    "request_tissue",
+    "tissue_fraction",
+    "request_cells",
+    "cells",
+    "cells_positive",
+    "cells_negative",
+    "class_fractions",
+    "label_origin",
+    "attempts",
+    "allocation_shift",
+)
+
+
+def render_page(dataset: Dataset, sort: Sort, seed: int, on_tile: Callable[[], None] = lambda: None) -> str:
+    """The page of a data set, below 15 MB.
+
+    Args:
+        dataset: what to show: at most 20,000 rows (drawn from `seed`) and 200 pictures.
+        sort: column that the pictures are spread over.
+        seed: order of equal values, and the rows drawn.
+        on_tile: called for every picture once it is made.
+    """
+    shown = picked(dataset, MAX_ROWS, seed)
+    pictured = choose(shown, min(MAX_PICTURES, len(shown)), sort, seed)
+    share = PICTURES_BYTES // len(pictured)
+    pictures: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(_THREADS) as pool:  # Pillow's encoders run side by side
+        for place, picture in zip(pictured, pool.map(lambda row: _picture(shown[row], share), pictured), strict=True):
+            pictures.append({"row": place, **picture})
+            on_tile()
+    document = {**_description(dataset, shown), "columns": _columns(shown), "pictures": pictures}
+    return _fill_in(dataset.root.resolve().name, document)
+
+
+def picked(dataset: Dataset, n: int, seed: int) -> Dataset:
+    """The data set, or `n` of its rows drawn at random where it has more, in their order."""
+    if len(dataset) <= n:
+        return dataset
+    keep = np.zeros(len(dataset), bool)
+    keep[np.random.default_rng(seed).permutation(len(dataset))[:n]] = True
+    return dataset.where(keep)
+
+
+def embed_json(document: Any) -> str:
+    """JSON that can stand in a script element whatever its strings hold: no character of it can end the element."""
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)  # ASCII: U+2028 and the like are escaped too
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _fill_in(name: str, document: dict[str, Any]) -> str:
+    assets = resources.files("factory.inspect")
+    style, script, page = (
+        assets.joinpath(asset).read_text(encoding="utf-8") for asset in ("page.css", "page.js", "page.html")
+    )
+    parts = {
+        "STYLE_HASH": _csp_hash(style),
+        "SCRIPT_HASH": _csp_hash(script),
+        "TITLE": html.escape(name),
+        "STYLE": style,
+        "SCRIPT": script,
+        "DATA": embed_json(document),
+    }
+    pieces = page.split("@@")  # text, name, text, name, ..., text
+    return "".join(parts[piece] if place % 2 else piece for place, piece in enumerate(pieces))
+
+
+def _csp_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _description(dataset: Dataset, shown: Dataset) -> dict[str, Any]:
+    layout, info = dataset.store.layout, dataset.info
+    return {
+        "name": dataset.root.resolve().name,
+        "warning": f"synthetic, {DISCLAIMER}" if info.is_synthetic else "",
+        "generator": info.generator,
+        "sources": list(info.training_sources),
+        "licences": list(info.licences),
+        "total": len(dataset),
+        "height": layout.height,
+        "width": layout.width,
+        "fill": FILL_OPACITY,
+        "schemes": [
+            {
+                "name": _short(scheme.name),
+                "classes": [
+                    {"name": label.name, "colour": list(label.colour), "contour": contour}
+                    for label, contour in zip(scheme.classes, contour_palette(scheme).tolist(), strict=False)
+                ],
+            }
+            for scheme in shown.schemes
+        ],
+    }
+
+
+def _columns(shown: Dataset) -> dict[str, list[Any]]:
+    """Columns of the rows, made short, and `tps`: the figure that a request is met on."""
+    columns = {name: [_short(value) for value in shown.table[name].to_pylist()] for name in _COPIED}
+    schemes = {scheme.name: scheme for scheme in shown.schemes}
+    rows = shown.table.select(["label_scheme", "tps_area", "tps_cells"]).to_pylist()
+    columns["tps"] = [_short(achieved_tps(row, schemes[row["label_scheme"]])) for row in rows]
+    return columns
+
+
+def _short(value: Any) -> Any:
+    """Numbers rounded to what a plot can show, text cut to what a table can."""
+    if isinstance(value, list):
+        return [_short(one) for one in value]
+    if isinstance(value, str):
+        return value if len(value) <= _TEXT_CHARACTERS else value[: _TEXT_CHARACTERS - 1] + "…"
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def _picture(sample: Sample, share: int) -> dict[str, str]:
+    """Image, mask and contours of a tile as data URIs of at most `share` bytes where the smallest size allows it."""
+    picture: dict[str, str] = {}
+    for longest, quality in _SIDES_QUALITIES:
+        shape = _shape_within(sample.tile.shape, longest)
+        semantic = shrink_labels(sample.tile.semantic, shape).astype(np.uint8)
+        picture = {
+            "image": _data_uri(Image.fromarray(shrink_image(sample.image, shape)), "webp", quality=quality),
+            "mask": _layer_uri(mask_layer(semantic, sample.tile.scheme)),
+        }
+        if sample.tile.instance.any():
+            picture["cells"] = _layer_uri(contour_layer(sample.tile, shape))
+        if sum(map(len, picture.values())) <= share:
+            break
+    return picture
+
+
+def _shape_within(shape: tuple[int, int], longest: int) -> tuple[int, int]:
+    scale = min(1.0, longest / max(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def _layer_uri(layer: npt.NDArray[np.uint8]) -> str:
+    """A layer uint8 [H, W, 4] of few colours as a PNG with a palette, a tenth of its size as RGBA."""
+    packed = np.ascontiguousarray(layer).view("<u4")[..., 0]
+    colours, places = np.unique(packed, return_inverse=True)
+    if colours.size > 256:
+        return _data_uri(Image.fromarray(layer), "png")
+    table = colours.astype("<u4").view(np.uint8).reshape(-1, 4)
+    image = Image.fromarray(places.reshape(packed.shape).astype(np.uint8)).convert("P")
+    image.putpalette(table[:, :3].tobytes(), "RGB")
+    return _data_uri(image, "png", transparency=table[:, 3].tobytes())
+
+
+def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,168 @@
+"""Inspect a data set: what `factory inspect` writes, and what it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.core.console import progress
+from factory.core.runs import is_finished
+from factory.inspect.beside import Cut, cut_images
+from factory.inspect.captions import caption
+from factory.inspect.choice import Sort, choose, default_sort
+from factory.inspect.layout import Block, Panel, View
+from factory.inspect.page import MAX_PICTURES, render_page
+from factory.inspect.sheet import render_sheet
+from manifests.dataset import Dataset, open_dataset
+from manifests.errors import UserError
+from manifests.files import write_atomic
+from manifests.schema import DISCLAIMER
+from manifests.store import STORE
+
+SHEET, PAGE = "sheet.png", "index.html"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was written.
+
+    Attributes:
+        sheet: the contact sheet. page: the HTML page.
+        sort: the column that the tiles were spread over.
+        tiles: tiles on the sheet, those beside included.
+    """
+
+    sheet: Path
+    page: Path
+    sort: Sort
+    tiles: int
+
+
+def default_out(root: Path) -> Path:
+    """Beside the data set and never in it, because its SHA256SUMS lists every file: ``data/inspect/synth``."""
+    root = root.resolve()
+    return root.parent / "inspect" / root.name
+
+
+def inspect_dataset(
+    root: Path,
+    out: Path | None = None,
+    *,
+    n: int = 24,
+    sort: Sort | None = None,
+    beside: Path | None = None,
+    seed: int = 0,
+) -> Inspection:
+    """Write the contact sheet and the page of a data set.
+
+    Args:
+        root: the data set's folder.
+        out: where to write; default `default_out`. An earlier inspection there is replaced.
+        n: tiles on the sheet, and as many from `beside`.
+        sort: column to spread them over; default the first of tps, tissue and cells that the tiles have.
+        beside: another data set or a folder of images, shown below on the sheet.
+        seed: order of equal values, and the places that tiles are cut from.
+
+    Raises:
+        UserError: when the data set or `beside` cannot be shown, or `out` lies in a data set. Nothing is written then.
+    """
+    dataset = open_finished(root)
+    out = check_out(default_out(root) if out is None else out)
+    sort = sort or default_sort(dataset)
+    blocks = [_dataset_block(dataset, choose(dataset, n, sort, seed), sort)]
+    if beside is not None:
+        blocks.append(_beside_block(beside, dataset, n, sort, seed))
+    tiles = sum(block.count for block in blocks)
+    with progress("contact sheet", tiles) as bar:
+        sheet = render_sheet(blocks, bar.advance)
+    with progress("page", min(MAX_PICTURES, len(dataset))) as bar:
+        page = render_page(dataset, sort, seed, bar.advance)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / SHEET, sheet)
+    write_atomic(out / PAGE, page.encode())
+    return Inspection(out / SHEET, out / PAGE, sort, tiles)
+
+
+def open_finished(root: Path) -> Dataset:
+    """Open a data set that its run has finished.
+
+    Raises:
+        UserError: when it is not finished, with what to do.
+    """
+    dataset = open_dataset(root)
+    if not is_finished(root):
+        raise UserError(f"{root}: expected a finished data set, got one without SHA256SUMS. Run its command again.")
+    return dataset
+
+
+def check_out(out: Path) -> Path:
+    """The folder to write to.
+
+    Raises:
+        UserError: when it is a file, or lies in a data set, whose checksums would no longer hold.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: expected a folder, got a file. Choose another --out.")
+    for folder in (out.resolve(), *out.resolve().parents):
+        if (folder / STORE).is_dir():
+            raise UserError(
+                f"--out {out}: expected a folder outside every data set, got one in {folder}. Choose another --out."
+            )
+    return out
+
+
+def _dataset_block(dataset: Dataset, places: list[int], sort: Sort) -> Block:
+    rows = [dataset.row(place) for place in places]
+    layout = dataset.store.layout
+    mpps = sorted({row["mpp"] for row in rows})
+    spread = "at random" if sort == "random" else f"spread over {sort}"
+    resolution = " / ".join(f"{mpp:g}" for mpp in mpps[:4])
+
+    def view(place: int) -> View:
+        sample = dataset[places[place]]
+        return View(sample.image, sample.tile, caption(sample.row))
+
+    return Block(
+        title=dataset.root.resolve().name,
+        note=f"{len(rows)} of {len(dataset)} tiles, {spread} · {layout.height} x {layout.width} px, {resolution} um/px",
+        warning=f"synthetic, {DISCLAIMER}" if dataset.info.is_synthetic else "",
+        panels=_panels(rows),
+        schemes=tuple(dataset.schemes),
+        count=len(rows),
+        shape=(layout.height, layout.width),
+        lines=max(len(caption(row)) for row in rows),
+        view=view,
+    )
+
+
+def _panels(rows: list[dict[str, Any]]) -> tuple[Panel, ...]:
+    """Image and mask; cells too unless the rows say that there are none."""
+    has_cells = any(row["cells"] is None or row["cells"] > 0 for row in rows)
+    return ("image", "mask", "cells") if has_cells else ("image", "mask")
+
+
+def _beside_block(beside: Path, dataset: Dataset, n: int, sort: Sort, seed: int) -> Block:
+    if not beside.is_dir():
+        raise UserError(f"--beside {beside}: expected a data set or a folder of images, got no folder.")
+    if (beside / STORE).exists():
+        other = open_finished(beside)
+        own_sort = sort if sort == "random" else default_sort(other)
+        return _dataset_block(other, choose(other, n, own_sort, seed), own_sort)
+    shape = (dataset.store.layout.height, dataset.store.layout.width)
+    cuts = cut_images(beside, min(n, len(dataset)), shape, seed)
+    return _images_block(beside, cuts, shape)
+
+
+def _images_block(folder: Path, cuts: list[Cut], shape: tuple[int, int]) -> Block:
+    return Block(
+        title=folder.resolve().name,
+        note=f"{len(cuts)} tiles cut out of the images as they are, not scaled",
+        warning="",
+        panels=("image",),
+        schemes=(),
+        count=len(cuts),
+        shape=shape,
+        lines=1,
+        view=lambda place: View(cuts[place].image, None, (cuts[place].name,)),
+    )

@@ -1,0 +1,152 @@
+"""Pictures of a tile: the image, its mask as a see-through layer with outlines, its instances as contours.
+
+Layers are drawn at the size in which they are shown, so that every line is one crisp pixel wide.
+"""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from manifests.labels import IGNORE, LabelScheme
+from manifests.tile import Tile
+
+RGB = npt.NDArray[np.uint8]
+FILL_OPACITY = 0.42
+_PALE = 0.25
+_LONE_CONTOUR = (0, 245, 212)
+_PALE_CONTOUR = (255, 225, 25)
+_HATCH_PX = 6
+
+
+def shrink_image(image: RGB, shape: tuple[int, int]) -> RGB:
+    """An image uint8 [H, W, 3] at another size, averaged over what each pixel covers."""
+    if image.shape[:2] == shape:
+        return image
+    height, width = shape
+    resample = Image.Resampling.BOX if height < image.shape[0] else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(image).resize((width, height), resample))
+
+
+def shrink_labels(labels: npt.NDArray[np.integer], shape: tuple[int, int]) -> npt.NDArray[np.integer]:
+    """Labels [H, W] at another size: the label at the centre of every new pixel, never a mixture."""
+    if labels.shape == shape:
+        return labels
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(shape, labels.shape, strict=True)
+    )
+    shrunk: npt.NDArray[np.integer] = labels[rows[:, None], columns]
+    return shrunk
+
+
+def filled_classes(scheme: LabelScheme) -> npt.NDArray[np.bool_]:
+    """Which mask values an overlay fills: bool [256]. Air stays clear, and so does what lies between nuclei."""
+    filled = np.zeros(256, bool)
+    for label in scheme.classes:
+        between_nuclei = bool(scheme.ids("nucleus")) and not label.roles
+        filled[label.id] = "air" not in label.roles and not between_nuclei
+    return filled
+
+
+def contour_palette(scheme: LabelScheme) -> RGB:
+    """Contour colour of every class: uint8 [256, 3], the class colour made vivid, so that it shows on a stain.
+
+    Where cells can be of one class only, the colour says nothing and one that no dye has is taken instead.
+    """
+    colours = np.full((256, 3), _PALE_CONTOUR, np.uint8)
+    for label in scheme.classes:
+        hue, saturation, _ = colorsys.rgb_to_hsv(*(channel / 255 for channel in label.colour))
+        if saturation >= _PALE:
+            vivid = colorsys.hsv_to_rgb(hue, max(saturation, 0.8), 1.0)
+            colours[label.id] = [round(channel * 255) for channel in vivid]
+    if len(scheme.ids("nucleus")) == 1:
+        colours[scheme.ids("nucleus")[0]] = _LONE_CONTOUR
+    return colours
+
+
+def outline_palette(scheme: LabelScheme) -> RGB:
+    """Outline colour of every class: uint8 [256, 3].
+
+    Nuclei are outlined as vividly as their contours, because dyes have the colours of their classes;
+    regions in a darker tone of their own, so that pale ones show.
+    """
+    return contour_palette(scheme) if scheme.ids("nucleus") else scheme.palette // 4 * 3
+
+
+def mask_layer(semantic: npt.NDArray[np.uint8], scheme: LabelScheme) -> RGB:
+    """The mask as a layer to lay over the image.
+
+    Args:
+        semantic: uint8 [H, W] at the size in which it is shown.
+        scheme: what its values mean.
+
+    Returns:
+        uint8 [H, W, 4]: class colours, half clear inside, opaque along the outlines of regions; `IGNORE` is hatched.
+    """
+    layer = np.zeros((*semantic.shape, 4), np.uint8)
+    layer[..., :3] = scheme.palette[semantic]
+    filled = filled_classes(scheme)[semantic]
+    layer[..., 3] = np.where(filled, round(255 * FILL_OPACITY), 0)
+    rows, columns = np.indices(semantic.shape)
+    hatched = (semantic == IGNORE) & ((rows + columns) % _HATCH_PX < 2)
+    layer[hatched] = (90, 90, 90, 255)
+    edges = _edges(semantic) & filled
+    layer[edges, 3] = 255
+    layer[edges, :3] = outline_palette(scheme)[semantic[edges]]
+    return layer
+
+
+def contour_layer(tile: Tile, shape: tuple[int, int]) -> RGB:
+    """The contours of a tile's instances as a layer: uint8 [*shape, 4], opaque on contours, clear elsewhere."""
+    instance = shrink_labels(tile.instance, shape)
+    layer = np.zeros((*shape, 4), np.uint8)
+    edges = _edges(instance) & (instance > 0)
+    ids = instance[edges]
+    layer[edges, :3] = contour_palette(tile.scheme)[_classes_of(tile, ids)]
+    layer[edges, 3] = 255
+    return layer
+
+
+def compose(image: RGB, layer: RGB) -> RGB:
+    """A layer uint8 [H, W, 4] on an image uint8 [H, W, 3]."""
+    opacity = layer[..., 3:].astype(np.float32) / 255
+    return np.rint(image * (1 - opacity) + layer[..., :3] * opacity).astype(np.uint8)
+
+
+def cell_classes(tile: Tile) -> dict[int, int]:
+    """The class of every instance, by id: tumour by majority as `measure` counts it, else the commonest label."""
+    on_cell = np.flatnonzero(tile.instance)
+    ids, places = np.unique(tile.instance.ravel()[on_cell], return_inverse=True)
+    labels = tile.semantic.ravel()[on_cell]
+    votes = np.bincount(places * 256 + labels, minlength=ids.size * 256).reshape(ids.size, 256)
+    classes = np.argmax(votes, axis=1)
+    positive, negative = (list(tile.scheme.ids(role)) for role in ("tumour_positive", "tumour_negative"))
+    if positive and negative:
+        for_positive, for_negative = votes[:, positive], votes[:, negative]
+        winner = np.where(
+            for_positive.sum(1) > for_negative.sum(1),
+            np.take(positive, for_positive.argmax(1)),
+            np.take(negative, for_negative.argmax(1)),
+        )
+        classes = np.where(for_positive.sum(1) + for_negative.sum(1) > 0, winner, classes)
+    return dict(zip(ids.tolist(), classes.tolist(), strict=True))
+
+
+def _classes_of(tile: Tile, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    table = cell_classes(tile)
+    known, places = np.unique(ids, return_inverse=True)
+    return np.array([table[int(one)] for one in known], np.int64)[places]
+
+
+def _edges(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+    """Pixels with another label above, below, left or right of them; the border of the tile is no edge."""
+    edges = np.zeros(labels.shape, bool)
+    down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    edges[1:] |= down
+    edges[:-1] |= down
+    edges[:, 1:] |= right
+    edges[:, :-1] |= right
+    return edges

@@ -1,0 +1,13 @@
+"""Mask generators by name. Adding one is a file here and a line below.
+
+A generator is a class with a frozen `Config`, built as ``Generator(config, device)``, that has
+``schemes``, the names of the label schemes it draws (``"*"``: any that is not shipped),
+``refusal(request) -> str | None``, why a request can never be met, and ``draw(requests, rngs) -> list[Scores]``, which
+must not look at anything but each request and its own generator. `composition.allocate` makes the Tile of a Scores.
+"""
+
+MASKS: dict[str, str] = {
+    "polygons": "factory.masks.polygons:Polygons",
+    "nuclei": "factory.masks.nuclei:Nuclei",
+    "ihc": "factory.masks.ihc:Ihc",
+}

@@ -1,0 +1,165 @@
+"""Tissue regions with nuclei: PD-L1 tiles whose TPS is exact by area and by cells. Nothing here is trained.
+
+Regions come first, from `factory.regions`; nuclei then lie inside them: round to oval ones in the tumour, small
+round and dense lymphocytes in inflammation, thin spindles along the fibres of the stroma, none on air.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from factory.composition import Request, Scores, check, shares
+from factory.core.config import Config
+from factory.geometry import OutlineConfig, draw_outlines
+from factory.placement import Cells, Population
+from factory.quantiles import target_count
+from factory.regions import NODE_UM, RegionsConfig, draw_regions, region_fields, region_fractions
+
+_PACKING = 0.42
+"""Share of a region that nuclei of mean size can cover before placing them begins to fail; measured."""
+
+
+class PopulationConfig(Config):
+    """One kind of nucleus: its outline, nuclei per mm2 of its region, room in radii and share that touch."""
+
+    outline: OutlineConfig
+    density_mm2: float = Field(ge=0)
+    room: float = Field(default=0.0, ge=0, le=4)
+    touching: float = Field(default=0.0, ge=0, le=1)
+
+
+class IhcConfig(Config):
+    """What `Ihc` draws; lengths in micrometres, so that they follow mpp.
+
+    Attributes:
+        regions: the tissue.
+        tumour, lymphocyte, spindle: the nuclei of tumour, inflammation and all other tissue.
+        overlap: largest share of a nucleus behind others.
+    """
+
+    regions: RegionsConfig = RegionsConfig()
+    tumour: PopulationConfig = PopulationConfig(
+        outline=OutlineConfig(radius_um=(3.3, 5.2), elongation=(1.05, 1.5)), density_mm2=5400, room=1.5, touching=0.12
+    )
+    lymphocyte: PopulationConfig = PopulationConfig(
+        outline=OutlineConfig(radius_um=(2.3, 3.1), elongation=(1.0, 1.15), spikiness=(0.01, 0.05)),
+        density_mm2=9500,
+        touching=0.3,
+    )
+    spindle: PopulationConfig = PopulationConfig(
+        outline=OutlineConfig(radius_um=(2.2, 3.2), elongation=(2.6, 6.0), spikiness=(0.02, 0.06)),
+        density_mm2=1600,
+        room=1.5,
+    )
+    overlap: float = Field(default=0.15, ge=0, lt=0.5)
+
+
+class Ihc:
+    """Draws regions and the nuclei in them, for the schemes `pdl1` and `pdl1_cells`."""
+
+    schemes: tuple[str, ...] = ("pdl1", "pdl1_cells")
+    Config = IhcConfig
+
+    def __init__(self, config: IhcConfig, device: str = "cpu") -> None:
+        del device  # numba on the CPU, whatever the renderer uses
+        self.config = config
+
+    def refusal(self, request: Request) -> str | None:
+        """Why a request can never be met, or None."""
+        if request.scheme.name not in self.schemes:
+            return f"scheme: ihc draws {' and '.join(self.schemes)}, got {request.scheme.name}"
+        reason = check(request)
+        if reason or request.cells is None:
+            return reason
+        most = self.capacity(request)
+        return f"cells: {request.cells} do not fit, at most {most} do" if request.cells > most else None
+
+    def capacity(self, request: Request) -> int:
+        """The largest number of nuclei that fit a tile; where the request leaves the regions open, in any of them."""
+        area_um2 = request.height * request.width * request.mpp**2
+        if request.fractions is None:
+            tissue = 1.0 if request.tissue is None else request.tissue
+            return int(tissue * area_um2 * _PACKING / self.config.tumour.outline.mean_area_um2)
+        weights = self._expected(request, request.fractions)
+        share = _region_shares(request, request.fractions)
+        outlines = (self.config.tumour.outline, self.config.lymphocyte.outline, self.config.spindle.outline)
+        room = np.array(
+            [s * area_um2 * _PACKING / o.mean_area_um2 for s, o in zip(share, outlines, strict=True)], float
+        )
+        # Nuclei are dealt out by density, so the tightest region sets the limit.
+        dealt = weights / max(weights.sum(), 1e-9)
+        limits = room[dealt > 0] / dealt[dealt > 0]
+        return int(limits.min()) if limits.size else 0
+
+    def draw(self, requests: Sequence[Request], rngs: Sequence[np.random.Generator]) -> list[Scores]:
+        """Score fields and nuclei for every request, each from its own generator."""
+        return [self._draw(request, rng) for request, rng in zip(requests, rngs, strict=True)]
+
+    def _draw(self, request: Request, rng: np.random.Generator) -> Scores:
+        height, width, mpp = request.height, request.width, request.mpp
+        regions = draw_regions(rng, height, width, mpp, self.config.regions)
+        fractions = region_fractions(rng, request.scheme)
+        stated = fractions if request.fractions is None else request.fractions
+        counts = _deal(self._expected(request, stated), request.cells)
+        cells = Cells(
+            populations=self._populations(rng, counts, request),
+            smallest_px=max(4.0, min(p.outline.smallest_um2 for p in self._kinds()) * 0.5 / mpp**2),
+            overlap=self.config.overlap,
+            flow=regions.flow(),
+            flow_step_px=NODE_UM / mpp,
+            drawn_as=request.scheme.names.index("cell") if "cell" in request.scheme.names else None,
+        )
+        return Scores(region_fields(regions, rng, request.scheme, height, width), fractions, cells=cells)
+
+    def _kinds(self) -> tuple[PopulationConfig, PopulationConfig, PopulationConfig]:
+        return self.config.tumour, self.config.lymphocyte, self.config.spindle
+
+    def _expected(self, request: Request, fractions: tuple[float, ...]) -> npt.NDArray[np.float64]:
+        """Nuclei per kind at the configured densities, before rounding: float64 [3]."""
+        area_mm2 = request.height * request.width * request.mpp**2 * 1e-6
+        densities = np.array([kind.density_mm2 for kind in self._kinds()])
+        expected: npt.NDArray[np.float64] = np.array(_region_shares(request, fractions)) * area_mm2 * densities
+        return expected
+
+    def _populations(
+        self, rng: np.random.Generator, counts: npt.NDArray[np.int64], request: Request
+    ) -> tuple[Population, ...]:
+        scheme = request.scheme
+        tumour = tuple(sorted((*scheme.ids("tumour_positive"), *scheme.ids("tumour_negative"))))
+        inflamed, other = scheme.ids("inflammation"), (scheme.names.index("other"),)
+        homes = ((tumour, tumour), (inflamed, (*inflamed, *other)), (other, (*inflamed, *other)))
+        return tuple(
+            Population(
+                name, draw_outlines(rng, int(count), request.mpp, kind.outline), on, within,
+                kind.room, kind.touching, along=name == "spindle",
+            )
+            for name, count, kind, (on, within) in zip(
+                ("tumour", "lymphocyte", "spindle"), counts, self._kinds(), homes, strict=True
+            )
+        )  # fmt: skip
+
+
+def _region_shares(request: Request, fractions: tuple[float, ...]) -> tuple[float, float, float]:
+    """Shares of all pixels that are tumour, inflammation and other tissue, cells counted with their region."""
+    asked = shares(request, fractions)
+    cell = asked.fractions[request.scheme.names.index("cell")] if "cell" in request.scheme.names else 0.0
+    widened = asked.tissue / max(asked.tissue - cell, 1e-9)
+    tumour, inflammation = min(asked.tumour * widened, 1.0), min(asked.inflammation * widened, 1.0)
+    total = request.height * request.width
+    tumour = target_count(tumour, total) / total
+    return tumour, inflammation, max(asked.tissue - tumour - inflammation, 0.0)
+
+
+def _deal(expected: npt.NDArray[np.float64], total: int | None) -> npt.NDArray[np.int64]:
+    """Round expected counts; to a sum of exactly `total` by largest remainders where one is asked."""
+    if total is None:
+        return np.floor(expected + 0.5).astype(np.int64)
+    scaled = expected * (total / max(float(expected.sum()), 1e-9))
+    counts = np.floor(scaled).astype(np.int64)
+    largest = np.argsort(counts - scaled, kind="stable")[: total - int(counts.sum())]
+    counts[largest] += 1
+    return counts

@@ -1,0 +1,54 @@
+"""Tissue regions as smooth, polygon-like shapes of several scales: tumour, inflammation, air. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from factory.composition import Request, Scores, check
+from factory.core.config import Config
+from factory.regions import RegionsConfig, draw_regions, region_fields, region_fractions
+
+
+class PolygonsConfig(Config):
+    """What `Polygons` draws.
+
+    Attributes:
+        regions: the tissue.
+    """
+
+    regions: RegionsConfig = RegionsConfig()
+
+
+class Polygons:
+    """Draws region masks without cells, for `pdl1`, `tissue` and any scheme of regions given as YAML.
+
+    ``"*"`` in `schemes` stands for the schemes that are not shipped; `refusal` says which of them are not regions.
+    """
+
+    schemes: tuple[str, ...] = ("pdl1", "tissue", "*")
+    Config = PolygonsConfig
+
+    def __init__(self, config: PolygonsConfig, device: str = "cpu") -> None:
+        del device  # numba on the CPU, whatever the renderer uses
+        self.config = config
+
+    def refusal(self, request: Request) -> str | None:
+        """Why a request can never be met, or None."""
+        scheme = request.scheme
+        if scheme.ids("nucleus") or "cell" in scheme.names:
+            return f"scheme: polygons draws regions and {scheme.name} has cells, use nuclei or ihc"
+        if request.cells:
+            return f"cells: polygons draws none, got {request.cells}, use ihc"
+        return check(request)
+
+    def draw(self, requests: Sequence[Request], rngs: Sequence[np.random.Generator]) -> list[Scores]:
+        """Score fields for every request, each from its own generator."""
+        return [self._draw(request, rng) for request, rng in zip(requests, rngs, strict=True)]
+
+    def _draw(self, request: Request, rng: np.random.Generator) -> Scores:
+        regions = draw_regions(rng, request.height, request.width, request.mpp, self.config.regions)
+        fractions = region_fractions(rng, request.scheme)
+        fields = region_fields(regions, rng, request.scheme, request.height, request.width)
+        return Scores(fields, fractions)

@@ -1,0 +1,137 @@
+"""Flags, YAML and scheme defaults -> one resolved configuration."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from factory.core.config import configs_dir, merge, parse, parse_assignments, read_yaml
+from factory.pipeline import MakeConfig
+from factory.plan import load_scheme
+from manifests.errors import UserError
+from manifests.labels import LabelScheme
+
+_NONE = "none"
+
+
+def resolve_config(
+    plan_flags: Mapping[str, Any],
+    parts: Mapping[str, str | None],
+    config_file: Path | None,
+    assignments: Sequence[str],
+) -> tuple[MakeConfig, LabelScheme]:
+    """Lay flags over ``--set`` over ``--config`` over the scheme's defaults (``configs/plan/<scheme>.yaml``).
+
+    Args:
+        plan_flags: fields of `PlanConfig` as typed; None where nothing was.
+        parts: ``masks`` and ``renderer`` by name; None where nothing was typed.
+        config_file: a YAML file of `MakeConfig` keys.
+        assignments: ``KEY=VALUE`` words.
+
+    Raises:
+        UserError: for a malformed flag, an unknown key or a value of the wrong form.
+    """
+    where = str(config_file) if config_file else "configuration"
+    typed: dict[str, Any] = {"plan": {key: value for key, value in plan_flags.items() if value is not None}}
+    for part, name in parts.items():
+        if name is not None:
+            typed[part] = {"name": name}
+    layers = [read_yaml(config_file) if config_file else {}, parse_assignments(assignments), typed]
+    scheme_name = next(
+        (
+            str(layer["plan"]["scheme"])
+            for layer in reversed(layers)
+            if isinstance(layer.get("plan"), dict) and "scheme" in layer["plan"]
+        ),
+        "pdl1",
+    )
+    scheme = load_scheme(scheme_name)
+    defaults = configs_dir() / "plan" / f"{scheme.name}.yaml"
+    values = read_yaml(defaults) if defaults.is_file() else {}
+    for layer in layers:
+        values = _lay_over(values, layer)
+    plan = values.get("plan")
+    if isinstance(plan, dict):
+        values["plan"] = {key: None if value == _NONE else value for key, value in plan.items()}
+    config = parse(MakeConfig, values, where)
+    return config, scheme
+
+
+def _lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge, but a part of another name starts without the old part's values."""
+    base = dict(base)
+    for part in ("masks", "renderer"):
+        new, old = over.get(part), base.get(part)
+        if isinstance(new, dict) and isinstance(old, dict) and new.get("name", old.get("name")) != old.get("name"):
+            del base[part]
+    return merge(base, over)
+
+
+def plan_flags(*, size: str | None, split: str | None, debias: bool, **typed: Any) -> dict[str, Any]:
+    """What was typed of a plan, as fields of `PlanConfig`; None where nothing was.
+
+    Raises:
+        UserError: for a malformed size or split.
+    """
+    return {
+        **typed,
+        "size": parse_size(size) if size is not None else None,
+        "split": parse_split(split) if split is not None else None,
+        "debias": debias or None,
+    }
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``512x1024`` -> (512, 1024): height, width.
+
+    Raises:
+        UserError: for another form.
+    """
+    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
+    if not match:
+        raise UserError(f"--size: expected HEIGHTxWIDTH, got {text!r}. Write for example 512x1024.")
+    return int(match[1]), int(match[2])
+
+
+def parse_split(text: str) -> tuple[float, ...]:
+    """``0.8,0.1,0.1`` -> shares of train, val, test.
+
+    Raises:
+        UserError: for another form.
+    """
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    if len(shares) != 3:
+        raise UserError(f"--split: expected three shares like 0.8,0.1,0.1, got {text!r}.")
+    return shares
+
+
+def parse_workers(workers: int | None) -> int:
+    """Processes to use: one per core unless typed.
+
+    Raises:
+        UserError: for fewer than one.
+    """
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers < 1:
+        raise UserError(f"--workers: expected 1 or more, got {workers}.")
+    return workers
+
+
+def refuse_flags_beside_manifest(manifest: Path | None, flags: Mapping[str, Any]) -> None:
+    """A plan says what is asked: flags that ask otherwise would be dropped in silence.
+
+    Raises:
+        UserError: naming the first such flag.
+    """
+    asked = [
+        name for name in ("tps", "tissue", "cells", "tumour", "inflammation", "debias", "n") if flags[name] is not None
+    ]
+    if manifest and asked:
+        raise UserError(f"--{asked[0]}: expected none beside --manifest, which says what is asked. Leave one out.")

@@ -1,0 +1,340 @@
+"""Rows of a plan -> a data set: the only place that joins masks, conditions, renderers and the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field
+
+from factory.composition import Allocation, Unmet, allocate
+from factory.conditions import CONDITIONS
+from factory.core.config import Config, digest, parse
+from factory.core.registry import resolve
+from factory.core.runs import RunSpec, library_versions, open_run, write_shard
+from factory.core.seeds import Stream, generator
+from factory.masks import MASKS
+from factory.plan import PlanConfig, plan, read_plan, request_of
+from factory.reference import Reference
+from factory.renderers import RENDERERS
+from manifests.errors import FaultError, UserError
+from manifests.labels import SCHEMES, LabelScheme
+from manifests.ledger import ShardRecord
+from manifests.schema import DatasetInfo
+from manifests.store import Layout
+from manifests.tile import Tile
+
+Sample = tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]
+_BYTE_MAKERS = ("numpy", "numba", "opencv-python-headless", "scipy", "numcodecs", "zarr")
+
+
+class MakeConfig(Config):
+    """Everything that `factory make` can be told and that changes a byte of its output.
+
+    Attributes:
+        plan: what is asked.
+        masks, renderer: ``name`` and, optionally, values of that part's own Config.
+        shard: tiles in a shard file. attempts: draws of a mask before its row is given up.
+        shift_bound: draw again when a generator with an own opinion had to be shifted further (in its own units).
+        batch: tiles drawn and rendered together; part of the result for networks, so it is never taken from workers.
+    """
+
+    plan: PlanConfig = PlanConfig()
+    masks: dict[str, Any] = Field(default_factory=lambda: {"name": "ihc"})
+    renderer: dict[str, Any] = Field(default_factory=lambda: {"name": "stain"})
+    shard: int = Field(default=64, ge=1, le=65_536)
+    attempts: int = Field(default=8, ge=1, le=1000)
+    shift_bound: float | None = Field(default=None, gt=0)
+    batch: int = Field(default=1, ge=1, le=1024)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How rows become tiles: parts by name with their resolved configs. Small and picklable.
+
+    Attributes:
+        masks, renderer: names in their tables. mask_config, render_config: of those parts, resolved.
+        scheme: of the masks. attempts, shift_bound, batch: as in `MakeConfig`. device: where networks run.
+    """
+
+    masks: str
+    mask_config: Config
+    renderer: str
+    render_config: Config
+    scheme: LabelScheme
+    attempts: int
+    shift_bound: float | None
+    batch: int
+    device: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The part of run.yaml that `recipe_of` reads back."""
+        return {
+            "masks": {"name": self.masks, **self.mask_config.model_dump(mode="json")},
+            "renderer": {"name": self.renderer, **self.render_config.model_dump(mode="json")},
+            "attempts": self.attempts,
+            "shift_bound": self.shift_bound,
+            "batch": self.batch,
+        }
+
+
+def recipe_of(document: dict[str, Any], scheme: LabelScheme, device: str = "cpu") -> Recipe:
+    """Resolve the parts of a configuration.
+
+    Raises:
+        UserError: for an unknown part or key, or a mask generator that does not draw the scheme.
+    """
+    mask_values, render_values = (dict(document[part]) for part in ("masks", "renderer"))
+    masks, renderer = (str(values.pop("name", "")) for values in (mask_values, render_values))
+    mask_class, render_class = resolve(MASKS, masks, "--masks"), resolve(RENDERERS, renderer, "--renderer")
+    if not _draws(mask_class, scheme):
+        able = [name for name in MASKS if _draws(resolve(MASKS, name, "--masks"), scheme)]
+        hint = f"Use --masks {able[0]}." if able else "No mask generator draws it."
+        raise UserError(f"--masks: expected a generator that draws scheme {scheme.name}, got {masks}. {hint}")
+    return Recipe(
+        masks=masks,
+        mask_config=parse(mask_class.Config, mask_values, f"masks ({masks})"),
+        renderer=renderer,
+        render_config=parse(render_class.Config, render_values, f"renderer ({renderer})"),
+        scheme=scheme,
+        attempts=document["attempts"],
+        shift_bound=document["shift_bound"],
+        batch=document["batch"],
+        device=device,
+    )
+
+
+def _draws(mask_class: Any, scheme: LabelScheme) -> bool:
+    """Whether a mask generator draws a scheme; ``*`` stands for the schemes that are not shipped."""
+    return scheme.name in mask_class.schemes or ("*" in mask_class.schemes and scheme.name not in SCHEMES)
+
+
+class Realiser:
+    """Makes tiles of rows; one for each process."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.masks = resolve(MASKS, recipe.masks, "--masks")(recipe.mask_config, recipe.device)
+        self.renderer = resolve(RENDERERS, recipe.renderer, "--renderer")(recipe.render_config, recipe.device)
+        self._condition = CONDITIONS[self.renderer.condition]
+
+    def realise(self, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
+        """Image, labels and completed row of each row, in order; each depends on its own row alone.
+
+        Raises:
+            FaultError: when a row cannot be met within the attempts.
+        """
+        for start in range(0, len(rows), self.recipe.batch):
+            yield from self._realise_batch(rows[start : start + self.recipe.batch])
+
+    def _realise_batch(self, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
+        drawn = [self._draw(row) for row in rows]
+        conditions = [
+            self._condition(allocation.tile, generator(row["seed"], Stream.CONDITION))
+            for row, (allocation, _) in zip(rows, drawn, strict=True)
+        ]
+        images = self.renderer.render(conditions, [generator(row["seed"], Stream.RENDER) for row in rows])
+        for row, (allocation, attempts), image in zip(rows, drawn, images, strict=True):
+            yield image, allocation.tile, self._complete(row, allocation, attempts)
+
+    def _draw(self, row: dict[str, Any]) -> tuple[Allocation, int]:
+        """Draw a mask that meets the row, within the attempts; the best shift wins where none is within the bound."""
+        request, bound = request_of(row, self.recipe.scheme), self.recipe.shift_bound
+        best: tuple[Allocation, int] | None = None
+        reason = "no attempt"
+        for attempt in range(self.recipe.attempts):
+            (scores,) = self.masks.draw([request], [generator(row["seed"], Stream.MASK, attempt)])
+            try:
+                allocation = allocate(scores, request, generator(row["seed"], Stream.TIES, attempt))
+            except Unmet as unmet:
+                reason = str(unmet)
+                continue
+            if bound is None or allocation.shift is None or allocation.shift <= bound:
+                return allocation, attempt + 1
+            if best is None or allocation.shift < (best[0].shift or 0.0):
+                best = allocation, attempt + 1
+        if best is None:
+            raise FaultError(
+                f"{row['sample_id']}: expected a mask within {self.recipe.attempts} attempts, got none ({reason}). "
+                "Raise --set attempts, or ask for less."
+            )
+        return best[0], self.recipe.attempts
+
+    def _complete(self, row: dict[str, Any], allocation: Allocation, attempts: int) -> dict[str, Any]:
+        """The row with what is known once its tile is drawn."""
+        recipe = self.recipe
+        return {
+            **row,
+            "source": "synthetic",
+            "recipe": f"{recipe.masks}+{recipe.renderer}",
+            "mask_generator": recipe.masks,
+            "renderer": recipe.renderer,
+            "allocation_shift": allocation.shift,
+            "attempts": attempts,
+            "label_origin": self.renderer.label_origin,
+            "device": recipe.device,
+            "precision": "float32",
+        }
+
+
+@dataclass(frozen=True)
+class MakeShard:
+    """The task of one shard: rows in, a published record out."""
+
+    spec: RunSpec
+    recipe: Recipe
+
+    def __call__(self, shard: int, rows: Sequence[dict[str, Any]], tick: Callable[[], None]) -> ShardRecord:
+        """Make the tiles of a shard and publish it."""
+
+        def counted() -> Iterator[Sample]:
+            for sample in _realiser(self.recipe).realise(rows):
+                yield sample
+                tick()
+
+        return write_shard(self.spec, shard, counted())
+
+
+_ready: tuple[Recipe, Realiser] | None = None
+
+
+def _realiser(recipe: Recipe) -> Realiser:
+    """This process's realiser; building one may load weights."""
+    global _ready
+    if _ready is None or _ready[0] != recipe:
+        _ready = recipe, Realiser(recipe)
+    return _ready[1]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A resolved order: what will be written and how, nothing written yet."""
+
+    spec: RunSpec
+    recipe: Recipe
+    rows: pa.Table
+
+    def rows_of(self, shard: int) -> list[dict[str, Any]]:
+        """The requested rows of a shard."""
+        positions = self.spec.layout.rows(shard)
+        rows: list[dict[str, Any]] = self.rows.slice(positions.start, len(positions)).to_pylist()
+        return rows
+
+
+def prepare(
+    config: MakeConfig, scheme: LabelScheme, out: Path, *, manifest: Path | None, like: Reference | None, device: str
+) -> Order:
+    """Resolve an order and refuse what cannot be met, before anything is written.
+
+    Args:
+        config: what is asked.
+        scheme: the label scheme that `config.plan` names.
+        out: the data set's folder.
+        manifest: a plan to follow instead of drawing one.
+        like: real images to fit the renderer to.
+        device: where networks run.
+
+    Raises:
+        UserError: when a part, a key or a request does not fit.
+    """
+    recipe = recipe_of(config.model_dump(mode="json"), scheme, device)
+    if like is not None:
+        recipe = _fitted(recipe, like)
+    rows = read_plan(manifest, config.plan)[0] if manifest else plan(config.plan)
+    refuse_impossible(rows, recipe)
+    layout = Layout(len(rows), rows["height"][0].as_py(), rows["width"][0].as_py(), config.shard)
+    asked = {"manifest_sha256": digest(rows.to_pylist())} if manifest else config.plan.model_dump(mode="json")
+    document = {"plan": asked, "scheme": scheme.to_dict(), **recipe.document, "shard": config.shard}
+    versions = library_versions(*_BYTE_MAKERS)
+    info = DatasetInfo(
+        is_synthetic=True,
+        generator=f"pathology-tile-factory {versions['pathology-tile-factory']}: {recipe.masks} + {recipe.renderer}",
+        label_schemes=(scheme,),
+        versions=versions,
+        training_sources=like.sources if like else (),
+        licences=like.licences if like else (),
+    )
+    return Order(RunSpec(out, document, layout, info), recipe, rows)
+
+
+def make(
+    order: Order,
+    *,
+    workers: int,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+    on_start: Callable[[int, int], None] = lambda done, total: None,
+    on_tiles: Callable[[int], None] = lambda made: None,
+) -> tuple[pa.Table, int]:
+    """Write what is missing of an order.
+
+    Args:
+        order: from `prepare`.
+        workers: processes of this machine.
+        scheduler: address of a dask scheduler to use instead.
+        overwrite: remove another data set from the folder first.
+        on_start: called with the tiles that are there and the tiles in all.
+        on_tiles: called with the number of tiles made so far.
+
+    Returns:
+        The manifest's rows, and how many tiles were made now.
+    """
+    from factory.core.pool import run_tasks
+
+    spec = order.spec
+    with open_run(spec, overwrite=overwrite) as run:
+        todo = run.todo
+        missing = sum(len(spec.layout.rows(shard)) for shard in todo)
+        on_start(spec.layout.n - missing, spec.layout.n)
+        task = MakeShard(spec, order.recipe)
+        for shard, record in run_tasks(
+            task, todo, order.rows_of, workers=workers, scheduler=scheduler, on_ticks=on_tiles
+        ):
+            run.done[shard] = record
+        return run.finish(), missing
+
+
+def _fitted(recipe: Recipe, like: Reference) -> Recipe:
+    """The recipe with the renderer fitted to real images."""
+    render_class = resolve(RENDERERS, recipe.renderer, "--renderer")
+    if not hasattr(render_class, "fit"):
+        able = [name for name in RENDERERS if hasattr(resolve(RENDERERS, name, "--renderer"), "fit")]
+        raise UserError(f"--like: expected a renderer that fits itself ({', '.join(able)}), got {recipe.renderer}.")
+    fitted = render_class.fit(like.images, recipe.scheme, recipe.render_config)
+    return Recipe(**{**recipe.__dict__, "render_config": fitted})
+
+
+def resolve_part_device(config: MakeConfig, name: str) -> str:
+    """The device for an order: asked of torch only where a part has networks.
+
+    Raises:
+        UserError: for a device that this machine does not have.
+    """
+    parts = (
+        resolve(MASKS, str(config.masks.get("name")), "--masks"),
+        resolve(RENDERERS, str(config.renderer.get("name")), "--renderer"),
+    )
+    if name in ("auto", "cpu") and not any(getattr(part, "uses_torch", False) for part in parts):
+        return "cpu"
+    from factory.core.devices import resolve_device
+
+    return resolve_device(name)
+
+
+def refuse_impossible(rows: pa.Table, recipe: Recipe) -> None:
+    """Ask the mask generator about every row.
+
+    Raises:
+        UserError: with the first refusal and its row.
+    """
+    masks = resolve(MASKS, recipe.masks, "--masks")(recipe.mask_config, recipe.device)
+    for position, row in enumerate(rows.to_pylist()):
+        reason = masks.refusal(request_of(row, recipe.scheme))
+        if reason:
+            raise UserError(f"plan: row {position}: {reason}")

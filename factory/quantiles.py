@@ -1,0 +1,168 @@
+"""The quantile step: a mask is cut out of its score fields, exactly as many pixels at a time as are asked for.
+
+The score of a step is the margin between the classes it takes and the classes it leaves, max over either, so that
+for the logits of a network a threshold of 0 is the network's own decision. Only comparisons and differences of
+float32 are used, so the bytes are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.labels import LabelScheme
+
+TUMOUR_ROLES = ("tumour_positive", "tumour_negative")
+
+Pixels = npt.NDArray[np.int64]
+
+
+def target_count(share: float, total: int) -> int:
+    """How many of `total` a share is: floor(share x total + 0.5)."""
+    return min(max(math.floor(share * total + 0.5), 0), total)
+
+
+def top(values: npt.NDArray[np.float32], count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """The `count` largest values, ties broken at random: bool like `values`.
+
+    Raises:
+        ValueError: when the values hold NaN.
+    """
+    if count <= 0 or count >= values.size:
+        return np.full(values.size, count > 0)
+    place = values.size - count
+    threshold = np.partition(values, place)[place]
+    chosen: npt.NDArray[np.bool_] = values >= threshold
+    surplus = int(np.count_nonzero(chosen)) - count
+    if surplus > 0:
+        ties = np.flatnonzero(values == threshold)
+        chosen[rng.permutation(ties)[:surplus]] = False
+    if int(np.count_nonzero(chosen)) != count:
+        raise ValueError("scores: expected numbers, got NaN")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Shares:
+    """A request in the order of allocation.
+
+    Attributes:
+        tissue, tumour, inflammation: of all pixels.
+        tps: of the tumour; None where nothing is said of it.
+        fractions: shares of all pixels in scheme order, after `tissue` took precedence.
+    """
+
+    tissue: float
+    tumour: float
+    inflammation: float
+    tps: float | None
+    fractions: tuple[float, ...]
+
+
+class Cut:
+    """A mask while it is cut: `air`, then `regions`, then `expression`.
+
+    Attributes:
+        labels: uint8 [H, W].
+        tissue, tumour: flat indices of those pixels, int64, ascending.
+        shift: the largest distance of 0 from a threshold used; None where fields are not calibrated.
+    """
+
+    def __init__(
+        self,
+        fields: npt.NDArray[np.float32],
+        scheme: LabelScheme,
+        rng: np.random.Generator,
+        *,
+        calibrated: bool,
+        without: int | None = None,
+    ) -> None:
+        """Begin with score fields, float32 [C, H, W], and a class (`without`) that no pixel is given."""
+        self._fields = fields.reshape(len(scheme), -1)
+        self._scheme, self._rng, self._without = scheme, rng, without
+        self.labels = np.zeros(fields.shape[1:], np.uint8)
+        self.tissue: Pixels = np.arange(self.labels.size)
+        self.tumour: Pixels = self.tissue[:0]
+        self.shift: float | None = 0.0 if calibrated else None
+
+    def air(self, asked: Shares) -> None:
+        """Cut air out of all pixels; what is left is tissue."""
+        air = self._scheme.ids("air")
+        if not air:
+            return
+        total = self.labels.size
+        others = tuple(i for i in range(len(self._scheme)) if i not in air and i != self._without)
+        pixels, self.tissue = self._split(self.tissue, air, others, total - target_count(asked.tissue, total))
+        self._fill(pixels, air, asked.fractions)
+
+    def regions(self, asked: Shares, blocked: npt.NDArray[np.bool_] | None = None) -> None:
+        """Cut tumour and inflammation out of the tissue; what is left are the classes without such a role.
+
+        Args:
+            asked: shares of all pixels; where they are more than the tissue, inflammation yields.
+            blocked: bool [H, W], pixels of the tissue that stay out of it.
+        """
+        scheme, total = self._scheme, self.labels.size
+        tumour = tuple(sorted(i for role in TUMOUR_ROLES for i in scheme.ids(role)))
+        inflamed = scheme.ids("inflammation")
+        named = {*scheme.ids("air"), *tumour, *inflamed, self._without}
+        rest = tuple(i for i in range(len(scheme)) if i not in named)
+        pixels = self.tissue if blocked is None else self.tissue[~blocked.ravel()[self.tissue]]
+        count = min(target_count(asked.tumour, total), pixels.size) if tumour else 0
+        self.tumour, pixels = self._split(pixels, tumour, (*inflamed, *rest), count)
+        count = min(target_count(asked.inflammation, total), pixels.size) if inflamed else 0
+        inflamed_pixels, pixels = self._split(pixels, inflamed, rest, count)
+        self._fill(inflamed_pixels, inflamed, asked.fractions)
+        self._fill(pixels, rest or inflamed or tumour, asked.fractions)
+        if tumour:
+            self.labels.ravel()[self.tumour] = tumour[0]
+
+    def expression(self, asked: Shares) -> None:
+        """Divide the tumour into positive and negative; nothing asked reads as none positive."""
+        positive, negative = (self._scheme.ids(role) for role in TUMOUR_ROLES)
+        if not positive or not negative:
+            self._fill(self.tumour, positive or negative, asked.fractions)
+            return
+        count = target_count(asked.tps or 0.0, self.tumour.size)
+        ones, others = self._split(self.tumour, positive, negative, count)
+        self._fill(ones, positive, asked.fractions)
+        self._fill(others, negative, asked.fractions)
+
+    def _split(
+        self, pixels: Pixels, taken: tuple[int, ...], left: tuple[int, ...], count: int
+    ) -> tuple[Pixels, Pixels]:
+        """The `count` pixels with the largest margin of `taken` over `left`, and the others, both ascending."""
+        if not taken or not pixels.size:
+            return pixels[:0], pixels
+        if not left or (count in (0, pixels.size) and self.shift is None):
+            return (pixels, pixels[:0]) if count else (pixels[:0], pixels)
+        margin = self._highest(taken, pixels) - self._highest(left, pixels)
+        chosen = top(margin, count, self._rng)
+        if self.shift is not None:
+            accepted = float(margin[chosen].min()) if count else math.inf
+            rejected = float(margin[~chosen].max()) if count < pixels.size else -math.inf
+            self.shift = max(self.shift, -accepted, rejected)
+        return pixels[chosen], pixels[~chosen]
+
+    def _highest(self, classes: tuple[int, ...], pixels: Pixels) -> npt.NDArray[np.float32]:
+        """The largest of some fields at some pixels: float32 [P]."""
+        everywhere = pixels.size == self._fields.shape[1]
+        values = (self._fields[label] if everywhere else self._fields[label].take(pixels) for label in classes)
+        best: npt.NDArray[np.float32] = next(values)
+        for other in values:
+            best = np.maximum(best, other)
+        return best
+
+    def _fill(self, pixels: Pixels, classes: tuple[int, ...], fractions: tuple[float, ...]) -> None:
+        """Give pixels to classes, from the last to the first by share; the first takes what is left."""
+        flat = self.labels.ravel()
+        for position in range(len(classes) - 1, 0, -1):
+            label = classes[position]
+            count = min(target_count(fractions[label], flat.size), pixels.size)
+            mine, pixels = self._split(pixels, (label,), classes[:position], count)
+            flat[mine] = label
+        if classes:
+            flat[pixels] = classes[0]

@@ -1,0 +1,91 @@
+"""One tile again from its row: the proof that a manifest says how its tiles were made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.core.runs import library_versions, read_run
+from factory.pipeline import Realiser, recipe_of
+from manifests.dataset import Sample, open_dataset
+from manifests.errors import UserError
+from manifests.files import write_atomic
+from manifests.labels import LabelScheme
+from manifests.tile import Tile
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A stored tile beside the same tile made again.
+
+    Attributes:
+        stored: from the store. image, tile: made now. changed_versions: libraries that differ from the run's.
+    """
+
+    stored: Sample
+    image: npt.NDArray[np.uint8]
+    tile: Tile
+    changed_versions: tuple[str, ...]
+
+    @property
+    def masks_equal(self) -> bool:
+        """Whether both masks are the same bytes."""
+        return bool(
+            np.array_equal(self.tile.semantic, self.stored.tile.semantic)
+            and np.array_equal(self.tile.instance, self.stored.tile.instance)
+        )
+
+    @property
+    def image_difference(self) -> int:
+        """Largest difference of the images, in grey levels."""
+        return int(np.abs(self.image.astype(np.int16) - self.stored.image.astype(np.int16)).max(initial=0))
+
+    @property
+    def holds(self) -> bool:
+        """Masks are equal, and so is the image, unless other versions or another device made it."""
+        return self.masks_equal and (self.image_difference == 0 or bool(self.changed_versions))
+
+    @property
+    def summary(self) -> str:
+        """What was compared and found."""
+        row = self.stored.row
+        image = "same bytes" if self.image_difference == 0 else f"differs by up to {self.image_difference} grey levels"
+        masks = "same bytes" if self.masks_equal else "DIFFER"
+        changed = f"; other versions: {', '.join(self.changed_versions)}" if self.changed_versions else ""
+        return f"{row['sample_id']} ({row['recipe']}): masks {masks}, image {image}{changed}"
+
+    @property
+    def advice(self) -> str:
+        """What to do when it does not hold."""
+        return f"Install {', '.join(self.changed_versions)}." if self.changed_versions else "Run factory verify."
+
+    def write_png(self, path: Path) -> None:
+        """Write the image made again."""
+        import cv2
+
+        encoded, content = cv2.imencode(".png", cv2.cvtColor(self.image, cv2.COLOR_RGB2BGR))
+        if not encoded:
+            raise UserError(f"{path}: expected to encode a PNG, got a failure of OpenCV.")
+        write_atomic(path, content.tobytes())
+
+
+def replay(root: Path, sample_id: str) -> Replay:
+    """Make a tile of a synthetic data set again.
+
+    Raises:
+        UserError: when the data set is real or has no such sample.
+    """
+    dataset = open_dataset(root)
+    if not dataset.info.is_synthetic:
+        raise UserError(f"{root}: expected a synthetic data set, got a real one. Real tiles cannot be made again.")
+    stored = dataset[dataset.find(sample_id)]
+    config: dict[str, Any] = read_run(root)["config"]
+    recipe = recipe_of(config, LabelScheme.from_dict(config["scheme"]), stored.row["device"] or "cpu")
+    ((image, tile, _),) = Realiser(recipe).realise([stored.row])
+    now = library_versions(*(name for name in dataset.info.versions if name != "pathology-tile-factory"))
+    changed = tuple(f"{name}=={made}" for name, made in dataset.info.versions.items() if now.get(name) != made)
+    return Replay(stored, image, tile, changed)

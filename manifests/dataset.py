@@ -1,0 +1,222 @@
+"""A data set: manifest and store together. Open it, read its tiles, verify every promise it makes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from manifests.checksums import SUMS, Fault, check_sums
+from manifests.errors import FaultError, UserError
+from manifests.labels import LabelScheme
+from manifests.ledger import LEDGER, read_record, record_path
+from manifests.measure import measure
+from manifests.schema import SCHEMA, DatasetInfo
+from manifests.store import ARRAYS, STORE, StoreReader, read_layout, shard_path
+from manifests.table import MANIFEST, PARTS, read_dataset_manifest, read_manifest
+from manifests.tile import Tile
+
+__all__ = ["Dataset", "Fault", "Sample", "open_dataset", "sample_digests", "verify"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One tile: uint8 [H, W, 3] image, its labels, and its manifest row."""
+
+    image: npt.NDArray[np.uint8]
+    tile: Tile
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows of a manifest and the store that holds their pixels.
+
+    Attributes:
+        root: the folder. table: rows, columns of `SCHEMA`. info: what is true of all rows. store: the arrays.
+    """
+
+    root: Path
+    table: pa.Table
+    info: DatasetInfo
+    store: StoreReader
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __getitem__(self, position: int) -> Sample:
+        """The tile of the row at `position` (0..len-1)."""
+        row = self.row(position)
+        return Sample(self.store.read(row["index"], "image"), self.tile(row), row)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[position] for position in range(len(self)))
+
+    def row(self, position: int) -> dict[str, Any]:
+        """The row at `position` as a dictionary."""
+        if not 0 <= position < len(self):
+            raise IndexError(f"row {position} is outside 0..{len(self) - 1}")
+        row: dict[str, Any] = self.table.slice(position, 1).to_pylist()[0]
+        return row
+
+    def tile(self, row: dict[str, Any]) -> Tile:
+        """The labels of a row."""
+        index = row["index"]
+        scheme = self.info.scheme(row["label_scheme"])
+        try:
+            return Tile(self.store.read(index, "semantic"), self.store.read(index, "instance"), row["mpp"], scheme)
+        except ValueError as error:
+            raise FaultError(f"{self.root}: sample {row['sample_id']}: {error}. Run factory verify.") from error
+
+    def find(self, sample_id: str) -> int:
+        """Position of the row with that id.
+
+        Raises:
+            UserError: when there is none.
+        """
+        position = pa.compute.index(self.table["sample_id"], sample_id).as_py()
+        if position < 0:
+            raise UserError(f"{self.root}: expected a sample_id of this data set, got {sample_id!r}.")
+        return int(position)
+
+    def where(self, mask: Any) -> Dataset:
+        """The rows that a boolean Arrow or numpy array selects; the store is shared."""
+        return Dataset(self.root, self.table.filter(pa.array(mask)), self.info, self.store)
+
+    @property
+    def schemes(self) -> list[LabelScheme]:
+        """Label schemes of the rows, each once."""
+        return [self.info.scheme(name) for name in self.table["label_scheme"].unique().to_pylist()]
+
+
+def open_dataset(root: str | Path, manifest: str | Path | None = None) -> Dataset:
+    """Open a finished data set.
+
+    Args:
+        root: its folder.
+        manifest: another manifest of the same store, e.g. a filtered one; default the folder's own.
+
+    Raises:
+        UserError: when the folder is not a finished data set of this contract.
+    """
+    root = Path(root)
+    if not (root / STORE).is_dir() or (root / STORE).is_symlink():
+        raise UserError(f"{root}: expected a data set with {STORE} and {MANIFEST}, got no {STORE}.")
+    if manifest is None and not (root / MANIFEST).exists() and not (root / PARTS).is_dir():
+        raise UserError(f"{root}: expected a finished data set, got none. Run its command again.")
+    table, info = read_manifest(Path(manifest)) if manifest else read_dataset_manifest(root)
+    store = StoreReader(root)
+    layout = store.layout
+    if table.num_rows and pa.compute.max(table["index"]).as_py() >= layout.n:
+        raise UserError(f"{root}: expected rows with an index below {layout.n}, got one above. The store is another's.")
+    for name, size in (("height", layout.height), ("width", layout.width)):
+        if table.num_rows and table[name].unique().to_pylist() != [size]:
+            raise UserError(f"{root}: column {name}: expected {size}, the size of the store, got other values.")
+    return Dataset(root, table, info, store)
+
+
+def sample_digests(image: npt.NDArray[np.uint8], tile: Tile) -> dict[str, str]:
+    """The columns ``*_sha256`` of a sample: sha256 of C-order bytes, instances as little-endian uint32."""
+    return {
+        "image_sha256": hashlib.sha256(np.ascontiguousarray(image).data).hexdigest(),
+        "semantic_sha256": hashlib.sha256(np.ascontiguousarray(tile.semantic).data).hexdigest(),
+        "instance_sha256": hashlib.sha256(np.ascontiguousarray(tile.instance, "<i4").data).hexdigest(),
+    }
+
+
+def verify(
+    root: str | Path, on_progress: Callable[[int, int], None] = lambda done, total: None, threads: int = 2
+) -> list[Fault]:
+    """Check every promise of a data set: files, ledger, and what each row says of its sample.
+
+    Args:
+        root: the data set's folder.
+        on_progress: called with (samples done, samples in all).
+        threads: samples are checked in that many threads.
+
+    Returns:
+        Every fault found, each with the file or the sample it is in; empty when all is well.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: expected the folder of a data set, got none.")
+    faults = check_sums(root)
+    try:
+        dataset = open_dataset(root)
+    except UserError as error:
+        return [*faults, Fault(MANIFEST, str(error))]
+    rows = dataset.table.to_pylist()
+    layout = dataset.store.layout
+    if sorted(row["index"] for row in rows) != list(range(layout.n)):
+        faults.append(Fault(MANIFEST, f"expected one row for each of the {layout.n} samples of the store"))
+    faults += _check_ledger(dataset, rows)
+    with ThreadPoolExecutor(threads) as pool:
+        for done, found in enumerate(pool.map(lambda row: _check_sample(dataset, row), rows), start=1):
+            faults += found
+            on_progress(done, len(rows))
+    return faults
+
+
+def forget_faulty_shards(root: Path, faults: list[Fault]) -> list[int]:
+    """Remove the ledger records of shards that have a fault, so that they no longer count and are made again.
+
+    Args:
+        root: the data set's folder.
+        faults: from `verify`.
+
+    Returns:
+        The shards forgotten. Manifest and checksums go too: they are written again with the shards.
+    """
+    text = "\n".join(str(fault) for fault in faults)
+    layout = read_layout(root)
+    named = {
+        shard
+        for shard in range(layout.shards)
+        if any(f"{shard_path(spec.name, shard, spec.channels)}:" in text for spec in ARRAYS)
+        or f"{LEDGER}/{shard:06d}.json:" in text
+    }
+    for shard in named:
+        record_path(root, shard).unlink(missing_ok=True)
+    (root / SUMS).unlink(missing_ok=True)
+    (root / MANIFEST).unlink(missing_ok=True)
+    return sorted(named)
+
+
+def _check_ledger(dataset: Dataset, rows: list[dict[str, Any]]) -> list[Fault]:
+    by_index = {row["index"]: row for row in rows}
+    faults = []
+    for shard in range(dataset.store.layout.shards):
+        name = f"ledger/{shard:06d}.json"
+        try:
+            record = read_record(dataset.root, shard)
+        except FaultError as error:
+            faults.append(Fault(name, str(error)))
+            continue
+        if record is None:
+            faults.append(Fault(name, "missing"))
+            continue
+        recorded = pa.Table.from_pylist(list(record.rows), schema=SCHEMA).to_pylist()
+        expected = [by_index.get(index) for index in dataset.store.layout.rows(shard)]
+        if recorded != expected:
+            faults.append(Fault(name, f"its rows are not those of {MANIFEST}"))
+    return faults
+
+
+def _check_sample(dataset: Dataset, row: dict[str, Any]) -> list[Fault]:
+    """Compare digests and measured composition with what the row says."""
+    where = f"sample {row['sample_id']}"
+    try:
+        image, tile = dataset.store.read(row["index"], "image"), dataset.tile(row)
+    except UserError as error:
+        return [Fault(where, str(error))]
+    found = sample_digests(image, tile) | asdict(measure(tile))
+    found["class_fractions"] = list(found["class_fractions"])
+    wrong = [name for name in found if found[name] != row[name]]
+    return [Fault(where, f"{name}: the manifest says {row[name]}, the store has {found[name]}") for name in wrong]

@@ -1,0 +1,96 @@
+"""Files that are either whole or absent: write aside, fsync, rename, fsync the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+_TEMPORARY = re.compile(r"^\.partial-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the folder of `path` that no other process uses and that `remove_orphans` knows to be unfinished."""
+    return path.with_name(f".partial-{_host_tag()}-{os.getpid()}-{path.name}")
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a finished, fsynced file its name, and make the name last through a power cut."""
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader finds all of it or none of it."""
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        publish(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk, so that renames in it last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Every file and link below `root`, sorted by path; links are not followed."""
+    for folder, names, files in os.walk(root):
+        names.sort()
+        links = [name for name in names if (Path(folder) / name).is_symlink()]
+        for name in sorted([*files, *links]):
+            yield Path(folder) / name
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is the unfinished work of some process."""
+    return _TEMPORARY.match(path.name) is not None
+
+
+def remove_orphans(root: Path) -> int:
+    """Delete the unfinished files of processes of this machine that are no longer alive; returns how many.
+
+    Files of living processes and of other machines stay: their writer may still be at work.
+    """
+    removed = 0
+    for path in list(walk(root)):
+        match = _TEMPORARY.match(path.name)
+        if match and match["host"] == _host_tag() and not _alive(int(match["pid"])):
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def _host_tag() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # our own, from before: nothing of this process is open when orphans are removed
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,209 @@
+"""Label schemes: what the values of a semantic mask mean, and how one scheme reads as another."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.errors import UserError
+
+IGNORE = 255
+"""The label that every scheme leaves out of measures, losses and metrics: unlabelled pixels, outside an ROI."""
+
+TpsBasis = Literal["area", "cells"]
+ROLES = ("air", "tumour_positive", "tumour_negative", "inflammation", "nucleus", "")
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One class of a scheme: its id in the mask, its name, an RGB colour for overlays and what it counts as."""
+
+    id: int
+    name: str
+    colour: tuple[int, int, int]
+    roles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """The classes of a semantic mask, ids 0..C-1 in order, and how masks of this scheme read as other schemes.
+
+    Attributes:
+        name: the scheme's name, as `label_scheme` in a manifest.
+        classes: the classes; `classes[i].id == i`.
+        projections: target scheme name -> target id per class, e.g. ``{"tissue": (1, 1, 1, 1, 0)}``.
+        tps_basis: what a requested TPS is met on: pixels of the mask ("area") or instances ("cells").
+    """
+
+    name: str
+    classes: tuple[LabelClass, ...]
+    projections: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    tps_basis: TpsBasis = "area"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "projections", MappingProxyType(dict(self.projections)))
+        where = f"label scheme {self.name!r}"
+        if not self.classes or len(self.classes) > IGNORE:
+            raise UserError(f"{where}: expected 1 to {IGNORE} classes, got {len(self.classes)}.")
+        for position, label in enumerate(self.classes):
+            if label.id != position:
+                raise UserError(f"{where}: expected ids 0..{len(self.classes) - 1} in order, got {label.id}.")
+            unknown = set(label.roles) - set(ROLES)
+            if unknown:
+                raise UserError(f"{where}: class {label.name}: expected roles of {ROLES[:-1]}, got {sorted(unknown)}.")
+        if len({label.name for label in self.classes}) != len(self.classes):
+            raise UserError(f"{where}: expected unique class names.")
+        for target, ids in self.projections.items():
+            if len(ids) != len(self.classes):
+                raise UserError(f"{where}: projection to {target}: expected {len(self.classes)} ids, got {len(ids)}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (LabelScheme, (self.name, self.classes, dict(self.projections), self.tps_basis))
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.classes))
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in id order."""
+        return tuple(label.name for label in self.classes)
+
+    def ids(self, role: str) -> tuple[int, ...]:
+        """Ids of the classes that have a role, e.g. ``pdl1.ids("air") == (4,)``."""
+        return tuple(label.id for label in self.classes if role in label.roles)
+
+    @property
+    def palette(self) -> npt.NDArray[np.uint8]:
+        """RGB colour of every mask value: uint8 [256, 3]; `IGNORE` and unused values are mid grey."""
+        colours = np.full((256, 3), 128, np.uint8)
+        for label in self.classes:
+            colours[label.id] = label.colour
+        return colours
+
+    def projection(self, target: LabelScheme) -> npt.NDArray[np.uint8]:
+        """Look-up table uint8 [256] that turns a mask of this scheme into one of `target`; `IGNORE` stays.
+
+        Raises:
+            UserError: when this scheme does not project onto `target`.
+        """
+        table = np.full(256, IGNORE, np.uint8)
+        if target.name == self.name:
+            table[: len(self)] = np.arange(len(self))
+            return table
+        if target.name not in self.projections:
+            known = ", ".join([self.name, *sorted(self.projections)])
+            raise UserError(f"label scheme {self.name}: expected a projection onto one of {known}, got {target.name}.")
+        table[: len(self)] = self.projections[target.name]
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description, the inverse of `from_dict`."""
+        return {
+            "name": self.name,
+            "tps_basis": self.tps_basis,
+            "classes": [
+                {"id": c.id, "name": c.name, "colour": list(c.colour), "roles": list(c.roles)} for c in self.classes
+            ],
+            "projections": {target: list(ids) for target, ids in self.projections.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> LabelScheme:
+        """Read a scheme from a parsed YAML or JSON mapping.
+
+        Raises:
+            UserError: when a key is missing or a value has the wrong form.
+        """
+        try:
+            classes = tuple(
+                LabelClass(int(c["id"]), str(c["name"]), _colour(c["colour"]), tuple(c.get("roles", ())))
+                for c in document["classes"]
+            )
+            projections = {str(k): tuple(int(i) for i in v) for k, v in dict(document.get("projections", {})).items()}
+            name, basis = str(document["name"]), document.get("tps_basis", "area")
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"label scheme: expected name, classes [{{id, name, colour, roles}}] and projections, got {error!r}."
+            ) from error
+        if basis not in ("area", "cells"):
+            raise UserError(f"label scheme {name!r}: tps_basis: expected area or cells, got {basis!r}.")
+        return cls(name, classes, projections, basis)
+
+
+def _colour(values: Any) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in values)
+    return red, green, blue
+
+
+_PDL1 = (
+    LabelClass(0, "other", (214, 206, 196)),
+    LabelClass(1, "inflammation", (68, 114, 196), ("inflammation",)),
+    LabelClass(2, "PD-L1 negative", (86, 170, 92), ("tumour_negative",)),
+    LabelClass(3, "PD-L1 positive", (192, 57, 43), ("tumour_positive",)),
+    LabelClass(4, "air", (255, 255, 255), ("air",)),
+)
+
+SCHEMES: dict[str, LabelScheme] = {
+    scheme.name: scheme
+    for scheme in (
+        LabelScheme("pdl1", _PDL1, {"tissue": (1, 1, 1, 1, 0)}),
+        LabelScheme("pdl1_cells", (*_PDL1, LabelClass(5, "cell", (72, 52, 92))), {"tissue": (1, 1, 1, 1, 0, 1)}),
+        LabelScheme(
+            "tissue",
+            (LabelClass(0, "air", (255, 255, 255), ("air",)), LabelClass(1, "tissue", (178, 102, 140))),
+        ),
+        LabelScheme(
+            "nuclei",
+            (LabelClass(0, "background", (236, 220, 228)), LabelClass(1, "nucleus", (92, 58, 140), ("nucleus",))),
+        ),
+        LabelScheme(
+            "ihc",
+            (
+                LabelClass(0, "background", (228, 230, 238)),
+                LabelClass(1, "negative cell", (74, 110, 180), ("nucleus", "tumour_negative")),
+                LabelClass(2, "positive cell", (140, 84, 40), ("nucleus", "tumour_positive")),
+            ),
+            {"nuclei": (0, 1, 1)},
+            tps_basis="cells",
+        ),
+    )
+}
+"""The schemes that ship with the contract, by name."""
+
+
+def get_scheme(name: str) -> LabelScheme:
+    """The shipped scheme of that name.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known one.
+    """
+    if name not in SCHEMES:
+        near = difflib.get_close_matches(name, SCHEMES, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"label scheme: expected one of {', '.join(SCHEMES)} or a YAML file, got {name!r}.{hint}")
+    return SCHEMES[name]
+
+
+def common_scheme(schemes: list[LabelScheme]) -> LabelScheme:
+    """The richest scheme that all of `schemes` read as: the one with most classes.
+
+    Raises:
+        UserError: when there is none.
+    """
+    candidates = {scheme.name: scheme for scheme in schemes}
+    for scheme in schemes:
+        candidates |= {target: SCHEMES[target] for target in scheme.projections if target in SCHEMES}
+    shared = [c for c in candidates.values() if all(s.name == c.name or c.name in s.projections for s in schemes)]
+    if not shared:
+        names = ", ".join(sorted({scheme.name for scheme in schemes}))
+        raise UserError(f"label schemes: expected data sets with a common scheme, got {names}. Use one of them alone.")
+    return max(shared, key=lambda scheme: (len(scheme), scheme.name))

@@ -1,0 +1,91 @@
+"""What a mask is made of. Every consumer of the contract uses this one function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.labels import LabelScheme
+from manifests.tile import Tile
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The composition of one mask; `None` where a figure has no meaning.
+
+    Attributes:
+        tps_area: positive / (positive + negative) tumour pixels; None without tumour.
+        tps_cells: the same by instances; None without tumour instances.
+        positive_tissue_fraction: positive tumour pixels / tissue pixels.
+        has_tumour: whether any pixel is tumour; None where the scheme knows no tumour.
+        tissue_fraction: 1 - air share of the labelled pixels; None where the scheme knows no air.
+        class_fractions: share of the labelled pixels per class, in scheme order.
+        cells: instances; cells_positive and cells_negative: tumour instances of either kind.
+    """
+
+    tps_area: float | None
+    tps_cells: float | None
+    positive_tissue_fraction: float | None
+    has_tumour: bool | None
+    tissue_fraction: float | None
+    class_fractions: tuple[float, ...]
+    cells: int
+    cells_positive: int | None
+    cells_negative: int | None
+
+
+def measure(tile: Tile) -> Composition:
+    """Measure the composition of a tile's mask.
+
+    `ignore` pixels are left out of every share. A cell's class is the majority of positive and negative tumour pixels
+    under it (a tie is negative); a cell over neither counts in `cells` only.
+    """
+    scheme = tile.scheme
+    counts = np.bincount(tile.semantic.ravel(), minlength=256)[: len(scheme)]
+    labelled = int(counts.sum())
+    air, positive, negative = (
+        int(counts[list(scheme.ids(role))].sum()) for role in ("air", "tumour_positive", "tumour_negative")
+    )
+    tissue, tumour = labelled - air, positive + negative
+    knows_tumour = bool(scheme.ids("tumour_positive"))
+    cells, cells_positive, cells_negative = count_cells(tile.semantic, tile.instance, scheme)
+    return Composition(
+        tps_area=positive / tumour if tumour else None,
+        tps_cells=cells_positive / (cells_positive + cells_negative) if cells_positive + cells_negative else None,
+        positive_tissue_fraction=positive / tissue if knows_tumour and tissue else None,
+        has_tumour=tumour > 0 if knows_tumour else None,
+        tissue_fraction=tissue / labelled if scheme.ids("air") and labelled else None,
+        class_fractions=tuple((counts / labelled).tolist()) if labelled else (0.0,) * len(scheme),
+        cells=cells,
+        cells_positive=cells_positive if knows_tumour else None,
+        cells_negative=cells_negative if knows_tumour else None,
+    )
+
+
+def count_cells(
+    semantic: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32], scheme: LabelScheme
+) -> tuple[int, int, int]:
+    """Instances in all, and tumour instances by the majority of their tumour pixels: (cells, positive, negative)."""
+    on_cell = np.flatnonzero(instance)
+    if not on_cell.size:
+        return 0, 0, 0
+    labels = semantic.ravel()[on_cell]
+    ids: npt.NDArray[np.integer[Any]] = instance.ravel()[on_cell]
+    if int(ids.max()) > instance.size:  # sparse ids of foreign maps: do not let them size the histogram
+        present, ids = np.unique(ids, return_inverse=True)
+        cells = present.size
+    else:
+        cells = int(np.count_nonzero(np.bincount(ids)))
+    votes = np.zeros(256, np.int64)
+    votes[list(scheme.ids("tumour_positive"))] = 1
+    votes[list(scheme.ids("tumour_negative"))] = -1
+    is_tumour = votes[labels] != 0
+    if not is_tumour.any():
+        return cells, 0, 0
+    balance = np.bincount(ids[is_tumour], weights=votes[labels[is_tumour]])
+    present_tumour = np.bincount(ids[is_tumour]) > 0
+    positive = int(np.count_nonzero(balance[present_tumour] > 0))
+    return cells, positive, int(np.count_nonzero(present_tumour)) - positive

@@ -1,0 +1,276 @@
+"""The contract of a manifest row: Arrow types, file metadata, and the checks that a table must pass."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.errors import UserError
+from manifests.labels import SCHEMES, LabelScheme
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"pathology_tiles"
+DISCLAIMER = "not for diagnosis"
+SPLITS = ("train", "val", "test")
+SOURCES = ("real", "synthetic")
+LABEL_ORIGINS = ("exact", "conditioned", "predicted", "annotated", "weak")
+SAMPLE_ID = re.compile(r"[a-z0-9-]+")
+
+_TEXT, _SHARE, _COUNT = pa.string(), pa.float64(), pa.int64()
+SCHEMA: pa.Schema = pa.schema(
+    [
+        pa.field("sample_id", _TEXT, nullable=False),
+        pa.field("index", _COUNT, nullable=False),
+        pa.field("split", _TEXT),
+        pa.field("source", _TEXT, nullable=False),
+        pa.field("group_id", _TEXT),
+        pa.field("height", _COUNT, nullable=False),
+        pa.field("width", _COUNT, nullable=False),
+        pa.field("mpp", _SHARE, nullable=False),
+        pa.field("label_scheme", _TEXT, nullable=False),
+        pa.field("seed", pa.uint64()),
+        *(pa.field(name, _TEXT) for name in ("recipe", "mask_generator", "renderer", "config_sha256")),
+        *(pa.field(name, _TEXT) for name in ("mask_weights_sha256", "image_weights_sha256")),
+        *(pa.field(name, _SHARE) for name in ("request_tps", "request_tissue")),
+        pa.field("request_cells", _COUNT),
+        pa.field("request_fractions", pa.list_(pa.float64())),
+        *(pa.field(name, _SHARE) for name in ("tps_area", "tps_cells", "positive_tissue_fraction")),
+        pa.field("has_tumour", pa.bool_()),
+        pa.field("tissue_fraction", _SHARE),
+        pa.field("class_fractions", pa.list_(pa.float64())),
+        *(pa.field(name, _COUNT) for name in ("cells", "cells_positive", "cells_negative")),
+        pa.field("allocation_shift", pa.float64()),
+        pa.field("attempts", _COUNT),
+        *(pa.field(name, _TEXT) for name in ("image_sha256", "semantic_sha256", "instance_sha256")),
+        pa.field("store", _TEXT),
+        pa.field("shard", _COUNT),
+        *(pa.field(name, _TEXT) for name in ("label_origin", "device", "precision")),
+        pa.field("latent", pa.list_(pa.float32())),
+        pa.field("source_uri", _TEXT),
+        *(pa.field(name, _COUNT) for name in ("source_x", "source_y", "source_level")),
+        pa.field("licence", _TEXT),
+    ]
+)
+"""Columns of a manifest, version 1. A plan has nulls in the achieved columns; null means "has no meaning here"."""
+
+ACHIEVED = (
+    "tps_area",
+    "tps_cells",
+    "positive_tissue_fraction",
+    "has_tumour",
+    "tissue_fraction",
+    "class_fractions",
+    "cells",
+    "cells_positive",
+    "cells_negative",
+)
+"""The columns that `measure` fills, named as the fields of `Composition`."""
+
+_SHARES = (
+    "request_tps",
+    "request_tissue",
+    "tps_area",
+    "tps_cells",
+    "positive_tissue_fraction",
+    "tissue_fraction",
+)
+_LOWER_BOUNDS = {
+    "index": 0,
+    "height": 1,
+    "width": 1,
+    "request_cells": 0,
+    "cells": 0,
+    "cells_positive": 0,
+    "cells_negative": 0,
+    "attempts": 0,
+    "shard": 0,
+}
+_CHOICES = {"split": SPLITS, "source": SOURCES, "label_origin": LABEL_ORIGINS}
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a manifest says of all its rows, kept in the Parquet metadata and the Zarr attributes.
+
+    Attributes:
+        is_synthetic: whether the images were generated.
+        generator: what made them, e.g. "pathology-tile-factory 0.1.0: ihc + stain"; "ingest" for real ones.
+        label_schemes: every scheme that rows name, with ids, names and colours.
+        versions: library -> version, of all that can change a byte.
+        training_sources: data sets that the generators were trained on or fitted to, or the images' own source.
+        licences: of those sources.
+    """
+
+    is_synthetic: bool
+    generator: str
+    label_schemes: tuple[LabelScheme, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    training_sources: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description with the schema version and the disclaimer."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "is_synthetic": self.is_synthetic,
+            "generator": self.generator,
+            "label_schemes": [scheme.to_dict() for scheme in self.label_schemes],
+            "versions": dict(sorted(self.versions.items())),
+            "training_sources": list(self.training_sources),
+            "licences": list(self.licences),
+            "use": DISCLAIMER,
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], where: str) -> DatasetInfo:
+        """Read the description back.
+
+        Raises:
+            UserError: for another schema version or a missing key.
+        """
+        version = document.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{where}: expected schema version {SCHEMA_VERSION}, got {version!r}. Install the matching release."
+            )
+        try:
+            return cls(
+                is_synthetic=bool(document["is_synthetic"]),
+                generator=str(document["generator"]),
+                label_schemes=tuple(LabelScheme.from_dict(d) for d in document["label_schemes"]),
+                versions=dict(document["versions"]),
+                training_sources=tuple(document["training_sources"]),
+                licences=tuple(document["licences"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{where}: expected the metadata of a manifest, got {error!r} in it.") from error
+
+    def scheme(self, name: str) -> LabelScheme:
+        """The scheme of that name, from this file or the shipped ones.
+
+        Raises:
+            UserError: when neither knows it.
+        """
+        for scheme in self.label_schemes:
+            if scheme.name == name:
+                return scheme
+        if name in SCHEMES:
+            return SCHEMES[name]
+        raise UserError(f"manifest: label_scheme: expected a scheme that the metadata lists, got {name!r}.")
+
+
+def conform(table: pa.Table, where: str) -> pa.Table:
+    """Cast a table to `SCHEMA`: missing columns become null, extra ones are refused.
+
+    Raises:
+        UserError: naming the column that does not fit.
+    """
+    extra = [name for name in table.column_names if name not in SCHEMA.names]
+    if extra:
+        raise UserError(f"{where}: expected the columns of a manifest, got the unknown column {extra[0]!r}. Remove it.")
+    if len(set(table.column_names)) != len(table.column_names):
+        raise UserError(f"{where}: expected every column once, got a repeated column name.")
+    columns = []
+    for wanted in SCHEMA:
+        if wanted.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, wanted.type))
+            continue
+        column = table.column(wanted.name)
+        try:
+            columns.append(column.cast(wanted.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{where}: column {wanted.name}: expected {wanted.type}, got {column.type} ({reason})."
+            ) from error
+    return pa.table(columns, schema=SCHEMA)
+
+
+def validate(table: pa.Table, where: str) -> None:
+    """Check the values of a table that has the columns of `SCHEMA`.
+
+    Raises:
+        UserError: naming the first row and the column at fault.
+    """
+    for wanted in SCHEMA:
+        column = table.column(wanted.name)
+        if not wanted.nullable and column.null_count:
+            _refuse(where, wanted.name, pc.is_null(column), "a value", column)
+        if pa.types.is_floating(wanted.type):
+            _refuse(where, wanted.name, pc.invert(pc.is_finite(column)), "a finite number", column)
+        elif pa.types.is_list(wanted.type):
+            _validate_list(table, wanted.name, where)
+    _refuse(where, "mpp", pc.less_equal(table["mpp"], 0.0), "micrometres per pixel above 0", table["mpp"])
+    for name in _SHARES:
+        outside = pc.or_(pc.less(table[name], 0.0), pc.greater(table[name], 1.0))
+        _refuse(where, name, outside, "a share from 0 to 1", table[name])
+    for name, bound in _LOWER_BOUNDS.items():
+        _refuse(where, name, pc.less(table[name], bound), f"{bound} or more", table[name])
+    for name, choices in _CHOICES.items():
+        outside = pc.invert(pc.is_in(table[name], pa.array(choices)))
+        _refuse(where, name, pc.and_(outside, pc.is_valid(table[name])), f"one of {', '.join(choices)}", table[name])
+    ids = table["sample_id"]
+    _refuse(where, "sample_id", pc.invert(pc.match_substring_regex(ids, "^[a-z0-9-]+$")), "[a-z0-9-]+", ids)
+    for name in ("sample_id", "index"):
+        _refuse_duplicates(table, name, where)
+
+
+def _validate_list(table: pa.Table, name: str, where: str) -> None:
+    values = table[name].combine_chunks()
+    flat = pc.list_flatten(values)
+    bad = pc.fill_null(pc.invert(pc.is_finite(flat)), True)
+    what = "finite numbers"
+    if name != "latent":
+        bad = pc.or_(bad, pc.fill_null(pc.or_(pc.less(flat, 0.0), pc.greater(flat, 1.0)), True))
+        what = "shares from 0 to 1"
+    if pc.any(bad).as_py():
+        first = pc.list_parent_indices(values).filter(bad)[0].as_py()
+        raise UserError(f"{where}: row {first}: {name}: expected {what}, got {values[first].as_py()}.")
+
+
+def _refuse(where: str, name: str, bad: Any, expected: str, column: Any) -> None:
+    bad = pc.fill_null(bad, False)
+    if pc.any(bad).as_py():
+        row = pc.index(bad, True).as_py()
+        got = "nothing" if column[row].as_py() is None else repr(column[row].as_py())[:80]
+        raise UserError(f"{where}: row {row}: {name}: expected {expected}, got {got}.")
+
+
+def _refuse_duplicates(table: pa.Table, name: str, where: str) -> None:
+    column = table[name]
+    if pc.count_distinct(column).as_py() == len(column):
+        return
+    seen: dict[Any, int] = {}
+    for row, value in enumerate(column.to_pylist()):
+        if value in seen:
+            raise UserError(f"{where}: row {row}: {name}: expected unique values, got {value!r} of row {seen[value]}.")
+        seen[value] = row
+
+
+def metadata(info: DatasetInfo) -> dict[bytes, bytes]:
+    """Schema metadata that carries `info`."""
+    return {METADATA_KEY: json.dumps(info.to_dict(), sort_keys=True).encode()}
+
+
+def info_of(schema: pa.Schema, where: str) -> DatasetInfo:
+    """The `DatasetInfo` in a Parquet file's schema.
+
+    Raises:
+        UserError: when the file was not written as a manifest.
+    """
+    raw = (schema.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        raise UserError(f"{where}: expected a manifest with pathology_tiles metadata, got a plain Parquet file.")
+    try:
+        document = json.loads(raw)
+    except ValueError as error:
+        raise UserError(f"{where}: expected JSON metadata, got {error}.") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{where}: expected a JSON object as metadata, got a {type(document).__name__}.")
+    return DatasetInfo.from_dict(document, where)

@@ -1,0 +1,379 @@
+"""The Zarr v3 layout of a data set: three arrays in shards, written whole, one sample at a time.
+
+Any Zarr v3 reader opens the store. Writing goes through `ShardWriter`, which streams: a sample is encoded, appended and
+forgotten, so memory does not grow with the shard, and a shard file appears under its name only when it is complete.
+Inner chunk: one sample. Codecs: zstd, then crc32c (a flipped bit is an error, never a wrong pixel).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+from numcodecs.zstd import Zstd
+
+from manifests.errors import FaultError, UserError
+from manifests.files import publish, temporary_beside, write_atomic
+
+STORE = "store.zarr"
+LAYOUT_VERSION = 1
+MAX_TILE_PX = 2**27
+ZSTD_LEVEL = 1
+
+_ABSENT = np.uint64(2**64 - 1)
+_CACHED_INDICES = 64
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of the store: its name, dtype and trailing axes."""
+
+    name: str
+    dtype: np.dtype[Any]
+    channels: tuple[int, ...] = ()
+
+
+ARRAYS = (
+    ArraySpec("image", np.dtype("u1"), (3,)),
+    ArraySpec("semantic", np.dtype("u1")),
+    ArraySpec("instance", np.dtype("<u4")),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of a store: `n` tiles of `height` x `width` pixels, `shard` tiles to a file and array."""
+
+    n: int
+    height: int
+    width: int
+    shard: int
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-self.n // self.shard)
+
+    def rows(self, shard: int) -> range:
+        """Indices of the samples in a shard."""
+        return range(shard * self.shard, min((shard + 1) * self.shard, self.n))
+
+    def sample_shape(self, spec: ArraySpec) -> tuple[int, ...]:
+        """Shape of one sample of an array."""
+        return (self.height, self.width, *spec.channels)
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A published file: its path relative to the data set, its size and its sha256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+def shard_path(array: str, shard: int, channels: tuple[int, ...]) -> str:
+    """Path of a shard file, relative to the data set's folder."""
+    return "/".join([STORE, array, "c", str(shard), "0", "0", *("0" for _ in channels)])
+
+
+def create_store(root: Path, layout: Layout, attributes: Mapping[str, Any]) -> None:
+    """Write the metadata of an empty store, file by file; writing it again gives the same bytes.
+
+    Args:
+        root: the data set's folder.
+        layout: sizes.
+        attributes: JSON-ready; what `DatasetInfo.to_dict` gives.
+    """
+    import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+    from zarr.core.buffer import Buffer
+
+    documents: dict[str, Buffer] = {}
+    group = zarr.create_group(
+        zarr.storage.MemoryStore(documents),
+        zarr_format=3,
+        attributes={"layout_version": LAYOUT_VERSION, "pathology_tiles": dict(attributes)},
+    )
+    for spec in ARRAYS:
+        sample = layout.sample_shape(spec)
+        group.create_array(
+            spec.name,
+            shape=(layout.n, *sample),
+            dtype=spec.dtype,
+            chunks=(1, *sample),
+            shards=(layout.shard, *sample),
+            compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
+            fill_value=0,
+        )
+    for name, document in sorted(documents.items(), reverse=True):  # the group's own file last
+        path = root / STORE / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, document.to_bytes())
+
+
+def read_layout(root: Path) -> Layout:
+    """Sizes of the store in a data set's folder, checked before anything is decoded.
+
+    Raises:
+        UserError: when there is no store, it is a link, or its arrays are not those of this layout.
+    """
+    shapes: dict[str, list[int]] = {}
+    shard = 0
+    for spec in ARRAYS:
+        where = root / STORE / spec.name / "zarr.json"
+        document = _read_json(where)
+        try:
+            shape: Any = document["shape"]
+            (sharding,) = document["codecs"]
+            inner = sharding["configuration"]["chunk_shape"]
+            outer = document["chunk_grid"]["configuration"]["chunk_shape"]
+            names = [codec["name"] for codec in sharding["configuration"]["codecs"]]
+            kind = document["data_type"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{where}: expected a sharded Zarr v3 array of layout {LAYOUT_VERSION}.") from error
+        rank = 3 + len(spec.channels)
+        is_shape = isinstance(shape, list) and len(shape) == rank and all(type(v) is int and v >= 0 for v in shape)
+        if not is_shape or inner != [1, *shape[1:]] or outer != [outer[0], *shape[1:]] or outer[0] < 1:
+            raise UserError(f"{where}: expected shape [N, H, W{', 3' if spec.channels else ''}] in shards of samples.")
+        if tuple(shape[3:]) != spec.channels or kind != spec.dtype.name or names != ["bytes", "zstd", "crc32c"]:
+            raise UserError(
+                f"{where}: expected {spec.dtype.name} with codecs bytes, zstd, crc32c, got {kind}, {names}."
+            )
+        if shape[1] * shape[2] > MAX_TILE_PX:
+            raise UserError(f"{where}: expected tiles of at most {MAX_TILE_PX} pixels, got {shape[1]}x{shape[2]}.")
+        shapes[spec.name], shard = shape, outer[0]
+    if len({tuple(shape[:3]) for shape in shapes.values()}) != 1:
+        raise UserError(f"{root / STORE}: expected arrays of one size, got {shapes}.")
+    n, height, width = shapes["semantic"]
+    return Layout(n, height, width, shard)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    for part in (path.parent.parent, path.parent, path):
+        if part.is_symlink():
+            raise UserError(f"{part}: expected a folder or file of a store, got a link. Links are not followed.")
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: expected the metadata of a Zarr array, got {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON, got {error}.") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: expected a JSON object, got a {type(document).__name__}.")
+    return document
+
+
+class ShardWriter:
+    """Streams the samples of one shard to temporary files and publishes them together.
+
+    Use as a context manager; `append` every sample in order, then `publish`. Left without `publish`, it leaves nothing.
+
+    Args:
+        root: the data set's folder, with a store in it.
+        layout: sizes of the store.
+        shard: number of the shard.
+        threads: encode in that many threads; 0 encodes in the caller.
+    """
+
+    def __init__(self, root: Path, layout: Layout, shard: int, threads: int = 0) -> None:
+        self._layout, self._rows = layout, layout.rows(shard)
+        self._pool = ThreadPoolExecutor(threads) if threads else None
+        self._window: deque[Future[list[bytes]]] = deque()
+        self._files = [_ShardFile(root, spec, layout, shard) for spec in ARRAYS]
+        self._count = 0
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def append(
+        self, image: npt.NDArray[np.uint8], semantic: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32]
+    ) -> None:
+        """Add the next sample: uint8 [H, W, 3], uint8 [H, W], int32 [H, W].
+
+        Raises:
+            ValueError: for another shape or dtype, or one sample too many.
+        """
+        if self._count >= len(self._rows):
+            raise ValueError(f"shard holds {len(self._rows)} samples, got one more")
+        self._count += 1
+        arrays: tuple[npt.NDArray[Any], ...] = (image, semantic, instance)
+        for file, array in zip(self._files, arrays, strict=True):
+            file.check(array)
+        if self._pool is None:
+            self._write([_encode(array) for array in arrays])
+            return
+        self._window.append(self._pool.submit(lambda: [_encode(array) for array in arrays]))
+        if len(self._window) > 4:
+            self._write(self._window.popleft().result())
+
+    def publish(self) -> list[FileRecord]:
+        """Finish, fsync and name the files.
+
+        Raises:
+            ValueError: when samples are missing.
+        """
+        if self._count != len(self._rows):
+            raise ValueError(f"expected {len(self._rows)} samples in the shard, got {self._count}")
+        while self._window:
+            self._write(self._window.popleft().result())
+        return [file.publish() for file in self._files]
+
+    def _write(self, chunks: list[bytes]) -> None:
+        for file, chunk in zip(self._files, chunks, strict=True):
+            file.append(chunk)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+        for file in self._files:
+            file.discard()
+
+
+class _ShardFile:
+    """One array's part of a shard: chunks one after the other, then the index and its crc32c (Zarr sharding codec)."""
+
+    def __init__(self, root: Path, spec: ArraySpec, layout: Layout, shard: int) -> None:
+        self._spec, self._shape = spec, layout.sample_shape(spec)
+        self._relative = shard_path(spec.name, shard, spec.channels)
+        self._path = root / self._relative
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = temporary_beside(self._path)
+        self._stream: BinaryIO = self._temporary.open("wb")
+        self._sha256 = hashlib.sha256()
+        self._index = np.full((layout.shard, 2), _ABSENT, "<u8")
+        self._count = self._size = 0
+
+    def check(self, array: npt.NDArray[Any]) -> None:
+        if array.shape != self._shape or array.dtype.itemsize != self._spec.dtype.itemsize:
+            raise ValueError(
+                f"{self._spec.name}: expected {self._spec.dtype} {self._shape}, got {array.dtype} {array.shape}"
+            )
+
+    def append(self, chunk: bytes) -> None:
+        self._index[self._count] = self._size, len(chunk)
+        self._count += 1
+        self._put(chunk)
+
+    def publish(self) -> FileRecord:
+        index = self._index.tobytes()
+        self._put(index + _crc32c(index))
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        publish(self._temporary, self._path)
+        return FileRecord(self._relative, self._size, self._sha256.hexdigest())
+
+    def _put(self, content: bytes) -> None:
+        self._stream.write(content)
+        self._sha256.update(content)
+        self._size += len(content)
+
+    def discard(self) -> None:
+        self._stream.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+class StoreReader:
+    """Random access to the samples of a store; safe to share between threads, and to pickle."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.layout = root, read_layout(root)
+        self._indices: OrderedDict[tuple[str, int], npt.NDArray[np.uint64]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (StoreReader, (self.root,))
+
+    def read(self, index: int, name: str) -> npt.NDArray[Any]:
+        """One sample of one array: image uint8 [H, W, 3], semantic uint8 [H, W] or instance int32 [H, W].
+
+        Raises:
+            IndexError: for an index outside the store.
+            FaultError: when the sample is missing or damaged (checked by crc32c, and by size before decoding).
+        """
+        if not 0 <= index < self.layout.n:
+            raise IndexError(f"index {index} is outside 0..{self.layout.n - 1}")
+        spec = next(spec for spec in ARRAYS if spec.name == name)
+        shard, position = divmod(index, self.layout.shard)
+        path = self.root / shard_path(spec.name, shard, spec.channels)
+        chunk = self._chunk(spec, shard, position, path)
+        sample = np.empty(self.layout.sample_shape(spec), spec.dtype)
+        where = f"{path}: sample {index}"
+        if len(chunk) < 4 or _crc32c(chunk[:-4]) != chunk[-4:]:
+            raise FaultError(
+                f"{where}: expected a chunk that matches its crc32c, got a damaged one. Run factory verify."
+            )
+        size = _zstd_content_size(chunk)
+        if size != sample.nbytes:
+            raise FaultError(f"{where}: expected {sample.nbytes} bytes when decoded, got a frame that declares {size}.")
+        try:
+            Zstd().decode(chunk[:-4], out=sample.reshape(-1).view(np.uint8))
+        except RuntimeError as error:
+            raise FaultError(f"{where}: expected a zstd frame, got: {error}.") from error
+        if spec.name != "instance":
+            return sample
+        if sample.size and int(sample.max()) > 2**31 - 1:
+            raise FaultError(f"{where}: expected instance ids up to 2^31-1, got {int(sample.max())}.")
+        return sample.view(np.int32)
+
+    def _chunk(self, spec: ArraySpec, shard: int, position: int, path: Path) -> bytes:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        except OSError as error:
+            raise FaultError(f"{path}: expected a shard file, got {error.strerror}. Run factory verify.") from error
+        try:
+            offset, length = self._index(spec, shard, path, descriptor)[position]
+            if offset == _ABSENT or length > os.fstat(descriptor).st_size:
+                raise FaultError(f"{path}: expected sample {position} of the shard, got none. Run factory verify.")
+            return os.pread(descriptor, int(length), int(offset))
+        finally:
+            os.close(descriptor)
+
+    def _index(self, spec: ArraySpec, shard: int, path: Path, descriptor: int) -> npt.NDArray[np.uint64]:
+        key = (spec.name, shard)
+        if key not in self._indices:
+            length = self.layout.shard * 16
+            size = os.fstat(descriptor).st_size
+            footer = os.pread(descriptor, length + 4, size - length - 4) if size >= length + 4 else b""
+            if len(footer) != length + 4 or _crc32c(footer[:-4]) != footer[-4:]:
+                raise FaultError(f"{path}: expected a shard index that matches its crc32c. Run factory verify.")
+            self._indices[key] = np.frombuffer(footer[:-4], "<u8").reshape(-1, 2)
+            while len(self._indices) > _CACHED_INDICES:
+                self._indices.popitem(last=False)
+        return self._indices[key]
+
+
+def _encode(array: npt.NDArray[Any]) -> bytes:
+    chunk = bytes(Zstd(level=ZSTD_LEVEL).encode(np.ascontiguousarray(array)))
+    return chunk + _crc32c(chunk)
+
+
+def _crc32c(content: bytes) -> bytes:
+    return int(google_crc32c.value(content)).to_bytes(4, "little")
+
+
+def _zstd_content_size(frame: bytes) -> int | None:
+    """Decoded size that a zstd frame declares (RFC 8878, section 3.1.1.1), None where it declares none."""
+    if len(frame) < 18 or frame[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    descriptor = frame[4]
+    single_segment = descriptor >> 5 & 1
+    position = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
+    width = (single_segment, 2, 4, 8)[descriptor >> 6]
+    if not width:
+        return None
+    size = int.from_bytes(frame[position : position + width], "little")
+    return size + 256 if width == 2 else size

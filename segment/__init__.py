@@ -1,0 +1,1 @@
+"""Train and judge segmenters on real, synthetic and mixed tiles; of the factory it uses `factory.core` alone."""

@@ -1,0 +1,294 @@
+"""One training run, from data sets to a run folder: everything that can be refused is, before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from factory.core.config import canonical, digest
+from factory.core.runs import RUN
+from manifests.dataset import Dataset
+from manifests.errors import UserError
+from manifests.files import is_temporary, remove_orphans, write_atomic
+from manifests.labels import LabelScheme
+from segment import metrics
+from segment.checkpoints import BEST, LAST
+from segment.data import DecodedTiles, MixingSampler, Tiles
+from segment.history import HISTORY, PLOT, plot_history
+from segment.inference import predict_logits
+from segment.losses import cross_entropy_sum
+from segment.networks import DIVISOR, build, load_encoder_weights
+from segment.sources import Source, check_leaks, choose_scheme, open_sources, parse_mix, projections
+from segment.training import UNHASHED, Fit, FitResult, TrainConfig, fit
+
+_OWN = frozenset({RUN, BEST, "best.json", LAST, HISTORY, PLOT})
+_LARGEST_CROP = 256
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A training run that is ready to start.
+
+    Attributes:
+        config: resolved: crop, encoder, scheme and share spelt out. sources: the data sets. scheme: of the network.
+        synth_share: share of synthetic tiles in the stream. validation: tiles that choose the best weights.
+        out: the run's folder. notes: what a person should know, one line each.
+    """
+
+    config: TrainConfig
+    sources: tuple[Source, ...]
+    scheme: LabelScheme
+    synth_share: float
+    validation: Dataset
+    out: Path
+    notes: tuple[str, ...]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What decides the result: configuration without `UNHASHED`, and the data sets by fingerprint."""
+        config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
+        return {"config": config, "data": {source.role: source.sha256 for source in self.sources}}
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the document."""
+        return digest(self.document)
+
+
+def prepare(config: TrainConfig, real: Path, synth: Path, out: Path | None = None) -> Experiment:
+    """Open and check everything; writes nothing.
+
+    Raises:
+        UserError: for whatever is wrong with the request or the data.
+    """
+    mix = parse_mix(config.mix)
+    sources = open_sources(mix, real, synth)
+    scheme = choose_scheme(sources, config.scheme)
+    check_leaks(sources)
+    for source in sources:
+        if not len(source.split("train")):
+            raise UserError(f"{source.dataset.root}: expected tiles with split train, got none.")
+    validation, notes = _choose_validation(sources)
+    crop = _choose_crop(config.crop, sources)
+    network = config.network.resolved()
+    if config.batch * (crop[0] // DIVISOR) * (crop[1] // DIVISOR) < 2:
+        raise UserError("--batch: expected 2 or more with a crop of 32x32, got 1. Batch norm needs two values.")
+    share = mix.synth_share
+    if share is None:
+        pixels = [_pixels(source.split("train")) for source in sources]
+        share = pixels[-1] / sum(pixels)
+    config = config.model_copy(update={"network": network, "crop": crop, "scheme": scheme.name})
+    out = out or Path("runs/segment") / f"{network.name}-{config.mix.replace(':', '-')}"
+    return Experiment(config, tuple(sources), scheme, share, validation, out, (*notes, *_warn(sources)))
+
+
+def run(
+    experiment: Experiment,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    overwrite: bool = False,
+    on_step: Callable[[int], None] = lambda step: None,
+    on_validation: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> FitResult:
+    """Train, and leave weights, card, state, history and plot in the run folder.
+
+    Args:
+        experiment: what `prepare` gave.
+        device: where to compute.
+        resume: go on from the folder's checkpoint where there is one.
+        overwrite: remove another run from the folder.
+        on_step: told of every step done.
+        on_validation: told of every row of the history.
+    """
+    config, out = experiment.config, experiment.out
+    check_target(experiment, resume=resume, overwrite=overwrite)
+    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    torch.manual_seed(config.seed)
+    network = build(config.network, len(experiment.scheme))
+    if config.encoder_weights and not (resume and (out / LAST).exists()):
+        load_encoder_weights(network, config.network, config.encoder_weights)
+    _prepare_folder(experiment, resume=resume)
+    result = fit(
+        Fit(
+            config=config,
+            network=network.to(device),
+            draw=_sampler(experiment).draw,
+            validate=lambda net: validate(net, experiment.validation, experiment.scheme, config.validate_tiles, device),
+            out=out,
+            card=_card(experiment),
+            fingerprint=experiment.fingerprint,
+            device=device,
+            resume=resume,
+            on_step=on_step,
+            on_validation=on_validation,
+        )
+    )
+    plot_history(out, result.history)
+    return result
+
+
+def validate(
+    network: torch.nn.Module, dataset: Dataset, scheme: LabelScheme, tiles: int, device: str
+) -> dict[str, float]:
+    """Semantic metrics and cross entropy, pooled over at most `tiles` tiles, evenly spread over the rows."""
+    positions = np.unique(np.linspace(0, len(dataset) - 1, min(tiles, len(dataset))).round().astype(int))
+    tables = projections(dataset, scheme)
+    pooled, entropy = np.zeros((len(scheme), len(scheme)), np.int64), 0.0
+    for position in positions.tolist():
+        row = dataset.row(position)
+        image, semantic = (dataset.store.read(row["index"], name) for name in ("image", "semantic"))
+        truth = tables[row["label_scheme"]][semantic]
+        logits = predict_logits(network, image, device)
+        pooled += metrics.confusion(truth, logits.argmax(0).to("cpu", torch.uint8).numpy(), len(scheme))
+        entropy += cross_entropy_sum(logits, truth)
+    figures = {name: metric(pooled) for name, metric in metrics.SEMANTIC.items()}
+    return figures | {"cross_entropy": entropy / max(int(pooled.sum()), 1)}
+
+
+def _choose_validation(sources: Sequence[Source]) -> tuple[Dataset, list[str]]:
+    """The val split of the real tiles; of the synthetic ones where there are no real, and then it is said."""
+    for source in sources:
+        validation = source.split("val")
+        if len(validation):
+            notes = (
+                []
+                if source.role == "real"
+                else ["no real validation tiles: the best weights are chosen on synthetic ones"]
+            )
+            return validation, notes
+    folders = ", ".join(str(source.dataset.root) for source in sources)
+    raise UserError(f"{folders}: expected tiles with split val, got none. Make the data set again with a val split.")
+
+
+def _choose_crop(asked: tuple[int, int] | None, sources: Sequence[Source]) -> tuple[int, int]:
+    """The crop asked for if it fits every tile; otherwise the largest up to 256 that does."""
+    layouts = [source.dataset.store.layout for source in sources]
+    height, width = min(layout.height for layout in layouts), min(layout.width for layout in layouts)
+    if asked is None:
+        asked = tuple(min(side, _LARGEST_CROP) // DIVISOR * DIVISOR for side in (height, width))  # type: ignore[assignment]
+    if min(height, width) < DIVISOR:
+        raise UserError(f"data: expected tiles of at least {DIVISOR}x{DIVISOR} pixels, got {height}x{width}.")
+    assert asked is not None
+    if asked[0] > height or asked[1] > width:
+        raise UserError(
+            f"--crop: expected at most {height}x{width}, the smallest tile, got {asked[0]}x{asked[1]}. "
+            f"Use {height // DIVISOR * DIVISOR}x{width // DIVISOR * DIVISOR} or less."
+        )
+    return asked
+
+
+def _pixels(dataset: Dataset) -> int:
+    return len(dataset) * dataset.store.layout.height * dataset.store.layout.width
+
+
+def _warn(sources: Sequence[Source]) -> list[str]:
+    notes = []
+    mpps = {source.role: sorted(set(source.dataset.table["mpp"].to_pylist())) for source in sources}
+    if len({tuple(values) for values in mpps.values()}) > 1:
+        said = "; ".join(f"{role} {', '.join(f'{mpp:g}' for mpp in values)}" for role, values in mpps.items())
+        notes.append(f"sources differ in um/px ({said}): nuclei differ in size, nothing is resampled")
+    for source in sources:
+        nameless = source.dataset.table["group_id"].null_count
+        if source.role == "real" and nameless:
+            notes.append(
+                f"{source.dataset.root}: {nameless} tiles have no group_id, so leaks cannot be ruled out for them"
+            )
+    return notes
+
+
+def check_target(experiment: Experiment, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a run folder that holds something else.
+
+    Raises:
+        UserError: with what to do about it.
+    """
+    out = experiment.out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: expected a folder for the run, got a file. Choose another --out.")
+    names = {path.name for path in out.iterdir() if not is_temporary(path)} if out.is_dir() else set()
+    strangers = sorted(name for name in names if name not in _OWN and not name.startswith("evaluation-"))
+    if strangers:
+        raise UserError(f"{out}: expected an empty folder or a run, got {strangers[0]!r} in it. Choose another --out.")
+    if not names or (overwrite and not resume):
+        return
+    if not resume:
+        raise UserError(f"{out}: expected an empty folder, got a run. Use --resume, --overwrite or another --out.")
+    try:
+        there = yaml.safe_load((out / RUN).read_text())["document"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise UserError(f"{out / RUN}: expected the configuration of a run, got {type(error).__name__}.") from error
+    if canonical(there) != canonical(experiment.document):
+        raise UserError(
+            f"{out}: expected the configuration and data of the run there, got others "
+            f"({_difference(there, experiment.document)}). Use another --out, or --overwrite."
+        )
+
+
+def _difference(old: Any, new: Any, path: str = "") -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            if canonical(old.get(key)) != canonical(new.get(key)):
+                return _difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    return f"{path}: {str(old)[:60]} there, {str(new)[:60]} asked"
+
+
+def _prepare_folder(experiment: Experiment, *, resume: bool) -> None:
+    out = experiment.out
+    out.mkdir(parents=True, exist_ok=True)
+    remove_orphans(out)
+    if not resume:
+        for path in out.iterdir():
+            if not is_temporary(path):
+                path.unlink()
+    names = ("pathology-tile-factory", "torch", "numpy", "segmentation-models-pytorch", "opencv-python-headless")
+    document = {
+        "document": experiment.document,
+        "config": experiment.config.model_dump(mode="json"),
+        "versions": {name: metadata.version(name) for name in names},
+    }
+    write_atomic(out / RUN, yaml.safe_dump(document, sort_keys=True, allow_unicode=True).encode())
+
+
+def _sampler(experiment: Experiment) -> MixingSampler:
+    config, tiles = experiment.config, []
+    budget = int(config.cache_gb * 1e9 / len(experiment.sources))
+    for source in experiment.sources:
+        reader = DecodedTiles(source.dataset.store, ("image", "semantic"), experiment.out, budget)
+        tiles.append(Tiles(source.split("train"), experiment.scheme, reader))
+    assert config.crop is not None
+    share = experiment.synth_share if len(tiles) > 1 else 0.0
+    return MixingSampler(tuple(tiles), share, config.batch, config.seed, config.crop, config.augment)
+
+
+def _card(experiment: Experiment) -> dict[str, Any]:
+    """What a person and `segment evaluate` must know of the weights."""
+    infos = {source.role: source.dataset.info for source in experiment.sources}
+    groups = {
+        g for source in experiment.sources if source.role == "real" for s in ("train", "val") for g in source.groups(s)
+    }
+    licences = {licence for info in infos.values() for licence in info.licences}
+    return {
+        "network": experiment.config.network.model_dump(mode="json"),
+        "scheme": experiment.scheme.to_dict(),
+        "mpp": sorted({mpp for source in experiment.sources for mpp in source.dataset.table["mpp"].to_pylist()}),
+        "instances": experiment.config.instances.model_dump(mode="json"),
+        "mix": experiment.config.mix,
+        "synth_share": experiment.synth_share,
+        "groups": sorted(groups),
+        "sources": {role: list(info.training_sources) for role, info in infos.items()},
+        "licences": sorted(licences),
+        "trained_on": {
+            source.role: {"tiles": len(source.split("train")), "sha256": source.sha256} for source in experiment.sources
+        },
+        "fingerprint": experiment.fingerprint,
+        "use": "research use; not for diagnosis",
+    }

@@ -1,0 +1,150 @@
+"""Segmentation networks by name, and the weights that their encoders may start from.
+
+Adding a network is a function ``(encoder, in_channels, classes) -> Module`` and a line in each table below; the module
+has an attribute `encoder`, and takes sides that are multiples of `DIVISOR`. The only importer of
+segmentation_models_pytorch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from factory.core.config import Config
+from factory.core.registry import resolve
+from manifests.errors import FaultError, UserError
+from segment.checkpoints import read_tensors
+
+NETWORKS: dict[str, str] = {
+    "unetplusplus": "segment.networks:unetplusplus",
+    "segnet": "segment.segnet:segnet",
+}
+
+DEFAULT_ENCODERS: dict[str, str] = {"unetplusplus": "mobilenet_v2", "segnet": "vgg16_bn"}
+"""The encoder unless another is asked for; on a CPU mobilenet_v2 trains twice as fast as resnet18."""
+
+DIVISOR = 32
+"""Sides of an input are multiples of this: every network here halves five times."""
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""RGB mean and deviation that inputs are normalised with: ImageNet's, so that encoder weights from there fit."""
+
+
+class NetworkConfig(Config):
+    """Which network; `encoder` null takes the network's own default."""
+
+    name: str = "unetplusplus"
+    encoder: str | None = None
+
+    def resolved(self) -> NetworkConfig:
+        """The same with the encoder spelt out.
+
+        Raises:
+            UserError: for an unknown network or encoder, with the nearest known name.
+        """
+        resolve(NETWORKS, self.name, "--net")
+        encoder = self.encoder or DEFAULT_ENCODERS[self.name]
+        known = encoder_names(self.name)
+        if encoder not in known and not (self.name == "unetplusplus" and _is_timm(encoder)):
+            near = difflib.get_close_matches(encoder, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
+            raise UserError(f"--encoder: expected an encoder of {self.name}, got {encoder!r}. {hint}")
+        return NetworkConfig(name=self.name, encoder=encoder)
+
+
+def encoder_names(network: str) -> list[str]:
+    """Encoders that a network of the table can have (UNet++ also takes ``tu-<timm model>``)."""
+    if network == "segnet":
+        return ["vgg16_bn"]
+    from segmentation_models_pytorch.encoders import encoders
+
+    # UNet++ has no stage for the transformers' missing half scale, and the timm- names are deprecated.
+    return sorted(name for name in encoders if not name.startswith(("timm-", "mit_")))
+
+
+def _is_timm(encoder: str) -> bool:
+    import timm
+
+    return encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-").split(".")[0])
+
+
+def build(config: NetworkConfig, classes: int, in_channels: int = 3) -> nn.Module:
+    """Build a network with random weights, drawn from torch's global generator.
+
+    Args:
+        config: name and encoder.
+        classes: channels of the logits.
+        in_channels: channels of the image.
+    """
+    config = config.resolved()
+    network: nn.Module = resolve(NETWORKS, config.name, "--net")(config.encoder, in_channels, classes)
+    return network
+
+
+def unetplusplus(encoder: str, in_channels: int, classes: int) -> nn.Module:
+    """UNet++ (Zhou et al. 2018) with an encoder of segmentation_models_pytorch."""
+    import segmentation_models_pytorch as smp
+
+    try:
+        network: nn.Module = smp.UnetPlusPlus(
+            encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=classes
+        )
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"--encoder: expected one that UNet++ can use, got {encoder!r} ({error}).") from error
+    return network
+
+
+def to_input(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, H, W, 3] -> normalised float32 [N, 3, H, W]: the one place where images become network input."""
+    mean, std = (torch.tensor(values, device=images.device) for values in (MEAN, STD))
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def load_encoder_weights(network: nn.Module, config: NetworkConfig, weights: str) -> None:
+    """Start the encoder from weights in a safetensors file, named as segmentation_models_pytorch names them.
+
+    Args:
+        network: what `build` gave for `config`.
+        config: name and encoder.
+        weights: a path, or "imagenet" to download them.
+
+    Raises:
+        UserError: when the file is not safetensors or is not of this encoder; nothing is loaded in part.
+        FaultError: when the download fails.
+    """
+    path = _download(config) if weights == "imagenet" else Path(weights)
+    tensors, _ = read_tensors(path)
+    encoder = network.encoder
+    assert isinstance(encoder, nn.Module)
+    own = encoder.state_dict()
+    # A classifier behind the encoder is no part of it; anything else that is left over is another encoder's.
+    tensors = {name: t for name, t in tensors.items() if not name.startswith(("fc.", "classifier.", "last_linear."))}
+    wrong = sorted(own.keys() ^ tensors.keys()) or [n for n in own if own[n].shape != tensors[n].shape]
+    if wrong:
+        raise UserError(
+            f"{path}: expected weights of the encoder {config.resolved().encoder}, "
+            f"got a file that differs at {wrong[0]} ({len(wrong)} in all). Choose the matching --encoder."
+        )
+    encoder.load_state_dict(tensors)
+
+
+def _download(config: NetworkConfig) -> Path:
+    """Fetch ImageNet weights of an encoder into the Hugging Face cache."""
+    from huggingface_hub import hf_hub_download
+    from segmentation_models_pytorch.encoders import encoders
+
+    name = str(config.resolved().encoder)
+    source = encoders.get(name, {}).get("pretrained_settings", {}).get("imagenet")
+    if source is None:
+        raise UserError(f"--encoder-weights: expected an encoder with ImageNet weights, got {name}. Give a file.")
+    try:
+        return Path(hf_hub_download(source["repo_id"], "model.safetensors", revision=source["revision"]))
+    except Exception as error:  # the hub's client raises several libraries' errors for "not reachable"
+        raise FaultError(
+            f"--encoder-weights imagenet: expected to reach huggingface.co/{source['repo_id']}, "
+            f"got {type(error).__name__}. Download its model.safetensors elsewhere and give --encoder-weights PATH."
+        ) from error

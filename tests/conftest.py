@@ -1,0 +1,114 @@
+"""Small data sets that many tests need, written the way the factory writes them."""
+
+import importlib
+import re
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from factory.core.runs import RunSpec, open_run, write_shard
+from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
+from manifests.store import Layout
+
+
+def write_dataset(
+    out: Path,
+    *,
+    scheme: str = "nuclei",
+    n: int = 6,
+    size: tuple[int, int] = (64, 96),
+    source: str = "real",
+    groups: int = 3,
+    seed: int = 0,
+    shard: int = 4,
+    mpp: float = 0.5,
+) -> Dataset:
+    """Discs on a grid: tile i has about i + 2 cells; classes cycle; splits go by group."""
+    label_scheme = get_scheme(scheme)
+    info = DatasetInfo(source == "synthetic", "tests", (label_scheme,), licences=("test",))
+    spec = RunSpec(out, {"scheme": scheme, "n": n, "seed": seed}, Layout(n, *size, shard), info)
+
+    def sample(index: int) -> tuple[np.ndarray, Tile, dict[str, object]]:
+        rng = np.random.default_rng([seed, index])
+        semantic, instance = np.zeros(size, np.uint8), np.zeros(size, np.int32)
+        if scheme in ("pdl1", "pdl1_cells", "tissue"):
+            semantic[:] = (np.arange(size[1]) * len(label_scheme) // size[1]).astype(np.uint8)
+        rows, columns = np.indices(size)
+        for cell in range(index + 2):
+            y, x = rng.integers(6, size[0] - 6), rng.integers(6, size[1] - 6)
+            disc = ((rows - y) ** 2 + (columns - x) ** 2 < 25) & (instance == 0)
+            instance[disc] = cell + 1
+            if scheme in ("nuclei", "ihc"):
+                semantic[disc] = 1 + cell % (len(label_scheme) - 1)
+        image = label_scheme.palette[semantic] // 2 + rng.integers(0, 64, (*size, 3), dtype=np.uint8)
+        image[instance > 0] //= 2
+        group = index % groups
+        row = {
+            "sample_id": f"{source}-{seed}-{index}",
+            "split": ("train", "val", "test")[group % 3],
+            "source": source,
+            "group_id": f"{source}-slide-{group}",
+            "height": size[0],
+            "width": size[1],
+            "mpp": mpp,
+            "label_scheme": scheme,
+            "seed": seed,
+            "label_origin": "exact",
+            "licence": "test",
+        }
+        return image, Tile(semantic, instance, mpp, label_scheme), row
+
+    with open_run(spec) as run:
+        for number in run.todo:
+            run.done[number] = write_shard(spec, number, (sample(index) for index in spec.layout.rows(number)))
+        run.finish()
+    return open_dataset(out)
+
+
+@pytest.fixture
+def dataset_factory(tmp_path: Path) -> Callable[..., Dataset]:
+    """``dataset_factory("name", scheme=..., n=...)`` writes a small finished data set below the test's folder."""
+    return lambda name, **options: write_dataset(tmp_path / name, **options)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: exit code, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Outcome]:
+    """``cli("factory", "make", "--n", "2")`` runs a command in this process, in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(program: str, *arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
+        capfd.readouterr()
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as stopped:
+                importlib.import_module(f"{program}.cli").main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        printed = capfd.readouterr()
+        return Outcome(int(stopped.value.code or 0), printed.out, printed.err)
+
+    return call
+
+
+def assert_refused(outcome: Outcome, said: str, code: int = 2) -> None:
+    """One line on stderr that says what is wrong, and the exit code."""
+    lines = outcome.err.strip().splitlines()
+    assert outcome.code == code, outcome
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("error: "), lines
+    assert re.search(said, lines[0]), lines[0]

@@ -1,0 +1,85 @@
+"""Small source folders for the tests of `factory ingest`, and a way to run the command in this process."""
+
+import functools
+import hashlib
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from factory.cli import app
+from factory.core.console import run
+
+SIZE = (64, 96)
+
+
+def ingest_command(*arguments: object) -> int:
+    """Run `factory ingest` with these arguments; returns the exit code."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run(functools.partial(app, ["ingest", *map(str, arguments)]))
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return int(stopped.value.code or 0)
+
+
+def tissue_image(seed: int = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """Air (grey 250) on the left quarter, noisy tissue on the rest; uint8 [H, W, 3]."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(60, 160, (*size, 3), dtype=np.uint8)
+    image[:, : size[1] // 4] = 250
+    return image
+
+
+def instance_map(seed: int = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """Five boxes with ids 3, 10, 17, 24, 300; uint16 [H, W]."""
+    rng = np.random.default_rng([seed, 1])
+    instance = np.zeros(size, np.uint16)
+    for position, number in enumerate((3, 10, 17, 24, 300)):
+        y, x = int(rng.integers(0, size[0] - 12)), 2 + position * (size[1] // 5)
+        instance[y : y + 9, x : x + 11] = number
+    return instance
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    """Write an array as PNG, JPEG, TIFF or NPY, by suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".tif":
+        tifffile.imwrite(path, array, photometric="rgb" if array.ndim == 3 else "minisblack")
+    elif path.suffix == ".jpg":
+        Image.fromarray(array).save(path, quality=95)
+    else:
+        Image.fromarray(array).save(path)
+    return path
+
+
+def nuclei_folder(root: Path, stems: Sequence[str] = ("a", "b", "c"), suffix: str = ".png") -> Path:
+    """images/ and instances/ for these stems."""
+    for seed, stem in enumerate(stems):
+        save(root / "images" / f"{stem}.png", tissue_image(seed))
+        save(root / "instances" / f"{stem}{suffix}", instance_map(seed))
+    return root
+
+
+def slide(path: Path, image: np.ndarray, mpp: float | None = 0.5, compression: object = "deflate") -> Path:
+    """A tiled file of two levels that reads as an Aperio slide."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    description = "Aperio Image Library v1.0\r\n" + (f"test |MPP = {mpp}" if mpp else "test")
+    with tifffile.TiffWriter(path) as file:
+        options = {"tile": (64, 64), "compression": compression, "photometric": "rgb", "metadata": None}
+        file.write(image, description=description, **options)
+        file.write(image[::2, ::2].copy(), description=description, subfiletype=1, **options)
+    return path
+
+
+def tree_sha256(root: Path) -> dict[str, str]:
+    """Relative path -> sha256 of every file below a folder."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,0 +1,107 @@
+"""Kill a small run with SIGKILL around every file operation, run it again, and compare the trees.
+
+Run as a script in a process of its own: it forks, so no thread may have been started. Prints a line of JSON.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import cv2
+
+from factory.order import resolve_config
+from factory.pipeline import Order, Realiser, make, prepare
+from manifests.files import is_temporary, walk
+
+cv2.setNumThreads(0)
+
+
+def order(out: Path) -> Order:
+    flags = {"scheme": "nuclei", "n": 3, "size": (32, 32), "cells": "2-4"}
+    config, scheme = resolve_config(flags, {}, None, ["shard=2"])
+    return prepare(config, scheme, out, manifest=None, like=None, device="cpu")
+
+
+def tree(root: Path) -> str:
+    digest = hashlib.sha256()
+    for path in walk(root):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def die_at(operation: int) -> None:
+    """Count writing opens, renames, removals, new folders and fsyncs; kill this process at the given one."""
+    counter = itertools.count()
+
+    def count() -> None:
+        if next(counter) == operation:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(event: str, arguments: tuple) -> None:
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+            count()
+
+    sync = os.fsync
+
+    def counted_sync(descriptor: int) -> None:
+        count()
+        sync(descriptor)
+        count()
+
+    os.fsync = counted_sync
+    sys.addaudithook(hook)
+
+
+def in_child(work) -> int:  # type: ignore[no-untyped-def]
+    """Run `work` in a forked process; its wait status."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(3)
+    return os.waitpid(child, 0)[1]
+
+
+def main(folder: Path) -> None:
+    unbroken = folder / "unbroken"
+    planned = order(unbroken)
+    list(Realiser(planned.recipe).realise(planned.rows_of(0)))  # compile once, before any fork
+    assert in_child(lambda: make(order(unbroken), workers=1)) == 0
+    expected = tree(unbroken)
+    counts = {"kills": 0, "equal": 0, "partial_left": 0, "finished_shards_redone": 0}
+    out = folder / "killed"
+    planned = order(out)
+    for operation in itertools.count():
+
+        def doomed(operation: int = operation) -> None:
+            die_at(operation)
+            make(planned, workers=1)
+
+        status = in_child(doomed)
+        if status == 0:
+            break
+        assert os.WIFSIGNALED(status), status
+        counts["kills"] += 1
+        done = {path.name: path.stat().st_mtime_ns for path in (out / "ledger").glob("0*.json")}
+        if in_child(lambda: make(planned, workers=1)):
+            sys.exit(f"the run after a kill at operation {operation} failed")
+        counts["equal"] += tree(out) == expected
+        counts["partial_left"] += sum(is_temporary(path) for path in walk(out))
+        counts["finished_shards_redone"] += sum(
+            (out / "ledger" / name).stat().st_mtime_ns != time for name, time in done.items()
+        )
+        shutil.rmtree(out)
+    print(json.dumps(counts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

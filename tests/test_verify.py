@@ -1,0 +1,117 @@
+"""Promises 3 and 12: verification finds every fault, names it, and measures what the manifest says."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from manifests import DatasetInfo, open_dataset, verify
+from manifests.checksums import write_sums
+from manifests.dataset import forget_faulty_shards
+from manifests.files import walk
+from manifests.table import write_manifest
+from tests.conftest import write_dataset
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("whole") / "data"
+    write_dataset(root, scheme="pdl1", n=4, size=(32, 32), shard=2, source="synthetic")
+    assert verify(root) == []
+    return root
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def kinds(root: Path) -> list[str]:
+    """One file of every kind."""
+    files = [path.relative_to(root).as_posix() for path in walk(root)]
+    return sorted({("/".join(name.split("/")[:2]) if "/c/" in name else name): name for name in files}.values())
+
+
+def test_every_flipped_bit_is_found_and_named(copy: Path) -> None:
+    rng = np.random.default_rng(0)
+    flips = found = 0
+    for name in kinds(copy):
+        path = copy / name
+        content = path.read_bytes()
+        bits = len(content) * 8
+        for position in rng.choice(bits, min(bits, 24), replace=False):
+            damaged = bytearray(content)
+            damaged[position // 8] ^= 1 << position % 8
+            path.write_bytes(damaged)
+            flips += 1
+            found += any(fault.path == name for fault in verify(copy))
+        path.write_bytes(content)
+    assert flips >= 24 * 10
+    assert found == flips
+    assert verify(copy) == []
+
+
+def test_every_deleted_emptied_halved_or_swapped_file_is_found_and_named(copy: Path) -> None:
+    files = [path.relative_to(copy).as_posix() for path in walk(copy)]
+    cases = 0
+    for name, neighbour in zip(files, [*files[1:], files[0]], strict=True):
+        path, other = copy / name, copy / neighbour
+        content, others = path.read_bytes(), other.read_bytes()
+        for damage in ("deleted", "emptied", "halved", "swapped"):
+            if damage == "swapped" and content == others:
+                continue
+            path.unlink()
+            if damage != "deleted":
+                path.write_bytes({"emptied": b"", "halved": content[: len(content) // 2], "swapped": others}[damage])
+            if damage == "swapped":
+                other.write_bytes(content)
+            assert any(name in str(fault) for fault in verify(copy)), (name, damage)
+            path.write_bytes(content)
+            other.write_bytes(others)
+            cases += 1
+    assert cases >= 3 * len(files)
+    assert verify(copy) == []
+
+
+def test_an_extra_file_and_a_link_are_found(copy: Path) -> None:
+    (copy / "notes.txt").write_text("x")
+    assert [fault.path for fault in verify(copy)] == ["notes.txt"]
+    (copy / "notes.txt").unlink()
+    (copy / "run.yaml").rename(copy.parent / "run.yaml")
+    (copy / "run.yaml").symlink_to(copy.parent / "run.yaml")
+    assert "a link" in str(verify(copy)[0])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("tps_area", 0.123), ("cells", 99), ("class_fractions", [0.2] * 5), ("semantic_sha256", "0" * 64)],
+)
+def test_a_manifest_that_lies_is_found_although_checksums_hold(copy: Path, column: str, value: object) -> None:
+    dataset = open_dataset(copy)
+    rows = dataset.table.to_pylist()
+    rows[1][column] = value
+    write_manifest(copy / "manifest.parquet", pa.Table.from_pylist(rows, schema=dataset.table.schema), dataset.info)
+    write_sums(copy, {})
+    faults = verify(copy)
+    assert any(fault.path == f"sample {rows[1]['sample_id']}" and column in fault.message for fault in faults)
+    assert any(fault.path == "ledger/000000.json" for fault in faults)
+
+
+def test_a_manifest_without_a_row_is_found(copy: Path) -> None:
+    dataset = open_dataset(copy)
+    info: DatasetInfo = dataset.info
+    write_manifest(copy / "manifest.parquet", dataset.table.slice(1), info)
+    write_sums(copy, {})
+    assert any("one row for each" in fault.message for fault in verify(copy))
+
+
+def test_repair_forgets_just_the_shard_at_fault(copy: Path) -> None:
+    path = copy / "store.zarr/semantic/c/1/0/0"
+    path.write_bytes(path.read_bytes()[:-1])
+    faults = verify(copy)
+    assert forget_faulty_shards(copy, faults) == [1]
+    assert (copy / "ledger/000000.json").exists()
+    assert not (copy / "ledger/000001.json").exists()
