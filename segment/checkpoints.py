@@ -26,6 +26,7 @@ LAST = "last.safetensors"
 WEIGHTS_KIND = "segment-weights"
 STATE_KIND = "segment-state"
 
+_KEY = "pathology_segment"
 _MAX_HEADER_BYTES = 100 << 20
 
 
@@ -45,7 +46,8 @@ def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapp
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sha256 = _digest(plain, card)
-    write_atomic(path, save(plain, metadata={"card": canonical(dict(card)), "sha256": sha256}))
+    # One key, because safetensors writes several in no fixed order: equal content, equal bytes.
+    write_atomic(path, save(plain, metadata={_KEY: canonical({"card": dict(card), "sha256": sha256})}))
     return sha256
 
 
@@ -64,11 +66,11 @@ def read_checkpoint(path: Path, kind: str) -> Checkpoint:
     """
     tensors, metadata = read_tensors(path)
     try:
-        card = json.loads(metadata["card"])
-        found = card["kind"]
+        document = json.loads(metadata[_KEY])
+        card, sha256, found = document["card"], document["sha256"], document["card"]["kind"]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: expected weights that segment train wrote, got a file without their card.") from error
-    if metadata.get("sha256") != _digest(tensors, card):
+    if sha256 != _digest(tensors, card):
         raise UserError(f"{path}: expected content that matches its sha256, got a damaged file. Get it again.")
     if found != kind:
         raise UserError(f"{path}: expected a file of kind {kind}, got {found}. Weights are in {BEST}.")

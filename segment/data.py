@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -71,9 +72,11 @@ class DecodedTiles:
         self._lock = threading.Lock()
         self._map: mmap.mmap | None = None
         if self._room:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this object
-            self._file.truncate(self._room * self._offsets[-1])
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                self._descriptor = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._descriptor)
+            os.truncate(self._descriptor, self._room * self._offsets[-1])
+            self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
 
     def read(self, index: int) -> list[npt.NDArray[Any]]:
         """The arrays of one tile, in the order asked for; they may be read-only views."""
@@ -101,7 +104,7 @@ class DecodedTiles:
                 return
             try:  # written, not mapped, so that a full disk is an error here and no SIGBUS later
                 for array, offset in zip(arrays, self._offsets, strict=False):
-                    _write_all(self._file.fileno(), np.ascontiguousarray(array), slot * self._offsets[-1] + offset)
+                    _write_all(self._descriptor, np.ascontiguousarray(array), slot * self._offsets[-1] + offset)
             except OSError:
                 self._room = slot
                 return

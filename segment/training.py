@@ -150,7 +150,7 @@ def fit(job: Fit) -> FitResult:
             losses.total.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
             if not bool(torch.isfinite(losses.total + norm)):
-                raise _diverged(job, step + 1, float(losses.total))
+                raise _diverged(job, step + 1, float(losses.total.detach()))
             optimiser.step()
             sums.add(losses)
             done = step + 1

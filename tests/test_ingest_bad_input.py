@@ -63,14 +63,15 @@ def put(name: str, array: np.ndarray) -> Break:
     return replace
 
 
-def declared_huge(root: Path) -> None:
-    """A PNG of a few bytes whose header declares 60000 x 60000 pixels."""
+def declares(side: int) -> Break:
+    """A PNG of a few bytes whose header declares a square of that side."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0))
-    (root / "images/b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"x") + chunk(b"IEND", b""))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"x") + chunk(b"IEND", b"")
+    return lambda root: (root / "images/b.png").write_bytes(content)
 
 
 def pickled(root: Path) -> None:
@@ -133,7 +134,12 @@ FILES: dict[str, tuple[Break, str]] = {
         lambda root: (root / "images/b.png").write_text("hello"),
         "images/b.png: expected a readable PNG file",
     ),
-    "huge image": (declared_huge, "images/b.png: expected at most 67,108,864 pixels, got 10000x10000"),
+    "large image": (declares(10_000), "images/b.png: expected at most 67,108,864 pixels, got 10000x10000"),
+    "huge image": (declares(60_000), "images/b.png: expected at most 67,108,864 pixels, got many more"),
+    "truncated JPEG": (
+        lambda root: (put("images/b.jpg", tissue_image())(root), cut("images/b.jpg", 0.5)(root)),
+        "images/b.jpg: expected a readable JPG file",
+    ),
     "other size": (put("instances/b.png", instance_map(size=(64, 64))), "b.png: expected 64x96 pixels as its image"),
     "saturated ids": (put("instances/b.png", SATURATED), "instances/b.png: expected instance ids, got 8 bits"),
     "binary mask": (
@@ -264,8 +270,8 @@ def test_classes_that_disagree_with_instances_are_refused(tmp_path: Path, capfd:
     ("content", "arguments", "said"),
     [
         ("x,y,class\n1,2,a\n96,3,a\n", (), "expected points inside the image of 64x96, got 1 outside"),
-        ("x,y,class\n1,nan,a\n", (), "line 2: expected numbers in x and y"),
-        ("x,y,class\n1,2,a\n3,four,a\n", (), "line 3: expected numbers"),
+        ("x,y,class\n1,nan,a\n", (), "line 2: expected a number in y, got 'nan'"),
+        ("x,y,class\n1,2,a\n3,four,a\n", (), "line 3: expected a number in y, got 'four'"),
         ("x,y,class\n1,2,\n", (), "line 2: expected a class, got nothing"),
         ("x,y,kind\n1,2,a\n", (), "expected the columns x, y, class, got x, y, kind"),
         ("", (), "expected the columns x, y, class, got none"),
@@ -303,8 +309,7 @@ def test_bad_splits_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture
 
 def test_everything_wrong_is_said_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     root = nuclei_folder(tmp_path / "source", list("abcdef"))
-    for case in ("image without a mask",):
-        FILES[case][0](root)
+    (root / "instances/b.png").unlink()
     save(root / "images/a.png", RGBA)
     cut("images/c.png", 0.5)(root)
     save(root / "instances/c.png", SATURATED)

@@ -60,6 +60,18 @@ def test_level_follows_the_resolution_asked_for(
     assert difference.mean() < 3  # level 1 is every second pixel, regions start at whole pixels: near, not equal
 
 
+def test_coarse_tiles_read_in_parts_equal_those_read_whole(
+    tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = slide(tmp_path / "one.svs", picture)
+    arguments = ("--size", "32x32", "--resample-mpp", 4, "--max-background", 1)
+    assert ingest_command(path, *arguments, "--out", tmp_path / "whole") == 0
+    monkeypatch.setattr("factory.ingest.canvas._MAX_READ_PX", 1000)
+    assert ingest_command(path, *arguments, "--out", tmp_path / "parts") == 0
+    for whole, part in zip(open_dataset(tmp_path / "whole"), open_dataset(tmp_path / "parts"), strict=True):
+        np.testing.assert_array_equal(part.image, whole.image)
+
+
 def test_mpp_fills_in_only_where_a_slide_says_none(tmp_path: Path, picture: np.ndarray) -> None:
     slide(tmp_path / "slides/silent.svs", picture, mpp=None)
     slide(tmp_path / "slides/stated.svs", picture, mpp=0.25)

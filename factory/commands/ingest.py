@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-_FILES = "Pattern of the {} files, e.g. {}; {{stem}} is the part shared with the image."
+_FILES = "Pattern of the {} files, e.g. {}; {{stem}} is the part shared with the image. Default: by folder name."
 
 
 def ingest(

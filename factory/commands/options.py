@@ -27,6 +27,6 @@ Scheme = Annotated[
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML with differences from the scheme's defaults.")]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", help="KEY=VALUE over the config, e.g. --set renderer.jpeg_quality=[80,95]. Repeatable."),
+    typer.Option("--set", help="KEY=VALUE over the config, e.g. --set renderer.scanner.jpeg_quality=[80,95]. Repeatable."),
 ]
 Workers = Annotated[int | None, typer.Option(help="Processes; never changes a byte. [default: one per core]")]

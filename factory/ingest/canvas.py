@@ -55,7 +55,8 @@ def open_canvas(source: Source, frame: Frame, config: IngestConfig) -> Iterator[
     Raises:
         SourceError: with everything that is wrong with the image and its labels.
     """
-    threshold = air_threshold(source, config)
+    known = air_threshold(source, config)
+    threshold = 255 if known is None else known  # nothing is air: the survey refuses such an image by name
     if frame.level is None:
         yield _FlatCanvas(source, frame, config, threshold)
         return
@@ -66,9 +67,9 @@ def open_canvas(source: Source, frame: Frame, config: IngestConfig) -> Iterator[
         raise SourceError([f"{source.uri}: {error}"]) from error
 
 
-def air_threshold(source: Source, config: IngestConfig) -> int:
-    """Grey level above which a pixel of this image is air; -1, a level of no pixel, when no pattern names it."""
-    return next((grey for pattern, grey in config.air if fnmatch.fnmatchcase(source.image.name, pattern)), -1)
+def air_threshold(source: Source, config: IngestConfig) -> int | None:
+    """Grey level above which a pixel of this image is air; None when no pattern of --stain fits its name."""
+    return next((grey for pattern, grey in config.air if fnmatch.fnmatchcase(source.image.name, pattern)), None)
 
 
 def read_flat(source: Source, config: IngestConfig, skip: Collection[str] = ()) -> tuple[npt.NDArray[np.uint8], Labels]:

@@ -43,9 +43,11 @@ def plan_lines(plan: Plan) -> list[str]:
     empty = [name for name, share in zip(SPLITS, config.split or (), strict=False) if share and name not in plan.in_use]
     lines = [
         f"scheme {config.label_scheme.name}, {config.label_origin} labels, {', '.join(resolutions[:4])} um per pixel",
-        f"{plan.dropped} tiles left out: more than {config.max_background:.0%} air or unlabelled, or no label at all",
         f"{size / 1e6:.0f} MB before compression",
     ]
+    if plan.dropped:
+        limit = f"more than {config.max_background:.0%} air or unlabelled, or no labelled pixel"
+        lines.append(f"{plan.dropped} tiles left out: {limit}")
     if empty:
         lines.append(f"no tile in {' and '.join(empty)}: too few groups for --split {config.split}")
     points = Counter(name for image in plan.images if image.points is not None for name in image.points.classes)

@@ -203,9 +203,10 @@ def present_values(array: npt.NDArray[Any]) -> list[int]:
 def _mapped(array: npt.NDArray[Any], class_map: dict[int, int] | None) -> npt.NDArray[np.uint8]:
     if class_map is None:
         return array.astype(np.uint8)
-    values, positions = np.unique(array, return_inverse=True)
-    table = np.array([class_map[int(value)] for value in values], np.uint8)
-    return table[positions].reshape(array.shape)
+    mapped = np.full(array.shape, IGNORE, np.uint8)
+    for value in present_values(array):
+        mapped[array == value] = class_map[value]
+    return mapped
 
 
 def _listed(values: list[int]) -> str:

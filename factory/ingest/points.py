@@ -85,18 +85,22 @@ def read_points(path: Path, columns: tuple[str, str, str], names: Mapping[str, s
         for row in reader:
             if len(classes) >= MAX_POINTS:
                 raise UnreadableError(f"expected at most {MAX_POINTS:,} points, got more. Split the file")
-            try:
-                here = float(row[columns[0]]), float(row[columns[1]])
-            except (TypeError, ValueError):
-                here = (math.nan, math.nan)
-            if not all(map(math.isfinite, here)):
-                raise UnreadableError(f"line {reader.line_num}: expected numbers in {columns[0]} and {columns[1]}")
-            x.append(here[0])
-            y.append(here[1])
+            x.append(_coordinate(row, columns[0], reader.line_num))
+            y.append(_coordinate(row, columns[1], reader.line_num))
             classes.append(_class_name(row[columns[2]], names, reader.line_num))
     except csv.Error as error:
         raise UnreadableError(f"line {reader.line_num}: expected CSV, got {error}") from error
     return Points(np.array(x, np.float64), np.array(y, np.float64), tuple(classes))
+
+
+def _coordinate(row: Mapping[str, str | None], column: str, line: int) -> float:
+    try:
+        value = float(row[column] or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UnreadableError(f"line {line}: expected a number in {column}, got {row[column]!r}")
+    return value
 
 
 def _class_name(written: str | None, names: Mapping[str, str], line: int) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from factory.core.console import progress
 from factory.ingest.canvas import air_threshold, open_canvas, read_flat
 from factory.ingest.config import IngestConfig
 from factory.ingest.frames import Frame, Look, look_at
@@ -17,6 +18,8 @@ from factory.ingest.points import Points
 from factory.ingest.threads import worker_threads
 from factory.ingest.tiling import tile_origins
 from manifests.labels import IGNORE
+
+_SLIDE_PART_TILES = 64
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,25 @@ class Surveyed:
     points: Points | None = None
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some tiles of one image, all of them for a flat one: what a thread looks at in one go."""
+
+    source: Source
+    look: Look
+    origins: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    tiles: int = 0
+    kept: tuple[tuple[int, int], ...] = ()
+    points: Points | None = None
+    problems: tuple[str, ...] = ()
+
+
 def survey(
-    sources: Sequence[Source], config: IngestConfig, workers: int, on_done: Callable[[], None] = lambda: None
+    sources: Sequence[Source], config: IngestConfig, workers: int
 ) -> tuple[list[Surveyed], tuple[int, int], list[str]]:
     """Read everything once.
 
@@ -47,32 +67,29 @@ def survey(
         sources: the images.
         config: how they are read.
         workers: threads.
-        on_done: called once for every image.
 
     Returns:
-        The images in their order, the tile's (height, width), and everything that is wrong, a line each.
+        The usable images in their order, the tile's (height, width), and everything that is wrong, a line each.
     """
     problems: list[str] = []
-    looks = [look_at(source, config) for source in sources]
-    for source, look in zip(sources, looks, strict=True):
-        problems += look.problems
-        if air_threshold(source, config) < 0:
+    looks = {source.uri: look_at(source, config) for source in sources}
+    for source in sources:
+        problems += looks[source.uri].problems
+        if air_threshold(source, config) is None:
             problems.append(f"{source.uri}: expected a stain for every image, got none. Add a pattern to --stain")
-    size, found = _tile_size([look.frame for look in looks if look.frame is not None], config)
+    size, found = _tile_size([look.frame for look in looks.values() if look.frame is not None], config)
     problems += found
-    surveyed: list[Surveyed] = []
-
-    def work(pair: tuple[Source, Look]) -> Surveyed | list[str]:
-        return _survey_one(*pair, config, size)
-
-    with worker_threads(workers) as pool:
-        for outcome in pool.map(work, zip(sources, looks, strict=True)):
-            if isinstance(outcome, Surveyed):
-                surveyed.append(outcome)
-            else:
-                problems += outcome
-            on_done()
-    return surveyed, size, problems
+    parts = [part for source in sources for part in _parts(source, looks[source.uri], size, config.overlap_px)]
+    seen: dict[str, list[_Seen]] = {source.uri: [] for source in sources}
+    total = sum(len(part.origins) for part in parts)
+    with progress("reading", total) as bar, worker_threads(workers) as pool:
+        for part, outcome in zip(parts, pool.map(lambda part: _look_closer(part, config, size), parts), strict=True):
+            seen[part.source.uri].append(outcome)
+            bar.advance(len(part.origins))
+    for source in sources:
+        problems += dict.fromkeys(problem for outcome in seen[source.uri] for problem in outcome.problems)
+    images = [_joined(source, look.frame, seen[source.uri]) for source in sources if (look := looks[source.uri]).frame]
+    return images, size, problems
 
 
 def _tile_size(frames: list[Frame], config: IngestConfig) -> tuple[tuple[int, int], list[str]]:
@@ -86,24 +103,36 @@ def _tile_size(frames: list[Frame], config: IngestConfig) -> tuple[tuple[int, in
     return sizes[0][0], [f"images: expected one size, or --size HxW to tile them, got {listed}{more}"]
 
 
-def _survey_one(source: Source, look: Look, config: IngestConfig, size: tuple[int, int]) -> Surveyed | list[str]:
-    """The image's tiles, or what its pixels show to be wrong."""
-    frame = look.frame
+def _parts(source: Source, look: Look, size: tuple[int, int], overlap_px: int) -> list[_Part]:
+    """A flat image in one part, because it is decoded as a whole; a slide in parts of many tiles."""
+    if look.frame is None or look.broken:
+        return [_Part(source, look)]
+    origins = tile_origins(look.frame.height, look.frame.width, size, overlap_px)
+    step = len(origins) if look.frame.level is None else _SLIDE_PART_TILES
+    return [_Part(source, look, tuple(origins[start : start + step])) for start in range(0, len(origins), step)]
+
+
+def _look_closer(part: _Part, config: IngestConfig, size: tuple[int, int]) -> _Seen:
+    """Decode a part: the tiles to keep, or what its pixels show to be wrong."""
+    source, frame = part.source, part.look.frame
+    kept: list[tuple[int, int]] = []
     try:
-        if frame is None or look.broken:
+        if frame is None or part.look.broken:
             # Not to be used, but what else is wrong with it is said in the same go.
-            read_flat(source, config, skip=look.broken)
-            return []
-        kept: list[tuple[int, int]] = []
-        origins = tile_origins(frame.height, frame.width, size, config.overlap_px)
+            read_flat(source, config, skip=part.look.broken)
+            return _Seen()
         with open_canvas(source, frame, config) as canvas:
-            for y, x in origins:
+            for y, x in part.origins:
                 region = canvas.read(y, x, min(size[0], frame.height), min(size[1], frame.width))
-                padding = size[0] * size[1] - region.semantic.size
-                share = (int(np.count_nonzero(region.background)) + padding) / (size[0] * size[1])
+                padding_px = size[0] * size[1] - region.semantic.size
+                share = (int(np.count_nonzero(region.background)) + padding_px) / (size[0] * size[1])
                 if share <= config.max_background and bool(np.any(region.semantic != IGNORE)):
                     kept.append((y, x))
-            points = canvas.points
+            return _Seen(len(part.origins), tuple(kept), canvas.points)
     except SourceError as error:
-        return error.problems
-    return Surveyed(source, frame, tuple(kept), len(origins) - len(kept), points)
+        return _Seen(problems=tuple(error.problems))
+
+
+def _joined(source: Source, frame: Frame, seen: list[_Seen]) -> Surveyed:
+    kept = tuple(origin for outcome in seen for origin in outcome.kept)
+    return Surveyed(source, frame, kept, sum(outcome.tiles for outcome in seen) - len(kept), seen[0].points)

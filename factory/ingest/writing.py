@@ -170,8 +170,7 @@ def make_plan(out: Path, job: Job, workers: int) -> Plan:
         InputError: with everything that is wrong.
     """
     sources, config = job.pairing.sources, job.config
-    with progress("reading", len(sources), unit="images") as bar:
-        images, size, problems = survey(sources, config, workers, on_done=bar.advance)
+    images, size, problems = survey(sources, config, workers)
     if job.problems or problems:
         raise InputError([*job.problems, *problems])
     tiles = tuple(

@@ -1,0 +1,1 @@
+"""What is claimed to be fast, measured against a peer or a limit in the same run. Not part of the tests."""
