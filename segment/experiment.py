@@ -111,7 +111,7 @@ def run(
     """
     config, out = experiment.config, experiment.out
     check_target(experiment, resume=resume, overwrite=overwrite)
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(config.threads or _usable_cores())
     torch.manual_seed(config.seed)
     network = build(config.network, len(experiment.scheme))
     if config.encoder_weights and not (resume and (out / LAST).exists()):
@@ -134,6 +134,12 @@ def run(
     )
     plot_history(out, result.history)
     return result
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def validate(

@@ -7,7 +7,10 @@ segmentation_models_pytorch.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import torch
@@ -133,18 +136,25 @@ def load_encoder_weights(network: nn.Module, config: NetworkConfig, weights: str
 
 
 def _download(config: NetworkConfig) -> Path:
-    """Fetch ImageNet weights of an encoder into the Hugging Face cache."""
-    from huggingface_hub import hf_hub_download
+    """Fetch ImageNet weights of an encoder into the Hugging Face cache, or find them there."""
+    import huggingface_hub
+    from huggingface_hub import constants, try_to_load_from_cache
     from segmentation_models_pytorch.encoders import encoders
 
     name = str(config.resolved().encoder)
     source = encoders.get(name, {}).get("pretrained_settings", {}).get("imagenet")
     if source is None:
         raise UserError(f"--encoder-weights: expected an encoder with ImageNet weights, got {name}. Give a file.")
-    try:
-        return Path(hf_hub_download(source["repo_id"], "model.safetensors", revision=source["revision"]))
-    except Exception as error:  # the hub's client raises several libraries' errors for "not reachable"
+    wanted = {"repo_id": source["repo_id"], "filename": "model.safetensors", "revision": source["revision"]}
+    cached = try_to_load_from_cache(**wanted)
+    if isinstance(cached, str):
+        return Path(cached)
+    try:  # asked once and plainly: the hub's client would try for half a minute before it says so
+        with contextlib.suppress(urllib.error.HTTPError):  # an answer, if not a kind one
+            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=10).close()
+        return Path(huggingface_hub.hf_hub_download(**wanted))
+    except OSError as error:  # urllib's and the hub client's errors alike
         raise FaultError(
-            f"--encoder-weights imagenet: expected to reach huggingface.co/{source['repo_id']}, "
-            f"got {type(error).__name__}. Download its model.safetensors elsewhere and give --encoder-weights PATH."
+            f"--encoder-weights imagenet: expected to reach {constants.ENDPOINT}/{source['repo_id']}, "
+            f"got {error}. Download its model.safetensors elsewhere and give --encoder-weights PATH."
         ) from error

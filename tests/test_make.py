@@ -76,6 +76,13 @@ def test_workers_do_not_change_a_byte(unbroken: Path, tmp_path: Path, workers: i
     assert tree(tmp_path / "data/synth") == tree(unbroken)
 
 
+def test_a_dask_cluster_that_loses_a_worker_writes_the_same_bytes(unbroken: Path, tmp_path: Path) -> None:
+    script = [sys.executable, "-m", "tests.make_on_dask", str(tmp_path / "out")]
+    done = subprocess.run(script, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert tree(tmp_path / "out") == tree(unbroken)
+
+
 def test_kill_after_every_file_operation_leaves_nothing_lost(tmp_path: Path) -> None:
     script = [sys.executable, "-m", "tests.kill_after_every_operation", str(tmp_path)]
     done = subprocess.run(script, cwd=REPOSITORY, capture_output=True, text=True, timeout=280)

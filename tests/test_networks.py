@@ -146,7 +146,8 @@ def test_imagenet_weights_that_cannot_be_reached_say_what_to_do(monkeypatch: pyt
     def unreachable(*args: object, **options: object) -> str:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda **options: None)
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
     config = NetworkConfig(encoder="resnet18")
     with pytest.raises(FaultError, match="give --encoder-weights PATH"):
         load_encoder_weights(nn.Module(), config, "imagenet")

@@ -22,18 +22,20 @@ def make(
     seed: options.Seed = None,
     scheme: options.Scheme = None,
     out: Annotated[Path, typer.Option(help="The data set's folder.")] = Path("data/synth"),
-    manifest: Annotated[Path | None, typer.Option(help="Follow this plan instead of drawing one.")] = None,
-    masks: Annotated[
-        str | None, typer.Option(help="Mask generator: ihc, polygons, nuclei. Default of the scheme.")
+    manifest: Annotated[
+        Path | None, typer.Option(help="Follow this plan instead of drawing one. [default: none]")
     ] = None,
-    renderer: Annotated[str | None, typer.Option(help="Renderer: stain. Default of the scheme.")] = None,
+    masks: options.Masks = None,
+    renderer: Annotated[str | None, typer.Option(help="Renderer. [default: stain]")] = None,
     like: Annotated[
-        Path | None, typer.Option(help="Fit the renderer to a data set (its train split), a folder or an image.")
+        Path | None,
+        typer.Option(help="Fit the renderer to a data set (its train split), a folder or an image. [default: no fit]"),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto; for generators with networks.")] = "auto",
     workers: options.Workers = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="Address of a dask.distributed scheduler, e.g. tcp://host:8786.")
+        str | None,
+        typer.Option(help="Address of a dask.distributed scheduler, tcp://host:8786. [default: local processes]"),
     ] = None,
     config: options.ConfigFile = None,
     assignments: options.Assignments = None,

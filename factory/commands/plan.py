@@ -22,7 +22,7 @@ def plan(
     split: options.Split = None,
     seed: options.Seed = None,
     scheme: options.Scheme = None,
-    masks: Annotated[str | None, typer.Option(help="Check the requests against this generator.")] = None,
+    masks: options.Masks = None,
     config: options.ConfigFile = None,
     assignments: options.Assignments = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the manifest if it is there.")] = False,

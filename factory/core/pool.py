@@ -196,7 +196,7 @@ def _on_dask(
             return client.submit(_run_on_dask, task, number, payload_of(number), key=f"shard-{number}-{id(task)}")
 
         futures = [submit() for _ in range(min(len(waiting), WINDOW * threads))]
-        pending = as_completed(futures, with_results=False)
+        pending = as_completed(futures, loop=client.loop)
         for future in pending:
             try:
                 number, result = future.result()

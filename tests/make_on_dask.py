@@ -1,0 +1,26 @@
+"""Make a small data set on a dask cluster of two worker processes, killing one on the way. A process of its own."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from distributed import LocalCluster
+
+from factory.order import resolve_config
+from factory.pipeline import make, prepare
+
+
+def main(out: Path) -> None:
+    """Write the data set of `tests.test_make.SMALL` to `out`."""
+    flags = {"scheme": "pdl1", "size": (64, 96), "n": 7, "tps": "0.01-0.5"}
+    config, scheme = resolve_config(flags, {}, None, ["shard=2"])
+    order = prepare(config, scheme, out, manifest=None, like=None, device="cpu")
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        victim = next(iter(cluster.workers.values())).process.pid
+        os.kill(victim, signal.SIGKILL)
+        make(order, workers=1, scheduler=cluster.scheduler_address)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

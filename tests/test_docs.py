@@ -1,0 +1,111 @@
+"""Every command and option has help and stands in the README; every shipped config loads; defaults are as stated."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+import factory.cli
+import manifests
+import segment.cli
+from factory.core.config import configs_dir, parse
+from factory.core.registry import resolve
+from factory.masks import MASKS
+from factory.order import resolve_config
+from factory.pipeline import recipe_of
+from factory.renderers import RENDERERS
+from manifests import SCHEMA, SCHEMES
+from tests.conftest import Outcome, write_dataset
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+APPS = {"factory": factory.cli.app, "segment": segment.cli.app}
+COMMANDS = [
+    (program, name, command)
+    for program, app in APPS.items()
+    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+]
+
+
+@pytest.mark.parametrize(("program", "name", "command"), COMMANDS, ids=[f"{p} {n}" for p, n, _ in COMMANDS])
+def test_every_command_and_option_has_help_and_the_readme_names_it(program: str, name: str, command: object) -> None:
+    assert command.help  # type: ignore[attr-defined]
+    assert f"{program} {name}" in README
+    for parameter in command.params:  # type: ignore[attr-defined]
+        if parameter.name != "help":
+            assert parameter.help, f"{program} {name} {parameter.name}"
+
+
+@pytest.mark.parametrize("option", ["--tps", "--tissue", "--cells", "--tumour", "--inflammation", "--size", "--mpp"])
+def test_defaults_in_the_help_are_those_of_the_configs(cli: Callable[..., Outcome], option: str) -> None:
+    text = " ".join(cli("factory", "make", "--help").out.split())
+    said = text.split(f"{option} <", 1)[1].split("[default: ", 1)[1].split("]", 1)[0]
+    for name in ("pdl1", "ihc", "nuclei", "tissue"):
+        plan = yaml.safe_load((configs_dir() / "plan" / f"{name}.yaml").read_text())["plan"]
+        value = plan.get(option.removeprefix("--"))
+        if value is not None:
+            shown = "x".join(map(str, value)) if isinstance(value, list) else str(value)
+            assert re.search(rf"(?<![\d.]){re.escape(shown)}(?![\d.])", said), (name, shown, said)
+
+
+@pytest.mark.parametrize("path", sorted((configs_dir() / "plan").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_scheme_has_a_plan_that_resolves(path: Path) -> None:
+    config, scheme = resolve_config({}, {}, path, [])
+    assert path.stem == scheme.name
+    assert scheme.name in SCHEMES
+    recipe_of(config.model_dump(mode="json"), scheme)
+
+
+@pytest.mark.parametrize("path", sorted((configs_dir() / "render").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_render_config_resolves(path: Path) -> None:
+    config, scheme = resolve_config({}, {}, path, [])
+    recipe_of(config.model_dump(mode="json"), scheme)
+
+
+@pytest.mark.parametrize("path", sorted((configs_dir() / "segment").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_segment_config_resolves(path: Path) -> None:
+    from segment.training import TrainConfig
+
+    parse(TrainConfig, yaml.safe_load(path.read_text()), path.name)
+
+
+@pytest.mark.parametrize(("table", "name"), [(t, n) for t in (MASKS, RENDERERS) for n in t])
+def test_every_name_in_a_table_resolves_and_stands_in_the_readme(table: dict[str, str], name: str) -> None:
+    assert resolve(table, name, "part").Config()
+    assert f"`{name}`" in README
+
+
+def test_the_readme_names_every_column_and_scheme() -> None:
+    for name in [*SCHEMA.names, *SCHEMES]:
+        assert f"`{name}`" in README, name
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_the_readers_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], position: int
+) -> None:
+    section = README.split("## For teams that only read tiles")[1].split("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    assert all(len([line for line in block.splitlines() if line.strip()]) <= 10 for block in blocks)
+    write_dataset(tmp_path / "data/synth", scheme="pdl1", source="synthetic", size=(32, 64))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks[position], "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "(32, 64, 3)" in printed
+
+
+def test_the_small_distribution_needs_only_what_it_says() -> None:
+    document = tomllib.loads((Path(manifests.__file__).parent / "pyproject.toml").read_text())
+    names = {re.split(r"[>=<]", dependency)[0] for dependency in document["project"]["dependencies"]}
+    assert names == {"numpy", "pyarrow", "zarr"}
+    script = (
+        "import sys, manifests; print([m for m in ('torch', 'cv2', 'numba', 'scipy', 'typer') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
