@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.files import sha256_file, walk, write_atomic
+from manifests.files import is_temporary, sha256_file, walk, write_atomic
 
 SUMS = "SHA256SUMS"
 
@@ -33,7 +33,7 @@ def write_sums(root: Path, known: Mapping[str, str]) -> None:
     lines = []
     for path in walk(root):
         name = path.relative_to(root).as_posix()
-        if name != SUMS:
+        if name != SUMS and not is_temporary(path):  # another writer of the same bytes may still be at work
             lines.append(f"{known.get(name) or sha256_file(path)}  {name}\n")
     body = "".join(lines).encode()
     write_atomic(root / SUMS, body + f"{hashlib.sha256(body).hexdigest()}  {SUMS}\n".encode())

@@ -152,7 +152,7 @@ def evaluate(
     for _, dataset in parts:
         projections(dataset, loaded.scheme)  # another scheme is refused before the first image is scored
     if split in ("test", "all"):
-        check_test_leaks(loaded, weights, [dataset for _, dataset in parts])
+        check_test_leaks(loaded, weights, parts, split)
 
     terminal = console()
     total = sum(len(dataset) for _, dataset in parts)

@@ -87,13 +87,20 @@ def load_weights(path: Path, device: str) -> Weights:
     return Weights(network.to(device).eval(), scheme, instances, card)
 
 
-def check_test_leaks(weights: Weights, path: Path, datasets: Sequence[Dataset]) -> None:
+def check_test_leaks(weights: Weights, path: Path, parts: Sequence[tuple[Source, Dataset]], split: str) -> None:
     """Refuse to score on groups that the weights, or the generator of their tiles, have seen (promise 13).
 
     Raises:
         UserError: naming the group.
     """
-    tested = {g for dataset in datasets for g in dataset.table["group_id"].unique().to_pylist() if g is not None}
+    known = {data["sha256"] for data in weights.card["trained_on"].values()}
+    for source, _ in parts:
+        if split == "all" and source.sha256 in known:
+            raise UserError(
+                f"{source.dataset.root}: expected weights that never saw the scored tiles, got ones trained on its "
+                "train split. Use --split test."
+            )
+    tested = {g for _, dataset in parts for g in dataset.table["group_id"].unique().to_pylist() if g is not None}
     shared = sorted(tested & set(weights.card["groups"]))
     if shared:
         raise UserError(

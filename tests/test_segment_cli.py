@@ -11,7 +11,10 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from factory.core.runs import RunSpec, open_run, write_shard
+from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
+from manifests.store import Layout
 from segment import experiment
 from segment.checkpoints import BEST, LAST, STATE_KIND, WEIGHTS_KIND, read_checkpoint, write_weights
 from segment.cli import app
@@ -112,21 +115,23 @@ def test_evaluation_reports_every_figure_per_image_and_pooled(trained: Path, at_
 
 
 def test_evaluation_refuses_groups_that_were_trained_on(trained: Path, home: Path, tmp_path: Path) -> None:
-    for words in (["--split", "all"], ["--split", "test", "--real", str(write_leaky(tmp_path / "leaky").root)]):
-        real = [] if "--real" in words else ["--real", str(home / "data/real")]
-        result = segment("evaluate", "--weights", str(trained), "--out", str(tmp_path / "report"), *real, *words)
+    leaky = str(write_leaky(tmp_path / "leaky").root)
+    for folder, split, message in (
+        (str(home / "data/real"), "all", "never saw the scored tiles"),
+        (leaky, "all", "never saw the scored groups, got 'real-slide-0' (1 such)"),
+        (leaky, "test", "never saw the scored groups, got 'real-slide-0' (1 such)"),
+    ):
+        result = segment(
+            "evaluate", "--weights", str(trained), "--out", str(tmp_path / "report"), "--real", folder, "--split", split
+        )
         assert isinstance(result.exception, UserError)
-        assert "expected weights that never saw the scored groups" in str(result.exception)
+        assert message in str(result.exception)
     assert not (tmp_path / "report").exists()
 
 
-def write_leaky(folder: Path):  # type: ignore[no-untyped-def]
-    """A data set whose test split has a patient that the fixture's train split has: groups moved on by one."""
+def write_leaky(folder: Path) -> Dataset:
+    """A data set whose one tile, of split test, is of a patient that the fixture's train split has."""
     source = write_dataset(folder / "a", scheme="ihc", groups=3)
-    from factory.core.runs import RunSpec, open_run, write_shard
-    from manifests.dataset import open_dataset
-    from manifests.store import Layout
-
     spec = RunSpec(folder / "b", {}, Layout(1, 64, 96, 1), source.info)
     sample = source[0]
     with open_run(spec) as run:

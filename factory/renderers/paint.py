@@ -17,9 +17,9 @@ import numpy.typing as npt
 from factory.renderers.cells import AIR, EPITHELIAL, IMMUNE, MIXED, POSITIVE, STROMA, TUMOUR
 from factory.renderers.noise_tables import sample
 
-LIGHT_STEPS_PER_OD = 512
-LIGHT = np.exp(-np.arange(8 * LIGHT_STEPS_PER_OD) / LIGHT_STEPS_PER_OD).astype(np.float32)
-"""Transmittance at optical densities of 0 to 8 in steps of 1/512."""
+F = np.float32
+"""Every number in a kernel is a float32: one literal in double precision would drag its whole expression along."""
+_HALVINGS = 10
 
 
 class Scene(NamedTuple):
@@ -31,6 +31,7 @@ class Scene(NamedTuple):
     distance: npt.NDArray[np.float32]  # to the outline of its nucleus, px
     border: npt.NDArray[np.float32]  # as `outline` leaves it, spread over the thickness of a membrane
     epithelium: npt.NDArray[np.uint8]  # 255 in epithelium, with a soft edge
+    inner: npt.NDArray[np.uint8]  # 255 well inside positive tumour, 128 where it meets negative tumour
     red: npt.NDArray[np.uint8]  # 255 in red cells
     across: npt.NDArray[np.float32]
     along: npt.NDArray[np.float32]
@@ -41,35 +42,37 @@ class Scene(NamedTuple):
 class Brush(NamedTuple):
     """Scalars of one tile; densities as in `Look`, lengths in micrometres."""
 
-    mpp: float
-    tissue: float
-    eosin: float
-    haze: float
-    dab: float
-    red: float
-    blush: float
-    texture: float
-    retraction: float
-    fibre_um: float
-    lumen: float  # stroma is hollow where `patch` is below
-    nuclear_dab: float  # 1 where DAB stains nuclei
-    membrane_dab: float  # 1 where it stains membranes; both 0 in H&E
-    start_y: float  # where this tile reads the noise tables, table pixels
-    start_x: float
-    vignette: float
-    light_y: float  # centre of the illumination, 0..1
-    light_x: float
+    mpp: np.float32
+    tissue: np.float32
+    eosin: np.float32
+    haze: np.float32
+    dab: np.float32
+    red: np.float32
+    blush: np.float32
+    texture: np.float32
+    retraction: np.float32
+    fibre_um: np.float32
+    lumen: np.float32  # stroma is hollow where `patch` is below
+    nuclear_dab: np.float32  # 1 where DAB stains nuclei
+    membrane_dab: np.float32  # 1 where it stains membranes; both 0 in H&E
+    start_y: np.float32  # where this tile reads the noise tables, table pixels
+    start_x: np.float32
+    vignette: np.float32
+    light_y: np.float32  # centre of the illumination, 0..1
+    light_x: np.float32
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def outline(kind, owner, nucleus, distance, cells, smooth, brush, border, epithelium):  # type: ignore[no-untyped-def]
+def outline(kind, owner, nucleus, distance, cells, smooth, brush, border, epithelium, inner):  # type: ignore[no-untyped-def]
     """Resolve MIXED pixels of `kind` into epithelium and stroma, and mark the borders of epithelial cells in `border`.
 
-    Border pixels get the DAB density of their cell's membrane where the tissue is positive (0 along the gaps of an
-    incomplete ring), 1 in other epithelium; all other pixels get 0. `epithelium` becomes 255 in it, 0 elsewhere.
+    Border pixels get the DAB density of their cell's membrane where the tissue is positive (next to none along the
+    gaps of an incomplete ring), 1 in other epithelium; all other pixels get 0. Where positive tumour meets negative
+    tumour there is a border only if two cells meet there. `epithelium` becomes 255 in it, 0 elsewhere; `inner` becomes
+    255 in all but negative tumour.
     """
     height, width = kind.shape
-    pitch = np.float32(brush.mpp * 36 / 7)  # gaps of some 7 um
+    pitch = brush.mpp * F(36 / 7)  # gaps of some 7 um
     for y in range(height):
         for x in range(width):
             if kind[y, x] == MIXED:
@@ -79,122 +82,157 @@ def outline(kind, owner, nucleus, distance, cells, smooth, brush, border, epithe
                 stained = near and brush.membrane_dab > 0 and cells[cell].dab > 0
                 kind[y, x] = POSITIVE if stained else TUMOUR if near else STROMA
             epithelium[y, x] = 255 if kind[y, x] == TUMOUR or kind[y, x] == POSITIVE else 0
+            inner[y, x] = 0 if kind[y, x] == TUMOUR else 255
     for y in range(height):
         for x in range(width):
-            here = kind[y, x]
             border[y, x] = 0
             if epithelium[y, x] == 0:
                 continue
             cell = owner[y, x]
-            positive = here == POSITIVE and brush.membrane_dab > 0
-            alone = True
-            for step in range(4):
-                v = y + (step == 0) - (step == 1)
-                u = x + (step == 2) - (step == 3)
-                if 0 <= v < height and 0 <= u < width and (owner[v, u] != cell or (positive and kind[v, u] != here)):
-                    alone = False
+            positive = kind[y, x] == POSITIVE and brush.membrane_dab > 0
+            alone = not (
+                (y > 0 and (owner[y - 1, x] != cell or (positive and epithelium[y - 1, x] == 0)))
+                or (x > 0 and (owner[y, x - 1] != cell or (positive and epithelium[y, x - 1] == 0)))
+                or (y < height - 1 and (owner[y + 1, x] != cell or (positive and epithelium[y + 1, x] == 0)))
+                or (x < width - 1 and (owner[y, x + 1] != cell or (positive and epithelium[y, x + 1] == 0)))
+            )
             if alone:
                 continue
             if not positive:
                 border[y, x] = 1
             else:
-                gaps = sample(smooth, y * pitch - brush.start_x, x * pitch + brush.start_y)
-                level = (1 - 2 * cells[cell].ring) * np.float32(1.3)
-                closed = min(max((gaps - level) * np.float32(1.2) + np.float32(0.5), np.float32(0.06)), np.float32(1))
-                border[y, x] = max(cells[cell].dab, np.float32(0.4 * brush.dab)) * closed
+                gaps = sample(smooth, F(y) * pitch - brush.start_x, F(x) * pitch + brush.start_y)
+                level = (F(1) - F(2) * cells[cell].ring) * F(1.3)
+                closed = min(max((gaps - level) * F(1.2) + F(0.5), F(0.06)), F(1))
+                border[y, x] = max(cells[cell].dab, F(0.4) * brush.dab) * closed
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def paint(light, scene, cells, grain, smooth, dyes, background, transmittance, brush):  # type: ignore[no-untyped-def]
-    """Fill `light`, uint8 [H, W, 3]; `dyes` float32 [4, 3] and `background` float32 [3] are in its channel order."""
-    kind, nucleus, patch = scene.kind, scene.nucleus, scene.patch
-    height, width = kind.shape
-    top = len(transmittance) - 1
+def paint(light, scene, cells, grain, smooth, dyes, background, brush):  # type: ignore[no-untyped-def]
+    """Fill `light`, uint8 [3, H, W]; `dyes` float32 [4, 3] and `background` float32 [3] are in its channel order."""
+    height, width = scene.kind.shape
+    layers = np.zeros((4, width), np.float32)
     for y in range(height):
-        for x in range(width):
-            h = np.float32(0)
-            e = np.float32(0)
-            d = np.float32(0)
-            r = np.float32(0)
-            here = kind[y, x]
-            if nucleus[y, x] > 0:
-                h, e, d = _nucleus(y, x, here, cells[nucleus[y, x]], scene.distance[y, x], grain, brush)
-            elif here != AIR:
-                share = scene.epithelium[y, x] / np.float32(255)
-                if share > 0:
-                    h, e, d = _cytoplasm(y, x, here, cells[scene.owner[y, x]], scene.border[y, x], grain, brush)
-                if share < 1:
-                    sh, se, sd = _stroma(here, scene.across[y, x], scene.along[y, x], grain, smooth, brush)
-                    filled = 1 - share
-                    hollow = brush.lumen - patch[y, x]
-                    if hollow > 0 and scene.distance[y, x] * brush.mpp > 1:
-                        filled *= 1 - np.float32(0.97) * min(hollow * 8, np.float32(1))
-                    h = share * h + filled * sh
-                    e = share * e + filled * se
-                    d = share * d + filled * sd
-                covered = scene.red[y, x] / np.float32(255)
-                h *= 1 - covered
-                e *= 1 - covered
+        _lay_row(y, layers, scene, cells, grain, smooth, brush)
+        _shine_row(y, light, layers, scene.patch[y], scene.fold[y], dyes, background, brush)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _lay_row(y, layers, scene, cells, grain, smooth, brush):  # type: ignore[no-untyped-def]
+    """Densities of the four dyes in one row of pixels: float32 [4, W]."""
+    for x in range(layers.shape[1]):
+        h = e = d = r = F(0)
+        here = scene.kind[y, x]
+        number = scene.nucleus[y, x]
+        if number > 0:
+            inner = F(scene.inner[y, x]) * F(1 / 255)
+            h, e, d = _nucleus(y, x, here, cells[number], scene.distance[y, x], inner, grain, brush)
+        elif here != AIR:
+            share = F(scene.epithelium[y, x]) * F(1 / 255)
+            if share > 0:
+                inner = F(scene.inner[y, x]) * F(1 / 255)
+                edge = scene.border[y, x]
+                h, e, d = _cytoplasm(y, x, here, cells[scene.owner[y, x]], edge, inner, grain, smooth, brush)
+            if share < 1:
+                sh, se, sd = _stroma(here, scene.across[y, x], scene.along[y, x], grain, smooth, brush)
+                filled = F(1) - share
+                hollow = brush.lumen - scene.patch[y, x]
+                if hollow > 0 and scene.distance[y, x] * brush.mpp > 1:
+                    filled *= F(1) - F(0.97) * min(hollow * F(8), F(1))
+                h = share * h + filled * sh
+                e = share * e + filled * se
+                d = share * d + filled * sd
+            if scene.red[y, x] > 0:
+                covered = F(scene.red[y, x]) * F(1 / 255)
+                bare = max(F(1) - F(1.6) * covered, F(0))
+                h *= bare
+                e *= bare
                 r = covered * brush.red
-            thickness = (1 + np.float32(0.07) * patch[y, x]) * (1 + scene.fold[y, x])
-            ry = (y + np.float32(0.5)) / height - brush.light_y
-            rx = (x + np.float32(0.5)) / width - brush.light_x
-            lamp = 1 - brush.vignette * 2 * (ry * ry + rx * rx)
-            for c in range(3):
-                od = (h * dyes[0, c] + e * dyes[1, c] + d * dyes[2, c] + r * dyes[3, c]) * thickness
-                index = min(int(max(od, np.float32(0)) * LIGHT_STEPS_PER_OD), top)
-                light[y, x, c] = np.uint8(background[c] * lamp * transmittance[index] + np.float32(0.5))
+        layers[0, x], layers[1, x], layers[2, x], layers[3, x] = h, e, d, r
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _shine_row(y, light, layers, patch, fold, dyes, background, brush):  # type: ignore[no-untyped-def]
+    """Light through one row of pixels. Without branches or tables, so that it runs on vectors of pixels."""
+    height, width = light.shape[1:]
+    ry = (F(y) + F(0.5)) / F(height) - brush.light_y
+    step = F(1) / F(width)
+    for c in range(3):
+        of_h, of_e, of_d, of_r, bright = dyes[0, c], dyes[1, c], dyes[2, c], dyes[3, c], background[c]
+        row = light[c, y]
+        for x in range(width):
+            od = layers[0, x] * of_h + layers[1, x] * of_e + layers[2, x] * of_d + layers[3, x] * of_r
+            od *= (F(1) + F(0.07) * patch[x]) * (F(1) + fold[x])
+            rx = (F(x) + F(0.5)) * step - brush.light_x
+            lamp = F(1) - brush.vignette * F(2) * (ry * ry + rx * rx)
+            # exp(-od) = (1 - od / n)^n, within 0.1 grey levels for n = 2^10
+            through = F(1) - min(max(od, F(0)), F(8)) * F(1 / (1 << _HALVINGS))
+            for _ in range(_HALVINGS):
+                through *= through
+            row[x] = np.uint8(bright * lamp * through + F(0.5))
 
 
 @numba.njit(inline="always")
-def _nucleus(y, x, here, cell, depth_px, grain, brush):  # type: ignore[no-untyped-def]
+def _nucleus(y, x, here, cell, depth_px, inner, grain, brush):  # type: ignore[no-untyped-def]
     """Chromatin: clumps, a rim, a paler middle, a nucleolus; DAB over it in a positive cell."""
     depth_um = depth_px * brush.mpp
-    rim = math.exp(-(depth_um * depth_um) * np.float32(3.5))
-    inside = min(depth_px / cell.radius * np.float32(1.6), np.float32(1))
-    pitch = brush.mpp / np.float32(0.19)
-    clumps = sample(grain, y * pitch + cell.grain_y, x * pitch + cell.grain_x)
-    clumps += np.float32(0.2) * (clumps * clumps - 1)
-    tone = 1 - cell.pallor * inside + cell.rim * rim + cell.chromatin * clumps
+    # a Gaussian to within 2 %: half as deep at 0.45 um
+    fall = F(1) + depth_um * depth_um * F(0.875)
+    rim = F(1) / (fall * fall * fall * fall)
+    inside = min(depth_px / cell.radius * F(1.6), F(1))
+    pitch = brush.mpp * F(1 / 0.19)
+    clumps = sample(grain, F(y) * pitch + cell.grain_y, F(x) * pitch + cell.grain_x)
+    clumps += F(0.2) * (clumps * clumps - F(1))
+    tone = F(1) - cell.pallor * inside + cell.rim * rim + cell.chromatin * clumps
     if cell.nucleolus_radius > 0:
-        dy, dx = y - cell.nucleolus_y, x - cell.nucleolus_x
-        bulge = 1 - (dy * dy + dx * dx) / (cell.nucleolus_radius * cell.nucleolus_radius)
+        dy, dx = F(y) - cell.nucleolus_y, F(x) - cell.nucleolus_x
+        bulge = F(1) - (dy * dy + dx * dx) / (cell.nucleolus_radius * cell.nucleolus_radius)
         if bulge > 0:
-            tone += np.float32(0.65) * min(2 * bulge, np.float32(1))
-    tone = min(max(tone, np.float32(0.42)), np.float32(2.2))
+            tone += F(0.65) * min(F(2) * bulge, F(1))
+    tone = min(max(tone, F(0.42)), F(2.2))
     # a nucleus out of focus fades in from its outline, a sharp one within a pixel
-    tone *= np.float32(0.55) + np.float32(0.45) * min(
-        (depth_px + np.float32(0.4)) / (cell.softness + np.float32(0.8)), np.float32(1)
-    )
+    tone *= F(0.55) + F(0.45) * min((depth_px + F(0.4)) / (cell.softness + F(0.8)), F(1))
     h = cell.density * tone
-    e = np.float32(0.55) * brush.eosin
-    d = np.float32(0.5) * brush.haze
+    e = F(0.55) * brush.eosin
+    d = F(0.5) * brush.haze
     if brush.nuclear_dab > 0:
         if cell.dab > 0:
-            coarse = 1 + np.float32(1.7) * min(cell.chromatin, np.float32(0.25)) * clumps
-            d += np.float32(1.25) * cell.dab * tone * min(max(coarse, np.float32(0.45)), np.float32(1.8))
-            h *= max(np.float32(0.2), np.float32(0.6) - np.float32(0.2) * cell.dab)
+            coarse = F(1) + F(1.3) * min(cell.chromatin, F(0.25)) * clumps
+            d += F(1.25) * cell.dab * tone * min(max(coarse, F(0.45)), F(1.8))
+            h *= max(F(0.2), F(0.6) - F(0.2) * cell.dab)
     elif here == POSITIVE and brush.membrane_dab > 0:
-        d += np.float32(0.4) * brush.blush * cell.dab
+        d += F(0.4) * brush.blush * cell.dab * _fade(inner)
     return h, e, d
 
 
 @numba.njit(inline="always")
-def _cytoplasm(y, x, here, cell, edge, grain, brush):  # type: ignore[no-untyped-def]
-    """Granular cytoplasm, with a membrane or cleft at its border."""
-    pitch = brush.mpp / np.float32(0.26)
-    grit = sample(grain, y * pitch + cell.grain_x, x * pitch + cell.grain_y)
-    tone = cell.cytoplasm * (1 + np.float32(0.16) * brush.texture * grit)
+def _fade(inner):  # type: ignore[no-untyped-def]
+    """DAB pales towards negative tumour and ends where the label does."""
+    return min(max(F(2.4) * inner - F(1.2), F(0.12)), F(1))
+
+
+@numba.njit(inline="always")
+def _cytoplasm(y, x, here, cell, edge, inner, grain, smooth, brush):  # type: ignore[no-untyped-def]
+    """Granular, uneven, here and there torn cytoplasm, with a membrane or a broken cleft at its border."""
+    pitch = brush.mpp * F(1 / 0.26)
+    grit = sample(grain, F(y) * pitch + cell.grain_x, F(x) * pitch + cell.grain_y)
+    pitch = brush.mpp * F(36 / 13)
+    wear = sample(smooth, F(y) * pitch + brush.start_x, F(x) * pitch - brush.start_y)
+    tone = cell.cytoplasm * (F(1) + brush.texture * (F(0.17) * grit + F(0.13) * wear))
+    torn = F(0.6) * wear + F(0.5) * grit - F(2) + F(1.5) * brush.retraction
+    tone *= F(1) - F(0.85) * min(max(torn, F(0)), F(1))
+    tone = max(tone, F(0.05))
     h = brush.tissue * tone
     e = brush.eosin * tone
     d = brush.haze * tone
     if here == POSITIVE and brush.membrane_dab > 0:
-        blush = max(cell.dab, np.float32(0.45) * brush.dab) * brush.blush
-        d += edge * (1 + np.float32(0.3) * grit) + blush * (1 + np.float32(0.35) * grit)
+        blush = max(cell.dab, F(0.45) * brush.dab) * brush.blush
+        stained = edge * (F(1) + F(0.35) * grit) + blush * (F(1) + F(0.4) * grit + F(0.15) * wear)
+        d += max(stained, F(0)) * _fade(inner)
     else:
-        edge = min(edge, np.float32(1))
-        cleft = max(brush.retraction - np.float32(0.55), np.float32(0)) * 2
-        fade = 1 + np.float32(0.3) * edge if cleft == 0 else 1 - cleft * edge
+        edge = min(edge, F(1))
+        cleft = min(max(brush.retraction - F(0.35) + F(0.35) * wear, F(0)), F(0.9))
+        fade = F(1) + (F(0.25) * (F(1) - cleft) - cleft) * edge
         h *= fade
         e *= fade
     return h, e, d
@@ -202,19 +240,21 @@ def _cytoplasm(y, x, here, cell, edge, grain, brush):  # type: ignore[no-untyped
 
 @numba.njit(inline="always")
 def _stroma(here, across_um, along_um, grain, smooth, brush):  # type: ignore[no-untyped-def]
-    """Wavy collagen: single fibres, bundles of them, and clefts between; looser among lymphocytes."""
-    # collagen is crimped: a wave along the fibre that drifts in phase
-    crimp = np.float32(0.9) * math.sin(along_um * np.float32(0.42) + across_um * np.float32(0.07))
-    across_um += crimp
-    pitch = 6 / brush.fibre_um
-    fibre = sample(grain, along_um * pitch * np.float32(0.16) + brush.start_y, across_um * pitch + brush.start_x)
-    bundle = sample(smooth, along_um * np.float32(0.6) - brush.start_x, across_um * np.float32(2.6) + brush.start_y)
-    gap = sample(smooth, along_um * np.float32(0.9) + brush.start_x, across_um * np.float32(4.6) - brush.start_y)
-    tone = 1 + brush.texture * (np.float32(0.15) * fibre + np.float32(0.13) * bundle)
-    opened = gap + np.float32(0.3) * fibre - np.float32(2.1) + brush.retraction
+    """Collagen: bundles that wave each in its own phase, fibres in them, and clefts; looser among lymphocytes."""
+    bundle = sample(smooth, along_um * F(0.6) - brush.start_x, across_um * F(2.6) + brush.start_y)
+    # collagen is crimped, but not all of it, and no two bundles in step
+    turn = along_um * F(0.07) + F(0.16) * bundle + across_um * F(0.011)
+    turn -= math.floor(turn)
+    wave = turn * (F(1) - turn) * F(4) if turn < 1 else F(0)
+    across_um += (F(1.1) * wave + F(0.8) * bundle) * max(F(0.5) + F(0.5) * bundle, F(0.1))
+    pitch = F(6) / brush.fibre_um
+    fibre = sample(grain, along_um * pitch * F(0.16) + brush.start_y, across_um * pitch + brush.start_x)
+    gap = sample(smooth, along_um * F(0.9) + brush.start_x, across_um * F(4.6) - brush.start_y)
+    tone = F(1) + brush.texture * (F(0.13) * fibre + F(0.16) * bundle - F(0.06) * gap)
+    opened = gap + F(0.35) * fibre - F(0.3) * bundle - F(2.2) + F(1.3) * brush.retraction
     if here == IMMUNE:
-        tone *= np.float32(0.75)
-        opened += np.float32(0.5)
-    tone *= 1 - np.float32(0.88) * min(max(opened * np.float32(1.4), np.float32(0)), np.float32(1))
-    tone = max(tone, np.float32(0.05))
-    return np.float32(0.6) * brush.tissue * tone, brush.eosin * tone, np.float32(0.8) * brush.haze * tone
+        tone *= F(0.75)
+        opened += F(0.5)
+    tone *= F(1) - F(0.88) * min(max(opened * F(1.4), F(0)), F(1))
+    tone = max(tone, F(0.05))
+    return F(0.6) * brush.tissue * tone, brush.eosin * tone, F(0.8) * brush.haze * tone

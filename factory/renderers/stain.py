@@ -30,7 +30,7 @@ from factory.renderers.cells import (
 from factory.renderers.hidden_nuclei import scatter_nuclei
 from factory.renderers.look import Look, draw_look, staining_of
 from factory.renderers.noise_tables import SIZE, grain, smooth
-from factory.renderers.paint import LIGHT, Brush, Scene, outline, paint
+from factory.renderers.paint import Brush, Scene, outline, paint
 from factory.renderers.red_cells import scatter_red_cells
 from factory.renderers.scanner import scan
 from factory.renderers.stain_config import StainConfig
@@ -41,6 +41,8 @@ from manifests.labels import LabelScheme
 
 _FULL_WIDTH = 2.355
 """Full width at half maximum of a Gaussian, in standard deviations."""
+_FADE_UM = 1.3
+"""Over which DAB of positive tumour fades towards negative tumour, as the standard deviation of a Gaussian."""
 _REACH_UM = 3.5
 """How far from its centre a cell without a nucleus begins to compete for pixels: the radius of an average nucleus."""
 
@@ -88,11 +90,11 @@ class Stain:
         hollow = vague and not condition.scheme.ids("air")
         brush = self._brush(look, mpp, hollow, rng)
         scene, cells = self._scene(nuclei, fields, look, brush, vague, condition.scheme, rng)
-        light = np.empty((*array.shape[1:], 3), np.uint8)
+        light = np.empty((3, *array.shape[1:]), np.uint8)
         dyes = np.ascontiguousarray(look.vectors[:, ::-1], np.float32)
         background = np.ascontiguousarray(look.background[::-1], np.float32)
-        paint(light, scene, cells, grain(), smooth(), dyes, background, LIGHT, brush)
-        return scan(light, look, self.config.scanner, rng)
+        paint(light, scene, cells, grain(), smooth(), dyes, background, brush)
+        return scan(cv2.merge(list(light)), look, self.config.scanner, rng)
 
     def _scene(
         self,
@@ -121,12 +123,15 @@ class Stain:
         distance = spread_territories(number, owner, _REACH_UM / mpp, grain())
 
         # borders are lines two pixels wide, which the thickness of a membrane spreads and must not pale
-        border, epithelium = np.empty_like(distance), np.empty(distance.shape, np.uint8)
-        outline(nuclei.kind, owner, number, distance, cells, smooth(), brush, border, epithelium)
+        border = np.empty_like(distance)
+        epithelium, inner = np.empty((2, *distance.shape), np.uint8)
+        outline(nuclei.kind, owner, number, distance, cells, smooth(), brush, border, epithelium, inner)
         sigma = rng.uniform(*anatomy.membrane_um) / mpp / _FULL_WIDTH
         border = cv2.GaussianBlur(border, (0, 0), sigma) * np.float32(1 / math.erf(1 / (sigma * math.sqrt(2))))
         # where only the distance to a nucleus tells epithelium from stroma, one fades into the other
-        epithelium = cv2.GaussianBlur(epithelium, (0, 0), (1.6 if vague else 0.4) / mpp)
+        epithelium = cv2.GaussianBlur(epithelium, (0, 0), (1.6 if vague else 0.8) / mpp)
+        if look.staining == "membrane_dab":
+            inner = cv2.GaussianBlur(inner, (0, 0), _FADE_UM / mpp)
 
         per_mm2 = rng.uniform(*anatomy.red_cells_per_mm2) * (1.0 if look.staining == "he" else 0.1)
         diameter_px = rng.uniform(*anatomy.red_cell_um) / mpp
@@ -142,6 +147,7 @@ class Stain:
             distance,
             border,
             epithelium,
+            inner,
             red,
             fields.across,
             fields.along,
@@ -152,7 +158,7 @@ class Stain:
 
     def _brush(self, look: Look, mpp: float, hollow: bool, rng: np.random.Generator) -> Brush:
         lumen = rng.uniform(*self.config.anatomy.lumen)
-        return Brush(
+        scalars = dict(
             mpp=mpp,
             tissue=look.tissue,
             eosin=look.eosin,
@@ -172,6 +178,7 @@ class Stain:
             light_y=rng.uniform(0.3, 0.7),
             light_x=rng.uniform(0.3, 0.7),
         )
+        return Brush(**{name: np.float32(value) for name, value in scalars.items()})
 
 
 def _nuclei(condition: Condition, fields: Fields, rng: np.random.Generator) -> Nuclei:
