@@ -4,7 +4,6 @@ FACTORY_BENCH_TILES sets the number of tiles (default 1000; the figure in the RE
 """
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -39,10 +38,9 @@ def main() -> None:
 def _run(out: Path, n: int) -> tuple[float, float, float]:
     """Wall seconds, mean number of busy cores, and peak memory of the command and its workers in MB."""
     command = [sys.executable, "-m", "factory.cli", "make", "--tps", "0.01-0.5", "--n", str(n), "--out", str(out)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peak = 0.0
+    peak, cpu = 0.0, dict[int, float]()
     stop = threading.Event()
 
     def watch() -> None:
@@ -53,6 +51,8 @@ def _run(out: Path, n: int) -> tuple[float, float, float]:
             for member in [root, *root.children(recursive=True)]:
                 try:
                     total += member.memory_full_info().pss
+                    times = member.cpu_times()
+                    cpu[member.pid] = times.user + times.system
                 except psutil.Error:
                     continue
             peak = max(peak, total / 1e6)
@@ -64,9 +64,7 @@ def _run(out: Path, n: int) -> tuple[float, float, float]:
     seconds = time.perf_counter() - started
     stop.set()
     watcher.join()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return seconds, cpu / seconds, peak
+    return seconds, sum(cpu.values()) / seconds, peak
 
 
 def _flatness(out: Path) -> None:

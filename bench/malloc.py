@@ -11,9 +11,9 @@ if sys.argv[1] == "tuned":
     assert keep_freed_memory()
 if sys.argv[2] == "network":
     import torch
-    from segment.networks import create
+    from segment.networks import NetworkConfig, build
     torch.manual_seed(0); torch.set_num_threads(2)
-    network = create("unetplusplus", classes=2, encoder="resnet34").eval()
+    network = build(NetworkConfig(name="unetplusplus", encoder="resnet34"), 2).eval()
     batch = torch.rand(4, 3, 256, 256)
     def work():
         with torch.inference_mode():

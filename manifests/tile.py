@@ -40,10 +40,9 @@ class Tile:
             )
         if not self.mpp > 0:
             raise ValueError(f"mpp: expected a positive number, got {self.mpp}")
-        present = np.bincount(self.semantic.ravel(), minlength=256)
-        outside = np.flatnonzero(present[len(self.scheme) : IGNORE]) + len(self.scheme)
+        outside = self.semantic[(self.semantic >= len(self.scheme)) & (self.semantic != IGNORE)]
         if outside.size:
-            raise ValueError(f"semantic: labels {outside.tolist()} are outside scheme {self.scheme.name}")
+            raise ValueError(f"semantic: labels {np.unique(outside).tolist()} are outside scheme {self.scheme.name}")
         if self.instance.size and int(self.instance.min()) < 0:
             raise ValueError("instance: ids must not be negative")
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from factory.core.config import canonical, digest
-from factory.core.runs import RUN
+from factory.core.runs import RUN, lock_folder
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.files import is_temporary, remove_orphans, write_atomic
@@ -116,22 +116,26 @@ def run(
     network = build(config.network, len(experiment.scheme))
     if config.encoder_weights and not (resume and (out / LAST).exists()):
         load_encoder_weights(network, config.network, config.encoder_weights)
-    _prepare_folder(experiment, resume=resume)
-    result = fit(
-        Fit(
-            config=config,
-            network=network.to(device),
-            draw=_sampler(experiment).draw,
-            validate=lambda net: validate(net, experiment.validation, experiment.scheme, config.validate_tiles, device),
-            out=out,
-            card=_card(experiment),
-            fingerprint=experiment.fingerprint,
-            device=device,
-            resume=resume,
-            on_step=on_step,
-            on_validation=on_validation,
+    out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(out):
+        _prepare_folder(experiment, resume=resume)
+        result = fit(
+            Fit(
+                config=config,
+                network=network.to(device),
+                draw=_sampler(experiment).draw,
+                validate=lambda net: validate(
+                    net, experiment.validation, experiment.scheme, config.validate_tiles, device
+                ),
+                out=out,
+                card=_card(experiment),
+                fingerprint=experiment.fingerprint,
+                device=device,
+                resume=resume,
+                on_step=on_step,
+                on_validation=on_validation,
+            )
         )
-    )
     plot_history(out, result.history)
     return result
 
@@ -249,7 +253,6 @@ def _difference(old: Any, new: Any, path: str = "") -> str:
 
 def _prepare_folder(experiment: Experiment, *, resume: bool) -> None:
     out = experiment.out
-    out.mkdir(parents=True, exist_ok=True)
     remove_orphans(out)
     if not resume:
         for path in out.iterdir():

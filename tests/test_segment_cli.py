@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from factory.core.runs import RunSpec, open_run, write_shard
+from factory.core.runs import RunSpec, lock_folder, open_run, write_shard
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.store import Layout
@@ -181,6 +181,14 @@ def test_a_run_folder_is_not_written_over_unasked(trained: Path, at_home: Path, 
     (tmp_path / "thesis.tex").write_text("years of work")
     result = segment("train", "--mix", "real", "--out", str(tmp_path), "--overwrite", *TINY)
     assert "got 'thesis.tex' in it" in str(result.exception)
+    assert tree(trained) == before
+
+
+def test_a_second_training_in_the_same_folder_is_refused(trained: Path, at_home: Path) -> None:
+    before = tree(trained)
+    with lock_folder(trained):
+        result = segment("train", "--mix", "real", "--out", str(trained), "--overwrite", *TINY)
+    assert "the only writer" in str(result.exception)
     assert tree(trained) == before
 
 

@@ -235,7 +235,7 @@ def test_territories_give_each_pixel_to_the_nearest_nucleus() -> None:
     nucleus[18:22, 8:12], nucleus[18:22, 48:52] = 1, 2
     owner = np.zeros_like(nucleus)
     flat = np.zeros((512, 512), np.float32)
-    distance = spread_territories(nucleus, owner, 3.0, flat)
+    distance = spread_territories(nucleus, owner, np.ones(nucleus.shape, bool), 3.0, flat)
     assert set(owner[:, :28].ravel()) == {1}
     assert set(owner[:, 32:].ravel()) == {2}
     exact = cv2.distanceTransform((nucleus == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -1,5 +1,6 @@
 """Promises 3 and 12: verification finds every fault, names it, and measures what the manifest says."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from manifests import DatasetInfo, open_dataset, verify
 from manifests.checksums import write_sums
 from manifests.dataset import forget_faulty_shards
-from manifests.files import walk
+from manifests.files import temporary_beside, walk
 from manifests.table import write_manifest
 from tests.conftest import write_dataset
 
@@ -115,3 +116,14 @@ def test_repair_forgets_just_the_shard_at_fault(copy: Path) -> None:
     assert forget_faulty_shards(copy, faults) == [1]
     assert (copy / "ledger/000000.json").exists()
     assert not (copy / "ledger/000001.json").exists()
+
+
+def test_checksums_leave_out_what_another_writer_has_open(copy: Path) -> None:
+    own = temporary_beside(copy / "manifest.parquet")
+    other = own.with_name(own.name.replace(str(os.getpid()), str(os.getppid())))
+    other.write_bytes(b"half")
+    write_sums(copy, {})
+    assert other.name not in (copy / "SHA256SUMS").read_text()
+    assert [fault.path for fault in verify(copy)] == [other.name]
+    other.unlink()
+    assert verify(copy) == []

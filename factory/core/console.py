@@ -27,11 +27,12 @@ class Terminated(BaseException):
     """SIGTERM arrived; unwinds like KeyboardInterrupt, so that nothing half-written stays."""
 
 
-def run(command: Callable[..., object]) -> None:
+def run(command: Callable[..., object], go_on: str = "run the same command again to go on") -> None:
     """Run a command line to its exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted.
 
     Args:
         command: a typer app.
+        go_on: how what was interrupted is taken up again.
     """
     keep_freed_memory()
     signal.signal(signal.SIGTERM, _terminate)
@@ -41,11 +42,11 @@ def run(command: Callable[..., object]) -> None:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except Terminated:
-        _stop("terminated. What is finished is kept: run the same command again to go on.", 1)
+        _stop(f"terminated. What is finished is kept: {go_on}.", 1)
     except Exception as error:
         _stop(*_explain(error))
     if code == _INTERRUPTED:
-        _stop("interrupted. What is finished is kept: run the same command again to go on.", _INTERRUPTED)
+        _stop(f"interrupted. What is finished is kept: {go_on}.", _INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -111,7 +111,7 @@ def open_run(spec: RunSpec, *, overwrite: bool = False) -> Iterator[Run]:
     _check_target(spec, overwrite)
     _check_space(spec)
     spec.out.mkdir(parents=True, exist_ok=True)
-    with _lock(spec.out):
+    with lock_folder(spec.out):
         _check_target(spec, overwrite)
         if overwrite and not _is_same(spec):
             _clear(spec.out)
@@ -231,7 +231,7 @@ def _check_space(spec: RunSpec) -> None:
 
 
 @contextlib.contextmanager
-def _lock(out: Path) -> Iterator[None]:
+def lock_folder(out: Path) -> Iterator[None]:
     """Hold the folder for one writer. Where flock does nothing, two writers write the same bytes and both are right."""
     descriptor = os.open(out, os.O_RDONLY)
     try:

@@ -43,16 +43,16 @@ class IhcConfig(Config):
 
     regions: RegionsConfig = RegionsConfig()
     tumour: PopulationConfig = PopulationConfig(
-        outline=OutlineConfig(radius_um=(3.3, 5.2), elongation=(1.05, 1.5)), density_mm2=5400, room=1.5, touching=0.12
+        outline=OutlineConfig(radius_um=(3.3, 5.2), elongation=(1.05, 1.5)), density_mm2=6200, room=1.5, touching=0.12
     )
     lymphocyte: PopulationConfig = PopulationConfig(
         outline=OutlineConfig(radius_um=(2.3, 3.1), elongation=(1.0, 1.15), spikiness=(0.01, 0.05)),
-        density_mm2=9500,
+        density_mm2=12500,
         touching=0.3,
     )
     spindle: PopulationConfig = PopulationConfig(
         outline=OutlineConfig(radius_um=(2.2, 3.2), elongation=(2.6, 6.0), spikiness=(0.02, 0.06)),
-        density_mm2=1600,
+        density_mm2=2600,
         room=1.5,
     )
     overlap: float = Field(default=0.15, ge=0, lt=0.5)

@@ -47,7 +47,7 @@ class NucleiConfig(Config):
     """
 
     tumour: OutlineConfig = OutlineConfig(
-        radius_um=(2.125, 3.25), elongation=(1.0, 1.3), irregularity=(0.6, 2.6), spikiness=(0.04, 0.24)
+        radius_um=(2.125, 3.25), elongation=(1.0, 1.3), irregularity=(0.6, 2.6), spikiness=(0.02, 0.10)
     )
     lymphocyte: OutlineConfig = OutlineConfig(
         radius_um=(1.9, 2.5), elongation=(1.0, 1.15), irregularity=(0.3, 0.7), spikiness=(0.01, 0.06)

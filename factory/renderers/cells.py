@@ -132,6 +132,8 @@ def _numbered(instance: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], i
     present = np.zeros(top + 1, np.int32)
     _mark(instance, present)
     present[0] = 0
+    if present.sum() == top:
+        return instance, top
     return np.take(np.cumsum(present, dtype=np.int32) * present, instance), int(present.sum())
 
 

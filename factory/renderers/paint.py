@@ -7,7 +7,6 @@ arguments are arrays and a `Brush`, the scalars of one tile.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numba
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.renderers.cells import AIR, EPITHELIAL, IMMUNE, MIXED, POSITIVE, STROMA, TUMOUR
-from factory.renderers.noise_tables import sample
+from factory.renderers.noise_tables import sample, sample_many
 
 F = np.float32
 """Every number in a kernel is a float32: one literal in double precision would drag its whole expression along."""
@@ -90,12 +89,12 @@ def outline(kind, owner, nucleus, distance, cells, smooth, brush, border, epithe
                 continue
             cell = owner[y, x]
             positive = kind[y, x] == POSITIVE and brush.membrane_dab > 0
-            alone = not (
-                (y > 0 and (owner[y - 1, x] != cell or (positive and epithelium[y - 1, x] == 0)))
-                or (x > 0 and (owner[y, x - 1] != cell or (positive and epithelium[y, x - 1] == 0)))
-                or (y < height - 1 and (owner[y + 1, x] != cell or (positive and epithelium[y + 1, x] == 0)))
-                or (x < width - 1 and (owner[y, x + 1] != cell or (positive and epithelium[y, x + 1] == 0)))
-            )
+            alone = True
+            for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                if 0 <= v < height and 0 <= u < width:
+                    # a nest ends in a membrane where it is positive; otherwise only the borders of cells show
+                    if positive if epithelium[v, u] == 0 else owner[v, u] != cell:
+                        alone = False
             if alone:
                 continue
             if not positive:
@@ -109,46 +108,184 @@ def outline(kind, owner, nucleus, distance, cells, smooth, brush, border, epithe
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def paint(light, scene, cells, grain, smooth, dyes, background, brush):  # type: ignore[no-untyped-def]
-    """Fill `light`, uint8 [3, H, W]; `dyes` float32 [4, 3] and `background` float32 [3] are in its channel order."""
+    """Fill `light`, uint8 [3, H, W]; `dyes` float32 [4, 3] and `background` float32 [3] are in its channel order.
+
+    Row by row, so that everything in between stays in the first cache. The pixels of a row are sorted by what they
+    are, and noise is looked up for all pixels of one sort at once: that runs on vectors, pixel by pixel it does not.
+    """
     height, width = scene.kind.shape
     layers = np.zeros((4, width), np.float32)
+    sorts = np.zeros((3, width), np.int32)
+    noise = np.zeros((6, width), np.float32)
     for y in range(height):
-        _lay_row(y, layers, scene, cells, grain, smooth, brush)
+        nuclear, epithelial, stromal = _sort_row(y, sorts, scene)
+        layers[:] = 0
+        _lay_nuclei(y, sorts[0, :nuclear], layers, noise, scene, cells, grain, brush)
+        _lay_cytoplasm(y, sorts[1, :epithelial], layers, noise, scene, cells, grain, smooth, brush)
+        _lay_stroma(y, sorts[2, :stromal], layers, noise, scene, grain, smooth, brush)
+        _lay_red_cells(y, layers, scene.red, brush)
         _shine_row(y, light, layers, scene.patch[y], scene.fold[y], dyes, background, brush)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _lay_row(y, layers, scene, cells, grain, smooth, brush):  # type: ignore[no-untyped-def]
-    """Densities of the four dyes in one row of pixels: float32 [4, W]."""
-    for x in range(layers.shape[1]):
-        h = e = d = r = F(0)
-        here = scene.kind[y, x]
-        number = scene.nucleus[y, x]
-        if number > 0:
-            inner = F(scene.inner[y, x]) * F(1 / 255)
-            h, e, d = _nucleus(y, x, here, cells[number], scene.distance[y, x], inner, grain, brush)
-        elif here != AIR:
-            share = F(scene.epithelium[y, x]) * F(1 / 255)
+def _sort_row(y, sorts, scene):  # type: ignore[no-untyped-def]
+    """Columns of a row that are nucleus, epithelium and stroma, the last two both where they blend: [3, W]."""
+    nuclear, epithelial, stromal = 0, 0, 0
+    for x in range(sorts.shape[1]):
+        if scene.nucleus[y, x] > 0:
+            sorts[0, nuclear] = x
+            nuclear += 1
+        elif scene.kind[y, x] != AIR:
+            share = scene.epithelium[y, x]
             if share > 0:
-                inner = F(scene.inner[y, x]) * F(1 / 255)
-                edge = scene.border[y, x]
-                h, e, d = _cytoplasm(y, x, here, cells[scene.owner[y, x]], edge, inner, grain, smooth, brush)
-            if share < 1:
-                sh, se, sd = _stroma(here, scene.across[y, x], scene.along[y, x], grain, smooth, brush)
-                filled = F(1) - share
-                hollow = brush.lumen - scene.patch[y, x]
-                if hollow > 0 and scene.distance[y, x] * brush.mpp > 1:
-                    filled *= F(1) - F(0.97) * min(hollow * F(8), F(1))
-                h = share * h + filled * sh
-                e = share * e + filled * se
-                d = share * d + filled * sd
-            if scene.red[y, x] > 0:
-                covered = F(scene.red[y, x]) * F(1 / 255)
-                bare = max(F(1) - F(1.6) * covered, F(0))
-                h *= bare
-                e *= bare
-                r = covered * brush.red
-        layers[0, x], layers[1, x], layers[2, x], layers[3, x] = h, e, d, r
+                sorts[1, epithelial] = x
+                epithelial += 1
+            if share < 255:
+                sorts[2, stromal] = x
+                stromal += 1
+    return nuclear, epithelial, stromal
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _lay_nuclei(y, columns, layers, noise, scene, cells, grain, brush):  # type: ignore[no-untyped-def]
+    """Chromatin: clumps, a rim, a paler middle, a nucleolus; DAB over it in a positive cell."""
+    ys, xs, clump = noise[0], noise[1], noise[2]
+    pitch = brush.mpp * F(1 / 0.19)
+    for i in range(len(columns)):
+        x = columns[i]
+        cell = cells[scene.nucleus[y, x]]
+        ys[i], xs[i] = F(y) * pitch + cell.grain_y, F(x) * pitch + cell.grain_x
+    sample_many(grain, ys, xs, clump, len(columns))
+    for i in range(len(columns)):
+        x = columns[i]
+        cell = cells[scene.nucleus[y, x]]
+        depth_px = scene.distance[y, x]
+        tone = _chromatin(F(y), F(x), cell, depth_px, clump[i], brush)
+        h = cell.density * tone
+        d = F(0.5) * brush.haze
+        if brush.nuclear_dab > 0:
+            if cell.dab > 0:
+                coarse = F(1) + F(1.3) * min(cell.chromatin, F(0.25)) * clump[i]
+                d += F(1.25) * cell.dab * tone * min(max(coarse, F(0.45)), F(1.8))
+                h *= max(F(0.2), F(0.6) - F(0.2) * cell.dab)
+        elif brush.membrane_dab > 0 and scene.kind[y, x] == POSITIVE:
+            d += F(0.4) * brush.blush * cell.dab * _fade(scene.inner[y, x])
+        layers[0, x], layers[1, x], layers[2, x] = h, F(0.55) * brush.eosin, d
+
+
+@numba.njit(inline="always")
+def _chromatin(y, x, cell, depth_px, clump, brush):  # type: ignore[no-untyped-def]
+    """Density of a nucleus at a pixel, relative to its mean."""
+    depth_um = depth_px * brush.mpp
+    # close to exp(-3.5 d^2), without an exponential
+    fall = F(1) + depth_um * depth_um * F(0.875)
+    fall *= fall
+    inside = min(depth_px / cell.radius * F(1.6), F(1))
+    clump += F(0.2) * (clump * clump - F(1))
+    tone = F(1) - cell.pallor * inside + cell.rim / (fall * fall) + cell.chromatin * clump
+    if cell.nucleolus_radius > 0:
+        dy, dx = y - cell.nucleolus_y, x - cell.nucleolus_x
+        bulge = F(1) - (dy * dy + dx * dx) / (cell.nucleolus_radius * cell.nucleolus_radius)
+        if bulge > 0:
+            tone += F(0.65) * min(F(2) * bulge, F(1))
+    tone = min(max(tone, F(0.42)), F(2.2))
+    # a nucleus out of focus fades in from its outline, a sharp one within a pixel
+    return tone * (F(0.55) + F(0.45) * min((depth_px + F(0.4)) / (cell.softness + F(0.8)), F(1)))
+
+
+@numba.njit(inline="always")
+def _fade(inner):  # type: ignore[no-untyped-def]
+    """DAB pales towards negative tumour and ends where the label does; `inner` is 0 to 255."""
+    return min(max(F(inner) * F(2.4 / 255) - F(1.2), F(0.12)), F(1))
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _lay_cytoplasm(y, columns, layers, noise, scene, cells, grain, smooth, brush):  # type: ignore[no-untyped-def]
+    """Granular, uneven, here and there torn cytoplasm, with a membrane or a broken cleft at its border."""
+    ys, xs, grit, wear = noise[0], noise[1], noise[2], noise[3]
+    fine, coarse = brush.mpp * F(1 / 0.26), brush.mpp * F(36 / 13)
+    for i in range(len(columns)):
+        x = columns[i]
+        cell = cells[scene.owner[y, x]]
+        ys[i], xs[i] = F(y) * fine + cell.grain_x, F(x) * fine + cell.grain_y
+    sample_many(grain, ys, xs, grit, len(columns))
+    for i in range(len(columns)):
+        ys[i], xs[i] = F(y) * coarse + brush.start_x, F(columns[i]) * coarse - brush.start_y
+    sample_many(smooth, ys, xs, wear, len(columns))
+    for i in range(len(columns)):
+        x = columns[i]
+        cell = cells[scene.owner[y, x]]
+        tone = cell.cytoplasm * (F(1) + brush.texture * (F(0.17) * grit[i] + F(0.13) * wear[i]))
+        torn = F(0.6) * wear[i] + F(0.5) * grit[i] - F(2) + F(1.5) * brush.retraction
+        tone = max(tone * (F(1) - F(0.85) * min(max(torn, F(0)), F(1))), F(0.05))
+        counter, dab = tone, brush.haze * tone
+        edge = scene.border[y, x]
+        if brush.membrane_dab > 0 and scene.kind[y, x] == POSITIVE:
+            blush = max(cell.dab, F(0.45) * brush.dab) * brush.blush
+            stained = edge * (F(1) + F(0.35) * grit[i]) + blush * (F(1) + F(0.4) * grit[i] + F(0.15) * wear[i])
+            dab += max(stained, F(0)) * _fade(scene.inner[y, x])
+        else:
+            cleft = min(max(brush.retraction - F(0.35) + F(0.35) * wear[i], F(0)), F(0.9))
+            counter *= F(1) + (F(0.25) * (F(1) - cleft) - cleft) * min(edge, F(1))
+        share = F(scene.epithelium[y, x]) * F(1 / 255)
+        layers[0, x], layers[1, x] = share * brush.tissue * counter, share * brush.eosin * counter
+        layers[2, x] = share * dab
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _lay_stroma(y, columns, layers, noise, scene, grain, smooth, brush):  # type: ignore[no-untyped-def]
+    """Collagen: bundles that wave each in its own phase, fibres in them, and clefts; looser among lymphocytes."""
+    count = len(columns)
+    ys, xs, bundle, fibre, gap, across = noise[0], noise[1], noise[2], noise[3], noise[4], noise[5]
+    for i in range(count):
+        x = columns[i]
+        ys[i] = scene.along[y, x] * F(0.6) - brush.start_x
+        xs[i] = scene.across[y, x] * F(2.6) + brush.start_y
+    sample_many(smooth, ys, xs, bundle, count)
+    fine = F(6) / brush.fibre_um
+    for i in range(count):
+        x = columns[i]
+        along = scene.along[y, x]
+        # collagen is crimped, but not all of it, and no two bundles in step
+        turn = along * F(0.07) + F(0.16) * bundle[i] + scene.across[y, x] * F(0.011)
+        turn -= np.floor(turn)
+        wave = F(2.2) * turn * (F(1) - turn)
+        across[i] = scene.across[y, x] + (F(2) * wave + F(0.8) * bundle[i]) * max(F(0.5) + F(0.5) * bundle[i], F(0.1))
+        ys[i] = along * fine * F(0.16) + brush.start_y
+        xs[i] = across[i] * fine + brush.start_x
+    sample_many(grain, ys, xs, fibre, count)
+    for i in range(count):
+        ys[i] = scene.along[y, columns[i]] * F(0.9) + brush.start_x
+        xs[i] = across[i] * F(4.6) - brush.start_y
+    sample_many(smooth, ys, xs, gap, count)
+    for i in range(count):
+        x = columns[i]
+        tone = F(1) + brush.texture * (F(0.13) * fibre[i] + F(0.16) * bundle[i] - F(0.06) * gap[i])
+        opened = gap[i] + F(0.35) * fibre[i] - F(0.3) * bundle[i] - F(2.2) + F(1.3) * brush.retraction
+        if scene.kind[y, x] == IMMUNE:
+            tone *= F(0.75)
+            opened += F(0.5)
+        tone = max(tone * (F(1) - F(0.88) * min(max(opened * F(1.4), F(0)), F(1))), F(0.05))
+        filled = F(1) - F(scene.epithelium[y, x]) * F(1 / 255)
+        hollow = brush.lumen - scene.patch[y, x]
+        if hollow > 0 and scene.distance[y, x] * brush.mpp > 1:
+            filled *= F(1) - F(0.97) * min(hollow * F(8), F(1))
+        tone *= filled
+        layers[0, x] += F(0.6) * brush.tissue * tone
+        layers[1, x] += brush.eosin * tone
+        layers[2, x] += F(0.8) * brush.haze * tone
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _lay_red_cells(y, layers, red, brush):  # type: ignore[no-untyped-def]
+    """Red cells push aside what would be under them."""
+    for x in range(layers.shape[1]):
+        if red[y, x] > 0:
+            covered = F(red[y, x]) * F(1 / 255)
+            bare = max(F(1) - F(1.6) * covered, F(0))
+            layers[0, x] *= bare
+            layers[1, x] *= bare
+            layers[3, x] = covered * brush.red
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
@@ -170,91 +307,3 @@ def _shine_row(y, light, layers, patch, fold, dyes, background, brush):  # type:
             for _ in range(_HALVINGS):
                 through *= through
             row[x] = np.uint8(bright * lamp * through + F(0.5))
-
-
-@numba.njit(inline="always")
-def _nucleus(y, x, here, cell, depth_px, inner, grain, brush):  # type: ignore[no-untyped-def]
-    """Chromatin: clumps, a rim, a paler middle, a nucleolus; DAB over it in a positive cell."""
-    depth_um = depth_px * brush.mpp
-    # a Gaussian to within 2 %: half as deep at 0.45 um
-    fall = F(1) + depth_um * depth_um * F(0.875)
-    rim = F(1) / (fall * fall * fall * fall)
-    inside = min(depth_px / cell.radius * F(1.6), F(1))
-    pitch = brush.mpp * F(1 / 0.19)
-    clumps = sample(grain, F(y) * pitch + cell.grain_y, F(x) * pitch + cell.grain_x)
-    clumps += F(0.2) * (clumps * clumps - F(1))
-    tone = F(1) - cell.pallor * inside + cell.rim * rim + cell.chromatin * clumps
-    if cell.nucleolus_radius > 0:
-        dy, dx = F(y) - cell.nucleolus_y, F(x) - cell.nucleolus_x
-        bulge = F(1) - (dy * dy + dx * dx) / (cell.nucleolus_radius * cell.nucleolus_radius)
-        if bulge > 0:
-            tone += F(0.65) * min(F(2) * bulge, F(1))
-    tone = min(max(tone, F(0.42)), F(2.2))
-    # a nucleus out of focus fades in from its outline, a sharp one within a pixel
-    tone *= F(0.55) + F(0.45) * min((depth_px + F(0.4)) / (cell.softness + F(0.8)), F(1))
-    h = cell.density * tone
-    e = F(0.55) * brush.eosin
-    d = F(0.5) * brush.haze
-    if brush.nuclear_dab > 0:
-        if cell.dab > 0:
-            coarse = F(1) + F(1.3) * min(cell.chromatin, F(0.25)) * clumps
-            d += F(1.25) * cell.dab * tone * min(max(coarse, F(0.45)), F(1.8))
-            h *= max(F(0.2), F(0.6) - F(0.2) * cell.dab)
-    elif here == POSITIVE and brush.membrane_dab > 0:
-        d += F(0.4) * brush.blush * cell.dab * _fade(inner)
-    return h, e, d
-
-
-@numba.njit(inline="always")
-def _fade(inner):  # type: ignore[no-untyped-def]
-    """DAB pales towards negative tumour and ends where the label does."""
-    return min(max(F(2.4) * inner - F(1.2), F(0.12)), F(1))
-
-
-@numba.njit(inline="always")
-def _cytoplasm(y, x, here, cell, edge, inner, grain, smooth, brush):  # type: ignore[no-untyped-def]
-    """Granular, uneven, here and there torn cytoplasm, with a membrane or a broken cleft at its border."""
-    pitch = brush.mpp * F(1 / 0.26)
-    grit = sample(grain, F(y) * pitch + cell.grain_x, F(x) * pitch + cell.grain_y)
-    pitch = brush.mpp * F(36 / 13)
-    wear = sample(smooth, F(y) * pitch + brush.start_x, F(x) * pitch - brush.start_y)
-    tone = cell.cytoplasm * (F(1) + brush.texture * (F(0.17) * grit + F(0.13) * wear))
-    torn = F(0.6) * wear + F(0.5) * grit - F(2) + F(1.5) * brush.retraction
-    tone *= F(1) - F(0.85) * min(max(torn, F(0)), F(1))
-    tone = max(tone, F(0.05))
-    h = brush.tissue * tone
-    e = brush.eosin * tone
-    d = brush.haze * tone
-    if here == POSITIVE and brush.membrane_dab > 0:
-        blush = max(cell.dab, F(0.45) * brush.dab) * brush.blush
-        stained = edge * (F(1) + F(0.35) * grit) + blush * (F(1) + F(0.4) * grit + F(0.15) * wear)
-        d += max(stained, F(0)) * _fade(inner)
-    else:
-        edge = min(edge, F(1))
-        cleft = min(max(brush.retraction - F(0.35) + F(0.35) * wear, F(0)), F(0.9))
-        fade = F(1) + (F(0.25) * (F(1) - cleft) - cleft) * edge
-        h *= fade
-        e *= fade
-    return h, e, d
-
-
-@numba.njit(inline="always")
-def _stroma(here, across_um, along_um, grain, smooth, brush):  # type: ignore[no-untyped-def]
-    """Collagen: bundles that wave each in its own phase, fibres in them, and clefts; looser among lymphocytes."""
-    bundle = sample(smooth, along_um * F(0.6) - brush.start_x, across_um * F(2.6) + brush.start_y)
-    # collagen is crimped, but not all of it, and no two bundles in step
-    turn = along_um * F(0.07) + F(0.16) * bundle + across_um * F(0.011)
-    turn -= math.floor(turn)
-    wave = turn * (F(1) - turn) * F(4) if turn < 1 else F(0)
-    across_um += (F(1.1) * wave + F(0.8) * bundle) * max(F(0.5) + F(0.5) * bundle, F(0.1))
-    pitch = F(6) / brush.fibre_um
-    fibre = sample(grain, along_um * pitch * F(0.16) + brush.start_y, across_um * pitch + brush.start_x)
-    gap = sample(smooth, along_um * F(0.9) + brush.start_x, across_um * F(4.6) - brush.start_y)
-    tone = F(1) + brush.texture * (F(0.13) * fibre + F(0.16) * bundle - F(0.06) * gap)
-    opened = gap + F(0.35) * fibre - F(0.3) * bundle - F(2.2) + F(1.3) * brush.retraction
-    if here == IMMUNE:
-        tone *= F(0.75)
-        opened += F(0.5)
-    tone *= F(1) - F(0.88) * min(max(opened * F(1.4), F(0)), F(1))
-    tone = max(tone, F(0.05))
-    return F(0.6) * brush.tissue * tone, brush.eosin * tone, F(0.8) * brush.haze * tone

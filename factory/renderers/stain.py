@@ -114,13 +114,14 @@ class Stain:
             nuclei.kind[(nuclei.kind == TUMOUR) & (fields.patch < ndtri(share))] = POSITIVE
         # every pixel gets its cell; sheets of epithelium are filled up with cells cut beside their nucleus
         confluent = (nuclei.kind == TUMOUR) | (nuclei.kind == POSITIVE)
+        crowded = confluent | (nuclei.kind == MIXED)
         centres = centres_without_nucleus(number, confluent, mpp, rng)
         owner = np.zeros_like(number)
         owner[tuple(centres.astype(np.intp).T)] = np.arange(len(centres)) + len(nuclei.table)
         cells = dress(
             with_centres(nuclei, centres), look, anatomy, fields.patch, mpp=mpp, unlabelled_positive=share, rng=rng
         )
-        distance = spread_territories(number, owner, _REACH_UM / mpp, grain())
+        distance = spread_territories(number, owner, crowded, _REACH_UM / mpp, grain())
 
         # borders are lines two pixels wide, which the thickness of a membrane spreads and must not pale
         border = np.empty_like(distance)
@@ -135,9 +136,7 @@ class Stain:
 
         per_mm2 = rng.uniform(*anatomy.red_cells_per_mm2) * (1.0 if look.staining == "he" else 0.1)
         diameter_px = rng.uniform(*anatomy.red_cell_um) / mpp
-        red = scatter_red_cells(
-            nuclei.kind, distance, number, per_mm2=per_mm2, diameter_px=diameter_px, mpp=mpp, rng=rng
-        )
+        red = scatter_red_cells(nuclei.kind, number, per_mm2=per_mm2, diameter_px=diameter_px, mpp=mpp, rng=rng)
         folded = rng.random() < self.config.scanner.fold
         fold = fold_profile(distance.shape, mpp, rng) if folded else np.zeros_like(distance)
         scene = Scene(

@@ -34,13 +34,34 @@ _SHEET_PX = 4000
 """A connected brown area above this is more than a cluster of nuclei, at any usual resolution."""
 _NO_AIR = np.array([244.0, 242.0, 244.0])
 """Background assumed where an image shows none."""
-# What the measures below give on rendered tiles per unit of the parameter, set by hand until fits of rendered tiles
-# came back near what went in. A test holds nuclei within 25 % and DAB within 35 %; the others are looser.
-_NUCLEUS_GAIN, _TISSUE_GAIN, _DAB_GAIN = 0.82, 0.85, 0.95
-_CHROMATIN_GAIN, _TEXTURE_GAIN = 0.75, 0.13
 
 Floats = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Gains:
+    """What the measures below give on rendered tiles per unit of the parameter of the same name.
+
+    From `python -m bench.stain_constants`, which renders tiles and fits them. The medians come back; a single tile's
+    nuclei do to within 25 % and its DAB to within 35 % (a test), the others are looser.
+    """
+
+    nucleus: float
+    nucleus_spread: float
+    tissue: float
+    chromatin: float
+    texture: float
+    eosin: float = 1.0
+    haze: float = 1.0
+    dab: float = 1.0
+    blush: float = 1.0
+
+
+_HE_GAINS = _Gains(nucleus=0.8, nucleus_spread=1.4, tissue=0.34, chromatin=0.69, texture=0.14, eosin=0.97)
+_IHC_GAINS = _Gains(
+    nucleus=0.74, nucleus_spread=1.22, tissue=0.47, chromatin=1.24, texture=0.3, haze=0.4, dab=0.78, blush=2.2
+)
 
 
 @dataclass(frozen=True)
@@ -150,23 +171,26 @@ def _slide(sample: _Sample, preparation: Preparation) -> tuple[Slide, _Dab | Non
     counter = counter if counter.sum() > _ENOUGH else sample.length > _STAINED
     cut = _otsu(np.minimum(h[counter], np.percentile(h[counter], 98)))
     nuclei, tissue = counter & (h > cut), counter & (h <= cut)
-    nucleus = _level(h, nuclei, sum(preparation.nucleus) / 2, 50)
-    dab = _dab(other, brown, nuclei, tissue) if brown.sum() > _ENOUGH else None
     pink = not sample.immunostain
+    gains = _HE_GAINS if pink else _IHC_GAINS
+    nucleus = _level(h, nuclei, gains.nucleus * sum(preparation.nucleus) / 2, 50)
+    dab = _dab(other, brown, nuclei, tissue, gains) if brown.sum() > _ENOUGH else None
     slide = Slide(
         haematoxylin=tuple(haematoxylin.tolist()),
         eosin=tuple(partner.tolist()) if pink else preparation.eosin,
         dab=tuple(partner.tolist()) if dab else preparation.dab,
         background=tuple(np.round(sample.background, 2).tolist()),
-        nucleus=_rounded(nucleus / _NUCLEUS_GAIN),
-        nucleus_spread=_rounded(np.clip(_spread(h[nuclei]), 0.1, 0.4)),
-        tissue=_rounded(_level(h, tissue, preparation.tissue[0], 35) / _TISSUE_GAIN),
-        eosin_density=_rounded(_level(other, tissue, 0.4, 50) / 0.95 if pink else sum(preparation.eosin_density) / 2),
+        nucleus=_rounded(nucleus / gains.nucleus),
+        nucleus_spread=_rounded(np.clip(_spread(h[nuclei]) / gains.nucleus_spread, 0.1, 0.5)),
+        tissue=_rounded(_level(h, tissue, gains.tissue * preparation.tissue[0], 35) / gains.tissue),
+        eosin_density=_rounded(
+            _level(other, tissue, 0.4, 50) / gains.eosin if pink else sum(preparation.eosin_density) / 2
+        ),
         haze=dab.haze if dab else 0.0,
         dab_density=dab.density if dab else sum(preparation.dab_density) / 2,
         blush=dab.blush if dab else sum(preparation.blush) / 2,
-        chromatin=_rounded(np.clip(_contrast(h, nuclei, nucleus) / _CHROMATIN_GAIN, 0.05, 0.4)),
-        texture=_rounded(np.clip(_contrast(h + other, tissue, None) / _TEXTURE_GAIN, 0.3, 1.6)),
+        chromatin=_rounded(np.clip(_contrast(h, nuclei, nucleus) / gains.chromatin, 0.05, 0.5)),
+        texture=_rounded(np.clip(_contrast(h + other, tissue, None) / gains.texture, 0.2, 3.0)),
         retraction=_rounded(_clefts(sample.length > _TISSUE)),
         blur_px=sample.scan.blur_px,
         grain=sample.scan.grain,
@@ -175,7 +199,7 @@ def _slide(sample: _Sample, preparation: Preparation) -> tuple[Slide, _Dab | Non
     return slide, dab
 
 
-def _dab(density: Floats, brown: Mask, nuclei: Mask, tissue: Mask) -> _Dab:
+def _dab(density: Floats, brown: Mask, nuclei: Mask, tissue: Mask, gains: _Gains) -> _Dab:
     """Measure DAB, float32 [H, W], in the brown pixels and in what they enclose."""
     enclosed = cv2.morphologyEx(brown.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
     _, _, pieces, _ = cv2.connectedComponentsWithStats(enclosed)
@@ -183,9 +207,9 @@ def _dab(density: Floats, brown: Mask, nuclei: Mask, tissue: Mask) -> _Dab:
     pale, middle, dark = np.percentile(density[enclosed > 0], [25, 50, 85])
     in_sheets = float(area[area > _SHEET_PX].sum() / area.sum())
     return _Dab(
-        density=_rounded((dark if in_sheets > 0.5 else middle) / _DAB_GAIN),
-        blush=_rounded(np.clip(pale / dark, 0.05, 0.8)),
-        haze=_rounded(_level(density, tissue, 0.0, 35)),
+        density=_rounded((dark if in_sheets > 0.5 else middle) / gains.dab),
+        blush=_rounded(np.clip(pale / dark / gains.blush, 0.03, 0.5)),
+        haze=_rounded(_level(density, tissue, 0.0, 35) / gains.haze),
         share=float(area.sum() / (area.sum() + (nuclei & (enclosed == 0)).sum())),
         in_sheets=in_sheets,
     )

@@ -50,19 +50,25 @@ def centres_without_nucleus(
 
 
 def spread_territories(
-    nucleus: npt.NDArray[np.int32], owner: npt.NDArray[np.int32], reach_px: float, ground: npt.NDArray[np.float32]
+    nucleus: npt.NDArray[np.int32],
+    owner: npt.NDArray[np.int32],
+    crowded: npt.NDArray[np.bool_],
+    reach_px: float,
+    ground: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float32]:
     """Give every pixel its nearest nucleus, in place, and measure the distance to that nucleus's outline.
 
     Args:
         nucleus: int32 [H, W], 0 = none, 1..n.
         owner: int32 [H, W], changed: on entry 0, or the number of a cell without a nucleus at its centre; on return the
-            nearest cell everywhere (0 where there is no cell at all).
+            nearest cell within the crowded area (0 where none can be reached).
+        crowded: bool [H, W], where cells share out the room; elsewhere only the insides of nuclei are measured.
         reach_px: how far such a centre lies inside the cell it stands for.
         ground: a noise table; what it adds to or takes from the cost of a step makes borders of cells uneven.
 
     Returns:
-        float32 [H, W] in pixels: the depth below the outline inside nuclei, the distance to it outside.
+        float32 [H, W] in pixels: the depth below the outline inside nuclei, the distance to it outside, which is
+        huge where no cell reaches.
     """
     height, width = nucleus.shape
     # a frame of one pixel spares the sweeps every question about the border of the image
@@ -72,9 +78,11 @@ def spread_territories(
     near[1:-1, 1:-1] = owner
     distance = np.full(framed.shape, _FAR, np.float32)
     _start(framed, near, distance, np.float32(-reach_px))
-    _sweep(framed, near, distance, ground)
+    shared = np.zeros(framed.shape, np.bool_)
+    shared[1:-1, 1:-1] = crowded
+    _sweep(framed, near, distance, shared, ground)
     # the second sweep is the first one on the image turned by half
-    _sweep(framed[::-1, ::-1], near[::-1, ::-1], distance[::-1, ::-1], ground)
+    _sweep(framed[::-1, ::-1], near[::-1, ::-1], distance[::-1, ::-1], shared[::-1, ::-1], ground)
     owner[:] = near[1:-1, 1:-1]
     return np.ascontiguousarray(distance[1:-1, 1:-1])
 
@@ -102,7 +110,7 @@ def _start(nucleus, near, distance, centre):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _sweep(nucleus, near, distance, ground):  # type: ignore[no-untyped-def]
+def _sweep(nucleus, near, distance, shared, ground):  # type: ignore[no-untyped-def]
     """Carry distances and owners down and to the right."""
     height, width = nucleus.shape
     for y in range(1, height - 1):
@@ -120,6 +128,8 @@ def _sweep(nucleus, near, distance, ground):  # type: ignore[no-untyped-def]
                         if nucleus[v, u] == here:
                             best = min(best, distance[v, u] + step)
                     distance[y, x] = best
+                continue
+            if not shared[y, x]:
                 continue
             rough = _ONE + _UNEVEN * ground[y & MASK, x & MASK]
             mine = near[y, x]

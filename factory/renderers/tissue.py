@@ -39,13 +39,14 @@ class Fields:
 def draw_fields(shape: tuple[int, int], mpp: float, rng: np.random.Generator) -> Fields:
     """Draw the fields of one tile: fibres run in a random main direction and bend around it."""
     height, width = shape
-    turn, bend = rng.uniform(0, np.pi), rng.uniform(8, 18)
+    # bends of some 0.5 um per um at most: with more, fibres would run in circles
+    turn, bend = rng.uniform(0, np.pi), rng.uniform(4, 9)
     wide = smooth_field(shape, 150 / mpp, rng)
     other = smooth_field(shape, 45 / mpp, rng)
     y = np.arange(height, dtype=np.float32)[:, None] * np.float32(mpp)
     x = np.arange(width, dtype=np.float32)[None, :] * np.float32(mpp)
     cosine, sine = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-    across = cosine * y - sine * x + np.float32(bend) * wide + np.float32(2.2) * other
+    across = cosine * y - sine * x + np.float32(bend) * wide + np.float32(1.6) * other
     along = sine * y + cosine * x + np.float32(4.0) * other
     patch = smooth_field(shape, 60 / mpp, rng)
     zones = np.float32(0.9) * smooth_field(shape, 130 / mpp, rng) + np.float32(0.4) * other
