@@ -8,7 +8,8 @@ the slides only CMU-1-Small-Region. Resolutions that no file states are estimate
     python -m bench.stain_constants FOLDER     constants of real images
     python -m bench.stain_constants            gains of the fit, on rendered tiles alone
 
-A range is the 10th to 90th percentile of `stain_fit` over images, where every source weighs the same. `stain_fit`
+A range is the 20th to 80th percentile of `stain_fit` over images, where every source weighs the same: tiles draw
+every quantity by itself, while in images they go together, so that tails must not be combined. `stain_fit`
 turns its measures into parameters by gains; the second command prints by what a gain has to be multiplied so that
 rendered tiles come back, in the median, with what they were rendered with.
 """
@@ -16,6 +17,8 @@ rendered tiles come back, in the median, with what they were rendered with.
 import csv
 import sys
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import cv2
@@ -23,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.measure import regionprops_table
 
-from factory.renderers.look import Look, Staining, draw_look
+from factory.renderers.look import PIXEL_BLUR_PX, Look, Staining, draw_look
 from factory.renderers.stain_config import Slide, StainConfig
 from factory.renderers.stain_fit import fit_slides
 
@@ -31,9 +34,8 @@ Image = npt.NDArray[np.uint8]
 _MONUSEG = "A7-A13E AR-A1AK AR-A1AS HE-7128 HE-7130 B0-5711 18-5592 49-4488 50-5931 G9-6336 G9-6356 G9-6363".split()
 _KI67 = [f"case{case:02d}" for case in range(1, 23)]
 _CORES = ["core02", "core03", "core04"]
-_SCALARS = (
-    "nucleus nucleus_spread tissue eosin_density haze dab_density blush chromatin texture retraction blur_um grain "
-    "jpeg_quality"
+PREPARATION = (
+    "nucleus nucleus_spread tissue eosin_density haze dab_density blush chromatin texture retraction"
 ).split()
 
 
@@ -66,8 +68,13 @@ def main() -> None:
         _print_gains()
         return
     folder = Path(words[0])
-    for group in ("he", "ihc"):
-        _print_group(folder, group)
+    he, ihc = (
+        reduce(add, [_fitted(folder, s) for s in SOURCES.values() if (s.staining == "he") == pink])
+        for pink in (True, False)
+    )
+    _print_group("he", he)
+    _print_group("ihc", ihc)
+    _print_scanner(he + ihc)
     _print_shapes(folder)
     _print_densities(folder)
 
@@ -96,45 +103,67 @@ def _read(path: Path) -> list[Image]:
     return [cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)]
 
 
-def _quantiles(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """10th, 50th and 90th percentile of weighted values."""
-    order = np.argsort(values)
-    at = (np.cumsum(weights[order]) - weights[order] / 2) / weights.sum()
-    return np.interp([0.1, 0.5, 0.9], at, values[order])
+@dataclass(frozen=True)
+class Fitted:
+    """Looks of images, with the weight and the resolution of each."""
+
+    slides: list[Slide]
+    weight: npt.NDArray[np.float64]
+    mpp: npt.NDArray[np.float64]
+
+    def __add__(self, other: "Fitted") -> "Fitted":
+        weight, mpp = (np.concatenate(pair) for pair in ((self.weight, other.weight), (self.mpp, other.mpp)))
+        return Fitted(self.slides + other.slides, weight, mpp)
+
+    def quantiles(self, values: npt.NDArray[np.float64], among: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        """20th, 50th and 80th percentile of the values of the images `among` them, weighted."""
+        values, weight = values[among], self.weight[among]
+        order = np.argsort(values)
+        at = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
+        return np.interp([0.2, 0.5, 0.8], at, values[order])
 
 
-def _print_group(folder: Path, group: str) -> None:
-    """Vectors, ranges and background of H&E or of immunostains."""
-    slides: list[Slide] = []
-    weights: list[float] = []
-    mpps: list[float] = []
-    for source in SOURCES.values():
-        if (source.staining == "he") != (group == "he"):
-            continue
-        images = [image for path in _paths(folder, source) for image in _read(path)]
-        found = fit_slides(images, source.staining, StainConfig(), told=True).slides
-        slides += found
-        weights += [1 / len(found)] * len(found)
-        mpps += [source.mpp] * len(found)
-    weight = np.array(weights)
-    print(f"\n{group}: {len(slides)} images")
+def _fitted(folder: Path, source: Source) -> Fitted:
+    images = [image for path in _paths(folder, source) for image in _read(path)]
+    slides = list(fit_slides(images, source.staining, StainConfig(), told=True).slides)
+    return Fitted(slides, np.full(len(slides), 1 / len(slides)), np.full(len(slides), source.mpp))
+
+
+def _print_group(group: str, fitted: Fitted) -> None:
+    """Vectors and ranges of H&E or of immunostains."""
+    print(f"\n{group}: {len(fitted.slides)} images; 20th, 50th, 80th percentile")
+    everywhere = np.ones(len(fitted.slides), bool)
+    # an image that does not show DAB comes back with the vector that was configured
+    brown = np.array([slide.dab != StainConfig().ihc.dab for slide in fitted.slides])
     for name in ("haematoxylin", "eosin" if group == "he" else "dab"):
-        vectors = np.array([getattr(slide, name) for slide in slides])
-        # an image that does not show a dye comes back with the vector that was configured
-        shown = np.abs(vectors - getattr(StainConfig().ihc, name)).max(axis=1) > 1e-5
-        mean = np.average(vectors[shown], axis=0, weights=weight[shown])
-        spread = np.sqrt(np.average((vectors[shown] - mean) ** 2, axis=0, weights=weight[shown]))
-        print(f"  {name:<15} {np.round(mean / np.linalg.norm(mean), 3)}  spread {np.round(spread, 3)}")
-    for name in _SCALARS:
-        values = np.array([_scalar(slide, name, mpp) for slide, mpp in zip(slides, mpps, strict=True)], float)
-        print(f"  {name:<15} {np.round(_quantiles(values, weight), 3)}")
-    for channel in range(3):
-        levels = np.array([slide.background[channel] for slide in slides])
-        print(f"  background {'RGB'[channel]}    {np.round(_quantiles(levels, weight), 1)}")
+        vectors = np.array([getattr(slide, name) for slide in fitted.slides])
+        among = brown if name == "dab" else everywhere
+        low, middle, high = np.stack([fitted.quantiles(vectors[:, c], among) for c in range(3)], axis=1)
+        # 20th and 80th percentile of a normal distribution are 1.683 standard deviations apart
+        print(f"  {name:<15} {np.round(middle / np.linalg.norm(middle), 3)}  spread {np.round((high - low) / 1.683, 3)}")
+    for name in PREPARATION:
+        values = np.array([getattr(slide, name) for slide in fitted.slides], float)
+        among = brown if name in ("dab_density", "blush") else everywhere
+        if among.any():
+            print(f"  {name:<15} {np.round(fitted.quantiles(values, among), 3)}")
+    ratio = np.array([slide.tissue / max(slide.nucleus, 1e-6) for slide in fitted.slides])
+    print(f"  {'tissue / nucleus':<15} {np.round(fitted.quantiles(ratio, everywhere), 3)}")
 
 
-def _scalar(slide: Slide, name: str, mpp: float) -> float:
-    return slide.blur_px * mpp if name == "blur_um" else float(getattr(slide, name))
+def _print_scanner(fitted: Fitted) -> None:
+    """What does not depend on the stain."""
+    print(f"\nscanner: {len(fitted.slides)} images; 20th, 50th, 80th percentile")
+    everywhere = np.ones(len(fitted.slides), bool)
+    blur_px = np.array([slide.blur_px for slide in fitted.slides])
+    optics_um = np.sqrt(np.maximum(blur_px**2 - PIXEL_BLUR_PX**2, 0)) * fitted.mpp
+    print(f"  {'blur_um':<15} {np.round(fitted.quantiles(optics_um, everywhere), 3)}")
+    for name in ("grain", "jpeg_quality"):
+        values = np.array([getattr(slide, name) for slide in fitted.slides])
+        print(f"  {name:<15} {np.round(fitted.quantiles(values, everywhere), 2)}")
+    levels = np.array([slide.background for slide in fitted.slides])
+    print(f"  {'background':<15} {np.round(fitted.quantiles(levels.mean(axis=1), everywhere), 1)}")
+    warmth = fitted.quantiles((levels[:, 0] - levels[:, 2]) / 2, everywhere)
+    print(f"  {'tint':<15} {np.round((warmth[2] - warmth[0]) / 1.683, 2)}")
 
 
 def _print_gains() -> None:
@@ -142,12 +171,11 @@ def _print_gains() -> None:
     for scheme, staining in (("pdl1", "membrane_dab"), ("ihc", "nuclear_dab"), ("nuclei", "he")):
         pairs = _render(scheme, staining)
         print(f"{scheme}: {len(pairs)} tiles")
-        for name in _SCALARS:
-            given = {"eosin_density": "eosin", "dab_density": "dab", "blur_um": "blur_px"}.get(name, name)
-            fitted = "blur_px" if name == "blur_um" else name
+        for name in (*PREPARATION, "blur_px", "grain", "jpeg_quality"):
+            given = {"eosin_density": "eosin", "dab_density": "dab"}.get(name, name)
             asked = np.array([getattr(look, given) for look, _ in pairs])
             if asked.max() > 0:
-                ratio = np.array([getattr(slide, fitted) for _, slide in pairs]) / np.maximum(asked, 1e-6)
+                ratio = np.array([getattr(slide, name) for _, slide in pairs]) / np.maximum(asked, 1e-6)
                 print(f"  {name:<15} {np.round(np.quantile(ratio, [0.1, 0.5, 0.9]), 2)}")
 
 

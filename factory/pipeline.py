@@ -30,7 +30,7 @@ from manifests.store import Layout
 from manifests.tile import Tile
 
 Sample = tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]
-_BYTE_MAKERS = ("numpy", "numba", "opencv-python-headless", "scipy", "numcodecs", "zarr")
+_BYTE_MAKERS = ("numpy", "numba", "opencv-python-headless", "scipy", "pyarrow", "zarr")
 
 
 class MakeConfig(Config):

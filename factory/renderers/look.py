@@ -16,7 +16,7 @@ from manifests.labels import LabelScheme
 Staining = Literal["he", "membrane_dab", "nuclear_dab"]
 
 
-_PIXEL_BLUR_PX = 0.3
+PIXEL_BLUR_PX = 0.3
 """Standard deviation of a pixel's own aperture, 1 / sqrt(12)."""
 
 
@@ -78,7 +78,7 @@ def draw_look(config: StainConfig, staining: Staining, mpp: float, rng: np.rando
         chromatin=rng.uniform(*preparation.chromatin),
         texture=rng.uniform(*preparation.texture),
         retraction=rng.uniform(*preparation.retraction),
-        blur_px=math.hypot(rng.uniform(*scanner.blur_um) / mpp, _PIXEL_BLUR_PX),
+        blur_px=math.hypot(rng.uniform(*scanner.blur_um) / mpp, PIXEL_BLUR_PX),
         sharpen=sharpen,
         grain=rng.uniform(*scanner.grain),
         jpeg_quality=round(rng.uniform(*scanner.jpeg_quality)),

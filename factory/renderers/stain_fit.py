@@ -60,7 +60,7 @@ class _Gains:
 
 _HE_GAINS = _Gains(nucleus=0.8, nucleus_spread=1.4, tissue=0.34, chromatin=0.69, texture=0.14, eosin=0.97)
 _IHC_GAINS = _Gains(
-    nucleus=0.74, nucleus_spread=1.22, tissue=0.47, chromatin=1.24, texture=0.3, haze=0.4, dab=0.78, blush=2.2
+    nucleus=0.74, nucleus_spread=1.22, tissue=0.47, chromatin=1.24, texture=0.42, haze=0.42, dab=0.76, blush=2.2
 )
 
 
