@@ -64,13 +64,14 @@ def draw_look(config: StainConfig, staining: Staining, mpp: float, rng: np.rando
     dark, bright = (np.asarray(colour) for colour in config.background)
     warmth = np.array([1.0, 0.3, -1.0]) * rng.normal(0, config.tint)
     background = dark + (bright - dark) * rng.uniform() + warmth + rng.normal(0, config.tint / 4, 3)
+    nucleus = rng.uniform(*preparation.nucleus)
     return Look(
         staining=staining,
         vectors=_vectors(preparation, staining, config.hue_spread, rng),
         background=np.clip(background, 128, 255),
-        nucleus=rng.uniform(*preparation.nucleus),
+        nucleus=nucleus,
         nucleus_spread=rng.uniform(*preparation.nucleus_spread),
-        tissue=rng.uniform(*preparation.tissue),
+        tissue=min(rng.uniform(*preparation.tissue), preparation.most_tissue * nucleus),
         eosin=rng.uniform(*preparation.eosin_density),
         haze=rng.uniform(*preparation.haze) if staining != "he" else 0.0,
         dab=rng.uniform(*preparation.dab_density),

@@ -40,13 +40,12 @@ def _blur_px(luma: Luma) -> float:
         return 0.8
     sigma = height[crest] / (np.maximum(slope[crest], 1e-3) * math.sqrt(2 * math.pi))
     # the sharpest edges show the optics, the others the tissue
-    width = float(np.percentile(sigma, 15))
-    return float(np.clip(math.sqrt(max(width * width - _EDGE_PX * _EDGE_PX, 0.0)), 0.4, 2.5))
+    return float(np.clip(_EDGE_SLOPE * np.percentile(sigma, 15) - _EDGE_BIAS_PX, 0.4, 2.5))
 
 
-_EDGE_PX = 0.68
-"""Width of an edge without blur: a nucleus is no step, and Scharr's own width adds. Fits of tiles rendered with 0.6 to
-1.2 px come back within 0.1 px."""
+# A nucleus is no step, and Scharr's own width adds: a line through the medians of tiles that were rendered with 0.6 to
+# 1.2 px (`bench.stain_constants`), which come back within 0.1 px.
+_EDGE_SLOPE, _EDGE_BIAS_PX = 1.6, 0.95
 
 
 def _grain(luma: Luma) -> float:

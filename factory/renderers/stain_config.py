@@ -51,23 +51,25 @@ class Preparation(Config):
     dab: Vector = DAB
     nucleus: Range
     """Haematoxylin of an average nucleus."""
-    nucleus_spread: Range = (0.16, 0.3)
+    nucleus_spread: Range = (0.22, 0.28)
     """Log standard deviation of that from nucleus to nucleus."""
     tissue: Range
     """Haematoxylin of cytoplasm; stroma has about two thirds of it."""
+    most_tissue: Share
+    """Largest haematoxylin of cytoplasm relative to that of a nucleus."""
     eosin_density: Range = (0.0, 0.0)
     """Eosin of cytoplasm and stroma."""
     haze: Range = (0.0, 0.0)
     """Unspecific DAB in all tissue."""
-    dab_density: Range = (0.9, 1.6)
+    dab_density: Range = (0.75, 2.2)
     """DAB of a moderately stained (2+) membrane or nucleus; 1+ has 0.45 and 3+ 1.9 times this."""
-    blush: UnitRange = (0.08, 0.25)
+    blush: UnitRange = (0.07, 0.2)
     """DAB of the cytoplasm of membrane-positive cells, relative to their membrane."""
-    chromatin: Range = (0.15, 0.32)
+    chromatin: Range
     """Relative contrast of chromatin."""
-    texture: Range = (0.7, 1.2)
+    texture: Range
     """Contrast of fibres and granular cytoplasm, 1 = average."""
-    retraction: UnitRange = (0.0, 1.0)
+    retraction: UnitRange
     """Clefts between fibres and around cells: 0 none, 1 wide and bright."""
 
 
@@ -75,22 +77,27 @@ class HePreparation(Preparation):
     """Haematoxylin and eosin."""
 
     haematoxylin: Vector = HAEMATOXYLIN_HE
-    nucleus: Range = (1.1, 2.1)
-    tissue: Range = (0.14, 0.4)
-    eosin_density: Range = (0.28, 0.85)
-    chromatin: Range = (0.18, 0.36)
+    nucleus: Range = (0.81, 1.8)
+    tissue: Range = (0.22, 0.65)
+    most_tissue: Share = 0.49
+    eosin_density: Range = (0.14, 0.73)
+    chromatin: Range = (0.32, 0.5)
+    texture: Range = (1.7, 3.0)
+    retraction: UnitRange = (0.03, 0.27)
 
 
 class IhcPreparation(Preparation):
     """DAB with haematoxylin as the counterstain."""
 
     haematoxylin: Vector = HAEMATOXYLIN_IHC
-    nucleus: Range = (0.5, 0.9)
-    nucleus_spread: Range = (0.18, 0.34)
-    tissue: Range = (0.04, 0.12)
-    haze: Range = (0.0, 0.06)
-    chromatin: Range = (0.08, 0.22)
-    texture: Range = (1.1, 2.0)
+    nucleus: Range = (0.68, 0.95)
+    nucleus_spread: Range = (0.28, 0.33)
+    tissue: Range = (0.08, 0.23)
+    most_tissue: Share = 0.27
+    haze: Range = (0.03, 0.08)
+    chromatin: Range = (0.12, 0.21)
+    texture: Range = (0.7, 1.2)
+    retraction: UnitRange = (0.24, 0.51)
 
 
 class Anatomy(Config):
