@@ -8,10 +8,11 @@ the slides only CMU-1-Small-Region. Resolutions that no file states are estimate
     python -m bench.stain_constants FOLDER     constants of real images
     python -m bench.stain_constants            gains of the fit, on rendered tiles alone
 
-A range is the 20th to 80th percentile of `stain_fit` over images, where every source weighs the same: tiles draw
-every quantity by itself, while in images they go together, so that tails must not be combined. `stain_fit`
-turns its measures into parameters by gains; the second command prints by what a gain has to be multiplied so that
-rendered tiles come back, in the median, with what they were rendered with.
+A range is the 20th to 80th percentile of `stain_fit` over images: tiles draw every quantity by itself while in images
+they go together, so that tails must not be combined. Vectors are means. A source weighs the root of its slides, so
+that neither a lone slide nor a large set decides. `stain_fit` turns its measures into parameters by gains; the second
+command prints by what a gain has to be multiplied so that rendered tiles come back, in the median, with what they were
+rendered with.
 """
 
 import csv
@@ -31,32 +32,35 @@ from factory.renderers.stain_config import Slide, StainConfig
 from factory.renderers.stain_fit import fit_slides
 
 Image = npt.NDArray[np.uint8]
-_MONUSEG = "A7-A13E AR-A1AK AR-A1AS HE-7128 HE-7130 B0-5711 18-5592 49-4488 50-5931 G9-6336 G9-6356 G9-6363".split()
+# the training images of Kumar et al. 2017, less their validation images
+_MONUSEG = ["A7-A13E", "AR-A1AK", "AR-A1AS", "HE-7128", "HE-7130", "B0-5711", "18-5592", "49-4488", "50-5931"]
+_MONUSEG += ["G9-6336", "G9-6356", "G9-6363"]
 _KI67 = [f"case{case:02d}" for case in range(1, 23)]
+_RENDERED: tuple[tuple[str, Staining], ...] = (("pdl1", "membrane_dab"), ("ihc", "nuclear_dab"), ("nuclei", "he"))
 _CORES = ["core02", "core03", "core04"]
-PREPARATION = (
-    "nucleus nucleus_spread tissue eosin_density haze dab_density blush chromatin texture retraction"
-).split()
+PREPARATION: tuple[str, ...] = ("nucleus", "nucleus_spread", "tissue", "eosin_density", "haze", "dab_density", "blush")
+PREPARATION += ("chromatin", "texture", "retraction")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images of one origin: a glob below the folder, the words of which a name must hold one, stain and resolution."""
+    """Images of one origin: a glob, the words of which a name must hold one, stain, resolution, number of slides."""
 
     pattern: str
     words: list[str]
     staining: Staining
     mpp: float
+    slides: int
 
 
 SOURCES = {
-    "MoNuSeg": Source("nuclei_he_monuseg30/images/*.png", _MONUSEG, "he", 0.25),
-    "HTT": Source("tiles_he_htt36/*.jpg", [""], "he", 0.5),
-    "CMU-1": Source("wsi_he/CMU-1-Small-Region.svs", [""], "he", 0.499),
-    "cores, H&E": Source("ihc_pdl1_tma/*_he.jpg", _CORES, "he", 0.5),
-    "Ki-67": Source("ihc_ki67_breast29/images/*.jpg", _KI67, "nuclear_dab", 0.5),
-    "DeepLIIF": Source("ihc_ki67_deepliif6/images/*", [""], "nuclear_dab", 0.25),
-    "cores, SP142": Source("ihc_pdl1_tma/*_pdl1_sp142.jpg", _CORES, "membrane_dab", 0.5),
+    "MoNuSeg": Source("nuclei_he_monuseg30/images/*.png", _MONUSEG, "he", 0.25, 12),
+    "HTT": Source("tiles_he_htt36/*.jpg", [""], "he", 0.5, 36),
+    "CMU-1": Source("wsi_he/CMU-1-Small-Region.svs", [""], "he", 0.499, 1),
+    "cores, H&E": Source("ihc_pdl1_tma/*_he.jpg", _CORES, "he", 0.5, 3),
+    "Ki-67": Source("ihc_ki67_breast29/images/*.jpg", _KI67, "nuclear_dab", 0.5, 22),
+    "DeepLIIF": Source("ihc_ki67_deepliif6/images/*", [""], "nuclear_dab", 0.25, 6),
+    "cores, SP142": Source("ihc_pdl1_tma/*_pdl1_sp142.jpg", _CORES, "membrane_dab", 0.5, 3),
 }
 
 
@@ -105,15 +109,16 @@ def _read(path: Path) -> list[Image]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Looks of images, with the weight and the resolution of each."""
+    """Looks of images; the weight and the resolution of each, and whether membranes are stained."""
 
     slides: list[Slide]
     weight: npt.NDArray[np.float64]
     mpp: npt.NDArray[np.float64]
+    membranes: npt.NDArray[np.bool_]
 
     def __add__(self, other: "Fitted") -> "Fitted":
-        weight, mpp = (np.concatenate(pair) for pair in ((self.weight, other.weight), (self.mpp, other.mpp)))
-        return Fitted(self.slides + other.slides, weight, mpp)
+        pairs = (self.weight, other.weight), (self.mpp, other.mpp), (self.membranes, other.membranes)
+        return Fitted(self.slides + other.slides, *(np.concatenate(pair) for pair in pairs))
 
     def quantiles(self, values: npt.NDArray[np.float64], among: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         """20th, 50th and 80th percentile of the values of the images `among` them, weighted."""
@@ -126,7 +131,10 @@ class Fitted:
 def _fitted(folder: Path, source: Source) -> Fitted:
     images = [image for path in _paths(folder, source) for image in _read(path)]
     slides = list(fit_slides(images, source.staining, StainConfig(), told=True).slides)
-    return Fitted(slides, np.full(len(slides), 1 / len(slides)), np.full(len(slides), source.mpp))
+    n, membranes = len(slides), source.staining == "membrane_dab"
+    return Fitted(
+        slides, np.full(n, source.slides**0.5 / n), np.full(n, source.mpp, np.float64), np.full(n, membranes, np.bool_)
+    )
 
 
 def _print_group(group: str, fitted: Fitted) -> None:
@@ -138,12 +146,15 @@ def _print_group(group: str, fitted: Fitted) -> None:
     for name in ("haematoxylin", "eosin" if group == "he" else "dab"):
         vectors = np.array([getattr(slide, name) for slide in fitted.slides])
         among = brown if name == "dab" else everywhere
-        low, middle, high = np.stack([fitted.quantiles(vectors[:, c], among) for c in range(3)], axis=1)
+        mean = np.average(vectors[among], axis=0, weights=fitted.weight[among])
+        low, _, high = np.stack([fitted.quantiles(vectors[:, c], among) for c in range(3)], axis=1)
         # 20th and 80th percentile of a normal distribution are 1.683 standard deviations apart
-        print(f"  {name:<15} {np.round(middle / np.linalg.norm(middle), 3)}  spread {np.round((high - low) / 1.683, 3)}")
+        print(f"  {name:<15} {np.round(mean / np.linalg.norm(mean), 3)}  spread {np.round((high - low) / 1.683, 3)}")
     for name in PREPARATION:
         values = np.array([getattr(slide, name) for slide in fitted.slides], float)
-        among = brown if name in ("dab_density", "blush") else everywhere
+        among = brown if name == "dab_density" else brown & fitted.membranes if name == "blush" else everywhere
+        if group == "he" and name in ("chromatin", "texture"):
+            among = fitted.mpp < 0.3  # contrast of fine detail: the gain holds for the resolution it was measured at
         if among.any():
             print(f"  {name:<15} {np.round(fitted.quantiles(values, among), 3)}")
     ratio = np.array([slide.tissue / max(slide.nucleus, 1e-6) for slide in fitted.slides])
@@ -168,7 +179,7 @@ def _print_scanner(fitted: Fitted) -> None:
 
 def _print_gains() -> None:
     """Fitted / given of rendered tiles of three schemes: 10th, 50th, 90th percentile."""
-    for scheme, staining in (("pdl1", "membrane_dab"), ("ihc", "nuclear_dab"), ("nuclei", "he")):
+    for scheme, staining in _RENDERED:
         pairs = _render(scheme, staining)
         print(f"{scheme}: {len(pairs)} tiles")
         for name in (*PREPARATION, "blur_px", "grain", "jpeg_quality"):

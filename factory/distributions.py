@@ -5,7 +5,7 @@
 ``0.3``                always that value
 ``beta:2,5``           Beta(2, 5); ``beta:2,5@100-600`` stretched to a range (needed for cells)
 ``histogram.csv``      columns ``low,high,weight``: uniform within each bin, bins weighted
-``like:DIR``           the achieved values of a data set (a folder or its ``manifest.parquet``)
+``like:DIR``           the achieved TPS, tissue or cells of a data set (a folder or its ``manifest.parquet``)
 ``like:DIR`` debiased  what is missing for a flat histogram together with that data set, see `debiased`
 ``around:0.01,0.5``    half of the draws just below and half just above each boundary b, uniform within
                        b - w .. b + w with w = min(0.05, b, 1 - b), for cells w = b / 10;
@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.errors import UserError
-from manifests.table import read_manifest
+from manifests.table import read_dataset_manifest, read_manifest
 
 Quantity = Literal["tps", "tissue", "cells", "tumour", "inflammation"]
 Values = npt.NDArray[np.float64]
@@ -63,11 +63,12 @@ def parse_distribution(text: str, quantity: Quantity, *, debias_n: int | None = 
 
     Raises:
         UserError: for another form, a value outside the quantity's domain, or a reversed range.
+        ValueError: for `debias_n` with another form.
     """
     text = text.strip()
     where = f"--{quantity}"
-    if debias_n is not None and not text.startswith("like:"):
-        raise UserError(f"--debias: expected {where} like:DATASET beside it, got {where} {text}.")
+    if debias_n is not None and not is_like(text):
+        raise ValueError(f"debias_n is for like:DATASET, got {text}")
     kind, _, rest = text.partition(":")
     if kind == "beta":
         return Distribution(text, _beta(rest, quantity, where))
@@ -76,9 +77,9 @@ def parse_distribution(text: str, quantity: Quantity, *, debias_n: int | None = 
     if kind == "like":
         values = _achieved(Path(rest), quantity, where)
         if debias_n is not None:
-            return Distribution(text, debiased(values, debias_n, _domain(quantity)))
+            return Distribution(text, debiased(values, debias_n, max(values[-1], 1.0) if quantity == "cells" else 1.0))
         return Distribution(text, lambda u: values[np.minimum((u * len(values)).astype(np.int64), len(values) - 1)])
-    if text.endswith(".csv"):
+    if text.lower().endswith(".csv"):
         return Distribution(text, _histogram(Path(text), quantity, where))
     if match := _RANGE.fullmatch(text):
         low, high = (_value(part, quantity, where) for part in match.groups())
@@ -87,6 +88,11 @@ def parse_distribution(text: str, quantity: Quantity, *, debias_n: int | None = 
         return Distribution(text, _mixture([(low, high)], [1.0]))
     value = _value(text, quantity, where)
     return Distribution(text, lambda u: np.full(len(u), value))
+
+
+def is_like(text: str) -> bool:
+    """Whether a typed distribution is that of a data set."""
+    return text.strip().startswith("like:")
 
 
 def stratified(distribution: Distribution, n: int, rng: np.random.Generator) -> Values:
@@ -98,14 +104,13 @@ def stratified(distribution: Distribution, n: int, rng: np.random.Generator) -> 
     return np.asarray(distribution.quantile(np.minimum(shares, np.nextafter(1.0, 0.0))), np.float64)
 
 
-def debiased(values: Values, n: int, domain: tuple[float, float]) -> Callable[[Values], Values]:
+def debiased(values: Values, n: int, most: float) -> Callable[[Values], Values]:
     """What to add to `values` so that real and new tiles together are as flat as `n` tiles can make them.
 
-    With c_i values in bin i of `DEBIAS_BINS` equal bins over the domain (for cells: over 0..largest value), bin i is
-    drawn with weight max(0, L - c_i), where the level L is such that the weights sum to n (water-filling).
+    With c_i values in bin i of `DEBIAS_BINS` equal bins over 0..most (1 for shares, the largest value for cells), bin i
+    is drawn with weight max(0, L - c_i), where the level L is such that the weights sum to n (water-filling).
     """
-    low, high = domain if np.isfinite(domain[1]) and domain[1] <= 1 else (0.0, float(values.max()))
-    counts, edges = np.histogram(values, bins=DEBIAS_BINS, range=(low, high))
+    counts, edges = np.histogram(values, bins=DEBIAS_BINS, range=(0.0, most))
     ordered = np.sort(counts)
     for filled in range(DEBIAS_BINS, 0, -1):
         level = (n + ordered[:filled].sum()) / filled
@@ -119,6 +124,7 @@ def _mixture(bins: list[tuple[float, float]], weights: list[float]) -> Callable[
     """Quantile function of uniform bins with weights."""
     kept = [(low, high, weight) for (low, high), weight in zip(bins, weights, strict=True) if weight > 0]
     lows, highs, mass = (np.array(column, np.float64) for column in zip(*kept, strict=True))
+    mass = mass / mass.max()  # so that the sum of large weights does not overflow
     ends = np.cumsum(mass / mass.sum())
     starts = np.concatenate([[0.0], ends[:-1]])
 
@@ -168,7 +174,7 @@ def _around(rest: str, quantity: Quantity, where: str) -> Callable[[Values], Val
 
 def _histogram(path: Path, quantity: Quantity, where: str) -> Callable[[Values], Values]:
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets begin with a byte order mark
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{where}: expected a histogram file, got {path}: {error}.") from error
@@ -188,14 +194,18 @@ def _histogram(path: Path, quantity: Quantity, where: str) -> Callable[[Values],
 
 
 def _achieved(path: Path, quantity: Quantity, where: str) -> Values:
-    """Sorted values that a data set achieved."""
-    table, _ = read_manifest(path / "manifest.parquet" if path.is_dir() else path)
-    names = {"tps": ("tps_area", "tps_cells"), "tissue": ("tissue_fraction",), "cells": ("cells",)}.get(quantity, ())
+    """Sorted values that a data set achieved; its TPS by area or by cells, as its first scheme counts it."""
+    names = {"tps": ("tps_area", "tps_cells"), "tissue": ("tissue_fraction",), "cells": ("cells",)}.get(quantity)
+    if names is None:
+        raise UserError(f"{where}: expected {_FORMS.replace(' like:DATASET', '')}, got like:{path}.")
+    table, info = read_dataset_manifest(path) if path.is_dir() else read_manifest(path)
+    if info.label_schemes and info.label_schemes[0].tps_basis == "cells":
+        names = names[::-1]
     for name in names:
         values = table[name].drop_null().to_numpy().astype(np.float64)
         if len(values):
             return np.sort(values)
-    raise UserError(f"{where}: expected a data set with measured {' or '.join(names) or quantity}, got none in {path}.")
+    raise UserError(f"{where}: expected a data set with measured {' or '.join(names)}, got none in {path}.")
 
 
 def _numbers(text: str, count: int, where: str, form: str) -> list[float]:

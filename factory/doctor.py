@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -21,6 +20,7 @@ import numpy as np
 
 from factory.core.registry import resolve
 from factory.core.runs import is_finished
+from factory.core.weights import SUFFIX, read_card
 from factory.masks import MASKS
 from factory.renderers import RENDERERS
 from manifests.dataset import open_dataset
@@ -48,7 +48,6 @@ IMPORTS = {
 """Libraries that are imported for trial: name of the distribution -> module."""
 
 _LEAST_FREE_BYTES = 1_000_000_000
-_CARD_SUFFIXES = (".md", ".json", ".yaml")
 _IMPORT_TIMEOUT_S = 300
 
 State = Literal["ok", "note", "problem"]
@@ -106,10 +105,7 @@ def examine(data: Path, on_part: Callable[[str], None] = lambda part: None) -> R
         "weights": lambda: examine_weights(STARTER),
         "parts": examine_parts,
         "readers": examine_readers,
-        "data": lambda: [
-            examine_dataset(data / "real", "factory ingest"),
-            examine_dataset(data / "synth", "factory make"),
-        ],
+        "data": lambda: examine_data(data),
     }
     findings: list[Finding] = []
     for part, look in parts.items():
@@ -289,24 +285,22 @@ def examine_allocator() -> Finding:
 
 
 def examine_weights(folder: Path) -> list[Finding]:
-    """Starter weights: each a whole safetensors file with a card that holds its sha256."""
-    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    """Starter weights: each a whole safetensors file whose card and digest hold."""
+    weights = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
     if not weights:
         return [Finding("weights", "starter", "note", "none in this release; generators that need none work without")]
     return [_examine_weight(path) for path in weights]
 
 
 def _examine_weight(path: Path) -> Finding:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    size = path.stat().st_size
-    facts = {"sha256": digest, "bytes": size}
-    cards = [path.with_suffix(suffix) for suffix in _CARD_SUFFIXES if path.with_suffix(suffix).is_file()]
-    advice = "Fetch the weights and their card again."
-    if not cards:
-        return Finding("weights", path.name, "problem", "no card beside it", advice, facts)
-    if digest not in cards[0].read_text(encoding="utf-8", errors="replace"):
-        return Finding("weights", path.name, "problem", f"its sha256 is not the one in {cards[0].name}", advice, facts)
-    return Finding("weights", path.name, "ok", f"{size / 1e6:.1f} MB, card {cards[0].name}", facts=facts)
+    try:
+        card = read_card(path)
+    except UserError as error:
+        return Finding(
+            "weights", path.name, "problem", str(error).removeprefix(f"{path}: ").rstrip("."), "Run make install."
+        )
+    facts = {"kind": card.kind, "sha256": card.sha256, "bytes": card.size_bytes}
+    return Finding("weights", path.name, "ok", f"{card.kind}, {card.size_bytes / 1e6:.1f} MB, whole", facts=facts)
 
 
 def examine_parts() -> list[Finding]:
@@ -369,6 +363,13 @@ def _try_jpeg2000() -> bool:
 
     image = _test_image()
     return bool(np.array_equal(imagecodecs.jpeg2k_decode(imagecodecs.jpeg2k_encode(image, level=0)), image))
+
+
+def examine_data(folder: Path) -> list[Finding]:
+    """The two data sets that every command looks for, and all others in the folder."""
+    usual = {"real": "factory ingest", "synth": "factory make"}
+    others = sorted(path.parent.name for path in folder.glob(f"*/{STORE}"))
+    return [examine_dataset(folder / name, usual.get(name, "")) for name in dict.fromkeys([*usual, *others])]
 
 
 def examine_dataset(root: Path, command: str) -> Finding:

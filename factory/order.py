@@ -10,7 +10,7 @@ from typing import Any
 
 from factory.core.config import configs_dir, merge, parse, parse_assignments, read_yaml
 from factory.pipeline import MakeConfig
-from factory.plan import load_scheme
+from factory.plan import Draft, load_scheme
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
 
@@ -22,6 +22,7 @@ def resolve_config(
     parts: Mapping[str, str | None],
     config_file: Path | None,
     assignments: Sequence[str],
+    draft: Draft | None = None,
 ) -> tuple[MakeConfig, LabelScheme]:
     """Lay flags over ``--set`` over ``--config`` over the scheme's defaults (``configs/plan/<scheme>.yaml``).
 
@@ -30,9 +31,10 @@ def resolve_config(
         parts: ``masks`` and ``renderer`` by name; None where nothing was typed.
         config_file: a YAML file of `MakeConfig` keys.
         assignments: ``KEY=VALUE`` words.
+        draft: a plan to follow; the scheme that it names goes before all others.
 
     Raises:
-        UserError: for a malformed flag, an unknown key or a value of the wrong form.
+        UserError: for a malformed flag, an unknown key, a value of the wrong form, or a flag against the draft.
     """
     where = str(config_file) if config_file else "configuration"
     typed: dict[str, Any] = {"plan": {key: value for key, value in plan_flags.items() if value is not None}}
@@ -40,24 +42,30 @@ def resolve_config(
         if name is not None:
             typed[part] = {"name": name}
     layers = [read_yaml(config_file) if config_file else {}, parse_assignments(assignments), typed]
-    scheme_name = next(
-        (
-            str(layer["plan"]["scheme"])
-            for layer in reversed(layers)
-            if isinstance(layer.get("plan"), dict) and "scheme" in layer["plan"]
-        ),
-        "pdl1",
-    )
-    scheme = load_scheme(scheme_name)
+    _refuse_scalars(layers, where)
+    schemes = [layer["plan"]["scheme"] for layer in layers if "scheme" in layer.get("plan", {})]
+    scheme = load_scheme(str(schemes[-1])) if schemes else None
+    if draft:
+        _refuse_contradiction(plan_flags, scheme, draft)
+        scheme = draft.scheme or scheme
+    scheme = scheme or load_scheme("pdl1")
     defaults = configs_dir() / "plan" / f"{scheme.name}.yaml"
     values = read_yaml(defaults) if defaults.is_file() else {}
     for layer in layers:
         values = _lay_over(values, layer)
-    plan = values.get("plan")
-    if isinstance(plan, dict):
-        values["plan"] = {key: None if value == _NONE else value for key, value in plan.items()}
-    config = parse(MakeConfig, values, where)
-    return config, scheme
+    if "plan" in values:
+        values["plan"] = {key: None if value == _NONE else value for key, value in values["plan"].items()}
+    return parse(MakeConfig, values, where), scheme
+
+
+def _refuse_scalars(layers: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Refuse a value where a mapping belongs: laid over the defaults, it would drop them all in silence."""
+    for part in ("plan", "masks", "renderer"):
+        for layer in layers:
+            if part in layer and not isinstance(layer[part], dict):
+                raise UserError(
+                    f"{where}: {part}: expected keys with values, got {layer[part]!r}. Write for example {part}.KEY."
+                )
 
 
 def _lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,14 +132,18 @@ def parse_workers(workers: int | None) -> int:
     return workers
 
 
-def refuse_flags_beside_manifest(manifest: Path | None, flags: Mapping[str, Any]) -> None:
-    """A plan says what is asked: flags that ask otherwise would be dropped in silence.
-
-    Raises:
-        UserError: naming the first such flag.
-    """
-    asked = [
-        name for name in ("tps", "tissue", "cells", "tumour", "inflammation", "debias", "n") if flags[name] is not None
-    ]
-    if manifest and asked:
-        raise UserError(f"--{asked[0]}: expected none beside --manifest, which says what is asked. Leave one out.")
+def _refuse_contradiction(flags: Mapping[str, Any], scheme: LabelScheme | None, draft: Draft) -> None:
+    """A plan says what is asked: flags that ask otherwise would be dropped in silence."""
+    typed = {name for name, value in flags.items() if value is not None}
+    for name in ("tps", "tissue", "cells", "tumour", "inflammation", "debias", "n"):
+        if name in typed:
+            raise UserError(f"--{name}: expected none beside --manifest, which says what is asked. Leave one out.")
+    for name in ("seed", "split"):
+        if name in typed and draft.has(name):
+            raise UserError(f"--{name}: expected none beside a --manifest with the column {name}. Leave one out.")
+    height, width = flags.get("size") or (None, None)
+    asked = {"height": height, "width": width, "mpp": flags.get("mpp"), "label_scheme": scheme.name if scheme else None}
+    for name, value in asked.items():
+        if value is not None and draft.has(name) and draft.table[name].unique().to_pylist() != [value]:
+            got = draft.table[name].drop_null()[0].as_py()
+            raise UserError(f"--manifest: {name}: expected {value} as typed, got {got} in {draft.path}. Leave one out.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from pydantic import Field
 
 from factory.composition import Allocation, Unmet, allocate
 from factory.conditions import CONDITIONS
-from factory.core.config import Config, digest, parse
+from factory.core.config import Config, parse
 from factory.core.registry import resolve
 from factory.core.runs import RunSpec, library_versions, open_run, write_shard
 from factory.core.seeds import Stream, generator
 from factory.masks import MASKS
-from factory.plan import PlanConfig, plan, read_plan, request_of
+from factory.plan import REQUESTS, Draft, PlanConfig, complete, plan, request_of, requests_digest
 from factory.reference import Reference
 from factory.renderers import RENDERERS
 from manifests.errors import FaultError, UserError
@@ -30,6 +30,7 @@ from manifests.store import Layout
 from manifests.tile import Tile
 
 Sample = tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]
+_CHECKED_AT_ONCE = 4096
 _BYTE_MAKERS = ("numpy", "numba", "opencv-python-headless", "scipy", "pyarrow", "zarr")
 
 
@@ -228,13 +229,13 @@ class Order:
 
 
 def prepare(
-    config: MakeConfig, scheme: LabelScheme, out: Path, *, manifest: Path | None, like: Reference | None, device: str
+    config: MakeConfig, scheme: LabelScheme, out: Path, *, manifest: Draft | None, like: Reference | None, device: str
 ) -> Order:
     """Resolve an order and refuse what cannot be met, before anything is written.
 
     Args:
         config: what is asked.
-        scheme: the label scheme that `config.plan` names.
+        scheme: the label scheme, as `order.resolve_config` found it.
         out: the data set's folder.
         manifest: a plan to follow instead of drawing one.
         like: real images to fit the renderer to.
@@ -246,10 +247,12 @@ def prepare(
     recipe = recipe_of(config.model_dump(mode="json"), scheme, device)
     if like is not None:
         recipe = _fitted(recipe, like)
-    rows = read_plan(manifest, config.plan)[0] if manifest else plan(config.plan)
+    rows = complete(manifest, config.plan, scheme) if manifest else plan(config.plan)
     refuse_impossible(rows, recipe)
     layout = Layout(len(rows), rows["height"][0].as_py(), rows["width"][0].as_py(), config.shard)
-    asked = {"manifest_sha256": digest(rows.to_pylist())} if manifest else config.plan.model_dump(mode="json")
+    # The digest tells when a file that the plan was read from (a histogram, another data set) has changed since.
+    asked = {} if manifest else config.plan.model_dump(mode="json")
+    asked["requests_sha256"] = requests_digest(rows)
     document = {"plan": asked, "scheme": scheme.to_dict(), **recipe.document, "shard": config.shard}
     versions = library_versions(*_BYTE_MAKERS)
     info = DatasetInfo(
@@ -292,11 +295,15 @@ def make(
         todo = run.todo
         missing = sum(len(spec.layout.rows(shard)) for shard in todo)
         on_start(spec.layout.n - missing, spec.layout.n)
-        task = MakeShard(spec, order.recipe)
+        task = MakeShard(replace(spec, out=spec.out.absolute()), order.recipe)  # a dask worker has its own folder
+        made = 0
         for shard, record in run_tasks(
             task, todo, order.rows_of, workers=workers, scheduler=scheduler, on_ticks=on_tiles
         ):
-            run.done[shard] = record
+            run.add(record)
+            made += len(spec.layout.rows(shard))
+            if scheduler:  # whose workers tell nothing until a shard is done
+                on_tiles(made)
         return run.finish(), missing
 
 
@@ -307,7 +314,7 @@ def _fitted(recipe: Recipe, like: Reference) -> Recipe:
         able = [name for name in RENDERERS if hasattr(resolve(RENDERERS, name, "--renderer"), "fit")]
         raise UserError(f"--like: expected a renderer that fits itself ({', '.join(able)}), got {recipe.renderer}.")
     fitted = render_class.fit(like.images, recipe.scheme, recipe.render_config)
-    return Recipe(**{**recipe.__dict__, "render_config": fitted})
+    return replace(recipe, render_config=fitted)
 
 
 def resolve_part_device(config: MakeConfig, name: str) -> str:
@@ -334,7 +341,11 @@ def refuse_impossible(rows: pa.Table, recipe: Recipe) -> None:
         UserError: with the first refusal and its row.
     """
     masks = resolve(MASKS, recipe.masks, "--masks")(recipe.mask_config, recipe.device)
-    for position, row in enumerate(rows.to_pylist()):
-        reason = masks.refusal(request_of(row, recipe.scheme))
-        if reason:
-            raise UserError(f"plan: row {position}: {reason}")
+    asked = rows.select(["height", "width", "mpp", *REQUESTS])
+    position = 0
+    for batch in asked.to_batches(max_chunksize=_CHECKED_AT_ONCE):
+        for row in batch.to_pylist():
+            reason = masks.refusal(request_of(row, recipe.scheme))
+            if reason:
+                raise UserError(f"plan: row {position}: {reason}.")
+            position += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,21 @@ from pydantic import Field, field_validator
 from factory.composition import Request
 from factory.core.config import Config, digest, parse, read_yaml
 from factory.core.seeds import Stream, generator, row_seed
-from factory.distributions import Quantity, Values, parse_distribution, stratified
+from factory.distributions import Distribution, Quantity, Values, is_like, parse_distribution, stratified
 from manifests.errors import UserError
 from manifests.labels import LabelScheme, get_scheme
-from manifests.schema import METADATA_KEY, SCHEMA, SPLITS, info_of
+from manifests.schema import METADATA_KEY, SCHEMA, SPLITS, conform, info_of, validate
 from manifests.store import MAX_TILE_PX
-from manifests.table import read_rows, rows_to_table
+from manifests.table import read_columns
 
 SIZE_STEP_PX = 32
-MAX_TILES = 100_000_000
+MAX_TILES = 10_000_000
+MPP_RANGE = (0.05, 20.0)
+"""Micrometres per pixel that a tile can have: finer than any light microscope, coarser than any overview."""
+
 _QUANTITIES: tuple[Quantity, ...] = ("tps", "tissue", "cells", "tumour", "inflammation")
-_REQUESTS = ["request_tps", "request_tissue", "request_cells", "request_fractions"]
+_PLANNED = ["sample_id", "split", "group_id", "height", "width", "mpp", "label_scheme", "seed"]
+REQUESTS = ["request_tps", "request_tissue", "request_cells", "request_fractions"]
 
 
 class PlanConfig(Config):
@@ -36,14 +41,14 @@ class PlanConfig(Config):
         n: number of tiles. size: height and width in pixels, multiples of 32. mpp: micrometres per pixel.
         tps, tissue, cells: requested distributions (see `factory.distributions`); None leaves it to the generator.
         tumour, inflammation: shares of the tissue, as distributions; for schemes that have those classes.
-        debias: with ``tps: like:...``, ask for what makes both together flat.
+        debias: of every quantity that is asked ``like:`` a data set, ask for what makes both together flat.
         split: shares of train, val, test. seed: root of every random draw.
     """
 
     scheme: str = "pdl1"
     n: int = Field(default=100, gt=0, le=MAX_TILES)
     size: tuple[int, int] = (512, 1024)
-    mpp: float = Field(default=0.5, gt=0, le=20)
+    mpp: float = Field(default=0.5, ge=MPP_RANGE[0], le=MPP_RANGE[1])
     tps: str | None = None
     tissue: str | None = None
     cells: str | None = None
@@ -96,34 +101,32 @@ def plan(config: PlanConfig) -> pa.Table:
     scheme = load_scheme(config.scheme)
     _check_scheme(config, scheme)
     asked = {quantity: _draw(config, quantity) for quantity in _QUANTITIES}
-    cells = None if asked["cells"] is None else np.floor(asked["cells"] + 0.5).astype(np.int64)
     fractions = _fractions(config, scheme, asked)
     strata = next((asked[name] for name in ("tps", "tissue", "cells") if asked[name] is not None), None)
-    splits = _assign_splits(config, config.n, strata)
-    identity = digest(config)
-    rows = []
-    for index in range(config.n):
-        seed = row_seed(config.seed, index)
-        sample_id = sample_name(identity, index, seed)
-        rows.append(
-            {
-                "sample_id": sample_id,
-                "index": index,
-                "split": splits[index],
-                "source": "synthetic",
-                "group_id": sample_id,  # every synthetic tile is a slide of its own: its stain, its light
-                "height": config.size[0],
-                "width": config.size[1],
-                "mpp": config.mpp,
-                "label_scheme": scheme.name,
-                "seed": seed,
-                "request_tps": _item(asked["tps"], index),
-                "request_tissue": _item(asked["tissue"], index),
-                "request_cells": None if cells is None else int(cells[index]),
-                "request_fractions": None if fractions is None else fractions[index].tolist(),
-            }
-        )
-    return rows_to_table(rows)
+    n, identity = config.n, digest(config)
+    seeds = [row_seed(config.seed, index) for index in range(n)]
+    sample_ids = pa.array([sample_name(identity, index, seed) for index, seed in enumerate(seeds)])
+    columns: dict[str, Any] = {
+        "sample_id": sample_ids,
+        "index": np.arange(n),
+        "split": _assign_splits(config, n, strata),
+        "source": pa.repeat("synthetic", n),
+        "group_id": sample_ids,  # every synthetic tile is a slide of its own: its stain, its light
+        "height": np.full(n, config.size[0]),
+        "width": np.full(n, config.size[1]),
+        "mpp": np.full(n, config.mpp),
+        "label_scheme": pa.repeat(scheme.name, n),
+        "seed": np.array(seeds, np.uint64),
+        "request_tps": asked["tps"],
+        "request_tissue": asked["tissue"],
+        "request_cells": None if asked["cells"] is None else np.floor(asked["cells"] + 0.5).astype(np.int64),
+    }
+    if fractions is not None:
+        ends = np.arange(n + 1, dtype=np.int32) * len(scheme)
+        columns["request_fractions"] = pa.ListArray.from_arrays(ends, fractions.ravel())
+    table = conform(pa.table({name: values for name, values in columns.items() if values is not None}), "plan")
+    validate(table, "plan")
+    return table
 
 
 def sample_name(identity: str, index: int, seed: int) -> str:
@@ -146,65 +149,115 @@ def request_of(row: dict[str, Any], scheme: LabelScheme) -> Request:
     )
 
 
-def read_plan(path: Path, config: PlanConfig) -> tuple[pa.Table, LabelScheme]:
-    """Read a plan that a person may have edited, or made with another tool.
+@dataclass(frozen=True)
+class Draft:
+    """A plan that a person may have edited, or made with another tool, as it is in its file.
+
+    Attributes:
+        path: of the file. table: its columns that a plan has, unchecked; all others of `manifests.SCHEMA` are null.
+        scheme: the label scheme that all rows name; None where they name none.
+    """
+
+    path: Path
+    table: pa.Table
+    scheme: LabelScheme | None
+
+    def has(self, name: str) -> bool:
+        """Whether the file has a value in that column."""
+        return bool(self.table[name].null_count < len(self.table))
+
+
+def read_draft(path: Path) -> Draft:
+    """Read a Parquet file with columns of `manifests.SCHEMA`.
+
+    Raises:
+        UserError: for a file that is damaged, empty, or of several label schemes.
+    """
+    table, schema = read_columns(path)
+    table = conform(table.select([*_PLANNED, *REQUESTS]), str(path))  # what other tiles achieved is nothing of ours
+    if not table.num_rows:
+        raise UserError(f"{path}: expected at least one row, got none.")
+    draft = Draft(path, table, None)
+    if not draft.has("label_scheme"):
+        return draft
+    name = _one_value(draft, "label_scheme")
+    own = info_of(schema, str(path)).label_schemes if METADATA_KEY in (schema.metadata or {}) else ()
+    known = {scheme.name: scheme for scheme in own}
+    return replace(draft, scheme=known[name] if name in known else get_scheme(name))
+
+
+def complete(draft: Draft, config: PlanConfig, scheme: LabelScheme) -> pa.Table:
+    """Fill in and check the rows of a draft.
 
     One request column is enough; whole columns that are missing (or all null) are filled in as `plan` would, from
     `config`. Rows are numbered in the order of the file, so rows may be removed, sorted or copied from several plans.
 
     Args:
-        path: a Parquet file with columns of `manifests.SCHEMA`.
-        config: supplies scheme, size, mpp, split and seed where the file has none.
-
-    Returns:
-        The rows, and the label scheme that they share.
+        draft: from `read_draft`.
+        config: supplies size, mpp, split and seed where the file has none.
+        scheme: the label scheme where the file names none.
 
     Raises:
         UserError: naming the row and the column that does not fit.
     """
-    table, schema = read_rows(path, lambda table: _fill(table, config))
-    if not table.num_rows:
-        raise UserError(f"{path}: expected at least one row, got none.")
-    for name in ("height", "width", "mpp", "label_scheme"):
-        values = table[name].unique().to_pylist()
-        if len(values) > 1:
-            raise UserError(f"{path}: {name}: expected one value, got {values[:3]}. Make a data set for each.")
-    first = table.slice(0, 1).to_pylist()[0]
-    parse(PlanConfig, {"size": (first["height"], first["width"]), "mpp": first["mpp"]}, str(path))
-    own = info_of(schema, str(path)).label_schemes if METADATA_KEY in (schema.metadata or {}) else ()
-    known = {scheme.name: scheme for scheme in (load_scheme(config.scheme), *own)}
-    name = first["label_scheme"]
-    return table, known[name] if name in known else get_scheme(name)
+    table = _fill(draft, config, scheme)
+    validate(table, str(draft.path))
+    height, width, mpp = (_one_value(replace(draft, table=table), name) for name in ("height", "width", "mpp"))
+    parse(PlanConfig, {"size": (height, width), "mpp": mpp}, str(draft.path))
+    return table
 
 
-def _fill(table: pa.Table, config: PlanConfig) -> pa.Table:
+def _one_value(draft: Draft, name: str) -> Any:
+    """The value that a column has in all rows."""
+    values = draft.table[name].unique().to_pylist()
+    if len(values) > 1:
+        raise UserError(f"{draft.path}: {name}: expected one value, got {values[:3]}. Make a data set for each.")
+    return values[0]
+
+
+def _fill(draft: Draft, config: PlanConfig, scheme: LabelScheme) -> pa.Table:
     """Give the columns of a plan that are missing altogether the values that `plan` would give."""
-    if all(table[name].null_count == len(table) for name in _REQUESTS):
-        raise UserError(f"--manifest: expected at least one of the columns {', '.join(_REQUESTS)}, got none.")
-    n = table.num_rows
-    identity = digest([config.model_dump(mode="json"), str(table.select(_REQUESTS).to_pylist())])
+    if not any(draft.has(name) for name in REQUESTS):
+        raise UserError(f"{draft.path}: expected at least one of the columns {', '.join(REQUESTS)}, got none.")
+    table, n = draft.table, len(draft.table)
+    identity = digest([config.model_dump(mode="json"), requests_digest(table)])
     seeds = [row_seed(config.seed, index) for index in range(n)]
-    defaults: dict[str, Callable[[], list[Any]]] = {
-        "index": lambda: list(range(n)),
+    defaults: dict[str, Callable[[], Any]] = {
+        "index": lambda: range(n),
         "seed": lambda: seeds,
         "sample_id": lambda: [sample_name(identity, index, seed) for index, seed in enumerate(seeds)],
         "source": lambda: ["synthetic"] * n,
-        "split": lambda: _assign_splits(config, n, None),
+        "split": lambda: _assign_splits(config, n, _strata(table)),
         "height": lambda: [config.size[0]] * n,
         "width": lambda: [config.size[1]] * n,
         "mpp": lambda: [config.mpp] * n,
-        "label_scheme": lambda: [load_scheme(config.scheme).name] * n,
+        "label_scheme": lambda: [scheme.name] * n,
     }
     for name, values in defaults.items():
-        if name == "index" or table[name].null_count == n:
-            position = table.schema.get_field_index(name)
-            table = table.set_column(position, SCHEMA.field(name), pa.array(values(), SCHEMA.field(name).type))
+        if not draft.has(name):
+            table = _with_column(table, name, pa.array(values(), SCHEMA.field(name).type))
         elif table[name].null_count:
             row = pc.index(pc.is_null(table[name]), True).as_py()
-            raise UserError(f"--manifest: row {row}: {name}: expected a value in every row or in none, got nothing.")
-    if table["group_id"].null_count == n:
-        table = table.set_column(table.schema.get_field_index("group_id"), "group_id", table["sample_id"])
-    return table
+            raise UserError(f"{draft.path}: row {row}: {name}: expected a value in every row or in none, got nothing.")
+    return table if draft.has("group_id") else _with_column(table, "group_id", table["sample_id"])
+
+
+def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), values)
+
+
+def _strata(table: pa.Table) -> Values | None:
+    """The first request that every row has, for splits that see all of it."""
+    for name in ("request_tps", "request_tissue", "request_cells"):
+        if not table[name].null_count:
+            return np.asarray(table[name].to_numpy(), np.float64)
+    return None
+
+
+def requests_digest(table: pa.Table) -> str:
+    """sha256 of every value in a plan, column by column: what a run was asked, wherever that was read from."""
+    named = {name: table[name] for name in table.column_names if table[name].null_count < len(table)}
+    return digest({name: digest(repr(column.to_pylist())) for name, column in named.items()})
 
 
 def _draw(config: PlanConfig, quantity: Quantity) -> Values | None:
@@ -212,8 +265,12 @@ def _draw(config: PlanConfig, quantity: Quantity) -> Values | None:
     text = getattr(config, quantity)
     if text is None:
         return None
-    debias_n = config.n if config.debias and quantity == "tps" else None
-    distribution = parse_distribution(text, quantity, debias_n=debias_n)
+    debias_n = config.n if config.debias and is_like(text) else None
+    return _stratified(config, parse_distribution(text, quantity, debias_n=debias_n), quantity)
+
+
+def _stratified(config: PlanConfig, distribution: Distribution, quantity: Quantity) -> Values:
+    """`config.n` draws with the random stream of that quantity."""
     return stratified(distribution, config.n, generator(config.seed, Stream.DRAW, _QUANTITIES.index(quantity)))
 
 
@@ -228,12 +285,14 @@ def _check_scheme(config: PlanConfig, scheme: LabelScheme) -> None:
     for name, (role, what) in needs.items():
         if getattr(config, name) is not None and not scheme.ids(role):
             raise UserError(f"--{name}: expected a scheme with {what}, got {scheme.name}. Leave --{name} out.")
-    if config.debias and config.tps is None:
-        raise UserError("--debias: expected --tps like:DATASET beside it, got no --tps.")
+    if config.debias and not any(is_like(getattr(config, name) or "") for name in _QUANTITIES):
+        raise UserError("--debias: expected --tps, --tissue or --cells like:DATASET beside it, got none.")
 
 
 def _fractions(config: PlanConfig, scheme: LabelScheme, asked: dict[Quantity, Values | None]) -> Values | None:
     """Class shares of all pixels, float64 [n, C], from tissue and the shares of tumour and inflammation in it.
+
+    Where no TPS is asked, the tumour is divided by one drawn from 0 to 1, as a generator would.
 
     Raises:
         UserError: when tumour and inflammation together exceed the tissue, naming the first row.
@@ -248,7 +307,9 @@ def _fractions(config: PlanConfig, scheme: LabelScheme, asked: dict[Quantity, Va
         drawn = asked[quantity]
         return np.full(config.n, default) if drawn is None else drawn
 
-    tissue, tps = share_of("tissue", 1.0), share_of("tps", 0.5)
+    tissue, tps = share_of("tissue", 1.0), asked["tps"]
+    if tps is None:
+        tps = _stratified(config, parse_distribution("0-1", "tps"), "tps")
     tumour, inflammation = share_of("tumour", 0.0), share_of("inflammation", 0.0)
     over = np.flatnonzero(tumour + inflammation > 1 + 1e-9)
     if over.size:
@@ -285,7 +346,3 @@ def _assign_splits(config: PlanConfig, n: int, strata: Values | None) -> list[st
         given[chosen] += 1
         splits[index] = SPLITS[chosen]
     return splits
-
-
-def _item(values: Values | None, index: int) -> float | None:
-    return None if values is None else float(values[index])

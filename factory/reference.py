@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.images.files import IMAGE_SUFFIXES, read_rgb
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
-from manifests.store import MAX_TILE_PX, STORE
+from manifests.store import STORE
 
 MAX_IMAGES = 16
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ def read_reference(path: Path) -> Reference:
     Where there are more than `MAX_IMAGES`, they are taken at even steps.
 
     Raises:
-        UserError: when there is no image there.
+        UserError: when there is no image there, or one that cannot be read.
     """
     if (path / STORE).exists():
         return _from_dataset(open_dataset(path))
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise UserError(f"--like: expected a data set, a folder of images or an image, got {path}.")
     chosen = [files[position] for position in _even_steps(len(files))]
-    return Reference(tuple(_read_image(file) for file in chosen), tuple(f"{path.name}/{f.stem}" for f in chosen), ())
+    return Reference(tuple(read_rgb(file) for file in chosen), tuple(f"{path.name}/{f.stem}" for f in chosen), ())
 
 
 def _from_dataset(dataset: Dataset) -> Reference:
@@ -62,15 +62,3 @@ def _from_dataset(dataset: Dataset) -> Reference:
 
 def _even_steps(count: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, MAX_IMAGES)).astype(int)).tolist() if count else []
-
-
-def _read_image(path: Path) -> npt.NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_TILE_PX:
-                raise UserError(f"{path}: expected at most {MAX_TILE_PX} pixels, got {image.width}x{image.height}.")
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise UserError(f"{path}: expected a readable image, got {error}.") from error

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.runs import library_versions, read_run
+from factory.core.config import digest
+from factory.core.runs import RUN, library_versions, read_run
 from factory.pipeline import Realiser, recipe_of
 from manifests.dataset import Sample, open_dataset
-from manifests.errors import UserError
+from manifests.errors import FaultError, UserError
 from manifests.files import write_atomic
 from manifests.labels import LabelScheme
 from manifests.tile import Tile
@@ -64,7 +65,13 @@ class Replay:
         return f"Install {', '.join(self.changed_versions)}." if self.changed_versions else "Run factory verify."
 
     def write_png(self, path: Path) -> None:
-        """Write the image made again."""
+        """Write the image made again.
+
+        Raises:
+            UserError: when there is no such folder.
+        """
+        if not path.absolute().parent.is_dir():
+            raise UserError(f"{path}: expected a folder that is there, got {path.parent}. Create it first.")
         import cv2
 
         encoded, content = cv2.imencode(".png", cv2.cvtColor(self.image, cv2.COLOR_RGB2BGR))
@@ -78,12 +85,16 @@ def replay(root: Path, sample_id: str) -> Replay:
 
     Raises:
         UserError: when the data set is real or has no such sample.
+        FaultError: when the tile or run.yaml is damaged.
     """
     dataset = open_dataset(root)
     if not dataset.info.is_synthetic:
         raise UserError(f"{root}: expected a synthetic data set, got a real one. Real tiles cannot be made again.")
     stored = dataset[dataset.find(sample_id)]
-    config: dict[str, Any] = read_run(root)["config"]
+    document = read_run(root)
+    if digest(document) != stored.row["config_sha256"]:
+        raise FaultError(f"{root / RUN}: expected what made {sample_id}, got another run's. Run factory verify.")
+    config: dict[str, Any] = document["config"]
     recipe = recipe_of(config, LabelScheme.from_dict(config["scheme"]), stored.row["device"] or "cpu")
     ((image, tile, _),) = Realiser(recipe).realise([stored.row])
     now = library_versions(*(name for name in dataset.info.versions if name != "pathology-tile-factory"))

@@ -77,7 +77,7 @@ def order_text(order: Order) -> str:
         **{f"masks.{key}": value for key, value in recipe.mask_config.model_dump(exclude_defaults=True).items()},
         **{f"renderer.{key}": value for key, value in recipe.render_config.model_dump(exclude_defaults=True).items()},
     }
-    plan = {key: value for key, value in order.spec.config["plan"].items() if value is not None}
+    plan = {key: value for key, value in order.spec.config["plan"].items() if value is not None and value is not False}
     lines = [
         f"{layout.n} tiles of {layout.height}x{layout.width} in {layout.shards} shards: "
         f"masks {recipe.masks}, renderer {recipe.renderer}, scheme {recipe.scheme.name} -> {order.spec.out}",

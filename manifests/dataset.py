@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,10 +19,12 @@ from manifests.errors import FaultError, UserError
 from manifests.labels import LabelScheme
 from manifests.ledger import LEDGER, read_record, record_path
 from manifests.measure import measure
-from manifests.schema import SCHEMA, DatasetInfo
-from manifests.store import ARRAYS, STORE, StoreReader, read_layout, shard_path
-from manifests.table import MANIFEST, PARTS, read_dataset_manifest, read_manifest
+from manifests.schema import DatasetInfo
+from manifests.store import STORE, StoreReader
+from manifests.table import MANIFEST, PARTS, read_dataset_manifest, read_manifest, rows_to_table
 from manifests.tile import Tile
+
+_SHARD_FILES = re.compile(rf"{re.escape(STORE)}/\w+/c/(\d+)/|{LEDGER}/(\d+)\.json")
 
 __all__ = ["Dataset", "Fault", "Sample", "open_dataset", "sample_digests", "verify"]
 
@@ -154,7 +157,7 @@ def verify(
         return [*faults, Fault(MANIFEST, str(error))]
     rows = dataset.table.to_pylist()
     layout = dataset.store.layout
-    if sorted(row["index"] for row in rows) != list(range(layout.n)):
+    if len(rows) != layout.n:  # their indices are unique and below n
         faults.append(Fault(MANIFEST, f"expected one row for each of the {layout.n} samples of the store"))
     faults += _check_ledger(dataset, rows)
     with ThreadPoolExecutor(threads) as pool:
@@ -175,24 +178,20 @@ def forget_faulty_shards(root: Path, faults: list[Fault]) -> list[int]:
         The shards forgotten. Manifest and checksums go too: they are written again with the shards.
     """
     text = "\n".join(str(fault) for fault in faults)
-    layout = read_layout(root)
-    named = {
-        shard
-        for shard in range(layout.shards)
-        if any(f"{shard_path(spec.name, shard, spec.channels)}:" in text for spec in ARRAYS)
-        or f"{LEDGER}/{shard:06d}.json:" in text
-    }
+    named = sorted({int(number) for numbers in _SHARD_FILES.findall(text) for number in numbers if number})
     for shard in named:
         record_path(root, shard).unlink(missing_ok=True)
-    (root / SUMS).unlink(missing_ok=True)
-    (root / MANIFEST).unlink(missing_ok=True)
-    return sorted(named)
+    for path in (root / SUMS, root / MANIFEST, *(root / PARTS).glob("*.parquet")):
+        path.unlink(missing_ok=True)
+    return named
 
 
 def _check_ledger(dataset: Dataset, rows: list[dict[str, Any]]) -> list[Fault]:
-    by_index = {row["index"]: row for row in rows}
+    by_shard: dict[int, list[dict[str, Any]]] = {}  # by what is there: a damaged layout may claim any number
+    for row in sorted(rows, key=lambda row: row["index"]):
+        by_shard.setdefault(row["index"] // dataset.store.layout.shard, []).append(row)
     faults = []
-    for shard in range(dataset.store.layout.shards):
+    for shard, expected in sorted(by_shard.items()):
         name = f"ledger/{shard:06d}.json"
         try:
             record = read_record(dataset.root, shard)
@@ -202,8 +201,11 @@ def _check_ledger(dataset: Dataset, rows: list[dict[str, Any]]) -> list[Fault]:
         if record is None:
             faults.append(Fault(name, "missing"))
             continue
-        recorded = pa.Table.from_pylist(list(record.rows), schema=SCHEMA).to_pylist()
-        expected = [by_index.get(index) for index in dataset.store.layout.rows(shard)]
+        try:
+            recorded = rows_to_table(list(record.rows)).to_pylist()
+        except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+            faults.append(Fault(name, f"its rows are not those of a manifest ({error})"))
+            continue
         if recorded != expected:
             faults.append(Fault(name, f"its rows are not those of {MANIFEST}"))
     return faults

@@ -6,9 +6,11 @@ import hashlib
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+_FOREIGN_LIFE_S = 86_400.0
 _TEMPORARY = re.compile(r"^\.partial-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
 
 
@@ -67,14 +69,15 @@ def is_temporary(path: Path) -> bool:
 
 
 def remove_orphans(root: Path) -> int:
-    """Delete the unfinished files of processes of this machine that are no longer alive; returns how many.
+    """Delete the unfinished files that no process is at work on; returns how many.
 
-    Files of living processes and of other machines stay: their writer may still be at work.
+    Those of living processes of this machine stay, and those of other machines (every container is one) for a day after
+    their last change, longer than any shard takes.
     """
     removed = 0
     for path in list(walk(root)):
         match = _TEMPORARY.match(path.name)
-        if match and match["host"] == _host_tag() and not _alive(int(match["pid"])):
+        if match and _is_abandoned(path, match["host"], int(match["pid"])):
             path.unlink(missing_ok=True)
             removed += 1
     return removed
@@ -82,6 +85,15 @@ def remove_orphans(root: Path) -> int:
 
 def _host_tag() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_abandoned(path: Path, host: str, pid: int) -> bool:
+    if host == _host_tag():
+        return not _alive(pid)
+    try:
+        return time.time() - path.lstat().st_mtime > _FOREIGN_LIFE_S
+    except FileNotFoundError:
+        return False
 
 
 def _alive(pid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,6 +18,7 @@ IGNORE = 255
 """The label that every scheme leaves out of measures, losses and metrics: unlabelled pixels, outside an ROI."""
 
 TpsBasis = Literal["area", "cells"]
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 ROLES = ("air", "tumour_positive", "tumour_negative", "inflammation", "nucleus", "")
 
 
@@ -49,6 +51,8 @@ class LabelScheme:
     def __post_init__(self) -> None:
         object.__setattr__(self, "projections", MappingProxyType(dict(self.projections)))
         where = f"label scheme {self.name!r}"
+        if not _NAME.fullmatch(self.name):
+            raise UserError(f"{where}: expected a name of letters, digits, _ and -.")
         if not self.classes or len(self.classes) > IGNORE:
             raise UserError(f"{where}: expected 1 to {IGNORE} classes, got {len(self.classes)}.")
         for position, label in enumerate(self.classes):
@@ -57,11 +61,15 @@ class LabelScheme:
             unknown = set(label.roles) - set(ROLES)
             if unknown:
                 raise UserError(f"{where}: class {label.name}: expected roles of {ROLES[:-1]}, got {sorted(unknown)}.")
+            if not all(0 <= value <= 255 for value in label.colour):
+                raise UserError(f"{where}: class {label.name}: expected RGB from 0 to 255, got {label.colour}.")
         if len({label.name for label in self.classes}) != len(self.classes):
             raise UserError(f"{where}: expected unique class names.")
         for target, ids in self.projections.items():
             if len(ids) != len(self.classes):
                 raise UserError(f"{where}: projection to {target}: expected {len(self.classes)} ids, got {len(ids)}.")
+            if not all(0 <= value <= IGNORE for value in ids):
+                raise UserError(f"{where}: projection to {target}: expected ids from 0 to {IGNORE}, got {list(ids)}.")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (LabelScheme, (self.name, self.classes, dict(self.projections), self.tps_basis))
@@ -130,7 +138,7 @@ class LabelScheme:
             )
             projections = {str(k): tuple(int(i) for i in v) for k, v in dict(document.get("projections", {})).items()}
             name, basis = str(document["name"]), document.get("tps_basis", "area")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(
                 f"label scheme: expected name, classes [{{id, name, colour, roles}}] and projections, got {error!r}."
             ) from error

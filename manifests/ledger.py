@@ -71,9 +71,10 @@ def read_record(root: Path, shard: int) -> ShardRecord | None:
         digest = document.pop("sha256")
         files = tuple(FileRecord(str(f["path"]), int(f["size"]), str(f["sha256"])) for f in document["files"])
         record = ShardRecord(int(document["shard"]), str(document["fingerprint"]), files, tuple(document["rows"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        is_whole = digest == _digest(document) and raw == _encode({**document, "sha256": digest})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FaultError(f"{where}: expected a shard record, got a damaged file. Run factory verify.") from error
-    if digest != _digest(document) or raw != _encode({**document, "sha256": digest}):
+    if not is_whole:
         raise FaultError(f"{where}: expected a record that matches its own sha256. Run factory verify.")
     if record.shard != shard:
         raise FaultError(f"{where}: expected the record of shard {shard}, got that of shard {record.shard}.")

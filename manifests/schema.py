@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,11 +171,7 @@ def conform(table: pa.Table, where: str) -> pa.Table:
     Raises:
         UserError: naming the column that does not fit.
     """
-    extra = [name for name in table.column_names if name not in SCHEMA.names]
-    if extra:
-        raise UserError(f"{where}: expected the columns of a manifest, got the unknown column {extra[0]!r}. Remove it.")
-    if len(set(table.column_names)) != len(table.column_names):
-        raise UserError(f"{where}: expected every column once, got a repeated column name.")
+    refuse_unknown(table.column_names, where)
     columns = []
     for wanted in SCHEMA:
         if wanted.name not in table.column_names:
@@ -190,6 +186,37 @@ def conform(table: pa.Table, where: str) -> pa.Table:
                 f"{where}: column {wanted.name}: expected {wanted.type}, got {column.type} ({reason})."
             ) from error
     return pa.table(columns, schema=SCHEMA)
+
+
+def refuse_unknown(names: Sequence[str], where: str) -> None:
+    """Check the names of columns.
+
+    Raises:
+        UserError: for one that `SCHEMA` does not have, or has once and the table twice.
+    """
+    for name in names:
+        if name not in SCHEMA.names:
+            raise UserError(f"{where}: expected the columns of a manifest, got the unknown column {name!r}. Remove it.")
+    if len(set(names)) != len(names):
+        raise UserError(f"{where}: expected every column once, got a repeated column name.")
+
+
+def refuse_duplicates(table: pa.Table, where: str) -> None:
+    """Check that every row has an id and an index of its own.
+
+    Raises:
+        UserError: naming the first two rows that share one.
+    """
+    for name in ("sample_id", "index"):
+        column = table[name]
+        if pc.count_distinct(column).as_py() == len(column):
+            continue
+        seen: dict[Any, int] = {}
+        for row, value in enumerate(column.to_pylist()):
+            if value in seen:
+                other = seen[value]
+                raise UserError(f"{where}: row {row}: {name}: expected unique values, got {value!r} of row {other}.")
+            seen[value] = row
 
 
 def validate(table: pa.Table, where: str) -> None:
@@ -217,8 +244,7 @@ def validate(table: pa.Table, where: str) -> None:
         _refuse(where, name, pc.and_(outside, pc.is_valid(table[name])), f"one of {', '.join(choices)}", table[name])
     ids = table["sample_id"]
     _refuse(where, "sample_id", pc.invert(pc.match_substring_regex(ids, "^[a-z0-9-]+$")), "[a-z0-9-]+", ids)
-    for name in ("sample_id", "index"):
-        _refuse_duplicates(table, name, where)
+    refuse_duplicates(table, where)
 
 
 def _validate_list(table: pa.Table, name: str, where: str) -> None:
@@ -242,18 +268,7 @@ def _refuse(where: str, name: str, bad: Any, expected: str, column: Any) -> None
         raise UserError(f"{where}: row {row}: {name}: expected {expected}, got {got}.")
 
 
-def _refuse_duplicates(table: pa.Table, name: str, where: str) -> None:
-    column = table[name]
-    if pc.count_distinct(column).as_py() == len(column):
-        return
-    seen: dict[Any, int] = {}
-    for row, value in enumerate(column.to_pylist()):
-        if value in seen:
-            raise UserError(f"{where}: row {row}: {name}: expected unique values, got {value!r} of row {seen[value]}.")
-        seen[value] = row
-
-
-def metadata(info: DatasetInfo) -> dict[bytes, bytes]:
+def metadata_of(info: DatasetInfo) -> dict[bytes, bytes]:
     """Schema metadata that carries `info`."""
     return {METADATA_KEY: json.dumps(info.to_dict(), sort_keys=True).encode()}
 
@@ -269,7 +284,7 @@ def info_of(schema: pa.Schema, where: str) -> DatasetInfo:
         raise UserError(f"{where}: expected a manifest with pathology_tiles metadata, got a plain Parquet file.")
     try:
         document = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: expected JSON metadata, got {error}.") from error
     if not isinstance(document, dict):
         raise UserError(f"{where}: expected a JSON object as metadata, got a {type(document).__name__}.")

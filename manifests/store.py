@@ -132,35 +132,39 @@ def read_layout(root: Path) -> Layout:
     Raises:
         UserError: when there is no store, it is a link, or its arrays are not those of this layout.
     """
-    shapes: dict[str, list[int]] = {}
-    shard = 0
+    found: set[tuple[int, int, int, int]] = set()
     for spec in ARRAYS:
         where = root / STORE / spec.name / "zarr.json"
         document = _read_json(where)
         try:
-            shape: Any = document["shape"]
             (sharding,) = document["codecs"]
-            inner = sharding["configuration"]["chunk_shape"]
-            outer = document["chunk_grid"]["configuration"]["chunk_shape"]
+            grids = (
+                document["shape"],
+                document["chunk_grid"]["configuration"]["chunk_shape"],
+                sharding["configuration"]["chunk_shape"],
+            )
             names = [codec["name"] for codec in sharding["configuration"]["codecs"]]
             kind = document["data_type"]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{where}: expected a sharded Zarr v3 array of layout {LAYOUT_VERSION}.") from error
         rank = 3 + len(spec.channels)
-        is_shape = isinstance(shape, list) and len(shape) == rank and all(type(v) is int and v >= 0 for v in shape)
-        if not is_shape or inner != [1, *shape[1:]] or outer != [outer[0], *shape[1:]] or outer[0] < 1:
+        is_grid = all(
+            isinstance(grid, list) and len(grid) == rank and all(type(length) is int and length > 0 for length in grid)
+            for grid in grids
+        )
+        if not is_grid or [grid[1:] for grid in grids] != [grids[0][1:]] * 3 or grids[2][0] != 1:
             raise UserError(f"{where}: expected shape [N, H, W{', 3' if spec.channels else ''}] in shards of samples.")
+        shape, outer, _ = grids
         if tuple(shape[3:]) != spec.channels or kind != spec.dtype.name or names != ["bytes", "zstd", "crc32c"]:
             raise UserError(
                 f"{where}: expected {spec.dtype.name} with codecs bytes, zstd, crc32c, got {kind}, {names}."
             )
         if shape[1] * shape[2] > MAX_TILE_PX:
             raise UserError(f"{where}: expected tiles of at most {MAX_TILE_PX} pixels, got {shape[1]}x{shape[2]}.")
-        shapes[spec.name], shard = shape, outer[0]
-    if len({tuple(shape[:3]) for shape in shapes.values()}) != 1:
-        raise UserError(f"{root / STORE}: expected arrays of one size, got {shapes}.")
-    n, height, width = shapes["semantic"]
-    return Layout(n, height, width, shard)
+        found.add((*shape[:3], outer[0]))
+    if len(found) != 1:
+        raise UserError(f"{root / STORE}: expected arrays of one size and shard, got {sorted(found)}.")
+    return Layout(*found.pop())
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -171,7 +175,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: expected the metadata of a Zarr array, got {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected JSON, got {error}.") from error
     if not isinstance(document, dict):
         raise UserError(f"{path}: expected a JSON object, got a {type(document).__name__}.")

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.errors import UserError
 from manifests.files import publish, temporary_beside
-from manifests.schema import SCHEMA, DatasetInfo, conform, info_of, metadata, validate
+from manifests.schema import (
+    SCHEMA,
+    DatasetInfo,
+    conform,
+    info_of,
+    metadata_of,
+    refuse_duplicates,
+    refuse_unknown,
+    validate,
+)
 
 ROWS_PER_FILE = 1_000_000
 """More rows than this go into parts, and a file that claims more is refused before it is read."""
 
 MANIFEST = "manifest.parquet"
 PARTS = "manifest"
+
+_MAX_VALUES = 2**26
+_MAX_TEXT_BYTES = 2**30
+_TEXT_COLUMNS = [field.name for field in SCHEMA if pa.types.is_string(field.type)]
+
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+"""What `DataFrame.to_parquet` adds once rows were removed; it says nothing of the tiles."""
 
 
 def write_manifest(path: Path, table: pa.Table, info: DatasetInfo) -> None:
@@ -38,7 +55,7 @@ def write_manifest(path: Path, table: pa.Table, info: DatasetInfo) -> None:
     try:
         with temporary.open("wb") as stream:
             pq.write_table(
-                table.replace_schema_metadata(metadata(info)),
+                table.replace_schema_metadata(metadata_of(info)),
                 stream,
                 compression="zstd",
                 write_page_checksum=True,
@@ -58,40 +75,64 @@ def read_manifest(path: Path) -> tuple[pa.Table, DatasetInfo]:
     Raises:
         UserError: for a file that is missing, truncated, damaged, too large, or breaks the contract.
     """
-    table, schema = read_rows(path)
-    info = info_of(schema, str(path))
-    return table, info
+    table, schema = read_columns(path)
+    validate(table, str(path))
+    return table, info_of(schema, str(path))
 
 
-def read_rows(path: Path, fill: Callable[[pa.Table], pa.Table] = lambda table: table) -> tuple[pa.Table, pa.Schema]:
-    """Read and check the rows of a Parquet file that need not carry our metadata, as one that a person edited.
-
-    Args:
-        path: the file.
-        fill: given the table with the columns of `SCHEMA`, supplies what the file leaves out, before the check.
+def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
+    """Read a Parquet file that need not carry our metadata nor be complete, as one that a person edited.
 
     Returns:
-        The table with exactly the columns of `SCHEMA`, and the file's own schema.
+        The table with exactly the columns of `SCHEMA` in their types, null where the file has none, its values not
+        checked; and the file's own schema.
+
+    Raises:
+        UserError: for a file that is missing, truncated, damaged or too large, or a column of another name or type.
     """
     if path.is_symlink() or not path.is_file():
         raise UserError(f"{path}: expected a Parquet file, got {'a link' if path.is_symlink() else 'no such file'}.")
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True, memory_map=False) as parquet:
-            rows = parquet.metadata.num_rows
-            if rows > ROWS_PER_FILE:
-                raise UserError(f"{path}: expected at most {ROWS_PER_FILE:,} rows in a file, got {rows:,}. Split it.")
-            unknown = [name for name in parquet.schema_arrow.names if name not in SCHEMA.names]
-            if unknown:
-                raise UserError(
-                    f"{path}: expected the columns of a manifest, got the unknown column {unknown[0]!r}. Remove it."
-                )
-            table, schema = parquet.read(use_threads=False), parquet.schema_arrow
+        metadata = pq.read_metadata(path)
+        schema = metadata.schema.to_arrow_schema()
+        names = [name for name in schema.names if not _PANDAS_INDEX.fullmatch(name)]
+        refuse_unknown(names, str(path))
+        _refuse_many(metadata, path)
+        # Text stays a dictionary until its size is known: a few kilobytes can stand for gigabytes of it.
+        present = {metadata.schema.column(number).path for number in range(metadata.num_columns)}
+        text = [name for name in _TEXT_COLUMNS if name in present]
+        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=text) as parquet:
+            table = parquet.read(names, use_threads=False)
+        _refuse_long_text(table, path)
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: expected a readable Parquet file, got: {reason}") from error
-    table = fill(conform(table, str(path)))
-    validate(table, str(path))
-    return table, schema
+    return conform(table, str(path)), schema
+
+
+def _refuse_many(metadata: pq.FileMetaData, path: Path) -> None:
+    """Refuse a file that claims more than a manifest can hold, before any of it is read."""
+    if metadata.num_rows > ROWS_PER_FILE:
+        raise UserError(
+            f"{path}: expected at most {ROWS_PER_FILE:,} rows in a file, got {metadata.num_rows:,}. Split it."
+        )
+    for number in range(metadata.num_columns):
+        chunks = [metadata.row_group(group).column(number) for group in range(metadata.num_row_groups)]
+        values = sum(chunk.num_values for chunk in chunks)
+        if values > _MAX_VALUES:
+            where = f"{path}: column {chunks[0].path_in_schema}"
+            raise UserError(f"{where}: expected at most {_MAX_VALUES:,} values, got {values:,}. Split it.")
+
+
+def _refuse_long_text(table: pa.Table, path: Path) -> None:
+    """Refuse text that would not fit in memory once it is no longer a dictionary."""
+    size = 0
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            for chunk in column.chunks:
+                size += pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0
+    if size > _MAX_TEXT_BYTES:
+        raise UserError(f"{path}: expected at most {_MAX_TEXT_BYTES:,} bytes of text, got {size:,}. Split it.")
 
 
 def write_dataset_manifest(root: Path, table: pa.Table, info: DatasetInfo) -> list[Path]:
@@ -113,13 +154,22 @@ def write_dataset_manifest(root: Path, table: pa.Table, info: DatasetInfo) -> li
 
 
 def read_dataset_manifest(root: Path) -> tuple[pa.Table, DatasetInfo]:
-    """Read a data set's manifest, in one file or in parts."""
+    """Read a data set's manifest, in one file or in parts.
+
+    Raises:
+        UserError: as `read_manifest`, and for parts of different data sets.
+    """
     if not (root / PARTS).is_dir():
         return read_manifest(root / MANIFEST)
     parts = [read_manifest(path) for path in sorted((root / PARTS).glob("part-*.parquet"))]
     if not parts:
         raise UserError(f"{root / PARTS}: expected part-*.parquet files, got none.")
-    return pa.concat_tables([table for table, _ in parts]), parts[0][1]
+    info = parts[0][1]
+    if any(other != info for _, other in parts):
+        raise UserError(f"{root / PARTS}: expected parts of one data set, got different metadata. Run factory verify.")
+    table = pa.concat_tables([part for part, _ in parts])
+    refuse_duplicates(table, str(root / PARTS))
+    return table, info
 
 
 def rows_to_table(rows: list[dict[str, Any]]) -> pa.Table:

@@ -1,12 +1,7 @@
-"""Weights and training states as safetensors: one file, whole or absent, that carries its card and its own sha256.
-
-Nothing here unpickles. safetensors alone does not notice a flipped bit, so the metadata holds a digest over the card
-and every tensor's name, type, shape and bytes; a file is used only when it matches.
-"""
+"""Weights and training states of networks: safetensors with their card (`factory.core.weights`), from and to torch."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from factory.core.config import canonical
+from factory.core.weights import read_card, read_header, write_with_card
 from manifests.errors import FaultError, UserError
 from manifests.files import write_atomic
 
@@ -25,9 +20,6 @@ BEST = "best.safetensors"
 LAST = "last.safetensors"
 WEIGHTS_KIND = "segment-weights"
 STATE_KIND = "segment-state"
-
-_KEY = "pathology_segment"
-_MAX_HEADER_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -39,22 +31,16 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> str:
-    """Write tensors and card as one file: written aside, fsynced, renamed. What was there before stays until then.
-
-    Returns:
-        sha256 of the content, as kept in the file.
-    """
+    """Write tensors and card as one file, whole or not at all; returns the sha256 that is kept in it."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    sha256 = _digest(plain, card)
-    # One key, because safetensors writes several in no fixed order: equal content, equal bytes.
-    write_atomic(path, save(plain, metadata={_KEY: canonical({"card": dict(card), "sha256": sha256})}))
-    return sha256
+    return write_with_card(path, save(plain), card)
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
     """Write a network's weights, and their card beside them as JSON for people; the copy inside the file counts."""
-    sha256 = write_checkpoint(path, tensors, {**card, "kind": WEIGHTS_KIND})
-    readable = json.dumps({**card, "kind": WEIGHTS_KIND, "sha256": sha256}, indent=2, sort_keys=True)
+    card = {**card, "kind": WEIGHTS_KIND}
+    sha256 = write_checkpoint(path, tensors, card)
+    readable = json.dumps({**card, "sha256": sha256}, indent=2, sort_keys=True)
     write_atomic(path.with_suffix(".json"), readable.encode() + b"\n")
 
 
@@ -64,61 +50,23 @@ def read_checkpoint(path: Path, kind: str) -> Checkpoint:
     Raises:
         UserError: when it is missing, not safetensors, damaged, or of another kind.
     """
-    tensors, metadata = read_tensors(path)
-    try:
-        document = json.loads(metadata[_KEY])
-        card, sha256, found = document["card"], document["sha256"], document["card"]["kind"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: expected weights that segment train wrote, got a file without their card.") from error
-    if sha256 != _digest(tensors, card):
-        raise UserError(f"{path}: expected content that matches its sha256, got a damaged file. Get it again.")
-    if found != kind:
-        raise UserError(f"{path}: expected a file of kind {kind}, got {found}. Weights are in {BEST}.")
-    return Checkpoint(tensors, card)
+    card = read_card(path, kind)
+    return Checkpoint(read_tensors(path), card.fields)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; executes nothing that the file holds.
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file; executes nothing that the file holds.
 
     Raises:
         UserError: for a missing file, a pickle, or anything else that is not whole safetensors.
     """
-    _check_header(path)
+    read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the file is no mapping
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: expected a whole safetensors file, got: {reason}.") from error
-
-
-def _check_header(path: Path) -> None:
-    """Look at the first bytes: little-endian uint64 length of a JSON object (safetensors format)."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(9)
-            size = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"{path}: expected a safetensors file, got: {error.strerror}.") from error
-    length = int.from_bytes(head[:8], "little")
-    if len(head) == 9 and head[8:] == b"{" and length <= min(size - 8, _MAX_HEADER_BYTES):
-        return
-    what = "other content"
-    if head[:2] == b"PK":
-        what = "a zip archive (torch.save makes those)"
-    elif head[:1] == b"\x80":
-        what = "a pickle"
-    raise UserError(f"{path}: expected safetensors, got {what}. Weights in other formats are never loaded.")
-
-
-def _digest(tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> str:
-    sha256 = hashlib.sha256(canonical(dict(card)).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        sha256.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return sha256.hexdigest()
 
 
 def write_state(

@@ -54,7 +54,11 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation. [default: 0]")] = None,
     device: Device = "auto",
     config: Annotated[
-        str | None, typer.Option(help="YAML with what differs from the defaults: a file, or a shipped name: quick.")
+        str | None,
+        typer.Option(
+            help="YAML with what differs from the defaults: a file, or a shipped name (pdl1, quick, sharpgan). "
+            "[default: none]"
+        ),
     ] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE over the config, e.g. loss.dice=0.5; repeatable.")
@@ -108,7 +112,7 @@ def train(
             on_step=bar.to,
             on_validation=lambda row: terminal.print(report.describe_validation(row), markup=False, soft_wrap=True),
         )
-    for line in report.describe_result(result, job.out):
+    for line in report.describe_result(result, job):
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -188,12 +192,15 @@ def _parse_crop(text: str | None) -> tuple[int, int] | None:
 def _resolve_config(name: str | None, assignments: list[str], flags: dict[str, Any]) -> Any:
     """Defaults, then the YAML, then --set, then flags."""
     from factory.core.config import configs_dir, merge, parse, parse_assignments, read_yaml
+    from manifests.errors import UserError
     from segment.training import TrainConfig
 
     values: dict[str, Any] = {}
     if name is not None:
-        shipped = configs_dir() / "segment" / f"{name}.yaml"
-        values = read_yaml(shipped if shipped.is_file() and not Path(name).exists() else Path(name))
+        shipped = {path.stem: path for path in sorted((configs_dir() / "segment").glob("*.yaml"))}
+        if not Path(name).exists() and name not in shipped:
+            raise UserError(f"--config: expected a YAML file or a shipped name ({', '.join(shipped)}), got {name!r}.")
+        values = read_yaml(Path(name) if Path(name).exists() else shipped[name])
     values = merge(merge(values, parse_assignments(assignments)), flags)
     return parse(TrainConfig, values, name or "segment train")
 

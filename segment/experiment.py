@@ -69,7 +69,7 @@ def prepare(config: TrainConfig, real: Path, synth: Path, out: Path | None = Non
     Raises:
         UserError: for whatever is wrong with the request or the data.
     """
-    mix = parse_mix(config.mix)
+    mix, network = parse_mix(config.mix), config.network.resolved()
     sources = open_sources(mix, real, synth)
     scheme = choose_scheme(sources, config.scheme)
     check_leaks(sources)
@@ -78,7 +78,6 @@ def prepare(config: TrainConfig, real: Path, synth: Path, out: Path | None = Non
             raise UserError(f"{source.dataset.root}: expected tiles with split train, got none.")
     validation, notes = _choose_validation(sources)
     crop = _choose_crop(config.crop, sources)
-    network = config.network.resolved()
     if config.batch * (crop[0] // DIVISOR) * (crop[1] // DIVISOR) < 2:
         raise UserError("--batch: expected 2 or more with a crop of 32x32, got 1. Batch norm needs two values.")
     share = mix.synth_share

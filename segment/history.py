@@ -15,10 +15,17 @@ from manifests.files import write_atomic
 HISTORY = "history.parquet"
 PLOT = "history.png"
 
+_LOSSES = {"loss": "loss that is minimised", "dice_loss": "Dice loss", "cross_entropy": "cross entropy"}
+_SCORES = {"mean_iou": "mIoU", "wiou": "wIoU", "dice": "Dice"}
+"""Columns that the plot shows, and what it calls them."""
+
 
 def write_history(out: Path, history: Sequence[dict[str, Any]]) -> None:
     """Write one row per validation; whole or not at all."""
-    columns = {name: pa.array([row[name] for row in history]) for name in history[0]}
+    # In a fixed order and type: rows restored from a checkpoint come in another, and a score may never have a value.
+    names = sorted(history[0].keys() - {"step"})
+    columns = {"step": pa.array([row["step"] for row in history], pa.int64())}
+    columns |= {name: pa.array([row[name] for row in history], pa.float64()) for name in names}
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd", write_page_checksum=True)
     write_atomic(out / HISTORY, buffer.getvalue())
@@ -33,11 +40,11 @@ def plot_history(out: Path, history: Sequence[dict[str, Any]]) -> Path:
     canvas = FigureCanvasAgg(figure)
     losses, scores = figure.subplots(1, 2)
     steps = [row["step"] for row in history]
-    for name in ("loss", "dice_loss", "cross_entropy"):
-        losses.plot(steps, [row[name] for row in history], marker=".", label=name.replace("_", " "))
-    for name in ("mean_iou", "wiou", "dice"):
+    for name, label in _LOSSES.items():
+        losses.plot(steps, [row[name] for row in history], marker=".", label=label)
+    for name, label in _SCORES.items():
         values = [float("nan") if row[f"val_{name}"] is None else row[f"val_{name}"] for row in history]
-        scores.plot(steps, values, marker=".", label=name.replace("_", " "))
+        scores.plot(steps, values, marker=".", label=label)
     losses.set(xlabel="step", title="training")
     scores.set(xlabel="step", title="validation, pooled", ylim=(0, 1))
     for axes in (losses, scores):

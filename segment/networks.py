@@ -120,7 +120,7 @@ def load_encoder_weights(network: nn.Module, config: NetworkConfig, weights: str
         FaultError: when the download fails.
     """
     path = _download(config) if weights == "imagenet" else Path(weights)
-    tensors, _ = read_tensors(path)
+    tensors = read_tensors(path)
     encoder = network.encoder
     assert isinstance(encoder, nn.Module)
     own = encoder.state_dict()

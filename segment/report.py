@@ -64,8 +64,9 @@ def describe_validation(row: Mapping[str, Any]) -> str:
     )
 
 
-def describe_result(result: FitResult, out: Path) -> list[str]:
-    """The lines that a training run ends with."""
+def describe_result(result: FitResult, experiment: Experiment) -> list[str]:
+    """The lines that a training run ends with; the last one scores its weights on the data sets it was given."""
+    out = experiment.out
     if result.start == result.step:
         lines = [f"nothing to do: {out} has its {result.step} steps"]
     else:
@@ -74,7 +75,12 @@ def describe_result(result: FitResult, out: Path) -> list[str]:
             f"{result.wait_share:.1%} of the time waiting for data"
         ]
     lines.append(f"best weights: step {result.best_step}, validation mIoU {_show(result.best_score)}, in {out}")
-    return [*lines, f"score them: segment evaluate --weights {out}"]
+    elsewhere = [
+        f" --{source.role} {source.dataset.root}"
+        for source in experiment.sources
+        if source.dataset.root != Path("data") / source.role
+    ]
+    return [*lines, f"score them: segment evaluate --weights {out}{''.join(elsewhere)}"]
 
 
 def evaluation_document(scores: Sequence[ImageScore], header: Mapping[str, Any], scheme: Any) -> dict[str, Any]:
@@ -110,7 +116,7 @@ def evaluation_tables(document: Mapping[str, Any]) -> list[Table]:
 
 def _tps_table(role: str, tps: Mapping[str, Any]) -> Table:
     table = Table(
-        title=f"{role}: TPS by {tps['basis']}, mean absolute error {_show(tps['mae'])}, {tps['images']} images"
+        title=f"{role}: TPS by {tps['basis']}, mean absolute error {_show(tps['mae'])}, images: {tps['images']}"
     )
     table.add_column("truth \\ prediction")
     for name in tps["classes"]:

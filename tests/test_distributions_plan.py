@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from factory.distributions import DEBIAS_BINS, parse_distribution, stratified
-from factory.plan import PlanConfig, plan, read_plan
+from factory.plan import PlanConfig, complete, plan, read_draft
 from manifests import DatasetInfo, UserError, get_scheme
 from manifests.table import rows_to_table, write_manifest
 from tests.conftest import write_dataset
@@ -107,7 +107,7 @@ def test_debias_fills_up_to_a_flat_histogram(achieved: Path) -> None:
 
 def test_debias_without_like_is_refused() -> None:
     with pytest.raises(UserError, match="--debias"):
-        parse_distribution("0.1-0.5", "tps", debias_n=10)
+        plan(PlanConfig(n=5, tps="0.1-0.5", debias=True))
 
 
 @pytest.mark.parametrize(
@@ -210,16 +210,17 @@ def test_an_edited_plan_keeps_its_edits(tmp_path: Path) -> None:
     rows = plan(config).to_pylist()
     rows[2]["request_tps"] = 0.77
     write_manifest(tmp_path / "p.parquet", rows_to_table(rows[1:]), DatasetInfo(True, "t", (get_scheme("pdl1"),)))
-    table, scheme = read_plan(tmp_path / "p.parquet", config)
+    draft = read_draft(tmp_path / "p.parquet")
+    table = complete(draft, config, get_scheme("pdl1"))
     assert table["request_tps"].to_pylist()[1] == 0.77
     assert table["index"].to_pylist() == list(range(5))
     assert table["sample_id"].to_pylist() == [row["sample_id"] for row in rows[1:]]
-    assert scheme.name == "pdl1"
+    assert draft.scheme == get_scheme("pdl1")
 
 
 def test_a_plan_of_one_column_is_filled_in(tmp_path: Path) -> None:
     pq.write_table(pa.table({"request_tps": [0.1, 0.2, 0.3]}), tmp_path / "p.parquet")
-    table, _ = read_plan(tmp_path / "p.parquet", PlanConfig(size=(64, 96)))
+    table = complete(read_draft(tmp_path / "p.parquet"), PlanConfig(size=(64, 96)), get_scheme("pdl1"))
     assert table["width"].to_pylist() == [96] * 3
     assert len(set(table["sample_id"].to_pylist())) == 3
     assert table["split"].to_pylist() == ["train", "train", "train"]
@@ -239,7 +240,7 @@ def test_a_plan_of_one_column_is_filled_in(tmp_path: Path) -> None:
 def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, columns: dict, said: str) -> None:
     pq.write_table(pa.table(columns), tmp_path / "p.parquet")
     with pytest.raises(UserError, match=said):
-        read_plan(tmp_path / "p.parquet", PlanConfig())
+        complete(read_draft(tmp_path / "p.parquet"), PlanConfig(), get_scheme("pdl1"))
 
 
 def test_like_reads_a_data_set_folder(tmp_path: Path) -> None:

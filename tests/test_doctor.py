@@ -1,18 +1,21 @@
 """`factory doctor`: what it finds wrong, what it does not, and how it says so."""
 
-import hashlib
 import json
+import pickle
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from click.testing import Result
+from safetensors.numpy import save
 from typer.testing import CliRunner
 
 from factory import doctor
 from factory.commands.doctor import doctor as command
+from factory.core.weights import write_with_card
 from manifests import Dataset
 
 PARTS = ["versions", "imports", "devices", "machine", "weights", "parts", "readers", "data"]
@@ -112,15 +115,22 @@ def test_trial_imports_outlive_errors_and_deaths(tmp_path: Path, monkeypatch: py
     assert "No module named" in findings[3].text
 
 
-def test_weights_need_a_card_that_holds_their_digest(tmp_path: Path) -> None:
+def test_weights_are_read_by_the_rule_that_training_writes_by(tmp_path: Path) -> None:
     (note,) = doctor.examine_weights(tmp_path / "none")
     assert note.state == "note"
-    for name in ("good", "bare", "wrong"):
-        (tmp_path / f"{name}.safetensors").write_bytes(name.encode() * 9)
-    (tmp_path / "good.md").write_text("sha256: " + hashlib.sha256(b"good" * 9).hexdigest())
-    (tmp_path / "wrong.json").write_text('{"sha256": "0"}')
-    states = {finding.name.split(".")[0]: finding.state for finding in doctor.examine_weights(tmp_path)}
-    assert states == {"bare": "problem", "good": "ok", "wrong": "problem"}
+    content = save({"a": np.arange(6.0)})
+    for name in ("good", "damaged"):
+        sha256 = write_with_card(tmp_path / f"{name}.safetensors", content, {"kind": "segment-weights"})
+    whole = (tmp_path / "damaged.safetensors").read_bytes()
+    (tmp_path / "damaged.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (tmp_path / "bare.safetensors").write_bytes(content)
+    (tmp_path / "pickled.safetensors").write_bytes(pickle.dumps({}))
+    bare, damaged, good, pickled = doctor.examine_weights(tmp_path)
+    assert (good.state, good.facts["sha256"], good.facts["kind"]) == ("ok", sha256, "segment-weights")
+    assert {bare.state, damaged.state, pickled.state} == {"problem"}
+    assert "got a file without" in bare.text
+    assert "got a damaged file" in damaged.text
+    assert "got a pickle" in pickled.text
 
 
 def test_doctor_names_a_part_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +162,14 @@ def test_doctor_tells_absent_unfinished_damaged_and_finished_data_sets(dataset_f
     assert unfinished.state == "note"
     assert "1 of 2 shards" in unfinished.text
     assert not unfinished.facts["finished"]
+
+
+def test_data_sets_of_any_name_are_found_behind_the_two_usual_ones(dataset_factory: Callable[..., Dataset]) -> None:
+    root = dataset_factory("he", n=3).root
+    (root.parent / "inspect").mkdir()
+    findings = doctor.examine_data(root.parent)
+    assert [Path(finding.name).name for finding in findings] == ["real", "synth", "he"]
+    assert [finding.state for finding in findings] == ["note", "note", "ok"]
 
 
 def test_disk_without_room_or_rights_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from factory.core.images.png_jpeg import pixels as png_pixels
 from factory.ingest.grouping import draw_splits
-from factory.ingest.png_jpeg import pixels as png_pixels
 from factory.ingest.tiling import pad, tile_origins
 from manifests import IGNORE, Dataset, open_dataset, verify
 from tests.ingest_files import SIZE, ingest_command, instance_map, nuclei_folder, save, tissue_image, tree_sha256

@@ -27,7 +27,7 @@ from factory.inspect.captions import caption
 from factory.inspect.choice import choose, default_sort
 from factory.inspect.layout import MAX_SIDE_PX, Block, View, arrange
 from factory.inspect.page import embed_json, picked, render_page
-from factory.inspect.report import check_out, default_out, inspect_dataset
+from factory.inspect.report import check_out, dataset_block, default_out, inspect_dataset
 from factory.inspect.sheet import render_sheet
 from factory.inspect.views import cell_classes, compose, contour_layer, contour_palette, mask_layer, shrink_labels
 from manifests import IGNORE, SCHEMES, Dataset, DatasetInfo, Tile, UserError, get_scheme, measure
@@ -239,6 +239,25 @@ def test_caption_states_asked_and_achieved_and_leaves_out_what_has_no_meaning(
         "cells 0 asked, 3 drawn",
     )
     assert caption(row | {"has_tumour": False})[1] == "TPS no tumour"
+    weak = row | {"tissue_fraction": 0.5, "cells": 0, "label_origin": "weak"}
+    assert caption(weak)[1] == "tissue 50.0 %"
+    assert caption(weak | {"label_origin": "annotated"})[1] == "tissue 50.0 % · 0 cells"
+
+
+def test_tiles_beside_are_shown_at_one_scale_and_larger_ones_by_their_middle(
+    dataset_factory: Callable[..., Dataset],
+) -> None:
+    first = dataset_factory("first", n=2, size=(64, 96), source="synthetic")
+    coarse = dataset_factory("coarse", n=2, size=(128, 128), mpp=2 * first.row(0)["mpp"])
+    beside = dataset_block(coarse, [0, 1], "cells", first)
+    assert (beside.zoom, beside.shape) == (2.0, (32, 48))
+    assert "the middle 32 x 48 of each shown" in beside.note
+    view, sample = beside.view(1), coarse[1]
+    assert view.tile is not None
+    assert np.array_equal(view.image, sample.image[48:80, 40:88])
+    assert np.array_equal(view.tile.instance, sample.tile.instance[48:80, 40:88])
+    blocks = [dataset_block(first, [0, 1], "cells"), beside]
+    assert len({grid.panel for grid in arrange(blocks, 8_000_000).grids}) == 1
 
 
 # Tiles beside --------------------------------------------------------------------------------------------------------
@@ -270,7 +289,7 @@ def test_cuts_prefer_tissue_to_background(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.png", b"\x89PNG\r\n\x1a\n broken", "cannot be read"),
+        ("a.png", b"\x89PNG\r\n\x1a\n broken", "got a damaged one"),
         ("a.txt", b"", "got none of these"),
     ],
 )
@@ -282,7 +301,7 @@ def test_cuts_refuse_a_folder_that_shows_nothing(tmp_path: Path, name: str, cont
 
 def test_cuts_refuse_images_of_16_bits(tmp_path: Path) -> None:
     Image.fromarray(np.full((9, 9), 4000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(UserError, match="8 bits a channel"):
+    with pytest.raises(UserError, match="expected an 8-bit RGB image, got grey"):
         cut_images(tmp_path, 1, (8, 8), 0)
 
 
@@ -369,6 +388,13 @@ def test_page_title_is_escaped(dataset_factory: Callable[..., Dataset]) -> None:
     assert "<title>&lt;b&gt;&amp;@@DATA@@ · tiles</title>" in page
 
 
+def decode(uri: str) -> Image.Image:
+    """The picture in a data URI."""
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+        image.load()
+        return image
+
+
 def test_page_stays_within_its_budgets(
     dataset_factory: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +407,7 @@ def test_page_stays_within_its_budgets(
     assert (cut["total"], len(cut["columns"]["sample_id"]), len(cut["pictures"])) == (12, 8, 5)
     size = sum(len(value) for picture in cut["pictures"] for value in picture.values() if isinstance(value, str))
     assert size <= 5 * 12_000
+    assert len({decode(picture["image"]).size for picture in cut["pictures"]}) == 1
     assert max(len(picture["image"]) for picture in whole["pictures"]) > 12_000
     assert picked(dataset, 8, 0).table.equals(picked(dataset, 8, 0).table)
 
@@ -388,10 +415,10 @@ def test_page_stays_within_its_budgets(
 def test_page_pictures_are_the_image_and_its_layers(dataset_factory: Callable[..., Dataset]) -> None:
     dataset = dataset_factory("tiles", scheme="pdl1", n=1)
     (picture,) = embedded(render_page(dataset, "tps", 0))["pictures"]
-    decoded = {}
-    for name in ("image", "mask", "cells"):
-        with Image.open(io.BytesIO(base64.b64decode(picture[name].partition(",")[2]))) as image:
-            decoded[name] = np.asarray(image.convert("RGB" if name == "image" else "RGBA"))
+    decoded = {
+        name: np.asarray(decode(picture[name]).convert(mode))
+        for name, mode in (("image", "RGB"), ("mask", "RGBA"), ("cells", "RGBA"))
+    }
     sample = dataset[0]
     mask, cells = mask_layer(sample.tile.semantic, sample.tile.scheme), contour_layer(sample.tile, sample.tile.shape)
     for layer, name in ((mask, "mask"), (cells, "cells")):

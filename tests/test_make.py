@@ -351,7 +351,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, cli: Cli) -> None:
         (("--config", "missing.yaml"), "YAML file"),
         (("--split", "0.5,0.5"), "three shares"),
         (("--split", "0.5,0.5,0.5"), "sum to 1"),
-        (("--mpp", "0"), "greater than 0"),
+        (("--mpp", "0"), "greater than or equal to 0.05"),
         (("--workers", "0"), "1 or more"),
         (("--device", "tpu9"), "--device"),
         (("--scheduler", "tcp://127.0.0.1:1"), "dask scheduler"),

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests import SCHEMA, DatasetInfo, UserError, get_scheme
-from manifests.table import read_manifest, read_rows, rows_to_table, write_dataset_manifest, write_manifest
+from manifests.table import read_columns, read_manifest, rows_to_table, write_dataset_manifest, write_manifest
 
 INFO = DatasetInfo(True, "tests", (get_scheme("pdl1"),), {"numpy": "2"}, ("slides/1",), ("CC0",))
 
@@ -89,13 +89,13 @@ def test_wrong_type_names_the_column(tmp_path: Path, column: str, values: list) 
         table = table.drop_columns([column])
     pq.write_table(table.append_column(column, pa.array(values)), tmp_path / "m.parquet")
     with pytest.raises(UserError, match=f"column {column}: expected"):
-        read_rows(tmp_path / "m.parquet")
+        read_columns(tmp_path / "m.parquet")
 
 
 def test_unknown_column_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows()).append_column("tps", pa.array([1.0] * 4)), tmp_path / "m.parquet")
     with pytest.raises(UserError, match="unknown column 'tps'"):
-        read_rows(tmp_path / "m.parquet")
+        read_columns(tmp_path / "m.parquet")
 
 
 def test_a_file_that_claims_too_many_rows_is_refused_unread(tmp_path: Path) -> None:
@@ -107,16 +107,16 @@ def test_a_file_that_claims_too_many_rows_is_refused_unread(tmp_path: Path) -> N
             writer.write_table(group)
     assert path.stat().st_size < 3_000_000
     with pytest.raises(UserError, match="200,000,000"):
-        read_rows(path)
+        read_columns(path)
 
 
 def test_links_and_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
-        read_rows(tmp_path / "m.parquet")
+        read_columns(tmp_path / "m.parquet")
     write_manifest(tmp_path / "real.parquet", rows_to_table(rows()), INFO)
     (tmp_path / "m.parquet").symlink_to(tmp_path / "real.parquet")
     with pytest.raises(UserError, match="a link"):
-        read_rows(tmp_path / "m.parquet")
+        read_columns(tmp_path / "m.parquet")
 
 
 def test_plain_parquet_is_no_manifest_and_other_versions_are_refused(tmp_path: Path) -> None:

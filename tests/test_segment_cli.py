@@ -240,7 +240,14 @@ def test_dry_run_prints_the_resolved_config_and_writes_nothing(at_home: Path, tm
             "nowhere: expected a data set of real tiles, got no such folder. Make one with factory ing",
         ),
         (["--synth", "data/real"], "data/real: expected synthetic tiles, got real ones"),
-        (["--config", "nothing.yaml"], "nothing.yaml: expected a YAML file"),
+        (
+            ["--config", "nothing.yaml"],
+            "--config: expected a YAML file or a shipped name (pdl1, quick, sharpgan), got 'nothing.yaml'",
+        ),
+        (
+            ["--net", "segnett", "--real", "nowhere"],
+            "--net: expected one of segnet, unetplusplus, got 'segnett'. Did you mean segnet?",
+        ),
         (["--device", "tpu"], "--device: expected auto, cpu"),
         (["--encoder-weights", "nothing.safetensors"], "nothing.safetensors: expected a safetensors file"),
     ],

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
-from skimage.color import rgb2hed
+from skimage.color import rgb2hed, rgb2lab
 
 from factory.conditions import Condition
 from factory.core.config import Config, canonical, configs_dir, parse
@@ -125,14 +125,18 @@ def test_air_is_bright_and_brighter_than_tissue(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_every_nucleus_is_denser_than_its_surroundings(scheme: str, mpp: float, seed: int) -> None:
     tile = condition(scheme, 192, 256, mpp)
-    blue = rgb2hed(render(tile, seed))[..., 0]
+    image = render(tile, seed)
+    blue, red = rgb2hed(image)[..., 0], optical_density(image, np.full(3, 250.0))[..., 0]
     instance = tile.array[1]
     for number in np.unique(instance[instance > 0]):
         inside = instance == number
         if inside.sum() < 25:
             continue
-        ring = cv2.dilate(inside.astype(np.uint8), np.ones((11, 11), np.uint8)) > 0
-        assert blue[inside].mean() > blue[ring & (instance == 0)].mean()
+        ring = (cv2.dilate(inside.astype(np.uint8), np.ones((11, 11), np.uint8)) > 0) & (instance == 0)
+        assert blue[inside].mean() > blue[ring].mean()
+        # in immunostains DAB on the membranes around a nucleus may absorb more red than the nucleus does
+        if scheme == "nuclei":
+            assert red[inside].mean() > red[ring].mean()
 
 
 def test_no_nucleus_is_drawn_where_a_scheme_of_nuclei_has_none() -> None:
@@ -320,16 +324,17 @@ def test_fit_moves_tiles_towards_the_colours_of_the_image(real: Image, scheme: s
     truth = palette(real)
 
     def gap(used: StainConfig) -> float:
-        return float(np.mean([np.abs(palette(render(tile, seed, used)) - truth).mean() for seed in range(6)]))
+        differences = [palette(render(tile, seed, used)) - truth for seed in range(6)]
+        return float(np.mean([np.linalg.norm(difference, axis=1) for difference in differences]))
 
     assert gap(config) < 0.7 * gap(NO_FAULTS)
 
 
 def palette(image: Image) -> npt.NDArray[np.float64]:
-    """Median RGB of what is brown, what is blue and what is pale: colours, whatever the composition."""
-    pixels = image.reshape(-1, 3).astype(int)
-    red, blue = pixels[:, 0], pixels[:, 2]
-    groups = (red - blue > 40, blue - red > 15, (pixels.min(axis=1) > 195) & (abs(red - blue) < 15))
+    """Median CIELAB of what is brown, what is blue and what is pale: colours, whatever the composition."""
+    pixels = rgb2lab(image).reshape(-1, 3)
+    lightness, yellow = pixels[:, 0], pixels[:, 2]
+    groups = (yellow > 8, yellow < -6, (lightness > 78) & (abs(yellow) < 6))
     return np.stack([np.median(pixels[group], axis=0) for group in groups])
 
 

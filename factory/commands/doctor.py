@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    data: Annotated[Path, typer.Option(help="Folder of the data sets: disk space, real and synth.")] = Path("data"),
+    data: Annotated[Path, typer.Option(help="Folder of the data sets, whose disk is looked at too.")] = Path("data"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON. Default: as text.", show_default=False)
     ] = False,

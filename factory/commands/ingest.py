@@ -56,7 +56,10 @@ def ingest(
     ] = None,
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 0,
     mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel of files that do not say. Default: from slide or TIFF.")
+        float | None,
+        typer.Option(
+            help="Micrometres per pixel of flat files, and of slides that do not say. Default: from slide or TIFF."
+        ),
     ] = None,
     resample_mpp: Annotated[
         float | None,

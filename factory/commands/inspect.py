@@ -27,7 +27,10 @@ def inspect(
     n: Annotated[int, typer.Option("--n", help="Tiles on the contact sheet. Default 24.", show_default=False)] = 24,
     beside: Annotated[
         Path | None,
-        typer.Option(help="Another data set or a folder of images to show below, at the same scale. Default: none."),
+        typer.Option(
+            help="Another data set to show below at the same um per pixel, or a folder of images, pixel for pixel. "
+            "Default: none."
+        ),
     ] = None,
     sort: Annotated[
         SortBy | None,

@@ -51,6 +51,7 @@ def make(
     from factory.core.console import console, progress
     from factory.pipeline import make as make_tiles
     from factory.pipeline import prepare, resolve_part_device
+    from factory.plan import read_draft
     from factory.reference import read_reference
 
     flags = order.plan_flags(
@@ -67,15 +68,14 @@ def make(
         seed=seed,
         scheme=scheme,
     )
-    order.refuse_flags_beside_manifest(manifest, flags)
-    resolved, label_scheme = order.resolve_config(
-        flags, {"masks": masks, "renderer": renderer}, config, assignments or []
-    )
+    draft = read_draft(manifest) if manifest else None
+    parts = {"masks": masks, "renderer": renderer}
+    resolved, label_scheme = order.resolve_config(flags, parts, config, assignments or [], draft)
     prepared = prepare(
         resolved,
         label_scheme,
         out,
-        manifest=manifest,
+        manifest=draft,
         like=read_reference(like) if like else None,
         device=resolve_part_device(resolved, device),
     )

@@ -23,7 +23,7 @@ Tumour = Annotated[str | None, typer.Option(help="Tumour share of the tissue, sa
 Inflammation = Annotated[
     str | None, typer.Option(help="Inflammation share of the tissue, same forms. [default: pdl1 0.03-0.15]")
 ]
-Debias = Annotated[bool, typer.Option("--debias", help="With --tps like:DATASET: make both together flat.")]
+Debias = Annotated[bool, typer.Option("--debias", help="With like:DATASET: make both together flat. [default: no]")]
 Number = Annotated[int | None, typer.Option("--n", help="Number of tiles. [default: 100]")]
 Size = Annotated[
     str | None,

@@ -35,8 +35,10 @@ def plan(
     from factory.report import request_table
     from manifests.errors import UserError
     from manifests.schema import DatasetInfo
-    from manifests.table import write_manifest
+    from manifests.table import ROWS_PER_FILE, write_manifest
 
+    if out.is_dir():
+        raise UserError(f"{out}: expected a file for the plan, got a folder. Write --out {out}/plan.parquet.")
     if out.exists() and not overwrite:
         raise UserError(f"{out}: expected a new file, got one that is there. Use another --out, or --overwrite.")
     if not out.absolute().parent.is_dir():
@@ -56,6 +58,11 @@ def plan(
         scheme=scheme,
     )
     resolved, label_scheme = order.resolve_config(flags, {"masks": masks}, config, assignments or [])
+    if resolved.plan.n > ROWS_PER_FILE:
+        raise UserError(
+            f"--n: expected at most {ROWS_PER_FILE:,} in one file, got {resolved.plan.n:,}. "
+            "Make several with other --seed, or give --n to factory make."
+        )
     table = draw_plan(resolved.plan)
     recipe = recipe_of(resolved.model_dump(mode="json"), label_scheme)
     refuse_impossible(table, recipe)

@@ -15,6 +15,7 @@ def verify(
 ) -> None:
     """Check every file against SHA256SUMS, the ledger against the manifest, and every row against its stored tile."""
     from factory.core.console import console, progress
+    from factory.core.runs import lock_folder
     from manifests import FaultError
     from manifests import verify as check
     from manifests.dataset import forget_faulty_shards
@@ -28,7 +29,8 @@ def verify(
     for fault in faults:
         terminal.print(str(fault), highlight=False, markup=False, soft_wrap=True)
     if repair:
-        forgotten = forget_faulty_shards(dataset, faults)
+        with lock_folder(dataset):
+            forgotten = forget_faulty_shards(dataset, faults)
         terminal.print(f"forgot {len(forgotten)} shards: run the command that made {dataset} again.", highlight=False)
     more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
     raise FaultError(f"{dataset}: expected a data set as it was written, got a fault: {faults[0]}{more}.")

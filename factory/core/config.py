@@ -25,18 +25,23 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 def parse(model: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
-    """Build a config from plain values.
+    """Build a config from plain values, laid over the defaults mapping by mapping.
 
     Args:
         model: the config class.
-        values: key -> value; nested mappings for nested configs.
+        values: key -> value; nested mappings for nested configs may name just what differs.
         where: file or flag named in an error.
 
     Raises:
         UserError: for an unknown key (with the nearest known one) or a value of the wrong form.
     """
+    laid = dict(values)
+    for name, value in values.items():
+        default = model.model_fields[name].get_default() if name in model.model_fields else None
+        if isinstance(default, BaseModel) and isinstance(value, Mapping):
+            laid[name] = merge(default.model_dump(), value)
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate(laid)
     except ValidationError as error:
         raise UserError(_explain(model, error, where)) from error
 
@@ -76,7 +81,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: expected a YAML file, got {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, or a date like 2020-13-01
         raise UserError(f"{path}: expected YAML, got {str(error).splitlines()[0]}.") from error
     if document is None:
         return {}
@@ -107,7 +112,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set: expected KEY=VALUE, got {word!r}. Write for example --set renderer.blur_px=1.2.")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"--set {key}: expected a YAML value, got {text!r}.") from error
         for part in reversed(key.split(".")):
             value = {part: value}

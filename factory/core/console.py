@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _LOG_EVERY_S = 10.0
 _INTERRUPTED = 130
+_PATH_ERRORS = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
@@ -60,6 +61,10 @@ def _explain(error: Exception) -> tuple[str, int]:
         where = error.filename or "output"
         advice = "What is finished is kept: mend the disk and run the same command again."
         return f"{where}: {error.strerror}. {advice}", 1
+    if isinstance(error, OSError) and error.errno in _PATH_ERRORS and error.filename:
+        return f"{str(error.filename)[:200]}: expected a usable path, got: {error.strerror}. Choose another.", 2
+    if isinstance(error, BrokenPipeError):
+        return "output: expected a reader, got a closed pipe.", 1
     if isinstance(error, MemoryError):
         return "out of memory. Use fewer --workers or smaller tiles, and run the same command again.", 1
     if hasattr(error, "format_message"):  # what typer says of an unknown option or a missing value

@@ -193,7 +193,8 @@ def _on_dask(
 
         def submit() -> Any:
             number = waiting.pop()
-            return client.submit(_run_on_dask, task, number, payload_of(number), key=f"shard-{number}-{id(task)}")
+            # A key of its own: under a key that another client uses, dask would hand out that client's result.
+            return client.submit(_run_on_dask, task, number, payload_of(number), pure=False)
 
         futures = [submit() for _ in range(min(len(waiting), WINDOW * threads))]
         pending = as_completed(futures, loop=client.loop)

@@ -26,7 +26,7 @@ from manifests.checksums import SUMS, write_sums
 from manifests.dataset import sample_digests
 from manifests.errors import FaultError, UserError
 from manifests.files import is_temporary, remove_orphans, walk, write_atomic
-from manifests.ledger import LEDGER, ShardRecord, finished, publish_record
+from manifests.ledger import LEDGER, ShardRecord, finished, is_intact, publish_record
 from manifests.measure import measure
 from manifests.schema import DatasetInfo
 from manifests.store import STORE, Layout, ShardWriter, create_store, shard_path
@@ -81,6 +81,19 @@ class Run:
     def todo(self) -> list[int]:
         """Shards that are still to be written, in order."""
         return [shard for shard in range(self.spec.layout.shards) if shard not in self.done]
+
+    def add(self, record: ShardRecord) -> None:
+        """Count a shard as done.
+
+        Raises:
+            FaultError: when its files are not in this run's folder, as where workers see another disk.
+        """
+        if not is_intact(self.spec.out, record):
+            raise FaultError(
+                f"{self.spec.out}: expected the files of shard {record.shard}, got none of that size. "
+                "Use an --out that all workers share."
+            )
+        self.done[record.shard] = record
 
     def finish(self) -> pa.Table:
         """Write the manifest and SHA256SUMS from the ledger; returns the manifest's rows."""
@@ -151,9 +164,13 @@ def read_run(root: Path) -> dict[str, Any]:
     """
     try:
         document = yaml.safe_load((root / RUN).read_bytes())
-        return {"config": document["config"], "layout": document["layout"], "info": document["info"]}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{root / RUN}: expected the configuration of a run, got {type(error).__name__}.") from error
+        found = {"config": document["config"], "layout": document["layout"], "info": document["info"]}
+        canonical(found)  # YAML knows dates, sets and numbers that no configuration has
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{root / RUN}: expected the configuration of a run, got {type(error).__name__}. Run factory verify."
+        ) from error
+    return found
 
 
 def is_finished(root: Path) -> bool:
@@ -166,8 +183,12 @@ def is_finished(root: Path) -> bool:
 
 
 def library_versions(*names: str) -> dict[str, str]:
-    """Installed versions of this package and of the libraries named."""
-    return {name: metadata.version(name) for name in ("pathology-tile-factory", *names)}
+    """Installed versions of this package and of the libraries named; those that are not there are left out."""
+    versions = {}
+    for name in ("pathology-tile-factory", *names):
+        with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _encode(spec: RunSpec) -> bytes:

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.images.files import read_pixels
+from factory.core.images.header import UnreadableError
 from factory.ingest.config import IngestConfig
 from factory.ingest.frames import Frame
-from factory.ingest.header import SourceError, UnreadableError
 from factory.ingest.labelling import Labels, air, assemble, read_labels
-from factory.ingest.pairing import IMAGE, Source
+from factory.ingest.pairing import IMAGE, Source, SourceError
 from factory.ingest.points import Points
-from factory.ingest.rasters import read_pixels
 from factory.ingest.slides import SlideReader
 
 _MAX_READ_PX = 2**24

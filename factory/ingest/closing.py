@@ -49,7 +49,8 @@ def plan_lines(plan: Plan) -> list[str]:
         limit = f"more than {config.max_background:.0%} air or unlabelled, or no labelled pixel"
         lines.append(f"{plan.dropped} tiles left out: {limit}")
     if empty:
-        lines.append(f"no tile in {' and '.join(empty)}: too few groups for --split {config.split}")
+        asked = ",".join(f"{share:g}" for share in config.split or ())
+        lines.append(f"no tile in {' and '.join(empty)}: too few groups for --split {asked}")
     points = Counter(name for image in plan.images if image.points is not None for name in image.points.classes)
     if points:
         lines.append("points in the images: " + ", ".join(f"{count} {name}" for name, count in sorted(points.items())))
@@ -57,14 +58,15 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def class_table(table: pa.Table, scheme: LabelScheme) -> Table:
-    """Classes and cells of the rows of a finished manifest, by split."""
+    """Classes of the rows of a finished manifest by split, and cells where labels know any: weak ones do not."""
     names = [name for name in SPLITS if name in set(table["split"].to_pylist())]
     shown = Table("", *names, title="What the tiles hold")
     parts = [table.filter(pa.compute.equal(table["split"], name)) for name in names]
     shares = [np.array(part["class_fractions"].to_pylist()).mean(axis=0) for part in parts]
     for number, label in enumerate(scheme.names):
         shown.add_row(f"{label}, mean share", *(f"{share[number]:.3f}" for share in shares))
-    shown.add_row("cells", *(str(pa.compute.sum(part["cells"]).as_py()) for part in parts))
+    if set(table["label_origin"].to_pylist()) != {"weak"}:
+        shown.add_row("cells", *(str(pa.compute.sum(part["cells"]).as_py()) for part in parts))
     return shown
 
 

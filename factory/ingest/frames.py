@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from factory.core.images.files import LOSSY, check_rgb, read_header
+from factory.core.images.header import Header, UnreadableError
 from factory.ingest.config import IngestConfig
-from factory.ingest.header import Header, UnreadableError
 from factory.ingest.pairing import IMAGE, Source
-from factory.ingest.rasters import LOSSY, read_header
 from factory.ingest.slides import SLIDES, SlideHeader, is_slide, read_slide_header
 
 _FITS = 0.02
@@ -69,26 +69,13 @@ def look_at(source: Source, config: IngestConfig) -> Look:
     broken = set(problems)
     flat = None
     try:
-        _check_image(header)
+        check_rgb(header)
         flat = _flat_frame(header, config)
     except UnreadableError as error:
         problems[IMAGE] = f"{source.uri}: {error}"
         broken.add(IMAGE)
     unknown = [f"{source.uri}: {problem}" for problem in (_unknown_mpp(flat) if flat else [])]
     return Look(flat, (*unknown, *problems.values()), frozenset(broken))
-
-
-def _check_image(header: Header) -> None:
-    if header.channels != "RGB":
-        remedy = {"grey": "Export it in colour", "RGBA": "Flatten it onto white and export it as RGB"}
-        what = f"{header.channels} ({header.dtype})"
-        raise UnreadableError(
-            f"expected an 8-bit RGB image, got {what}. {remedy.get(header.channels, 'Export it as RGB')}"
-        )
-    if header.dtype != "uint8":
-        raise UnreadableError(
-            f"expected an 8-bit RGB image, got {header.dtype}. Scale it to 8 bits and export it again"
-        )
 
 
 def _partner_problems(source: Source, image: Header) -> dict[str, str]:

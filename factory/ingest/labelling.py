@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.images.files import read_pixels
+from factory.core.images.header import UnreadableError
 from factory.ingest.config import IngestConfig
-from factory.ingest.header import UnreadableError
 from factory.ingest.pairing import Source
 from factory.ingest.points import Points, read_points
-from factory.ingest.rasters import read_pixels
 from manifests.labels import IGNORE, LabelScheme
 from manifests.tile import MAX_INSTANCE
 

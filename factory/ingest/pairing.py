@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from factory.ingest.rasters import RASTERS
+from factory.core.images.files import RASTERS
 from factory.ingest.slides import SLIDES
 from manifests.errors import UserError
 
@@ -32,6 +32,14 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     IMAGE: (*RASTERS, *SLIDES),
     "points": (".csv", ".tsv", ".txt"),
 }
+
+
+class SourceError(Exception):
+    """Everything that is wrong with one image and its partners; each line names its file."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 @dataclass(frozen=True)

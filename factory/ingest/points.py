@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory.ingest.header import UnreadableError
+from factory.core.images.header import UnreadableError
 
 MAX_POINTS = 2_000_000
 

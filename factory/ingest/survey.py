@@ -12,8 +12,7 @@ from factory.core.console import progress
 from factory.ingest.canvas import air_threshold, open_canvas, read_flat
 from factory.ingest.config import IngestConfig
 from factory.ingest.frames import Frame, Look, look_at
-from factory.ingest.header import SourceError
-from factory.ingest.pairing import Source
+from factory.ingest.pairing import Source, SourceError
 from factory.ingest.points import Points
 from factory.ingest.threads import worker_threads
 from factory.ingest.tiling import tile_origins

@@ -30,7 +30,7 @@ from factory.core.runs import (
 from factory.ingest.canvas import open_canvas
 from factory.ingest.config import IngestConfig
 from factory.ingest.grouping import draw_splits
-from factory.ingest.header import SourceError
+from factory.ingest.pairing import SourceError
 from factory.ingest.points import Points, encode_points
 from factory.ingest.request import Job, Request, resolve
 from factory.ingest.survey import Surveyed, survey

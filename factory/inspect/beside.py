@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from factory.core.images.files import IMAGE_SUFFIXES, read_rgb
 from manifests.errors import UserError
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-MAX_IMAGE_PX = 2**28
-_MODES = ("L", "P", "RGB", "RGBA")
 _BACKGROUND_GREY = 235
 _LEAST_TISSUE = 0.3
 _TRIES = 12
@@ -42,32 +39,20 @@ def cut_images(folder: Path, n: int, shape: tuple[int, int], seed: int) -> list[
     Raises:
         UserError: when there is no image, or one cannot be read.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
-        raise UserError(f"--beside {folder}: expected a data set or images ({', '.join(SUFFIXES)}), got none of these.")
+        raise UserError(
+            f"--beside {folder}: expected a data set or images ({', '.join(IMAGE_SUFFIXES)}), got none of these."
+        )
     if n < len(paths):  # spread over the folder, which often is in order of patients
         paths = [paths[place] for place in np.linspace(0, len(paths) - 1, n).round().astype(int)]
     rng = np.random.default_rng(seed)
     cuts: list[Cut] = []
     for position, path in enumerate(paths):
-        image = _read(path)
+        image = read_rgb(path)
         share = n // len(paths) + (position < n % len(paths))
         cuts += [Cut(path.stem, _cut(image, shape, rng)) for _ in range(share)]
     return cuts
-
-
-def _read(path: Path) -> npt.NDArray[np.uint8]:
-    """An 8-bit image as uint8 [H, W, 3]; its size is checked before it is decoded."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_IMAGE_PX:
-                raise UserError(f"{path}: expected at most {MAX_IMAGE_PX} pixels, got {image.width}x{image.height}.")
-            if image.mode not in _MODES:
-                raise UserError(f"{path}: expected an image with 8 bits a channel, got mode {image.mode}.")
-            return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: expected an image, got a file that cannot be read ({reason}).") from error
 
 
 def _cut(image: npt.NDArray[np.uint8], shape: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -44,6 +44,6 @@ def _tissue(row: dict[str, Any]) -> str:
 
 def _cells(row: dict[str, Any]) -> str:
     achieved, asked = row["cells"], row["request_cells"]
-    if achieved is None:
-        return ""
+    if achieved is None or (asked is None and row["label_origin"] == "weak"):
+        return ""  # weak labels know no cells: none is drawn, which does not say that none is there
     return f"cells {asked} asked, {achieved} drawn" if asked is not None else f"{achieved} cells"

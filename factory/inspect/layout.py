@@ -52,6 +52,7 @@ class Block:
         shape: height and width of the largest tile in pixels.
         lines: the largest number of caption lines.
         view: the tile at a place 0..count-1; called anew for every size that is tried, so it need not stay in memory.
+        zoom: sheet pixels per tile pixel, over those of the first block: the ratio of their micrometres per pixel.
     """
 
     title: str
@@ -63,6 +64,7 @@ class Block:
     shape: tuple[int, int]
     lines: int
     view: Callable[[int], View]
+    zoom: float = 1.0
 
     @property
     def stacked(self) -> bool:
@@ -152,8 +154,8 @@ def _ungainliness(layout: Layout, count: int) -> float:
 
 
 def _layout(blocks: list[Block], scale: float, columns: int) -> Layout:
-    """Blocks of another tile size are scaled so that their tiles are as long as those of the first."""
-    scales = [scale * max(blocks[0].shape) / max(block.shape) for block in blocks]
+    """All blocks at one scale, in micrometres where they say how many a pixel has: a nucleus is as large in each."""
+    scales = [scale * block.zoom for block in blocks]
     text = int(min(24, max(12, _across(blocks[0], scale) / 22)))
     cards = [max(_across(block, own), _CAPTION_EM * text) for block, own in zip(blocks, scales, strict=True)]
     width = max(columns * (cards[0] + GAP_PX) - GAP_PX, max(cards), 40 * text) + 2 * MARGIN_PX

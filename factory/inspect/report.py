@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from factory.core.console import progress
 from factory.core.runs import is_finished
@@ -14,11 +18,12 @@ from factory.inspect.choice import Sort, choose, default_sort
 from factory.inspect.layout import Block, Panel, View
 from factory.inspect.page import MAX_PICTURES, render_page
 from factory.inspect.sheet import render_sheet
-from manifests.dataset import Dataset, open_dataset
+from manifests.dataset import Dataset, Sample, open_dataset
 from manifests.errors import UserError
 from manifests.files import write_atomic
 from manifests.schema import DISCLAIMER
 from manifests.store import STORE
+from manifests.tile import Tile
 
 SHEET, PAGE = "sheet.png", "index.html"
 
@@ -70,7 +75,7 @@ def inspect_dataset(
     dataset = open_finished(root)
     out = check_out(default_out(root) if out is None else out)
     sort = sort or default_sort(dataset)
-    blocks = [_dataset_block(dataset, choose(dataset, n, sort, seed), sort)]
+    blocks = [dataset_block(dataset, choose(dataset, n, sort, seed), sort)]
     if beside is not None:
         blocks.append(_beside_block(beside, dataset, n, sort, seed))
     tiles = sum(block.count for block in blocks)
@@ -112,28 +117,53 @@ def check_out(out: Path) -> Path:
     return out
 
 
-def _dataset_block(dataset: Dataset, places: list[int], sort: Sort) -> Block:
+def dataset_block(dataset: Dataset, places: list[int], sort: Sort, first: Dataset | None = None) -> Block:
+    """Tiles of a data set; those beside a first one at its scale, and of larger ones only the middle."""
     rows = [dataset.row(place) for place in places]
-    layout = dataset.store.layout
+    whole = _shape(dataset)
+    zoom = _mpp(dataset) / _mpp(first) if first else 1.0
+    room = [max(1, round(side / zoom)) for side in (_shape(first) if first else whole)]
+    shape = (min(whole[0], room[0]), min(whole[1], room[1]))
+    cut = "" if shape == whole else f", the middle {shape[0]} x {shape[1]} of each shown"
     mpps = sorted({row["mpp"] for row in rows})
     spread = "at random" if sort == "random" else f"spread over {sort}"
     resolution = " / ".join(f"{mpp:g}" for mpp in mpps[:4])
 
     def view(place: int) -> View:
         sample = dataset[places[place]]
-        return View(sample.image, sample.tile, caption(sample.row))
+        return View(*middle(sample, shape), caption(sample.row))
 
     return Block(
         title=dataset.root.resolve().name,
-        note=f"{len(rows)} of {len(dataset)} tiles, {spread} · {layout.height} x {layout.width} px, {resolution} um/px",
+        note=f"{len(rows)} of {len(dataset)} tiles, {spread} · {whole[0]} x {whole[1]} px, {resolution} um/px{cut}",
         warning=f"synthetic, {DISCLAIMER}" if dataset.info.is_synthetic else "",
         panels=_panels(rows),
         schemes=tuple(dataset.schemes),
         count=len(rows),
-        shape=(layout.height, layout.width),
+        shape=shape,
         lines=max(len(caption(row)) for row in rows),
         view=view,
+        zoom=zoom,
     )
+
+
+def _shape(dataset: Dataset) -> tuple[int, int]:
+    return dataset.store.layout.height, dataset.store.layout.width
+
+
+def _mpp(dataset: Dataset) -> float:
+    """Micrometres per pixel that most tiles have."""
+    return float(statistics.mode(dataset.table["mpp"].to_pylist()))
+
+
+def middle(sample: Sample, shape: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], Tile]:
+    """The middle of a tile, at most `shape` pixels: its image and its labels."""
+    tile = sample.tile
+    part = tuple(
+        slice(max(0, (own - side) // 2), max(0, (own - side) // 2) + side)
+        for own, side in zip(tile.shape, shape, strict=True)
+    )
+    return sample.image[part], Tile(tile.semantic[part], tile.instance[part], tile.mpp, tile.scheme)
 
 
 def _panels(rows: list[dict[str, Any]]) -> tuple[Panel, ...]:
@@ -148,8 +178,8 @@ def _beside_block(beside: Path, dataset: Dataset, n: int, sort: Sort, seed: int)
     if (beside / STORE).exists():
         other = open_finished(beside)
         own_sort = sort if sort == "random" else default_sort(other)
-        return _dataset_block(other, choose(other, n, own_sort, seed), own_sort)
-    shape = (dataset.store.layout.height, dataset.store.layout.width)
+        return dataset_block(other, choose(other, n, own_sort, seed), own_sort, dataset)
+    shape = _shape(dataset)
     cuts = cut_images(beside, min(n, len(dataset)), shape, seed)
     return _images_block(beside, cuts, shape)
 

@@ -28,18 +28,21 @@ def _unit(vector: tuple[float, float, float]) -> tuple[float, float, float]:
 Vector = Annotated[tuple[float, float, float], AfterValidator(_unit)]
 """RGB optical density of a dye, scaled to unit length."""
 
-# Medians over real images, every source weighing the same (`bench/stain_constants.py`): 55 H&E and 31 immunostains;
-# for scanned slides they fit better than what Ruifrok and Johnston measured with a camera. RED_CELL is a guess.
-HAEMATOXYLIN_HE = _unit((0.62, 0.68, 0.39))
-EOSIN = _unit((0.19, 0.878, 0.439))
-HAEMATOXYLIN_IHC = _unit((0.802, 0.572, 0.172))
-DAB = _unit((0.317, 0.532, 0.785))
+# Means over 55 H&E images and 31 immunostains (`bench/stain_constants.py`); for scanned slides they fit better than
+# what Ruifrok and Johnston measured with a camera. EOSIN is none of them: what is measured as eosin has haematoxylin in
+# it, which the cytoplasm gets anyway; see `HePreparation`. RED_CELL is a guess.
+HAEMATOXYLIN_HE = _unit((0.598, 0.698, 0.393))
+EOSIN = _unit((0.2, 0.86, 0.46))
+HAEMATOXYLIN_IHC = _unit((0.859, 0.49, 0.151))
+DAB = _unit((0.311, 0.536, 0.785))
 RED_CELL = _unit((0.08, 0.78, 0.62))
 
 
 def vary_vector(vector: tuple[float, float, float], spread: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A neighbour of a stain vector: normal deviates of size `spread` on each component, unit length again."""
-    varied: npt.NDArray[np.float64] = np.maximum(np.asarray(vector) + rng.normal(0.0, spread, 3), 0.01)
+    """A neighbour of a stain vector, of unit length: normal deviates of size `spread` on each component."""
+    # 1.5 standard deviations at most: the tails of three components at once would make another colour of it
+    deviates = np.clip(rng.normal(0.0, 1.0, 3), -1.5, 1.5) * spread
+    varied: npt.NDArray[np.float64] = np.maximum(np.asarray(vector) + deviates, 0.01)
     varied /= np.linalg.norm(varied)
     return varied
 

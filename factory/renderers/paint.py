@@ -19,6 +19,8 @@ from factory.renderers.noise_tables import sample, sample_many
 F = np.float32
 """Every number in a kernel is a float32: one literal in double precision would drag its whole expression along."""
 _HALVINGS = 10
+_DENSEST = F(1.4)
+"""Cytoplasm and fibres against their mean: no grain of them is taken for a nucleus."""
 
 
 class Scene(NamedTuple):
@@ -93,8 +95,8 @@ def outline(kind, owner, nucleus, distance, cells, smooth, brush, border, epithe
             for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
                 if 0 <= v < height and 0 <= u < width:
                     # a nest ends in a membrane where it is positive; otherwise only the borders of cells show
-                    if positive if epithelium[v, u] == 0 else owner[v, u] != cell:
-                        alone = False
+                    meets = positive if epithelium[v, u] == 0 else owner[v, u] != cell
+                    alone = alone and not meets
             if alone:
                 continue
             if not positive:
@@ -217,7 +219,7 @@ def _lay_cytoplasm(y, columns, layers, noise, scene, cells, grain, smooth, brush
         cell = cells[scene.owner[y, x]]
         tone = cell.cytoplasm * (F(1) + brush.texture * (F(0.17) * grit[i] + F(0.13) * wear[i]))
         torn = F(0.6) * wear[i] + F(0.5) * grit[i] - F(2) + F(1.5) * brush.retraction
-        tone = max(tone * (F(1) - F(0.85) * min(max(torn, F(0)), F(1))), F(0.05))
+        tone = min(max(tone * (F(1) - F(0.85) * min(max(torn, F(0)), F(1))), F(0.05)), _DENSEST)
         counter, dab = tone, brush.haze * tone
         edge = scene.border[y, x]
         if brush.membrane_dab > 0 and scene.kind[y, x] == POSITIVE:
@@ -265,7 +267,7 @@ def _lay_stroma(y, columns, layers, noise, scene, grain, smooth, brush):  # type
         if scene.kind[y, x] == IMMUNE:
             tone *= F(0.75)
             opened += F(0.5)
-        tone = max(tone * (F(1) - F(0.88) * min(max(opened * F(1.4), F(0)), F(1))), F(0.05))
+        tone = min(max(tone * (F(1) - F(0.88) * min(max(opened * F(1.4), F(0)), F(1))), F(0.05)), _DENSEST)
         filled = F(1) - F(scene.epithelium[y, x]) * F(1 / 255)
         hollow = brush.lumen - scene.patch[y, x]
         if hollow > 0 and scene.distance[y, x] * brush.mpp > 1:

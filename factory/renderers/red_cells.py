@@ -72,7 +72,7 @@ def _is_free(red, kind, nucleus, y0, x0, radius):  # type: ignore[no-untyped-def
     reach = radius + 1
     for y in range(max(0, int(y0 - reach)), min(height, int(y0 + reach) + 2)):
         for x in range(max(0, int(x0 - reach)), min(width, int(x0 + reach) + 2)):
-            if (y - y0) ** 2 + (x - x0) ** 2 < reach * reach:
-                if nucleus[y, x] > 0 or (kind[y, x] != STROMA and kind[y, x] != MIXED):
-                    return False
+            taken = nucleus[y, x] > 0 or (kind[y, x] != STROMA and kind[y, x] != MIXED)
+            if taken and (y - y0) ** 2 + (x - x0) ** 2 < reach * reach:
+                return False
     return True

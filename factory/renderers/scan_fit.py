@@ -56,7 +56,7 @@ def _grain(luma: Luma) -> float:
     if rows == 0 or columns == 0:
         return 1.0
     blocks = rough[: rows * 16, : columns * 16].reshape(rows, 16, columns, 16).mean(axis=(1, 3))
-    return float(np.clip(np.percentile(blocks, 10) * math.sqrt(math.pi / 2) / 6 / _LEFT_BY_JPEG, 0.2, 3.0))
+    return float(np.clip(np.percentile(blocks, 10) * math.sqrt(math.pi / 2) / 6 / _LEFT_BY_JPEG, 0.2, 8.0))
 
 
 _LEFT_BY_JPEG = 0.26

@@ -18,7 +18,7 @@ def scan(light: Image, look: Look, scanner: Scanner, rng: np.random.Generator) -
     """What the scanner makes of the light that comes through a slide; RGB."""
     image = _blurred(light, look.blur_px)
     if look.sharpen > 0:
-        image = cv2.addWeighted(image, 1 + look.sharpen, _blurred(image, 1.3), -look.sharpen, 0)
+        image = cv2.addWeighted(image, 1 + look.sharpen, cv2.GaussianBlur(image, (5, 5), 1.3), -look.sharpen, 0)
     defocused, slope = rng.random() < scanner.focus, rng.normal(size=2)
     if defocused:
         image = _defocus(image, slope, look.blur_px)

@@ -107,7 +107,7 @@ class Stain:
         rng: np.random.Generator,
     ) -> tuple[Scene, npt.NDArray[np.void]]:
         """Anatomy around the nuclei: cells and their borders, red cells, a fold; and the cells' own table."""
-        mpp, anatomy, number = brush.mpp, self.config.anatomy, nuclei.number
+        mpp, anatomy, number = float(brush.mpp), self.config.anatomy, nuclei.number
         told = look.staining == "he" or bool(scheme.ids("tumour_positive"))
         share = 0.0 if told else anatomy.unlabelled_positive
         if look.staining == "membrane_dab" and not told:
@@ -132,7 +132,9 @@ class Stain:
         # where only the distance to a nucleus tells epithelium from stroma, one fades into the other
         epithelium = cv2.GaussianBlur(epithelium, (0, 0), (1.6 if vague else 0.8) / mpp)
         if look.staining == "membrane_dab":
-            inner = cv2.GaussianBlur(inner, (0, 0), _FADE_UM / mpp)
+            # two box filters, whose variances of (n^2 - 1) / 12 add up: as good as a Gaussian here, and faster
+            box = 2 * round(math.sqrt(6 * (_FADE_UM / mpp) ** 2 + 1) / 2 - 0.5) + 1
+            inner = cv2.blur(cv2.blur(inner, (box, box)), (box, box))
 
         per_mm2 = rng.uniform(*anatomy.red_cells_per_mm2) * (1.0 if look.staining == "he" else 0.1)
         diameter_px = rng.uniform(*anatomy.red_cell_um) / mpp
@@ -157,26 +159,26 @@ class Stain:
 
     def _brush(self, look: Look, mpp: float, hollow: bool, rng: np.random.Generator) -> Brush:
         lumen = rng.uniform(*self.config.anatomy.lumen)
-        scalars = dict(
-            mpp=mpp,
-            tissue=look.tissue,
-            eosin=look.eosin,
-            haze=look.haze,
-            dab=look.dab,
-            red=0.25 + 0.9 * look.eosin if look.staining == "he" else 0.12,
-            blush=look.blush,
-            texture=look.texture,
-            retraction=look.retraction,
-            fibre_um=rng.uniform(*self.config.anatomy.fibre_um),
-            lumen=ndtri(lumen) if hollow else -math.inf,
-            nuclear_dab=float(look.staining == "nuclear_dab"),
-            membrane_dab=float(look.staining == "membrane_dab"),
-            start_y=rng.uniform(0, SIZE),
-            start_x=rng.uniform(0, SIZE),
-            vignette=rng.uniform(*self.config.scanner.vignette),
-            light_y=rng.uniform(0.3, 0.7),
-            light_x=rng.uniform(0.3, 0.7),
-        )
+        scalars = {
+            "mpp": mpp,
+            "tissue": look.tissue,
+            "eosin": look.eosin,
+            "haze": look.haze,
+            "dab": look.dab,
+            "red": 0.25 + 0.9 * look.eosin if look.staining == "he" else 0.12,
+            "blush": look.blush,
+            "texture": look.texture,
+            "retraction": look.retraction,
+            "fibre_um": rng.uniform(*self.config.anatomy.fibre_um),
+            "lumen": ndtri(lumen) if hollow else -math.inf,
+            "nuclear_dab": float(look.staining == "nuclear_dab"),
+            "membrane_dab": float(look.staining == "membrane_dab"),
+            "start_y": rng.uniform(0, SIZE),
+            "start_x": rng.uniform(0, SIZE),
+            "vignette": rng.uniform(*self.config.scanner.vignette),
+            "light_y": rng.uniform(0.3, 0.7),
+            "light_x": rng.uniform(0.3, 0.7),
+        }
         return Brush(**{name: np.float32(value) for name, value in scalars.items()})
 
 

@@ -16,14 +16,6 @@ class UnreadableError(Exception):
     """A file that is damaged, too large or of another kind than its name says; the message is the reason."""
 
 
-class SourceError(Exception):
-    """Everything that is wrong with one image and its partners; each line names its file."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
-
-
 @dataclass(frozen=True)
 class Header:
     """Size and kind of the pixels of a flat file.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
-from factory.ingest.header import Header, UnreadableError
+from factory.core.images.header import Header, UnreadableError
 
 
 def header(path: Path) -> Header:

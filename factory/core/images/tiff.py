@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from factory.ingest.header import Header, UnreadableError, plausible_mpp
+from factory.core.images.header import Header, UnreadableError, plausible_mpp
 
 # A damaged file is reported with all other problems; tifffile would print its own lines between them.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)

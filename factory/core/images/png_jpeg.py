@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from factory.ingest.header import MAX_IMAGE_PX, Header, UnreadableError
+from factory.core.images.header import MAX_IMAGE_PX, Header, UnreadableError
 
 _FORMATS = ("PNG", "JPEG")
 _CHANNELS = {"1": "grey", "L": "grey", "I": "grey", "I;16": "grey", "I;16B": "grey", "P": "palette", "LA": "grey+alpha"}

@@ -1,0 +1,80 @@
+"""Makes the README's picture from fresh tiles: PD-L1 with its labels, Ki-67 and H&E. Synthetic images only.
+
+python -m bench.readme_pictures [FILE]     default bench/pictures/montage.jpg, 1600 px wide
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from factory.order import resolve_config
+from factory.pipeline import make, prepare
+from manifests import open_dataset
+
+Image = npt.NDArray[np.uint8]
+_DEFAULT = Path("bench/pictures/montage.jpg")
+_WIDTH, _GAP = 1600, 8
+_MOST_BYTES = 900_000
+_SEED = 11
+_PAINTED = 0.45
+"""Opacity of the labels over the image."""
+
+
+def main() -> None:
+    """Make three small data sets and put their tiles together."""
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else _DEFAULT
+    with tempfile.TemporaryDirectory() as folder:
+        pdl1, painted = _tiles("pdl1", 1, Path(folder), tps="0.2-0.5")
+        ki67, _ = _tiles("ihc", 2, Path(folder), tps="0.1-0.5", cells="130-170", size=(384, 384))
+        he, _ = _tiles("nuclei", 2, Path(folder), cells="130-170", size=(384, 384))
+    picture = np.concatenate([_row([pdl1[0], painted[0]]), _row([*ki67, *he])])[:-_GAP]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write(target, picture)
+    print(f"{target}: {picture.shape[1]} x {picture.shape[0]}, {target.stat().st_size / 1e3:.0f} kB")
+
+
+def _tiles(scheme_name: str, n: int, folder: Path, **flags: Any) -> tuple[list[Image], list[Image]]:
+    """Tiles as `factory make` stores them, and the same under the colours of their labels."""
+    config, scheme = resolve_config({"n": n, "scheme": scheme_name, "seed": _SEED, **flags}, {}, None, [])
+    order = prepare(config, scheme, folder / scheme_name, manifest=None, like=None, device="cpu")
+    make(order, workers=1)
+    images, painted = [], []
+    for sample in open_dataset(folder / scheme_name):
+        labels = scheme.palette[sample.tile.semantic]
+        images.append(sample.image)
+        painted.append(cv2.addWeighted(sample.image, 1 - _PAINTED, labels, _PAINTED, 0))
+    return images, painted
+
+
+def _row(images: list[Image]) -> Image:
+    """Images side by side over the whole width, gaps between and below."""
+    width = (_WIDTH - _GAP * (len(images) - 1)) // len(images)
+    height = round(width * images[0].shape[0] / images[0].shape[1])
+    row = np.full((height + _GAP, _WIDTH, 3), 255, np.uint8)
+    for number, image in enumerate(images):
+        left = number * (width + _GAP)
+        row[:height, left : left + width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return row
+
+
+def _write(target: Path, picture: Image) -> None:
+    """The best JPEG of at most 900 kB.
+
+    Raises:
+        RuntimeError: when even a poor one is larger.
+    """
+    for quality in range(94, 40, -4):
+        _, stream = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if stream.size <= _MOST_BYTES:
+            target.write_bytes(stream.tobytes())
+            return
+    raise RuntimeError(f"{target}: expected at most {_MOST_BYTES} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Weights files: safetensors that carry their card and the sha256 of all they hold. Read here without torch.
+
+Nothing here unpickles. safetensors alone does not notice a flipped bit, so the file's metadata holds a digest over the
+card, every tensor's name, type, shape and place, and all their bytes; a file is used only when it matches.
+
+The format (huggingface/safetensors, README, "Format"): a little-endian uint64 with the length of a JSON header, the
+header ``{name: {"dtype", "shape", "data_offsets"}, "__metadata__": {text: text}}``, then the bytes of the tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.core.config import canonical
+from manifests.errors import UserError
+from manifests.files import write_atomic
+
+SUFFIX = ".safetensors"
+
+_KEY = "pathology_tile_factory"
+_METADATA = "__metadata__"
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100 << 20
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a weights file says of itself, and has been found to hold.
+
+    Attributes:
+        fields: the JSON card; `kind` says what the file is for.
+        sha256: of card and tensors, as kept in the file.
+        size_bytes: of the file.
+    """
+
+    fields: dict[str, Any]
+    sha256: str
+    size_bytes: int
+
+    @property
+    def kind(self) -> str:
+        """What the file is for, e.g. ``segment-weights``."""
+        return str(self.fields["kind"])
+
+
+def write_with_card(path: Path, content: bytes, card: Mapping[str, Any]) -> str:
+    """Write a safetensors file with a card: written aside, fsynced, renamed. What was there before stays until then.
+
+    Args:
+        path: where to.
+        content: a safetensors file without metadata, e.g. what `safetensors.torch.save` gives.
+        card: JSON-ready; `kind` says what the file is for.
+
+    Returns:
+        sha256 of card and tensors, as kept in the file.
+    """
+    start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
+    table = json.loads(content[_LENGTH_BYTES:start])
+    data = memoryview(content)[start:]
+    sha256 = _digest(card, table)
+    sha256.update(data)
+    # One key, sorted: equal content, equal bytes.
+    metadata = {_KEY: canonical({"card": dict(card), "sha256": sha256.hexdigest()})}
+    header = canonical({_METADATA: metadata, **table}).encode()
+    header += b" " * (-len(header) % _LENGTH_BYTES)  # tensors start aligned, as the format's own writer has it
+    write_atomic(path, b"".join((len(header).to_bytes(_LENGTH_BYTES, "little"), header, data)))
+    return sha256.hexdigest()
+
+
+def read_card(path: Path, kind: str | None = None) -> Card:
+    """Read the card of a weights file, and check that the file holds what its digest says.
+
+    Args:
+        path: the file.
+        kind: what it must be for; None takes any.
+
+    Raises:
+        UserError: when it is missing, not safetensors, without a card, damaged, or of another kind.
+    """
+    header = read_header(path)
+    metadata = header.pop(_METADATA, None)
+    try:
+        document = json.loads(metadata[_KEY])
+        card = Card(dict(document["card"]), str(document["sha256"]), path.stat().st_size)
+        found = card.kind
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: expected weights with their card, which this project writes, got a file without. "
+            "Name the file that training wrote."
+        ) from error
+    if card.sha256 != _digest_of_file(path, card.fields, header):
+        raise UserError(f"{path}: expected content that matches its sha256, got a damaged file. Get it again.")
+    if kind is not None and found != kind:
+        raise UserError(f"{path}: expected a file of kind {kind}, got {found}. Name the one with the weights.")
+    return card
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file: tensors by name, and ``__metadata__`` where there is some.
+
+    Raises:
+        UserError: for a missing file, a pickle, or anything else that does not start as safetensors do.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_LENGTH_BYTES + 1)
+            length = int.from_bytes(head[:_LENGTH_BYTES], "little")
+            room = path.stat().st_size - _LENGTH_BYTES
+            if head[_LENGTH_BYTES:] != b"{" or length > min(room, _MAX_HEADER_BYTES):
+                raise UserError(
+                    f"{path}: expected safetensors, got {_other_content(head)}. "
+                    "Weights in other formats are never loaded."
+                )
+            header = json.loads(b"{" + stream.read(length - 1))
+    except OSError as error:
+        raise UserError(f"{path}: expected a safetensors file, got: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected a whole safetensors file, got a damaged header. Get it again.") from error
+    assert isinstance(header, dict)  # it starts with a brace
+    return header
+
+
+def _other_content(head: bytes) -> str:
+    if head[:2] == b"PK":
+        return "a zip archive (torch.save makes those)"
+    return "a pickle" if head[:1] == b"\x80" else "other content"
+
+
+def _digest(card: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
+    """A sha256 over the card and the table of tensors, to be fed with their bytes."""
+    return hashlib.sha256(f"{canonical(dict(card))}\0{canonical(dict(table))}\0".encode())
+
+
+def _digest_of_file(path: Path, card: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+    """The digest of what a file really holds, read block by block."""
+    sha256 = _digest(card, table)
+    with path.open("rb") as stream:
+        stream.seek(_LENGTH_BYTES + int.from_bytes(stream.read(_LENGTH_BYTES), "little"))
+        while block := stream.read(_BLOCK_BYTES):
+            sha256.update(block)
+    return str(sha256.hexdigest())
