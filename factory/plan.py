@@ -29,7 +29,7 @@ MPP_RANGE = (0.05, 20.0)
 """Micrometres per pixel that a tile can have: finer than any light microscope, coarser than any overview."""
 
 _QUANTITIES: tuple[Quantity, ...] = ("tps", "tissue", "cells", "tumour", "inflammation")
-_PLANNED = ["sample_id", "split", "group_id", "height", "width", "mpp", "label_scheme", "seed"]
+_PLANNED = ["sample_id", "index", "split", "source", "group_id", "height", "width", "mpp", "label_scheme", "seed"]
 REQUESTS = ["request_tps", "request_tissue", "request_cells", "request_fractions"]
 
 
@@ -154,7 +154,7 @@ class Draft:
     """A plan that a person may have edited, or made with another tool, as it is in its file.
 
     Attributes:
-        path: of the file. table: its columns that a plan has, unchecked; all others of `manifests.SCHEMA` are null.
+        path: of the file. table: columns of `manifests.SCHEMA`, null where the file has none, unchecked.
         scheme: the label scheme that all rows name; None where they name none.
     """
 
@@ -174,7 +174,6 @@ def read_draft(path: Path) -> Draft:
         UserError: for a file that is damaged, empty, or of several label schemes.
     """
     table, schema = read_columns(path)
-    table = conform(table.select([*_PLANNED, *REQUESTS]), str(path))  # what other tiles achieved is nothing of ours
     if not table.num_rows:
         raise UserError(f"{path}: expected at least one row, got none.")
     draft = Draft(path, table, None)
@@ -202,6 +201,7 @@ def complete(draft: Draft, config: PlanConfig, scheme: LabelScheme) -> pa.Table:
     """
     table = _fill(draft, config, scheme)
     validate(table, str(draft.path))
+    table = conform(table.select([*_PLANNED, *REQUESTS]), str(draft.path))  # what other tiles achieved is not ours
     height, width, mpp = (_one_value(replace(draft, table=table), name) for name in ("height", "width", "mpp"))
     parse(PlanConfig, {"size": (height, width), "mpp": mpp}, str(draft.path))
     return table
@@ -234,7 +234,7 @@ def _fill(draft: Draft, config: PlanConfig, scheme: LabelScheme) -> pa.Table:
         "label_scheme": lambda: [scheme.name] * n,
     }
     for name, values in defaults.items():
-        if not draft.has(name):
+        if name in ("index", "source") or not draft.has(name):
             table = _with_column(table, name, pa.array(values(), SCHEMA.field(name).type))
         elif table[name].null_count:
             row = pc.index(pc.is_null(table[name]), True).as_py()

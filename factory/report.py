@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,10 @@ from factory.pipeline import Order
 from manifests.labels import LabelScheme
 
 _PAIRS = (
-    ("TPS by area", "request_tps", "tps_area"),
-    ("TPS by cells", "request_tps", "tps_cells"),
-    ("tissue", "request_tissue", "tissue_fraction"),
-    ("cells", "request_cells", "cells"),
+    ("TPS by area", "request_tps", "tps_area", "px of tumour"),
+    ("TPS by cells", "request_tps", "tps_cells", "tumour cells"),
+    ("tissue", "request_tissue", "tissue_fraction", "px"),
+    ("cells", "request_cells", "cells", "cells"),
 )
 
 
@@ -27,23 +28,41 @@ def kolmogorov_smirnov(first: npt.NDArray[np.float64], second: npt.NDArray[np.fl
     return float(np.abs(above[0] - above[1]).max())
 
 
-def closing_table(table: pa.Table) -> Table:
-    """Requested against achieved, over the rows of a finished manifest."""
-    shown = Table("", "rows", "asked, mean", "achieved, mean", "largest error", "KS", title="Requested and achieved")
-    for name, request, achieved in _PAIRS:
-        both = table.select([request, achieved]).drop_null()
-        if not len(both):
+def closing_table(table: pa.Table, scheme: LabelScheme) -> Table:
+    """Requested against achieved, over the rows of a finished manifest; errors as shares and in pixels or cells."""
+    shown = Table("", "rows", "asked, mean", "achieved, mean", "largest error", "that is", "KS", title="As asked")
+    totals = _totals(table, scheme)
+    for name, request, achieved, unit in _PAIRS:
+        if achieved == "tps_area" and scheme.tps_basis == "cells":
+            continue  # asked by cells; the area follows from their sizes
+        asked, got = (table[column].to_numpy(zero_copy_only=False).astype(np.float64) for column in (request, achieved))
+        both = np.isfinite(asked) & np.isfinite(got)
+        if not both.any():
             continue
-        asked, got = (both[column].to_numpy().astype(np.float64) for column in (request, achieved))
-        digits = 1 if request == "request_cells" else 5
-        figures = (asked.mean(), got.mean(), np.abs(asked - got).max())
+        digits = 1 if achieved == "cells" else 5
+        error = np.abs(asked - got)[both]
         shown.add_row(
             name,
-            str(len(both)),
-            *(f"{figure:.{digits}f}" for figure in figures),
-            f"{kolmogorov_smirnov(asked, got):.4f}",
+            str(int(both.sum())),
+            *(f"{figure:.{digits}f}" for figure in (asked[both].mean(), got[both].mean(), error.max())),
+            f"{(error * totals[achieved][both]).max():.2f} {unit}",
+            f"{kolmogorov_smirnov(asked[both], got[both]):.4f}",
         )
     return shown
+
+
+def _totals(table: pa.Table, scheme: LabelScheme) -> dict[str, npt.NDArray[np.float64]]:
+    """What each achieved share is a share of, float64 [rows]: pixels or cells."""
+    pixels = (table["height"].to_numpy() * table["width"].to_numpy()).astype(np.float64)
+    shares = np.array(table["class_fractions"].to_pylist(), np.float64)
+    tumour = shares[:, [*scheme.ids("tumour_positive"), *scheme.ids("tumour_negative")]].sum(axis=1)
+    kinds = (table[name].fill_null(0).to_numpy().astype(np.float64) for name in ("cells_positive", "cells_negative"))
+    return {
+        "tps_area": pixels * tumour,
+        "tps_cells": np.sum(list(kinds), axis=0),
+        "tissue_fraction": pixels,
+        "cells": np.ones(len(pixels)),
+    }
 
 
 def request_table(table: pa.Table) -> Table:
@@ -78,13 +97,21 @@ def order_text(order: Order) -> str:
         **{f"renderer.{key}": value for key, value in recipe.render_config.model_dump(exclude_defaults=True).items()},
     }
     plan = {key: value for key, value in order.spec.config["plan"].items() if value is not None and value is not False}
+    plan.pop("requests_sha256", None)
     lines = [
         f"{layout.n} tiles of {layout.height}x{layout.width} in {layout.shards} shards: "
         f"masks {recipe.masks}, renderer {recipe.renderer}, scheme {recipe.scheme.name} -> {order.spec.out}",
         "  " + ", ".join(f"{key} {value}" for key, value in plan.items()),
     ]
-    lines += [f"  {key} = {str(value)[:100]}" for key, value in changed.items()]
+    lines += [f"  {key} = {_brief(value)}" for key, value in changed.items()]
     return "\n".join(lines)
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return (
+        text if len(text) <= 100 else f"{len(value)} values, in run.yaml" if hasattr(value, "__len__") else text[:100]
+    )
 
 
 def closing_line(out: Path, total: int, made: int, seconds: float) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_FOREIGN_LIFE_S = 86_400.0
+_LONGEST_LIFE_S = 86_400.0
 _TEMPORARY = re.compile(r"^\.partial-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
 
 
@@ -71,8 +71,8 @@ def is_temporary(path: Path) -> bool:
 def remove_orphans(root: Path) -> int:
     """Delete the unfinished files that no process is at work on; returns how many.
 
-    Those of living processes of this machine stay, and those of other machines (every container is one) for a day after
-    their last change, longer than any shard takes.
+    Those of living processes of this machine stay, and those of other machines (every container is one), but none for
+    more than a day after its last change: no shard takes that long, and process ids come round again.
     """
     removed = 0
     for path in list(walk(root)):
@@ -88,10 +88,10 @@ def _host_tag() -> str:
 
 
 def _is_abandoned(path: Path, host: str, pid: int) -> bool:
-    if host == _host_tag():
-        return not _alive(pid)
+    if host == _host_tag() and not _alive(pid):
+        return True
     try:
-        return time.time() - path.lstat().st_mtime > _FOREIGN_LIFE_S
+        return time.time() - path.lstat().st_mtime > _LONGEST_LIFE_S
     except FileNotFoundError:
         return False
 
@@ -105,4 +105,13 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process was killed and only waits for its parent to notice, which in a container may be never."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:1]
+    except OSError:  # no /proc here, or gone by now
+        return False
+    return state in (["Z"], ["X"])

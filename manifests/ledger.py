@@ -72,7 +72,7 @@ def read_record(root: Path, shard: int) -> ShardRecord | None:
         files = tuple(FileRecord(str(f["path"]), int(f["size"]), str(f["sha256"])) for f in document["files"])
         record = ShardRecord(int(document["shard"]), str(document["fingerprint"]), files, tuple(document["rows"]))
         is_whole = digest == _digest(document) and raw == _encode({**document, "sha256": digest})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise FaultError(f"{where}: expected a shard record, got a damaged file. Run factory verify.") from error
     if not is_whole:
         raise FaultError(f"{where}: expected a record that matches its own sha256. Run factory verify.")

@@ -104,7 +104,7 @@ def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
         with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=text) as parquet:
             table = parquet.read(names, use_threads=False)
         _refuse_long_text(table, path)
-    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, MemoryError, UnicodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: expected a readable Parquet file, got: {reason}") from error
     return conform(table, str(path)), schema

@@ -105,6 +105,36 @@ def test_debias_fills_up_to_a_flat_histogram(achieved: Path) -> None:
     assert np.ptp(before + added) <= 2
 
 
+def test_debias_flattens_tissue_and_cells_as_well(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "d", scheme="pdl1", n=12).root
+    real = pq.read_table(root / "manifest.parquet")["cells"].to_numpy()
+    table = plan(PlanConfig(n=2000, tissue=f"like:{root}", cells=f"like:{root}", debias=True))
+    both = np.concatenate([real, table["request_cells"].to_numpy()])
+    assert both.max() == real.max()
+    assert np.ptp(np.bincount(both)[1:-1]) <= 2  # counts are rounded, so both ends get half a share
+    assert stats.kstest(table["request_tissue"].to_numpy(), stats.uniform(0, 1).cdf).statistic < 0.1
+
+
+def test_like_reads_tps_as_the_scheme_counts_it(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "d", scheme="ihc")
+    by_cells = set(dataset.table["tps_cells"].to_pylist())
+    assert by_cells != set(dataset.table["tps_area"].to_pylist())
+    assert set(draws(f"like:{dataset.root}", n=60).tolist()) == by_cells
+
+
+def test_a_histogram_of_a_spreadsheet_and_with_large_weights_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "H.CSV"
+    path.write_text("\ufefflow,high,weight\n0,0.5,1e308\n0.5,1,1e308\n", encoding="utf-8")
+    assert stats.kstest(draws(str(path)), stats.uniform(0, 1).cdf).statistic <= 1.001 / N
+
+
+def test_without_a_tps_the_tumour_is_divided_at_random(tmp_path: Path) -> None:
+    table = plan(PlanConfig(n=400, tissue="0.9", tumour="0.5"))
+    assert table["request_tps"].null_count == 400
+    positive, negative = np.array(table["request_fractions"].to_pylist())[:, [3, 2]].T
+    assert stats.kstest(positive / (positive + negative), stats.uniform(0, 1).cdf).statistic <= 1.01 / 400
+
+
 def test_debias_without_like_is_refused() -> None:
     with pytest.raises(UserError, match="--debias"):
         plan(PlanConfig(n=5, tps="0.1-0.5", debias=True))
@@ -197,6 +227,7 @@ def test_plan_depends_on_its_seed_alone() -> None:
         ({"scheme": "ihc", "tissue": "0.5"}, "--tissue: expected a scheme with an air"),
         ({"tumour": "0.8", "inflammation": "0.3"}, "sum to at most 1"),
         ({"debias": True}, "--debias"),
+        ({"tumour": "like:d"}, "--tumour: expected a number"),
         ({"scheme": "pdl"}, "Did you mean pdl1"),
     ],
 )
@@ -224,6 +255,20 @@ def test_a_plan_of_one_column_is_filled_in(tmp_path: Path) -> None:
     assert table["width"].to_pylist() == [96] * 3
     assert len(set(table["sample_id"].to_pylist())) == 3
     assert table["split"].to_pylist() == ["train", "train", "train"]
+
+
+def test_a_plan_keeps_nothing_of_what_other_tiles_achieved(tmp_path: Path) -> None:
+    columns = {"request_tps": [0.1], "source": ["real"], "licence": ["CC0"], "source_uri": ["x.png"], "cells": [3]}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    (row,) = complete(read_draft(tmp_path / "p.parquet"), PlanConfig(), get_scheme("pdl1")).to_pylist()
+    assert (row["source"], row["licence"], row["source_uri"], row["cells"]) == ("synthetic", None, None, None)
+
+
+def test_a_plan_of_one_column_has_splits_that_see_all_of_it(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"request_tps": np.linspace(0, 1, 1000)}), tmp_path / "p.parquet")
+    table = complete(read_draft(tmp_path / "p.parquet"), PlanConfig(), get_scheme("pdl1"))
+    tps, splits = table["request_tps"].to_numpy(), np.array(table["split"].to_pylist())
+    assert stats.kstest(tps[splits == "test"], stats.uniform(0, 1).cdf).statistic <= 0.02
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,19 @@ def test_common_scheme_is_the_richest() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": None}, {"classes": [{"id": 1, "name": "x", "colour": [0, 0, 0]}]}, {"tps_basis": "volume"}]
+    "change",
+    [
+        {"name": None},
+        {"name": "../pdl1"},
+        {"name": ""},
+        {"classes": [{"id": 1, "name": "x", "colour": [0, 0, 0]}]},
+        {"classes": [{"id": 0, "name": "x", "colour": [0, 0, 256]}]},
+        {"classes": [{"id": float("inf"), "name": "x", "colour": [0, 0, 0]}]},
+        {"classes": ["air", "tissue"]},
+        {"projections": {"nuclei": [0, 300]}},
+        {"projections": {"nuclei": [0, -1]}},
+        {"tps_basis": "volume"},
+    ],
 )
 def test_malformed_scheme_is_refused(change: dict) -> None:
     document = {**get_scheme("tissue").to_dict(), **change}

@@ -267,6 +267,20 @@ def test_replay_makes_the_same_bytes(unbroken: Path, cli: Cli, tmp_path: Path) -
     assert_refused(cli("factory", "replay", "t-0", "--data", unbroken), "sample_id")
 
 
+def test_replay_refuses_a_configuration_that_is_not_the_tiles(unbroken: Path, tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "data/synth"
+    shutil.copytree(unbroken, out)
+    sample_id = open_dataset(out).row(0)["sample_id"]
+    run = (out / "run.yaml").read_text()
+    for text, code in ((run.replace("shard: 2", "shard: 3"), 1), ("[" * 20_000, 2), (f"{run}\nat: 2020-01-01", 0)):
+        (out / "run.yaml").write_text(text)
+        assert cli("factory", "replay", sample_id).code == code
+    (out / "run.yaml").write_text(run.replace("attempts: 8", "attempts: .nan"))
+    assert_refused(cli("factory", "replay", sample_id), "configuration of a run")
+    (out / "run.yaml").write_text(run)
+    assert_refused(cli("factory", "replay", sample_id, "--png", "nowhere/a.png"), "expected a folder")
+
+
 def test_replay_of_a_real_tile_is_refused(cli: Cli, tmp_path: Path) -> None:
     write_dataset(tmp_path / "real")
     assert_refused(cli("factory", "replay", "real-0-0", "--data", tmp_path / "real"), "synthetic data set")
@@ -299,6 +313,58 @@ def test_a_plan_is_made_as_it_was_edited(tmp_path: Path, cli: Cli) -> None:
     both = cli("factory", "make", "--manifest", "edited.parquet", "--tps", "0.5")
     assert_refused(both, "--tps: expected none beside")
     assert_refused(cli("factory", "plan", *SMALL[:-2], "--out", "plan.parquet"), "new file")
+    assert_refused(cli("factory", "plan", *SMALL[:-2], "--out", "made", "--overwrite"), "a file for the plan")
+    assert_refused(cli("factory", "plan", "--n", "1000001", "--out", "big.parquet"), "at most 1,000,000")
+
+
+def test_a_plan_brings_its_scheme_and_flags_may_not_contradict_it(tmp_path: Path, cli: Cli) -> None:
+    assert cli("factory", "plan", "--scheme", "ihc", "--size", "64x64", "--n", "2").code == 0
+    for flags, said in (
+        (("--scheme", "pdl1"), "label_scheme: expected pdl1 as typed, got ihc"),
+        (("--size", "64x96"), "width: expected 96 as typed, got 64"),
+        (("--mpp", "1"), "mpp: expected 1.0 as typed, got 0.25"),
+        (("--seed", "1"), "--seed: expected none beside"),
+        (("--split", "1,0,0"), "--split: expected none beside"),
+        (("--n", "2"), "--n: expected none beside"),
+    ):
+        assert_refused(cli("factory", "make", "--manifest", "plan.parquet", *flags), said)
+    assert cli("factory", "make", "--manifest", "plan.parquet", "--scheme", "ihc", "--size", "64x64").code == 0
+    assert open_dataset(tmp_path / "data/synth").info.label_schemes[0].name == "ihc"
+    assert verify(tmp_path / "data/synth") == []
+
+
+def test_a_plan_of_a_scheme_of_ones_own_is_made(tmp_path: Path, cli: Cli) -> None:
+    classes = [
+        {"id": 0, "name": "glass", "colour": [255, 255, 255], "roles": ["air"]},
+        {"id": 1, "name": "stroma", "colour": [200, 150, 180]},
+    ]
+    (tmp_path / "own.yaml").write_text(json.dumps({"name": "own", "classes": classes}))
+    plan = ("--scheme", "own.yaml", "--masks", "polygons", "--size", "64x64", "--n", "2", "--tissue", "0.5")
+    assert cli("factory", "plan", *plan).code == 0
+    (tmp_path / "own.yaml").unlink()
+    made = cli("factory", "make", "--manifest", "plan.parquet", "--masks", "polygons")
+    assert made.code == 0, made
+    assert open_dataset(tmp_path / "data/synth").table["tissue_fraction"].to_pylist() == [0.5, 0.5]
+
+
+def test_a_source_of_requests_that_changed_is_another_configuration(tmp_path: Path, cli: Cli) -> None:
+    arguments = ("--scheme", "nuclei", "--size", "64x64", "--n", "2", "--cells", "h.csv")
+    (tmp_path / "h.csv").write_text("low,high,weight\n2,4,1\n")
+    assert cli("factory", "make", *arguments).code == 0
+    (tmp_path / "h.csv").write_text("low,high,weight\n5,9,1\n")
+    assert_refused(cli("factory", "make", *arguments), "plan.requests_sha256")
+
+
+def test_a_shard_whose_files_are_elsewhere_does_not_count(unbroken: Path, tmp_path: Path) -> None:
+    """A dask worker that sees another disk reports a record, and this folder has no file of it."""
+    from manifests import DatasetInfo, FaultError
+    from manifests.store import Layout
+
+    record = read_record(unbroken, 1)
+    assert record is not None
+    spec = RunSpec(tmp_path / "out", {}, Layout(7, 64, 96, 2), DatasetInfo(True, "t", ()))
+    with open_run(spec) as run, pytest.raises(FaultError, match="all workers share"):
+        run.add(record)
 
 
 def test_like_shapes_the_image_and_is_recorded(tmp_path: Path, cli: Cli) -> None:
@@ -361,6 +427,13 @@ def test_dry_run_writes_nothing(tmp_path: Path, cli: Cli) -> None:
         (("--tumour", "0"), "without tumour"),
         (("--cells", "100000"), "cells"),
         (("--bogus",), "No such option"),
+        (("--set", "plan=5"), "plan: expected keys with values, got 5"),
+        (("--set", "masks=ihc"), "masks: expected keys with values, got 'ihc'"),
+        (("--set", "plan.tps=2020-13-01"), "YAML value"),
+        (("--set", "shard=" + "[" * 5000), "YAML value"),
+        (("--mpp", "0.001"), "0.05"),
+        (("--out", "x" * 300), "File name too long"),
+        (("--out", "/dev/null/sub"), "Not a directory"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_writes_nothing(

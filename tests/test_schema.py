@@ -110,6 +110,39 @@ def test_a_file_that_claims_too_many_rows_is_refused_unread(tmp_path: Path) -> N
         read_columns(path)
 
 
+def test_files_that_would_unfold_to_gigabytes_are_refused_before_they_do(tmp_path: Path) -> None:
+    """Two files of a few kilobytes: 200 GB of text behind a dictionary, 300 million shares in lists."""
+    n = 1_000_000
+    text = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), n), pa.array(["x" * 200_000]))
+    pq.write_table(pa.table({"group_id": text}), tmp_path / "text.parquet")
+    with pytest.raises(UserError, match=r"bytes of text, got 200,000,000,000"):
+        read_columns(tmp_path / "text.parquet")
+    shares = pa.ListArray.from_arrays(np.arange(301, dtype=np.int32) * 300_000, pa.repeat(0.0, 90_000_000))
+    pq.write_table(pa.table({"request_fractions": shares}), tmp_path / "lists.parquet")
+    with pytest.raises(UserError, match=r"request_fractions.*90,000,000"):
+        read_columns(tmp_path / "lists.parquet")
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 100_000
+
+
+def test_types_that_hold_the_same_values_are_read(tmp_path: Path) -> None:
+    """As pandas and polars write them: narrow numbers, large and dictionary text, the index of a filtered frame."""
+    table = pa.table(
+        {
+            "request_tps": pa.array([0.25, 0.5], pa.float32()),
+            "request_cells": pa.array([3.0, None]),
+            "sample_id": pa.array(["a", "b"], pa.large_string()),
+            "split": pa.array(["train", "val"]).dictionary_encode(),
+            "tps_area": pa.nulls(2),
+            "__index_level_0__": [4, 9],
+        }
+    )
+    pq.write_table(table, tmp_path / "m.parquet")
+    read, _ = read_columns(tmp_path / "m.parquet")
+    assert read.schema == SCHEMA
+    wanted = ["request_tps", "request_cells", "sample_id", "split", "tps_area"]
+    assert read.select(wanted).to_pydict() == table.select(wanted).to_pydict()
+
+
 def test_links_and_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_columns(tmp_path / "m.parquet")

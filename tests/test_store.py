@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,6 +153,10 @@ def test_links_in_a_store_are_refused(tmp_path: Path) -> None:
         lambda d: d["codecs"][0]["configuration"]["codecs"].pop(),
         lambda d: d.pop("chunk_grid"),
         lambda d: d.update(shape=[-5, 32, 64, 3]),
+        lambda d: d["chunk_grid"]["configuration"].update(chunk_shape=[]),
+        lambda d: d["chunk_grid"]["configuration"].update(chunk_shape=7),
+        lambda d: d["chunk_grid"]["configuration"].update(chunk_shape=["2", 32, 64, 3]),
+        lambda d: d["chunk_grid"]["configuration"].update(chunk_shape=[3, 32, 64, 3]),
     ],
 )
 def test_foreign_metadata_is_refused(tmp_path: Path, edit: Callable[[dict], object]) -> None:
@@ -159,7 +165,14 @@ def test_foreign_metadata_is_refused(tmp_path: Path, edit: Callable[[dict], obje
     document = json.loads(path.read_text())
     edit(document)
     path.write_text(json.dumps(document))
-    with pytest.raises(UserError, match=r"zarr\.json"):
+    with pytest.raises(UserError, match=r"zarr\.json|store\.zarr"):
+        read_layout(tmp_path)
+
+
+def test_metadata_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "store.zarr/image/zarr.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="expected JSON"):
         read_layout(tmp_path)
 
 
@@ -183,6 +196,27 @@ def test_orphans_of_dead_processes_go_and_of_living_ones_stay(tmp_path: Path) ->
     assert remove_orphans(tmp_path) == 1
     assert alive.exists()
     assert not dead.exists()
+
+
+def test_orphans_of_a_killed_process_that_nobody_reaped_go(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    own = temporary_beside(tmp_path / "file")
+    orphan = own.with_name(own.name.replace(str(os.getpid()), str(child.pid)))
+    orphan.write_bytes(b"")
+    assert remove_orphans(tmp_path) == 0
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert remove_orphans(tmp_path) == 1
+    child.communicate()
+
+
+def test_orphans_of_other_machines_go_after_a_day(tmp_path: Path) -> None:
+    fresh, old = (tmp_path / f".partial-00000000-{pid}-file" for pid in (1, 2))
+    for path in (fresh, old):
+        path.write_bytes(b"")
+    os.utime(old, (0, 0))
+    assert remove_orphans(tmp_path) == 1
+    assert fresh.exists()
 
 
 def test_open_dataset_refuses_unfinished_and_foreign_folders(tmp_path: Path) -> None:

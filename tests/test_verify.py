@@ -1,7 +1,10 @@
 """Promises 3 and 12: verification finds every fault, names it, and measures what the manifest says."""
 
+import json
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from manifests import DatasetInfo, open_dataset, verify
 from manifests.checksums import write_sums
 from manifests.dataset import forget_faulty_shards
 from manifests.files import temporary_beside, walk
+from manifests.ledger import finished, publish_record, read_record
 from manifests.table import write_manifest
 from tests.conftest import write_dataset
 
@@ -127,3 +131,54 @@ def test_checksums_leave_out_what_another_writer_has_open(copy: Path) -> None:
     assert [fault.path for fault in verify(copy)] == [other.name]
     other.unlink()
     assert verify(copy) == []
+
+
+def test_a_manifest_in_parts_is_opened_verified_and_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("manifests.table.ROWS_PER_FILE", 3)
+    dataset = write_dataset(tmp_path / "data", n=7)
+    assert not (dataset.root / "manifest.parquet").exists()
+    assert [row["index"] for row in dataset.table.to_pylist()] == list(range(7))
+    assert verify(dataset.root) == []
+    part = dataset.root / "manifest/part-000001.parquet"
+    content = part.read_bytes()
+    part.write_bytes((dataset.root / "manifest/part-000000.parquet").read_bytes())
+    faults = verify(dataset.root)
+    assert faults[0].path == "manifest/part-000001.parquet"
+    assert any("expected unique values" in fault.message for fault in faults)
+    part.write_bytes(content[:-9])
+    assert forget_faulty_shards(dataset.root, verify(dataset.root)) == []
+    assert verify(write_dataset(tmp_path / "data", n=7).root) == []
+
+
+def test_a_store_that_claims_a_trillion_tiles_is_a_fault_and_no_long_wait(copy: Path) -> None:
+    for name in ("image", "semantic", "instance"):
+        path = copy / "store.zarr" / name / "zarr.json"
+        document = json.loads(path.read_text())
+        document["shape"][0] = 10**12
+        path.write_text(json.dumps(document))
+    faults = verify(copy)
+    assert any("one row for each of the 1000000000000" in fault.message for fault in faults)
+    assert forget_faulty_shards(copy, faults) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace('"tps_area":', '"tps_area":NaN,"was":'),
+        lambda text: "[" * 100_000,
+        lambda text: text.replace('"rows":[', '"rows":[5,'),
+        lambda text: text.replace('"shard":1', '"shard":1e999'),
+    ],
+)
+def test_a_record_of_any_other_form_is_a_fault(copy: Path, damage: Callable[[str], str]) -> None:
+    path = copy / "ledger/000001.json"
+    path.write_text(damage(path.read_text()))
+    assert any(fault.path == "ledger/000001.json" for fault in verify(copy))
+    assert finished(copy, range(2), "") == {}
+
+
+def test_a_record_with_its_own_digest_and_rows_of_another_form_is_a_fault(copy: Path) -> None:
+    record = read_record(copy, 1)
+    assert record is not None
+    publish_record(copy, replace(record, rows=({"tps_area": "high"},)))
+    assert any("rows are not those" in fault.message for fault in verify(copy))

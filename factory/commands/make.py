@@ -103,6 +103,6 @@ def make(
             on_tiles=lambda count: bar.to(already + count),
         )
     seconds = time.monotonic() - started
-    terminal.print(report.closing_table(table))
+    terminal.print(report.closing_table(table, prepared.recipe.scheme))
     terminal.print(report.class_table(table, prepared.recipe.scheme))
     terminal.print(report.closing_line(out, len(table), made, seconds), highlight=False)

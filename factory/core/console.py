@@ -63,8 +63,6 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{where}: {error.strerror}. {advice}", 1
     if isinstance(error, OSError) and error.errno in _PATH_ERRORS and error.filename:
         return f"{str(error.filename)[:200]}: expected a usable path, got: {error.strerror}. Choose another.", 2
-    if isinstance(error, BrokenPipeError):
-        return "output: expected a reader, got a closed pipe.", 1
     if isinstance(error, MemoryError):
         return "out of memory. Use fewer --workers or smaller tiles, and run the same command again.", 1
     if hasattr(error, "format_message"):  # what typer says of an unknown option or a missing value

@@ -18,6 +18,7 @@ def resolve_device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device: expected auto, cpu, cuda[:N] or mps, got {name!r} ({reason}).") from error
+        raise UserError(
+            f"--device: expected auto, cpu, cuda[:N] or mps that this machine has, got {name!r}."
+        ) from error
     return str(torch.device(name))
