@@ -6,13 +6,17 @@ is widest, smaller if need be, within `Cells.shrink`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from factory.geometry import Outlines, clearance
+from factory.geometry import OutlineConfig, Outlines, clearance
 from factory.settling import PAINT, SITE, VOTE, settle, settle_at
+
+LEAST_MEAN_PX = 5.0
+"""Mean area of the smallest kind of nucleus below which a resolution is too coarse to draw cells."""
 
 _NO_FLOW = np.zeros((1, 1, 2), np.float32)
 _EVERYWHERE = np.ones((1, 1), np.float32)
@@ -74,6 +78,15 @@ class Cells:
     attraction: npt.NDArray[np.float32] | None = None
     rank: npt.NDArray[np.float32] | None = None
     drawn_as: int | None = None
+
+
+def too_coarse(outlines: Sequence[OutlineConfig], mpp: float) -> str | None:
+    """Why nuclei cannot be drawn at a resolution, or None: the smallest kind needs `LEAST_MEAN_PX` on average."""
+    smallest_um2 = min((outline.mean_area_um2 for outline in outlines), default=float("inf"))
+    if smallest_um2 / mpp**2 >= LEAST_MEAN_PX:
+        return None
+    most = (smallest_um2 / LEAST_MEAN_PX) ** 0.5
+    return f"mpp: {mpp:g} leaves {smallest_um2 / mpp**2:.1f} px to the smallest nuclei, use {most:.2g} or less"
 
 
 def settle_population(

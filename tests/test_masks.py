@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -347,3 +348,15 @@ def test_regions_are_the_same_tissue_at_every_mpp() -> None:
     fine = realise(masks, Request(256, 256, 0.5, PDL1, fractions=fractions), 4).semantic
     coarse = realise(masks, Request(128, 128, 1.0, PDL1, fractions=fractions), 4).semantic
     assert (fine[::2, ::2] == coarse).mean() > 0.9
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("ihc", "pdl1"), ("nuclei", "nuclei"), ("nuclei", "ihc")])
+def test_a_resolution_too_coarse_for_nuclei_is_refused_before_drawing(name: str, scheme: str) -> None:
+    generator_class = resolve(MASKS, name, "--masks")
+    generator = generator_class(generator_class.Config())
+
+    def refusal(mpp: float) -> str | None:
+        return generator.refusal(Request(256, 256, mpp, get_scheme(scheme)))
+
+    assert refusal(0.5) is None
+    assert re.search(r"mpp: 8 leaves .* px to the smallest nuclei, use", refusal(8.0) or "")

@@ -15,7 +15,7 @@ from pydantic import Field
 from factory.composition import Request, Scores, check, shares
 from factory.core.config import Config
 from factory.geometry import OutlineConfig, draw_outlines
-from factory.placement import Cells, Population
+from factory.placement import Cells, Population, too_coarse
 from factory.quantiles import target_count
 from factory.regions import NODE_UM, RegionsConfig, draw_regions, region_fields, region_fractions
 
@@ -75,7 +75,7 @@ class Ihc:
         """Why a request can never be met, or None."""
         if request.scheme.name not in self.schemes:
             return f"scheme: ihc draws {' and '.join(self.schemes)}, got {request.scheme.name}"
-        reason = check(request)
+        reason = check(request) or too_coarse([kind.outline for kind in self._kinds() if kind.density_mm2], request.mpp)
         if reason or request.cells is None:
             return reason
         most = self.capacity(request)

@@ -22,7 +22,7 @@ from factory.composition import Request, Scores, check
 from factory.core.config import Config
 from factory.fields import FloatMap, nodes, noise, spline
 from factory.geometry import OutlineConfig, Outlines, draw_outlines
-from factory.placement import Cells, Population
+from factory.placement import Cells, Population, too_coarse
 
 _PACKING = 0.5
 """Share of a tile that nuclei of mean size can cover before placing them begins to fail; measured."""
@@ -99,7 +99,8 @@ class Nuclei:
         """Why a request can never be met, or None."""
         if request.scheme.name not in self.schemes:
             return f"scheme: nuclei draws {' and '.join(self.schemes)}, got {request.scheme.name}"
-        reason = check(request)
+        outlines = (self.config.tumour, self.config.lymphocyte, self.config.spindle)
+        reason = check(request) or too_coarse(outlines, request.mpp)
         if reason:
             return reason
         if request.fractions is not None:
