@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from factory.core.runs import RunSpec, open_run
+from factory.core.runs import RunSpec, library_versions, open_run
 from manifests import open_dataset, verify
 from manifests.files import is_temporary, walk
 from manifests.ledger import finished, read_record
@@ -522,3 +522,36 @@ def test_open_run_refuses_a_file_and_keeps_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="got a file"), open_run(spec):
         pass
     assert (tmp_path / "file").read_text() == "x"
+
+
+def test_flags_go_before_assignments_before_the_file_before_the_defaults(tmp_path: Path) -> None:
+    from factory.order import resolve_config
+
+    path = tmp_path / "c.yaml"
+    path.write_text("plan: {n: 5, seed: 5, mpp: 0.25}\nrenderer: {scanner: {focus: 0.5}}\n")
+    flags = {"n": 7, "seed": None}
+    config, _ = resolve_config(flags, {}, path, ["plan.n=6", "plan.seed=6", "renderer.scanner.fold=0.25"])
+    assert (config.plan.n, config.plan.seed, config.plan.mpp) == (7, 6, 0.25)
+    assert config.plan.size == (512, 1024)
+    assert config.renderer == {"name": "stain", "scanner": {"focus": 0.5, "fold": 0.25}}
+
+
+def test_a_part_of_another_name_starts_without_the_old_parts_values(tmp_path: Path) -> None:
+    from factory.order import resolve_config
+
+    config, _ = resolve_config({}, {"masks": "polygons"}, None, ["masks.tumour.spikiness=[0.1, 0.2]"])
+    assert config.masks == {"name": "polygons"}
+
+
+def test_resume_with_another_library_version_is_refused(
+    unbroken: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(unbroken, tmp_path / "data/synth")
+    before = tree(tmp_path / "data/synth")
+
+    def changed(*names: str) -> dict[str, str]:
+        return {**library_versions(*names), "numpy": "0.1"}
+
+    monkeypatch.setattr("factory.pipeline.library_versions", changed)
+    assert_refused(cli("factory", "make", *SMALL), r"info\.versions\.numpy: .* there, 0\.1 asked")
+    assert tree(tmp_path / "data/synth") == before
