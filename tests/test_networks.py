@@ -1,6 +1,5 @@
 """The contract of the table of networks, which a new one inherits by its name; and what is special to each."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,7 @@ from segment.losses import LossConfig, segmentation_loss
 from segment.networks import DEFAULT_ENCODERS, DIVISOR, NETWORKS, NetworkConfig, build, load_encoder_weights, to_input
 from segment.segnet import Vgg16Encoder
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small crops gain nothing from two threads, and on a busy machine lose much."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(params=sorted(NETWORKS))
