@@ -65,7 +65,7 @@ def write_dataset(
 
     with open_run(spec) as run:
         for number in run.todo:
-            run.done[number] = write_shard(spec, number, (sample(index) for index in spec.layout.rows(number)))
+            run.add(write_shard(spec, number, (sample(index) for index in spec.layout.rows(number))))
         run.finish()
     return open_dataset(out)
 

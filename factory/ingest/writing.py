@@ -251,7 +251,7 @@ def _write_shards(run: Run, plan: Plan, workers: int) -> None:
         tasks = [pool.submit(write_shard, run.spec, shard, _samples(plan, layout.rows(shard))) for shard in run.todo]
         for task in as_completed(tasks):
             record = task.result()
-            run.done[record.shard] = record
+            run.add(record)
             bar.advance(len(record.rows))
 
 
