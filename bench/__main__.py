@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("start", "store", "malloc", "make")
+NAMES = ("start", "store", "malloc", "make", "metrics", "loading", "training")
 
 
 def main() -> None:

@@ -70,14 +70,20 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def write_state(
-    path: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer, card: Mapping[str, Any], device: str
+    path: Path,
+    network: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    mean: torch.nn.Module,
+    card: Mapping[str, Any],
+    device: str,
 ) -> None:
-    """Write all that training needs to go on: weights, buffers, optimiser and random states, and `card` with the rest.
+    """Write all that training needs to go on: weights, their mean, optimiser, random states, and `card` with the rest.
 
     Call it between steps. The schedule and the sampler are functions of the step, so the step in the card is their
     state.
     """
     tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"mean.{name}": tensor for name, tensor in mean.state_dict().items()}
     state = optimiser.state_dict()
     for index, values in state["state"].items():
         tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in values.items()}
@@ -88,7 +94,11 @@ def write_state(
 
 
 def restore_state(
-    checkpoint: Checkpoint, network: torch.nn.Module, optimiser: torch.optim.Optimizer, device: str
+    checkpoint: Checkpoint,
+    network: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    mean: torch.nn.Module,
+    device: str,
 ) -> None:
     """Put everything back as `write_state` found it.
 
@@ -96,16 +106,20 @@ def restore_state(
         FaultError: when the state is not one of this network and optimiser.
     """
     model: dict[str, torch.Tensor] = {}
+    average: dict[str, torch.Tensor] = {}
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
         part, _, rest = name.partition(".")
         if part == "model":
             model[rest] = tensor
+        elif part == "mean":
+            average[rest] = tensor
         elif part == "optimiser":
             index, _, key = rest.partition(".")
             moments.setdefault(int(index), {})[key] = tensor
     try:
         network.load_state_dict(model)
+        mean.load_state_dict(average)
         optimiser.load_state_dict({"state": moments, "param_groups": checkpoint.card["param_groups"]})
         torch.set_rng_state(checkpoint.tensors["rng.cpu"])
     except (RuntimeError, ValueError, KeyError) as error:

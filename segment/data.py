@@ -1,206 +1,172 @@
-"""Stores -> batches: decoded tiles behind a memory map, a sampler that mixes sources, and a loader that works ahead.
-
-A batch is a function of the configuration and the step, and of nothing else. So the sampler has no state to save, and
-training that goes on at step k sees the batches that unbroken training would have seen.
-"""
+"""Stores -> batches: tiles in the network's scheme, and a loader that works ahead of the training."""
 
 from __future__ import annotations
 
-import mmap
 import os
-import tempfile
-import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import IntEnum
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests.dataset import Dataset
-from manifests.labels import LabelScheme
-from manifests.store import ARRAYS, StoreReader
-from segment.augmentation import AugmentConfig, draw_view, recolour, take
+from manifests.labels import IGNORE, LabelScheme
+from segment.appearance import change_appearance
+from segment.augmentation import AugmentConfig, draw_view, take
+from segment.cache import DecodedTiles
 from segment.sources import projections
-
-
-class Draw(IntEnum):
-    """What a random stream of training is for. Numbers are frozen: a new use takes a new number."""
-
-    ORDER = 100
-    VIEW = 101
-
-
-def draw_generator(seed: int, stream: Draw, *position: int) -> np.random.Generator:
-    """The generator for one place of a stream, e.g. (step, slot); drawing elsewhere does not move it."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(int(stream), *position))))
+from segment.targets import distance_target
 
 
 @dataclass(frozen=True)
 class Batch:
-    """uint8 [N, h, w, 3] images and uint8 [N, h, w] classes of the common scheme, 255 = ignore."""
+    """What a training step sees.
+
+    Attributes:
+        images: uint8 [N, h, w, 3].
+        labels: uint8 [N, h, w], classes of the common scheme, 255 = ignore.
+        distances: uint8 [N, h, w], 254 x the normalised distance of nuclei (`segment.targets`), 255 = unknown; None
+            where the network does not learn them.
+    """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
+    distances: npt.NDArray[np.uint8] | None = None
 
 
-class DecodedTiles:
-    """Reads tiles of a store, keeping them decoded in a memory-mapped file without a name.
+@dataclass(frozen=True)
+class Crop:
+    """One view of one tile, as in a `Batch`; the arrays may be read-only views of the tile."""
 
-    A tile is decoded when it is first asked for. The file has no name, so no kill leaves it behind and nothing stale
-    is ever read. Past the budget, or when the disk is full, tiles are decoded each time. Threads may share it.
-    """
-
-    def __init__(self, store: StoreReader, arrays: Sequence[str], folder: Path, budget_bytes: int) -> None:
-        self._store = store
-        self._specs = [next(spec for spec in ARRAYS if spec.name == name) for name in arrays]
-        self._shapes = [store.layout.sample_shape(spec) for spec in self._specs]
-        sizes = [
-            int(np.prod(shape)) * spec.dtype.itemsize for shape, spec in zip(self._shapes, self._specs, strict=True)
-        ]
-        self._offsets = [0, *np.cumsum(sizes).tolist()]
-        self._slots: dict[int, int] = {}
-        self._room = min(store.layout.n, budget_bytes // self._offsets[-1])
-        self._lock = threading.Lock()
-        self._map: mmap.mmap | None = None
-        if self._room:
-            with tempfile.TemporaryFile(dir=folder) as file:
-                self._descriptor = os.dup(file.fileno())
-            weakref.finalize(self, os.close, self._descriptor)
-            os.truncate(self._descriptor, self._room * self._offsets[-1])
-            self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
-
-    def read(self, index: int) -> list[npt.NDArray[Any]]:
-        """The arrays of one tile, in the order asked for; they may be read-only views."""
-        with self._lock:
-            slot = self._slots.get(index)
-        if slot is None:
-            arrays = [self._store.read(index, spec.name) for spec in self._specs]
-            self._keep(index, arrays)
-            return arrays
-        assert self._map is not None
-        start = slot * self._offsets[-1]
-        return [
-            np.frombuffer(self._map, self._dtype(spec.dtype), int(np.prod(shape)), start + offset).reshape(shape)
-            for spec, shape, offset in zip(self._specs, self._shapes, self._offsets, strict=False)
-        ]
-
-    @staticmethod
-    def _dtype(stored: np.dtype[Any]) -> np.dtype[Any]:
-        return np.dtype("<i4") if stored == np.dtype("<u4") else stored  # as StoreReader gives instance ids
-
-    def _keep(self, index: int, arrays: list[npt.NDArray[Any]]) -> None:
-        with self._lock:
-            slot = len(self._slots)
-            if self._map is None or index in self._slots or slot >= self._room:
-                return
-            try:  # written, not mapped, so that a full disk is an error here and no SIGBUS later
-                for array, offset in zip(arrays, self._offsets, strict=False):
-                    _write_all(self._descriptor, np.ascontiguousarray(array), slot * self._offsets[-1] + offset)
-            except OSError:
-                self._room = slot
-                return
-            self._slots[index] = slot
-
-
-def _write_all(descriptor: int, array: npt.NDArray[Any], offset: int) -> None:
-    content = memoryview(array.data).cast("B")
-    while content:
-        written = os.pwrite(descriptor, content, offset)
-        content, offset = content[written:], offset + written
+    image: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+    distances: npt.NDArray[np.uint8] | None = None
 
 
 class Tiles:
-    """Rows of a data set as training tiles: images, and masks in the common scheme."""
+    """Rows of a data set as training tiles: images, masks in the network's scheme, and distances inside nuclei.
 
-    def __init__(self, dataset: Dataset, scheme: LabelScheme, reader: DecodedTiles) -> None:
-        tables = projections(dataset, scheme)
-        self._indices = dataset.table["index"].to_numpy()
-        names = dataset.table["label_scheme"].to_pylist()
-        distinct = list(tables)
-        self._tables = np.stack([tables[name] for name in distinct]) if distinct else np.empty((0, 256), np.uint8)
-        self._table_of = np.array([distinct.index(name) for name in names], np.intp)
-        self._reader = reader
+    Args:
+        dataset: the rows.
+        scheme: of the network; every row's scheme projects onto it.
+        folder: where decoded tiles are kept while this object lives.
+        budget_bytes: the most that they may take; past it, tiles are decoded each time.
+        distances: whether the network learns distances.
+    """
+
+    def __init__(
+        self, dataset: Dataset, scheme: LabelScheme, folder: Path, budget_bytes: int, *, distances: bool = False
+    ) -> None:
+        self._dataset, self._scheme, self._has_distances = dataset, scheme, distances
+        self._tables = projections(dataset, scheme)
+        self._indices = dataset.table["index"].to_pylist()
+        self._names = dataset.table["label_scheme"].to_pylist()
+        self._decoded = DecodedTiles(self._decode, len(self), folder, budget_bytes)
+        self._nucleus = np.isin(np.arange(256), (*scheme.ids("nucleus"), IGNORE))
         layout = dataset.store.layout
         self.size = (layout.height, layout.width)
 
     def __len__(self) -> int:
-        return int(self._indices.size)
+        return len(self._indices)
+
+    def _decode(self, position: int) -> list[npt.NDArray[np.uint8]]:
+        """Image, labels, and distances where they are learnt: once for the whole tile, so that crops just read them."""
+        store, index = self._dataset.store, self._indices[position]
+        labels = self._tables[self._names[position]][store.read(index, "semantic")]
+        arrays = [store.read(index, "image"), labels]
+        if self._has_distances:
+            arrays.append(distance_target(store.read(index, "instance"), self._nucleus[labels]))
+        return arrays
 
     def view(
-        self, position: int, rng: np.random.Generator, crop: tuple[int, int], augment: AugmentConfig
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """A random view of one tile: uint8 [h, w, 3] and uint8 [h, w] in the common scheme."""
-        image, semantic = self._reader.read(int(self._indices[position]))
-        taken, (labels,) = take(draw_view(rng, self.size, crop, augment), image, [semantic])
-        table: npt.NDArray[np.uint8] = self._tables[self._table_of[position]]
-        return recolour(taken, rng, augment), table[labels]
+        self,
+        position: int,
+        rng: np.random.Generator,
+        crop: tuple[int, int],
+        augment: AugmentConfig,
+        wanted: int | None = None,
+    ) -> Crop:
+        """A random view of one tile, near a random pixel of the class `wanted` where the tile has one."""
+        image, labels, *distances = self._decoded.read(position)
+        around = None if wanted is None else _draw_pixel(labels, wanted, rng)
+        image, maps = take(draw_view(rng, self.size, crop, augment, around), image, [labels, *distances])
+        return Crop(change_appearance(image, rng, augment), *maps)
+
+    @cached_property
+    def class_shares(self) -> npt.NDArray[np.float64]:
+        """Share of each class of the network's scheme in each tile's labelled pixels: [tiles, C].
+
+        By the manifest; a row that does not say is counted from its mask.
+        """
+        shares = np.zeros((len(self), len(self._scheme)))
+        for position, fractions in enumerate(self._dataset.table["class_fractions"].to_pylist()):
+            table = self._tables[self._names[position]]
+            if fractions is None:
+                counts = np.bincount(self._dataset.store.read(self._indices[position], "semantic").ravel())
+                fractions = counts / max(counts[:IGNORE].sum(), 1)
+            for own, fraction in enumerate(fractions):
+                if table[own] != IGNORE:
+                    shares[position, table[own]] += fraction
+        return shares
+
+    def draw_class(self, rng: np.random.Generator) -> tuple[int, int] | None:
+        """A class of those that occur, each as likely, and a tile in proportion to the class's share: (class, tile).
+
+        None where no tile has a labelled pixel.
+        """
+        cumulative = self._cumulative_shares
+        occurring = np.flatnonzero(cumulative[-1])
+        if not occurring.size:
+            return None
+        wanted = int(rng.choice(occurring))
+        position = np.searchsorted(cumulative[:-1, wanted], rng.random() * cumulative[-1, wanted], side="right")
+        return wanted, int(position)
+
+    @cached_property
+    def _cumulative_shares(self) -> npt.NDArray[np.float64]:
+        cumulative: npt.NDArray[np.float64] = np.cumsum(self.class_shares, axis=0)
+        return cumulative
 
 
-@dataclass(frozen=True)
-class MixingSampler:
-    """Draws batches from two lists of tiles in a fixed proportion.
-
-    After any number of batches the second list's share is met to half a tile; each list is walked in a new random
-    order every time round.
-
-    Attributes:
-        tiles: one or two lists. second_share: share of the second. batch: tiles per batch. seed: of everything drawn.
-        crop: pixels of a view. augment: how views differ.
-    """
-
-    tiles: tuple[Tiles, ...]
-    second_share: float
-    batch: int
-    seed: int
-    crop: tuple[int, int]
-    augment: AugmentConfig
-
-    def plan(self, step: int) -> list[tuple[int, int]]:
-        """What the batch of a step holds: (list, position) per slot."""
-        second = [int(np.floor(k * self.batch * self.second_share + 0.5)) for k in (step, step + 1)]
-        first = [k * self.batch - drawn for k, drawn in zip((step, step + 1), second, strict=True)]
-        planned = []
-        for source, (start, stop) in enumerate((first, second)):
-            for drawn in range(start, stop):
-                epoch, offset = divmod(drawn, len(self.tiles[source]))
-                planned.append((source, int(_order(self.seed, source, epoch, len(self.tiles[source]))[offset])))
-        return planned
-
-    def draw(self, step: int) -> Batch:
-        """The batch of a step; always the same for the same step."""
-        views = []
-        for slot, (source, position) in enumerate(self.plan(step)):
-            rng = draw_generator(self.seed, Draw.VIEW, step, slot)
-            views.append(self.tiles[source].view(position, rng, self.crop, self.augment))
-        return Batch(np.stack([image for image, _ in views]), np.stack([labels for _, labels in views]))
-
-
-@lru_cache(maxsize=8)
-def _order(seed: int, source: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
-    return draw_generator(seed, Draw.ORDER, source, epoch).permutation(n)
+def _draw_pixel(labels: npt.NDArray[np.uint8], wanted: int, rng: np.random.Generator) -> tuple[int, int] | None:
+    """A pixel (y, x) of a class, each as likely; None where there is none."""
+    flat = labels.reshape(-1)
+    tried = rng.integers(flat.size, size=128)  # finds common classes without reading the whole tile
+    hits = np.flatnonzero(flat[tried] == wanted)
+    if hits.size:
+        pixel = int(tried[hits[0]])
+    else:
+        found = np.flatnonzero(flat == wanted)
+        if not found.size:
+            return None
+        pixel = int(rng.choice(found))
+    y, x = divmod(pixel, int(labels.shape[1]))
+    return y, x
 
 
 class BatchLoader:
-    """Makes the batches of steps start..stop-1 in one background thread, two ahead of the one in use.
+    """Makes the batches of steps start..stop-1 in background threads, ahead of the one in use, in order.
+
+    Args:
+        draw: step -> batch; a function of the step alone, so the threads change nothing but the speed.
+        start, stop: the steps.
+        threads: null takes one for four cores, four at most: what draws is compiled and shares them.
 
     Attributes:
         waited_s: time that the consumer has waited for batches.
     """
 
-    AHEAD = 2
-
-    def __init__(self, draw: Callable[[int], Batch], start: int, stop: int) -> None:
+    def __init__(self, draw: Callable[[int], Batch], start: int, stop: int, threads: int | None = None) -> None:
         self._draw, self._next, self._stop = draw, start, stop
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        threads = threads or min(max((os.cpu_count() or 1) // 4, 1), 4)
+        self._ahead = threads + 1
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
         self._window: deque[Future[Batch]] = deque()
         self.waited_s = 0.0
 
@@ -211,7 +177,7 @@ class BatchLoader:
         return self
 
     def __next__(self) -> Batch:
-        while self._next < self._stop and len(self._window) <= self.AHEAD:
+        while self._next < self._stop and len(self._window) <= self._ahead:
             self._window.append(self._pool.submit(self._draw, self._next))
             self._next += 1
         if not self._window:

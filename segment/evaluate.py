@@ -1,44 +1,64 @@
-"""Score weights on a split: per image, and by source as the mean over images and pooled over all of them."""
+"""Score weights on images: one by one, and by source as the mean over images and pooled over all of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from factory.core.config import parse
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.labels import IGNORE, LabelScheme
 from manifests.measure import measure
 from manifests.tile import Tile
 from segment import metrics
-from segment.checkpoints import BEST, WEIGHTS_KIND, read_checkpoint
-from segment.inference import predict_logits
-from segment.instances import InstanceConfig, components, has_instances
-from segment.losses import cross_entropy_sum
-from segment.networks import NetworkConfig, build
+from segment.head import has_instances
+from segment.inference import predict_maps
+from segment.instances import read_tile
+from segment.precision import Precision
 from segment.sources import Source, projections, refuse_tested_groups
+from segment.weights import Weights
+from segment.wholes import Whole, whole_images
 
 TPS_EDGES = (0.01, 0.5)
 TPS_CLASSES = ("<1 %", "1-50 %", ">=50 %")
 """Clinical classes of the tumour proportion score; an edge belongs to the class above it."""
 
+F1_THRESHOLDS = (0.5, 0.7, 0.9)
+"""IoU above which a nucleus counts as found; at 0.5 the F1 score is DQ."""
+
 
 @dataclass(frozen=True)
-class Weights:
-    """A network with its weights, and what its card says of it."""
+class NucleiScore:
+    """Instance metrics of one image, or of several pooled: the sums that they are made of.
 
-    network: torch.nn.Module
-    scheme: LabelScheme
-    instances: InstanceConfig
-    card: dict[str, Any]
+    Attributes:
+        basic: AJI, AJI+, DQ, SQ, PQ and foreground Dice. detections: F1 at `F1_THRESHOLDS`.
+        objects: object Dice. distances: between outlines, in micrometres. outline: boundary F1.
+        classes: PQ per class, None where the scheme has one class of nuclei.
+    """
+
+    basic: metrics.InstanceScores
+    detections: tuple[metrics.Detection, ...]
+    objects: metrics.ObjectDice
+    distances: metrics.SurfaceDistances
+    outline: metrics.BoundaryScore
+    classes: metrics.MulticlassPanoptic | None
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The values by name; NaN where both sides are empty, HD95 infinite where one is."""
+        figures = self.basic.figures
+        figures["foreground_dice"] = figures.pop("dice")
+        figures["object_dice"] = self.objects.value
+        figures |= {f"f1_{round(100 * d.threshold)}": d.f1 for d in self.detections}
+        figures |= {"hd95_um": self.distances.hd95, "boundary_f1": self.outline.f1}
+        return figures | ({} if self.classes is None else {"mpq": self.classes.mpq})
 
 
 @dataclass(frozen=True)
@@ -46,45 +66,20 @@ class ImageScore:
     """One image: its figures by name (NaN = nothing to score), and the sums that pool.
 
     Attributes:
-        name: sample_id. source: real or synth. figures: metric -> value.
+        name: of the `Whole`. source: real or synth. group: patient or slide. figures: metric -> value.
         confusion: int64 [C, C]. cross_entropy_sum: over the labelled pixels.
-        jaccard, jaccard_plus, panoptic: None where the scheme has no instances.
+        nuclei: None where the scheme has no instances.
         tps: (truth, prediction), NaN where there is no tumour; None where the scheme knows none.
     """
 
     name: str
     source: str
+    group: str | None
     figures: dict[str, float]
     confusion: metrics.Ints
     cross_entropy_sum: float
-    jaccard: metrics.AggregatedJaccard | None
-    jaccard_plus: metrics.AggregatedJaccard | None
-    panoptic: metrics.Panoptic | None
+    nuclei: NucleiScore | None
     tps: tuple[float, float] | None
-
-
-def load_weights(path: Path, device: str) -> Weights:
-    """Load weights that `segment train` wrote.
-
-    Args:
-        path: the file, or the run's folder.
-        device: where the network is to compute.
-
-    Raises:
-        UserError: when the file is missing, damaged, no safetensors or of another network.
-    """
-    path = path / BEST if path.is_dir() else path
-    checkpoint = read_checkpoint(path, WEIGHTS_KIND)
-    card = checkpoint.card
-    try:
-        scheme = LabelScheme.from_dict(card["scheme"])
-        config = parse(NetworkConfig, card["network"], str(path))
-        instances = parse(InstanceConfig, card["instances"], str(path))
-        network = build(config, len(scheme))
-        network.load_state_dict(checkpoint.tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path}: expected weights that fit their card, got: {str(error).splitlines()[0]}") from error
-    return Weights(network.to(device).eval(), scheme, instances, card)
 
 
 def check_test_leaks(weights: Weights, path: Path, parts: Sequence[tuple[Source, Dataset]], split: str) -> None:
@@ -113,65 +108,92 @@ def check_test_leaks(weights: Weights, path: Path, parts: Sequence[tuple[Source,
 def evaluate(
     weights: Weights,
     parts: Sequence[tuple[Source, Dataset]],
-    device: str,
+    *,
+    images: Callable[[Dataset], Iterator[Whole]] = whole_images,
+    precision: Precision = "fp32",
     on_image: Callable[[], None] = lambda: None,
 ) -> list[ImageScore]:
-    """Score every row of every part.
+    """Score every image of every part.
 
     Args:
         weights: what to score.
         parts: data sets by source, each cut to the rows that count.
-        device: where the network is.
+        images: what counts as an image: `whole_images`, or `tile_images` for tile-wise scores.
+        precision: of the network's arithmetic.
         on_image: called after each image.
     """
     scores = []
     for source, dataset in parts:
         tables = projections(dataset, weights.scheme)
-        for sample in dataset:
-            own = sample.tile
-            semantic = tables[own.scheme.name][own.semantic]
-            truth = Tile(semantic, own.instance, own.mpp, weights.scheme)
-            scores.append(_score(weights, sample.row["sample_id"], source.role, sample.image, truth, device))
+        for whole in images(dataset):
+            own = whole.tile
+            truth = Tile(tables[own.scheme.name][own.semantic], own.instance, own.mpp, weights.scheme)
+            scores.append(_score(weights, whole, truth, source.role, precision))
             on_image()
     return scores
 
 
-def _score(
-    weights: Weights, name: str, source: str, image: npt.NDArray[np.uint8], truth: Tile, device: str
-) -> ImageScore:
+def _score(weights: Weights, whole: Whole, truth: Tile, source: str, precision: Precision) -> ImageScore:
     scheme, known = weights.scheme, truth.semantic != IGNORE
-    logits = predict_logits(weights.network, image, device)
-    pred = logits.argmax(0).to("cpu", torch.uint8).numpy()
-    matrix = metrics.confusion(truth.semantic, pred, len(scheme))
+    maps = predict_maps(weights.network, weights.head, whole.image, weights.device, precision)
+    pred = read_tile(maps, scheme, truth.mpp, weights.instances)
+    matrix = metrics.confusion(truth.semantic, pred.semantic, len(scheme))
     figures = {metric: function(matrix) for metric, function in metrics.SEMANTIC.items()}
-    entropy, labelled = cross_entropy_sum(logits, truth.semantic), int(matrix.sum())
+    entropy, labelled = _cross_entropy_sum(maps.probabilities, truth.semantic), int(matrix.sum())
     figures["cross_entropy"] = entropy / labelled if labelled else float("nan")
     figures["t_objective"] = metrics.t_objective(figures["dice"], figures["cross_entropy"])
 
-    jaccard = jaccard_plus = panoptic = tps = None
-    instance = np.zeros(pred.shape, np.int32)
+    instance = np.where(known, pred.instance, 0).astype(np.int32)
+    nuclei = tps = None
     if has_instances(scheme):
-        instance = np.where(known, components(pred, scheme, truth.mpp, weights.instances), 0).astype(np.int32)
-        table = metrics.overlap(np.where(known, truth.instance, 0), instance)
-        jaccard, jaccard_plus = metrics.aji(table), metrics.aji_plus(table)
-        panoptic = metrics.panoptic_quality(table)
-        figures |= _instance_figures(jaccard, jaccard_plus, panoptic)
+        nuclei = _score_nuclei(truth, Tile(pred.semantic, instance, truth.mpp, scheme), known)
+        figures |= nuclei.figures
     if scheme.ids("tumour_positive"):
-        tps = (_tps(truth), _tps(Tile(np.where(known, pred, IGNORE).astype(np.uint8), instance, truth.mpp, scheme)))
+        seen = Tile(np.where(known, pred.semantic, IGNORE).astype(np.uint8), instance, truth.mpp, scheme)
+        tps = (_tps(truth), _tps(seen))
         figures |= {"tps_truth": tps[0], "tps_pred": tps[1], "tps_error": abs(tps[1] - tps[0])}
-    return ImageScore(name, source, figures, matrix, entropy, jaccard, jaccard_plus, panoptic, tps)
+    return ImageScore(whole.name, source, whole.group, figures, matrix, entropy, nuclei, tps)
 
 
-def _instance_figures(
-    jaccard: metrics.AggregatedJaccard, jaccard_plus: metrics.AggregatedJaccard, panoptic: metrics.Panoptic
-) -> dict[str, float]:
-    return {
-        "dq": panoptic.dq,
-        "sq": panoptic.sq,
-        "pq": panoptic.pq,
-        "aji": jaccard.value,
-        "aji_plus": jaccard_plus.value,
-    }
+def _score_nuclei(truth: Tile, pred: Tile, known: npt.NDArray[np.bool_]) -> NucleiScore:
+    """Instance metrics of two tiles; `known`, bool [H, W], says which pixels count."""
+    own, seen = metrics.without_ignored(truth.instance, pred.instance, ~known)
+    table = metrics.overlap(own, seen)
+    labels, classes = truth.scheme.ids("nucleus"), None
+    if len(labels) > 1:
+        of_truth, of_pred = (metrics.majority_classes(i, t.semantic) for i, t in ((own, truth), (seen, pred)))
+        classes = metrics.multiclass_panoptic_quality(table, of_truth, of_pred, labels)
+    return NucleiScore(
+        metrics.instance_scores(table),
+        metrics.detection(table, F1_THRESHOLDS),
+        metrics.object_dice(table),
+        metrics.surface_distances(own, seen, mpp=truth.mpp),
+        metrics.boundary_f1(own, seen),
+        classes,
+    )
+
+
+def _pool_nuclei(parts: Sequence[NucleiScore]) -> NucleiScore:
+    classes = [part.classes for part in parts if part.classes is not None]
+    return NucleiScore(
+        metrics.pool_scores([part.basic for part in parts]),
+        tuple(metrics.pool_detection(at) for at in zip(*(part.detections for part in parts), strict=True)),
+        metrics.pool_object_dice([part.objects for part in parts]),
+        metrics.pool_surface_distances([part.distances for part in parts]),
+        metrics.pool_boundary([part.outline for part in parts]),
+        metrics.pool_multiclass(classes) if classes else None,
+    )
+
+
+def _cross_entropy_sum(probabilities: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8]) -> float:
+    """Cross entropy summed over the labelled pixels, natural logarithm.
+
+    Args:
+        probabilities: float32 [C, H, W]. truth: uint8 [H, W], 255 left out.
+    """
+    y, x = np.nonzero(truth != IGNORE)
+    of_truth = np.maximum(probabilities[truth[y, x], y, x], np.finfo(np.float32).tiny)
+    return float(-np.log(of_truth, dtype=np.float64).sum())
 
 
 def _tps(tile: Tile) -> float:
@@ -185,24 +207,22 @@ def summarise(scores: Sequence[ImageScore], scheme: LabelScheme) -> dict[str, An
     """Figures over several images.
 
     Returns:
-        ``images``; ``mean``: over the images where a figure has a value, ``left_out``: how many have none;
+        ``images``: how many; ``mean``: over the images where a figure has a finite value, ``left_out``: how many have
+        none (nothing to score; HD95 also where one side is empty);
         ``pooled``: the same metrics of the summed counts; ``classes``: pooled IoU and Dice; ``tps``: None where the
         scheme knows no tumour.
     """
     names = list(scores[0].figures)
     values = {name: np.array([score.figures[name] for score in scores]) for name in names}
-    known = {name: column[~np.isnan(column)] for name, column in values.items()}
+    known = {name: column[np.isfinite(column)] for name, column in values.items()}
     matrix = np.sum([score.confusion for score in scores], axis=0)
     pooled = {name: metric(matrix) for name, metric in metrics.SEMANTIC.items()}
     labelled = int(matrix.sum())
     pooled["cross_entropy"] = sum(s.cross_entropy_sum for s in scores) / labelled if labelled else float("nan")
     pooled["t_objective"] = metrics.t_objective(pooled["dice"], pooled["cross_entropy"])
-    if scores[0].panoptic is not None:
-        pooled |= _instance_figures(
-            metrics.pool_jaccard([s.jaccard for s in scores if s.jaccard]),
-            metrics.pool_jaccard([s.jaccard_plus for s in scores if s.jaccard_plus]),
-            metrics.pool_panoptic([s.panoptic for s in scores if s.panoptic]),
-        )
+    nuclei = [score.nuclei for score in scores if score.nuclei is not None]
+    if nuclei:
+        pooled |= _pool_nuclei(nuclei).figures
     iou, dice = metrics.class_iou(matrix).tolist(), metrics.class_dice(matrix).tolist()
     return {
         "images": len(scores),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import yaml
 
@@ -19,17 +22,21 @@ from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.files import is_temporary, remove_orphans, write_atomic
 from manifests.labels import LabelScheme
-from segment import metrics
-from segment.checkpoints import BEST, LAST
-from segment.data import DecodedTiles, MixingSampler, Tiles
+from segment.checkpoints import BEST, LAST, WEIGHTS_KIND, read_checkpoint, write_weights
+from segment.data import Tiles
+from segment.head import Head, has_instances, head_for
 from segment.history import HISTORY, PLOT, plot_history
-from segment.inference import predict_logits
-from segment.losses import cross_entropy_sum
 from segment.networks import DIVISOR, build, load_encoder_weights
-from segment.sources import Source, check_leaks, choose_scheme, open_sources, parse_mix, projections
+from segment.panels import PANELS, write_panel
+from segment.precision import resolve_precision
+from segment.sampling import Draw, MixingSampler, draw_generator
+from segment.scalars import TENSORBOARD, Scalars
+from segment.sources import Source, check_leaks, choose_scheme, open_sources, parse_mix
 from segment.training import UNHASHED, Fit, FitResult, TrainConfig, fit
+from segment.validation import Validation
 
-_OWN = frozenset({RUN, BEST, "best.json", LAST, HISTORY, PLOT})
+_OWN = frozenset({RUN, BEST, "best.json", LAST, HISTORY, PLOT, PANELS, TENSORBOARD})
+_PANEL_TILES = 4
 _LARGEST_CROP = 256
 
 
@@ -39,6 +46,7 @@ class Experiment:
 
     Attributes:
         config: resolved: crop, encoder, scheme and share spelt out. sources: the data sets. scheme: of the network.
+        head: what the network's channels mean. training: per source, the tiles to learn from.
         synth_share: share of synthetic tiles in the stream. validation: tiles that choose the best weights.
         out: the run's folder. notes: what a person should know, one line each.
     """
@@ -46,6 +54,8 @@ class Experiment:
     config: TrainConfig
     sources: tuple[Source, ...]
     scheme: LabelScheme
+    head: Head
+    training: tuple[Dataset, ...]
     synth_share: float
     validation: Dataset
     out: Path
@@ -63,8 +73,14 @@ class Experiment:
         return digest(self.document)
 
 
-def prepare(config: TrainConfig, real: Path, synth: Path, out: Path | None = None) -> Experiment:
+def prepare(
+    config: TrainConfig, real: Path, synth: Path, out: Path | None = None, *, device: str = "cpu"
+) -> Experiment:
     """Open and check everything; writes nothing.
+
+    Args:
+        config: what to train. real, synth: data sets; only those of the mix are opened.
+        out: the run's folder, null for ``runs/segment/NET-MIX``. device: that automatic precision is for.
 
     Raises:
         UserError: for whatever is wrong with the request or the data.
@@ -76,17 +92,47 @@ def prepare(config: TrainConfig, real: Path, synth: Path, out: Path | None = Non
     for source in sources:
         if not len(source.split("train")):
             raise UserError(f"{source.dataset.root}: expected tiles with split train, got none.")
+    training = tuple(training_part(source, config.real_fraction, config.seed) for source in sources)
     validation, notes = _choose_validation(sources)
     crop = _choose_crop(config.crop, sources)
     if config.batch * (crop[0] // DIVISOR) * (crop[1] // DIVISOR) < 2:
         raise UserError("--batch: expected 2 or more with a crop of 32x32, got 1. Batch norm needs two values.")
     share = mix.synth_share
     if share is None:
-        pixels = [_pixels(source.split("train")) for source in sources]
+        pixels = [_pixels(part) for part in training]
         share = pixels[-1] / sum(pixels)
-    config = config.model_copy(update={"network": network, "crop": crop, "scheme": scheme.name})
+    precision = resolve_precision(config.precision, device)
+    settled = {"network": network, "crop": crop, "scheme": scheme.name, "precision": precision}
+    config = config.model_copy(update=settled)
     out = out or Path("runs/segment") / f"{network.name}-{config.mix.replace(':', '-')}"
-    return Experiment(config, tuple(sources), scheme, share, validation, out, (*notes, *_warn(sources)))
+    return Experiment(
+        config,
+        tuple(sources),
+        scheme,
+        head_for(scheme),
+        training,
+        share,
+        validation,
+        out,
+        (*notes, *_warn(sources)),
+    )
+
+
+def training_part(source: Source, fraction: float, seed: int) -> Dataset:
+    """The training tiles of a source; of real ones those of a share of the groups (patients), at least one.
+
+    The groups stand in one random order per seed, so a smaller share is a subset of a larger one. Tiles without a
+    group count as a group each.
+    """
+    part = source.split("train")
+    if source.role != "real" or fraction == 1:
+        return part
+    columns = (part.table[name].to_pylist() for name in ("group_id", "sample_id"))
+    owners = [group if group is not None else sample for group, sample in zip(*columns, strict=True)]
+    groups = sorted(set(owners))
+    kept = max(int(np.floor(fraction * len(groups) + 0.5)), 1)
+    chosen = {groups[place] for place in draw_generator(seed, Draw.SUBSET).permutation(len(groups))[:kept]}
+    return part.where(pa.array([owner in chosen for owner in owners]))
 
 
 def run(
@@ -112,55 +158,68 @@ def run(
     check_target(experiment, resume=resume, overwrite=overwrite)
     torch.set_num_threads(config.threads or _usable_cores())
     torch.manual_seed(config.seed)
-    network = build(config.network, len(experiment.scheme))
+    network = build(config.network, experiment.head.channels)
     if config.encoder_weights and not (resume and (out / LAST).exists()):
         load_encoder_weights(network, config.network, config.encoder_weights)
+    validation = Validation(
+        experiment.validation,
+        experiment.scheme,
+        experiment.head,
+        config.validate_tiles,
+        config.instances,
+        device,
+        config.precision,
+    )
     out.mkdir(parents=True, exist_ok=True)
-    with lock_folder(out):
+    with lock_folder(out), contextlib.closing(Scalars(out)) as scalars:
         _prepare_folder(experiment, resume=resume)
+
+        def validate(network: torch.nn.Module, step: int) -> dict[str, float]:
+            figures, shown = validation.score(network, _PANEL_TILES)
+            write_panel(out, step, shown, experiment.scheme)
+            return figures
+
+        def watch(row: dict[str, Any]) -> None:
+            scalars.add(row)
+            on_validation(row)
+
         result = fit(
             Fit(
                 config=config,
-                network=network.to(device),
+                network=network.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+                head=experiment.head,
                 draw=_sampler(experiment).draw,
-                validate=lambda net: validate(
-                    net, experiment.validation, experiment.scheme, config.validate_tiles, device
-                ),
+                validate=validate,
                 out=out,
                 card=_card(experiment),
                 fingerprint=experiment.fingerprint,
                 device=device,
                 resume=resume,
                 on_step=on_step,
-                on_validation=on_validation,
+                on_validation=watch,
             )
         )
-    plot_history(out, result.history)
+        if has_instances(experiment.scheme):
+            _settle_instances(out / BEST, network, validation)
+        plot_history(out, result.history)
     return result
+
+
+def _settle_instances(path: Path, network: torch.nn.Module, validation: Validation) -> None:
+    """Choose on validation how nuclei are read off the best weights, once, and keep it on their card."""
+    best = read_checkpoint(path, WEIGHTS_KIND)
+    if best.card["instances_chosen"] is not None:
+        return
+    network.load_state_dict(best.tensors)
+    chosen, score = validation.choose_instances(network)
+    found = {"tiles": min(validation.tiles, len(validation.dataset)), "mean_of_aji_and_pq": score}
+    write_weights(path, best.tensors, {**best.card, "instances": chosen.model_dump(), "instances_chosen": found})
 
 
 def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def validate(
-    network: torch.nn.Module, dataset: Dataset, scheme: LabelScheme, tiles: int, device: str
-) -> dict[str, float]:
-    """Semantic metrics and cross entropy, pooled over at most `tiles` tiles, evenly spread over the rows."""
-    positions = np.unique(np.linspace(0, len(dataset) - 1, min(tiles, len(dataset))).round().astype(int))
-    tables = projections(dataset, scheme)
-    pooled, entropy = np.zeros((len(scheme), len(scheme)), np.int64), 0.0
-    for position in positions.tolist():
-        row = dataset.row(position)
-        image, semantic = (dataset.store.read(row["index"], name) for name in ("image", "semantic"))
-        truth = tables[row["label_scheme"]][semantic]
-        logits = predict_logits(network, image, device)
-        pooled += metrics.confusion(truth, logits.argmax(0).to("cpu", torch.uint8).numpy(), len(scheme))
-        entropy += cross_entropy_sum(logits, truth)
-    figures = {name: metric(pooled) for name, metric in metrics.SEMANTIC.items()}
-    return figures | {"cross_entropy": entropy / max(int(pooled.sum()), 1)}
 
 
 def _choose_validation(sources: Sequence[Source]) -> tuple[Dataset, list[str]]:
@@ -255,7 +314,9 @@ def _prepare_folder(experiment: Experiment, *, resume: bool) -> None:
     remove_orphans(out)
     if not resume:
         for path in out.iterdir():
-            if not is_temporary(path):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif not is_temporary(path):
                 path.unlink()
     names = ("pathology-tile-factory", "torch", "numpy", "segmentation-models-pytorch", "opencv-python-headless")
     document = {
@@ -267,35 +328,40 @@ def _prepare_folder(experiment: Experiment, *, resume: bool) -> None:
 
 
 def _sampler(experiment: Experiment) -> MixingSampler:
-    config, tiles = experiment.config, []
-    budget = int(config.cache_gb * 1e9 / len(experiment.sources))
-    for source in experiment.sources:
-        reader = DecodedTiles(source.dataset.store, ("image", "semantic"), experiment.out, budget)
-        tiles.append(Tiles(source.split("train"), experiment.scheme, reader))
+    config = experiment.config
+    budget = int(config.cache_gb * 1e9 / len(experiment.training))
+    tiles = tuple(
+        Tiles(rows, experiment.scheme, experiment.out, budget, distances=experiment.head.distance)
+        for rows in experiment.training
+    )
     assert config.crop is not None
     share = experiment.synth_share if len(tiles) > 1 else 0.0
-    return MixingSampler(tuple(tiles), share, config.batch, config.seed, config.crop, config.augment)
+    return MixingSampler(
+        tiles, share, config.batch, config.seed, config.crop, config.augment, config.sampling.class_balance
+    )
 
 
 def _card(experiment: Experiment) -> dict[str, Any]:
     """What a person and `segment evaluate` must know of the weights."""
     infos = {source.role: source.dataset.info for source in experiment.sources}
-    groups = {
-        g for source in experiment.sources if source.role == "real" for s in ("train", "val") for g in source.groups(s)
-    }
+    seen = [part for part in (*experiment.training, experiment.validation) if not part.info.is_synthetic]
+    groups = {group for part in seen for group in part.table["group_id"].unique().to_pylist() if group is not None}
     licences = {licence for info in infos.values() for licence in info.licences}
     return {
         "network": experiment.config.network.model_dump(mode="json"),
         "scheme": experiment.scheme.to_dict(),
         "mpp": sorted({mpp for source in experiment.sources for mpp in source.dataset.table["mpp"].to_pylist()}),
+        "head": experiment.head.to_dict(),
         "instances": experiment.config.instances.model_dump(mode="json"),
+        "instances_chosen": None,
         "mix": experiment.config.mix,
         "synth_share": experiment.synth_share,
         "groups": sorted(groups),
         "sources": {role: list(info.training_sources) for role, info in infos.items()},
         "licences": sorted(licences),
         "trained_on": {
-            source.role: {"tiles": len(source.split("train")), "sha256": source.sha256} for source in experiment.sources
+            source.role: {"tiles": len(part), "sha256": source.sha256}
+            for source, part in zip(experiment.sources, experiment.training, strict=True)
         },
         "fingerprint": experiment.fingerprint,
         "use": "research use; not for diagnosis",

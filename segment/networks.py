@@ -75,16 +75,16 @@ def _is_timm(encoder: str) -> bool:
     return encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-").split(".")[0])
 
 
-def build(config: NetworkConfig, classes: int, in_channels: int = 3) -> nn.Module:
+def build(config: NetworkConfig, channels: int, in_channels: int = 3) -> nn.Module:
     """Build a network with random weights, drawn from torch's global generator.
 
     Args:
         config: name and encoder.
-        classes: channels of the logits.
+        channels: of the output (`segment.head`).
         in_channels: channels of the image.
     """
     config = config.resolved()
-    network: nn.Module = resolve(NETWORKS, config.name, "--net")(config.encoder, in_channels, classes)
+    network: nn.Module = resolve(NETWORKS, config.name, "--net")(config.encoder, in_channels, channels)
     return network
 
 
@@ -102,9 +102,13 @@ def unetplusplus(encoder: str, in_channels: int, classes: int) -> nn.Module:
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> normalised float32 [N, 3, H, W]: the one place where images become network input."""
+    """uint8 [N, H, W, 3] -> normalised float32 [N, 3, H, W]: the one place where images become network input.
+
+    The memory stays in the order of the image, which is torch's channels_last: convolutions on a CPU and on tensor
+    cores are fastest on it.
+    """
     mean, std = (torch.tensor(values, device=images.device) for values in (MEAN, STD))
-    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
 def load_encoder_weights(network: nn.Module, config: NetworkConfig, weights: str) -> None:

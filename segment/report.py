@@ -20,7 +20,7 @@ NAMES = {
     "wiou": "wIoU",
     "wprecision": "wPrecision",
     "wrecall": "wRecall",
-    "dice": "Dice",
+    "dice": "Dice, mean of classes",
     "cross_entropy": "cross entropy",
     "t_objective": "tObjective",
     "dq": "DQ",
@@ -28,6 +28,14 @@ NAMES = {
     "pq": "PQ",
     "aji": "AJI",
     "aji_plus": "AJI+",
+    "mpq": "mPQ",
+    "foreground_dice": "Dice of nuclei",
+    "object_dice": "object Dice",
+    "f1_50": "F1, IoU > 0.5",
+    "f1_70": "F1, IoU > 0.7",
+    "f1_90": "F1, IoU > 0.9",
+    "boundary_f1": "boundary F1, 2 px",
+    "hd95_um": "HD95, um",
     "tps_error": "TPS error",
 }
 """Figures by their names in the literature, in the order shown."""
@@ -84,13 +92,18 @@ def describe_result(result: FitResult, experiment: Experiment) -> list[str]:
 
 
 def evaluation_document(scores: Sequence[ImageScore], header: Mapping[str, Any], scheme: Any) -> dict[str, Any]:
-    """The JSON of an evaluation: header, per image, and per source ``mean`` and ``pooled``; null where undefined."""
+    """The JSON of an evaluation: header, per image, and per source ``mean`` and ``pooled``; null where undefined.
+
+    Args:
+        scores: of every image. scheme: of the weights.
+        header: weights, step, split, scheme (its name) and unit: "whole image" or "tile".
+    """
     sources = {role: [s for s in scores if s.source == role] for role in dict.fromkeys(s.source for s in scores)}
-    document: dict[str, Any] = _without_nan(
+    document: dict[str, Any] = _finite(
         {
             **header,
             "sources": {role: summarise(part, scheme) for role, part in sources.items()},
-            "images": [{"name": s.name, "source": s.source, **s.figures} for s in scores],
+            "images": [{"name": s.name, "source": s.source, "group": s.group, **s.figures} for s in scores],
         }
     )
     return document
@@ -98,7 +111,7 @@ def evaluation_document(scores: Sequence[ImageScore], header: Mapping[str, Any],
 
 def evaluation_tables(document: Mapping[str, Any]) -> list[Table]:
     """Tables for the terminal: figures by source, then TPS where it has a meaning."""
-    table = Table(title=f"{document['split']} split, scheme {document['scheme']}")
+    table = Table(title=f"{document['split']} split, scheme {document['scheme']}, scored by {document['unit']}")
     table.add_column("")
     for role, part in document["sources"].items():
         for kind in ("mean", "pooled"):
@@ -127,8 +140,8 @@ def _tps_table(role: str, tps: Mapping[str, Any]) -> Table:
 
 
 def write_evaluation(document: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
-    """Write ``evaluation-<split>.json`` and ``.md``; returns their paths."""
-    stem = folder / f"evaluation-{document['split']}"
+    """Write ``evaluation-<split>.json`` and ``.md``, with ``-tiles`` for tile-wise scores; returns their paths."""
+    stem = folder / f"evaluation-{document['split']}{'-tiles' if document['unit'] == 'tile' else ''}"
     paths = stem.with_suffix(".json"), stem.with_suffix(".md")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(paths[0], (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
@@ -140,8 +153,9 @@ def _markdown(document: Mapping[str, Any]) -> str:
     lines = [
         f"# Evaluation on the {document['split']} split",
         "",
-        f"Weights `{document['weights']}` (step {document['step']}), scheme {document['scheme']}. "
-        "Mean: over images, undefined ones left out. Pooled: of the summed counts. Not for diagnosis.",
+        f"Weights `{document['weights']}` (step {document['step']}), scheme {document['scheme']}, scored by "
+        f"{document['unit']}. Mean: over {document['unit']}s, undefined ones left out. Pooled: of the summed counts. "
+        "Not for diagnosis.",
     ]
     for table in evaluation_tables(document):
         header = [str(column.header) or "metric" for column in table.columns]
@@ -162,9 +176,9 @@ def _show(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _without_nan(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,17 @@ from manifests.errors import FaultError, UserError
 from segment.augmentation import AugmentConfig
 from segment.checkpoints import BEST, LAST, STATE_KIND, read_checkpoint, restore_state, write_state, write_weights
 from segment.data import Batch, BatchLoader
+from segment.ema import averaged
+from segment.head import Head
 from segment.history import write_history
 from segment.instances import InstanceConfig
 from segment.losses import LossConfig, Losses, segmentation_loss
 from segment.networks import DIVISOR, NetworkConfig, to_input
+from segment.precision import Precision, autocast
+from segment.sampling import SamplingConfig
 
-SCORE = "mean_iou"
-"""The validation figure that decides which weights are best: pooled over the validation tiles."""
+SCORE = "score"
+"""The validation figure that decides which weights are best (`segment.validation`)."""
 
 
 class TrainConfig(Config):
@@ -32,11 +36,15 @@ class TrainConfig(Config):
     Attributes:
         mix: real, synth, real+synth or real+synth:SHARE. scheme: null takes the richest common one.
         network: which network. encoder_weights: null, "imagenet" or a safetensors file.
+        real_fraction: share of the real training groups (patients) that is used; smaller shares are subsets of larger.
         steps: optimiser steps. batch: tiles in a step. crop: height and width in pixels, multiples of 32; null takes
             up to 256, as the tiles allow.
         lr: peak learning rate of AdamW; rises over `warmup_steps`, then falls to 0 as a half cosine.
         clip_norm: gradients are scaled down to this L2 norm.
+        ema: how slowly the averaged weights follow, which are validated and kept; 0 keeps the last ones.
+        precision: of the arithmetic; auto is bf16 where the machine computes it in hardware.
         validate_every: steps between validations, each with a checkpoint. validate_tiles: at most so many tiles.
+        patience: validations without a better score after which training stops; null never stops early.
         seed: of weights, order and augmentation.
         threads: of torch on the CPU; null takes all that the process may use.
         cache_gb: room on the disk for decoded tiles while training.
@@ -46,6 +54,7 @@ class TrainConfig(Config):
     scheme: str | None = None
     network: NetworkConfig = NetworkConfig()
     encoder_weights: str | None = None
+    real_fraction: float = Field(default=1.0, gt=0, le=1)
     steps: int = Field(default=1000, ge=1)
     batch: int = Field(default=8, ge=1)
     crop: tuple[int, int] | None = None
@@ -53,12 +62,16 @@ class TrainConfig(Config):
     weight_decay: float = Field(default=1e-4, ge=0)
     warmup_steps: int = Field(default=50, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    precision: Precision = "auto"
     validate_every: int = Field(default=100, ge=1)
     validate_tiles: int = Field(default=32, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1)
     cache_gb: float = Field(default=8.0, ge=0)
     loss: LossConfig = LossConfig()
+    sampling: SamplingConfig = SamplingConfig()
     augment: AugmentConfig = AugmentConfig()
     instances: InstanceConfig = InstanceConfig()
 
@@ -106,7 +119,8 @@ class Fit:
     """What `fit` works with.
 
     Attributes:
-        config: how to train. network: on `device` already. draw: step -> batch. validate: network -> named figures.
+        config: how to train. network: on `device` already. head: what its channels mean. draw: step -> batch.
+        validate: network and step -> named figures, `SCORE` among them.
         out: folder for checkpoints and history. card: what the weights' card says beside step and scores.
         fingerprint: of configuration and data; a checkpoint of another is refused. resume: go on where one is.
         on_step, on_validation: told of progress.
@@ -114,8 +128,9 @@ class Fit:
 
     config: TrainConfig
     network: torch.nn.Module
+    head: Head
     draw: Callable[[int], Batch]
-    validate: Callable[[torch.nn.Module], dict[str, float]]
+    validate: Callable[[torch.nn.Module, int], dict[str, float]]
     out: Path
     card: Mapping[str, Any]
     fingerprint: str
@@ -134,53 +149,89 @@ def fit(job: Fit) -> FitResult:
     """
     config, network, device = job.config, job.network, job.device
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    start, best, history = _resume(job, optimiser)
+    mean = averaged(network, config.ema)
+    start, best, history = _resume(job, optimiser, mean)
 
     network.train()
     started = marked = time.perf_counter()
-    waited_before, sums = 0.0, _Sums()
-    with BatchLoader(job.draw, start, config.steps) as loader:
-        for step, batch in enumerate(loader, start):
+    step, waited_before, sums = start, 0.0, _Sums()
+    with BatchLoader(job.draw, start, start if _has_stalled(config, history) else config.steps) as loader:
+        for step, batch in enumerate(loader, start + 1):
             # One step.
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config, step)
-            images, labels = (torch.from_numpy(array).to(device) for array in (batch.images, batch.labels))
-            optimiser.zero_grad(set_to_none=True)
-            losses = segmentation_loss(network(to_input(images)), labels.long(), config.loss)
-            losses.total.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-            if not bool(torch.isfinite(losses.total + norm)):
-                raise _diverged(job, step + 1, float(losses.total.detach()))
-            optimiser.step()
+                group["lr"] = learning_rate(config, step - 1)
+            losses = train_step(network, job.head, optimiser, batch, config, device)
+            if losses is None:
+                raise _diverged(job, step)
+            mean.update_parameters(network)
             sums.add(losses)
-            done = step + 1
-            job.on_step(done)
-            if done % config.validate_every and done != config.steps:
+            job.on_step(step)
+            if step % config.validate_every and step != config.steps:
                 continue
 
             # Validation, history, the best weights, and last the state: a kill between them costs nothing but time.
             elapsed, waited = time.perf_counter() - marked, loader.waited_s - waited_before
-            row: dict[str, Any] = {"step": done, "lr": learning_rate(config, step), **sums.means()}
-            row |= {f"val_{name}": _plain(value) for name, value in job.validate(network).items()}
+            row: dict[str, Any] = {"step": step, "lr": learning_rate(config, step - 1), **sums.means()}
+            row |= {f"val_{name}": _plain(value) for name, value in job.validate(mean.module, step).items()}
             row |= {"steps_per_s": sums.count / elapsed, "wait_share": waited / elapsed}
             history.append(row)
             score = row[f"val_{SCORE}"]
             if best is None or (score is not None and (best["score"] is None or score > best["score"])):
-                best = {"step": done, "score": score}
+                best = {"step": step, "score": score}
                 validation = {name: value for name, value in row.items() if name.startswith("val_")}
-                write_weights(
-                    job.out / BEST, network.state_dict(), {**job.card, "step": done, "validation": validation}
-                )
+                card = {**job.card, "step": step, "validation": validation}
+                write_weights(job.out / BEST, mean.module.state_dict(), card)
             write_history(job.out, history)
-            state = {"step": done, "best": best, "history": history, "fingerprint": job.fingerprint}
-            write_state(job.out / LAST, network, optimiser, state, device)
+            state = {"step": step, "best": best, "history": history, "fingerprint": job.fingerprint}
+            write_state(job.out / LAST, network, optimiser, mean, state, device)
             job.on_validation(row)
+            if _has_stalled(config, history):
+                break
             marked, waited_before, sums = time.perf_counter(), loader.waited_s, _Sums()
         total = time.perf_counter() - started
         wait_share = loader.waited_s / total
     assert best is not None
-    rate = (config.steps - start) / total
-    return FitResult(config.steps, start, best["step"], best["score"], history, rate, wait_share)
+    rate = (step - start) / total
+    return FitResult(step, start, best["step"], best["score"], history, rate, wait_share)
+
+
+def train_step(
+    network: torch.nn.Module,
+    head: Head,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    config: TrainConfig,
+    device: str,
+) -> Losses | None:
+    """One step of the optimiser; None, and no step, where the loss or the gradient is no number.
+
+    Args:
+        network: in training mode, on `device`. head: what its channels mean. optimiser: of its parameters.
+        batch: what to learn from. config: loss, precision and the largest gradient.
+        device: where to compute.
+    """
+    images, labels = (torch.from_numpy(array).to(device) for array in (batch.images, batch.labels))
+    distances = None if batch.distances is None else torch.from_numpy(batch.distances).to(device)
+    optimiser.zero_grad(set_to_none=True)
+    with autocast(config.precision, device):
+        output = network(to_input(images))
+    logits, distance_logits = head.split(output)
+    losses = segmentation_loss(logits, labels.long(), config.loss, distance_logits=distance_logits, distances=distances)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+    if not bool(torch.isfinite(losses.total + norm)):
+        return None
+    optimiser.step()
+    return losses
+
+
+def _has_stalled(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last `patience` validations brought nothing better than the best before them."""
+    if config.patience is None or len(history) <= config.patience:
+        return False
+    found = [row[f"val_{SCORE}"] for row in history]
+    scores = [-math.inf if score is None else float(score) for score in found]
+    return max(scores[-config.patience :]) <= max(scores[: -config.patience])
 
 
 class _Sums:
@@ -191,16 +242,18 @@ class _Sums:
         self._total: torch.Tensor | float = 0.0
 
     def add(self, losses: Losses) -> None:
-        terms = torch.stack([losses.total.detach(), losses.dice.detach(), losses.cross_entropy.detach()])
+        terms = torch.stack([losses.total, losses.dice, losses.cross_entropy, losses.distance]).detach()
         self._total, self.count = self._total + terms.double(), self.count + 1
 
     def means(self) -> dict[str, float]:
         assert isinstance(self._total, torch.Tensor)
-        names = ("loss", "dice_loss", "cross_entropy")
+        names = ("loss", "dice_loss", "cross_entropy", "distance_loss")
         return dict(zip(names, (self._total / self.count).tolist(), strict=True))
 
 
-def _resume(job: Fit, optimiser: torch.optim.Optimizer) -> tuple[int, dict[str, Any] | None, list[dict[str, Any]]]:
+def _resume(
+    job: Fit, optimiser: torch.optim.Optimizer, mean: torch.nn.Module
+) -> tuple[int, dict[str, Any] | None, list[dict[str, Any]]]:
     """Restore the last checkpoint where there is one: (steps done, best so far, history)."""
     path = job.out / LAST
     if not job.resume or not path.exists():
@@ -208,15 +261,15 @@ def _resume(job: Fit, optimiser: torch.optim.Optimizer) -> tuple[int, dict[str, 
     checkpoint = read_checkpoint(path, STATE_KIND)
     if checkpoint.card.get("fingerprint") != job.fingerprint:
         raise UserError(f"{path}: expected the state of this configuration and data, got another's. Use another --out.")
-    restore_state(checkpoint, job.network, optimiser, job.device)
+    restore_state(checkpoint, job.network, optimiser, mean, job.device)
     return int(checkpoint.card["step"]), checkpoint.card["best"], list(checkpoint.card["history"])
 
 
-def _diverged(job: Fit, step: int, loss: float) -> FaultError:
+def _diverged(job: Fit, step: int) -> FaultError:
     path = job.out / LAST
     kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written yet"
     return FaultError(
-        f"training: expected a finite loss and gradient, got loss {loss:g} at step {step}; {kept}. "
+        f"training: expected a finite loss and gradient, got none at step {step}; {kept}. "
         "Lower --lr, or look at the images and labels of the data sets."
     )
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from segment.losses import LossConfig, cross_entropy_sum, segmentation_loss
+from segment.losses import LossConfig, cross_entropy_sum, distance_loss, segmentation_loss
+from segment.targets import DISTANCE_SCALE, DISTANCE_UNKNOWN
 
 
 def logits_for(labels: torch.Tensor, classes: int, confidence: float = 20.0) -> torch.Tensor:
@@ -75,3 +76,36 @@ def test_losses_accept_bfloat16_logits() -> None:
 def test_cross_entropy_sum_counts_labelled_pixels_only() -> None:
     truth = torch.tensor([[0, 1, 255]], dtype=torch.uint8).numpy()
     assert cross_entropy_sum(torch.zeros(2, 1, 3), truth) == pytest.approx(2 * math.log(2))
+
+
+def test_distance_loss_is_the_divergence_from_the_label_and_vanishes_where_it_is_met() -> None:
+    known = torch.ones(1, 1, 2, dtype=torch.bool)
+    distances = torch.tensor([[[127, 254]]], dtype=torch.uint8)  # d = 0.5 and 1
+    met = torch.tensor([[[0.0, 30.0]]])
+    assert distance_loss(met, distances, known).item() == pytest.approx(0, abs=1e-6)
+    off = torch.logit(torch.tensor([[[0.25, 0.5]]]))
+    kl_of_half = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    assert distance_loss(off, distances, known).item() == pytest.approx((kl_of_half + math.log(2)) / 2, rel=1e-5)
+
+
+def test_distance_loss_leaves_out_unknown_and_unlabelled_pixels() -> None:
+    logits = torch.randn(1, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    distances = torch.full((1, 2, 3), DISTANCE_SCALE, dtype=torch.uint8)
+    distances[0, 0] = DISTANCE_UNKNOWN
+    labels = torch.ones(1, 2, 3, dtype=torch.long)
+    labels[0, 1, 0] = 255
+    losses = segmentation_loss(
+        torch.zeros(1, 2, 2, 3), labels, LossConfig(), distance_logits=logits, distances=distances
+    )
+    losses.distance.backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).tolist() == [[[False, False, False], [False, True, True]]]
+
+
+def test_distance_counts_in_the_total_by_its_weight_and_needs_its_target() -> None:
+    logits, labels = torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
+    maps = {"distance_logits": torch.ones(1, 4, 4), "distances": torch.zeros(1, 4, 4, dtype=torch.uint8)}
+    with_it, without = (segmentation_loss(logits, labels, LossConfig(distance=w), **maps) for w in (2.0, 0.0))
+    assert with_it.total.item() - without.total.item() == pytest.approx(2 * with_it.distance.item())
+    with pytest.raises(ValueError, match="expected distances"):
+        segmentation_loss(logits, labels, LossConfig(), distance_logits=maps["distance_logits"])

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from manifests.errors import FaultError, UserError
-from segment.inference import predict_logits
+from segment.inference import predict_output
 from segment.losses import LossConfig, segmentation_loss
 from segment.networks import DEFAULT_ENCODERS, DIVISOR, NETWORKS, NetworkConfig, build, load_encoder_weights, to_input
 from segment.segnet import Vgg16Encoder
@@ -153,13 +153,13 @@ def test_prediction_has_the_images_size_whatever_it_is(size: tuple[int, int]) ->
             return x[:, :2]
 
     image = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
-    logits = predict_logits(Brightness(), image.numpy(), "cpu")
+    logits = predict_output(Brightness(), image.numpy(), "cpu")
     assert torch.allclose(logits, to_input(image[None])[0, :2])
 
 
 def test_prediction_leaves_the_network_in_the_mode_it_was_in() -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    predict_logits(network, torch.zeros(32, 32, 3, dtype=torch.uint8).numpy(), "cpu")
+    predict_output(network, torch.zeros(32, 32, 3, dtype=torch.uint8).numpy(), "cpu")
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

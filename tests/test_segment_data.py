@@ -1,11 +1,13 @@
-"""Stores -> batches: projection, mixing, views, the decoded cache, the loader, and the guards against leaks."""
+"""Stores -> batches: projection, mixing, class balance, the decoded cache, the loader, and the guards against leaks."""
 
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,18 +16,30 @@ from factory.core.runs import RunSpec, open_run, write_shard
 from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
 from manifests.errors import UserError
 from manifests.store import Layout
-from segment.augmentation import AugmentConfig, draw_view, recolour, take
-from segment.data import BatchLoader, DecodedTiles, MixingSampler, Tiles
+from segment.augmentation import AugmentConfig, draw_view, take
+from segment.cache import DecodedTiles
+from segment.data import Batch, BatchLoader, Tiles, _draw_pixel
+from segment.sampling import Draw, MixingSampler, SamplingConfig, draw_generator
 from segment.sources import Mix, Source, check_leaks, choose_scheme, open_sources, parse_mix, refuse_tested_groups
+from segment.targets import distance_target
 
-PLAIN = AugmentConfig(dihedral=False, warp_probability=0, density_gain=0, brightness=0)
-EXACT = AugmentConfig(warp_probability=0, density_gain=0, brightness=0)
+PLAIN = AugmentConfig.none()
+EXACT = PLAIN.model_copy(update={"dihedral": True})
 Make = Callable[..., Dataset]
 
 
-def tiles_of(dataset: Dataset, folder: Path, scheme: str | None = None, budget: int = 1 << 20) -> Tiles:
-    reader = DecodedTiles(dataset.store, ("image", "semantic"), folder, budget)
-    return Tiles(dataset, get_scheme(scheme or dataset.schemes[0].name), reader)
+def tiles_of(
+    dataset: Dataset, folder: Path, scheme: str | None = None, budget: int = 1 << 20, *, distances: bool = False
+) -> Tiles:
+    return Tiles(dataset, get_scheme(scheme or dataset.schemes[0].name), folder, budget, distances=distances)
+
+
+def assert_same(batch: Batch, other: Batch) -> None:
+    assert np.array_equal(batch.images, other.images)
+    assert np.array_equal(batch.labels, other.labels)
+    assert batch.distances is not None
+    assert other.distances is not None
+    assert np.array_equal(batch.distances, other.distances)
 
 
 def sampler_of(tiles: tuple[Tiles, ...], share: float = 0.0, **options: object) -> MixingSampler:
@@ -63,14 +77,14 @@ def test_sampler_keeps_the_share_to_half_a_tile_after_any_number_of_batches(
     sampler = sampler_of((range(5), range(7)), share, batch=batch)  # type: ignore[arg-type]
     plans = [sampler.plan(step) for step in range(steps, steps + 3)]
     assert {len(plan) for plan in plans} == {batch}
-    drawn = sum(source == 1 for plan in plans for source, _ in plan)
+    drawn = sum(slot.source == 1 for plan in plans for slot in plan)
     assert abs(drawn - 3 * batch * share) <= 1 + 1e-9  # half a tile at either end
 
 
 def test_sampler_shows_every_tile_once_per_epoch_in_another_order(dataset_factory: Make, tmp_path: Path) -> None:
     sampler = sampler_of((tiles_of(dataset_factory("real", n=8), tmp_path),))
     orders = [
-        [position for step in (2 * epoch, 2 * epoch + 1) for _, position in sampler.plan(step)] for epoch in range(6)
+        [slot.position for step in (2 * epoch, 2 * epoch + 1) for slot in sampler.plan(step)] for epoch in range(6)
     ]
     assert all(sorted(order) == list(range(8)) for order in orders)
     assert len({tuple(order) for order in orders}) > 1
@@ -78,15 +92,23 @@ def test_sampler_shows_every_tile_once_per_epoch_in_another_order(dataset_factor
 
 def test_a_batch_depends_on_its_step_and_seed_alone(dataset_factory: Make, tmp_path: Path) -> None:
     dataset = dataset_factory("real", n=8)
-    augment = AugmentConfig()
-    forward = sampler_of((tiles_of(dataset, tmp_path),), augment=augment)
+    options = {"augment": AugmentConfig(), "class_balance": 0.5}
+    forward = sampler_of((tiles_of(dataset, tmp_path, distances=True),), **options)
     expected = {step: forward.draw(step) for step in range(4)}
-    backward = sampler_of((tiles_of(dataset, tmp_path, budget=0),), augment=augment)
+    backward = sampler_of((tiles_of(dataset, tmp_path, budget=0, distances=True),), **options)
     for step in reversed(range(4)):
-        again = backward.draw(step)
-        assert np.array_equal(again.images, expected[step].images)
-        assert np.array_equal(again.labels, expected[step].labels)
+        assert_same(backward.draw(step), expected[step])
     assert not np.array_equal(replace(forward, seed=2).draw(0).images, expected[0].images)
+
+
+def test_batches_do_not_depend_on_the_number_of_threads(dataset_factory: Make, tmp_path: Path) -> None:
+    dataset = dataset_factory("real", n=8)
+    options = {"augment": AugmentConfig(), "class_balance": 0.3}
+    expected = [sampler_of((tiles_of(dataset, tmp_path, distances=True),), **options).draw(step) for step in range(20)]
+    shared = sampler_of((tiles_of(dataset, tmp_path, distances=True),), **options)
+    with BatchLoader(shared.draw, 0, 20, threads=4) as loader:
+        for batch, wanted in zip(loader, expected, strict=True):
+            assert_same(batch, wanted)
 
 
 def test_batches_are_in_the_common_scheme(dataset_factory: Make, tmp_path: Path) -> None:
@@ -96,89 +118,179 @@ def test_batches_are_in_the_common_scheme(dataset_factory: Make, tmp_path: Path)
     assert set(found) == {0, 1}
 
 
+def masks_to_dataset(out: Path, masks: list[np.ndarray], scheme: str = "ihc") -> Dataset:
+    """A data set of one tile for each mask."""
+    label_scheme = get_scheme(scheme)
+    height, width = masks[0].shape
+    info = DatasetInfo(False, "tests", (label_scheme,))
+    spec = RunSpec(out, {"masks": len(masks)}, Layout(len(masks), height, width, len(masks)), info)
+    samples = []
+    for number, mask in enumerate(masks):
+        tile = Tile(mask, np.zeros(mask.shape, np.int32), 0.5, label_scheme)
+        row = {"sample_id": f"t-{number}", "source": "real", "height": height, "width": width, "mpp": 0.5}
+        samples.append((np.repeat(mask[..., None], 3, axis=2), tile, {**row, "label_scheme": scheme}))
+    with open_run(spec) as run:
+        run.add(write_shard(spec, 0, iter(samples)))
+        run.finish()
+    return open_dataset(out)
+
+
+def rare_masks() -> list[np.ndarray]:
+    """Background everywhere; class 1 in tiles 0 and 1 as 1 : 3; class 2 as a single pixel of tile 2; tile 3 ignored."""
+    masks = [np.zeros((96, 128), np.uint8) for _ in range(4)]
+    masks[0][10:20, 30:40], masks[1][40:60, 70:85], masks[2][70, 9], masks[3][:] = 1, 1, 2, 255
+    return masks
+
+
+def within(count: int, draws: int, share: float) -> bool:
+    """Five standard deviations of a binomial count: one chance in a million to fail, and seeds are fixed."""
+    return abs(count - draws * share) <= 5 * np.sqrt(draws * share * (1 - share)) + 1
+
+
+def test_class_balance_looks_for_every_class_as_often_in_tiles_by_their_share(tmp_path: Path) -> None:
+    tiles = tiles_of(masks_to_dataset(tmp_path / "d", rare_masks()), tmp_path)
+    sampler = sampler_of((tiles,), class_balance=1.0)
+    slots = [slot for step in range(750) for slot in sampler.plan(step)]
+    wanted = Counter(slot.wanted for slot in slots)
+    assert set(wanted) == {0, 1, 2}
+    assert all(within(count, 3000, 1 / 3) for count in wanted.values())
+    of_one = Counter(slot.position for slot in slots if slot.wanted == 1)
+    assert set(of_one) == {0, 1}
+    assert within(of_one[1], wanted[1], 0.75)
+    assert {slot.position for slot in slots if slot.wanted == 2} == {2}
+    of_background = Counter(slot.position for slot in slots if slot.wanted == 0)
+    shares = [float((mask == 0).mean()) for mask in rare_masks()]
+    assert all(within(of_background[n], wanted[0], share / sum(shares)) for n, share in enumerate(shares))
+
+
+def test_a_view_that_looks_for_a_class_holds_it(tmp_path: Path) -> None:
+    tiles = tiles_of(masks_to_dataset(tmp_path / "d", rare_masks()), tmp_path)
+    sampler = sampler_of((tiles,), class_balance=1.0, augment=EXACT)
+    for step in range(40):
+        batch = sampler.draw(step)
+        for slot, labels in zip(sampler.plan(step), batch.labels, strict=True):
+            assert (labels == slot.wanted).any()
+
+
+def test_every_pixel_of_a_class_is_as_likely_to_be_looked_for(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    places = [(32, 20), (40, 28), (24, 44)]
+    for place in places:
+        mask[place] = 2
+    tiles = tiles_of(masks_to_dataset(tmp_path / "d", [mask]), tmp_path)
+    found: Counter[tuple[int, int]] = Counter()
+    for seed in range(600):
+        labels = tiles.view(0, np.random.default_rng(seed), (4, 4), PLAIN, wanted=2).labels
+        assert (labels == 2).sum() == 1
+        pixel = _draw_pixel(mask, 2, np.random.default_rng(seed))
+        assert pixel is not None
+        found[pixel] += 1
+    assert set(found) == set(places)
+    assert all(within(count, 600, 1 / 3) for count in found.values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0.05, 0.95), st.floats(0.0, 1.0), st.integers(1, 9), st.integers(1, 60))
+def test_source_share_and_class_balance_hold_together(share: float, balance: float, batch: int, steps: int) -> None:
+    class Listed:
+        def __len__(self) -> int:
+            return 3
+
+        def draw_class(self, rng: np.random.Generator) -> tuple[int, int]:
+            return 1, int(rng.integers(3))
+
+    sampler = sampler_of((Listed(), Listed()), share, batch=batch, class_balance=balance)  # type: ignore[arg-type]
+    slots = [slot for step in range(steps) for slot in sampler.plan(step)]
+    for source, of_source in ((0, 1 - share), (1, share)):
+        own = [slot for slot in slots if slot.source == source]
+        assert abs(len(own) - len(slots) * of_source) <= 0.5 + 1e-9
+        assert abs(sum(slot.wanted is not None for slot in own) - len(own) * balance) <= 0.5 + 1e-9
+        walked = [slot.position for slot in own if slot.wanted is None]
+        for start in range(0, len(walked) - 2, 3):
+            assert sorted(walked[start : start + 3]) == [0, 1, 2]
+
+
+def test_class_balance_counts_in_the_networks_scheme(tmp_path: Path) -> None:
+    tiles = tiles_of(masks_to_dataset(tmp_path / "d", rare_masks()), tmp_path, "nuclei")
+    assert np.allclose(tiles.class_shares[:, 1], [100 / 12288, 300 / 12288, 1 / 12288, 0])
+    assert np.allclose(tiles.class_shares.sum(1), [1, 1, 1, 0])
+
+
+def test_class_balance_with_nothing_labelled_walks_through_the_tiles(tmp_path: Path) -> None:
+    tiles = tiles_of(masks_to_dataset(tmp_path / "d", [np.full((64, 64), 255, np.uint8)] * 2), tmp_path)
+    plan = sampler_of((tiles,), class_balance=1.0).plan(0)
+    assert {slot.wanted for slot in plan} == {None}
+
+
+def test_class_balance_counts_the_masks_where_the_manifest_does_not_say(tmp_path: Path) -> None:
+    dataset = masks_to_dataset(tmp_path / "d", rare_masks())
+    position = dataset.table.column_names.index("class_fractions")
+    field = dataset.table.schema.field(position)
+    silent = replace(dataset, table=dataset.table.set_column(position, field, pa.nulls(len(dataset), field.type)))
+    for scheme in ("ihc", "nuclei"):
+        said, counted = (tiles_of(rows, tmp_path, scheme).class_shares for rows in (dataset, silent))
+        assert np.allclose(said, counted)
+
+
+def test_streams_of_training_keep_their_numbers() -> None:
+    assert {draw.name: int(draw) for draw in Draw} == {"ORDER": 100, "VIEW": 101, "CLASS": 102, "SUBSET": 103}
+    places = [(stream, place) for stream in Draw for place in range(3)]
+    assert len({draw_generator(0, stream, place).random() for stream, place in places}) == len(places)
+    assert SamplingConfig(class_balance=0).class_balance == 0
+
+
 def test_a_plain_view_is_the_tiles_own_pixels(dataset_factory: Make, tmp_path: Path) -> None:
     dataset = dataset_factory("real", n=2)
     sample = dataset[0]
-    image, labels = tiles_of(dataset, tmp_path).view(0, np.random.default_rng(0), (64, 96), PLAIN)
-    assert np.array_equal(image, sample.image)
-    assert np.array_equal(labels, sample.tile.semantic)
+    tiles = tiles_of(dataset, tmp_path)
+    for _ in range(2):  # decoded, then from the cache
+        crop = tiles.view(0, np.random.default_rng(0), (64, 96), PLAIN)
+        assert np.array_equal(crop.image, sample.image)
+        assert np.array_equal(crop.labels, sample.tile.semantic)
+        assert crop.distances is None
 
 
-@settings(max_examples=80, deadline=None)
-@given(st.integers(0, 2**32), st.integers(8, 20), st.integers(8, 20), st.integers(20, 30), st.integers(20, 30))
-def test_exact_views_move_image_classes_and_instances_alike(seed: int, h: int, w: int, height: int, width: int) -> None:
-    rng = np.random.default_rng(seed)
-    semantic = rng.integers(0, 5, (height, width)).astype(np.uint8)
-    instance = rng.integers(0, 2**31 - 1, (height, width)).astype(np.int32)
-    image = np.stack([semantic, instance % 251, instance % 241], axis=-1).astype(np.uint8)
-    taken, (classes, ids) = take(draw_view(rng, (height, width), (h, w), EXACT), image, [semantic, instance])
-    assert taken.shape == (h, w, 3)
-    assert (classes.dtype, ids.dtype) == (np.uint8, np.int32)
-    assert np.array_equal(taken[..., 0], classes)
-    assert np.array_equal(taken[..., 1], ids % 251)
-    assert set(ids.ravel().tolist()) <= set(instance.ravel().tolist())
-    assert len(set(ids.ravel().tolist())) == len(set(ids.ravel().tolist()) & set(instance.ravel().tolist()))
-
-
-def test_exact_views_of_a_square_are_its_eight_symmetries() -> None:
-    tile = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    image, rng = np.repeat(tile[..., None], 3, axis=2), np.random.default_rng(0)
-    seen = Counter(take(draw_view(rng, (4, 4), (4, 4), EXACT), image, [tile])[1][0].tobytes() for _ in range(400))
-    turns = [np.rot90(side, turn) for side in (tile, tile.T) for turn in range(4)]
-    assert set(seen) == {np.ascontiguousarray(turn).tobytes() for turn in turns}
-    assert min(seen.values()) > 25
-
-
-def test_a_warped_view_keeps_labels_on_what_they_label() -> None:
-    rows, columns = np.indices((96, 96))
-    semantic = ((rows // 24 + columns // 24) % 3).astype(np.uint8)
-    image = np.repeat(semantic[..., None] * 100, 3, axis=2).astype(np.uint8)
-    warp = AugmentConfig(warp_probability=1, density_gain=0, brightness=0)
-    rng, agreement = np.random.default_rng(4), []
-    for _ in range(20):
-        taken, (labels,) = take(draw_view(rng, (96, 96), (64, 64), warp), image, [semantic])
-        inside = np.abs(taken[..., 0].astype(int) - labels.astype(int) * 100) <= 50  # interpolation at the seams
-        agreement.append(inside.mean())
-        assert set(np.unique(labels)) <= {0, 1, 2}
-    assert min(agreement) > 0.98
-
-
-def test_a_warped_view_larger_than_its_tile_reads_no_pixel_outside() -> None:
-    tile = np.full((40, 40), 7, np.uint8)
-    image, rng = np.full((40, 40, 3), 90, np.uint8), np.random.default_rng(0)
-    warp = AugmentConfig(warp_probability=1, rotate_degrees=45, scale=0.5)
-    for _ in range(30):
-        taken, (labels,) = take(draw_view(rng, (40, 40), (40, 40), warp), image, [tile])
-        assert (taken == 90).all()
-        assert (labels == 7).all()
-
-
-def test_a_crop_larger_than_the_tile_is_a_programmers_error() -> None:
-    with pytest.raises(ValueError, match="does not fit"):
-        draw_view(np.random.default_rng(0), (32, 32), (64, 32), PLAIN)
-
-
-def test_recolouring_keeps_white_and_the_order_of_grey_levels() -> None:
-    image = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
-    config = AugmentConfig(brightness=0)
+def test_distances_are_cut_from_those_of_the_whole_tile(dataset_factory: Make, tmp_path: Path) -> None:
+    dataset = dataset_factory("ihc", n=6, scheme="ihc")
+    tile = dataset[5].tile
+    whole = distance_target(tile.instance, tile.semantic > 0)
+    tiles = tiles_of(dataset, tmp_path, "nuclei", distances=True)
     for seed in range(20):
-        changed = recolour(image, np.random.default_rng(seed), config)
-        assert (changed[0, 255] == 255).all()
-        assert (np.diff(changed[0].astype(int), axis=0) >= 0).all()
-        assert np.abs(changed.astype(int) - image).max() < 30
-    assert np.array_equal(recolour(image, np.random.default_rng(0), PLAIN), image)
+        crop = tiles.view(5, np.random.default_rng(seed), (32, 32), PLAIN)
+        view = draw_view(np.random.default_rng(seed), (64, 96), (32, 32), PLAIN)
+        _, (expected,) = take(view, dataset[5].image, [whole])
+        assert np.array_equal(crop.distances, expected)
+        assert np.array_equal(np.asarray(crop.distances) > 0, crop.labels == 1)
+
+
+def test_distances_are_unknown_where_nobody_told_nuclei_apart_and_where_nothing_is_labelled(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[8:20, 8:20], mask[30:40], mask[50:] = 1, 2, 255
+    tiles = tiles_of(masks_to_dataset(tmp_path / "d", [mask]), tmp_path, "nuclei", distances=True)
+    crop = tiles.view(0, np.random.default_rng(0), (64, 64), PLAIN)
+    assert np.array_equal(crop.distances, np.where(mask > 0, 255, 0))
+    assert np.array_equal(crop.labels, np.array([0, 1, 1, *[255] * 253])[mask])
 
 
 @pytest.mark.parametrize("room", [0, 2, 99])
 def test_decoded_tiles_are_the_stores_own_whatever_fits(dataset_factory: Make, tmp_path: Path, room: int) -> None:
     dataset = dataset_factory("real", n=5)
     names = ("image", "semantic", "instance")
-    reader = DecodedTiles(dataset.store, names, tmp_path, room * 64 * 96 * 8)
+    decoded: Counter[int] = Counter()
+
+    def decode(position: int) -> list[np.ndarray]:
+        decoded[position] += 1
+        return [dataset.store.read(position, name) for name in names]
+
+    reader = DecodedTiles(decode, 5, tmp_path, room * 64 * 96 * 8)
     for index in (3, 0, 3, 4, 1, 2, 0, 4, 4):
         for name, array in zip(names, reader.read(index), strict=True):
             expected = dataset.store.read(index, name)
             assert array.dtype == expected.dtype
             assert np.array_equal(array, expected)
+    assert decoded == {0: {0: 2, 1: 1, 2: 1, 3: 2, 4: 3}, 2: {0: 1, 1: 1, 2: 1, 3: 1, 4: 3}}.get(
+        room, dict.fromkeys(range(5), 1)
+    )
 
 
 def test_decoded_tiles_leave_no_file_and_survive_a_full_disk(
@@ -187,7 +299,7 @@ def test_decoded_tiles_leave_no_file_and_survive_a_full_disk(
     dataset = dataset_factory("real", n=4)
     folder = tmp_path / "run"
     folder.mkdir()
-    reader = DecodedTiles(dataset.store, ("image",), folder, 1 << 20)
+    reader = DecodedTiles(lambda position: [dataset.store.read(position, "image")], 4, folder, 1 << 20)
     reader.read(0)
 
     def full(*args: object) -> int:
@@ -197,6 +309,15 @@ def test_decoded_tiles_leave_no_file_and_survive_a_full_disk(
     for index in (1, 0, 1, 2):
         assert np.array_equal(reader.read(index)[0], dataset.store.read(index, "image"))
     assert list(folder.iterdir()) == []
+
+
+def test_decoded_tiles_may_be_shared_by_threads(tmp_path: Path) -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (6, 40, 40), np.uint8)
+    reader = DecodedTiles(lambda position: [tiles[position].copy()], 6, tmp_path, 4 * 1600)
+    with ThreadPoolExecutor(4) as pool:
+        order = np.random.default_rng(1).integers(0, 6, 400).tolist()
+        for position, (found,) in zip(order, pool.map(reader.read, order), strict=True):
+            assert np.array_equal(found, tiles[position])
 
 
 def test_loader_gives_every_step_in_order_and_stops() -> None:

@@ -31,10 +31,14 @@ from segment.checkpoints import (
     write_weights,
 )
 from segment.data import Batch
+from segment.ema import averaged
+from segment.head import Head
 from segment.history import HISTORY, plot_history, write_history
+from segment.scalars import TENSORBOARD, Scalars
 from segment.training import Fit, TrainConfig, fit, learning_rate
 
-CONFIG = TrainConfig(steps=8, validate_every=2, warmup_steps=2, batch=2)
+CONFIG = TrainConfig(steps=8, validate_every=2, warmup_steps=2, batch=2, precision="fp32")
+HEAD = Head(2, distance=True)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,26 +48,26 @@ def small_network() -> nn.Module:
     """Buffers (batch norm) and random numbers in the forward pass (dropout), so that both must be restored."""
     torch.manual_seed(5)
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(6, 2, 1)
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(6, HEAD.channels, 1)
     )
 
 
 def draw(step: int) -> Batch:
     rng = np.random.default_rng(step)
     images = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    return Batch(images, (images[..., 0] > 127).astype(np.uint8))
+    return Batch(images, (images[..., 0] > 127).astype(np.uint8), images[..., 1])
 
 
-def validate(network: nn.Module) -> dict[str, float]:
+def validate(network: nn.Module, step: int) -> dict[str, float]:
     """A figure that depends on every weight, and an undefined one."""
     with torch.no_grad():
         total = sum(float(parameter.double().abs().sum()) for parameter in network.parameters())
-    return {"mean_iou": total % 1, "wiou": 0.0, "dice": float("nan")}
+    return {"score": total % 1, "mean_iou": step / 100, "wiou": 0.0, "dice": float("nan")}
 
 
 def job(out: Path, **changes: Any) -> Fit:
     out.mkdir(exist_ok=True)
-    base = Fit(CONFIG, small_network(), draw, validate, out, {"scheme": "test"}, "f" * 64)
+    base = Fit(CONFIG, small_network(), HEAD, draw, validate, out, {"scheme": "test"}, "f" * 64)
     return replace(base, **changes)
 
 
@@ -87,12 +91,14 @@ def learnt(out: Path) -> dict[str, bytes]:
     return {**found, "history": json.dumps(history).encode(), "best": (out / BEST).read_bytes()}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6, 7])
-def test_resumed_training_equals_unbroken_training_bit_for_bit(tmp_path: Path, stop: int) -> None:
-    fit(job(tmp_path / "whole"))
+def test_resumed_training_equals_unbroken_training_bit_for_bit(tmp_path: Path, stop: int, precision: str) -> None:
+    config = CONFIG.model_copy(update={"precision": precision})
+    fit(job(tmp_path / "whole", config=config))
     with pytest.raises(KeyboardInterrupt):
-        fit(job(tmp_path / "broken", on_step=interrupt_at(stop)))
-    again = job(tmp_path / "broken", resume=True)
+        fit(job(tmp_path / "broken", config=config, on_step=interrupt_at(stop)))
+    again = job(tmp_path / "broken", config=config, resume=True)
     if stop > 2:  # whatever the process did in between; before the first checkpoint the run simply starts anew
         torch.manual_seed(123)
     assert fit(again).start == (stop - 1) // 2 * 2
@@ -128,16 +134,74 @@ def test_the_best_weights_are_those_of_the_best_validation(tmp_path: Path) -> No
     scores = iter([0.2, 0.7, 0.7, 0.1])
     seen: list[dict[str, torch.Tensor]] = []
 
-    def scored(network: nn.Module) -> dict[str, float]:
+    def scored(network: nn.Module, step: int) -> dict[str, float]:
         seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
-        return {"mean_iou": next(scores), "wiou": 0.0, "dice": 0.0}
+        return {"score": next(scores), "mean_iou": step / 100, "wiou": 0.0, "dice": 0.0}
 
     result = fit(job(tmp_path / "run", validate=scored))
     assert (result.best_step, result.best_score) == (4, 0.7)
     best = read_checkpoint(tmp_path / "run" / BEST, WEIGHTS_KIND)
     assert best.card["step"] == 4
-    assert best.card["validation"]["val_mean_iou"] == 0.7
+    assert best.card["validation"]["val_score"] == 0.7
     assert all(torch.equal(tensor, seen[1][name]) for name, tensor in best.tensors.items())
+
+
+@pytest.mark.parametrize(("patience", "last"), [(1, 6), (2, 8), (None, 12)])
+def test_training_stops_early_when_validation_no_longer_rises(tmp_path: Path, patience: int | None, last: int) -> None:
+    config = CONFIG.model_copy(update={"steps": 12, "patience": patience})
+    scores = iter([0.2, 0.7, 0.7, 0.1, 0.5, 0.9])
+    result = fit(
+        job(tmp_path / "run", config=config, validate=lambda n, step: {**validate(n, step), "score": next(scores)})
+    )
+    assert result.step == last
+    assert result.best_step == (12 if patience is None else 4)
+    before = learnt(tmp_path / "run")
+    assert fit(job(tmp_path / "run", config=config, resume=True)).step == last
+    assert learnt(tmp_path / "run") == before
+
+
+def test_validated_and_kept_weights_are_the_running_mean(tmp_path: Path) -> None:
+    network, seen = small_network(), []
+
+    def on_step(step: int) -> None:
+        seen.append({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
+
+    fit(job(tmp_path / "run", network=network, on_step=on_step, config=CONFIG.model_copy(update={"steps": 2})))
+    kept = read_checkpoint(tmp_path / "run" / BEST, WEIGHTS_KIND).tensors
+    rate = (1 + 1) / (10 + 1)  # after the first step the mean is the weights; then r = (1 + n) / (10 + n) with n = 1
+    for name in ("0.weight", "1.running_mean"):
+        assert torch.allclose(kept[name], rate * seen[0][name] + (1 - rate) * seen[1][name], atol=1e-7)
+    assert kept["1.num_batches_tracked"] == 2
+
+
+def test_the_mean_follows_at_the_decay_once_it_has_seen_enough() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    mean = averaged(network, 0.5)
+    expected = None
+    for n, value in enumerate([1.0, 3.0, -2.0, 5.0, 0.5]):
+        with torch.no_grad():
+            network.weight.fill_(value)
+        mean.update_parameters(network)
+        rate = min(0.5, (1 + n) / (10 + n))
+        expected = value if expected is None else rate * expected + (1 - rate) * value
+    assert mean.module.weight.item() == pytest.approx(expected)
+
+
+def test_events_are_those_of_the_history_after_a_run_went_on(tmp_path: Path) -> None:
+    def events(out: Path) -> bytes:
+        return b"".join(path.read_bytes() for path in sorted((out / TENSORBOARD).iterdir()))
+
+    with pytest.raises(KeyboardInterrupt):
+        first = Scalars(tmp_path)
+        fit(job(tmp_path, on_validation=first.add, on_step=interrupt_at(5)))
+    first.close()
+    second = Scalars(tmp_path)
+    fit(job(tmp_path, on_validation=second.add, resume=True))
+    second.close()
+    assert len(list((tmp_path / TENSORBOARD).iterdir())) == 1
+    written = events(tmp_path)
+    assert written.count(b"validation/mean_iou") == written.count(b"training/distance_loss") == 4
+    assert b"validation/dice" not in written  # undefined in this run
 
 
 def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""`segment audit`: an independent judge says of every image whether it shows what its row claims."""

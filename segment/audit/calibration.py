@@ -1,0 +1,189 @@
+"""The stain count's constants, from real images: stain vectors, the threshold of a nucleus, and who finds nuclei.
+
+Where the real data set has positive and negative cells, the threshold is the one with the highest balanced accuracy on
+the cells of its train and val splits. Otherwise it is Otsu's, and nothing says how good it is: `validated` is False.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.dataset import Dataset, Sample
+from manifests.errors import UserError
+from manifests.labels import IGNORE
+from segment.audit.annotated import AnnotatedCells, annotated_cells
+from segment.stain_count import (
+    Floats,
+    StainVectors,
+    estimate_vectors,
+    find_nuclei,
+    mean_dab,
+    smooth_dab,
+    stain_densities,
+    youden_threshold,
+)
+
+MOST_TILES = 200
+"""Of a larger data set, this many tiles at equal distances are looked at."""
+
+FEWEST_CELLS = 20
+"""A tile with fewer annotated cells says nothing of a TPS error: one cell would be 5 % of it."""
+
+_SAMPLED_PIXELS = 5_000
+
+FindNuclei = Callable[[npt.NDArray[np.uint8], Floats, float], npt.NDArray[np.int32]]
+"""Image uint8 [H, W, 3], stain densities [H, W, 2] and mpp -> instance map."""
+
+
+@dataclass(frozen=True)
+class StainCalibration:
+    """How stain is read, and on what that rests.
+
+    Attributes:
+        vectors: of the two stains.
+        nucleus_dab: mean DAB density from which a nucleus is positive.
+        area_dab: smoothed DAB density from which a pixel of membranous staining is positive (Otsu, never validated).
+        finder: whose nuclei are counted: "segmenter", or "stain" for those found by stain alone.
+        validated: whether annotated cells chose `nucleus_dab`.
+        balanced_accuracy: of that choice on those cells, None where there are none.
+        tps_error: mean absolute TPS error on the tiles of the calibration, by finder.
+        cells_positive, cells_negative: nuclei found on annotated cells. tiles: looked at. source: the data set.
+    """
+
+    vectors: StainVectors
+    nucleus_dab: float
+    area_dab: float
+    finder: str
+    validated: bool
+    balanced_accuracy: float | None
+    tps_error: Mapping[str, float]
+    cells_positive: int
+    cells_negative: int
+    tiles: int
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, the inverse of `from_dict`."""
+        return {**asdict(self), "vectors": self.vectors.to_dict()}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> StainCalibration:
+        """Read a calibration back."""
+        return cls(**{**document, "vectors": StainVectors.from_dict(document["vectors"])})
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Found nuclei of one tile: DAB density and annotated kind of each, and the tile's TPS (NaN: too few cells)."""
+
+    dab: npt.NDArray[np.float64]
+    kind: npt.NDArray[np.int8]
+    tps: float
+
+
+def calibration_tiles(dataset: Dataset) -> Dataset:
+    """The tiles that a calibration looks at: not those of the test split, at most `MOST_TILES`.
+
+    Raises:
+        UserError: when there are none.
+    """
+    usable = np.flatnonzero([split != "test" for split in dataset.table["split"].to_pylist()])
+    if not usable.size:
+        raise UserError(
+            f"{dataset.root}: expected tiles with split train or val to estimate the stains from, got none. "
+            "Name another with --stain-from."
+        )
+    chosen = usable[np.linspace(0, usable.size - 1, min(MOST_TILES, usable.size)).astype(np.intp)]
+    return dataset.where(np.isin(np.arange(len(dataset)), chosen))
+
+
+def calibrate(
+    dataset: Dataset, segmenter: FindNuclei | None, on_tile: Callable[[], None] = lambda: None
+) -> StainCalibration:
+    """Estimate stains and threshold from real tiles.
+
+    Args:
+        dataset: of `calibration_tiles`: real IHC.
+        segmenter: finds nuclei with a network; None where it knows none. Where cells are annotated, whichever of it
+            and the stain's own nuclei gives the smaller TPS error is taken; without, the segmenter.
+        on_tile: called after each tile.
+
+    Raises:
+        UserError: when the images show no two stains.
+    """
+    vectors = estimate_vectors(sample.image for sample in dataset)
+    if vectors is None:
+        raise UserError(f"{dataset.root}: expected images with haematoxylin and DAB, got none that show two stains.")
+    cells = annotated_cells(dataset)
+    finders: dict[str, FindNuclei] = {"stain": lambda image, densities, mpp: find_nuclei(densities, mpp)}
+    if segmenter is not None:
+        finders["segmenter"] = segmenter
+    measured: dict[str, list[_Measured]] = {name: [] for name in finders}
+    smooth = []
+    rng = np.random.default_rng(0)  # of a sample of pixels, not of anything drawn
+    for sample in dataset:
+        densities = stain_densities(sample.image, vectors)
+        for name, find in finders.items():
+            measured[name].append(_measure(sample, densities, find, cells))
+        known = sample.tile.semantic != IGNORE
+        values = smooth_dab(densities, known, sample.tile.mpp)[known]
+        smooth.append(rng.choice(values, _SAMPLED_PIXELS) if values.size else values)
+        on_tile()
+    return _choose(vectors, measured, np.concatenate(smooth), dataset)
+
+
+def _measure(sample: Sample, densities: Floats, find: FindNuclei, cells: AnnotatedCells | None) -> _Measured:
+    tile = sample.tile
+    nuclei = np.where(tile.semantic != IGNORE, find(sample.image, densities, tile.mpp), 0).astype(np.int32)
+    ids, dab = mean_dab(densities, nuclei)
+    if cells is None:
+        return _Measured(dab, np.full(ids.size, -1, np.int8), float("nan"))
+    there = cells.of(sample)
+    return _Measured(dab, there.kind_of(nuclei, ids), there.tps if there.total >= FEWEST_CELLS else float("nan"))
+
+
+def _choose(
+    vectors: StainVectors, measured: Mapping[str, list[_Measured]], smooth: Floats, dataset: Dataset
+) -> StainCalibration:
+    chosen: dict[str, tuple[float, float | None, int, int]] = {}
+    errors: dict[str, float] = {}
+    for name, tiles in measured.items():
+        dab = np.concatenate([tile.dab for tile in tiles])
+        kind = np.concatenate([tile.kind for tile in tiles])
+        positive, negative = int(np.count_nonzero(kind == 1)), int(np.count_nonzero(kind == 0))
+        if positive and negative:
+            threshold, balanced = youden_threshold(dab[kind >= 0], kind[kind >= 0] == 1)
+            chosen[name] = threshold, balanced, positive, negative
+            known = [tile for tile in tiles if tile.tps == tile.tps and tile.dab.size]
+            if known:
+                errors[name] = float(np.mean([abs((tile.dab > threshold).mean() - tile.tps) for tile in known]))
+        elif dab.size:
+            chosen[name] = _otsu(dab), None, 0, 0
+    if not chosen:
+        raise UserError(f"{dataset.root}: expected images with nuclei, got none in which any was found.")
+    finder = min(errors, key=lambda name: errors[name]) if errors else max(chosen, key=lambda name: name == "segmenter")
+    threshold, accuracy, positive, negative = chosen[finder]
+    return StainCalibration(
+        vectors=vectors,
+        nucleus_dab=threshold,
+        area_dab=_otsu(smooth),
+        finder=finder,
+        validated=accuracy is not None,
+        balanced_accuracy=accuracy,
+        tps_error=errors,
+        cells_positive=positive,
+        cells_negative=negative,
+        tiles=len(dataset),
+        source=str(dataset.root),
+    )
+
+
+def _otsu(values: npt.NDArray[Any]) -> float:
+    from skimage.filters import threshold_otsu
+
+    return float(threshold_otsu(values)) if np.ptp(values) else float(values[0])

@@ -1,0 +1,232 @@
+"""One tile before the judge: what the segmenter and the stain count see in its image, beside what its labels claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.dataset import Sample
+from manifests.labels import IGNORE, LabelScheme
+from manifests.measure import measure
+from manifests.tile import Tile
+from segment import metrics
+from segment.audit.annotated import AnnotatedCells, Cells
+from segment.audit.calibration import FEWEST_CELLS, StainCalibration
+from segment.head import has_instances
+from segment.inference import predict_maps
+from segment.instances import read_tile
+from segment.stain_count import Floats, find_nuclei, mean_dab, positive_area, stain_densities
+from segment.weights import Weights
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is claimed of a tile and what is seen in it. NaN: it has no meaning here, or this judge cannot say.
+
+    Attributes:
+        requested_tps: as the plan had it. achieved_tps: of the mask, or of the annotated cells.
+        tps_segmenter, tps_stain: as either judge sees it. audited_tps: the stain count's where there is one.
+        aji, aji_plus, dq, sq, pq: nuclei of the segmenter against those of the mask. dice: of the classes, their mean.
+        pixel_accuracy: share of the labelled pixels whose class agrees. mean_iou: of the classes.
+        class_agreement: share of the matched nuclei whose class agrees, where the weights know several classes of them.
+        stain_agreement: share of the mask's nuclei that stain as their class says.
+        nuclei_claimed, nuclei_found: of the mask and of the segmenter.
+        stain_nuclei, stain_positive: what the stain count counts.
+    """
+
+    requested_tps: float = NAN
+    achieved_tps: float = NAN
+    audited_tps: float = NAN
+    tps_segmenter: float = NAN
+    tps_stain: float = NAN
+    aji: float = NAN
+    aji_plus: float = NAN
+    dq: float = NAN
+    sq: float = NAN
+    pq: float = NAN
+    dice: float = NAN
+    pixel_accuracy: float = NAN
+    mean_iou: float = NAN
+    class_agreement: float = NAN
+    stain_agreement: float = NAN
+    nuclei_claimed: float = NAN
+    nuclei_found: float = NAN
+    stain_nuclei: float = NAN
+    stain_positive: float = NAN
+
+    @property
+    def claimed_tps(self) -> float:
+        """The TPS that the image should show: the requested one, else that of the labels."""
+        return self.achieved_tps if np.isnan(self.requested_tps) else self.requested_tps
+
+
+FIGURES = tuple(field.name for field in fields(Finding))
+COUNTS = ("nuclei_claimed", "nuclei_found", "stain_nuclei", "stain_positive")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The two who look: a segmenter trained on real tiles, and a stain count calibrated on real tiles.
+
+    Attributes:
+        weights: the segmenter. stain: None where the tiles are not IHC, or no real IHC is at hand.
+    """
+
+    weights: Weights
+    stain: StainCalibration | None
+
+    def see(self, image: npt.NDArray[np.uint8], mpp: float) -> Tile:
+        """The labels that the segmenter gives an image, uint8 [H, W, 3], in the scheme of its weights."""
+        maps = predict_maps(self.weights.network, self.weights.head, image, self.weights.device)
+        return read_tile(maps, self.weights.scheme, mpp, self.weights.instances)
+
+    def look(self, sample: Sample, annotated: AnnotatedCells | None = None) -> Finding:
+        """Judge one tile.
+
+        Args:
+            sample: image, labels and row.
+            annotated: cells of a real tile that its mask does not show (points); None reads them off the mask.
+        """
+        own = sample.tile
+        seen = self.see(sample.image, own.mpp)
+        known = own.semantic != IGNORE
+        seen = Tile(
+            np.where(known, seen.semantic, IGNORE).astype(np.uint8),
+            np.where(known, seen.instance, 0).astype(np.int32),
+            own.mpp,
+            seen.scheme,
+        )
+        cells = annotated.of(sample) if annotated is not None and annotated.points is not None else None
+        figures = claims(sample, cells) | agreement(own, seen)
+        is_ihc = cells is not None or bool(own.scheme.ids("tumour_positive"))
+        if self.stain is not None and is_ihc:
+            figures |= stain_figures(sample, seen, self.stain)
+        by_stain = figures.get("tps_stain", NAN)
+        figures["audited_tps"] = figures.get("tps_segmenter", NAN) if np.isnan(by_stain) else by_stain
+        return Finding(**figures)
+
+
+def claims(sample: Sample, cells: Cells | None) -> dict[str, float]:
+    """What row and labels say of a tile; `cells` are its annotated points, if that is what it has."""
+    row, tile = sample.row, sample.tile
+    if cells is not None:
+        return {
+            "achieved_tps": cells.tps if cells.total >= FEWEST_CELLS else NAN,
+            "nuclei_claimed": float(cells.total),
+        }
+    return {
+        "requested_tps": _or_nan(row["request_tps"]),
+        "achieved_tps": tps(tile),
+        "nuclei_claimed": float(measure(tile).cells) if has_instances(tile.scheme) else NAN,
+    }
+
+
+def _or_nan(value: Any) -> float:
+    return NAN if value is None else float(value)
+
+
+def tps(tile: Tile) -> float:
+    """TPS of labels on the basis of their scheme, NaN without tumour."""
+    composition = measure(tile)
+    value = composition.tps_cells if tile.scheme.tps_basis == "cells" else composition.tps_area
+    return _or_nan(value)
+
+
+def agreement(own: Tile, seen: Tile) -> dict[str, float]:
+    """How far the segmenter's labels agree with the tile's own; empty where their schemes have nothing in common.
+
+    Args:
+        own: the tile's labels. seen: the segmenter's, with `IGNORE` and no nuclei where `own` is unknown.
+    """
+    scheme = seen.scheme
+    figures: dict[str, float] = {}
+    if scheme.ids("tumour_positive"):
+        figures["tps_segmenter"] = tps(seen)
+    if has_instances(scheme):
+        figures["nuclei_found"] = float(measure(seen).cells)
+    if not projects(own.scheme, scheme):
+        return figures
+    semantic = own.scheme.projection(scheme)[own.semantic]
+    matrix = metrics.confusion(semantic, seen.semantic, len(scheme))
+    labelled = int(matrix.sum())
+    figures |= {
+        "dice": metrics.dice(matrix),
+        "mean_iou": metrics.mean_iou(matrix),
+        "pixel_accuracy": float(np.trace(matrix)) / labelled if labelled else NAN,
+    }
+    if has_instances(scheme) and has_instances(own.scheme):
+        truth, pred = metrics.without_ignored(own.instance, seen.instance, semantic == IGNORE)
+        figures |= _nuclei_agreement(Tile(semantic, truth, own.mpp, scheme), Tile(seen.semantic, pred, own.mpp, scheme))
+    return figures
+
+
+def projects(own: LabelScheme, target: LabelScheme) -> bool:
+    """Whether masks of one scheme read as the other."""
+    return target.name == own.name or target.name in own.projections
+
+
+def _nuclei_agreement(truth: Tile, seen: Tile) -> dict[str, float]:
+    table = metrics.overlap(truth.instance, seen.instance)
+    panoptic = metrics.panoptic_quality(table)
+    figures = {
+        "aji": metrics.aji(table).value,
+        "aji_plus": metrics.aji_plus(table).value,
+        "dq": panoptic.dq,
+        "sq": panoptic.sq,
+        "pq": panoptic.pq,
+    }
+    matched = 2 * table.intersection_px > table.union_px
+    if len(truth.scheme.ids("nucleus")) > 1 and matched.any():
+        own_class, seen_class = _classes(truth, table.truth_ids), _classes(seen, table.pred_ids)
+        agree = own_class[table.pair_truth[matched]] == seen_class[table.pair_pred[matched]]
+        figures["class_agreement"] = float(agree.mean())
+    return figures
+
+
+def _classes(tile: Tile, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Class of each nucleus, by most of its pixels (ties: the lowest id): int64 [N], in the order of `ids`."""
+    covered = tile.instance > 0
+    at = np.searchsorted(ids, tile.instance[covered])
+    votes = np.bincount(at * len(tile.scheme) + tile.semantic[covered], minlength=ids.size * len(tile.scheme))
+    classes: npt.NDArray[np.int64] = votes.reshape(ids.size, len(tile.scheme)).argmax(axis=1)
+    return classes
+
+
+def stain_figures(sample: Sample, seen: Tile, stain: StainCalibration) -> dict[str, float]:
+    """What the stain shows: the positive share of the nuclei, or of the tumour's area where the scheme's TPS is one.
+
+    Stain alone cannot tell tumour from other tissue, so an area is taken from the tile's own mask.
+    """
+    tile = sample.tile
+    densities = stain_densities(sample.image, stain.vectors)
+    tumour = [*tile.scheme.ids("tumour_positive"), *tile.scheme.ids("tumour_negative")]
+    if tumour and tile.scheme.tps_basis == "area":
+        region = np.isin(tile.semantic, tumour)
+        return {"tps_stain": positive_area(densities, region, tile.mpp, stain.area_dab)}
+    nuclei = seen.instance if stain.finder == "segmenter" else find_nuclei(densities, tile.mpp)
+    _, dab = mean_dab(densities, np.where(tile.semantic != IGNORE, nuclei, 0).astype(np.int32))
+    positive = int(np.count_nonzero(dab > stain.nucleus_dab))
+    return {
+        "tps_stain": positive / dab.size if dab.size else NAN,
+        "stain_nuclei": float(dab.size),
+        "stain_positive": float(positive),
+        "stain_agreement": _stain_agreement(tile, densities, stain),
+    }
+
+
+def _stain_agreement(tile: Tile, densities: Floats, stain: StainCalibration) -> float:
+    """Share of the mask's nuclei with a class that stain as it says, measured on their own pixels."""
+    classed = np.isin(tile.semantic, [*tile.scheme.ids("tumour_positive"), *tile.scheme.ids("tumour_negative")])
+    instance = np.where(classed, tile.instance, 0).astype(np.int32)
+    ids, dab = mean_dab(densities, instance)
+    if not ids.size:
+        return NAN
+    positive = np.isin(
+        _classes(Tile(tile.semantic, instance, tile.mpp, tile.scheme), ids), tile.scheme.ids("tumour_positive")
+    )
+    return float(((dab > stain.nucleus_dab) == positive).mean())

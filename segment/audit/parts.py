@@ -1,0 +1,150 @@
+"""The folder of an audit: a calibration, and findings in parts of 64 tiles, each whole or absent.
+
+A killed audit goes on after its last whole part. Parts stay, so that another bound is applied in a moment.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from factory.core.config import canonical
+from factory.core.runs import RUN, lock_folder
+from manifests.errors import FaultError, UserError
+from manifests.files import is_temporary, remove_orphans, write_atomic
+from segment.audit.calibration import StainCalibration, calibrate
+from segment.audit.judge import FIGURES, Finding, Judge
+from segment.audit.request import Audit, Inspected
+from segment.head import has_instances
+
+PART_TILES = 64
+PARTS, CALIBRATION = "parts", "calibration.json"
+AUDIT, ACCEPTED, PLOT, SUMMARY, REPORT = "audit.parquet", "accepted.parquet", "audit.png", "audit.json", "audit.md"
+_OWN = frozenset({RUN, PARTS, CALIBRATION, AUDIT, ACCEPTED, PLOT, SUMMARY, REPORT})
+
+_SCHEMA = pa.schema([pa.field("sample_id", pa.string()), *(pa.field(name, pa.float64()) for name in FIGURES)])
+
+
+def check_target(audit: Audit, *, overwrite: bool) -> None:
+    """Refuse a folder that holds something else than this audit.
+
+    Raises:
+        UserError: with what to do about it.
+    """
+    out = audit.out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: expected a folder for the audit, got a file. Choose another --out.")
+    names = {path.name for path in out.iterdir() if not is_temporary(path)} if out.is_dir() else set()
+    strangers = sorted(names - _OWN)
+    if strangers:
+        raise UserError(
+            f"{out}: expected an empty folder or an audit, got {strangers[0]!r} in it. Choose another --out."
+        )
+    if overwrite or not names:
+        return
+    if _document_of(out) != canonical(audit.document):
+        raise UserError(
+            f"{out}: expected the same data sets, weights and versions as the audit there, got others. "
+            "Use --overwrite or another --out."
+        )
+
+
+def _document_of(out: Path) -> str | None:
+    try:
+        return canonical(yaml.safe_load((out / RUN).read_text()))
+    except (OSError, yaml.YAMLError, TypeError, ValueError):
+        return None
+
+
+@contextmanager
+def opened(audit: Audit, *, overwrite: bool = False) -> Iterator[None]:
+    """Hold the audit's folder: made, cleared where asked, and ready for parts.
+
+    Raises:
+        UserError: as `check_target`, and for two audits in one folder.
+    """
+    check_target(audit, overwrite=overwrite)
+    audit.out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(audit.out):
+        remove_orphans(audit.out)
+        if overwrite:
+            for path in audit.out.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        write_atomic(audit.out / RUN, yaml.safe_dump(audit.document, sort_keys=True).encode())
+        (audit.out / PARTS).mkdir(exist_ok=True)
+        yield
+
+
+def read_calibration(audit: Audit, on_tile: Callable[[], None] = lambda: None) -> StainCalibration | None:
+    """The calibration of the stain count: of an earlier start, or made now; None without a source for it."""
+    if audit.stain_from is None:
+        return None
+    path = audit.out / CALIBRATION
+    if path.is_file():
+        return StainCalibration.from_dict(json.loads(path.read_text()))
+    judge = Judge(audit.weights, None)
+    knows_nuclei = has_instances(audit.weights.scheme)
+    segmenter = (lambda image, densities, mpp: judge.see(image, mpp).instance) if knows_nuclei else None
+    calibration = calibrate(audit.stain_from, segmenter, on_tile)
+    write_atomic(path, json.dumps(calibration.to_dict(), indent=2, sort_keys=True).encode() + b"\n")
+    return calibration
+
+
+def tiles_done(audit: Audit) -> int:
+    """Tiles in the parts of an earlier start."""
+    return sum(
+        min(PART_TILES, len(inspected.dataset) - number * PART_TILES)
+        for inspected in (audit.audited, *audit.real)
+        for number in _numbers(inspected)
+        if _part_path(audit.out, inspected, number).is_file()
+    )
+
+
+def look(audit: Audit, judge: Judge, inspected: Inspected, on_tile: Callable[[], None] = lambda: None) -> list[Finding]:
+    """Findings of all tiles in question, in the order of their rows; parts that are there are not made again."""
+    findings = []
+    for number in _numbers(inspected):
+        path = _part_path(audit.out, inspected, number)
+        if not path.is_file():
+            _write_part(path, judge, inspected, number, on_tile)
+        findings += _read_part(path)
+    return findings
+
+
+def _numbers(inspected: Inspected) -> range:
+    """Numbers of the parts that its tiles make."""
+    return range(-(-len(inspected.dataset) // PART_TILES))
+
+
+def _part_path(out: Path, inspected: Inspected, number: int) -> Path:
+    return out / PARTS / f"{inspected.name}-{number:06d}.parquet"
+
+
+def _write_part(path: Path, judge: Judge, inspected: Inspected, number: int, on_tile: Callable[[], None]) -> None:
+    rows = []
+    first = number * PART_TILES
+    for position in range(first, min(first + PART_TILES, len(inspected.dataset))):
+        sample = inspected.dataset[position]
+        finding = judge.look(sample, inspected.annotated)
+        rows.append({"sample_id": sample.row["sample_id"], **{name: getattr(finding, name) for name in FIGURES}})
+        on_tile()
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), buffer, compression="zstd", write_page_checksum=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def _read_part(path: Path) -> list[Finding]:
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise FaultError(f"{path}: expected a whole part, got a damaged one. Remove it and run again.") from error
+    columns = {name: table[name].to_numpy() for name in FIGURES}
+    return [Finding(**{name: float(columns[name][row]) for name in FIGURES}) for row in range(table.num_rows)]

@@ -1,0 +1,85 @@
+"""`segment audit`: do the images of a data set show what its masks and its manifest claim?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segment.commands.options import Device
+
+
+def audit(
+    dataset: Annotated[Path, typer.Argument(help="Folder of the data set in question, usually synthetic.")],
+    weights: Annotated[
+        str, typer.Option(help="Judge, trained on real tiles only: best.safetensors, a run's folder, or starter.")
+    ],
+    bound: Annotated[float, typer.Option(help="Largest allowed difference of requested and audited TPS, 0-1.")] = 0.1,
+    real: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Real tiles; their test split gives the audit's own error, which is reported first. Repeatable. "
+            "[default: none, the error is unknown]"
+        ),
+    ] = None,
+    stain_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Real IHC tiles whose train and val splits give stain vectors and threshold. "
+            "[default: the first --real with positive and negative cells]"
+        ),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            help="Flag tiles whose AJI (mIoU, for weights that know no nuclei) is below. "
+            "[default: 5th percentile on 20 or more real tiles, else no limit]"
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Tiles in question: all, train, val or test.")] = "all",
+    out: Annotated[Path | None, typer.Option(help="Folder of the audit. [default: runs/audit/NAME]")] = None,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another audit in the folder.")] = False,
+) -> None:
+    """Let an independent judge look at every image: a segmenter and, for IHC, a count of stained nuclei.
+
+    Writes audit.parquet by sample_id, accepted.parquet (a manifest without the flagged rows), audit.md, audit.json and
+    audit.png. Labels never change. Stopped? The same command goes on.
+    """
+    from manifests.errors import UserError
+
+    for name, share in (("--bound", bound), ("--min-agreement", min_agreement)):
+        if share is not None and not 0 <= share <= 1:
+            raise UserError(f"{name}: expected a number from 0 to 1, got {share:g}.")
+    if split not in ("all", "train", "val", "test"):
+        raise UserError(f"--split: expected all, train, val or test, got {split!r}.")
+
+    from factory.core.console import console, progress
+    from factory.core.devices import resolve_device
+
+    device = resolve_device(device)
+
+    from segment.audit import parts, report
+    from segment.audit.judge import Judge
+    from segment.audit.request import prepare
+    from segment.weights import load_weights
+
+    job = prepare(load_weights(weights, device), dataset, real=real or (), stain_from=stain_from, split=split, out=out)
+    with parts.opened(job, overwrite=overwrite):
+        with progress("calibrating", len(job.stain_from or ())) as bar:
+            stain = parts.read_calibration(job, bar.advance)
+        judge = Judge(job.weights, stain)
+        total = sum(len(inspected.dataset) for inspected in (job.audited, *job.real))
+        with progress("auditing", total, done=parts.tiles_done(job)) as bar:
+            on_real = [parts.look(job, judge, inspected, bar.advance) for inspected in job.real]
+            findings = parts.look(job, judge, job.audited, bar.advance)
+        outcome = report.conclude(job, findings, on_real, stain, bound=bound, least_agreement=min_agreement)
+
+    terminal = console()
+    if not job.real:
+        terminal.print("The audit's own error is unknown: no --real was given.", markup=False, soft_wrap=True)
+    for table in report.tables(outcome.document):
+        terminal.print(table)
+    for line in [*report.lines(outcome.document), *(f"wrote  {path}" for path in outcome.paths)]:
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,150 @@
+"""`segment compare`: train on real, augmented, synthetic and mixed tiles, and report whether synthetic tiles help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segment.commands.options import Device, Real, Synth
+
+
+def compare(
+    real: Real = Path("data/real"),
+    synth: Synth = Path("data/synth"),
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="Training sets: R (real), R* (real, augmented), S (synthetic), S* (both, augmented). "
+            "[default: R,R*,S,S*]"
+        ),
+    ] = None,
+    fractions: Annotated[
+        str | None, typer.Option(help="Shares of the real training patients, nested. [default: 0.1,0.25,1.0]")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings per arm and fraction. [default: 5]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of every training. [default: 1000]")] = None,
+    synth_share: Annotated[
+        float | None, typer.Option(help="Share of synthetic tiles in what S* sees. [default: 0.5]")
+    ] = None,
+    final: Annotated[
+        bool | None,
+        typer.Option("--final", help="Train on train and val together and keep the last weights: nothing is chosen."),
+    ] = None,
+    published: Annotated[
+        Path | None,
+        typer.Option(help="CSV of name,metric,value,source: figures from the literature, in a column marked so."),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="YAML with what differs from the defaults: a file, or a shipped name (monuseg). [default: none]"
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE over the config, e.g. train.batch=4; repeatable.")
+    ] = None,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/compare"),
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="Keep the weights of finished trainings in OUT/cells.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, print the resolved config and the plan, write nothing.")
+    ] = False,
+) -> None:
+    """Train R, R*, S and S* at fractions of the real patients over seeds, and report the differences.
+
+    Every training has the same network, steps and initial weights per seed; the test split is scored in whole images.
+    The report (Parquet, Markdown, HTML, plot) has paired bootstrap intervals and effect sizes. Run it again to go on.
+    """
+    from factory.core.console import console, progress
+    from factory.core.devices import resolve_device
+
+    device = resolve_device(device)
+    flags = {
+        "arms": None if arms is None else _words(arms),
+        "fractions": None if fractions is None else _words(fractions),
+        "seeds": seeds,
+        "synth_share": synth_share,
+        "final": final,
+        "train": None if steps is None else {"steps": steps},
+        "published": None if published is None else _read_published(published),
+    }
+    settings = _resolve(config, assignments or [], {key: value for key, value in flags.items() if value is not None})
+
+    from segment.compare import cells, report
+
+    comparison = cells.prepare(settings, real, synth, out, device=device)
+    settings, setting = comparison.config, cells.setting(comparison, device)
+    terminal = console()
+
+    def say(line: object) -> None:
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    for line in report.describe(settings, setting):
+        say(line)
+    if dry_run:
+        say(f"dry run: nothing written, the comparison would go to {out}")
+        return
+
+    def on_cell(record: Any, scores: Any) -> None:
+        say(report.describe_record(record, scores, settings))
+        if record.cell in comparison.last_of_seeds:
+            report.write_report(scores, settings, setting, out)  # so that a comparison that is stopped has one
+
+    with progress("training", len(comparison.cells) * settings.train.steps, unit="steps") as bar:
+        scores = cells.run(
+            comparison,
+            device=device,
+            keep_weights=keep_weights,
+            on_start=bar.resume_at,
+            on_step=bar.to,
+            on_cell=on_cell,
+        )
+    for line in report.describe_result(scores, settings):
+        say(line)
+    for path in report.write_report(scores, settings, setting, out):
+        say(f"wrote {path}")
+    if scores.failed:
+        raise typer.Exit(1)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _read_published(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV as the config has them; their values are checked with it."""
+    import csv
+
+    from manifests.errors import UserError
+
+    wanted = ["name", "metric", "value", "source"]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            if reader.fieldnames != wanted:
+                raise UserError(
+                    f"{path}: expected the columns {','.join(wanted)}, got {','.join(reader.fieldnames or [])}."
+                )
+            return [dict(row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: expected a CSV file, got: {error}.") from error
+
+
+def _resolve(name: str | None, assignments: list[str], flags: dict[str, Any]) -> Any:
+    """Defaults, then the YAML, then --set, then flags."""
+    from factory.core.config import configs_dir, merge, parse, parse_assignments, read_yaml
+    from manifests.errors import UserError
+    from segment.compare.config import CompareConfig
+
+    values: dict[str, Any] = {}
+    if name is not None:
+        shipped = {path.stem: path for path in sorted((configs_dir() / "compare").glob("*.yaml"))}
+        if not Path(name).exists() and name not in shipped:
+            raise UserError(f"--config: expected a YAML file or a shipped name ({', '.join(shipped)}), got {name!r}.")
+        values = read_yaml(Path(name) if Path(name).exists() else shipped[name])
+    values = merge(merge(values, parse_assignments(assignments)), flags)
+    return parse(CompareConfig, values, name or "segment compare")

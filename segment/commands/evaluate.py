@@ -1,0 +1,80 @@
+"""`segment evaluate`: score weights on a split of data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segment.commands.options import Device, Real, Synth
+
+
+def evaluate(
+    weights: Annotated[Path, typer.Option(help="best.safetensors of a run, the run's folder, or starter.")],
+    mix: Annotated[
+        str | None, typer.Option(help="Which data sets to score on: real, synth or real+synth. [default: as trained]")
+    ] = None,
+    real: Real = Path("data/real"),
+    synth: Synth = Path("data/synth"),
+    split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Score tile by tile; without it, tiles of one image are put together first.")
+    ] = False,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the report. [default: beside the weights; starter: runs/segment/starter]"),
+    ] = None,
+) -> None:
+    """Score weights per whole image and pooled, by source; JSON and Markdown go beside the weights.
+
+    mIoU, wIoU, wPrecision, wRecall, Dice, tObjective; TPS error where the scheme knows tumour; DQ, SQ, PQ, AJI and
+    AJI+ where it knows nuclei. Refused when a scored patient or slide was trained on.
+    """
+    from factory.core.console import console, progress
+    from factory.core.devices import resolve_device
+    from manifests.errors import UserError
+
+    if split not in ("test", "val", "train", "all"):
+        raise UserError(f"--split: expected test, val, train or all, got {split!r}.")
+    device = resolve_device(device)
+
+    from segment import report
+    from segment.evaluate import check_test_leaks
+    from segment.evaluate import evaluate as score
+    from segment.sources import open_sources, parse_mix, projections
+    from segment.weights import STARTER, load_weights
+    from segment.wholes import tile_images, whole_images, whole_parts
+
+    loaded = load_weights(weights, device)
+    sources = open_sources(parse_mix(mix or loaded.card["mix"]), real, synth)
+    parts = [(source, source.dataset if split == "all" else source.split(split)) for source in sources]
+    parts = [(source, dataset) for source, dataset in parts if len(dataset)]
+    if not parts:
+        folders = ", ".join(str(source.dataset.root) for source in sources)
+        raise UserError(f"{folders}: expected tiles with split {split}, got none. Choose another --split.")
+    for _, dataset in parts:
+        projections(dataset, loaded.scheme)  # another scheme is refused before the first image is scored
+    if split in ("test", "all"):
+        check_test_leaks(loaded, weights, parts, split)
+
+    total = sum(len(dataset) if tiles else len(whole_parts(dataset)) for _, dataset in parts)
+
+    terminal = console()
+    unit = "tile" if tiles else "whole image"
+    with progress("scoring", total, unit=f"{unit}s") as bar:
+        scores = score(loaded, parts, images=tile_images if tiles else whole_images, on_image=bar.advance)
+    header = {
+        "weights": str(weights),
+        "step": loaded.card["step"],
+        "split": split,
+        "scheme": loaded.scheme.name,
+        "unit": unit,
+    }
+    document = report.evaluation_document(scores, header, loaded.scheme)
+    for table in report.evaluation_tables(document):
+        terminal.print(table)
+    folder = out or (Path("runs/segment/starter") if loaded.path == STARTER else loaded.path.parent)
+    for path in report.write_evaluation(document, folder):
+        terminal.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)

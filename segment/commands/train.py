@@ -1,0 +1,153 @@
+"""`segment train`: fit a network to real tiles, synthetic tiles, or both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segment.commands.options import Device, Real, Synth
+
+
+def train(
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            help="real, synth, real+synth (every pixel equally likely) or real+synth:SHARE of synthetic tiles. "
+            "[default: real+synth]"
+        ),
+    ] = None,
+    real: Real = Path("data/real"),
+    synth: Synth = Path("data/synth"),
+    scheme: Annotated[
+        str | None, typer.Option(help="Label scheme of the network. [default: the richest common one]")
+    ] = None,
+    net: Annotated[str | None, typer.Option(help="unetplusplus or segnet. [default: unetplusplus]")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder of the network. [default: mobilenet_v2; segnet: vgg16_bn]")
+    ] = None,
+    encoder_weights: Annotated[
+        str | None, typer.Option(help="Start the encoder from a safetensors file, or imagenet. [default: random]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/segment/NET-MIX]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps. [default: 1000]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Views in a step. [default: 8]")] = None,
+    crop: Annotated[
+        str | None, typer.Option(help="HxW of a view, multiples of 32. [default: 256x256, less for smaller tiles]")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW. [default: 0.001]")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16 or auto: bf16 where the machine computes it. [default: auto]")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many validations without a better one. [default: never]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation. [default: 0]")] = None,
+    device: Device = "auto",
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="YAML with what differs from the defaults: a file, or a shipped name (pdl1, quick, sharpgan, starter). "
+            "[default: none]"
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE over the config, e.g. loss.dice=0.5; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint, if any.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, print the resolved config, write nothing.")
+    ] = False,
+) -> None:
+    """Train a network; the best weights by validation, history, panels and TensorBoard events go to the run folder.
+
+    Loss: Dice + cross entropy / 4, and for schemes with nuclei a distance that parts touching ones. Validation: the
+    val split of the real tiles, every 100 steps and at the end, by AJI and PQ where there are nuclei, else by mIoU.
+    """
+    from factory.core.devices import resolve_device
+    from manifests.errors import UserError
+
+    if resume and overwrite:
+        raise UserError("--resume: expected without --overwrite, got both. Choose one.")
+    flags = {
+        "mix": mix,
+        "scheme": scheme,
+        "network": _given({"name": net, "encoder": encoder}),
+        "encoder_weights": encoder_weights,
+        "steps": steps,
+        "batch": batch,
+        "crop": _parse_crop(crop),
+        "lr": lr,
+        "precision": precision,
+        "patience": patience,
+        "seed": seed,
+    }
+    settings = _resolve_config(config, assignments or [], _given(flags))
+    device = resolve_device(device)
+
+    from factory.core.console import console, progress
+    from segment import experiment, report
+
+    job = experiment.prepare(settings, real, synth, out, device=device)
+    terminal = console()
+    for line in report.describe(job):
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+    experiment.check_target(job, resume=resume, overwrite=overwrite)
+    if dry_run:
+        _print_config(terminal, job)
+        return
+    with progress("training", job.config.steps, unit="steps") as bar:
+        result = experiment.run(
+            job,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            on_step=bar.to,
+            on_validation=lambda row: terminal.print(report.describe_validation(row), markup=False, soft_wrap=True),
+        )
+    for line in report.describe_result(result, job):
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that were given: None and empty mappings left out."""
+    return {key: value for key, value in values.items() if value is not None and value != {}}
+
+
+def _parse_crop(text: str | None) -> tuple[int, int] | None:
+    import re
+
+    from manifests.errors import UserError
+
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match:
+        raise UserError(f"--crop: expected HEIGHTxWIDTH in pixels, got {text!r}. Write for example --crop 256x256.")
+    return int(match[1]), int(match[2])
+
+
+def _resolve_config(name: str | None, assignments: list[str], flags: dict[str, Any]) -> Any:
+    """Defaults, then the YAML, then --set, then flags."""
+    from factory.core.config import configs_dir, merge, parse, parse_assignments, read_yaml
+    from manifests.errors import UserError
+    from segment.training import TrainConfig
+
+    values: dict[str, Any] = {}
+    if name is not None:
+        shipped = {path.stem: path for path in sorted((configs_dir() / "segment").glob("*.yaml"))}
+        if not Path(name).exists() and name not in shipped:
+            raise UserError(f"--config: expected a YAML file or a shipped name ({', '.join(shipped)}), got {name!r}.")
+        values = read_yaml(Path(name) if Path(name).exists() else shipped[name])
+    values = merge(merge(values, parse_assignments(assignments)), flags)
+    return parse(TrainConfig, values, name or "segment train")
+
+
+def _print_config(terminal: Any, job: Any) -> None:
+    import yaml
+
+    text = yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False)
+    terminal.print(text, markup=False, highlight=False, soft_wrap=True)
+    terminal.print(f"dry run: nothing written, the run would go to {job.out}", markup=False, soft_wrap=True)

@@ -1,0 +1,280 @@
+"""Run a comparison, training by training: check all of it first, skip what is finished, keep what failed in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+import yaml
+
+from factory.core.config import canonical, digest
+from factory.core.runs import RUN, library_versions, lock_folder
+from manifests.dataset import Dataset
+from manifests.errors import FaultError, UserError
+from manifests.files import is_temporary, remove_orphans, sha256_file, write_atomic
+from segment import experiment
+from segment.checkpoints import BEST, LAST
+from segment.compare.config import SET_BY_GRID, Cell, CompareConfig, grid
+from segment.compare.records import ImageFigures, Record, collect, read_record, write_record
+from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, Setting
+from segment.compare.summary import Scores
+from segment.evaluate import evaluate
+from segment.experiment import Experiment, training_part
+from segment.sources import Mix, Source, check_leaks, open_sources
+from segment.training import UNHASHED
+from segment.weights import load_weights
+from segment.wholes import whole_parts
+
+CELLS = "cells"
+_OWN = frozenset({RUN, CELLS, SCORES, MARKDOWN, HTML, PLOT})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison that is ready to start.
+
+    Attributes:
+        config: resolved: network, scheme and crop spelt out. sources: real tiles, then synthetic where an arm has them.
+        out: its folder.
+    """
+
+    config: CompareConfig
+    sources: tuple[Source, ...]
+    out: Path
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All trainings, in the order in which they run."""
+        return grid(self.config)
+
+    @property
+    def last_of_seeds(self) -> set[Cell]:
+        """The cells after which all arms have a further seed."""
+        return {
+            max((c for c in self.cells if c.seed == seed), key=self.cells.index) for seed in range(self.config.seeds)
+        }
+
+    @property
+    def test(self) -> Dataset:
+        """The real tiles that are scored."""
+        return self.sources[0].split("test")
+
+    def real_training(self, fraction: float, seed: int) -> Dataset:
+        """The real tiles that a fraction of the patients gives: of the train split, and where `final` of val too."""
+        real = self.sources[0]
+        return training_part(_with_val_in_train(real) if self.config.final else real, fraction, seed)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What decides the result: the configuration without published figures, and the data sets by fingerprint."""
+        config = self.config.model_dump(mode="json", exclude={"published": True, "train": {*UNHASHED, *SET_BY_GRID}})
+        return {"config": config, "data": {source.role: source.sha256 for source in self.sources}}
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the document."""
+        return digest(self.document)
+
+
+def setting(comparison: Comparison, device: str) -> Setting:
+    """What the report says of the data and the machine."""
+    real, config = comparison.sources[0], comparison.config
+    parts = {fraction: comparison.real_training(fraction, 0) for fraction in config.fractions}
+    synth = comparison.sources[1] if len(comparison.sources) > 1 else None
+    return Setting(
+        real=real.dataset.root,
+        patients={fraction: len(part.table["group_id"].unique()) for fraction, part in parts.items()},
+        tiles={fraction: len(part) for fraction, part in parts.items()},
+        test=[whole.name for whole in whole_parts(comparison.test)],
+        synth=None if synth is None else synth.dataset.root,
+        synth_tiles=0 if synth is None else len(synth.split("train")),
+        device=device,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _with_val_in_train(source: Source) -> Source:
+    """The same rows, those of split val as train."""
+    table = source.dataset.table
+    split = pc.if_else(pc.equal(pc.fill_null(table["split"], "train"), "val"), "train", table["split"])
+    table = table.set_column(table.column_names.index("split"), "split", split)
+    return replace(source, dataset=replace(source.dataset, table=table))
+
+
+def prepare(config: CompareConfig, real: Path, synth: Path, out: Path, *, device: str = "cpu") -> Comparison:
+    """Open and check everything; writes nothing.
+
+    Args:
+        config: as asked for. real, synth: data sets. out: the comparison's folder.
+        device: that automatic precision is for.
+
+    Raises:
+        UserError: for whatever is wrong with the request or the data: above all, a patient on both sides.
+    """
+    has_synth = any(arm in ("S", "S*") for arm in config.arms)
+    sources = tuple(open_sources(Mix(("real", "synth") if has_synth else ("real",)), real, synth))
+    _check_patients(sources)
+    test = sources[0].split("test")
+    if not len(test):
+        raise UserError(f"{real}: expected tiles with split test, got none. Ingest it with a test split.")
+    whole_parts(test)
+    # One scheme, crop, network and precision for all trainings, whatever tiles the arm of each has.
+    mix = {"mix": "real+synth" if has_synth else "real"}
+    widest = experiment.prepare(config.train.model_copy(update=mix), real, synth, out, device=device).config
+    same = {name: getattr(widest, name) for name in ("scheme", "crop", "network", "precision")}
+    config = config.model_copy(update={"train": config.train.model_copy(update=same)})
+    comparison = Comparison(config, sources, out)
+    for cell in comparison.cells:
+        if cell.seed == 0:
+            _prepare_cell(comparison, cell)
+    check_target(comparison)
+    return comparison
+
+
+def _check_patients(sources: tuple[Source, ...]) -> None:
+    """Refuse a comparison in which a patient could be trained on, or chosen by, and tested (promise 13)."""
+    own, real = sources[0], sources[0].dataset.root
+    if own.dataset.table["group_id"].null_count:
+        raise UserError(
+            f"{real}: expected a patient or slide (group_id) for every tile, got rows without. Ingest it again."
+        )
+    check_leaks(sources)
+    shared = sorted(own.groups("val") & own.groups("test"))
+    if shared:
+        raise UserError(
+            f"{real}: expected every group in one split, got {shared[0]!r} in val and test ({len(shared)} such). "
+            "Split by group."
+        )
+
+
+def check_target(comparison: Comparison) -> None:
+    """Refuse a folder that holds another comparison or anything else.
+
+    Raises:
+        UserError: with what to do about it.
+    """
+    out = comparison.out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: expected a folder for the comparison, got a file. Choose another --out.")
+    names = {path.name for path in out.iterdir() if not is_temporary(path)} if out.is_dir() else set()
+    strangers = sorted(names - _OWN)
+    if strangers:
+        raise UserError(
+            f"{out}: expected an empty folder or a comparison, got {strangers[0]!r} in it. Choose another --out."
+        )
+    if not names:
+        return
+    try:
+        there = yaml.safe_load((out / RUN).read_text(encoding="utf-8"))["document"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{out / RUN}: expected the configuration of a comparison, got {type(error).__name__}."
+        ) from error
+    if canonical(there) != canonical(comparison.document):
+        raise UserError(
+            f"{out}: expected the configuration and data of the comparison there, got another "
+            f"{_first_difference(there, comparison.document)}. Use another --out."
+        )
+
+
+def _first_difference(there: Any, asked: dict[str, Any]) -> str:
+    """The first key, as ``config.seeds``, whose values differ."""
+    for part in asked:
+        old, new = (document.get(part) if isinstance(document, dict) else None for document in (there, asked))
+        if isinstance(old, dict) and isinstance(new, dict):
+            for key in sorted(old.keys() | new.keys()):
+                if canonical(old.get(key)) != canonical(new.get(key)):
+                    return f"{part}.{key}"
+    return "document"
+
+
+def run(
+    comparison: Comparison,
+    *,
+    device: str = "cpu",
+    keep_weights: bool = False,
+    on_start: Callable[[int, int], None] = lambda done, total: None,
+    on_step: Callable[[int], None] = lambda steps: None,
+    on_cell: Callable[[Record, Scores], None] = lambda record, scores: None,
+) -> Scores:
+    """Run what is missing, training by training; failed ones are tried again.
+
+    Args:
+        comparison: what `prepare` gave. device: where to compute.
+        keep_weights: leave the weights of finished trainings in their folders.
+        on_start: told of the steps that were done before, and of all.
+        on_step: told of the steps done, of all trainings together.
+        on_cell: told of every training that ends, with all scores so far.
+
+    Returns:
+        The scores of all finished trainings, and what stopped the others.
+    """
+    check_target(comparison)
+    folder, steps = comparison.out / CELLS, comparison.config.train.steps
+    images = [(parts.name, parts.group or parts.name) for parts in whole_parts(comparison.test)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(comparison.out):
+        _prepare_folder(comparison)
+        found = {cell: read_record(folder, cell, comparison.fingerprint) for cell in comparison.cells}
+        records = {cell: record for cell, record in found.items() if record and record.error is None}
+        on_start(len(records) * steps, len(found) * steps)
+        for cell in comparison.cells:
+            if cell not in records:
+                before = len(records) * steps
+                record = _run_cell(comparison, cell, device, lambda step, before=before: on_step(before + step))  # type: ignore[misc]
+                write_record(folder, record)
+                records[cell] = record
+                on_step(len(records) * steps)
+                on_cell(record, collect(records.values(), images))
+            if records[cell].error is None:
+                _tidy(folder / cell.name, keep_weights=keep_weights)
+    return collect(records.values(), images)
+
+
+def _run_cell(comparison: Comparison, cell: Cell, device: str, on_step: Callable[[int], None]) -> Record:
+    """Train a cell, from its checkpoint where there is one, and score it on the whole test images."""
+    job = _prepare_cell(comparison, cell)
+    try:
+        experiment.run(job, device=device, resume=True, on_step=on_step)
+        weights = load_weights(job.out, device)
+        if comparison.config.final:
+            weights = replace(weights, instances=job.config.instances)
+        scores = evaluate(weights, [(comparison.sources[0], comparison.test)], precision=job.config.precision)
+    except (FaultError, torch.OutOfMemoryError) as error:
+        return Record(cell, comparison.fingerprint, error=" ".join(str(error).split()))
+    images = tuple(ImageFigures(score.name, score.group, score.figures) for score in scores)
+    step, sha256 = weights.card["step"], sha256_file(weights.path)
+    return Record(cell, comparison.fingerprint, images, step=step, weights_sha256=sha256)
+
+
+def _prepare_cell(comparison: Comparison, cell: Cell) -> Experiment:
+    """The training of a cell, checked; all arms are validated on the real tiles."""
+    real, synth = comparison.sources[0], comparison.sources[-1]
+    config, out = cell.train_config(comparison.config), comparison.out / CELLS / cell.name
+    job = experiment.prepare(config, real.dataset.root, synth.dataset.root, out)
+    training = tuple(
+        comparison.real_training(cell.fraction or 1.0, cell.seed) if source.role == "real" else part
+        for source, part in zip(job.sources, job.training, strict=True)
+    )
+    return replace(job, training=training, validation=real.split("val"))
+
+
+def _tidy(folder: Path, *, keep_weights: bool) -> None:
+    """Remove the state of a finished training, which is large, and its weights where they are not to be kept."""
+    (folder / LAST).unlink(missing_ok=True)
+    if not keep_weights:
+        (folder / BEST).unlink(missing_ok=True)
+
+
+def _prepare_folder(comparison: Comparison) -> None:
+    remove_orphans(comparison.out)
+    document = {
+        "document": comparison.document,
+        "config": comparison.config.model_dump(mode="json"),
+        "versions": library_versions("torch", "numpy", "segmentation-models-pytorch", "opencv-python-headless"),
+    }
+    write_atomic(comparison.out / RUN, yaml.safe_dump(document, sort_keys=True, allow_unicode=True).encode())

@@ -1,0 +1,59 @@
+"""The learning curves: score over the share of real patients, one line per arm."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from segment.compare.config import ARMS, CompareConfig
+from segment.compare.summary import LABELS, Level, Summary
+
+_COLOURS = {"R": "#0072B2", "R*": "#56B4E9", "S": "#D55E00", "S*": "#009E73"}
+"""Okabe and Ito's palette, which colour-blind readers tell apart."""
+
+
+def plot_curves(summary: Summary, config: CompareConfig, patients: dict[float, int]) -> bytes:
+    """A PNG with a panel per metric.
+
+    Args:
+        summary: of the comparison.
+        config: its arms, fractions and level.
+        patients: fraction -> patients that it stands for.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = list(dict.fromkeys(level.metric for level in summary.levels))
+    figure = Figure(figsize=(1.2 + 3.8 * max(len(metrics), 1), 4.4), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(1, max(len(metrics), 1), squeeze=False)[0]
+    for metric, axes in zip(metrics, panels, strict=False):
+        for arm in config.arms:
+            levels = [level for level in summary.levels if (level.arm, level.metric) == (arm, metric)]
+            _draw(axes, arm, levels, config)
+        axes.set(title=LABELS[metric], xlabel="real patients", xscale="log")
+        axes.set_xticks(config.fractions, [f"{share:.0%}\n({patients[share]})" for share in config.fractions])
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(config.fractions[0] / 1.35, config.fractions[-1] * 1.35)
+        axes.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    return buffer.getvalue()
+
+
+def _draw(axes: Any, arm: str, levels: list[Level], config: CompareConfig) -> None:
+    """One arm: a line with its interval as a band; synthetic tiles alone know no fraction and lie flat."""
+    left, right = config.fractions[0] / 1.35, config.fractions[-1] * 1.35
+    colour, label = _COLOURS[arm], f"{arm}: {ARMS[arm]}"
+    estimates = [level.estimate for level in levels]
+    means, lows, highs = ([getattr(e, side) for e in estimates] for side in ("mean", "low", "high"))
+    if arm == "S":
+        axes.plot([left, right], means * 2, color=colour, linestyle="--", label=label)
+        axes.fill_between([left, right], lows * 2, highs * 2, color=colour, alpha=0.12, linewidth=0)
+        return
+    shares = [level.fraction for level in levels]
+    axes.plot(shares, means, color=colour, marker="o", markersize=4, label=label)
+    axes.fill_between(shares, lows, highs, color=colour, alpha=0.15, linewidth=0)
+    axes.vlines(shares, lows, highs, color=colour, linewidth=1)

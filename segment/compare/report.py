@@ -1,0 +1,265 @@
+"""The report of a comparison: Parquet per training and image, and the same story as Markdown, HTML and a plot."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from manifests.files import write_atomic
+from segment.compare.config import ARMS, SET_BY_GRID, Cell, CompareConfig, grid
+from segment.compare.document import Block, Bullets, Grid, Heading, Listing, Paragraph, Picture, to_html, to_markdown
+from segment.compare.plot import plot_curves
+from segment.compare.records import Record
+from segment.compare.statistics import Estimate
+from segment.compare.summary import LABELS, Scores, Summary, sentences, summarise
+
+SCORES = "scores.parquet"
+MARKDOWN = "report.md"
+HTML = "report.html"
+PLOT = "curves.png"
+PUBLISHED = "published, not run here"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the trainings ran on, for the reader.
+
+    Attributes:
+        real: folder. patients, tiles: fraction -> how many of the training set, with seed 0. test: whole test images.
+        synth: folder, None without. synth_tiles: in its train split. device, threads: of the computation.
+    """
+
+    real: Path
+    patients: dict[float, int]
+    tiles: dict[float, int]
+    test: list[str]
+    synth: Path | None
+    synth_tiles: int
+    device: str
+    threads: int
+
+
+def describe(config: CompareConfig, setting: Setting) -> list[str]:
+    """The lines that a comparison starts with; the resolved configuration comes first."""
+    count = len(grid(config))
+    return [
+        _as_yaml(config),
+        *_protocol(config, setting),
+        f"{count} trainings of {config.train.steps} steps; {len(setting.test)} whole test images.",
+    ]
+
+
+def describe_record(record: Record, scores: Scores, config: CompareConfig) -> str:
+    """One line when a training ends."""
+    cell, count = record.cell, len(scores.cells) + len(scores.failed)
+    head = f"[{count}/{len(grid(config))}] {cell.arm}, {_share(cell)}, seed {cell.seed}:"
+    if record.error is not None:
+        return f"{head} failed: {record.error}"
+    means = {name: np.nanmean(scores.cells[cell].figures[name]) for name in scores.metrics}
+    return f"{head} {', '.join(f'{LABELS[name]} {value:.4f}' for name, value in means.items())}"
+
+
+def describe_result(scores: Scores, config: CompareConfig) -> list[str]:
+    """The lines that a comparison ends with."""
+    failed = [f"failed: {cell.name}: {error}" for cell, error in scores.failed.items()]
+    return [*failed, *sentences(scores, summarise(scores, config), config)]
+
+
+def write_report(scores: Scores, config: CompareConfig, setting: Setting, out: Path) -> list[Path]:
+    """Write scores, plot, Markdown and HTML, each whole or not at all; returns their paths."""
+    summary = summarise(scores, config)
+    png = plot_curves(summary, config, setting.patients)
+    title = "Do synthetic tiles help?"
+    blocks = list(_blocks(scores, summary, config, setting, png))
+    files = {
+        SCORES: encode_scores(scores, config),
+        PLOT: png,
+        MARKDOWN: to_markdown(title, blocks).encode(),
+        HTML: to_html(title, blocks).encode(),
+    }
+    for name, content in files.items():
+        write_atomic(out / name, content)
+    return [out / name for name in files]
+
+
+def encode_scores(scores: Scores, config: CompareConfig) -> bytes:
+    """Parquet: a row per finished training and test image; a row without an image for each failed or missing one.
+
+    Columns: arm, fraction (null for S), seed, status (finished, failed, missing), error, image, group, then every
+    figure (null where nothing can be scored).
+    """
+    names = sorted({name for cell in scores.cells.values() for name in cell.figures})
+    rows: list[dict[str, object]] = []
+    for cell in grid(config):
+        base = {"arm": cell.arm, "fraction": cell.fraction, "seed": cell.seed, "status": _status(cell, scores)}
+        if cell not in scores.cells:
+            rows.append({**base, "error": scores.failed.get(cell)})
+            continue
+        figures = scores.cells[cell].figures
+        for position, (image, group) in enumerate(zip(scores.images, scores.groups, strict=True)):
+            values = {name: float(figures[name][position]) for name in names if name in figures}
+            rows.append({**base, "image": image, "group": group, **values})
+    fields = [("arm", pa.string()), ("fraction", pa.float64()), ("seed", pa.int64()), ("status", pa.string())]
+    fields += [("error", pa.string()), ("image", pa.string()), ("group", pa.string())]
+    schema = pa.schema([*fields, *((name, pa.float64()) for name in names)])
+    plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(plain, schema), buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def _status(cell: Cell, scores: Scores) -> str:
+    return "finished" if cell in scores.cells else "failed" if cell in scores.failed else "missing"
+
+
+def _blocks(scores: Scores, summary: Summary, config: CompareConfig, setting: Setting, png: bytes) -> Iterator[Block]:
+    yield from _answer(scores, summary, config)
+    yield Picture("learning curves", PLOT, png)
+    yield Heading("Scores")
+    yield _score_table(scores, summary, config)
+    yield Paragraph(
+        f"Mean over the test images and seeds, [{config.bootstrap.level:.0%} interval]. Patients: in the training set "
+        "at that fraction. S has no real patients and is trained once per seed."
+    )
+    yield Heading("Differences")
+    yield _difference_table(summary)
+    yield Paragraph(_method(scores, config))
+    yield from _failures(scores, config)
+    yield Heading("How it was run")
+    yield Bullets(_protocol(config, setting))
+    yield Listing(_as_yaml(config))
+
+
+def _answer(scores: Scores, summary: Summary, config: CompareConfig) -> Iterator[Block]:
+    cells = grid(config)
+    yield Paragraph(
+        f"{len(scores.cells)} of {len(cells)} trainings finished, {len(scores.failed)} failed, "
+        f"{len(cells) - len(scores.cells) - len(scores.failed)} still to run; {len(scores.images)} whole test images. "
+        "Not for diagnosis."
+    )
+    yield Bullets(sentences(scores, summary, config))
+
+
+def _score_table(scores: Scores, summary: Summary, config: CompareConfig) -> Grid:
+    metrics = scores.metrics
+    header = ["training set", "real patients", *(LABELS[name] for name in metrics), "seeds"]
+    rows = []
+    for (arm, fraction), levels in groupby(
+        sorted(summary.levels, key=lambda level: (config.arms.index(level.arm), level.fraction or 0.0)),
+        key=lambda level: (level.arm, level.fraction),
+    ):
+        by_metric = {level.metric: level.estimate for level in levels}
+        done = sum(cell.arm == arm and cell.fraction == fraction for cell in scores.cells)
+        share = "-" if fraction is None else f"{fraction:.0%}"
+        rows.append([arm, share, *(_interval(by_metric[name]) for name in metrics), f"{done} of {config.seeds}"])
+    if not config.published:
+        return Grid(header, rows)
+    width = len(header) - 1
+    rows = [[*row, "-"] for row in rows]
+    for (name, source), values in groupby(config.published, key=lambda value: (value.name, value.source)):
+        shown = ", ".join(f"{LABELS[value.metric]} {value.value:.3f}" for value in values)
+        rows.append([name, *["-"] * width, f"{shown} ({source})"])
+    return Grid([*header, PUBLISHED], rows)
+
+
+def _difference_table(summary: Summary) -> Grid:
+    header = ["difference", "real patients", "metric", "mean [interval]", "d_z", "seeds", "images", "leaves out 0"]
+    rows = [
+        [
+            f"{d.arm} - {d.than}",
+            f"{d.fraction:.0%}",
+            LABELS[d.metric],
+            _interval(d.estimate, sign="+"),
+            "-" if math.isnan(d.effect) else f"{d.effect:+.2f}",
+            str(d.estimate.seeds),
+            str(d.estimate.images),
+            "yes" if d.shown else "no",
+        ]
+        for d in summary.differences
+    ]
+    return Grid(header, rows)
+
+
+def _interval(estimate: Estimate, sign: str = "") -> str:
+    if math.isnan(estimate.mean):
+        return "-"
+    return f"{estimate.mean:{sign}.4f} [{estimate.low:{sign}.4f}, {estimate.high:{sign}.4f}]"
+
+
+def _method(scores: Scores, config: CompareConfig) -> str:
+    boot, claims = config.bootstrap, config.claims
+    groups = len(set(scores.groups))
+    return (
+        "A difference is taken between trainings of one seed on one test image, then averaged. Intervals: percentiles "
+        f"of {boot.resamples} resamples that draw the seeds and, independently of them, the {groups} test patients "
+        "with replacement (pigeonhole bootstrap, Owen 2007), the same draw for both arms. With few seeds or patients "
+        "they are somewhat too narrow, and with a single one they say nothing of it; they are not corrected for "
+        "the number of comparisons. d_z: Cohen's d for pairs, the mean over the standard deviation of the images' "
+        "differences, each averaged over seeds. Images where a figure has no value (no nucleus in truth and "
+        f"prediction) are left out. Sentences are drawn from {claims.min_steps} steps, {claims.min_seeds} seeds and "
+        f"{claims.min_images} test images on, about the first metric alone."
+    )
+
+
+def _failures(scores: Scores, config: CompareConfig) -> Iterator[Block]:
+    missing = [cell for cell in grid(config) if cell not in scores.cells]
+    if missing:
+        yield Heading("Trainings without a result")
+        yield Bullets(
+            [
+                f"{cell.arm}, {_share(cell)}, seed {cell.seed}: {scores.failed.get(cell, 'not run yet')}"
+                for cell in missing
+            ]
+        )
+
+
+def _as_yaml(config: CompareConfig) -> str:
+    """The resolved configuration, as `--config` takes it."""
+    values = config.model_dump(mode="json", exclude={"train": set(SET_BY_GRID)})
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _share(cell: Cell) -> str:
+    return "no real patients" if cell.fraction is None else f"{cell.fraction:.0%} of the real patients"
+
+
+def _protocol(config: CompareConfig, setting: Setting) -> list[str]:
+    train, test = config.train, setting.test
+    sizes = "; ".join(
+        f"{share:.0%} are {setting.patients[share]} patients, {setting.tiles[share]} tiles"
+        for share in config.fractions
+    )
+    chosen = (
+        "Trained on the train and val splits together; the last weights count, nuclei are read with the parameters "
+        "above, nothing is chosen."
+        if config.final
+        else "The val split of the real tiles, whatever the fraction, chooses the weights and how nuclei are read, for "
+        "every arm, S included."
+    )
+    assert train.crop is not None
+    lines = [
+        *(f"{arm}: {ARMS[arm]}." for arm in config.arms),
+        f"Real tiles: {setting.real}. {sizes} (seed 0).",
+        f"Each training: {train.network.name} with {train.network.encoder}, {train.steps} steps of {train.batch} views "
+        f"of {train.crop[0]}x{train.crop[1]}, learning rate {train.lr:g}: the same for all arms, none is tuned.",
+        "A seed gives every arm the same initial weights and the same patients; smaller fractions are part of larger.",
+        chosen,
+        f"Scored on the test split of the real tiles, {len(test)} whole images: {', '.join(test[:3])}"
+        + (f" and {len(test) - 3} more." if len(test) > 3 else "."),
+        f"Computed on {setting.device} in {train.precision}, {setting.threads} threads of torch.",
+    ]
+    if setting.synth is not None:
+        share = f"; {config.synth_share:.0%} of what S* sees" if "S*" in config.arms else ""
+        lines.insert(
+            len(config.arms) + 1, f"Synthetic tiles: {setting.synth}, {setting.synth_tiles} to train on{share}."
+        )
+    return lines

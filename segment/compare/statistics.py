@@ -1,0 +1,93 @@
+"""Intervals of scores over seeds and test images, and the size of a difference.
+
+A score depends on the training (the seed) and on the image, and the two are crossed: every seed scores every image.
+So both are resampled, independently and with replacement (the pigeonhole bootstrap: Owen 2007, Annals of Applied
+Statistics 1(2)); images of one patient are resampled together. The interval of a difference resamples the differences
+of pairs, the same seed and the same image in both arms, so what an image or a seed does to both cancels out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from segment.compare.config import BootstrapConfig
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its percentile interval; NaN where there is nothing to average.
+
+    Attributes:
+        mean: over all pairs of seed and image that have a value. low, high: of the interval.
+        seeds, images: that have a value. left_out: pairs of seed and image without one.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+    images: int
+    left_out: int
+
+
+def bootstrap_mean(values: Floats, groups: Sequence[str], config: BootstrapConfig) -> Estimate:
+    """Mean of scores (or of paired differences of scores) over seeds and images, with its interval.
+
+    A single seed is not resampled: the interval is then about images alone; likewise for a single patient.
+
+    Args:
+        values: float64 [seeds, images]; NaN = nothing to score, left out of every mean.
+        groups: patient or slide of each image: those of one group are drawn together.
+        config: how many resamples, which level.
+
+    Raises:
+        ValueError: when `groups` does not fit.
+    """
+    if values.ndim != 2 or values.shape[1] != len(groups):
+        raise ValueError(f"expected [seeds, images] with a group for each image, got {values.shape}, {len(groups)}")
+    known = ~np.isnan(values)
+    if not known.any():
+        return Estimate(math.nan, math.nan, math.nan, 0, 0, values.size)
+    rng = np.random.default_rng(config.seed)
+    # With a whole seed missing (a failed training), it is not there to be drawn; likewise an image without a score.
+    rows, columns = known.any(axis=1), known.any(axis=0)
+    values, known = values[rows][:, columns], known[rows][:, columns]
+    owners = [groups[column] for column in np.flatnonzero(columns)]
+    place = {owner: number for number, owner in enumerate(dict.fromkeys(owners))}
+    seed_weight = _multiplicities(rng, config.resamples, values.shape[0])
+    image_weight = _multiplicities(rng, config.resamples, len(place))[:, [place[owner] for owner in owners]]
+    total = ((seed_weight @ np.where(known, values, 0.0)) * image_weight).sum(axis=1)
+    count = ((seed_weight @ known) * image_weight).sum(axis=1)
+    means = total[count > 0] / count[count > 0]
+    low, high = np.quantile(means, ((1 - config.level) / 2, (1 + config.level) / 2))
+    mean = float(values[known].mean())
+    return Estimate(mean, float(low), float(high), int(rows.sum()), int(columns.sum()), int((~known).sum()))
+
+
+def _multiplicities(rng: np.random.Generator, resamples: int, count: int) -> Floats:
+    """How often each of `count` things is drawn when `count` are drawn with replacement: float64 [resamples, count]."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+
+
+def cohens_dz(differences: Floats) -> float:
+    """Cohen's d_z (Lakens 2013): mean over standard deviation of the images' differences, each averaged over seeds.
+
+    Args:
+        differences: float64 [seeds, images], of pairs; NaN left out.
+
+    Returns:
+        NaN for fewer than two images with a value, or where all differ by the same.
+    """
+    known = ~np.isnan(differences)
+    counts = known.sum(axis=0)
+    there = counts > 0
+    per_image = np.where(known, differences, 0.0).sum(axis=0)[there] / counts[there]
+    spread = per_image.std(ddof=1) if per_image.size > 1 else 0.0
+    return float(per_image.mean() / spread) if spread > 0 else math.nan

@@ -1,0 +1,148 @@
+"""From the scores of all cells to what is reported: estimates by arm and fraction, paired differences, sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from segment.compare.config import DIFFERENCES, METRICS, Cell, ClaimConfig, CompareConfig
+from segment.compare.statistics import Estimate, Floats, bootstrap_mean, cohens_dz
+
+LABELS = {"aji": "AJI", "pq": "PQ", "foreground_dice": "Dice", "dice": "Dice", "mean_iou": "mIoU"}
+"""Metrics by their names in the literature; Dice is that of the nuclei's pixels, whatever the instance."""
+
+
+@dataclass(frozen=True)
+class CellScores:
+    """What one finished training scored on the test images, in the order of `Scores.images`: metric -> float64 [N]."""
+
+    figures: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All that is known of a comparison.
+
+    Attributes:
+        images: names of the test images. groups: the patient or slide of each; its own name where unknown.
+        cells: finished trainings. failed: cell -> what stopped it.
+    """
+
+    images: tuple[str, ...]
+    groups: tuple[str, ...]
+    cells: Mapping[Cell, CellScores]
+    failed: Mapping[Cell, str]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Those of `METRICS` that the scheme has, in their order."""
+        return [name for name in METRICS if any(name in scores.figures for scores in self.cells.values())]
+
+    def matrix(self, arm: str, fraction: float | None, metric: str, seeds: int) -> Floats:
+        """float64 [seeds, images]; NaN where a training is not there or an image has nothing to score."""
+        values = np.full((seeds, len(self.images)), math.nan)
+        for cell, scores in self.cells.items():
+            if cell.arm == arm and cell.fraction in (fraction, None):
+                values[cell.seed] = scores.figures[metric]
+        return values
+
+
+@dataclass(frozen=True)
+class Level:
+    """The score of an arm at a fraction of the real patients; `fraction` is None for synthetic tiles alone."""
+
+    arm: str
+    fraction: float | None
+    metric: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better `arm` is than `than`, of pairs of the same seed and image; `effect` is Cohen's d_z."""
+
+    arm: str
+    than: str
+    fraction: float
+    metric: str
+    estimate: Estimate
+    effect: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.estimate.low > 0 or self.estimate.high < 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Every level and difference of a comparison."""
+
+    levels: tuple[Level, ...]
+    differences: tuple[Difference, ...]
+
+
+def summarise(scores: Scores, config: CompareConfig) -> Summary:
+    """Estimate everything that the report shows."""
+    return Summary(tuple(_levels(scores, config)), tuple(_differences(scores, config)))
+
+
+def _levels(scores: Scores, config: CompareConfig) -> Iterator[Level]:
+    for metric in scores.metrics:
+        for arm in config.arms:
+            for fraction in (None,) if arm == "S" else config.fractions:
+                values = scores.matrix(arm, fraction, metric, config.seeds)
+                yield Level(arm, fraction, metric, bootstrap_mean(values, scores.groups, config.bootstrap))
+
+
+def _differences(scores: Scores, config: CompareConfig) -> Iterator[Difference]:
+    for metric in scores.metrics:
+        for arm, than in DIFFERENCES:
+            if not {arm, than} <= set(config.arms):
+                continue
+            for fraction in config.fractions:
+                ours, theirs = (scores.matrix(name, fraction, metric, config.seeds) for name in (arm, than))
+                estimate = bootstrap_mean(ours - theirs, scores.groups, config.bootstrap)
+                yield Difference(arm, than, fraction, metric, estimate, cohens_dz(ours - theirs))
+
+
+def shortfalls(scores: Scores, config: CompareConfig) -> list[str]:
+    """What the whole comparison has too little of for any claim; empty when it has enough."""
+    claims = config.claims
+    asked = (
+        ("steps", config.train.steps, claims.min_steps),
+        ("seeds", config.seeds, claims.min_seeds),
+        ("test images", len(scores.images), claims.min_images),
+    )
+    return [f"{count} {what} of at least {least}" for what, count, least in asked if count < least]
+
+
+def sentences(scores: Scores, summary: Summary, config: CompareConfig) -> list[str]:
+    """One sentence for each difference in the first metric, or one that says why there is none."""
+    short = shortfalls(scores, config)
+    if short:
+        return [f"No claim: too few for one ({'; '.join(short)})."]
+    return [
+        _sentence(difference, config.claims, config.bootstrap.level)
+        for difference in summary.differences
+        if difference.metric == scores.metrics[0]
+    ]
+
+
+def _sentence(difference: Difference, claims: ClaimConfig, level: float) -> str:
+    estimate = difference.estimate
+    where = f"With {difference.fraction:.0%} of the real patients, {difference.arm} against {difference.than}"
+    if estimate.seeds < claims.min_seeds or estimate.images < claims.min_images:
+        return (
+            f"{where}: no claim, {estimate.seeds} seeds and {estimate.images} images have both "
+            f"(at least {claims.min_seeds} and {claims.min_images})."
+        )
+    interval = f"{level:.0%} interval {estimate.low:+.4f} to {estimate.high:+.4f}"
+    label = LABELS[difference.metric]
+    if not difference.shown:
+        return f"{where}: no difference in {label} shown ({interval})."
+    better = "higher" if estimate.mean > 0 else "lower"
+    return f"{where}: {label} is {better} by {abs(estimate.mean):.4f} ({interval}, d_z {difference.effect:+.2f})."

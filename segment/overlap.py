@@ -1,0 +1,217 @@
+"""The overlap table of two instance maps: one pass over the pixels, from which every instance metric is computed.
+
+Because all metrics read one table they cannot disagree about what overlaps what, and the pixels are read once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+MAX_ID = 2**31 - 1
+"""The largest id of an object."""
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_BLOCK_PX = 1024  # pixels at a time: what is marked stays in the first-level cache
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """How the objects of two instance maps overlap. Background (0) is no object; ids may have gaps.
+
+    Attributes:
+        truth_ids, pred_ids: int64 [T] and [P], ascending.
+        truth_area_px, pred_area_px: pixels of each object.
+        pair_truth, pair_pred: int64 [K], positions of the pairs that share a pixel, by truth and then prediction.
+        intersection_px: int64 [K], pixels that a pair shares, always above 0.
+    """
+
+    truth_ids: Ints
+    pred_ids: Ints
+    truth_area_px: Ints
+    pred_area_px: Ints
+    pair_truth: Ints
+    pair_pred: Ints
+    intersection_px: Ints
+
+    @cached_property
+    def union_px(self) -> Ints:
+        """Pixels that either object of a pair covers: int64 [K]."""
+        return self.truth_area_px[self.pair_truth] + self.pred_area_px[self.pair_pred] - self.intersection_px
+
+    @cached_property
+    def iou(self) -> Floats:
+        """Intersection over union of every pair: float64 [K]."""
+        return self.intersection_px / self.union_px
+
+
+def overlap(truth: npt.NDArray[Any], pred: npt.NDArray[Any]) -> Overlap:
+    """Count the pixels of every (truth id, predicted id) in one pass over both maps.
+
+    Args:
+        truth: instance map [H, W] of any integer dtype, ids 0..2^31-1, 0 = background.
+        pred: likewise.
+
+    Raises:
+        ValueError: for unequal shapes, ids outside the range, or maps that are not integer.
+    """
+    if truth.shape != pred.shape:
+        raise ValueError(f"expected maps of one shape, got {truth.shape} and {pred.shape}")
+    keys, counts = _count_pairs(_as_ids(truth, "truth"), _as_ids(pred, "pred"))
+    order = np.argsort(keys)
+    keys, counts = keys[order], counts[order]
+    truth_of, pred_of = (keys >> np.uint64(32)).astype(np.int64), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    truth_ids, truth_area_px, truth_at = _objects(truth_of, counts, np.arange(keys.size))
+    pred_ids, pred_area_px, pred_at = _objects(pred_of, counts, np.argsort(pred_of))
+    for name, ids in (("truth", truth_ids), ("pred", pred_ids)):
+        if ids.size and ids[-1] > MAX_ID:
+            raise ValueError(f"{name}: expected ids from 0 to {MAX_ID}")
+    both = (truth_at >= 0) & (pred_at >= 0)
+    return Overlap(truth_ids, pred_ids, truth_area_px, pred_area_px, truth_at[both], pred_at[both], counts[both])
+
+
+def without_ignored(
+    truth: npt.NDArray[Any], pred: npt.NDArray[Any], ignored: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Copies of both instance maps with the ignored pixels as background, so that they count for neither side.
+
+    An object that is ignored in part keeps the rest of its pixels.
+
+    Args:
+        truth, pred: instance maps [H, W].
+        ignored: bool [H, W], True where the truth is unknown.
+    """
+    return np.where(ignored, truth.dtype.type(0), truth), np.where(ignored, pred.dtype.type(0), pred)
+
+
+def _as_ids(labels: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint32]:
+    """Flat uint32 ids: one type, so that the kernel is compiled once.
+
+    A negative int32 id comes out above `MAX_ID` and is found there. A read-only map is copied: numba would compile for
+    it once more.
+    """
+    if labels.dtype.kind not in "ui" and labels.dtype != np.bool_:
+        raise ValueError(f"{name}: expected an integer instance map, got {labels.dtype}")
+    flat = np.ascontiguousarray(labels).reshape(-1)
+    if labels.dtype in (np.int32, np.uint32):
+        ids = flat.view(np.uint32)
+        return ids if ids.flags.writeable else ids.copy()
+    if labels.dtype.kind == "i" or labels.dtype.itemsize > 4:
+        low, high = (int(flat.min()), int(flat.max())) if flat.size else (0, 0)
+        if low < 0 or high > MAX_ID:
+            raise ValueError(f"{name}: expected ids from 0 to {MAX_ID}, got {low}..{high}")
+    return flat.astype(np.uint32)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _count_pairs(truth: npt.NDArray[np.uint32], pred: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint64], Ints]:
+    """Pixels per (truth, pred), keyed ``truth << 32 | pred``, in no order.
+
+    The table is touched only where a run of equal pairs ends. It is made large enough before each block: a table that
+    could grow inside the loop over the pixels would cost three to six times as much.
+    """
+    keys, counts, used = np.zeros(4 * _BLOCK_PX, np.uint64), np.zeros(4 * _BLOCK_PX, np.int64), 0
+    ends = np.empty(_BLOCK_PX, np.uint8)
+    start = 0
+    for block in range(0, truth.size, _BLOCK_PX):
+        stop = min(block + _BLOCK_PX, truth.size)
+        _mark_ends(truth[block : stop + 1], pred[block : stop + 1], ends)
+        if 2 * (used + _BLOCK_PX) > keys.size:
+            keys, counts = _doubled(keys, counts)
+        start, used = _add_runs(truth, pred, ends, block, start, used, keys, counts)
+    filled = np.flatnonzero(counts)
+    return keys[filled], counts[filled]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _mark_ends(truth: npt.NDArray[np.uint32], pred: npt.NDArray[np.uint32], ends: npt.NDArray[np.uint8]) -> None:
+    """Mark every pixel of a block whose pair differs from that of the next pixel: a loop that compilers vectorise.
+
+    The block comes with the first pixel after it; without one, its last pixel is the last of the map, and an end.
+    """
+    next_truth, next_pred = truth[1:], pred[1:]
+    inside = min(next_truth.size, ends.size)
+    for at in range(inside):
+        ends[at] = (truth[at] != next_truth[at]) | (pred[at] != next_pred[at])
+    if inside < ends.size:
+        ends[inside], ends[inside + 1 :] = 1, 0
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _add_runs(
+    truth: npt.NDArray[np.uint32],
+    pred: npt.NDArray[np.uint32],
+    ends: npt.NDArray[np.uint8],
+    block: int,
+    start: int,
+    used: int,
+    keys: npt.NDArray[np.uint64],
+    counts: Ints,
+) -> tuple[int, int]:
+    """Count the runs that end in a block; gives the start of the run that goes on, and how many places are used."""
+    eights = ends.view(np.uint64)
+    for eight in range(eights.size):
+        if eights[eight] == 0:  # eight pixels without an end
+            continue
+        for at in range(8 * eight, 8 * eight + 8):
+            if ends[at]:
+                here = block + at
+                key = (np.uint64(truth[here]) << np.uint64(32)) | np.uint64(pred[here])
+                slot = _slot(keys, counts, key)
+                if counts[slot] == 0:
+                    keys[slot] = key
+                    used += 1
+                counts[slot] += here + 1 - start
+                start = here + 1
+    return start, used
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _slot(keys: npt.NDArray[np.uint64], counts: Ints, key: np.uint64) -> np.int64:
+    """Where `key` is in the table, or the free place where it belongs.
+
+    Open addressing with multiplicative hashing (Knuth vol. 3, 6.4); the size is a power of two.
+    """
+    mask = np.int64(keys.size - 1)
+    slot = np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
+    while counts[slot] != 0 and keys[slot] != key:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _doubled(keys: npt.NDArray[np.uint64], counts: Ints) -> tuple[npt.NDArray[np.uint64], Ints]:
+    """The same table with twice the places."""
+    more_keys, more_counts = np.zeros(2 * keys.size, np.uint64), np.zeros(2 * keys.size, np.int64)
+    for old in range(keys.size):
+        if counts[old]:
+            slot = _slot(more_keys, more_counts, keys[old])
+            more_keys[slot], more_counts[slot] = keys[old], counts[old]
+    return more_keys, more_counts
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _objects(ids: Ints, counts: Ints, order: Ints) -> tuple[Ints, Ints, Ints]:
+    """Distinct ids above 0, their pixel counts, and where each entry of `ids` stands among them (-1 for background).
+
+    `order` sorts `ids`.
+    """
+    distinct, area = np.empty(ids.size, np.int64), np.zeros(ids.size, np.int64)
+    position, found = np.empty(ids.size, np.int64), 0
+    for at in order:
+        if ids[at] == 0:
+            position[at] = -1
+            continue
+        if found == 0 or distinct[found - 1] != ids[at]:
+            distinct[found] = ids[at]
+            found += 1
+        area[found - 1] += counts[at]
+        position[at] = found - 1
+    return distinct[:found].copy(), area[:found].copy(), position

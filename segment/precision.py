@@ -1,0 +1,35 @@
+"""Number formats of a network's arithmetic: float32, or bfloat16 where the machine has instructions for it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def resolve_precision(asked: Precision, device: str) -> Precision:
+    """``auto`` -> bf16 where the device multiplies bfloat16 in hardware, else fp32.
+
+    A CPU without such instructions emulates them and is slower than in float32.
+    """
+    if asked != "auto":
+        return asked
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device == "cpu" and _cpu_has_bf16() else "fp32"
+
+
+def autocast(precision: Precision, device: str) -> contextlib.AbstractContextManager[object]:
+    """The context in which a network computes: weights stay float32, convolutions run in bfloat16 where asked."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+def _cpu_has_bf16() -> bool:
+    # torch has no public question for this; without an answer the safe one is no.
+    supported = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(bool(ask()) for ask in supported if ask is not None)

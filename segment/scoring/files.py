@@ -1,0 +1,146 @@
+"""Files of label maps: found by name, checked from their headers, then read and checked value by value.
+
+Everything that would be scored wrongly without a word is refused: colours, fractions, lossy compression, ids that a
+small type has cut off.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from factory.core.images.files import LOSSY, read_header, read_pixels
+from factory.core.images.header import Header, UnreadableError
+from manifests.errors import UserError
+from manifests.labels import IGNORE
+from segment.overlap import MAX_ID
+
+SUFFIXES = (".png", ".tif", ".tiff", ".npy")
+"""Formats that keep labels as they are."""
+
+_EXACT_TIFF = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "ZSTD", "CCITTRLE", "CCITTFAX4"}
+"""Compressions of TIFF that cannot change a label, by their names in `tifffile.COMPRESSION`."""
+
+
+def find_label_files(folder: Path) -> dict[str, Path]:
+    """Label maps directly in a folder, stem -> path, sorted by stem; hidden files and other formats are passed over.
+
+    Raises:
+        UserError: for no label map at all, two of one stem, or a JPEG that stands where a label map should.
+    """
+    try:
+        entries = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    except NotADirectoryError:
+        raise UserError(f"{folder}: expected a folder of label maps, got a file. Name its folder.") from None
+    except FileNotFoundError:
+        raise UserError(f"{folder}: expected a folder of label maps, got none. Check the path.") from None
+    found: dict[str, Path] = {}
+    for path in entries:
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        if path.stem in found:
+            raise UserError(
+                f"{folder}: expected one label map for {path.stem}, got {found[path.stem].name} and {path.name}. "
+                "Remove one."
+            )
+        found[path.stem] = path
+    lossy = [path for path in entries if path.suffix.lower() in LOSSY and path.stem not in found]
+    if lossy:
+        raise UserError(
+            f"{lossy[0]}: expected a label map in {_FORMATS}, got JPEG, which changes labels ({len(lossy)} such in the "
+            "folder). Save the maps without loss."
+        )
+    if not found:
+        raise UserError(f"{folder}: expected label maps in {_FORMATS}, got {len(entries)} other files. Check the path.")
+    return dict(sorted(found.items()))
+
+
+_FORMATS = "PNG, TIFF or NPY"
+
+
+def label_size(path: Path) -> tuple[int, int]:
+    """Height and width of a label map, from its header; nothing is decoded.
+
+    Raises:
+        UserError: for a file that is damaged, too large, or holds anything but integers in one channel.
+    """
+    try:
+        header = read_header(path)
+        _check_kind(header)
+        if path.suffix.lower() in (".tif", ".tiff"):
+            _check_compression(path)
+    except UnreadableError as error:
+        raise UserError(f"{path}: {str(error).removesuffix('.')}.") from error
+    return header.height, header.width
+
+
+def read_instances(path: Path) -> npt.NDArray[Any]:
+    """An instance map [H, W] as stored: ids 0..2^31-1 of an integer type, 0 = background, gaps allowed.
+
+    Raises:
+        UserError: for ids out of range, and for 8 bits that reach 255, where further ids would have been lost.
+    """
+    array = _read(path)
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > MAX_ID:
+        raise UserError(f"{path}: expected instance ids from 0 to {MAX_ID}, got {low}..{high}. Number them anew.")
+    if array.dtype.itemsize == 1 and high == 255:
+        raise UserError(f"{path}: expected instance ids, got 8 bits that reach 255. {_remedy_of_255(array)}")
+    return array
+
+
+def read_classes(path: Path) -> npt.NDArray[np.uint8]:
+    """A class map uint8 [H, W]: labels 0..254, 255 = ignore.
+
+    Raises:
+        UserError: for labels out of range.
+    """
+    array = _read(path)
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > IGNORE:
+        raise UserError(
+            f"{path}: expected class labels from 0 to {IGNORE - 1} and {IGNORE} (ignore), got {low}..{high}. "
+            "Instance maps are scored without --semantic."
+        )
+    return array.astype(np.uint8)
+
+
+def _read(path: Path) -> npt.NDArray[Any]:
+    label_size(path)
+    try:
+        return read_pixels(path)
+    except UnreadableError as error:
+        raise UserError(f"{path}: {str(error).removesuffix('.')}.") from error
+
+
+def _check_kind(header: Header) -> None:
+    if header.channels not in ("grey", "palette"):
+        raise UnreadableError(
+            f"expected a label map with one channel, got {header.channels} ({header.dtype}). "
+            "Colours are no labels: export the ids"
+        )
+    if header.dtype.kind not in "uib":
+        raise UnreadableError(f"expected integer labels, got {header.dtype}. Save the ids in an integer type")
+
+
+def _check_compression(path: Path) -> None:
+    with tifffile.TiffFile(path) as file:
+        compression = file.pages[0].compression
+    name = getattr(compression, "name", str(compression))
+    if name not in _EXACT_TIFF:
+        raise UnreadableError(
+            f"expected compression without loss, got {name}, which may change labels. Save it with deflate or LZW"
+        )
+
+
+def _remedy_of_255(array: npt.NDArray[Any]) -> str:
+    if np.any((array > 0) & (array < 255)):
+        return "Ids above 255 do not fit and were probably lost: export it in 16 bits."
+    return (
+        "It is a binary mask, in which nuclei that touch are one: number its objects, or score it as classes 0 and 1 "
+        "with --semantic."
+    )
