@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from math import inf, nan
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import distance_transform_edt
 
 from segment.overlap import Floats
 
@@ -146,10 +146,16 @@ def _edges(truth: npt.NDArray[Any], pred: npt.NDArray[Any]) -> tuple[npt.NDArray
 
 
 def _distance_to(edge: npt.NDArray[np.bool_], where: npt.NDArray[np.bool_]) -> Floats:
-    """Distance to the nearest pixel of `edge`, at the pixels of `where`; inf without an edge."""
+    """Distance to the nearest pixel of `edge`, at the pixels of `where`; inf without an edge.
+
+    OpenCV's transform (Felzenszwalb and Huttenlocher 2012) takes a third of the time of scipy's. It is exact, but in
+    float32: squared distances are integers, so rounding them gives the distance to the last bit of float64.
+    """
     if not edge.any():
         return np.full(np.count_nonzero(where), inf)
-    return np.asarray(distance_transform_edt(~edge)[where], np.float64)
+    single = cv2.distanceTransform((~edge).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[where]
+    exact: Floats = np.sqrt(np.rint(np.square(single, dtype=np.float64)))
+    return exact
 
 
 def _percentile_95(values: Floats) -> float:

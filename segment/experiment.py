@@ -141,6 +141,7 @@ def run(
     device: str = "cpu",
     resume: bool = False,
     overwrite: bool = False,
+    on_start: Callable[[int, int], None] = lambda step, steps: None,
     on_step: Callable[[int], None] = lambda step: None,
     on_validation: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> FitResult:
@@ -151,6 +152,7 @@ def run(
         device: where to compute.
         resume: go on from the folder's checkpoint where there is one.
         overwrite: remove another run from the folder.
+        on_start: told of the steps done before, and of all.
         on_step: told of every step done.
         on_validation: told of every row of the history.
     """
@@ -195,6 +197,7 @@ def run(
                 fingerprint=experiment.fingerprint,
                 device=device,
                 resume=resume,
+                on_start=on_start,
                 on_step=on_step,
                 on_validation=watch,
             )

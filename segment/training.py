@@ -123,7 +123,7 @@ class Fit:
         validate: network and step -> named figures, `SCORE` among them.
         out: folder for checkpoints and history. card: what the weights' card says beside step and scores.
         fingerprint: of configuration and data; a checkpoint of another is refused. resume: go on where one is.
-        on_step, on_validation: told of progress.
+        on_start, on_step, on_validation: told of progress.
     """
 
     config: TrainConfig
@@ -136,6 +136,7 @@ class Fit:
     fingerprint: str
     device: str = "cpu"
     resume: bool = False
+    on_start: Callable[[int, int], None] = lambda step, steps: None
     on_step: Callable[[int], None] = lambda step: None
     on_validation: Callable[[dict[str, Any]], None] = lambda row: None
 
@@ -151,6 +152,7 @@ def fit(job: Fit) -> FitResult:
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     mean = averaged(network, config.ema)
     start, best, history = _resume(job, optimiser, mean)
+    job.on_start(start, config.steps)
 
     network.train()
     started = marked = time.perf_counter()

@@ -101,7 +101,8 @@ def test_images_of_one_patient_are_drawn_together() -> None:
     once = bootstrap_mean(values, list("abcdef"), boot)
     twice = bootstrap_mean(np.repeat(values, 2, axis=1), list("aabbccddeeff"), boot)
     assert (once.low, once.high) == pytest.approx((twice.low, twice.high))
-    assert twice.images == 12
+    assert (twice.images, twice.patients) == (12, 6)
+    assert math.isnan(bootstrap_mean(values, ["a"] * 6, boot).low)
 
 
 def test_scores_without_a_value_are_left_out_and_counted() -> None:
@@ -369,7 +370,7 @@ def made_up(config: CompareConfig, gain: float, images: int = 12) -> Scores:
     return Scores(names, names, found, {})
 
 
-ENOUGH = {"seeds": 3, "claims": {"min_steps": 2, "min_seeds": 3, "min_images": 10}}
+ENOUGH = {"seeds": 3, "claims": {"min_steps": 2, "min_seeds": 3, "min_patients": 10}}
 
 
 def test_a_claim_is_a_sentence_where_the_interval_leaves_out_zero() -> None:
@@ -390,7 +391,7 @@ def test_a_claim_is_a_sentence_where_the_interval_leaves_out_zero() -> None:
     [
         ({**ENOUGH, "claims": {"min_steps": 1000}}, 12, "2 steps of at least 1000"),
         ({**ENOUGH, "seeds": 2}, 12, "2 seeds of at least 3"),
-        (ENOUGH, 9, "9 test images of at least 10"),
+        (ENOUGH, 9, "9 test patients of at least 10"),
     ],
 )
 def test_no_claim_is_made_below_the_minimum(changes: dict[str, object], images: int, short: str) -> None:
@@ -406,7 +407,7 @@ def test_an_arm_whose_trainings_failed_gets_no_claim() -> None:
     lost = Cell("S*", 1.0, 2)
     scores = replace(whole, cells={c: s for c, s in whole.cells.items() if c != lost}, failed={lost: "diverged"})
     said = sentences(scores, summarise(scores, config), config)
-    assert "S* against R*: no claim, 2 seeds and 12 images have both" in said[1]
+    assert "S* against R*: no claim, 2 seeds and 12 test patients have both" in said[1]
     assert "AJI is higher" in said[0]
 
 
@@ -423,6 +424,7 @@ def test_report_marks_published_values_and_needs_no_other_file(tmp_path: Path) -
     assert row[1:-1] == ["-"] * (len(header) - 2)
     assert row[-1] == "AJI 0.618 (Graham et al. 2019) |"
     assert r"| S\* - R\* | 50% | AJI | +0." in markdown
+    assert "leaves out 0" in markdown
     assert "HoVer-Net &lt;1&gt;" in html
     assert "data:image/png;base64," in html
     assert "http" not in html
@@ -449,9 +451,10 @@ def test_command_runs_reports_and_has_nothing_left_to_do(
     first = cli("segment", "compare", *words)
     assert first.code == 0, first
     assert "[2/2] S, no real patients, seed 0: AJI" in first.out
-    assert "No claim: too few for one (2 steps of at least 1000; 1 seeds of at least 3; 4 test images" in first.out
+    assert "No claim: too few for one (2 steps of at least 1000; 1 seeds of at least 3; 4 test patients" in first.out
     report = (tmp_path / "out/report.md").read_text()
     assert "AJI 0.556 (Graham et al. 2019)" in report
+    assert "leaves out 0" not in report
     again = cli("segment", "compare", *words)
     assert again.code == 0
     assert "[2/2]" not in again.out

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from factory.ingest.slides import SlideReader
+from factory.core.images.slides import SlideReader
 from manifests import open_dataset, verify
 from tests.ingest_files import ingest_command, slide
 

@@ -17,8 +17,8 @@ from manifests.store import Layout
 from segment import experiment
 from segment.checkpoints import BEST, LAST, STATE_KIND, WEIGHTS_KIND, read_checkpoint, write_weights
 from segment.cli import app
-from segment.evaluate import load_weights
 from segment.training import TrainConfig
+from segment.weights import load_weights
 from tests.conftest import write_dataset
 
 TINY = ["--steps", "4", "--batch", "2", "--set", "validate_every=2", "--set", "threads=1", "--device", "cpu"]
@@ -72,8 +72,9 @@ def test_train_and_evaluate_from_the_default_folders_in_the_common_scheme(at_hom
     assert "waiting for data" in result.output
     run = at_home / "runs/segment/unetplusplus-real+synth"
     assert {path.name for path in run.iterdir()} == {
-        BEST, "best.json", LAST, "history.parquet", "history.png", "run.yaml",
+        BEST, "best.json", LAST, "history.parquet", "history.png", "run.yaml", "panels", "tensorboard",
     }  # fmt: skip
+    assert [path.name for path in sorted((run / "panels").iterdir())] == ["step-000002.png", "step-000004.png"]
     assert pq.read_table(run / "history.parquet")["step"].to_pylist() == [2, 4]
     card = json.loads((run / "best.json").read_text())
     assert card["scheme"]["name"] == "nuclei"
@@ -93,8 +94,10 @@ def test_evaluation_reports_every_figure_per_image_and_pooled(trained: Path, at_
     part = document["sources"]["real"]
     figures = {
         "mean_iou", "wiou", "wprecision", "wrecall", "dice", "cross_entropy", "t_objective",
-        "dq", "sq", "pq", "aji", "aji_plus",
+        "dq", "sq", "pq", "aji", "aji_plus", "mpq", "foreground_dice", "object_dice", "f1_50", "f1_70", "f1_90",
+        "boundary_f1",
     }  # fmt: skip
+    assert document["unit"] == "whole image"
     assert part["images"] == len(document["images"]) == 2
     assert figures <= set(part["pooled"])
     assert figures | {"tps_error"} <= set(part["mean"])
@@ -105,7 +108,15 @@ def test_evaluation_reports_every_figure_per_image_and_pooled(trained: Path, at_
         assert 0 <= part["pooled"][figure] <= 1
     markdown = (tmp_path / "report/evaluation-test.md").read_text()
     assert "| mIoU |" in markdown
+    assert "scored by whole image" in markdown
     assert "TPS by cells" in markdown
+
+
+def test_tile_wise_scores_are_named_so(trained: Path, at_home: Path, tmp_path: Path) -> None:
+    result = segment("evaluate", "--weights", str(trained), "--device", "cpu", "--out", str(tmp_path), "--tiles")
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"evaluation-test-tiles.json", "evaluation-test-tiles.md"}
+    assert json.loads((tmp_path / "evaluation-test-tiles.json").read_text())["unit"] == "tile"
 
 
 def test_evaluation_refuses_groups_that_were_trained_on(trained: Path, home: Path, tmp_path: Path) -> None:
@@ -236,7 +247,7 @@ def test_dry_run_prints_the_resolved_config_and_writes_nothing(at_home: Path, tm
         (["--synth", "data/real"], "data/real: expected synthetic tiles, got real ones"),
         (
             ["--config", "nothing.yaml"],
-            "--config: expected a YAML file or a shipped name (pdl1, quick, sharpgan), got 'nothing.yaml'",
+            "--config: expected a YAML file or a shipped name (pdl1, quick, sharpgan, starter), got 'nothing.yaml'",
         ),
         (
             ["--net", "segnett", "--real", "nowhere"],

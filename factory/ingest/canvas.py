@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from factory.core.images.files import read_pixels
 from factory.core.images.header import UnreadableError
+from factory.core.images.slides import SlideReader
 from factory.ingest.config import IngestConfig
 from factory.ingest.frames import Frame
 from factory.ingest.labelling import Labels, air, assemble, read_labels
 from factory.ingest.pairing import IMAGE, Source, SourceError
 from factory.ingest.points import Points
-from factory.ingest.slides import SlideReader
 
 _MAX_READ_PX = 2**24
 """Pixels of a slide that are read in one go when they are to be shrunk."""

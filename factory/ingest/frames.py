@@ -8,9 +8,9 @@ from pathlib import Path
 
 from factory.core.images.files import LOSSY, check_rgb, read_header
 from factory.core.images.header import Header, UnreadableError
+from factory.core.images.slides import SLIDES, SlideHeader, is_slide, read_slide_header
 from factory.ingest.config import IngestConfig
 from factory.ingest.pairing import IMAGE, Source
-from factory.ingest.slides import SLIDES, SlideHeader, is_slide, read_slide_header
 
 _FITS = 0.02
 """A level whose resolution is this close to the one asked for is taken as it is."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from factory.core.images.files import RASTERS
-from factory.ingest.slides import SLIDES
+from factory.core.images.slides import SLIDES
 from manifests.errors import UserError
 
 IMAGE = "images"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.config import digest, parse, read_yaml
+from factory.core.images.slides import content_files
 from factory.ingest.config import AIR_THRESHOLDS, MAX_BACKGROUND, IngestConfig
 from factory.ingest.grouping import (
     assign_groups,
@@ -19,7 +20,6 @@ from factory.ingest.grouping import (
     splits_from_table,
 )
 from factory.ingest.pairing import Pairing, find_patterns, pair
-from factory.ingest.slides import content_files
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import IGNORE, LabelScheme, get_scheme

@@ -23,12 +23,13 @@ from segment.stain_count import (
     estimate_vectors,
     find_nuclei,
     mean_dab,
+    otsu_threshold,
     smooth_dab,
     stain_densities,
     youden_threshold,
 )
 
-MOST_TILES = 200
+MOST_TILES = 100
 """Of a larger data set, this many tiles at equal distances are looked at."""
 
 FEWEST_CELLS = 20
@@ -163,7 +164,7 @@ def _choose(
             if known:
                 errors[name] = float(np.mean([abs((tile.dab > threshold).mean() - tile.tps) for tile in known]))
         elif dab.size:
-            chosen[name] = _otsu(dab), None, 0, 0
+            chosen[name] = otsu_threshold(dab), None, 0, 0
     if not chosen:
         raise UserError(f"{dataset.root}: expected images with nuclei, got none in which any was found.")
     finder = min(errors, key=lambda name: errors[name]) if errors else max(chosen, key=lambda name: name == "segmenter")
@@ -171,7 +172,7 @@ def _choose(
     return StainCalibration(
         vectors=vectors,
         nucleus_dab=threshold,
-        area_dab=_otsu(smooth),
+        area_dab=otsu_threshold(smooth),
         finder=finder,
         validated=accuracy is not None,
         balanced_accuracy=accuracy,
@@ -181,9 +182,3 @@ def _choose(
         tiles=len(dataset),
         source=str(dataset.root),
     )
-
-
-def _otsu(values: npt.NDArray[Any]) -> float:
-    from skimage.filters import threshold_otsu
-
-    return float(threshold_otsu(values)) if np.ptp(values) else float(values[0])

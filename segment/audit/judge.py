@@ -30,7 +30,8 @@ class Finding:
 
     Attributes:
         requested_tps: as the plan had it. achieved_tps: of the mask, or of the annotated cells.
-        tps_segmenter, tps_stain: as either judge sees it. audited_tps: the stain count's where there is one.
+        tps_segmenter, tps_stain: as either judge sees it. audited_tps: by stain where that `is_validated`, else by the
+            segmenter, else by stain all the same.
         aji, aji_plus, dq, sq, pq: nuclei of the segmenter against those of the mask. dice: of the classes, their mean.
         pixel_accuracy: share of the labelled pixels whose class agrees. mean_iou: of the classes.
         class_agreement: share of the matched nuclei whose class agrees, where the weights know several classes of them.
@@ -90,7 +91,7 @@ class Judge:
 
         Args:
             sample: image, labels and row.
-            annotated: cells of a real tile that its mask does not show (points); None reads them off the mask.
+            annotated: gives the cells of a real tile; None where it has none, and for tiles in question.
         """
         own = sample.tile
         seen = self.see(sample.image, own.mpp)
@@ -101,18 +102,24 @@ class Judge:
             own.mpp,
             seen.scheme,
         )
-        cells = annotated.of(sample) if annotated is not None and annotated.points is not None else None
+        cells = annotated.of(sample) if annotated is not None else None
         figures = claims(sample, cells) | agreement(own, seen)
         is_ihc = cells is not None or bool(own.scheme.ids("tumour_positive"))
         if self.stain is not None and is_ihc:
             figures |= stain_figures(sample, seen, self.stain)
-        by_stain = figures.get("tps_stain", NAN)
-        figures["audited_tps"] = figures.get("tps_segmenter", NAN) if np.isnan(by_stain) else by_stain
+        by_stain, by_segmenter = figures.get("tps_stain", NAN), figures.get("tps_segmenter", NAN)
+        stain_goes_first = is_validated(self.stain, own.scheme) or np.isnan(by_segmenter)
+        figures["audited_tps"] = by_segmenter if np.isnan(by_stain) or not stain_goes_first else by_stain
         return Finding(**figures)
 
 
+def is_validated(stain: StainCalibration | None, scheme: LabelScheme) -> bool:
+    """Whether annotated real cells stand behind the stain count of a scheme: never where TPS is by area."""
+    return stain is not None and stain.validated and scheme.tps_basis == "cells"
+
+
 def claims(sample: Sample, cells: Cells | None) -> dict[str, float]:
-    """What row and labels say of a tile; `cells` are its annotated points, if that is what it has."""
+    """What row and labels say of a tile; `cells` are those of a real one, whose TPS counts from `FEWEST_CELLS` on."""
     row, tile = sample.row, sample.tile
     if cells is not None:
         return {

@@ -94,7 +94,7 @@ def read_calibration(audit: Audit, on_tile: Callable[[], None] = lambda: None) -
     knows_nuclei = has_instances(audit.weights.scheme)
     segmenter = (lambda image, densities, mpp: judge.see(image, mpp).instance) if knows_nuclei else None
     calibration = calibrate(audit.stain_from, segmenter, on_tile)
-    write_atomic(path, json.dumps(calibration.to_dict(), indent=2, sort_keys=True).encode() + b"\n")
+    write_atomic(path, json.dumps(calibration.to_dict(), indent=2).encode() + b"\n")
     return calibration
 
 

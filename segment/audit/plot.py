@@ -11,6 +11,8 @@ import numpy as np
 from segment.audit.judge import Finding
 from segment.audit.verdict import Limits, column
 
+_NAMES = {"aji": "AJI", "mean_iou": "mIoU"}
+
 
 def plot_audit(
     findings: Sequence[Finding], real: Sequence[Finding], flags: Sequence[Sequence[str]], limits: Limits
@@ -65,4 +67,4 @@ def _histogram(axes: Any, tiles: Sequence[Finding], limits: Limits) -> None:
     axes.hist(values[~np.isnan(values)], bins=np.linspace(0, 1, 41).tolist(), color="tab:blue", label="tiles")
     if limits.least_agreement is not None:
         axes.axvline(limits.least_agreement, color="tab:red", label=f"limit {limits.least_agreement:.2f}")
-    axes.set(xlim=(0, 1), xlabel=limits.agreement.replace("_", " "), ylabel="tiles")
+    axes.set(xlim=(0, 1), xlabel=_NAMES[limits.agreement], ylabel="tiles")

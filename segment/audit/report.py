@@ -18,7 +18,7 @@ from manifests.files import write_atomic
 from manifests.schema import DISCLAIMER
 from manifests.table import write_manifest
 from segment.audit.calibration import StainCalibration
-from segment.audit.judge import COUNTS, FIGURES, Finding
+from segment.audit.judge import COUNTS, FIGURES, Finding, is_validated
 from segment.audit.parts import ACCEPTED, AUDIT, PLOT, REPORT, SUMMARY
 from segment.audit.plot import plot_audit
 from segment.audit.request import Audit
@@ -73,7 +73,14 @@ def conclude(
         stain: the calibration of the stain count. bound: of the TPS. least_agreement: as asked, None for the default.
     """
     every_real = [finding for part in real for finding in part]
-    kept = limits(bound, least_agreement, every_real, has_nuclei=has_instances(audit.weights.scheme))
+    scheme, schemes = audit.weights.scheme, audit.audited.dataset.schemes
+    kept = limits(
+        bound,
+        least_agreement,
+        every_real,
+        has_nuclei=has_instances(scheme),
+        rejects_by_tps=bool(scheme.ids("tumour_positive")) or all(is_validated(stain, own) for own in schemes),
+    )
     flags = judge_all(findings, kept)
     document = {
         "dataset": str(audit.audited.dataset.root),
@@ -162,8 +169,14 @@ def lines(document: Mapping[str, Any]) -> list[str]:
     """What the tables rest on: limits, calibration of the stain count, notes."""
     kept = document["limits"]
     least = "none" if kept["least_agreement"] is None else f"{kept['least_agreement']:.3f}"
+    sees_tps = "audited_tps" in document["audited"]["tps"]
+    bound = f"bound  |requested - audited TPS| <= {kept['bound']:g}"
+    if not sees_tps:
+        bound = "bound  not used: no TPS is audited"
+    elif not kept["rejects_by_tps"]:
+        bound += ": shown only; the threshold is not validated, so no tile is flagged by it"
     said = [
-        f"bound  |requested - audited TPS| <= {kept['bound']:g}",
+        bound,
         f"limit  {_AGREEMENT[kept['agreement']]} >= {least} ({kept['origin']})",
     ]
     stain = document["stain"]

@@ -28,12 +28,14 @@ class Limits:
         agreement: the figure that measures how far image and mask agree: "aji", "mean_iou" without nuclei.
         least_agreement: its smallest allowed value, None for no such limit.
         origin: where that limit comes from, in words.
+        rejects_by_tps: whether a tile beyond the bound is flagged: not where the judge's threshold was never validated.
     """
 
     bound: float
     agreement: str
     least_agreement: float | None
     origin: str
+    rejects_by_tps: bool = True
 
 
 def column(findings: Sequence[Finding], name: str) -> npt.NDArray[np.float64]:
@@ -46,27 +48,30 @@ def tps_difference(findings: Sequence[Finding], judge: str = "audited_tps") -> n
     return column(findings, judge) - column(findings, "claimed_tps")
 
 
-def limits(bound: float, least: float | None, real: Sequence[Finding], *, has_nuclei: bool) -> Limits:
+def limits(
+    bound: float, least: float | None, real: Sequence[Finding], *, has_nuclei: bool, rejects_by_tps: bool = True
+) -> Limits:
     """The limits of an audit.
 
     Args:
         bound: of the TPS. least: of the agreement, as asked; None takes it from the real tiles.
         real: findings on real tiles, empty where none are at hand. has_nuclei: whether the weights know nuclei.
+        rejects_by_tps: as in `Limits`.
     """
     name = "aji" if has_nuclei else "mean_iou"
     if least is not None:
-        return Limits(bound, name, least, "as asked")
+        return Limits(bound, name, least, "as asked", rejects_by_tps)
     values = column(real, name)
     values = values[~np.isnan(values)]
     if values.size < FEWEST_REAL_TILES:
-        return Limits(
-            bound, name, None, f"no limit: {values.size} real tiles with this figure, {FEWEST_REAL_TILES} needed"
-        )
+        origin = f"no limit: {values.size} real tiles with this figure, {FEWEST_REAL_TILES} needed"
+        return Limits(bound, name, None, origin, rejects_by_tps)
     return Limits(
         bound,
         name,
         float(np.percentile(values, REAL_PERCENTILE)),
         f"{REAL_PERCENTILE:g}th percentile on {values.size} real tiles",
+        rejects_by_tps,
     )
 
 
@@ -81,7 +86,8 @@ def judge_all(findings: Sequence[Finding], limits: Limits) -> list[list[str]]:
     for finding in findings:
         difference = finding.audited_tps - finding.claimed_tps
         nothing_there = sees_tps and np.isnan(finding.audited_tps) and not np.isnan(finding.claimed_tps)
-        found = ["tps"] if abs(difference) > limits.bound or nothing_there else []
+        beyond = abs(difference) > limits.bound or nothing_there
+        found = ["tps"] if limits.rejects_by_tps and beyond else []
         agreement = getattr(finding, limits.agreement)
         if limits.least_agreement is not None and agreement < limits.least_agreement:
             found.append(limits.agreement)

@@ -72,10 +72,13 @@ def compare(
         "train": None if steps is None else {"steps": steps},
         "published": None if published is None else _read_published(published),
     }
-    settings = _resolve(config, assignments or [], {key: value for key, value in flags.items() if value is not None})
 
+    from segment.commands.settings import resolve
     from segment.compare import cells, report
+    from segment.compare.config import CompareConfig
 
+    given = {key: value for key, value in flags.items() if value is not None}
+    settings = resolve(CompareConfig, config, assignments or [], given, command="segment compare", shipped="compare")
     comparison = cells.prepare(settings, real, synth, out, device=device)
     settings, setting = comparison.config, cells.setting(comparison, device)
     terminal = console()
@@ -132,19 +135,3 @@ def _read_published(path: Path) -> list[dict[str, str]]:
             return [dict(row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: expected a CSV file, got: {error}.") from error
-
-
-def _resolve(name: str | None, assignments: list[str], flags: dict[str, Any]) -> Any:
-    """Defaults, then the YAML, then --set, then flags."""
-    from factory.core.config import configs_dir, merge, parse, parse_assignments, read_yaml
-    from manifests.errors import UserError
-    from segment.compare.config import CompareConfig
-
-    values: dict[str, Any] = {}
-    if name is not None:
-        shipped = {path.stem: path for path in sorted((configs_dir() / "compare").glob("*.yaml"))}
-        if not Path(name).exists() and name not in shipped:
-            raise UserError(f"--config: expected a YAML file or a shipped name ({', '.join(shipped)}), got {name!r}.")
-        values = read_yaml(Path(name) if Path(name).exists() else shipped[name])
-    values = merge(merge(values, parse_assignments(assignments)), flags)
-    return parse(CompareConfig, values, name or "segment compare")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from segment.scoring.images import ImageScore
+    from segment.scoring.pairs import Pairs
     from segment.scoring.sets import Mode
 
 
@@ -49,8 +52,6 @@ def score(
     (--semantic): mIoU, wIoU, wPrecision, wRecall, Dice. Files pair by name without suffix. Below either folder,
     instances/ and classes/ are used where they are.
     """
-    import os
-
     from manifests.errors import UserError
 
     if classes and semantic:
@@ -59,50 +60,69 @@ def score(
         raise UserError(f"--workers: expected at least 1, got {workers}.")
     if seed < 0:
         raise UserError(f"--seed: expected 0 or more, got {seed}.")
-    if json_path is not None and json_path.is_dir():
-        raise UserError(f"--json: expected a file, got the folder {json_path}. Write e.g. {json_path}/scores.json.")
+    if json_path is not None and (json_path.is_dir() or not json_path.parent.is_dir()):
+        raise UserError(f"--json: expected a file in an existing folder, got {json_path}. Make the folder first.")
 
-    from segment.scoring.sets import groups_of, open_pairs
+    from segment.scoring import report
+    from segment.scoring.pairs import groups_of, open_pairs
+    from segment.scoring.totals import summarise
 
     mode: Mode = "semantic" if semantic else "instances and classes" if classes else "instances"
     pairs = open_pairs(truth, pred, mode, ignore_unpaired=ignore_unpaired)
-    groups = dict(zip(pairs.names, groups_of(pairs, group_pattern), strict=True))
-
-    import json
-
-    from factory.core.console import console, progress
-    from manifests.files import write_atomic
-    from segment.scoring import report
-    from segment.scoring.images import ImageScore, score_all
-    from segment.scoring.instances import score_instances
-    from segment.scoring.semantic import score_classes
-    from segment.scoring.totals import LEVEL, RESAMPLES, summarise
-
-    nuclei = (pairs.scheme.ids("nucleus") if pairs.scheme else ()) if classes else None
-
-    def score_one(name: str) -> ImageScore:
-        maps = pairs.truth.read(name), pairs.pred.read(name)
-        return score_classes(name, groups[name], *maps) if semantic else score_instances(name, groups[name], *maps, nuclei)
-
-    with progress("scoring", len(pairs.names), unit="images") as bar:
-        scores = score_all(pairs.names, score_one, workers=workers or os.cpu_count() or 1, on_image=bar.advance)
-    summary = summarise(scores, seed=seed)
+    summary = summarise(_score(pairs, groups_of(pairs, group_pattern), mode, workers), seed=seed)
     names = report.class_names(summary.labels, pairs.scheme.names if pairs.scheme else None)
+    notes = [*report.notes_of(summary, semantic=semantic), *pairs.notes]
+    if pairs.unpaired:
+        notes.append(f"left out {len(pairs.unpaired)} names that one side lacks, among them {pairs.unpaired[0]}")
+    if json_path is not None:
+        settings = {
+            "truth": str(truth),
+            "pred": str(pred),
+            "scored": mode,
+            "group_pattern": group_pattern,
+            "seed": seed,
+        }
+        _write_json(json_path, report.document(summary, names, {**settings, "unpaired": list(pairs.unpaired)}))
+        notes.append(f"wrote {json_path}")
+
+    from factory.core.console import console
 
     terminal = console()
     terminal.print(report.image_table(summary, semantic=semantic, everything=everything))
     terminal.print(report.total_table(summary, names, semantic=semantic))
-    notes = [*report.notes_of(summary, semantic=semantic), *pairs.notes]
-    if pairs.unpaired:
-        notes.append(f"left out {len(pairs.unpaired)} names that one side lacks: {', '.join(pairs.unpaired[:3])}, ...")
     for note in notes:
         terminal.print(note, markup=False, highlight=False, soft_wrap=True)
-    if json_path is not None:
-        settings = {
-            "truth": str(truth), "pred": str(pred), "scored": mode, "unpaired": list(pairs.unpaired),
-            "group_pattern": group_pattern, "resamples": RESAMPLES, "level": LEVEL, "seed": seed,
-        }  # fmt: skip
-        text = json.dumps(report.document(summary, names, settings), indent=2, allow_nan=False)
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(json_path, (text + "\n").encode())
-        terminal.print(f"wrote {json_path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _score(pairs: Pairs, groups: Sequence[str], mode: Mode, workers: int | None) -> list[ImageScore]:
+    import os
+
+    from factory.core.console import progress
+    from segment.scoring.images import score_all
+    from segment.scoring.instances import score_instances
+    from segment.scoring.semantic import refuse_binary_truth, score_classes
+
+    group_of = dict(zip(pairs.names, groups, strict=True))
+    labels = None
+    if mode == "instances and classes":
+        labels = pairs.scheme.ids("nucleus") if pairs.scheme else ()
+
+    def score_one(name: str) -> ImageScore:
+        maps = pairs.truth.read(name), pairs.pred.read(name)
+        if mode == "semantic":
+            return score_classes(name, group_of[name], *maps)
+        return score_instances(name, group_of[name], *maps, labels)
+
+    with progress("scoring", len(pairs.names), unit="images") as bar:
+        scores = score_all(pairs.names, score_one, workers=workers or os.cpu_count() or 1, on_image=bar.advance)
+    if mode == "semantic":
+        refuse_binary_truth(scores)
+    return scores
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    import json
+
+    from manifests.files import write_atomic
+
+    write_atomic(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())

@@ -48,8 +48,8 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
-            help="YAML with what differs from the defaults: a file, or a shipped name (pdl1, quick, sharpgan, starter). "
-            "[default: none]"
+            help="YAML with what differs from the defaults: a file, or a shipped name (pdl1, quick, sharpgan, "
+            "starter). [default: none]"
         ),
     ] = None,
     assignments: Annotated[
@@ -84,11 +84,16 @@ def train(
         "patience": patience,
         "seed": seed,
     }
-    settings = _resolve_config(config, assignments or [], _given(flags))
     device = resolve_device(device)
 
     from factory.core.console import console, progress
     from segment import experiment, report
+    from segment.commands.settings import resolve
+    from segment.training import TrainConfig
+
+    settings = resolve(
+        TrainConfig, config, assignments or [], _given(flags), command="segment train", shipped="segment"
+    )
 
     job = experiment.prepare(settings, real, synth, out, device=device)
     terminal = console()
@@ -104,6 +109,7 @@ def train(
             device=device,
             resume=resume,
             overwrite=overwrite,
+            on_start=bar.resume_at,
             on_step=bar.to,
             on_validation=lambda row: terminal.print(report.describe_validation(row), markup=False, soft_wrap=True),
         )
@@ -127,22 +133,6 @@ def _parse_crop(text: str | None) -> tuple[int, int] | None:
     if not match:
         raise UserError(f"--crop: expected HEIGHTxWIDTH in pixels, got {text!r}. Write for example --crop 256x256.")
     return int(match[1]), int(match[2])
-
-
-def _resolve_config(name: str | None, assignments: list[str], flags: dict[str, Any]) -> Any:
-    """Defaults, then the YAML, then --set, then flags."""
-    from factory.core.config import configs_dir, merge, parse, parse_assignments, read_yaml
-    from manifests.errors import UserError
-    from segment.training import TrainConfig
-
-    values: dict[str, Any] = {}
-    if name is not None:
-        shipped = {path.stem: path for path in sorted((configs_dir() / "segment").glob("*.yaml"))}
-        if not Path(name).exists() and name not in shipped:
-            raise UserError(f"--config: expected a YAML file or a shipped name ({', '.join(shipped)}), got {name!r}.")
-        values = read_yaml(Path(name) if Path(name).exists() else shipped[name])
-    values = merge(merge(values, parse_assignments(assignments)), flags)
-    return parse(TrainConfig, values, name or "segment train")
 
 
 def _print_config(terminal: Any, job: Any) -> None:

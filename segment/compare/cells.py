@@ -93,7 +93,7 @@ def setting(comparison: Comparison, device: str) -> Setting:
         synth=None if synth is None else synth.dataset.root,
         synth_tiles=0 if synth is None else len(synth.split("train")),
         device=device,
-        threads=torch.get_num_threads(),
+        threads=config.train.threads or torch.get_num_threads(),
     )
 
 
@@ -129,7 +129,7 @@ def prepare(config: CompareConfig, real: Path, synth: Path, out: Path, *, device
     config = config.model_copy(update={"train": config.train.model_copy(update=same)})
     comparison = Comparison(config, sources, out)
     for cell in comparison.cells:
-        if cell.seed == 0:
+        if cell.seed == 0 and cell.fraction in (None, config.fractions[0]):  # one of each arm shows what is wrong
             _prepare_cell(comparison, cell)
     check_target(comparison)
     return comparison
@@ -216,9 +216,10 @@ def run(
     check_target(comparison)
     folder, steps = comparison.out / CELLS, comparison.config.train.steps
     images = [(parts.name, parts.group or parts.name) for parts in whole_parts(comparison.test)]
-    folder.mkdir(parents=True, exist_ok=True)
+    comparison.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(comparison.out):
         _prepare_folder(comparison)
+        folder.mkdir(exist_ok=True)
         found = {cell: read_record(folder, cell, comparison.fingerprint) for cell in comparison.cells}
         records = {cell: record for cell, record in found.items() if record and record.error is None}
         on_start(len(records) * steps, len(found) * steps)

@@ -50,12 +50,12 @@ class ClaimConfig(Config):
     """What a comparison must have before a sentence is drawn from it; below, the figures are shown without one.
 
     Attributes:
-        min_steps: of each training. min_seeds: finished, in both arms. min_images: of the test split.
+        min_steps: of each training. min_seeds: finished, in both arms. min_patients: of the test split.
     """
 
     min_steps: int = Field(default=1000, ge=1)
     min_seeds: int = Field(default=3, ge=1)
-    min_images: int = Field(default=10, ge=2)
+    min_patients: int = Field(default=10, ge=2)
 
 
 class BootstrapConfig(Config):

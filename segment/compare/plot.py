@@ -53,7 +53,8 @@ def _draw(axes: Any, arm: str, levels: list[Level], config: CompareConfig) -> No
         axes.plot([left, right], means * 2, color=colour, linestyle="--", label=label)
         axes.fill_between([left, right], lows * 2, highs * 2, color=colour, alpha=0.12, linewidth=0)
         return
-    shares = [level.fraction for level in levels]
+    # Set apart a little, so that the lines of two arms do not hide each other.
+    shares = [(level.fraction or 0.0) * 1.03 ** (config.arms.index(arm) - 1) for level in levels]
     axes.plot(shares, means, color=colour, marker="o", markersize=4, label=label)
     axes.fill_between(shares, lows, highs, color=colour, alpha=0.15, linewidth=0)
     axes.vlines(shares, lows, highs, color=colour, linewidth=1)

@@ -20,7 +20,7 @@ from segment.compare.document import Block, Bullets, Grid, Heading, Listing, Par
 from segment.compare.plot import plot_curves
 from segment.compare.records import Record
 from segment.compare.statistics import Estimate
-from segment.compare.summary import LABELS, Scores, Summary, sentences, summarise
+from segment.compare.summary import LABELS, Scores, Summary, sentences, shortfalls, summarise
 
 SCORES = "scores.parquet"
 MARKDOWN = "report.md"
@@ -131,7 +131,7 @@ def _blocks(scores: Scores, summary: Summary, config: CompareConfig, setting: Se
         "at that fraction. S has no real patients and is trained once per seed."
     )
     yield Heading("Differences")
-    yield _difference_table(summary)
+    yield _difference_table(summary, has_claims=not shortfalls(scores, config))
     yield Paragraph(_method(scores, config))
     yield from _failures(scores, config)
     yield Heading("How it was run")
@@ -171,8 +171,8 @@ def _score_table(scores: Scores, summary: Summary, config: CompareConfig) -> Gri
     return Grid([*header, PUBLISHED], rows)
 
 
-def _difference_table(summary: Summary) -> Grid:
-    header = ["difference", "real patients", "metric", "mean [interval]", "d_z", "seeds", "images", "leaves out 0"]
+def _difference_table(summary: Summary, *, has_claims: bool) -> Grid:
+    header = ["difference", "real patients", "metric", "mean [interval]", "d_z", "seeds", "patients"]
     rows = [
         [
             f"{d.arm} - {d.than}",
@@ -181,12 +181,14 @@ def _difference_table(summary: Summary) -> Grid:
             _interval(d.estimate, sign="+"),
             "-" if math.isnan(d.effect) else f"{d.effect:+.2f}",
             str(d.estimate.seeds),
-            str(d.estimate.images),
-            "yes" if d.shown else "no",
+            str(d.estimate.patients),
         ]
         for d in summary.differences
     ]
-    return Grid(header, rows)
+    if not has_claims:  # whether an interval leaves out 0 would be read as one
+        return Grid(header, rows)
+    shown = ["yes" if d.shown else "no" for d in summary.differences]
+    return Grid([*header, "leaves out 0"], [[*row, word] for row, word in zip(rows, shown, strict=True)])
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
@@ -206,7 +208,7 @@ def _method(scores: Scores, config: CompareConfig) -> str:
         "the number of comparisons. d_z: Cohen's d for pairs, the mean over the standard deviation of the images' "
         "differences, each averaged over seeds. Images where a figure has no value (no nucleus in truth and "
         f"prediction) are left out. Sentences are drawn from {claims.min_steps} steps, {claims.min_seeds} seeds and "
-        f"{claims.min_images} test images on, about the first metric alone."
+        f"{claims.min_patients} test patients on, about the first metric alone."
     )
 
 
@@ -239,8 +241,8 @@ def _protocol(config: CompareConfig, setting: Setting) -> list[str]:
         for share in config.fractions
     )
     chosen = (
-        "Trained on the train and val splits together; the last weights count, nuclei are read with the parameters "
-        "above, nothing is chosen."
+        "Trained on the train and val splits together; the last weights count, nuclei are read as "
+        "train.instances says, nothing is chosen."
         if config.final
         else "The val split of the real tiles, whatever the fraction, chooses the weights and how nuclei are read, for "
         "every arm, S included."

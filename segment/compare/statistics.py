@@ -25,8 +25,9 @@ class Estimate:
     """A mean with its percentile interval; NaN where there is nothing to average.
 
     Attributes:
-        mean: over all pairs of seed and image that have a value. low, high: of the interval.
-        seeds, images: that have a value. left_out: pairs of seed and image without one.
+        mean: over all pairs of seed and image that have a value.
+        low, high: of the interval; NaN with fewer than two patients, of which nothing can be said.
+        seeds, images, patients: that have a value. left_out: pairs of those seeds and images without one.
     """
 
     mean: float
@@ -34,13 +35,14 @@ class Estimate:
     high: float
     seeds: int
     images: int
+    patients: int
     left_out: int
 
 
 def bootstrap_mean(values: Floats, groups: Sequence[str], config: BootstrapConfig) -> Estimate:
     """Mean of scores (or of paired differences of scores) over seeds and images, with its interval.
 
-    A single seed is not resampled: the interval is then about images alone; likewise for a single patient.
+    A single seed is not resampled: the interval is then about patients alone.
 
     Args:
         values: float64 [seeds, images]; NaN = nothing to score, left out of every mean.
@@ -54,21 +56,23 @@ def bootstrap_mean(values: Floats, groups: Sequence[str], config: BootstrapConfi
         raise ValueError(f"expected [seeds, images] with a group for each image, got {values.shape}, {len(groups)}")
     known = ~np.isnan(values)
     if not known.any():
-        return Estimate(math.nan, math.nan, math.nan, 0, 0, values.size)
+        return Estimate(math.nan, math.nan, math.nan, 0, 0, 0, 0)
     rng = np.random.default_rng(config.seed)
     # With a whole seed missing (a failed training), it is not there to be drawn; likewise an image without a score.
     rows, columns = known.any(axis=1), known.any(axis=0)
     values, known = values[rows][:, columns], known[rows][:, columns]
-    owners = [groups[column] for column in np.flatnonzero(columns)]
+    owners = [groups[column] for column in np.flatnonzero(columns).tolist()]
     place = {owner: number for number, owner in enumerate(dict.fromkeys(owners))}
     seed_weight = _multiplicities(rng, config.resamples, values.shape[0])
     image_weight = _multiplicities(rng, config.resamples, len(place))[:, [place[owner] for owner in owners]]
     total = ((seed_weight @ np.where(known, values, 0.0)) * image_weight).sum(axis=1)
     count = ((seed_weight @ known) * image_weight).sum(axis=1)
     means = total[count > 0] / count[count > 0]
-    low, high = np.quantile(means, ((1 - config.level) / 2, (1 + config.level) / 2))
-    mean = float(values[known].mean())
-    return Estimate(mean, float(low), float(high), int(rows.sum()), int(columns.sum()), int((~known).sum()))
+    low, high = np.quantile(means, ((1 - config.level) / 2, (1 + config.level) / 2)).tolist()
+    if len(place) < 2:
+        low = high = math.nan
+    seeds, images = values.shape
+    return Estimate(float(values[known].mean()), low, high, seeds, images, len(place), int((~known).sum()))
 
 
 def _multiplicities(rng: np.random.Generator, resamples: int, count: int) -> Floats:

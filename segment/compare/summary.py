@@ -115,7 +115,7 @@ def shortfalls(scores: Scores, config: CompareConfig) -> list[str]:
     asked = (
         ("steps", config.train.steps, claims.min_steps),
         ("seeds", config.seeds, claims.min_seeds),
-        ("test images", len(scores.images), claims.min_images),
+        ("test patients", len(set(scores.groups)), claims.min_patients),
     )
     return [f"{count} {what} of at least {least}" for what, count, least in asked if count < least]
 
@@ -135,10 +135,10 @@ def sentences(scores: Scores, summary: Summary, config: CompareConfig) -> list[s
 def _sentence(difference: Difference, claims: ClaimConfig, level: float) -> str:
     estimate = difference.estimate
     where = f"With {difference.fraction:.0%} of the real patients, {difference.arm} against {difference.than}"
-    if estimate.seeds < claims.min_seeds or estimate.images < claims.min_images:
+    if estimate.seeds < claims.min_seeds or estimate.patients < claims.min_patients:
         return (
-            f"{where}: no claim, {estimate.seeds} seeds and {estimate.images} images have both "
-            f"(at least {claims.min_seeds} and {claims.min_images})."
+            f"{where}: no claim, {estimate.seeds} seeds and {estimate.patients} test patients have both "
+            f"(at least {claims.min_seeds} and {claims.min_patients})."
         )
     interval = f"{level:.0%} interval {estimate.low:+.4f} to {estimate.high:+.4f}"
     label = LABELS[difference.metric]

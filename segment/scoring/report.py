@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from segment.intervals import Interval
-from segment.scoring.totals import LEVEL, Summary
+from segment.scoring.totals import LEVEL, RESAMPLES, Summary
 
 NAMES = {
     "aji": "AJI",
@@ -32,9 +33,12 @@ NAMES = {
 }
 """Figures by their names in the literature; Dice is named by what it is of."""
 
+_SHORT = {"dice": "Dice", "object_dice": "object\nDice", "boundary_f1": "edge\nF1", "hd95_px": "HD95\npx"}
+"""What fits above a narrow column."""
+
 _PER_IMAGE = {
     True: ("mean_iou", "wiou", "wprecision", "wrecall", "dice"),
-    False: ("aji", "aji_plus", "dq", "sq", "pq", "dice", "object_dice", "f1_70", "hd95_px", "boundary_f1", "mpq"),
+    False: ("aji", "aji_plus", "dq", "sq", "pq", "mpq", "dice", "object_dice", "boundary_f1", "hd95_px"),
 }
 """Columns of the table of images, for class maps and for instance maps."""
 
@@ -54,17 +58,22 @@ def image_table(summary: Summary, *, semantic: bool, everything: bool) -> Table:
     if len(order) > SHOWN and not everything:
         worth = [of_image[ranked_by] for of_image in summary.figures]
         order.sort(key=lambda at: (math.isnan(worth[at]), worth[at]))
-        order, title = order[:SHOWN], f"the {SHOWN} worst of {len(order)} images by {NAMES[ranked_by]} (--all shows all)"
+        order, title = (
+            order[:SHOWN],
+            f"the {SHOWN} worst of {len(order)} images by {NAMES[ranked_by]} (--all shows all)",
+        )
     columns = [name for name in _PER_IMAGE[semantic] if name in summary.totals]
     table = Table(title=title)
     table.add_column("image", overflow="fold", min_width=12)
     for name in columns:
-        table.add_column(_label(name, semantic=semantic).replace(", ", "\n"), justify="right")
+        table.add_column(_SHORT.get(name) or NAMES[name], justify="right")
     for name in () if semantic else ("truth", "pred"):
         table.add_column(name, justify="right")
     for at in order:
         counts = [] if semantic else [str(summary.image_counts[at][name]) for name in ("truth", "pred")]
-        table.add_row(summary.names[at], *(_show(name, summary.figures[at][name]) for name in columns), *counts)
+        table.add_row(
+            escape(summary.names[at]), *(_show(name, summary.figures[at][name], digits=3) for name in columns), *counts
+        )
     return table
 
 
@@ -103,8 +112,9 @@ def notes_of(summary: Summary, *, semantic: bool) -> list[str]:
     units = f"{len(summary.names)} images"
     if summary.groups < len(summary.names):
         units = f"{summary.groups} groups of images, drawn whole"
-    advice = "; images of one patient are alike: give --group-pattern" if summary.groups == len(summary.names) else ""
-    notes.append(f"intervals: percentile bootstrap over {units}{advice}")
+    elif len(summary.names) > 1:
+        units += " (say which are of one patient with --group-pattern)"
+    notes.append(f"intervals: percentile bootstrap over {units}")
     if any(total.left_out for total in summary.totals.values()):
         notes.append("left out: images where a figure has nothing to score, which its mean passes over")
     return notes
@@ -130,7 +140,13 @@ def document(summary: Summary, classes: Mapping[int, str], settings: Mapping[str
         },
         "left_out": {name: total.left_out for name, total in totals.items() if total.left_out},
         "classes": {str(label): name for label, name in classes.items()},
-        "settings": {**settings, "images": len(summary.names), "groups": summary.groups},
+        "settings": {
+            **settings,
+            "images": len(summary.names),
+            "groups": summary.groups,
+            "resamples": RESAMPLES,
+            "level": LEVEL,
+        },
     }
 
 
@@ -143,8 +159,10 @@ def _label(name: str, *, semantic: bool, classes: Mapping[int, str] | None = Non
     return NAMES.get(name, name)
 
 
-def _show(name: str, value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1f}" if name == "hd95_px" else f"{value:.4f}"
+def _show(name: str, value: float, digits: int = 4) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.1f}" if name == "hd95_px" else f"{value:.{digits}f}"
 
 
 def _show_interval(name: str, interval: Interval) -> str:

@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from manifests.errors import UserError
 from segment import metrics
 from segment.scoring.images import ImageScore, refuse_ignored_prediction
 from segment.scoring.sets import Maps
@@ -53,5 +54,23 @@ def score_classes(name: str, group: str, truth: Maps, pred: Maps) -> ImageScore:
     place = np.full(256, metrics.IGNORE, np.uint8)
     place[labels] = np.arange(labels.size)
     matrix = metrics.confusion(place[own], place[seen], labels.size)
-    counts = {"pixels": int(np.count_nonzero(known)), "ignored_pixels": int(np.count_nonzero(~known))}
+    counts = {
+        "pixels": int(np.count_nonzero(known)),
+        "ignored_pixels": int(np.count_nonzero(~known)),
+        "classed_pixels": int(np.count_nonzero(known & (own != 0))),
+    }
     return ImageScore(name, group, Confusion(matrix, labels.tolist()), {}, counts)
+
+
+def refuse_binary_truth(scores: Sequence[ImageScore]) -> None:
+    """Refuse truth maps of nothing but 0 and 255: binary masks, whose foreground would be left out as ignored.
+
+    Raises:
+        UserError: where no image has another true class.
+    """
+    has_classes = any(score.counts["classed_pixels"] for score in scores)
+    if not has_classes and any(score.counts["ignored_pixels"] for score in scores):
+        raise UserError(
+            f"--truth: expected class labels, got only 0 and {metrics.IGNORE} (ignore) in every map. "
+            "Write class 1 of a binary mask as 1."
+        )

@@ -1,0 +1,1 @@
+"""Label maps of images of any size: windows, blending, stitching and the files that come out."""

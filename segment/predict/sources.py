@@ -1,0 +1,192 @@
+"""What a user names as images: flat files, folders of them, data sets and whole slides, found before any is decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.core.images.files import IMAGE_SUFFIXES, check_rgb, read_header, read_rgb
+from factory.core.images.header import UnreadableError
+from factory.core.images.slides import SLIDES, SlideReader, is_slide, read_slide_header
+from manifests.dataset import Dataset, open_dataset
+from manifests.errors import UserError
+from manifests.schema import DatasetInfo
+from manifests.store import STORE
+from segment.predict.frames import Pixels
+
+Kind = Literal["flat", "slide", "tile"]
+_ENDS_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to be segmented.
+
+    Attributes:
+        name: stem of its outputs: of the file, or the `sample_id` of a tile. where: its path, for messages.
+        kind: a flat file, a slide, or a tile of a data set.
+        sizes: (height, width) of its levels, finest first. mpp: of the finest; None where nobody says.
+        identity: changes when the content does. open: its pixels.
+        row: of a data set's manifest. info: of that data set.
+    """
+
+    name: str
+    where: str
+    kind: Kind
+    sizes: tuple[tuple[int, int], ...]
+    mpp: float | None
+    identity: str
+    open: Callable[[], AbstractContextManager[Pixels]]
+    row: dict[str, Any] | None = None
+    info: DatasetInfo | None = None
+
+
+def find_pictures(paths: Sequence[Path], mpp: float | None) -> list[Picture]:
+    """Every image that is named, from headers alone.
+
+    Args:
+        paths: image files, slides, folders of both (not of folders), and data sets.
+        mpp: stated by the user. It goes before the tag of a flat file, which is whatever the last program wrote, and
+            fills in for a slide that says none.
+
+    Raises:
+        UserError: for a path that is none of these, an image that is not 8-bit RGB, or two images of one name.
+    """
+    found = [picture for path in paths for picture in _found(path, mpp)]
+    first: dict[str, Picture] = {}
+    for picture in found:
+        other = first.setdefault(picture.name, picture)
+        if other is not picture:
+            raise UserError(
+                f"{picture.where}: expected names of their own, got {picture.name!r} as of {other.where}. "
+                "Both would be written to one file: rename one, or use an --out for each."
+            )
+    return found
+
+
+def _found(path: Path, mpp: float | None) -> Iterator[Picture]:
+    if (path / STORE).is_dir():
+        yield from _tiles(open_dataset(path))
+        return
+    if not path.is_dir():
+        yield _file(path, mpp)
+        return
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in (*IMAGE_SUFFIXES, *SLIDES) and file.is_file() and not file.name.startswith(".")
+    )
+    if not files:
+        raise UserError(
+            f"{path}: expected images in the folder ({', '.join((*IMAGE_SUFFIXES, *SLIDES))}), got none. "
+            "Name the folder that holds them."
+        )
+    for file in files:
+        yield _file(file, mpp)
+
+
+def _file(path: Path, mpp: float | None) -> Picture:
+    try:
+        if not path.exists():
+            raise UnreadableError("expected an image, a folder, a data set or a slide, got no such file")
+        if path.suffix.lower() not in (*IMAGE_SUFFIXES, *SLIDES):
+            known = ", ".join((*IMAGE_SUFFIXES, *SLIDES))
+            raise UnreadableError(f"expected a file of {known}, got {path.suffix or 'no suffix'}")
+        if _is_pyramid(path):
+            slide = read_slide_header(path)
+            opened = functools.partial(_opened_slide, path)
+            return Picture(path.stem, str(path), "slide", slide.sizes, slide.mpp or mpp, _ends_sha256(path), opened)
+        header = read_header(path)
+        check_rgb(header)
+    except UnreadableError as error:
+        raise UserError(f"{path}: {str(error).removesuffix('.')}.") from error
+    sizes, opened = ((header.height, header.width),), functools.partial(_opened_flat, path)
+    return Picture(path.stem, str(path), "flat", sizes, mpp or header.mpp, _ends_sha256(path), opened)
+
+
+def _is_pyramid(path: Path) -> bool:
+    """Whether a file is read as a slide: by its suffix, or a TIFF of several levels or too large for one piece."""
+    if path.suffix.lower() in SLIDES:
+        return True
+    if not is_slide(path):
+        return False
+    try:
+        read_header(path)
+    except UnreadableError:
+        return True  # several pages, or larger than what is decoded at once
+    return len(read_slide_header(path).sizes) > 1
+
+
+def _tiles(dataset: Dataset) -> Iterator[Picture]:
+    info = dataset.info
+    for row in dataset.table.to_pylist():
+        yield Picture(
+            row["sample_id"],
+            f"{dataset.root}: {row['sample_id']}",
+            "tile",
+            ((row["height"], row["width"]),),
+            row["mpp"],
+            str(row["image_sha256"]),
+            functools.partial(_opened_tile, dataset, row),
+            row,
+            info,
+        )
+
+
+@dataclass(frozen=True)
+class _Array:
+    image: npt.NDArray[np.uint8]
+
+    def read(self, level: int, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+        del level
+        return self.image[y : y + height, x : x + width]
+
+
+@dataclass(frozen=True)
+class _Slide:
+    reader: SlideReader
+    downsamples: tuple[float, ...]
+    path: Path
+
+    def read(self, level: int, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+        scale = self.downsamples[level]
+        try:
+            return self.reader.read(level, round(x * scale), round(y * scale), width, height)
+        except UnreadableError as error:
+            raise UserError(f"{self.path}: {error}. Get the file again.") from error
+
+
+@contextlib.contextmanager
+def _opened_flat(path: Path) -> Iterator[Pixels]:
+    yield _Array(read_rgb(path))
+
+
+@contextlib.contextmanager
+def _opened_tile(dataset: Dataset, row: dict[str, Any]) -> Iterator[Pixels]:
+    yield _Array(dataset.store.read(row["index"], "image"))
+
+
+@contextlib.contextmanager
+def _opened_slide(path: Path) -> Iterator[Pixels]:
+    with SlideReader(path) as reader:
+        yield _Slide(reader, reader.header.downsamples, path)
+
+
+def _ends_sha256(path: Path) -> str:
+    """sha256 of a file's length, first and last MiB: enough to tell files apart, and quick for slides of gigabytes."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as stream:
+        digest.update(stream.read(_ENDS_BYTES))
+        stream.seek(max(size - _ENDS_BYTES, 0))
+        digest.update(stream.read(_ENDS_BYTES))
+    return digest.hexdigest()
