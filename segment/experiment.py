@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-import yaml
 
-from factory.core.config import canonical, digest
+from factory.core.config import digest
 from factory.core.runs import RUN, lock_folder
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.files import is_temporary, remove_orphans, write_atomic
 from manifests.labels import LabelScheme
 from segment.checkpoints import BEST, LAST, WEIGHTS_KIND, read_checkpoint, write_weights
 from segment.data import Tiles
+from segment.folder import begin, check_same, is_begun
 from segment.head import Head, has_instances, head_for
 from segment.history import HISTORY, PLOT, plot_history
 from segment.networks import DIVISOR, build, load_encoder_weights
@@ -174,7 +171,7 @@ def run(
     )
     out.mkdir(parents=True, exist_ok=True)
     with lock_folder(out), contextlib.closing(Scalars(out)) as scalars:
-        _prepare_folder(experiment, resume=resume)
+        begin(out, experiment.document, config.model_dump(mode="json"), clear=not resume)
 
         def validate(network: torch.nn.Module, step: int) -> dict[str, float]:
             figures, shown = validation.score(network, _PANEL_TILES)
@@ -283,51 +280,12 @@ def check_target(experiment: Experiment, *, resume: bool, overwrite: bool) -> No
         UserError: with what to do about it.
     """
     out = experiment.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: expected a folder for the run, got a file. Choose another --out.")
-    names = {path.name for path in out.iterdir() if not is_temporary(path)} if out.is_dir() else set()
-    strangers = sorted(name for name in names if name not in _OWN and not name.startswith("evaluation-"))
-    if strangers:
-        raise UserError(f"{out}: expected an empty folder or a run, got {strangers[0]!r} in it. Choose another --out.")
-    if not names or (overwrite and not resume):
+    begun = is_begun(out, "a run", lambda name: name in _OWN or name.startswith("evaluation-"))
+    if not begun or (overwrite and not resume):
         return
     if not resume:
         raise UserError(f"{out}: expected an empty folder, got a run. Use --resume, --overwrite or another --out.")
-    try:
-        there = yaml.safe_load((out / RUN).read_text())["document"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{out / RUN}: expected the configuration of a run, got {type(error).__name__}.") from error
-    if canonical(there) != canonical(experiment.document):
-        raise UserError(
-            f"{out}: expected the configuration and data of the run there, got others "
-            f"({_difference(there, experiment.document)}). Use another --out, or --overwrite."
-        )
-
-
-def _difference(old: Any, new: Any, path: str = "") -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            if canonical(old.get(key)) != canonical(new.get(key)):
-                return _difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-    return f"{path}: {str(old)[:60]} there, {str(new)[:60]} asked"
-
-
-def _prepare_folder(experiment: Experiment, *, resume: bool) -> None:
-    out = experiment.out
-    remove_orphans(out)
-    if not resume:
-        for path in out.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif not is_temporary(path):
-                path.unlink()
-    names = ("pathology-tile-factory", "torch", "numpy", "segmentation-models-pytorch", "opencv-python-headless")
-    document = {
-        "document": experiment.document,
-        "config": experiment.config.model_dump(mode="json"),
-        "versions": {name: metadata.version(name) for name in names},
-    }
-    write_atomic(out / RUN, yaml.safe_dump(document, sort_keys=True, allow_unicode=True).encode())
+    check_same(out, "a run", experiment.document, "Use another --out, or --overwrite.")
 
 
 def _sampler(experiment: Experiment) -> MixingSampler:

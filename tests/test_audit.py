@@ -254,7 +254,7 @@ def test_folder_of_another_audit_is_refused_and_replaced_when_asked(audit: Cli, 
     write_cells(tmp_path / "synth", [2])
     write_cells(tmp_path / "other", [3])
     assert audit("synth", "--out", "out").code == 0
-    assert_refused(audit("other", "--out", "out"), "expected the same data sets")
+    assert_refused(audit("other", "--out", "out"), r"got others \(audited.sha256")
     assert audit("other", "--out", "out", "--overwrite").code == 0
     assert json.loads((tmp_path / "out/audit.json").read_text())["dataset"] == "other"
 

@@ -327,7 +327,7 @@ def test_another_comparison_in_the_folder_is_refused_and_its_published_values_ma
     done, _ = finished
     real, synth, values = home / "real", home / "synth", done.config.model_dump()
     for key, changed in (("seeds", 2), ("synth_share", 0.25)):
-        with pytest.raises(UserError, match=rf"got another config.{key}"):
+        with pytest.raises(UserError, match=rf"got others \(config.{key}"):
             cells.prepare(parse(CompareConfig, {**values, key: changed}, "test"), real, synth, done.out)
     published = [{"name": "U-Net", "metric": "aji", "value": 0.5, "source": "somebody"}]
     cells.prepare(parse(CompareConfig, {**values, "published": published}, "test"), real, synth, done.out)
@@ -459,7 +459,7 @@ def test_command_runs_reports_and_has_nothing_left_to_do(
     assert again.code == 0
     assert "[2/2]" not in again.out
     assert (tmp_path / "out/report.md").read_text() == report
-    assert_refused(cli("segment", "compare", *words, "--steps", "3"), "got another config.train")
+    assert_refused(cli("segment", "compare", *words, "--steps", "3"), r"got others \(config.train.steps: 2 there, 3 asked\)")
 
 
 def test_bad_requests_are_one_line_and_write_nothing(cli: Callable[..., Outcome], home: Path, tmp_path: Path) -> None:

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
-from factory.core.config import canonical
 from factory.core.runs import RUN, lock_folder
-from manifests.errors import FaultError, UserError
-from manifests.files import is_temporary, remove_orphans, write_atomic
+from manifests.errors import FaultError
+from manifests.files import write_atomic
 from segment.audit.calibration import StainCalibration, calibrate
 from segment.audit.judge import FIGURES, Finding, Judge
 from segment.audit.request import Audit, Inspected
+from segment.folder import begin, check_same, is_begun
 from segment.head import has_instances
 
 PART_TILES = 64
@@ -39,29 +37,8 @@ def check_target(audit: Audit, *, overwrite: bool) -> None:
     Raises:
         UserError: with what to do about it.
     """
-    out = audit.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: expected a folder for the audit, got a file. Choose another --out.")
-    names = {path.name for path in out.iterdir() if not is_temporary(path)} if out.is_dir() else set()
-    strangers = sorted(names - _OWN)
-    if strangers:
-        raise UserError(
-            f"{out}: expected an empty folder or an audit, got {strangers[0]!r} in it. Choose another --out."
-        )
-    if overwrite or not names:
-        return
-    if _document_of(out) != canonical(audit.document):
-        raise UserError(
-            f"{out}: expected the same data sets, weights and versions as the audit there, got others. "
-            "Use --overwrite or another --out."
-        )
-
-
-def _document_of(out: Path) -> str | None:
-    try:
-        return canonical(yaml.safe_load((out / RUN).read_text()))
-    except (OSError, yaml.YAMLError, TypeError, ValueError):
-        return None
+    if is_begun(audit.out, "an audit", _OWN.__contains__) and not overwrite:
+        check_same(audit.out, "an audit", audit.document, "Use --overwrite or another --out.")
 
 
 @contextmanager
@@ -74,11 +51,7 @@ def opened(audit: Audit, *, overwrite: bool = False) -> Iterator[None]:
     check_target(audit, overwrite=overwrite)
     audit.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(audit.out):
-        remove_orphans(audit.out)
-        if overwrite:
-            for path in audit.out.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        write_atomic(audit.out / RUN, yaml.safe_dump(audit.document, sort_keys=True).encode())
+        begin(audit.out, audit.document, {}, clear=overwrite)
         (audit.out / PARTS).mkdir(exist_ok=True)
         yield
 

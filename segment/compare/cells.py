@@ -9,13 +9,12 @@ from typing import Any
 
 import pyarrow.compute as pc
 import torch
-import yaml
 
-from factory.core.config import canonical, digest
-from factory.core.runs import RUN, library_versions, lock_folder
+from factory.core.config import digest
+from factory.core.runs import RUN, lock_folder
 from manifests.dataset import Dataset
 from manifests.errors import FaultError, UserError
-from manifests.files import is_temporary, remove_orphans, sha256_file, write_atomic
+from manifests.files import sha256_file
 from segment import experiment
 from segment.checkpoints import BEST, LAST
 from segment.compare.config import SET_BY_GRID, Cell, CompareConfig, grid
@@ -24,6 +23,7 @@ from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, Setting
 from segment.compare.summary import Scores
 from segment.evaluate import evaluate
 from segment.experiment import Experiment, training_part
+from segment.folder import begin, check_same, is_begun
 from segment.sources import Mix, Source, check_leaks, open_sources
 from segment.training import UNHASHED
 from segment.weights import load_weights
@@ -157,39 +157,8 @@ def check_target(comparison: Comparison) -> None:
     Raises:
         UserError: with what to do about it.
     """
-    out = comparison.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: expected a folder for the comparison, got a file. Choose another --out.")
-    names = {path.name for path in out.iterdir() if not is_temporary(path)} if out.is_dir() else set()
-    strangers = sorted(names - _OWN)
-    if strangers:
-        raise UserError(
-            f"{out}: expected an empty folder or a comparison, got {strangers[0]!r} in it. Choose another --out."
-        )
-    if not names:
-        return
-    try:
-        there = yaml.safe_load((out / RUN).read_text(encoding="utf-8"))["document"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{out / RUN}: expected the configuration of a comparison, got {type(error).__name__}."
-        ) from error
-    if canonical(there) != canonical(comparison.document):
-        raise UserError(
-            f"{out}: expected the configuration and data of the comparison there, got another "
-            f"{_first_difference(there, comparison.document)}. Use another --out."
-        )
-
-
-def _first_difference(there: Any, asked: dict[str, Any]) -> str:
-    """The first key, as ``config.seeds``, whose values differ."""
-    for part in asked:
-        old, new = (document.get(part) if isinstance(document, dict) else None for document in (there, asked))
-        if isinstance(old, dict) and isinstance(new, dict):
-            for key in sorted(old.keys() | new.keys()):
-                if canonical(old.get(key)) != canonical(new.get(key)):
-                    return f"{part}.{key}"
-    return "document"
+    if is_begun(comparison.out, "a comparison", _OWN.__contains__):
+        check_same(comparison.out, "a comparison", comparison.document, "Use another --out.")
 
 
 def run(
@@ -218,7 +187,7 @@ def run(
     images = [(parts.name, parts.group or parts.name) for parts in whole_parts(comparison.test)]
     comparison.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(comparison.out):
-        _prepare_folder(comparison)
+        begin(comparison.out, comparison.document, comparison.config.model_dump(mode="json"), clear=False)
         folder.mkdir(exist_ok=True)
         found = {cell: read_record(folder, cell, comparison.fingerprint) for cell in comparison.cells}
         records = {cell: record for cell, record in found.items() if record and record.error is None}
@@ -269,13 +238,3 @@ def _tidy(folder: Path, *, keep_weights: bool) -> None:
     (folder / LAST).unlink(missing_ok=True)
     if not keep_weights:
         (folder / BEST).unlink(missing_ok=True)
-
-
-def _prepare_folder(comparison: Comparison) -> None:
-    remove_orphans(comparison.out)
-    document = {
-        "document": comparison.document,
-        "config": comparison.config.model_dump(mode="json"),
-        "versions": library_versions("torch", "numpy", "segmentation-models-pytorch", "opencv-python-headless"),
-    }
-    write_atomic(comparison.out / RUN, yaml.safe_dump(document, sort_keys=True, allow_unicode=True).encode())

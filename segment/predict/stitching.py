@@ -185,7 +185,7 @@ def read_blocks(canvas: Canvas, scheme: LabelScheme, mpp: float, config: Instanc
         canvas: the image and the network. scheme: of the network's classes. mpp: micrometres per pixel of the canvas.
         config: how nuclei are read.
     """
-    margin = _margin(scheme, mpp)
+    margin, image = _margin(scheme, mpp), Box(0, canvas.height, 0, canvas.width)
     taken = _Taken()
     for left, right in parts(canvas.width, STRIPE_PX):
         span = (max(left - margin, 0), min(right + margin, canvas.width))
@@ -193,7 +193,8 @@ def read_blocks(canvas: Canvas, scheme: LabelScheme, mpp: float, config: Instanc
             for first, end in parts(right - left, BLOCK_PX):
                 core = Box(top, bottom, left + first, left + end)
                 region = core.grown(margin).clipped(held.box)
-                block = _read_block(core, region, held.cut(region), taken, scheme, mpp, config)
+                tile = read_tile(held.cut(region), scheme, mpp, config)
+                block = _settle(core, region, image, tile, held.cut(region), taken.mask(region))
                 taken.add(block, margin, right)
                 yield block
             taken.forget_above(bottom - margin)
@@ -231,69 +232,72 @@ def _readable(canvas: Canvas, span: tuple[int, int], margin: int) -> Iterator[tu
             held, top = held.from_row(bottom - margin), bottom
 
 
-def _read_block(
-    core: Box,
-    region: Box,
-    maps: Maps,
-    taken: _Taken,
-    scheme: LabelScheme,
-    mpp: float,
-    config: InstanceConfig,
-) -> Block:
-    """Read a region, and keep the classes of its core and the nuclei that belong to it."""
-    tile = read_tile(maps, scheme, mpp, config)
+def _settle(core: Box, region: Box, image: Box, tile: Tile, maps: Maps, taken: npt.NDArray[np.bool_]) -> Block:
+    """What was read of a region, cut down to the classes of its core and the nuclei that belong to it.
+
+    Args:
+        core: the block. region: the block with its margins. image: all of the image.
+        tile: of the region, from `maps`. taken: bool [H, W] of the region, what earlier blocks have.
+    """
     inner = core.within(region)
-    ground = _ground(tile, maps, scheme)[inner]
+    ground = _ground(tile, maps)[inner]
     confidence = np.take_along_axis(maps.probabilities[(slice(None), *inner)], ground[None].astype(np.intp), 0)[0]
-    nuclei = []
-    if has_instances(scheme):
-        nuclei = list(_own_nuclei(tile, maps, core, region, taken.mask(region)))
-    return Block(core, ground, confidence, nuclei)
+    nuclei = _own_nuclei(core, region, image, tile, maps, taken) if has_instances(tile.scheme) else []
+    return Block(core, ground, confidence, list(nuclei))
 
 
-def _ground(tile: Tile, maps: Maps, scheme: LabelScheme) -> npt.NDArray[np.uint8]:
+def _ground(tile: Tile, maps: Maps) -> npt.NDArray[np.uint8]:
     """Classes outside nuclei; under a nucleus the most probable of the others, where the scheme has others."""
-    nucleus = scheme.ids("nucleus")
-    other = np.array([label.id for label in scheme.classes if label.id not in nucleus], np.uint8)
+    nucleus = tile.scheme.ids("nucleus")
+    other = np.array([label.id for label in tile.scheme.classes if label.id not in nucleus], np.uint8)
     if not nucleus or not other.size:
         return tile.semantic
     return np.where(tile.instance > 0, other[maps.probabilities[other].argmax(0)], tile.semantic)
 
 
-def _own_nuclei(tile: Tile, maps: Maps, core: Box, region: Box, taken: npt.NDArray[np.bool_]) -> Iterator[Nucleus]:
-    """The nuclei of a region that belong to its core; `taken`, bool [H, W], is what earlier blocks have."""
+def _own_nuclei(
+    core: Box, region: Box, image: Box, tile: Tile, maps: Maps, taken: npt.NDArray[np.bool_]
+) -> Iterator[Nucleus]:
+    """The nuclei of a region that belong to its core; arguments as in `_settle`."""
     from scipy.ndimage import find_objects
 
-    reach = core.grown(_SLACK_PX)
-    for number, place in enumerate(find_objects(tile.instance), 1):
+    for number, (rows, columns) in enumerate(find_objects(tile.instance), 1):
+        place = rows, columns
         mask = tile.instance[place] == number
-        y, x = (int(index.sum()) // index.size + at.start for index, at in zip(mask.nonzero(), place, strict=True))
-        if not reach.holds(y + region.top, x + region.left):
+        box = Box(
+            rows.start + region.top, rows.stop + region.top, columns.start + region.left, columns.stop + region.left
+        )
+        y, x = (int(index.sum()) // index.size for index in mask.nonzero())
+        # The centroid of what the region's edge cuts off is not the nucleus's: it gets no benefit of the doubt.
+        reach = core if _is_cut(box, region, image) else core.grown(_SLACK_PX)
+        if not reach.holds(y + box.top, x + box.left):
             continue
         free = mask & ~taken[place]
         if 2 * np.count_nonzero(free) <= np.count_nonzero(mask):
             continue
         label = int(np.bincount(tile.semantic[place][mask]).argmax())
         probability = float(maps.probabilities[label][place][mask].mean())
-        rows, columns = place
-        box = Box(
-            rows.start + region.top, rows.stop + region.top, columns.start + region.left, columns.stop + region.left
-        )
-        yield (
-            Nucleus(label, probability, box, mask)
-            if (free == mask).all()
-            else _largest_piece(label, probability, box, free)
-        )
+        if not (free == mask).all():
+            box, free = _largest_piece(box, free)
+        yield Nucleus(label, probability, box, free)
 
 
-def _largest_piece(label: int, probability: float, box: Box, free: npt.NDArray[np.bool_]) -> Nucleus:
-    """A nucleus of which a neighbour has some pixels: the largest 4-connected piece of the others."""
+def _is_cut(box: Box, region: Box, image: Box) -> bool:
+    """Whether an object touches an edge of its region that is not the image's own."""
+    return (
+        (box.top == region.top > image.top)
+        or (box.left == region.left > image.left)
+        or (box.bottom == region.bottom < image.bottom)
+        or (box.right == region.right < image.right)
+    )
+
+
+def _largest_piece(box: Box, free: npt.NDArray[np.bool_]) -> tuple[Box, npt.NDArray[np.bool_]]:
+    """The largest 4-connected piece of what neighbours have left of a nucleus, and the box around it."""
     import cv2
 
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(free.astype(np.uint8), connectivity=4)
     largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
     left, top, width, height, _ = (int(value) for value in stats[largest])
-    mask = pieces[top : top + height, left : left + width] == largest
-    return Nucleus(
-        label, probability, Box(box.top + top, box.top + top + height, box.left + left, box.left + left + width), mask
-    )
+    piece = Box(box.top + top, box.top + top + height, box.left + left, box.left + left + width)
+    return piece, pieces[top : top + height, left : left + width] == largest
