@@ -15,9 +15,14 @@ from manifests.files import write_atomic
 HISTORY = "history.parquet"
 PLOT = "history.png"
 
-_LOSSES = {"loss": "loss that is minimised", "dice_loss": "Dice loss", "cross_entropy": "cross entropy"}
-_SCORES = {"mean_iou": "mIoU", "wiou": "wIoU", "dice": "Dice"}
-"""Columns that the plot shows, and what it calls them."""
+_LOSSES = {
+    "loss": "loss that is minimised",
+    "dice_loss": "Dice loss",
+    "cross_entropy": "cross entropy",
+    "distance_loss": "distance loss",
+}
+_SCORES = {"mean_iou": "mIoU", "dice": "Dice", "aji": "AJI", "pq": "PQ"}
+"""Columns that the plot shows, and what it calls them; AJI and PQ where there are nuclei."""
 
 
 def write_history(out: Path, history: Sequence[dict[str, Any]]) -> None:
@@ -43,10 +48,12 @@ def plot_history(out: Path, history: Sequence[dict[str, Any]]) -> Path:
     for name, label in _LOSSES.items():
         losses.plot(steps, [row[name] for row in history], marker=".", label=label)
     for name, label in _SCORES.items():
+        if f"val_{name}" not in history[0]:
+            continue
         values = [float("nan") if row[f"val_{name}"] is None else row[f"val_{name}"] for row in history]
         scores.plot(steps, values, marker=".", label=label)
     losses.set(xlabel="step", title="training")
-    scores.set(xlabel="step", title="validation, pooled", ylim=(0, 1))
+    scores.set(xlabel="step", title="validation", ylim=(0, 1))
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)

@@ -56,7 +56,7 @@ def describe(experiment: Experiment) -> list[str]:
     assert config.crop is not None
     lines.append(
         f"train  {config.network.name} with {config.network.encoder}, {config.steps} steps of {config.batch} "
-        f"views of {config.crop[0]}x{config.crop[1]}, lr {config.lr:g}, seed {config.seed}"
+        f"views of {config.crop[0]}x{config.crop[1]}, lr {config.lr:g}, seed {config.seed}, {config.precision}"
     )
     return lines + [f"note   {note}" for note in experiment.notes]
 
@@ -64,7 +64,9 @@ def describe(experiment: Experiment) -> list[str]:
 def describe_validation(row: Mapping[str, Any]) -> str:
     """One line of a row of the history."""
     scores = ", ".join(
-        f"{NAMES[name]} {_show(row[f'val_{name}'])}" for name in ("mean_iou", "wiou", "dice") if f"val_{name}" in row
+        f"{NAMES[name]} {_show(row[f'val_{name}'])}"
+        for name in ("mean_iou", "dice", "aji", "pq")
+        if f"val_{name}" in row
     )
     return (
         f"step {row['step']}: loss {row['loss']:.4f}, validation {scores}, "

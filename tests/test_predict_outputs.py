@@ -1,4 +1,4 @@
-"""What comes out of a prediction: outlines, GeoJSON, label maps in the image's own pixels; and what goes in, resampled."""
+"""What goes into a network, resampled, and what comes out: outlines, GeoJSON, labels in the image's own pixels."""
 
 import json
 from pathlib import Path
@@ -89,7 +89,7 @@ def test_another_resolution_is_resampled_from_the_coarsest_level_that_is_fine_en
     assert (frame.height, frame.width, frame.level, frame.is_resampled, frame.scale) == (250, 500, 1, False, (4, 4))
     frame = choose_frame(sizes, 0.5, [0.25], "a.svs")
     assert (frame.height, frame.width, frame.level, frame.scale) == (2000, 4000, 0, (0.5, 0.5))
-    frame = choose_frame(sizes, 0.5, [0.2, 0.45, 1.5], "a.svs")  # the nearest of those that the weights know
+    frame = choose_frame(sizes, 0.5, [0.2, 0.47, 1.5], "a.svs")  # the nearest of those that the weights know
     assert (frame.height, frame.mpp) == (1000, 0.5)
 
 
@@ -98,7 +98,9 @@ def test_unknown_resolution_is_the_weights_own_unless_they_know_several() -> Non
     assert choose_frame([(10, 20)], None, [], "a.png").height == 10
     with pytest.raises(UserError, match=r"a\.png: expected a resolution, as the weights know several \(0\.25, 0\.5 um"):
         choose_frame([(10, 20)], None, [0.25, 0.5], "a.png")
-    with pytest.raises(UserError, match="expected at most 1 um per pixel for weights that were trained at 0.25, got 2"):
+    with pytest.raises(
+        UserError, match=r"expected at most 1 um per pixel for weights that were trained at 0\.25, got 2"
+    ):
         choose_frame([(10, 20)], 2.0, [0.25], "a.png")
 
 

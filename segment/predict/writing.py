@@ -22,6 +22,9 @@ from segment.predict.sets import write_set
 from segment.predict.stitching import Block, Canvas, read_blocks
 from segment.weights import Weights
 
+_GLASS = 200
+"""A window of a slide without a darker value in any channel shows no stain, and is not put through the network."""
+
 OnWindow = Callable[[int], None]
 """Called with the number of windows that are done."""
 
@@ -128,10 +131,14 @@ def _own_image(job: Job, pixels: Pixels) -> npt.NDArray[np.uint8]:
 
 def _blocks(job: Job, pixels: Pixels, weights: Weights, settings: Settings, on_window: OnWindow) -> Iterator[Block]:
     """The image through the network, block by block."""
+    glass = _class_of_glass(weights) if job.picture.kind == "slide" else None
 
     def predict(y: int, x: int) -> Maps:
         window = read_frame(pixels, job.frame, y, x, job.rows.size, job.columns.size)
-        maps = predict_maps(weights.network, weights.head, window, weights.device, settings.precision)
+        if glass is not None and window.min() >= _GLASS:
+            maps = _certain(glass, weights, window.shape[:2])
+        else:
+            maps = predict_maps(weights.network, weights.head, window, weights.device, settings.precision)
         if not np.isfinite(maps.probabilities).all():
             raise UserError(
                 f"{weights.path}: expected probabilities, got values that are not finite at {y},{x} of "
@@ -142,3 +149,18 @@ def _blocks(job: Job, pixels: Pixels, weights: Weights, settings: Settings, on_w
 
     canvas = Canvas(job.frame.height, job.frame.width, job.rows, job.columns, predict)
     return read_blocks(canvas, weights.scheme, job.frame.mpp, weights.instances)
+
+
+def _class_of_glass(weights: Weights) -> int | None:
+    """The class of empty glass: air, or what is no nucleus; None where a scheme has neither."""
+    scheme = weights.scheme
+    nuclei = scheme.ids("nucleus")
+    other = [label.id for label in scheme.classes if label.id not in nuclei]
+    return next(iter((*scheme.ids("air"), *(other if nuclei else []))), None)
+
+
+def _certain(label: int, weights: Weights, shape: tuple[int, ...]) -> Maps:
+    """Maps of a window that is one class throughout."""
+    probabilities = np.zeros((weights.head.classes, *shape), np.float32)
+    probabilities[label] = 1
+    return Maps(probabilities, np.zeros(shape, np.float32) if weights.head.distance else None)
