@@ -84,7 +84,8 @@ def describe_result(result: FitResult, experiment: Experiment) -> list[str]:
             f"trained steps {result.start + 1}-{result.step}: {result.steps_per_s:.2f} steps/s, "
             f"{result.wait_share:.1%} of the time waiting for data"
         ]
-    lines.append(f"best weights: step {result.best_step}, validation mIoU {_show(result.best_score)}, in {out}")
+    score = "mean of AJI and PQ" if experiment.head.distance else "mIoU"
+    lines.append(f"best weights: step {result.best_step}, validation {score} {_show(result.best_score)}, in {out}")
     elsewhere = [
         f" --{source.role} {source.dataset.root}"
         for source in experiment.sources
