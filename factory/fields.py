@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from factory.core.compiled import compiled
 
 FloatMap = npt.NDArray[np.float32]
 
@@ -25,7 +26,7 @@ def nodes(length: int, step: float) -> int:
     return math.ceil(length / step) + _MARGIN
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _weights(length: int, step: float):  # type: ignore[no-untyped-def]
     """First node int64 [length] and B-spline weights float32 [4, length] of every sample, at sample centres."""
     first = np.empty(length, np.int64)
@@ -43,7 +44,7 @@ def _weights(length: int, step: float):  # type: ignore[no-untyped-def]
     return first, weights
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def spline(lattice: FloatMap, height: int, width: int, step: float) -> FloatMap:
     """Read a lattice through a cubic B-spline.
 
@@ -81,7 +82,7 @@ def noise(rng: np.random.Generator, height: int, width: int, scale: float) -> Fl
     return field
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def worley(y: FloatMap, x: FloatMap, points: FloatMap):  # type: ignore[no-untyped-def]
     """Distances to the nearest and second nearest of jittered points (Worley 1996).
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationInfo, field_validator
 
+from factory.core.compiled import compiled
 from factory.core.config import Config
 
 FIXED = 256
@@ -135,7 +135,7 @@ def draw_outlines(
     return Outlines(vertices[: offsets[-1]], offsets, radius)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _outlines(uniform, spread, shape, smallest_px, warp, shared, directions):  # type: ignore[no-untyped-def]
     """Vertices int32 [M, 2], offsets int64 [N + 1] and radius float64 [N]; see `draw_outlines`."""
     count, most, turn = uniform.shape[0], spread.shape[1], directions.shape[0]
@@ -173,7 +173,7 @@ def _outlines(uniform, spread, shape, smallest_px, warp, shared, directions):  #
     return vertices, offsets, radius
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _stretched(x, y, axis, stretch):  # type: ignore[no-untyped-def]
     """A point longer by `stretch` along `axis` and shorter by it across."""
     along = (x * axis[0] + y * axis[1]) * stretch
@@ -181,7 +181,7 @@ def _stretched(x, y, axis, stretch):  # type: ignore[no-untyped-def]
     return along * axis[0] - across * axis[1], along * axis[1] + across * axis[0]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _cut_corners(points):  # type: ignore[no-untyped-def]
     """Chaikin's corner cutting: every edge keeps its middle half."""
     n = len(points)
@@ -195,7 +195,7 @@ def _cut_corners(points):  # type: ignore[no-untyped-def]
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _centre_and_enlarge(points, smallest_px):  # type: ignore[no-untyped-def]
     """Move the mean vertex to the origin and enlarge a polygon of less than `smallest_px`, in place."""
     n = len(points)
@@ -218,7 +218,7 @@ def _centre_and_enlarge(points, smallest_px):  # type: ignore[no-untyped-def]
             points[k, 1] *= scale
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def scan(polygon, crossings, counts):  # type: ignore[no-untyped-def]
     """Where a polygon cuts the pixel rows, whose centres are sampled.
 
@@ -258,7 +258,7 @@ def scan(polygon, crossings, counts):  # type: ignore[no-untyped-def]
     return first, rows
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def clearance(free: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     """Chessboard distance of every free pixel to the nearest pixel that is not: int32 [H, W], 0 where not free.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
+from factory.core.compiled import compiled
 from factory.geometry import DIRECTIONS, scan
 
 SITE, PAINT, VOTE = 0, 1, 2
@@ -20,7 +20,7 @@ LOOKUPS = 4000
 """Random pixels looked at, at most, for one site."""
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _random(state):  # type: ignore[no-untyped-def]
     """The next SplitMix64 value, as a float64 in [0, 1) of 53 bits."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -30,7 +30,7 @@ def _random(state):  # type: ignore[no-untyped-def]
     return float((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _orient(vertices, y, x, flow, flow_step, polygon):  # type: ignore[no-untyped-def]
     """Write an outline into `polygon` (int64), turned so that its x axis runs along the flow at pixel (y, x)."""
     turned = flow.shape[0] > 1
@@ -48,7 +48,7 @@ def _orient(vertices, y, x, flow, flow_step, polygon):  # type: ignore[no-untype
     return polygon[: len(vertices)]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _lay(polygon, y, x, instance, regions, rules, overlap, trim, crossings, counts, pixels):  # type: ignore[no-untyped-def]
     """Collect the pixels that a nucleus at (y, x) would show.
 
@@ -82,7 +82,7 @@ def _lay(polygon, y, x, instance, regions, rules, overlap, trim, crossings, coun
     return visible, covered / max(total, 1), votes
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _touches(instance, pixels, visible):  # type: ignore[no-untyped-def]
     """Whether another instance lies within one pixel, diagonals included; looks round whole runs of `pixels`."""
     height, width = instance.shape
@@ -102,7 +102,7 @@ def _touches(instance, pixels, visible):  # type: ignore[no-untyped-def]
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _is_one_piece(pixels, visible, width):  # type: ignore[no-untyped-def]
     """Whether `pixels`, ascending and narrower than the tile, are one run per row, each below part of the last.
 
@@ -120,7 +120,7 @@ def _is_one_piece(pixels, visible, width):  # type: ignore[no-untyped-def]
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _paint(  # type: ignore[no-untyped-def]
     instance, regions, rules, pixels, visible, votes, smallest, wanted, number, stack
 ):
@@ -169,7 +169,7 @@ def _paint(  # type: ignore[no-untyped-def]
     return good
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _crowded(instance, y, x, distance):  # type: ignore[no-untyped-def]
     """Whether one of eight probes at `distance` pixels hits another instance."""
     height, width = instance.shape
@@ -181,7 +181,7 @@ def _crowded(instance, y, x, distance):  # type: ignore[no-untyped-def]
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _site(state, instance, regions, rules, attraction):  # type: ignore[no-untyped-def]
     """A random free pixel where a centre may lie, as a flat index; -1 where none was found."""
     height, width = instance.shape
@@ -194,7 +194,7 @@ def _site(state, instance, regions, rules, attraction):  # type: ignore[no-untyp
     return -1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def settle(  # type: ignore[no-untyped-def]
     instance, regions, rules, vertices, offsets, radius, partner, attraction, flow, flow_step, room, limits, seed, first
 ):
@@ -254,7 +254,7 @@ def settle(  # type: ignore[no-untyped-def]
     return done
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _slide(  # type: ignore[no-untyped-def]
     state,
     outline,
@@ -305,7 +305,7 @@ def _slide(  # type: ignore[no-untyped-def]
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def settle_at(  # type: ignore[no-untyped-def]
     instance, regions, rules, vertices, offsets, radius, sites, flow, flow_step, limits, first
 ):

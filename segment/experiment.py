@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from factory.core.config import digest
 from factory.core.runs import RUN, lock_folder
 from manifests.dataset import Dataset
 from manifests.errors import UserError
+from manifests.files import sha256_file
 from manifests.labels import LabelScheme
 from segment.checkpoints import BEST, LAST, WEIGHTS_KIND, read_checkpoint, write_weights
 from segment.data import Tiles
 from segment.folder import begin, check_same, is_begun
-from segment.head import Head, has_instances, head_for
+from segment.head import Head, head_for
 from segment.history import HISTORY, PLOT, plot_history
-from segment.networks import DIVISOR, build, load_encoder_weights
+from segment.networks import DIVISOR, build, check_fit, encoder_file, load_encoder_weights
 from segment.panels import PANELS, write_panel
 from segment.precision import resolve_precision
 from segment.sampling import Draw, MixingSampler, draw_generator
@@ -46,6 +48,8 @@ class Experiment:
         head: what the network's channels mean. training: per source, the tiles to learn from.
         synth_share: share of synthetic tiles in the stream. validation: tiles that choose the best weights.
         out: the run's folder. notes: what a person should know, one line each.
+        encoder_sha256: of the encoder weights' file, None for random ones.
+        chooses_instances: whether the validation tiles also choose how nuclei are read.
     """
 
     config: TrainConfig
@@ -57,12 +61,15 @@ class Experiment:
     validation: Dataset
     out: Path
     notes: tuple[str, ...]
+    encoder_sha256: str | None = None
+    chooses_instances: bool = True
 
     @property
     def document(self) -> dict[str, Any]:
-        """What decides the result: configuration without `UNHASHED`, and the data sets by fingerprint."""
+        """What decides the result: configuration without `UNHASHED`, data sets and encoder weights by fingerprint."""
         config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
-        return {"config": config, "data": {source.role: source.sha256 for source in self.sources}}
+        data = {source.role: source.sha256 for source in self.sources}
+        return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
 
     @property
     def fingerprint(self) -> str:
@@ -71,16 +78,24 @@ class Experiment:
 
 
 def prepare(
-    config: TrainConfig, real: Path, synth: Path, out: Path | None = None, *, device: str = "cpu"
+    config: TrainConfig,
+    real: Path,
+    synth: Path,
+    out: Path | None = None,
+    *,
+    device: str = "cpu",
+    validation: Dataset | None = None,
 ) -> Experiment:
     """Open and check everything; writes nothing.
 
     Args:
         config: what to train. real, synth: data sets; only those of the mix are opened.
         out: the run's folder, null for ``runs/segment/NET-MIX``. device: that automatic precision is for.
+        validation: tiles that choose the weights; null takes the val split.
 
     Raises:
         UserError: for whatever is wrong with the request or the data.
+        FaultError: when encoder weights cannot be fetched.
     """
     mix, network = parse_mix(config.mix), config.network.resolved()
     sources = open_sources(mix, real, synth)
@@ -90,7 +105,9 @@ def prepare(
         if not len(source.split("train")):
             raise UserError(f"{source.dataset.root}: expected tiles with split train, got none.")
     training = tuple(training_part(source, config.real_fraction, config.seed) for source in sources)
-    validation, notes = _choose_validation(sources)
+    notes: list[str] = []
+    if validation is None:
+        validation, notes = _choose_validation(sources)
     crop = _choose_crop(config.crop, sources)
     if config.batch * (crop[0] // DIVISOR) * (crop[1] // DIVISOR) < 2:
         raise UserError("--batch: expected 2 or more with a crop of 32x32, got 1. Batch norm needs two values.")
@@ -98,6 +115,9 @@ def prepare(
     if share is None:
         pixels = [_pixels(part) for part in training]
         share = pixels[-1] / sum(pixels)
+    head, without_ids = _choose_head(scheme, (*training, validation))
+    check_fit(network, head.channels, crop, config.encoder_weights)
+    encoder = sha256_file(encoder_file(network, config.encoder_weights)) if config.encoder_weights else None
     precision = resolve_precision(config.precision, device)
     settled = {"network": network, "crop": crop, "scheme": scheme.name, "precision": precision}
     config = config.model_copy(update=settled)
@@ -106,13 +126,26 @@ def prepare(
         config,
         tuple(sources),
         scheme,
-        head_for(scheme),
+        head,
         training,
         share,
         validation,
         out,
-        (*notes, *_warn(sources)),
+        (*notes, *without_ids, *_warn(sources)),
+        encoder,
     )
+
+
+def _choose_head(scheme: LabelScheme, parts: Sequence[Dataset]) -> tuple[Head, list[str]]:
+    """The head of a scheme; without a distance, and a note, where some tiles have classes of nuclei but no ids."""
+    head = head_for(scheme)
+    without = {str(part.root) for part in parts if not pc.sum(part.table["cells"]).as_py()}
+    if not head.distance or not without:
+        return head, []
+    folders = ", ".join(sorted(without))
+    return Head(head.classes), [
+        f"{folders}: no instance ids, so the network learns classes alone and nuclei that touch stay one"
+    ]
 
 
 def training_part(source: Source, fraction: float, seed: int) -> Dataset:
@@ -155,7 +188,7 @@ def run(
     """
     config, out = experiment.config, experiment.out
     check_target(experiment, resume=resume, overwrite=overwrite)
-    torch.set_num_threads(config.threads or _usable_cores())
+    torch.set_num_threads(config.threads or usable_cores())
     torch.manual_seed(config.seed)
     network = build(config.network, experiment.head.channels)
     if config.encoder_weights and not (resume and (out / LAST).exists()):
@@ -199,8 +232,9 @@ def run(
                 on_validation=watch,
             )
         )
-        if has_instances(experiment.scheme):
+        if experiment.head.distance and experiment.chooses_instances:
             _settle_instances(out / BEST, network, validation)
+        scalars.complete(result.history)
         plot_history(out, result.history)
     return result
 
@@ -209,6 +243,7 @@ def _settle_instances(path: Path, network: torch.nn.Module, validation: Validati
     """Choose on validation how nuclei are read off the best weights, once, and keep it on their card."""
     best = read_checkpoint(path, WEIGHTS_KIND)
     if best.card["instances_chosen"] is not None:
+        write_weights(path, best.tensors, best.card)  # the same bytes; a kill may have left the card beside it behind
         return
     network.load_state_dict(best.tensors)
     chosen, score = validation.choose_instances(network)
@@ -216,7 +251,8 @@ def _settle_instances(path: Path, network: torch.nn.Module, validation: Validati
     write_weights(path, best.tensors, {**best.card, "instances": chosen.model_dump(), "instances_chosen": found})
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Threads of torch unless a number is asked for: the cores that the process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -310,6 +346,8 @@ def _card(experiment: Experiment) -> dict[str, Any]:
     licences = {licence for info in infos.values() for licence in info.licences}
     return {
         "network": experiment.config.network.model_dump(mode="json"),
+        "encoder_weights": experiment.config.encoder_weights,
+        "encoder_sha256": experiment.encoder_sha256,
         "scheme": experiment.scheme.to_dict(),
         "mpp": sorted({mpp for source in experiment.sources for mpp in source.dataset.table["mpp"].to_pylist()}),
         "head": experiment.head.to_dict(),

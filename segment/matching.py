@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from factory.core.compiled import compiled
 from segment.overlap import Floats, Ints, Overlap
 
 
@@ -33,7 +33,7 @@ def assignment(table: Overlap, gain: Floats) -> Ints:
     return pairs
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _best_pairs(side: Ints, objects: int, score: Floats) -> Ints:
     """The first of equal scores wins; in a table the pairs of one object ascend by the other's id."""
     best = np.full(objects, -1)
@@ -44,7 +44,7 @@ def _best_pairs(side: Ints, objects: int, score: Floats) -> Ints:
     return best[best >= 0]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _assignment(pair_truth: Ints, pair_pred: Ints, gain: Floats, truths: int, preds: int) -> Ints:
     """Maximum-weight bipartite matching on the pairs alone, by shortest augmenting paths with potentials.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.compiled import compiled
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+
+@compiled()
 def deep_maxima(levels: npt.NDArray[np.uint8], h: int) -> npt.NDArray[np.int32]:
     """One pixel in every maximum that stands out: every way from it to a higher one goes down by `h` or more.
 
@@ -50,7 +51,7 @@ def deep_maxima(levels: npt.NDArray[np.uint8], h: int) -> npt.NDArray[np.int32]:
     return markers
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _descending(flat: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Positions of the values above 0, highest first, equal ones in their order."""
     start = np.zeros(257, np.int64)
@@ -66,7 +67,7 @@ def _descending(flat: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     return order
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _root(parent: npt.NDArray[np.int64], pixel: int) -> int:
     """The root of a pixel's region; halves the way to it."""
     while parent[pixel] != pixel:

@@ -123,7 +123,7 @@ def load_encoder_weights(network: nn.Module, config: NetworkConfig, weights: str
         UserError: when the file is not safetensors or is not of this encoder; nothing is loaded in part.
         FaultError: when the download fails.
     """
-    path = _download(config) if weights == "imagenet" else Path(weights)
+    path = encoder_file(config, weights)
     tensors = read_tensors(path)
     encoder = network.encoder
     assert isinstance(encoder, nn.Module)
@@ -137,6 +137,45 @@ def load_encoder_weights(network: nn.Module, config: NetworkConfig, weights: str
             f"got a file that differs at {wrong[0]} ({len(wrong)} in all). Choose the matching --encoder."
         )
     encoder.load_state_dict(tensors)
+
+
+def encoder_file(config: NetworkConfig, weights: str) -> Path:
+    """The file of encoder weights: a path as it is, "imagenet" fetched or found in the cache.
+
+    Raises:
+        FaultError: when the download fails.
+    """
+    return _download(config) if weights == "imagenet" else Path(weights)
+
+
+def check_fit(config: NetworkConfig, channels: int, crop: tuple[int, int], encoder_weights: str | None) -> None:
+    """Build the network once and push an empty crop through it, so that what does not fit is said before a run begins.
+
+    Args:
+        config: name and encoder. channels: of the output. crop: height and width that it is to take.
+        encoder_weights: as in `load_encoder_weights`; None for random ones.
+
+    Raises:
+        UserError: naming the encoder and what it said.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = build(config, channels)
+    if encoder_weights:
+        load_encoder_weights(network, config, encoder_weights)
+    try:
+        with torch.inference_mode():
+            shape = tuple(network.eval()(torch.zeros(1, 3, *crop)).shape)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--encoder: expected one that takes crops of {crop[0]}x{crop[1]}, got {config.resolved().encoder} "
+            f"({said}). Choose another --encoder or --crop."
+        ) from error
+    if shape != (1, channels, *crop):
+        raise UserError(
+            f"--encoder: expected an output of {crop[0]}x{crop[1]}, got {shape[2]}x{shape[3]} "
+            f"with {config.resolved().encoder}. Choose another --encoder or --crop."
+        )
 
 
 def _download(config: NetworkConfig) -> Path:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from factory.core.compiled import compiled
 
 MAX_ID = 2**31 - 1
 """The largest id of an object."""
@@ -110,7 +111,7 @@ def _as_ids(labels: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint32]:
     return flat.astype(np.uint32)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _count_pairs(truth: npt.NDArray[np.uint32], pred: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint64], Ints]:
     """Pixels per (truth, pred), keyed ``truth << 32 | pred``, in no order.
 
@@ -130,7 +131,7 @@ def _count_pairs(truth: npt.NDArray[np.uint32], pred: npt.NDArray[np.uint32]) ->
     return keys[filled], counts[filled]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _mark_ends(truth: npt.NDArray[np.uint32], pred: npt.NDArray[np.uint32], ends: npt.NDArray[np.uint8]) -> None:
     """Mark every pixel of a block whose pair differs from that of the next pixel: a loop that compilers vectorise.
 
@@ -144,7 +145,7 @@ def _mark_ends(truth: npt.NDArray[np.uint32], pred: npt.NDArray[np.uint32], ends
         ends[inside], ends[inside + 1 :] = 1, 0
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _add_runs(
     truth: npt.NDArray[np.uint32],
     pred: npt.NDArray[np.uint32],
@@ -173,7 +174,7 @@ def _add_runs(
     return start, used
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _slot(keys: npt.NDArray[np.uint64], counts: Ints, key: np.uint64) -> np.int64:
     """Where `key` is in the table, or the free place where it belongs.
 
@@ -186,7 +187,7 @@ def _slot(keys: npt.NDArray[np.uint64], counts: Ints, key: np.uint64) -> np.int6
     return slot
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _doubled(keys: npt.NDArray[np.uint64], counts: Ints) -> tuple[npt.NDArray[np.uint64], Ints]:
     """The same table with twice the places."""
     more_keys, more_counts = np.zeros(2 * keys.size, np.uint64), np.zeros(2 * keys.size, np.int64)
@@ -197,7 +198,7 @@ def _doubled(keys: npt.NDArray[np.uint64], counts: Ints) -> tuple[npt.NDArray[np
     return more_keys, more_counts
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _objects(ids: Ints, counts: Ints, order: Ints) -> tuple[Ints, Ints, Ints]:
     """Distinct ids above 0, their pixel counts, and where each entry of `ids` stands among them (-1 for background).
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from math import nan
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.compiled import compiled
 from segment.matching import assignment, best_of_truth
 from segment.overlap import Ints, Overlap, overlap
 
@@ -56,7 +56,7 @@ def panoptic_quality(table: Overlap) -> Panoptic:
     return Panoptic(tp, table.pred_ids.size - tp, table.truth_ids.size - tp, iou_sum)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _matches(intersection_px: Ints, union_px: Ints) -> tuple[int, float]:
     """How many pairs have an IoU above a half, decided in integers, and the sum of their IoU."""
     count, iou_sum = 0, 0.0

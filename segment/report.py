@@ -50,6 +50,11 @@ def describe(experiment: Experiment) -> list[str]:
         schemes = ", ".join(sorted(scheme.name for scheme in source.dataset.schemes))
         lines.append(f"{source.role:5}  {source.dataset.root}: {said} tiles, scheme {schemes}")
     lines.append(f"scheme {experiment.scheme.name}: {', '.join(experiment.scheme.names)}")
+    if config.real_fraction < 1:
+        for source, part in zip(experiment.sources, experiment.training, strict=True):
+            if source.role == "real":
+                groups = len(part.table["group_id"].unique())
+                lines.append(f"learns {len(part)} of the real training tiles, from {groups} patients or slides")
     if len(experiment.sources) > 1:
         how = "asked" if ":" in config.mix else "by pixels"
         lines.append(f"mix    {experiment.synth_share:.1%} of the tiles drawn are synthetic ({how})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,30 @@ class Scalars:
     def add(self, row: Mapping[str, Any]) -> None:
         """Add the newest row of the history, which is on the disk already."""
         if self._writer is None:
-            self._writer = self._open()
-            for earlier in pq.read_table(self._out / HISTORY).to_pylist():
-                if earlier["step"] < row["step"]:
-                    self._write(earlier)
+            earlier = pq.read_table(self._out / HISTORY).to_pylist()
+            self._begin([other for other in earlier if other["step"] < row["step"]])
         self._write(row)
         self._writer.flush()
+
+    def complete(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write all of a run that had nothing left to do: it may have been killed before its last row was added."""
+        if self._writer is None:
+            self._begin(history)
 
     def close(self) -> None:
         """End the file of events."""
         if self._writer is not None:
             self._writer.close()
 
-    def _open(self) -> Any:
+    def _begin(self, rows: Sequence[Mapping[str, Any]]) -> None:
         from tensorboardX import SummaryWriter
 
         folder = self._out / TENSORBOARD
         if folder.exists():
             shutil.rmtree(folder)
-        return SummaryWriter(logdir=str(folder))
+        self._writer = SummaryWriter(logdir=str(folder))
+        for row in rows:
+            self._write(row)
 
     def _write(self, row: Mapping[str, Any]) -> None:
         for name, value in row.items():

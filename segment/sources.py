@@ -154,7 +154,7 @@ def check_leaks(sources: Sequence[Source]) -> None:
 
 
 def refuse_tested_groups(where: str, sources: Sequence[str], tested: set[str]) -> None:
-    """Raise when a source names a tested group, as a whole word.
+    """Raise when a source names a tested group, alone or as the beginning of a file's name (``p1`` in ``p1-a.png``).
 
     Args:
         where: what is refused. sources: groups and generator sources behind it. tested: group ids of a test split.
@@ -163,7 +163,7 @@ def refuse_tested_groups(where: str, sources: Sequence[str], tested: set[str]) -
         UserError: naming the group.
     """
     text = "\n".join(sources)
-    shared = sorted(group for group in tested if re.search(rf"(?<![\w.-]){re.escape(group)}(?![\w.-])", text))
+    shared = sorted(group for group in tested if re.search(rf"(?<![\w.-]){re.escape(group)}(?!\w)", text))
     if shared:
         raise UserError(
             f"{where}: expected nothing that comes from the test split, got its group {shared[0]!r} "

@@ -31,10 +31,14 @@ STAINED_OD = 0.26
 EXTREME_PERCENTILE = 1.0
 """Macenko et al. 2009: the stain vectors lie at this percentile of the angle, and at 100 minus it."""
 
+PALE_OD, LEAST_OD = 0.03, 0.04
+"""Added to a density before its logarithm, so that the noise of clear ground is no contrast; and the smallest mean
+density of a nucleus, both stains together. `bench/stain_count_constants.py` chose both, on real images alone."""
+
 _SAMPLED_PIXELS = 20_000
 
 _SMOOTH_UM, _SURROUND_UM = 0.5, 4.0
-_PALE_OD, _CONTRAST, _LEAST_OD = 0.03, 0.15, 0.04
+_CONTRAST = 0.15
 _DEPTH_UM, _SMALLEST_UM2, _LARGEST_HOLE_UM2 = 0.25, 10.0, 15.0
 
 
@@ -116,7 +120,9 @@ def stain_densities(image: npt.NDArray[np.uint8], vectors: StainVectors) -> Floa
     return densities
 
 
-def find_nuclei(densities: Floats, mpp: float) -> npt.NDArray[np.int32]:
+def find_nuclei(
+    densities: Floats, mpp: float, *, pale_od: float = PALE_OD, least_od: float = LEAST_OD
+) -> npt.NDArray[np.int32]:
     """Nuclei by stain alone: int32 [H, W], ids 1..n, 0 = background.
 
     A pixel belongs to a nucleus where the sum of both stains is denser than around it. The ratio counts, not the
@@ -126,11 +132,12 @@ def find_nuclei(densities: Floats, mpp: float) -> npt.NDArray[np.int32]:
     Args:
         densities: of `stain_densities`.
         mpp: micrometres per pixel.
+        pale_od, least_od: as the constants of that name.
     """
     from skimage.segmentation import watershed
 
     total = densities.sum(axis=2)
-    level = np.log(_blur(total, _SMOOTH_UM / mpp) + np.float32(_PALE_OD))
+    level = np.log(_blur(total, _SMOOTH_UM / mpp) + np.float32(pale_od))
     foreground = (level - _blur(level, _SURROUND_UM / mpp) > _CONTRAST).astype(np.uint8)
     foreground = _fill_small_holes(cv2.morphologyEx(foreground, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), mpp)
     # The border counts as inside, so that a nucleus that the tile cuts keeps one maximum.
@@ -142,7 +149,7 @@ def find_nuclei(densities: Floats, mpp: float) -> npt.NDArray[np.int32]:
     labels = watershed(-distance_um, markers, mask=inside)
     area_px = np.bincount(labels.ravel())
     density = np.bincount(labels.ravel(), total.ravel()) / np.maximum(area_px, 1)
-    kept = (area_px * mpp**2 >= _SMALLEST_UM2) & (density >= _LEAST_OD)
+    kept = (area_px * mpp**2 >= _SMALLEST_UM2) & (density >= least_od)
     kept[0] = False
     nuclei: npt.NDArray[np.int32] = np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
     return nuclei

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import cv2
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from factory.core.compiled import compiled
 
 DISTANCE_SCALE = 254
 """Value of a distance map in the middle of a nucleus."""
@@ -56,7 +57,7 @@ def _inside(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
     return inside.view(np.uint8)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _share_of_largest(
     ids: npt.NDArray[np.int32], nucleus: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.uint8]:

@@ -79,7 +79,8 @@ class TrainConfig(Config):
     @classmethod
     def _divides(cls, crop: tuple[int, int] | None) -> tuple[int, int] | None:
         if crop and any(side < DIVISOR or side % DIVISOR for side in crop):
-            lower, upper = ([max(DIVISOR, side // DIVISOR * DIVISOR + add) for side in crop] for add in (0, DIVISOR))
+            lower = [max(DIVISOR, side // DIVISOR * DIVISOR) for side in crop]
+            upper = [-(-side // DIVISOR) * DIVISOR if side > DIVISOR else 2 * DIVISOR for side in crop]
             raise ValueError(f"expected multiples of {DIVISOR} such as {lower[0]}x{lower[1]} or {upper[0]}x{upper[1]}")
         return crop
 

@@ -13,7 +13,7 @@ import torch
 from manifests.dataset import Dataset
 from manifests.labels import IGNORE, LabelScheme
 from segment import metrics
-from segment.head import Head, has_instances
+from segment.head import Head
 from segment.inference import Maps, predict_output, to_maps
 from segment.instances import InstanceConfig, read_tile
 from segment.losses import cross_entropy_sum
@@ -65,7 +65,7 @@ class Validation:
         """Figures by name, and the first tiles with their predictions.
 
         Semantic figures are of the most probable class, pooled over the tiles; AJI and PQ are means over the tiles.
-        ``score``, which decides, is the mean of AJI and PQ where there are nuclei to tell apart, else mIoU.
+        ``score``, which decides, is the mean of AJI and PQ where the network tells nuclei apart, else mIoU.
 
         Args:
             network: what to score. panels: how many tiles to give back.
@@ -80,7 +80,7 @@ class Validation:
             pooled += metrics.confusion(truth, logits.argmax(0).to("cpu", torch.uint8).numpy(), len(self.scheme))
             entropy += cross_entropy_sum(logits, truth)
             pred = read_tile(to_maps(output, self.head), self.scheme, mpp, self.instances)
-            if has_instances(self.scheme):
+            if self.head.distance:
                 nuclei.append(_aji_and_pq(truth, instance, pred.instance))
             if len(shown) < panels:
                 shown.append(Shown(image, truth, instance, pred.semantic, pred.instance))

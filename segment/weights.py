@@ -66,6 +66,12 @@ def load_weights(path: Path | str, device: str) -> Weights:
         network = build(parse(NetworkConfig, card["network"], str(path)), head.channels)
         network.load_state_dict(checkpoint.tensors)  # half-precision tensors of small files are widened here
     except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path}: expected weights that fit their card, got: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: expected weights that fit their card, got: {_said(error)}") from error
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Weights(network, scheme, head, instances, card, device, path)
+
+
+def _said(error: Exception) -> str:
+    """What an error says: of torch's, whose first line only names the network, the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[min(len(lines), 2) - 1] if lines else type(error).__name__

@@ -109,7 +109,7 @@ def test_scores_without_a_value_are_left_out_and_counted() -> None:
     values = np.array([[0.2, math.nan, 0.4], [0.6, math.nan, math.nan], [math.nan] * 3])
     estimate = bootstrap_mean(values, list("abc"), BootstrapConfig(resamples=200))
     assert estimate.mean == pytest.approx(0.4)
-    assert (estimate.seeds, estimate.images, estimate.left_out) == (2, 2, 1)
+    assert (estimate.seeds, estimate.images) == (2, 2)
     assert math.isnan(bootstrap_mean(np.full((2, 2), math.nan), list("ab"), BootstrapConfig(resamples=200)).mean)
 
 
@@ -272,7 +272,28 @@ def test_final_trains_on_val_too_and_chooses_nothing(home: Path, tmp_path: Path)
     card = json.loads((tmp_path / "out/cells/R-1-0/best.json").read_text())
     assert card["step"] == 2
     assert card["trained_on"]["real"]["tiles"] == 8
+    assert card["instances_chosen"] is None
+    assert card["instances"] == config.train.instances.model_dump()
     assert pq.read_table(tmp_path / "out/cells/R-1-0/history.parquet")["step"].to_pylist() == [2]
+
+
+def test_weights_that_were_kept_stay_and_a_larger_grid_makes_none_again(home: Path, tmp_path: Path) -> None:
+    config = config_of(arms=["R"], fractions=[1.0])
+    comparison = cells.prepare(config, home / "real", home / "synth", tmp_path / "out")
+    cells.run(comparison, keep_weights=True)
+    kept = tmp_path / "out/cells/R-1-0" / BEST
+    before = kept.read_bytes()
+    grown = cells.prepare(
+        config_of(arms=["R"], fractions=[1.0], seeds=2, claims={"min_seeds": 2}),
+        home / "real",
+        home / "synth",
+        tmp_path / "out",
+    )
+    trained = []
+    assert len(cells.run(grown, on_cell=lambda record, scores: trained.append(record.cell.seed)).cells) == 2
+    assert trained == [1]
+    assert kept.read_bytes() == before
+    assert not (tmp_path / "out/cells/R-1-1" / BEST).exists()
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------
@@ -326,11 +347,29 @@ def test_another_comparison_in_the_folder_is_refused_and_its_published_values_ma
 ) -> None:
     done, _ = finished
     real, synth, values = home / "real", home / "synth", done.config.model_dump()
-    for key, changed in (("seeds", 2), ("synth_share", 0.25)):
+    for key, changed in (("synth_share", 0.25), ("final", True)):
         with pytest.raises(UserError, match=rf"got others \(config.{key}"):
             cells.prepare(parse(CompareConfig, {**values, key: changed}, "test"), real, synth, done.out)
     published = [{"name": "U-Net", "metric": "aji", "value": 0.5, "source": "somebody"}]
     cells.prepare(parse(CompareConfig, {**values, "published": published}, "test"), real, synth, done.out)
+
+
+def test_real_tiles_without_a_val_split_are_refused_unless_nothing_is_chosen(home: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(home / "real")
+    splits = dataset.table["split"].to_pylist()
+    bare = rewritten(dataset, tmp_path / "bare", lambda i: {"split": splits[i].replace("val", "train")})
+    config = config_of(arms=["S", "S*"], fractions=[1.0])
+    with pytest.raises(
+        UserError, match=r"expected tiles with split val, got none\. Ingest it with one, or use --final"
+    ):
+        cells.prepare(config, bare, home / "synth", tmp_path / "out")
+    final = config.model_copy(update={"final": True})
+    assert not cells.run(cells.prepare(final, bare, home / "synth", tmp_path / "out")).failed
+
+
+def test_fractions_that_come_to_the_same_patients_are_refused(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"got 1 for both 0.1 and 0.25"):
+        cells.prepare(config_of(fractions=[0.1, 0.25]), home / "real", home / "synth", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -459,7 +498,9 @@ def test_command_runs_reports_and_has_nothing_left_to_do(
     assert again.code == 0
     assert "[2/2]" not in again.out
     assert (tmp_path / "out/report.md").read_text() == report
-    assert_refused(cli("segment", "compare", *words, "--steps", "3"), r"got others \(config.train.steps: 2 there, 3 asked\)")
+    assert_refused(
+        cli("segment", "compare", *words, "--steps", "3"), r"got others \(config.train.steps: 2 there, 3 asked\)"
+    )
 
 
 def test_bad_requests_are_one_line_and_write_nothing(cli: Callable[..., Outcome], home: Path, tmp_path: Path) -> None:

@@ -1,22 +1,29 @@
 """What a training run does around its steps: subsets of patients, how nuclei are read, pictures."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from manifests import Dataset, get_scheme
+from factory.core.runs import RunSpec, open_run, write_shard
+from manifests import Dataset, get_scheme, open_dataset
+from manifests.errors import UserError
+from manifests.store import Layout
 from segment import experiment
 from segment.checkpoints import BEST, WEIGHTS_KIND, read_checkpoint
 from segment.experiment import training_part
 from segment.head import Head, head_for
 from segment.instances import InstanceConfig
+from segment.networks import NetworkConfig, build
 from segment.panels import draw_panel
 from segment.precision import resolve_precision
+from segment.scalars import TENSORBOARD
 from segment.sources import Source
 from segment.targets import distance_target
 from segment.training import TrainConfig
@@ -93,7 +100,12 @@ def test_instance_parameters_are_the_best_of_the_candidates_field_by_field(
     bad = InstanceConfig(min_area_um2=15, smooth_um=1.0, h=0.3)  # discs of 20 um2, and crescents of less
     validation = Validation(dataset, scheme, head_for(scheme), 6, bad, "cpu")
     chosen, score = validation.choose_instances(Oracle())
-    assert chosen.h in CANDIDATES["h"]
+    assert all(getattr(chosen, field) in CANDIDATES[field] for field in CANDIDATES)
+    smallest = [  # the last field to be chosen, so none of its other values may be better
+        Validation(dataset, scheme, head_for(scheme), 6, chosen.model_copy(update={"min_area_um2": area}), "cpu")
+        for area in CANDIDATES["min_area_um2"]
+    ]
+    assert score == pytest.approx(max(other.score(Oracle())[0]["score"] for other in smallest))
     before, _ = validation.score(Oracle())
     after, _ = Validation(dataset, scheme, head_for(scheme), 6, chosen, "cpu").score(Oracle())
     assert after["score"] == pytest.approx(score)
@@ -150,8 +162,90 @@ def test_a_run_killed_before_the_choice_makes_it_when_it_goes_on(
     assert cv2.imread(str(tmp_path / "killed/panels/step-000002.png")) is not None
 
 
-def test_precision_is_what_was_asked_and_auto_is_decided_once() -> None:
-    assert resolve_precision("fp32", "cpu") == "fp32"
-    assert resolve_precision("bf16", "cpu") == "bf16"
-    assert resolve_precision("auto", "cpu") in ("fp32", "bf16")
-    assert resolve_precision("auto", "mps") == "fp32"
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_precision_auto_is_decided_by_the_machine_before_the_run_and_kept(
+    dataset_factory: Callable[..., Dataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_bf16: bool,
+    expected: str,
+) -> None:
+    real = dataset_factory("real", n=9)
+    monkeypatch.setattr("segment.precision._cpu_has_bf16", lambda: has_bf16)
+    assert [resolve_precision(asked, "cpu") for asked in ("fp32", "bf16", "auto")] == ["fp32", "bf16", expected]
+    config = TrainConfig(mix="real", steps=1, batch=2, threads=1, crop=(32, 32))
+    job = experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
+    assert job.config.precision == expected
+    experiment.run(job)
+    monkeypatch.setattr("segment.precision._cpu_has_bf16", lambda: not has_bf16)
+    other = experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
+    with pytest.raises(UserError, match=r"got others \(config.precision"):
+        experiment.run(other, resume=True)
+
+
+def without_ids(source: Dataset, out: Path) -> Dataset:
+    """The same tiles with classes alone, as `factory ingest` makes them of semantic masks."""
+    layout = source.store.layout
+    spec = RunSpec(out, {}, Layout(len(source), layout.height, layout.width, 4), source.info)
+    samples = [
+        (sample.image, replace(sample.tile, instance=np.zeros_like(sample.tile.instance)), dict(sample.row))
+        for sample in source
+    ]
+    with open_run(spec) as run:
+        for shard in run.todo:
+            run.add(write_shard(spec, shard, [samples[index] for index in spec.layout.rows(shard)]))
+        run.finish()
+    return open_dataset(out)
+
+
+def test_classes_of_nuclei_without_ids_train_a_semantic_network_that_is_chosen_by_miou(
+    dataset_factory: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    bare = without_ids(dataset_factory("real", n=9), tmp_path / "bare")
+    config = TrainConfig(mix="real", steps=2, batch=2, validate_every=1, warmup_steps=0, threads=1, crop=(32, 32))
+    job = experiment.prepare(config, bare.root, tmp_path, tmp_path / "run")
+    assert job.head == Head(2)
+    assert any("no instance ids" in note for note in job.notes)
+    history = experiment.run(job).history
+    assert all(row["val_score"] == row["val_mean_iou"] for row in history)
+    assert "val_aji" not in history[0]
+
+
+def test_an_encoder_that_does_not_take_the_crop_is_refused_before_anything_is_written(
+    dataset_factory: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    real = dataset_factory("real", n=9)
+    network = NetworkConfig(encoder="tu-swin_tiny_patch4_window7_224")
+    config = TrainConfig(mix="real", steps=1, batch=2, crop=(32, 32), network=network)
+    with pytest.raises(UserError, match=r"--encoder: expected one that takes crops of 32x32, got tu-swin_tiny"):
+        experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_encoder_weights_are_checked_first_and_their_content_decides_whether_a_run_goes_on(
+    dataset_factory: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    real, path = dataset_factory("real", n=9), tmp_path / "encoder.safetensors"
+    config = TrainConfig(mix="real", steps=1, batch=2, threads=1, crop=(32, 32), encoder_weights=str(path))
+    with pytest.raises(UserError, match="expected a safetensors file"):
+        experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
+    fingerprints = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_file(build(config.network, 1).encoder.state_dict(), path)  # type: ignore[union-attr]
+        fingerprints.append(experiment.prepare(config, real.root, tmp_path, tmp_path / "run").fingerprint)
+    assert fingerprints[0] != fingerprints[1]
+
+
+def test_events_that_a_kill_cut_short_are_completed_by_the_next_call(
+    dataset_factory: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    real = dataset_factory("real", n=9)
+    config = TrainConfig(mix="real", steps=2, batch=2, validate_every=1, warmup_steps=0, threads=1, crop=(32, 32))
+    job = experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
+    experiment.run(job)
+    for path in (tmp_path / "run" / TENSORBOARD).iterdir():
+        path.unlink()
+    experiment.run(job, resume=True)
+    (events,) = (tmp_path / "run" / TENSORBOARD).iterdir()
+    assert events.read_bytes().count(b"validation/score") == 2

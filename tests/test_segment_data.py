@@ -414,6 +414,9 @@ def test_a_group_in_train_and_another_split_is_refused(tmp_path: Path, split: st
     [
         ("monuseg/TCGA-1", None, True),
         ("TCGA-1", None, True),
+        ("images/TCGA-1-01Z-00-DX1.tif", None, True),
+        ("images/TCGA-1.png", None, True),
+        ("xTCGA-1.png", None, False),
         ("fitted to TCGA-1 and others", None, True),
         ("monuseg/TCGA-12", None, False),
         ("monuseg/TCGA-2", None, False),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import cv2
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
+from factory.core.compiled import compiled
 from factory.renderers.look import Look
 from factory.renderers.stain_config import Anatomy
 from manifests.labels import LabelScheme
@@ -137,14 +137,14 @@ def _numbered(instance: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], i
     return np.take(np.cumsum(present, dtype=np.int32) * present, instance), int(present.sum())
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _mark(instance, present):  # type: ignore[no-untyped-def]
     for y in range(instance.shape[0]):
         for x in range(instance.shape[1]):
             present[instance[y, x]] = 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _count(number, kind, sums, votes):  # type: ignore[no-untyped-def]
     """Moments of every nucleus, and how many pixels of each kind lie under it or, where those do not say, beside it."""
     height, width = number.shape
@@ -175,7 +175,7 @@ def _elect(votes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.where((votes[:, POSITIVE_CELL] * 2 > own) & (own > 0), POSITIVE_CELL, kind)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _fill(kind, number, kinds):  # type: ignore[no-untyped-def]
     """Give the pixels under a nucleus class the kind of tissue that their nucleus stands in."""
     for y in range(kind.shape[0]):

@@ -6,10 +6,10 @@ epithelial nuclei, sparse spindle cells. They are drawn like labelled ones and s
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.compiled import compiled
 from factory.renderers.cells import IMMUNE, MIXED, POSITIVE, STROMA, TUMOUR
 
 # Per kind of tissue: spacing of the grid (um), share of its places taken, radius (um), its spread, aspect ratio.
@@ -78,7 +78,7 @@ def _places(shape: tuple[int, int], kind: int, mpp: float, rng: np.random.Genera
     return places[:, rng.random(y.size) < taken]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _stamp(instance, kind, places, first, here):  # type: ignore[no-untyped-def]
     """Draw wobbly ellipses where the tissue is of their kind and no other nucleus is."""
     height, width = instance.shape

@@ -13,6 +13,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.compiled import compiled
+
 _BITS = 9
 SIZE = 1 << _BITS
 MASK = SIZE - 1
@@ -69,7 +71,7 @@ def sample(table, y, x):  # type: ignore[no-untyped-def]
     return upper + (lower - upper) * down
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def sample_many(table, ys, xs, values, count):  # type: ignore[no-untyped-def]
     """`sample` at the first `count` places of float32 `ys` and `xs`, into `values`. 32-bit throughout, for vectors."""
     flat = table.ravel()

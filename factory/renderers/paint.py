@@ -13,6 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.compiled import compiled
 from factory.renderers.cells import AIR, EPITHELIAL, IMMUNE, MIXED, POSITIVE, STROMA, TUMOUR
 from factory.renderers.noise_tables import sample, sample_many
 
@@ -63,7 +64,7 @@ class Brush(NamedTuple):
     light_x: np.float32
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def outline(kind, owner, nucleus, distance, cells, smooth, brush, border, epithelium, inner):  # type: ignore[no-untyped-def]
     """Resolve MIXED pixels of `kind` into epithelium and stroma, and mark the borders of epithelial cells in `border`.
 
@@ -108,7 +109,7 @@ def outline(kind, owner, nucleus, distance, cells, smooth, brush, border, epithe
                 border[y, x] = max(cells[cell].dab, F(0.4) * brush.dab) * closed
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def paint(light, scene, cells, grain, smooth, dyes, background, brush):  # type: ignore[no-untyped-def]
     """Fill `light`, uint8 [3, H, W]; `dyes` float32 [4, 3] and `background` float32 [3] are in its channel order.
 
@@ -129,7 +130,7 @@ def paint(light, scene, cells, grain, smooth, dyes, background, brush):  # type:
         _shine_row(y, light, layers, scene.patch[y], scene.fold[y], dyes, background, brush)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _sort_row(y, sorts, scene):  # type: ignore[no-untyped-def]
     """Columns of a row that are nucleus, epithelium and stroma, the last two both where they blend: [3, W]."""
     nuclear, epithelial, stromal = 0, 0, 0
@@ -148,7 +149,7 @@ def _sort_row(y, sorts, scene):  # type: ignore[no-untyped-def]
     return nuclear, epithelial, stromal
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _lay_nuclei(y, columns, layers, noise, scene, cells, grain, brush):  # type: ignore[no-untyped-def]
     """Chromatin: clumps, a rim, a paler middle, a nucleolus; DAB over it in a positive cell."""
     ys, xs, clump = noise[0], noise[1], noise[2]
@@ -201,7 +202,7 @@ def _fade(inner):  # type: ignore[no-untyped-def]
     return min(max(F(inner) * F(2.4 / 255) - F(1.2), F(0.12)), F(1))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _lay_cytoplasm(y, columns, layers, noise, scene, cells, grain, smooth, brush):  # type: ignore[no-untyped-def]
     """Granular, uneven, here and there torn cytoplasm, with a membrane or a broken cleft at its border."""
     ys, xs, grit, wear = noise[0], noise[1], noise[2], noise[3]
@@ -234,7 +235,7 @@ def _lay_cytoplasm(y, columns, layers, noise, scene, cells, grain, smooth, brush
         layers[2, x] = share * dab
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _lay_stroma(y, columns, layers, noise, scene, grain, smooth, brush):  # type: ignore[no-untyped-def]
     """Collagen: bundles that wave each in its own phase, fibres in them, and clefts; looser among lymphocytes."""
     count = len(columns)
@@ -278,7 +279,7 @@ def _lay_stroma(y, columns, layers, noise, scene, grain, smooth, brush):  # type
         layers[2, x] += F(0.8) * brush.haze * tone
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _lay_red_cells(y, layers, red, brush):  # type: ignore[no-untyped-def]
     """Red cells push aside what would be under them."""
     for x in range(layers.shape[1]):
@@ -290,7 +291,7 @@ def _lay_red_cells(y, layers, red, brush):  # type: ignore[no-untyped-def]
             layers[3, x] = covered * brush.red
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _shine_row(y, light, layers, patch, fold, dyes, background, brush):  # type: ignore[no-untyped-def]
     """Light through one row of pixels. Without branches or tables, so that it runs on vectors of pixels."""
     height, width = light.shape[1:]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.compiled import compiled
 from factory.renderers.cells import MIXED, STROMA
 
 
@@ -41,7 +41,7 @@ def scatter_red_cells(
     return red
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _stamp(red, kind, nucleus, discs):  # type: ignore[no-untyped-def]
     """Draw biconcave, slightly bent discs where there is room: all of a disc lies in stroma and clear of nuclei."""
     for index in range(discs.shape[0]):
@@ -63,7 +63,7 @@ def _stamp(red, kind, nucleus, discs):  # type: ignore[no-untyped-def]
                     red[y, x] = max(red[y, x], level)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _is_free(red, kind, nucleus, y0, x0, radius):  # type: ignore[no-untyped-def]
     """Whether a disc and a pixel around it are stroma without nuclei, and its middle is not taken."""
     height, width = kind.shape

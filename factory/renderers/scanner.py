@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import cv2
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.compiled import compiled
 from factory.renderers.look import Look
 from factory.renderers.noise_tables import SENSOR_MASK, sensor
 from factory.renderers.stain_config import Scanner
@@ -47,7 +47,7 @@ def _defocus(image: Image, slope: npt.NDArray[np.float64], blur_px: float) -> Im
     return blended
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _add_grain(image, deviates, offsets, scale):  # type: ignore[no-untyped-def]
     """Add sensor noise in place: half of it common to the channels, growing with the root of the light (shot noise)."""
     height, width, _ = image.shape

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import cv2
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.compiled import compiled
 from factory.renderers.noise_tables import MASK
 
 _SPACING_UM = 11.0
@@ -87,7 +87,7 @@ def spread_territories(
     return np.ascontiguousarray(distance[1:-1, 1:-1])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _start(nucleus, near, distance, centre):  # type: ignore[no-untyped-def]
     """Set the outlines of nuclei and the centres without one; the border of the image is no outline."""
     height, width = nucleus.shape
@@ -109,7 +109,7 @@ def _start(nucleus, near, distance, centre):  # type: ignore[no-untyped-def]
                 distance[y, x] = _HALF
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _sweep(nucleus, near, distance, shared, ground):  # type: ignore[no-untyped-def]
     """Carry distances and owners down and to the right."""
     height, width = nucleus.shape

@@ -52,7 +52,9 @@ class StainCalibration:
         finder: whose nuclei are counted: "segmenter", or "stain" for those found by stain alone.
         validated: whether annotated cells chose `nucleus_dab`.
         balanced_accuracy: of that choice on those cells, None where there are none.
-        tps_error: mean absolute TPS error on the tiles of the calibration, by finder.
+        tps_error: mean absolute TPS error by finder, on the same tiles for all; where a finder sees no nucleus, the
+            worse of the answers 0 and 1 counts.
+        tps_error_tiles: how many tiles these errors are means of: those with `FEWEST_CELLS` annotated cells.
         cells_positive, cells_negative: nuclei found on annotated cells. tiles: looked at. source: the data set.
     """
 
@@ -63,6 +65,7 @@ class StainCalibration:
     validated: bool
     balanced_accuracy: float | None
     tps_error: Mapping[str, float]
+    tps_error_tiles: int
     cells_positive: int
     cells_negative: int
     tiles: int
@@ -153,6 +156,8 @@ def _choose(
 ) -> StainCalibration:
     chosen: dict[str, tuple[float, float | None, int, int]] = {}
     errors: dict[str, float] = {}
+    # Which tiles have a TPS is up to their annotation, so the finders are compared on the same ones.
+    tiles_with_tps = sum(not np.isnan(tile.tps) for tile in next(iter(measured.values())))
     for name, tiles in measured.items():
         dab = np.concatenate([tile.dab for tile in tiles])
         kind = np.concatenate([tile.kind for tile in tiles])
@@ -160,14 +165,17 @@ def _choose(
         if positive and negative:
             threshold, balanced = youden_threshold(dab[kind >= 0], kind[kind >= 0] == 1)
             chosen[name] = threshold, balanced, positive, negative
-            known = [tile for tile in tiles if tile.tps == tile.tps and tile.dab.size]
-            if known:
-                errors[name] = float(np.mean([abs((tile.dab > threshold).mean() - tile.tps) for tile in known]))
+            if tiles_with_tps:
+                held_to = [tile for tile in tiles if not np.isnan(tile.tps)]
+                errors[name] = float(np.mean([_tps_error(tile, threshold) for tile in held_to]))
         elif dab.size:
             chosen[name] = otsu_threshold(dab), None, 0, 0
     if not chosen:
         raise UserError(f"{dataset.root}: expected images with nuclei, got none in which any was found.")
-    finder = min(errors, key=lambda name: errors[name]) if errors else max(chosen, key=lambda name: name == "segmenter")
+    if errors:
+        finder = min(errors, key=lambda name: errors[name])
+    else:  # a validated threshold goes before one by Otsu, then the segmenter before stain
+        finder = max(chosen, key=lambda name: (chosen[name][1] is not None, name == "segmenter"))
     threshold, accuracy, positive, negative = chosen[finder]
     return StainCalibration(
         vectors=vectors,
@@ -177,8 +185,16 @@ def _choose(
         validated=accuracy is not None,
         balanced_accuracy=accuracy,
         tps_error=errors,
+        tps_error_tiles=tiles_with_tps if errors else 0,
         cells_positive=positive,
         cells_negative=negative,
         tiles=len(dataset),
         source=str(dataset.root),
     )
+
+
+def _tps_error(tile: _Measured, threshold: float) -> float:
+    """|Counted - annotated TPS|; a tile without a found nucleus has the larger error of the answers 0 and 1."""
+    if not tile.dab.size:
+        return max(tile.tps, 1 - tile.tps)
+    return abs(float((tile.dab > threshold).mean()) - tile.tps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -30,14 +31,16 @@ class Finding:
 
     Attributes:
         requested_tps: as the plan had it. achieved_tps: of the mask, or of the annotated cells.
-        tps_segmenter, tps_stain: as either judge sees it. audited_tps: by stain where that `is_validated`, else by the
-            segmenter, else by stain all the same.
+        tps_segmenter, tps_stain: as either judge sees it. audited_tps: that of the audit's `TpsJudge`; the other one
+            never steps in for it.
         aji, aji_plus, dq, sq, pq: nuclei of the segmenter against those of the mask. dice: of the classes, their mean.
         pixel_accuracy: share of the labelled pixels whose class agrees. mean_iou: of the classes.
         class_agreement: share of the matched nuclei whose class agrees, where the weights know several classes of them.
         stain_agreement: share of the mask's nuclei that stain as their class says.
         nuclei_claimed, nuclei_found: of the mask and of the segmenter.
         stain_nuclei, stain_positive: what the stain count counts.
+        tps_judge: whose TPS `audited_tps` is; NaN there beside a judge means that it looked and saw nothing to count.
+            None where nobody judges the tile's TPS.
     """
 
     requested_tps: float = NAN
@@ -59,6 +62,7 @@ class Finding:
     nuclei_found: float = NAN
     stain_nuclei: float = NAN
     stain_positive: float = NAN
+    tps_judge: str | None = None
 
     @property
     def claimed_tps(self) -> float:
@@ -66,8 +70,47 @@ class Finding:
         return self.achieved_tps if np.isnan(self.requested_tps) else self.requested_tps
 
 
-FIGURES = tuple(field.name for field in fields(Finding))
+FIGURES = tuple(field.name for field in fields(Finding) if field.name != "tps_judge")
+"""The numbers of a `Finding`."""
+
 COUNTS = ("nuclei_claimed", "nuclei_found", "stain_nuclei", "stain_positive")
+
+
+@dataclass(frozen=True)
+class TpsJudge:
+    """Who judges the TPS of every tile of an audit, the real ones included: its own error is that of who flags.
+
+    Attributes:
+        name: "stain" or "segmenter".
+        bases: of TPS ("cells", "area") in the audited tiles; a real tile whose TPS is of another kind is not judged.
+    """
+
+    name: str
+    bases: frozenset[str]
+
+
+def choose_tps_judge(
+    weights: LabelScheme, stain: StainCalibration | None, audited: Sequence[LabelScheme]
+) -> TpsJudge | None:
+    """Who judges TPS: stain where it `is_validated`, else the segmenter, else stain all the same; None without either.
+
+    Args:
+        weights: scheme of the segmenter. stain: calibration of the stain count. audited: schemes of the audited tiles.
+    """
+    schemes = [scheme for scheme in audited if scheme.ids("tumour_positive")]
+    bases = frozenset(scheme.tps_basis for scheme in schemes)
+    if not schemes:
+        return None
+    if is_validated(stain, bases):
+        return TpsJudge("stain", bases)
+    if weights.ids("tumour_positive"):
+        return TpsJudge("segmenter", bases)
+    return None if stain is None else TpsJudge("stain", bases)
+
+
+def is_validated(stain: StainCalibration | None, bases: frozenset[str]) -> bool:
+    """Whether annotated real cells stand behind the stain count: never where TPS is by area."""
+    return stain is not None and stain.validated and bases == {"cells"}
 
 
 @dataclass(frozen=True)
@@ -76,10 +119,12 @@ class Judge:
 
     Attributes:
         weights: the segmenter. stain: None where the tiles are not IHC, or no real IHC is at hand.
+        tps: which of the two gives the audited TPS; None where neither can.
     """
 
     weights: Weights
     stain: StainCalibration | None
+    tps: TpsJudge | None
 
     def see(self, image: npt.NDArray[np.uint8], mpp: float) -> Tile:
         """The labels that the segmenter gives an image, uint8 [H, W, 3], in the scheme of its weights."""
@@ -104,18 +149,20 @@ class Judge:
         )
         cells = annotated.of(sample) if annotated is not None else None
         figures = claims(sample, cells) | agreement(own, seen)
-        is_ihc = cells is not None or bool(own.scheme.ids("tumour_positive"))
-        if self.stain is not None and is_ihc:
-            figures |= stain_figures(sample, seen, self.stain)
-        by_stain, by_segmenter = figures.get("tps_stain", NAN), figures.get("tps_segmenter", NAN)
-        stain_goes_first = is_validated(self.stain, own.scheme) or np.isnan(by_segmenter)
-        figures["audited_tps"] = by_segmenter if np.isnan(by_stain) or not stain_goes_first else by_stain
-        return Finding(**figures)
+        basis = tps_basis(own.scheme, cells)
+        if self.stain is not None and basis is not None:
+            figures |= stain_figures(sample, seen, self.stain, basis)
+        if self.tps is None or basis not in self.tps.bases:
+            return Finding(**figures)
+        audited = figures.get(f"tps_{self.tps.name}", NAN)
+        return Finding(**figures, audited_tps=audited, tps_judge=self.tps.name)
 
 
-def is_validated(stain: StainCalibration | None, scheme: LabelScheme) -> bool:
-    """Whether annotated real cells stand behind the stain count of a scheme: never where TPS is by area."""
-    return stain is not None and stain.validated and scheme.tps_basis == "cells"
+def tps_basis(scheme: LabelScheme, cells: Cells | None) -> str | None:
+    """What the TPS of a tile is a share of: "cells" where they are annotated; None where it is no IHC."""
+    if cells is not None:
+        return "cells"
+    return scheme.tps_basis if scheme.ids("tumour_positive") else None
 
 
 def claims(sample: Sample, cells: Cells | None) -> dict[str, float]:
@@ -189,31 +236,25 @@ def _nuclei_agreement(truth: Tile, seen: Tile) -> dict[str, float]:
     }
     matched = 2 * table.intersection_px > table.union_px
     if len(truth.scheme.ids("nucleus")) > 1 and matched.any():
-        own_class, seen_class = _classes(truth, table.truth_ids), _classes(seen, table.pred_ids)
+        own_class = metrics.majority_classes(truth.instance, truth.semantic)
+        seen_class = metrics.majority_classes(seen.instance, seen.semantic)
         agree = own_class[table.pair_truth[matched]] == seen_class[table.pair_pred[matched]]
         figures["class_agreement"] = float(agree.mean())
     return figures
 
 
-def _classes(tile: Tile, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Class of each nucleus, by most of its pixels (ties: the lowest id): int64 [N], in the order of `ids`."""
-    covered = tile.instance > 0
-    at = np.searchsorted(ids, tile.instance[covered])
-    votes = np.bincount(at * len(tile.scheme) + tile.semantic[covered], minlength=ids.size * len(tile.scheme))
-    classes: npt.NDArray[np.int64] = votes.reshape(ids.size, len(tile.scheme)).argmax(axis=1)
-    return classes
-
-
-def stain_figures(sample: Sample, seen: Tile, stain: StainCalibration) -> dict[str, float]:
-    """What the stain shows: the positive share of the nuclei, or of the tumour's area where the scheme's TPS is one.
+def stain_figures(sample: Sample, seen: Tile, stain: StainCalibration, basis: str) -> dict[str, float]:
+    """What the stain shows: the positive share of the nuclei, or of the tumour's area.
 
     Stain alone cannot tell tumour from other tissue, so an area is taken from the tile's own mask.
+
+    Args:
+        sample: image and labels. seen: by the segmenter. stain: how it is read. basis: "cells" or "area".
     """
     tile = sample.tile
     densities = stain_densities(sample.image, stain.vectors)
-    tumour = [*tile.scheme.ids("tumour_positive"), *tile.scheme.ids("tumour_negative")]
-    if tumour and tile.scheme.tps_basis == "area":
-        region = np.isin(tile.semantic, tumour)
+    if basis == "area":
+        region = np.isin(tile.semantic, [*tile.scheme.ids("tumour_positive"), *tile.scheme.ids("tumour_negative")])
         return {"tps_stain": positive_area(densities, region, tile.mpp, stain.area_dab)}
     nuclei = seen.instance if stain.finder == "segmenter" else find_nuclei(densities, tile.mpp)
     _, dab = mean_dab(densities, np.where(tile.semantic != IGNORE, nuclei, 0).astype(np.int32))
@@ -233,7 +274,5 @@ def _stain_agreement(tile: Tile, densities: Floats, stain: StainCalibration) -> 
     ids, dab = mean_dab(densities, instance)
     if not ids.size:
         return NAN
-    positive = np.isin(
-        _classes(Tile(tile.semantic, instance, tile.mpp, tile.scheme), ids), tile.scheme.ids("tumour_positive")
-    )
+    positive = np.isin(metrics.majority_classes(instance, tile.semantic), tile.scheme.ids("tumour_positive"))
     return float(((dab > stain.nucleus_dab) == positive).mean())

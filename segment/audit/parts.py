@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,7 +29,13 @@ PARTS, CALIBRATION = "parts", "calibration.json"
 AUDIT, ACCEPTED, PLOT, SUMMARY, REPORT = "audit.parquet", "accepted.parquet", "audit.png", "audit.json", "audit.md"
 _OWN = frozenset({RUN, PARTS, CALIBRATION, AUDIT, ACCEPTED, PLOT, SUMMARY, REPORT})
 
-_SCHEMA = pa.schema([pa.field("sample_id", pa.string()), *(pa.field(name, pa.float64()) for name in FIGURES)])
+_SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.string()),
+        pa.field("tps_judge", pa.string()),
+        *(pa.field(name, pa.float64()) for name in FIGURES),
+    ]
+)
 
 
 def check_target(audit: Audit, *, overwrite: bool) -> None:
@@ -63,7 +70,7 @@ def read_calibration(audit: Audit, on_tile: Callable[[], None] = lambda: None) -
     path = audit.out / CALIBRATION
     if path.is_file():
         return StainCalibration.from_dict(json.loads(path.read_text()))
-    judge = Judge(audit.weights, None)
+    judge = Judge(audit.weights, None, None)
     knows_nuclei = has_instances(audit.weights.scheme)
     segmenter = (lambda image, densities, mpp: judge.see(image, mpp).instance) if knows_nuclei else None
     calibration = calibrate(audit.stain_from, segmenter, on_tile)
@@ -75,7 +82,7 @@ def tiles_done(audit: Audit) -> int:
     """Tiles in the parts of an earlier start."""
     return sum(
         min(PART_TILES, len(inspected.dataset) - number * PART_TILES)
-        for inspected in (audit.audited, *audit.real)
+        for inspected in audit.inspected
         for number in _numbers(inspected)
         if _part_path(audit.out, inspected, number).is_file()
     )
@@ -107,7 +114,7 @@ def _write_part(path: Path, judge: Judge, inspected: Inspected, number: int, on_
     for position in range(first, min(first + PART_TILES, len(inspected.dataset))):
         sample = inspected.dataset[position]
         finding = judge.look(sample, inspected.annotated)
-        rows.append({"sample_id": sample.row["sample_id"], **{name: getattr(finding, name) for name in FIGURES}})
+        rows.append({"sample_id": sample.row["sample_id"], **asdict(finding)})
         on_tile()
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), buffer, compression="zstd", write_page_checksum=True)
@@ -120,4 +127,8 @@ def _read_part(path: Path) -> list[Finding]:
     except (pa.ArrowException, OSError) as error:
         raise FaultError(f"{path}: expected a whole part, got a damaged one. Remove it and run again.") from error
     columns = {name: table[name].to_numpy() for name in FIGURES}
-    return [Finding(**{name: float(columns[name][row]) for name in FIGURES}) for row in range(table.num_rows)]
+    judges = table["tps_judge"].to_pylist()
+    return [
+        Finding(**{name: float(columns[name][row]) for name in FIGURES}, tps_judge=judges[row])
+        for row in range(table.num_rows)
+    ]

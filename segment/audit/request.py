@@ -14,15 +14,20 @@ from manifests.checksums import SUMS
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.files import sha256_file
+from manifests.labels import LabelScheme
 from segment.audit.annotated import AnnotatedCells, annotated_cells
 from segment.audit.calibration import calibration_tiles
 from segment.audit.judge import projects
+from segment.audit.verdict import FEWEST_REAL_TILES
 from segment.head import has_instances
 from segment.sources import projections
 from segment.weights import Weights
 
 FEW_TILES = 30
 """Below this many real tiles, the audit's own error is a rough figure."""
+
+FINDINGS = 2
+"""Raised when the same inputs give other findings, so that an older audit's folder is not gone on with."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Audit:
 
     Attributes:
         weights: the segmenter. audited: the tiles in question. real: held-out real tiles, for the audit's own error.
+        real_val: of the same data sets the val splits, for the limit of agreement; empty where they are too few.
         stain_from: real IHC tiles that the stain count is calibrated on, None without one.
         out: the folder. split: of the audited tiles. notes: what a person should know, one line each.
     """
@@ -51,15 +57,22 @@ class Audit:
     weights: Weights
     audited: Inspected
     real: tuple[Inspected, ...]
+    real_val: tuple[Inspected, ...]
     stain_from: Dataset | None
     out: Path
     split: str
     notes: tuple[str, ...]
 
     @property
+    def inspected(self) -> tuple[Inspected, ...]:
+        """All tiles to look at."""
+        return (*self.real, *self.real_val, self.audited)
+
+    @property
     def document(self) -> dict[str, Any]:
         """What decides the findings. The bounds are not in it: they are applied to findings afterwards."""
         return {
+            "findings": FINDINGS,
             "audited": {"sha256": sha256_file(self.audited.dataset.root / SUMS), "split": self.split},
             "weights": sha256_file(self.weights.path),
             "real": [sha256_file(real.dataset.root / SUMS) for real in self.real],
@@ -100,7 +113,7 @@ def prepare(
         )
     out = out or Path("runs/audit") / dataset.resolve().name
     notes = _notes(weights, audited, held_out, source, wants_stain)
-    return Audit(weights, Inspected("audited", audited), held_out, source, out, split, notes)
+    return Audit(weights, Inspected("audited", audited), held_out, _open_val(real, weights), source, out, split, notes)
 
 
 def refuse_synthetic_training(weights: Weights) -> None:
@@ -168,6 +181,22 @@ def _open_real(root: Path, weights: Weights, number: int) -> Inspected:
     return Inspected(f"real-{number}", tested, annotated)
 
 
+def _open_val(roots: Sequence[Path], weights: Weights) -> tuple[Inspected, ...]:
+    """The val splits of real data sets whose labels an agreement can be measured on, if they are enough for a limit."""
+    opened = []
+    for number, root in enumerate(roots):
+        dataset = _open(root)
+        tiles = dataset.where(pc.equal(dataset.table["split"], "val"))
+        if len(tiles) and all(_shows_agreement(scheme, weights.scheme) for scheme in tiles.schemes):
+            opened.append(Inspected(f"val-{number}", tiles))
+    return tuple(opened) if sum(len(one.dataset) for one in opened) >= FEWEST_REAL_TILES else ()
+
+
+def _shows_agreement(own: LabelScheme, weights: LabelScheme) -> bool:
+    """Whether `Limits.agreement` can be measured on labels of a scheme: nuclei where the weights know them."""
+    return projects(own, weights) and (has_instances(own) or not has_instances(weights))
+
+
 def _choose_stain_source(asked: Path | None, real: Sequence[Dataset]) -> Dataset | None:
     """The tiles that the stain count is calibrated on."""
     if asked is not None:
@@ -186,7 +215,9 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if not real:
-        notes.append("no --real: the audit's own error is unknown, so a flag proves nothing against a tile")
+        notes.append(
+            "no --real: the audit's own error is unknown, so a flag says that judge and tile disagree, not who is right"
+        )
     elif sum(len(inspected.dataset) for inspected in real) < FEW_TILES:
         notes.append("few real tiles: the audit's own error is a rough figure")
     if wants_stain and source is None:

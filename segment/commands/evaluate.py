@@ -21,6 +21,9 @@ def evaluate(
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Score tile by tile; without it, tiles of one image are put together first.")
     ] = False,
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 or auto: bf16 where the machine computes it. Figures move a little.")
+    ] = "fp32",
     device: Device = "auto",
     out: Annotated[
         Path | None,
@@ -43,10 +46,12 @@ def evaluate(
     from segment import report
     from segment.evaluate import check_test_leaks
     from segment.evaluate import evaluate as score
+    from segment.precision import parse_precision, resolve_precision
     from segment.sources import open_sources, parse_mix, projections
     from segment.weights import STARTER, load_weights
     from segment.wholes import tile_images, whole_images, whole_parts
 
+    arithmetic = resolve_precision(parse_precision(precision), device)
     loaded = load_weights(weights, device)
     sources = open_sources(parse_mix(mix or loaded.card["mix"]), real, synth)
     parts = [(source, source.dataset if split == "all" else source.split(split)) for source in sources]
@@ -64,13 +69,15 @@ def evaluate(
     terminal = console()
     unit = "tile" if tiles else "whole image"
     with progress("scoring", total, unit=f"{unit}s") as bar:
-        scores = score(loaded, parts, images=tile_images if tiles else whole_images, on_image=bar.advance)
+        images = tile_images if tiles else whole_images
+        scores = score(loaded, parts, images=images, precision=arithmetic, on_image=bar.advance)
     header = {
         "weights": str(weights),
         "step": loaded.card["step"],
         "split": split,
         "scheme": loaded.scheme.name,
         "unit": unit,
+        "precision": arithmetic,
     }
     document = report.evaluation_document(scores, header, loaded.scheme)
     for table in report.evaluation_tables(document):

@@ -58,7 +58,7 @@ def predict(
     if mpp is not None and not 0.01 <= mpp <= 100:
         raise UserError(f"--mpp: expected micrometres per pixel from 0.01 to 100, got {mpp:g}.")
 
-    from segment.precision import resolve_precision
+    from segment.precision import parse_precision, resolve_precision
     from segment.predict import request, writing
     from segment.predict.sources import find_pictures
     from segment.weights import load_weights
@@ -70,7 +70,7 @@ def predict(
         tile,
         overlap,
         preview,
-        resolve_precision(request.parse_precision(precision), device),
+        resolve_precision(parse_precision(precision), device),
     )
     pictures = find_pictures(images, mpp)
     loaded = load_weights(weights, device)

@@ -27,9 +27,10 @@ from segment.folder import begin, check_same, is_begun
 from segment.sources import Mix, Source, check_leaks, open_sources
 from segment.training import UNHASHED
 from segment.weights import load_weights
-from segment.wholes import whole_parts
+from segment.wholes import whole_images, whole_parts
 
 CELLS = "cells"
+_REPORTED = dict.fromkeys(("arms", "fractions", "seeds", "bootstrap", "claims", "published"), True)
 _OWN = frozenset({RUN, CELLS, SCORES, MARKDOWN, HTML, PLOT})
 
 
@@ -39,12 +40,13 @@ class Comparison:
 
     Attributes:
         config: resolved: network, scheme and crop spelt out. sources: real tiles, then synthetic where an arm has them.
-        out: its folder.
+        out: its folder. encoder_sha256: of the file of encoder weights, None for random ones.
     """
 
     config: CompareConfig
     sources: tuple[Source, ...]
     out: Path
+    encoder_sha256: str | None = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -70,9 +72,13 @@ class Comparison:
 
     @property
     def document(self) -> dict[str, Any]:
-        """What decides the result: the configuration without published figures, and the data sets by fingerprint."""
-        config = self.config.model_dump(mode="json", exclude={"published": True, "train": {*UNHASHED, *SET_BY_GRID}})
-        return {"config": config, "data": {source.role: source.sha256 for source in self.sources}}
+        """What decides a training's result: its configuration, data sets and encoder weights by fingerprint.
+
+        The grid may grow, and what the report alone depends on may change, without a training being made again.
+        """
+        config = self.config.model_dump(mode="json", exclude={**_REPORTED, "train": {*UNHASHED, *SET_BY_GRID}})
+        data = {source.role: source.sha256 for source in self.sources}
+        return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
 
     @property
     def fingerprint(self) -> str:
@@ -93,7 +99,7 @@ def setting(comparison: Comparison, device: str) -> Setting:
         synth=None if synth is None else synth.dataset.root,
         synth_tiles=0 if synth is None else len(synth.split("train")),
         device=device,
-        threads=config.train.threads or torch.get_num_threads(),
+        threads=config.train.threads or experiment.usable_cores(),
     )
 
 
@@ -121,13 +127,19 @@ def prepare(config: CompareConfig, real: Path, synth: Path, out: Path, *, device
     test = sources[0].split("test")
     if not len(test):
         raise UserError(f"{real}: expected tiles with split test, got none. Ingest it with a test split.")
-    whole_parts(test)
+    for _ in whole_images(test):  # tiles that disagree are found now and not after the first training
+        pass
+    if not config.final and not len(sources[0].split("val")):
+        raise UserError(f"{real}: expected tiles with split val, got none. Ingest it with one, or use --final.")
     # One scheme, crop, network and precision for all trainings, whatever tiles the arm of each has.
     mix = {"mix": "real+synth" if has_synth else "real"}
-    widest = experiment.prepare(config.train.model_copy(update=mix), real, synth, out, device=device).config
-    same = {name: getattr(widest, name) for name in ("scheme", "crop", "network", "precision")}
+    widest = experiment.prepare(
+        config.train.model_copy(update=mix), real, synth, out, device=device, validation=sources[0].split("train")
+    )
+    same = {name: getattr(widest.config, name) for name in ("scheme", "crop", "network", "precision")}
     config = config.model_copy(update={"train": config.train.model_copy(update=same)})
-    comparison = Comparison(config, sources, out)
+    comparison = Comparison(config, sources, out, widest.encoder_sha256)
+    _check_fractions(comparison)
     for cell in comparison.cells:
         if cell.seed == 0 and cell.fraction in (None, config.fractions[0]):  # one of each arm shows what is wrong
             _prepare_cell(comparison, cell)
@@ -149,6 +161,19 @@ def _check_patients(sources: tuple[Source, ...]) -> None:
             f"{real}: expected every group in one split, got {shared[0]!r} in val and test ({len(shared)} such). "
             "Split by group."
         )
+
+
+def _check_fractions(comparison: Comparison) -> None:
+    """Refuse two fractions that come to the same patients: they would be one training, shown as two."""
+    seen: dict[int, float] = {}
+    for fraction in comparison.config.fractions:
+        patients = len(comparison.real_training(fraction, 0).table["group_id"].unique())
+        if patients in seen:
+            raise UserError(
+                f"--fractions: expected different numbers of patients, got {patients} for both {seen[patients]:g} and "
+                f"{fraction:g}. Leave one out."
+            )
+        seen[patients] = fraction
 
 
 def check_target(comparison: Comparison) -> None:
@@ -198,10 +223,12 @@ def run(
                 record = _run_cell(comparison, cell, device, lambda step, before=before: on_step(before + step))  # type: ignore[misc]
                 write_record(folder, record)
                 records[cell] = record
+                if record.error is None and not keep_weights:
+                    (folder / cell.name / BEST).unlink(missing_ok=True)
                 on_step(len(records) * steps)
                 on_cell(record, collect(records.values(), images))
-            if records[cell].error is None:
-                _tidy(folder / cell.name, keep_weights=keep_weights)
+            if records[cell].error is None:  # the state is large, and nothing goes on from it
+                (folder / cell.name / LAST).unlink(missing_ok=True)
     return collect(records.values(), images)
 
 
@@ -211,8 +238,6 @@ def _run_cell(comparison: Comparison, cell: Cell, device: str, on_step: Callable
     try:
         experiment.run(job, device=device, resume=True, on_step=on_step)
         weights = load_weights(job.out, device)
-        if comparison.config.final:
-            weights = replace(weights, instances=job.config.instances)
         scores = evaluate(weights, [(comparison.sources[0], comparison.test)], precision=job.config.precision)
     except (FaultError, torch.OutOfMemoryError) as error:
         return Record(cell, comparison.fingerprint, error=" ".join(str(error).split()))
@@ -222,19 +247,18 @@ def _run_cell(comparison: Comparison, cell: Cell, device: str, on_step: Callable
 
 
 def _prepare_cell(comparison: Comparison, cell: Cell) -> Experiment:
-    """The training of a cell, checked; all arms are validated on the real tiles."""
+    """The training of a cell, checked.
+
+    All arms are validated on the real val split; where `final`, the one validation, after the last step, is of a tile
+    that was trained on, and chooses nothing.
+    """
     real, synth = comparison.sources[0], comparison.sources[-1]
     config, out = cell.train_config(comparison.config), comparison.out / CELLS / cell.name
-    job = experiment.prepare(config, real.dataset.root, synth.dataset.root, out)
+    final = comparison.config.final
+    validation = comparison.real_training(cell.fraction or 1.0, cell.seed) if final else real.split("val")
+    job = experiment.prepare(config, real.dataset.root, synth.dataset.root, out, validation=validation)
     training = tuple(
         comparison.real_training(cell.fraction or 1.0, cell.seed) if source.role == "real" else part
         for source, part in zip(job.sources, job.training, strict=True)
     )
-    return replace(job, training=training, validation=real.split("val"))
-
-
-def _tidy(folder: Path, *, keep_weights: bool) -> None:
-    """Remove the state of a finished training, which is large, and its weights where they are not to be kept."""
-    (folder / LAST).unlink(missing_ok=True)
-    if not keep_weights:
-        (folder / BEST).unlink(missing_ok=True)
+    return replace(job, training=training, chooses_instances=not final)

@@ -27,7 +27,7 @@ class Estimate:
     Attributes:
         mean: over all pairs of seed and image that have a value.
         low, high: of the interval; NaN with fewer than two patients, of which nothing can be said.
-        seeds, images, patients: that have a value. left_out: pairs of those seeds and images without one.
+        seeds, images, patients: that have a value.
     """
 
     mean: float
@@ -36,7 +36,6 @@ class Estimate:
     seeds: int
     images: int
     patients: int
-    left_out: int
 
 
 def bootstrap_mean(values: Floats, groups: Sequence[str], config: BootstrapConfig) -> Estimate:
@@ -56,7 +55,7 @@ def bootstrap_mean(values: Floats, groups: Sequence[str], config: BootstrapConfi
         raise ValueError(f"expected [seeds, images] with a group for each image, got {values.shape}, {len(groups)}")
     known = ~np.isnan(values)
     if not known.any():
-        return Estimate(math.nan, math.nan, math.nan, 0, 0, 0, 0)
+        return Estimate(math.nan, math.nan, math.nan, 0, 0, 0)
     rng = np.random.default_rng(config.seed)
     # With a whole seed missing (a failed training), it is not there to be drawn; likewise an image without a score.
     rows, columns = known.any(axis=1), known.any(axis=0)
@@ -72,7 +71,7 @@ def bootstrap_mean(values: Floats, groups: Sequence[str], config: BootstrapConfi
     if len(place) < 2:
         low = high = math.nan
     seeds, images = values.shape
-    return Estimate(float(values[known].mean()), low, high, seeds, images, len(place), int((~known).sum()))
+    return Estimate(float(values[known].mean()), low, high, seeds, images, len(place))
 
 
 def _multiplicities(rng: np.random.Generator, resamples: int, count: int) -> Floats:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from factory.core.compiled import compiled
 
 _STEPS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.int64)
 """(x, y) of a step right, down, left and up: clockwise on the screen, so that a turn to the right is one further."""
@@ -32,7 +33,7 @@ def outlines(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
     return [corners[start:end] - 1 for start, end in itertools.pairwise([0, *ends])]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _walk(
     padded: npt.NDArray[np.bool_],
     tops: npt.NDArray[np.bool_],
@@ -61,7 +62,7 @@ def _walk(
     return ends
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _next_heading(padded: npt.NDArray[np.bool_], x: int, y: int, heading: int) -> int:
     """Where the outline goes on from corner (x, y): right where it can, else straight on, else left."""
     upper_left, upper_right = padded[y - 1, x - 1], padded[y - 1, x]

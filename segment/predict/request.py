@@ -81,19 +81,6 @@ def parse_format(text: str | None) -> Format | None:
     return None
 
 
-def parse_precision(text: str) -> Precision:
-    """The number format of that name.
-
-    Raises:
-        UserError: for another word.
-    """
-    names: tuple[Precision, ...] = ("fp32", "bf16", "auto")
-    for name in names:
-        if text == name:
-            return name
-    raise UserError(f"--precision: expected fp32, bf16 or auto, got {text!r}.")
-
-
 def check_windows(tile: int | None, overlap: int) -> None:
     """Whether windows fit the network.
 

@@ -6,6 +6,8 @@ small type has cut off.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +28,34 @@ _EXACT_TIFF = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "Z
 """Compressions of TIFF that cannot change a label, by their names in `tifffile.COMPRESSION`."""
 
 
+@contextlib.contextmanager
+def refused_where_unreadable() -> Iterator[None]:
+    """Turn what the user may not read into a line that says so: the maps are not damaged, and neither is the disk.
+
+    Raises:
+        UserError: for a `PermissionError` inside the block.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        where = error.filename or "--truth or --pred"
+        raise UserError(f"{where}: cannot be read ({error.strerror}). Change its permissions, or copy it.") from error
+
+
 def find_label_files(folder: Path) -> dict[str, Path]:
     """Label maps directly in a folder, stem -> path, sorted by stem; hidden files and other formats are passed over.
 
     Raises:
         UserError: for no label map at all, two of one stem, or a JPEG that stands where a label map should.
+        PermissionError: for a folder that may not be read.
     """
     try:
-        entries = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        shown = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except NotADirectoryError:
         raise UserError(f"{folder}: expected a folder of label maps, got a file. Name its folder.") from None
     except FileNotFoundError:
         raise UserError(f"{folder}: expected a folder of label maps, got none. Check the path.") from None
+    entries = [path for path in shown if path.is_file()]
     found: dict[str, Path] = {}
     for path in entries:
         if path.suffix.lower() not in SUFFIXES:
@@ -55,11 +73,41 @@ def find_label_files(folder: Path) -> dict[str, Path]:
             "folder). Save the maps without loss."
         )
     if not found:
-        raise UserError(f"{folder}: expected label maps in {_FORMATS}, got {len(entries)} other files. Check the path.")
+        raise UserError(f"{folder}: expected label maps in {_FORMATS}, got {_what_is_there(shown)}.")
     return dict(sorted(found.items()))
 
 
+def holds_label_files(folder: Path) -> bool:
+    """Whether a file of a label map's format lies directly in the folder."""
+    return any(
+        path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+        for path in folder.iterdir()
+    )
+
+
 _FORMATS = "PNG, TIFF or NPY"
+
+
+def _what_is_there(shown: Collection[Path]) -> str:
+    """What a folder without a label map holds instead, and what to do about it."""
+    folders = [path.name for path in shown if path.is_dir()]
+    dead = [path.name for path in shown if path.is_symlink() and not path.exists()]
+    files = len(shown) - len(folders) - len(dead)
+    parts = [
+        _counted(folders, "folder"),
+        _counted(dead, "link to nothing", "links to nothing"),
+        f"{files} other file{'' if files == 1 else 's'}" if files else "",
+    ]
+    there = " and ".join(part for part in parts if part) or "an empty folder"
+    if dead:
+        return f"{there}. Mend the links"
+    return f"{there}. Name the folder that holds the maps" if folders else f"{there}. Check the path"
+
+
+def _counted(names: list[str], one: str, many: str | None = None) -> str:
+    if not names:
+        return ""
+    return f"{len(names)} {one if len(names) == 1 else many or one + 's'} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
 
 
 def label_size(path: Path) -> tuple[int, int]:
