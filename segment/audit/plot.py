@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from segment.audit.judge import Finding
-from segment.audit.verdict import Limits, column
+from segment.audit.verdict import Limits, column, is_beyond
 
 _NAMES = {"aji": "AJI", "mean_iou": "mIoU"}
 
@@ -20,8 +21,9 @@ def plot_audit(
     """Draw the audit beside the same on real tiles.
 
     Args:
-        findings: of the audited tiles. real: of real ones, empty where none were given. flags: of the audited tiles.
-        limits: drawn as band and line.
+        findings: of the audited tiles; those with flags are marked. flags: of these.
+        real: of real ones, empty where none were given; those beyond the bound are marked. limits: drawn as band and
+            line.
 
     Returns:
         A PNG.
@@ -29,16 +31,19 @@ def plot_audit(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels: list[tuple[str, str, Sequence[Finding], Sequence[Sequence[str]]]] = []
+    panels = []
     if real:
-        panels.append(("the audit's own error: real tiles", "annotated", real, [[]] * len(real)))
-    panels.append(("audited tiles", "requested", findings, flags))
+        names = "within the bound", "beyond the bound"
+        panels.append(("the audit's own error: real tiles", "annotated", real, is_beyond(real, limits.bound), names))
+    flagged = np.array([bool(found) for found in flags], bool)
+    panels.append(("audited tiles", "requested", findings, flagged, ("not flagged", "flagged")))
     knows_tps = bool((~np.isnan(column(findings, "audited_tps") - column(findings, "claimed_tps"))).any())
     figure = Figure(figsize=(4.8 * len(panels), 4.8), layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    for axes, (title, what, tiles, flagged) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+    all_axes = np.atleast_1d(figure.subplots(1, len(panels)))
+    for axes, (title, what, tiles, marked, names) in zip(all_axes, panels, strict=True):
         if knows_tps:
-            _scatter(axes, tiles, flagged, limits)
+            _scatter(axes, tiles, marked, names, limits)
             axes.set(xlabel=f"{what} TPS", ylabel="audited TPS")
         else:
             _histogram(axes, tiles, limits)
@@ -50,15 +55,17 @@ def plot_audit(
     return buffer.getvalue()
 
 
-def _scatter(axes: Any, tiles: Sequence[Finding], flags: Sequence[Sequence[str]], limits: Limits) -> None:
+def _scatter(
+    axes: Any, tiles: Sequence[Finding], marked: npt.NDArray[np.bool_], names: tuple[str, str], limits: Limits
+) -> None:
+    """Claimed against audited TPS; `names` are those of the points that are not `marked`, bool [N], and that are."""
     line = np.array([0.0, 1.0])
     axes.fill_between(line, line - limits.bound, line + limits.bound, color="0.9", label=f"bound ±{limits.bound:g}")
     axes.plot(line, line, color="0.4", linewidth=1)
     x, y = column(tiles, "claimed_tps"), column(tiles, "audited_tps")
-    flagged = np.array([bool(found) for found in flags], bool)
-    axes.scatter(x[~flagged], y[~flagged], s=14, alpha=0.6, color="tab:blue", label="not flagged" if len(x) else None)
-    if flagged.any():
-        axes.scatter(x[flagged], y[flagged], s=22, marker="x", color="tab:red", label="flagged")
+    axes.scatter(x[~marked], y[~marked], s=14, alpha=0.6, color="tab:blue", label=names[0] if len(x) else None)
+    if marked.any():
+        axes.scatter(x[marked], y[marked], s=22, marker="x", color="tab:red", label=names[1])
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
 
 

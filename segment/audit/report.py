@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from manifests.files import write_atomic
 from manifests.schema import DISCLAIMER
 from manifests.table import write_manifest
 from segment.audit.calibration import StainCalibration
-from segment.audit.judge import COUNTS, FIGURES, Finding, is_validated
+from segment.audit.judge import COUNTS, FIGURES, Finding, TpsJudge
 from segment.audit.parts import ACCEPTED, AUDIT, PLOT, REPORT, SUMMARY
 from segment.audit.plot import plot_audit
 from segment.audit.request import Audit
-from segment.audit.verdict import Limits, column, judge_all, limits, summarise, tps_difference
+from segment.audit.verdict import Limits, column, has_evidence, judge_all, limits, summarise, tps_difference
 from segment.head import has_instances
 
 METADATA_KEY = b"pathology_audit"
@@ -61,40 +61,46 @@ def conclude(
     audit: Audit,
     findings: Sequence[Finding],
     real: Sequence[Sequence[Finding]],
+    real_val: Sequence[Sequence[Finding]],
     stain: StainCalibration | None,
     *,
+    tps_judge: TpsJudge | None,
     bound: float,
     least_agreement: float | None,
 ) -> Outcome:
     """Judge the findings and write every file of the audit.
 
     Args:
-        audit: what was asked. findings: of its tiles. real: of the tiles of each of its real data sets.
-        stain: the calibration of the stain count. bound: of the TPS. least_agreement: as asked, None for the default.
+        audit: what was asked. findings: of its tiles. real: of the test tiles of each of its real data sets.
+        real_val: of their val tiles, where looked at. stain: the calibration of the stain count.
+        tps_judge: who gave the audited TPS. bound: of it. least_agreement: as asked, None for the default.
     """
     every_real = [finding for part in real for finding in part]
-    scheme, schemes = audit.weights.scheme, audit.audited.dataset.schemes
     kept = limits(
         bound,
         least_agreement,
         every_real,
-        has_nuclei=has_instances(scheme),
-        rejects_by_tps=bool(scheme.ids("tumour_positive")) or all(is_validated(stain, own) for own in schemes),
+        [finding for part in real_val for finding in part],
+        has_nuclei=has_instances(audit.weights.scheme),
+        rejects_by_tps=has_evidence(tps_judge, stain, every_real),
     )
     flags = judge_all(findings, kept)
+    # A limit that the same real tiles gave flags a twentieth of them by construction: that is no error to report.
+    kept_on_real = replace(kept, least_agreement=None) if kept.source == "test" else kept
     document = {
         "dataset": str(audit.audited.dataset.root),
         "split": audit.split,
         "weights": str(audit.weights.path),
         "scheme": audit.weights.scheme.name,
         "own_error": {
-            str(inspected.dataset.root): summarise(part, judge_all(part, kept))
+            str(inspected.dataset.root): summarise(part, judge_all(part, kept_on_real))
             for inspected, part in zip(audit.real, real, strict=True)
         },
         "audited": summarise(findings, flags),
         "limits": asdict(kept),
+        "tps_judge": None if tps_judge is None else tps_judge.name,
         "stain": None if stain is None else stain.to_dict(),
-        "notes": list(audit.notes),
+        "notes": [*audit.notes, *_limit_notes(audit, kept)],
         "inputs": audit.document,
         "use": DISCLAIMER,
     }
@@ -108,6 +114,25 @@ def conclude(
     write_atomic(out / REPORT, _markdown(document).encode())
     paths = [out / name for name in (AUDIT, ACCEPTED, SUMMARY, PLOT, REPORT)]
     return Outcome(findings, flags, kept, document, paths)
+
+
+def _limit_notes(audit: Audit, kept: Limits) -> list[str]:
+    """What weakens the limit of agreement."""
+    if kept.source == "test":
+        return [
+            "the limit of agreement is a percentile of the same real test tiles that the own error is reported on: "
+            "one in twenty falls below it by construction, so on real tiles only flags by TPS are counted"
+        ]
+    if kept.source != "val":
+        return []
+    groups = {group for one in audit.real_val for group in one.dataset.table["group_id"].unique().to_pylist()}
+    used = len(groups & set(audit.weights.card.get("groups", [])))
+    if not used:
+        return []
+    return [
+        f"the limit of agreement is from val tiles, and the weights were trained or chosen on {used} of their "
+        f"{len(groups)} groups: it may be stricter than on unseen tiles"
+    ]
 
 
 def _write_rows(
@@ -128,6 +153,7 @@ def _write_rows(
         if name == "audited_tps":
             difference = tps_difference(findings)
             columns["tps_difference"] = pa.array(difference, mask=np.isnan(difference))
+            columns["tps_judge"] = pa.array([finding.tps_judge for finding in findings], pa.string())
     columns["flags"] = pa.array([list(found) for found in flags], pa.list_(pa.string()))
     columns["accepted"] = pa.array([not found for found in flags], pa.bool_())
     rows = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(document, sort_keys=True).encode()})
@@ -139,9 +165,10 @@ def _write_rows(
 def tables(document: Mapping[str, Any]) -> list[Table]:
     """Tables for the terminal and the report: the audit's own error on real tiles, then what it found."""
     shown = []
+    by_tps = " by TPS" if document["limits"]["source"] == "test" else ""
     for root, part in document["own_error"].items():
         said = f"The audit's own error: {root}, {part['tiles']} held-out real tiles"
-        shown.append(_table(said, part, "would be flagged, though right"))
+        shown.append(_table(said, part, f"would be flagged{by_tps}, though right"))
     audited = document["audited"]
     shown.append(_table(f"Audited: {document['dataset']}, {audited['tiles']} tiles", audited, "flagged"))
     return shown
@@ -169,21 +196,16 @@ def lines(document: Mapping[str, Any]) -> list[str]:
     """What the tables rest on: limits, calibration of the stain count, notes."""
     kept = document["limits"]
     least = "none" if kept["least_agreement"] is None else f"{kept['least_agreement']:.3f}"
-    sees_tps = "audited_tps" in document["audited"]["tps"]
-    bound = f"bound  |requested - audited TPS| <= {kept['bound']:g}"
-    if not sees_tps:
-        bound = "bound  not used: no TPS is audited"
-    elif not kept["rejects_by_tps"]:
-        bound += ": shown only; the threshold is not validated, so no tile is flagged by it"
     said = [
-        bound,
+        *_tps_lines(document),
         f"limit  {_AGREEMENT[kept['agreement']]} >= {least} ({kept['origin']})",
     ]
     stain = document["stain"]
     if stain is not None:
         how = (
             f"balanced accuracy {stain['balanced_accuracy']:.3f} on {stain['cells_positive']} positive and "
-            f"{stain['cells_negative']} negative cells"
+            f"{stain['cells_negative']} negative cells, mean |TPS error| on {stain['tps_error_tiles']} of the tiles "
+            + ", ".join(f"{error:.3f} by {name}" for name, error in stain["tps_error"].items())
             if stain["validated"]
             else "by Otsu, not validated: no annotated cells"
         )
@@ -192,6 +214,24 @@ def lines(document: Mapping[str, Any]) -> list[str]:
             f"{stain['nucleus_dab']:.3f} OD of DAB ({how}), nuclei found by {stain['finder']}"
         )
     return said + [f"note   {note}" for note in document["notes"]]
+
+
+def _tps_lines(document: Mapping[str, Any]) -> list[str]:
+    """Who judged TPS, what it was held to, and where it saw nothing."""
+    kept, judge = document["limits"], document["tps_judge"]
+    if judge is None:
+        return ["bound  not used: no TPS is audited"]
+    bound = f"bound  |requested - TPS by {judge}| <= {kept['bound']:g}"
+    if not kept["rejects_by_tps"]:
+        why = (
+            "its threshold is not validated on annotated cells"
+            if judge == "stain"
+            else "its TPS was measured on no real tile (--real with annotated TPS)"
+        )
+        bound += f": shown only; {why}, so no tile is flagged by it"
+    unseen = document["audited"]["no_tps"]
+    what = "nuclei" if judge == "stain" else "tumour"
+    return [bound, *([f"no_tps {unseen} tiles claim a TPS, and the {judge} sees no {what} there"] if unseen else [])]
 
 
 def _markdown(document: Mapping[str, Any]) -> str:
@@ -203,7 +243,11 @@ def _markdown(document: Mapping[str, Any]) -> str:
         "",
     ]
     if not document["own_error"]:
-        text += ["**The audit's own error is unknown** (no real tiles were given), so a flag proves nothing.", ""]
+        text += [
+            "**The audit's own error is unknown** (no real tiles were given): a flag says that judge and tile "
+            "disagree, not who is right.",
+            "",
+        ]
     for table in tables(document):
         header = [str(column.header) for column in table.columns]
         text += [f"## {table.title}", "", _row(header), _row(["---"] * len(header))]

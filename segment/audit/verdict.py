@@ -8,13 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segment.audit.judge import Finding
+from segment.audit.calibration import StainCalibration
+from segment.audit.judge import Finding, TpsJudge, is_validated
 
 FEWEST_REAL_TILES = 20
 """Below this many real tiles, their 5th percentile is the worst of them and no limit follows."""
 
 REAL_PERCENTILE = 5.0
 """Of the agreement on real tiles: what one right tile in twenty falls below."""
+
+_ROUNDING = 1e-9
+"""TPS are binary fractions: 0.4 - 0.3 comes out above 0.1, and 0.3 - 0.2 below it."""
 
 AGREEMENT = ("aji", "pq", "dice", "mean_iou", "pixel_accuracy", "class_agreement", "stain_agreement")
 
@@ -28,13 +32,16 @@ class Limits:
         agreement: the figure that measures how far image and mask agree: "aji", "mean_iou" without nuclei.
         least_agreement: its smallest allowed value, None for no such limit.
         origin: where that limit comes from, in words.
-        rejects_by_tps: whether a tile beyond the bound is flagged: not where the judge's threshold was never validated.
+        source: the same as "asked", "val" or "test" (splits of the real tiles), None for no limit. By a limit from
+            "test", one test tile in twenty falls below by construction.
+        rejects_by_tps: whether a tile beyond the bound is flagged: only where the judge of TPS `has_evidence`.
     """
 
     bound: float
     agreement: str
     least_agreement: float | None
     origin: str
+    source: str | None
     rejects_by_tps: bool = True
 
 
@@ -48,55 +55,88 @@ def tps_difference(findings: Sequence[Finding], judge: str = "audited_tps") -> n
     return column(findings, judge) - column(findings, "claimed_tps")
 
 
+def has_evidence(judge: TpsJudge | None, stain: StainCalibration | None, real: Sequence[Finding]) -> bool:
+    """Whether the judge of TPS was ever held to real cells or tumour; one that was not rejects no tile.
+
+    Args:
+        judge: of TPS. stain: its calibration, where it judges; annotated cells stand behind it or not.
+        real: findings on real tiles; the segmenter's evidence is its error on those whose TPS is known.
+    """
+    if judge is None:
+        return False
+    if judge.name == "stain":
+        return is_validated(stain, judge.bases)
+    return bool((~np.isnan(tps_difference(real))).any())
+
+
 def limits(
-    bound: float, least: float | None, real: Sequence[Finding], *, has_nuclei: bool, rejects_by_tps: bool = True
+    bound: float,
+    least: float | None,
+    real: Sequence[Finding],
+    val: Sequence[Finding] = (),
+    *,
+    has_nuclei: bool,
+    rejects_by_tps: bool = True,
 ) -> Limits:
     """The limits of an audit.
 
     Args:
         bound: of the TPS. least: of the agreement, as asked; None takes it from the real tiles.
-        real: findings on real tiles, empty where none are at hand. has_nuclei: whether the weights know nuclei.
+        real: findings on real tiles of test splits, empty where none are at hand; they give a limit where `val`, those
+            of val splits, are too few. has_nuclei: whether the weights know nuclei.
         rejects_by_tps: as in `Limits`.
     """
     name = "aji" if has_nuclei else "mean_iou"
     if least is not None:
-        return Limits(bound, name, least, "as asked", rejects_by_tps)
-    values = column(real, name)
-    values = values[~np.isnan(values)]
-    if values.size < FEWEST_REAL_TILES:
-        origin = f"no limit: {values.size} real tiles with this figure, {FEWEST_REAL_TILES} needed"
-        return Limits(bound, name, None, origin, rejects_by_tps)
-    return Limits(
-        bound,
-        name,
-        float(np.percentile(values, REAL_PERCENTILE)),
-        f"{REAL_PERCENTILE:g}th percentile on {values.size} real tiles",
-        rejects_by_tps,
-    )
+        return Limits(bound, name, least, "as asked", "asked", rejects_by_tps)
+    most = 0
+    for split, findings in (("val", val), ("test", real)):
+        values = column(findings, name)
+        values = values[~np.isnan(values)]
+        if values.size >= FEWEST_REAL_TILES:
+            origin = f"{REAL_PERCENTILE:g}th percentile on {values.size} real {split} tiles"
+            return Limits(bound, name, float(np.percentile(values, REAL_PERCENTILE)), origin, split, rejects_by_tps)
+        most = max(most, values.size)
+    origin = f"no limit: {most} real tiles of one split with this figure, {FEWEST_REAL_TILES} needed"
+    return Limits(bound, name, None, origin, None, rejects_by_tps)
+
+
+def is_beyond(findings: Sequence[Finding], bound: float) -> npt.NDArray[np.bool_]:
+    """Whether the audited TPS differs from the claimed one by more than the bound, not where either is unknown."""
+    beyond: npt.NDArray[np.bool_] = np.abs(tps_difference(findings)) > bound + _ROUNDING
+    return beyond
+
+
+def sees_nothing(findings: Sequence[Finding]) -> npt.NDArray[np.bool_]:
+    """Whether a tile claims a TPS, and its judge looked and saw nothing to count: no tumour, or no nucleus."""
+    looked = np.array([finding.tps_judge is not None for finding in findings], bool)
+    return looked & np.isnan(column(findings, "audited_tps")) & ~np.isnan(column(findings, "claimed_tps"))
 
 
 def judge_all(findings: Sequence[Finding], limits: Limits) -> list[list[str]]:
-    """What speaks against each tile: "tps", and "aji" or "mean_iou"; empty where nothing does.
+    """What speaks against each tile: "tps" or "no_tps", and "aji" or "mean_iou"; empty where nothing does.
 
-    A tile that claims a TPS and shows nothing to count is flagged "tps" where the audit saw a TPS in any other tile;
-    an audit that never can is silent.
+    "tps": beyond the bound. "no_tps": a TPS is claimed, and the judge sees nothing to count.
     """
-    sees_tps = bool((~np.isnan(column(findings, "audited_tps"))).any())
+    beyond, nothing = is_beyond(findings, limits.bound), sees_nothing(findings)
+    agreement = column(findings, limits.agreement)
+    least = -np.inf if limits.least_agreement is None else limits.least_agreement
     verdicts = []
-    for finding in findings:
-        difference = finding.audited_tps - finding.claimed_tps
-        nothing_there = sees_tps and np.isnan(finding.audited_tps) and not np.isnan(finding.claimed_tps)
-        beyond = abs(difference) > limits.bound or nothing_there
-        found = ["tps"] if limits.rejects_by_tps and beyond else []
-        agreement = getattr(finding, limits.agreement)
-        if limits.least_agreement is not None and agreement < limits.least_agreement:
-            found.append(limits.agreement)
-        verdicts.append(found)
+    for row in range(len(findings)):
+        against = {
+            "tps": limits.rejects_by_tps and beyond[row],
+            "no_tps": limits.rejects_by_tps and nothing[row],
+            limits.agreement: agreement[row] < least,
+        }
+        verdicts.append([name for name, is_against in against.items() if is_against])
     return verdicts
 
 
 def summarise(findings: Sequence[Finding], verdicts: Sequence[Sequence[str]]) -> dict[str, object]:
-    """Figures of several tiles: agreement (mean, 5th percentile), TPS by judge, counts, and flags by kind."""
+    """Figures of several tiles: agreement (mean, 5th percentile), TPS by judge, counts, and flags by kind.
+
+    "no_tps" counts the tiles of `sees_nothing`, whether flagged or not.
+    """
     flagged: dict[str, int] = {}
     for found in verdicts:
         for name in found:
@@ -109,6 +149,7 @@ def summarise(findings: Sequence[Finding], verdicts: Sequence[Sequence[str]]) ->
             for judge in ("audited_tps", "tps_stain", "tps_segmenter")
             if (stats := _errors(tps_difference(findings, judge)))
         },
+        "no_tps": int(np.count_nonzero(sees_nothing(findings))),
         "count": {
             name: stats
             for name in ("nuclei_found", "stain_nuclei")

@@ -19,8 +19,8 @@ def audit(
     real: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Real tiles; their test split gives the audit's own error, which is reported first. Repeatable. "
-            "[default: none, the error is unknown]"
+            help="Real tiles; their test split gives the audit's own error, which is reported first, and 20 or more "
+            "val tiles the limit of agreement. Repeatable. [default: none, the error is unknown]"
         ),
     ] = None,
     stain_from: Annotated[
@@ -34,7 +34,7 @@ def audit(
         float | None,
         typer.Option(
             help="Flag tiles whose AJI (mIoU, for weights that know no nuclei) is below. "
-            "[default: 5th percentile on 20 or more real tiles, else no limit]"
+            "[default: 5th percentile on 20 or more real val tiles, else test tiles, else no limit]"
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Tiles in question: all, train, val or test.")] = "all",
@@ -61,7 +61,7 @@ def audit(
     device = resolve_device(device)
 
     from segment.audit import parts, report
-    from segment.audit.judge import Judge
+    from segment.audit.judge import Judge, choose_tps_judge
     from segment.audit.request import prepare
     from segment.weights import load_weights
 
@@ -69,12 +69,16 @@ def audit(
     with parts.opened(job, overwrite=overwrite):
         with progress("calibrating", len(job.stain_from or ())) as bar:
             stain = parts.read_calibration(job, bar.advance)
-        judge = Judge(job.weights, stain)
-        total = sum(len(inspected.dataset) for inspected in (job.audited, *job.real))
+        tps_judge = choose_tps_judge(job.weights.scheme, stain, job.audited.dataset.schemes)
+        judge = Judge(job.weights, stain, tps_judge)
+        total = sum(len(inspected.dataset) for inspected in job.inspected)
         with progress("auditing", total, done=parts.tiles_done(job)) as bar:
             on_real = [parts.look(job, judge, inspected, bar.advance) for inspected in job.real]
+            on_val = [parts.look(job, judge, inspected, bar.advance) for inspected in job.real_val]
             findings = parts.look(job, judge, job.audited, bar.advance)
-        outcome = report.conclude(job, findings, on_real, stain, bound=bound, least_agreement=min_agreement)
+        outcome = report.conclude(
+            job, findings, on_real, on_val, stain, tps_judge=tps_judge, bound=bound, least_agreement=min_agreement
+        )
 
     terminal = console()
     if not job.real:
