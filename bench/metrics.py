@@ -1,4 +1,6 @@
-"""Instance metrics of one pair of maps, against loops over ids, stardist and torchmetrics.
+"""Instance metrics of one pair of maps: agreement with the field's code, and time against it.
+
+First `bench.agreement` prints the largest differences over random pairs (`python -m bench.agreement` gives just that).
 
 Ours, and the loops, give AJI, AJI+, PQ and Dice; stardist's `matching` gives PQ and F1 at one threshold, torchmetrics
 PQ alone. The loops are those of the tests (`tests/metric_oracles.py`): a mask of the whole image per object, one loop
@@ -12,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from bench import agreement
 from bench.timing import median_seconds
 from segment import metrics
 from tests import metric_oracles as slow
@@ -20,14 +23,15 @@ SIZES = ((256, 40), (1000, 600), (1000, 2000))
 
 
 def main() -> None:
-    """Print the table."""
+    """Print both tables."""
+    agreement.main()
     pairs = {(size, nuclei): _pair(size, nuclei) for size, nuclei in SIZES}
     started = time.perf_counter()
     _ours(*pairs[SIZES[0]])
     print(f"first call, which loads or compiles the kernels: {time.perf_counter() - started:.2f} s\n")
     print(f"{'image':>7} {'nuclei':>6} {'found':>6}  {'ours':>9}  {'id loops':>18} {'one shared loop':>18} "
           f"{'stardist':>18} {'torchmetrics':>18}   (ms, and times ours)")  # fmt: skip
-    peers = (_loops, _shared_loop, _stardist(), _torchmetrics())
+    peers = (_loops, _shared_loop, agreement.stardist_quality(), agreement.torchmetrics_quality())
     for (size, _), (truth, pred) in pairs.items():
         table = metrics.overlap(truth, pred)
         ours = median_seconds(partial(_ours, truth, pred), repeats=51)
@@ -51,18 +55,7 @@ def _pair(size: int, nuclei: int) -> tuple[np.ndarray, np.ndarray]:
     ids = np.arange(1, nuclei + 1)
     moved = centres + rng.normal(0, 0.08 * spacing, centres.shape)
     found = np.where(rng.random(nuclei) < 0.1, 0, np.where(rng.random(nuclei) < 0.1, rng.permutation(ids), ids))
-    return _discs(size, centres, radii, ids), _discs(size, moved, radii, found)
-
-
-def _discs(size: int, centres: np.ndarray, radii: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    labels = np.zeros((size, size), np.int32)
-    for (y, x), radius, label in zip(centres, radii, ids, strict=True):
-        rows = slice(max(0, int(y - radius)), max(0, int(y + radius) + 1))
-        columns = slice(max(0, int(x - radius)), max(0, int(x + radius) + 1))
-        window = labels[rows, columns]
-        v, u = np.ogrid[: window.shape[0], : window.shape[1]]
-        window[(v + rows.start - y) ** 2 + (u + columns.start - x) ** 2 < radius**2] = label
-    return labels
+    return agreement.discs(size, centres, radii, ids), agreement.discs(size, moved, radii, found)
 
 
 def _ours(truth: np.ndarray, pred: np.ndarray) -> metrics.InstanceScores:
@@ -77,32 +70,6 @@ def _loops(truth: np.ndarray, pred: np.ndarray) -> None:
 def _shared_loop(truth: np.ndarray, pred: np.ndarray) -> None:
     slow.pair_pixels(truth, pred)
     slow.foreground_dice(truth, pred)
-
-
-def _stardist() -> Callable[[np.ndarray, np.ndarray], float] | None:
-    try:
-        from stardist.matching import matching
-    except ImportError:
-        print("stardist is not installed: pip install -e '.[bench]'")
-        return None
-    # stardist matches from the threshold on; a panoptic match is above a half.
-    return lambda truth, pred: float(matching(truth, pred, thresh=0.5 + 1e-6).panoptic_quality)
-
-
-def _torchmetrics() -> Callable[[np.ndarray, np.ndarray], float] | None:
-    try:
-        import torch
-        from torchmetrics.functional.detection import panoptic_quality
-    except ImportError:
-        print("torchmetrics is not installed: pip install -e '.[bench]'")
-        return None
-
-    def nuclei_quality(truth: np.ndarray, pred: np.ndarray) -> float:
-        # Pixels are (category, instance); category 1 is nuclei, 0 the background, which it scores too.
-        sides = [torch.from_numpy(np.stack([labels > 0, labels], axis=-1))[None].int() for labels in (pred, truth)]
-        return float(panoptic_quality(*sides, things={1}, stuffs={0}, return_per_class=True)[0, 0])
-
-    return nuclei_quality
 
 
 def _check(truth: np.ndarray, pred: np.ndarray, *peers: Callable[[np.ndarray, np.ndarray], float]) -> None:

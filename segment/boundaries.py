@@ -149,7 +149,9 @@ def _distance_to(edge: npt.NDArray[np.bool_], where: npt.NDArray[np.bool_]) -> F
     """Distance to the nearest pixel of `edge`, at the pixels of `where`; inf without an edge.
 
     OpenCV's transform (Felzenszwalb and Huttenlocher 2012) takes a third of the time of scipy's. It is exact, but in
-    float32: squared distances are integers, so rounding them gives the distance to the last bit of float64.
+    float32: squared distances are integers, so rounding them makes distances up to about 800 px exact. Longer ones are
+    right to 1e-6 of themselves: with IPP, one square in a narrow image was off by one from 885 px on (6e-7), in images
+    that are wide both ways from 2052 px on (1e-7).
     """
     if not edge.any():
         return np.full(np.count_nonzero(where), inf)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from math import nan
 
 import numpy as np
@@ -25,7 +24,7 @@ _BLOCK_CELLS = 2**22  # numbers in memory at a time, whatever the number of imag
 
 @dataclass(frozen=True)
 class Interval:
-    """Both ends of an interval; NaN where fewer than two groups have something to score."""
+    """Both ends of an interval; NaN where fewer than two groups, each taken alone, have something to score."""
 
     low: float
     high: float
@@ -60,10 +59,7 @@ def bootstrap_means(
     def means(sums: Floats) -> Floats:
         return _ratio(sums[:figures], sums[figures:])
 
-    found = bootstrap_pooled(parts, means, rng=rng, groups=groups, resamples=resamples, level=level)
-    owners = range(len(values)) if groups is None else groups
-    counts = [len(set(compress(owners, column))) for column in known.T]
-    return tuple(part if count > 1 else Interval(nan, nan) for part, count in zip(found, counts, strict=True))
+    return bootstrap_pooled(parts, means, rng=rng, groups=groups, resamples=resamples, level=level)
 
 
 def bootstrap_pooled(
@@ -89,9 +85,12 @@ def bootstrap_pooled(
     figures = np.array(
         [pool(sums) for block in _resampled(sums_of_groups, rng, resamples) for sums in block], np.float64
     )
-    if len(sums_of_groups) < 2:
-        return tuple(Interval(nan, nan) for _ in range(figures.shape[1]))
-    return tuple(_percentiles(column[~np.isnan(column)], level) for column in figures.T)
+    alone = np.array([pool(sums) for sums in sums_of_groups], np.float64)
+    counts = np.count_nonzero(~np.isnan(alone), axis=0)
+    return tuple(
+        _percentiles(column[~np.isnan(column)], level) if count > 1 else Interval(nan, nan)
+        for column, count in zip(figures.T, counts, strict=True)
+    )
 
 
 def _sums_of_groups(parts: Floats, groups: Sequence[Hashable] | None) -> Floats:

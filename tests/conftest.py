@@ -27,6 +27,7 @@ def write_dataset(
     seed: int = 0,
     shard: int = 4,
     mpp: float = 0.5,
+    cells: bool = True,
 ) -> Dataset:
     """Discs on a grid: tile i has about i + 2 cells; classes cycle; splits go by group."""
     label_scheme = get_scheme(scheme)
@@ -39,7 +40,7 @@ def write_dataset(
         if scheme in ("pdl1", "pdl1_cells", "tissue"):
             semantic[:] = (np.arange(size[1]) * len(label_scheme) // size[1]).astype(np.uint8)
         rows, columns = np.indices(size)
-        for cell in range(index + 2):
+        for cell in range(index + 2 if cells else 0):
             y, x = rng.integers(6, size[0] - 6), rng.integers(6, size[1] - 6)
             disc = ((rows - y) ** 2 + (columns - x) ** 2 < 25) & (instance == 0)
             instance[disc] = cell + 1

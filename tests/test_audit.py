@@ -14,17 +14,20 @@ import pytest
 import torch
 
 from factory.core.runs import RunSpec, open_run, write_shard
-from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
+from manifests import Dataset, DatasetInfo, LabelScheme, Tile, get_scheme, open_dataset
 from manifests.files import walk
 from manifests.store import Layout
 from segment.audit import parts
 from segment.audit.annotated import POINTS, annotated_cells
 from segment.audit.calibration import calibrate, calibration_tiles
-from segment.audit.judge import Finding, Judge, agreement
+from segment.audit.judge import Finding, Judge, TpsJudge, agreement, choose_tps_judge
+from segment.audit.plot import plot_audit
 from segment.audit.report import METADATA_KEY
-from segment.audit.verdict import Limits, judge_all, limits, summarise
+from segment.audit.verdict import Limits, has_evidence, judge_all, limits, summarise
+from segment.checkpoints import write_weights
 from segment.head import Head
 from segment.instances import InstanceConfig
+from segment.stain_count import find_nuclei
 from segment.weights import Weights
 from tests.conftest import assert_refused
 
@@ -46,10 +49,30 @@ class Darkness(torch.nn.Module):
         return torch.cat([-dark, dark], 1)
 
 
-def judge_weights(path: Path, **card: Any) -> Weights:
+class Unstained(torch.nn.Module):
+    """Every dark pixel is of a negative tumour cell, so that its TPS by cells is always 0."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        dark = 40 * (0.4 - image.mean(1, keepdim=True))
+        return torch.cat([-dark, dark, -100 + 0 * dark], 1)
+
+
+class Brown(torch.nn.Module):
+    """Brown pixels are PD-L1 positive tumour, and nothing else is tumour."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        brown = 40 * (image[:, :1] - image[:, 2:] - 0.2)
+        never = torch.full_like(brown, -100)
+        return torch.cat([-brown, never, never, brown, never], 1)
+
+
+def judge_weights(
+    path: Path, network: torch.nn.Module | None = None, scheme: LabelScheme = NUCLEI, **card: Any
+) -> Weights:
     path.write_bytes(b"weights")
     card = {"mix": "real", "groups": ["seen"], "trained_on": {"real": {}}, "sources": {"real": []}, "mpp": [0.5]} | card
-    return Weights(Darkness().eval(), NUCLEI, Head(2), InstanceConfig(), card, "cpu", path)
+    network = (network or Darkness()).eval()
+    return Weights(network, scheme, Head(len(scheme), False), InstanceConfig(), card, "cpu", path)
 
 
 def write_cells(
@@ -95,10 +118,13 @@ def write_cells(
 
 @pytest.fixture
 def audit(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """``audit("synth", ...)`` runs the command with a judge that sees darkness; ``card`` is what its card says."""
+    """``audit("synth", ...)`` runs the command with a judge that sees darkness; ``card`` is what its card says.
 
-    def call(*arguments: object, card: dict[str, Any] | None = None) -> Any:
-        weights = judge_weights(tmp_path / "judge.safetensors", **(card or {}))
+    ``judge`` gives another network, and the scheme of its classes.
+    """
+
+    def call(*arguments: object, card: dict[str, Any] | None = None, judge: tuple[Any, ...] = ()) -> Any:
+        weights = judge_weights(tmp_path / "judge.safetensors", *judge, **(card or {}))
         monkeypatch.setattr("segment.weights.load_weights", lambda path, device: weights)
         return cli("segment", "audit", *arguments, "--weights", "judge.safetensors", "--device", "cpu")
 
@@ -194,10 +220,10 @@ def test_another_bound_looks_at_no_tile_again(audit: Cli, tmp_path: Path, monkey
 def test_area_tps_takes_the_tumour_from_the_mask_and_says_so(audit: Cli, tmp_path: Path) -> None:
     write_cells(tmp_path / "real", [4, 8, 2, 12], source="real")
     write_cells(tmp_path / "synth", [CELLS, 0], label_scheme="pdl1", requests={0: 1.0, 1: 1.0})
-    weights = judge_weights(tmp_path / "judge.safetensors")
-    weights = Weights(Regions().eval(), PDL1, Head(5), weights.instances, weights.card, "cpu", weights.path)
+    weights = judge_weights(tmp_path / "judge.safetensors", Regions(), PDL1)
     stain = calibrate(calibration_tiles(open_dataset(tmp_path / "real")), None)
-    findings = [Judge(weights, stain).look(sample) for sample in open_dataset(tmp_path / "synth")]
+    judge = Judge(weights, stain, choose_tps_judge(PDL1, stain, [PDL1]))
+    findings = [judge.look(sample) for sample in open_dataset(tmp_path / "synth")]
     assert findings[0].tps_stain > 0.9
     assert findings[1].tps_stain == 0.0
     assert np.isnan(findings[0].stain_nuclei)
@@ -232,7 +258,7 @@ class Regions(torch.nn.Module):
         (["synth", "--real", "synth"], {}, "synth: expected real tiles, got synthetic ones"),
         (["synth", "--real", "real"], {"groups": ["real-2"]}, "never saw, got 'real-2'"),
         (["synth", "--stain-from", "synth"], {}, "real tiles to estimate stains from"),
-        (["tissue"], {}, "expected a projection onto"),
+        (["tissue"], {}, r"expected weights of a scheme that the masks of tissue read as \(tissue.*got nuclei"),
         (["synth", "--real", "tissue-real"], {}, "positive and negative cells"),
         (["synth", "--out", "real"], {}, "expected an empty folder or an audit, got"),
     ],
@@ -259,10 +285,8 @@ def test_folder_of_another_audit_is_refused_and_replaced_when_asked(audit: Cli, 
     assert json.loads((tmp_path / "out/audit.json").read_text())["dataset"] == "other"
 
 
-def test_points_calibrate_as_outlines_do(tmp_path: Path) -> None:
-    positives = [4, 8, 2, 12]
-    dataset = write_cells(tmp_path / "real", positives, source="real", label_scheme="tissue")
-    assert annotated_cells(dataset) is None
+def write_points(dataset: Dataset, positives: list[int]) -> None:
+    """Points on the cells of `write_cells`, and one lymphocyte in each tile."""
     rows = []
     for sample, positive in zip(dataset, positives, strict=True):
         name = {"sample_id": sample.row["sample_id"]}
@@ -273,6 +297,13 @@ def test_points_calibrate_as_outlines_do(tmp_path: Path) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     (dataset.root / POINTS).write_bytes(sink.getvalue())
+
+
+def test_points_calibrate_as_outlines_do(tmp_path: Path) -> None:
+    positives = [4, 8, 2, 12]
+    dataset = write_cells(tmp_path / "real", positives, source="real", label_scheme="tissue")
+    assert annotated_cells(dataset) is None
+    write_points(dataset, positives)
     cells = annotated_cells(dataset)
     assert cells is not None
     there = cells.of(dataset[1])
@@ -281,7 +312,7 @@ def test_points_calibrate_as_outlines_do(tmp_path: Path) -> None:
     outlined = write_cells(tmp_path / "outlined", positives, source="real")
     assert by_points.validated
     assert by_points.balanced_accuracy == 1.0
-    assert by_points.tps_error == {"stain": 0.0}
+    assert (by_points.tps_error, by_points.tps_error_tiles) == ({"stain": 0.0}, 2)
     assert (by_points.cells_positive, by_points.cells_negative) == (12, 36)  # of the train and val tiles
     assert by_points.nucleus_dab == calibrate(calibration_tiles(outlined), None).nucleus_dab
 
@@ -324,28 +355,164 @@ def test_agreement_leaves_ignored_pixels_out() -> None:
 
 def test_limit_is_the_fifth_percentile_of_enough_real_tiles() -> None:
     real = [Finding(aji=value / 20) for value in range(21)]
-    assert limits(0.1, None, real, has_nuclei=True).least_agreement == pytest.approx(0.05)
+    kept = limits(0.1, None, real, has_nuclei=True)
+    assert (kept.least_agreement, kept.source) == (pytest.approx(0.05), "test")
+    val = [Finding(aji=0.5 + value / 40) for value in range(21)]
+    kept = limits(0.1, None, real, val, has_nuclei=True)
+    assert (kept.least_agreement, kept.source) == (pytest.approx(0.525), "val"), "not the tiles of the own error"
+    assert limits(0.1, None, real, val[:19], has_nuclei=True).source == "test"
     assert limits(0.1, None, real[:19], has_nuclei=True).least_agreement is None
     assert limits(0.1, None, real, has_nuclei=False).least_agreement is None, "no tile has this figure"
-    assert limits(0.1, 0.3, [], has_nuclei=True) == Limits(0.1, "aji", 0.3, "as asked")
+    assert limits(0.1, 0.3, real, has_nuclei=True) == Limits(0.1, "aji", 0.3, "as asked", "asked")
 
 
 def test_verdict_by_hand() -> None:
     findings = [
         Finding(requested_tps=0.5, achieved_tps=0.9, audited_tps=0.58, aji=0.5),  # the request goes before the mask
         Finding(achieved_tps=0.3, audited_tps=0.5, aji=0.2),
-        Finding(requested_tps=0.5, aji=0.9),  # claims a TPS, nothing to count
+        Finding(requested_tps=0.5, aji=0.9, tps_judge="segmenter"),  # claims a TPS, nothing to count
         Finding(audited_tps=0.7, aji=NAN),  # claims nothing
     ]
-    kept = Limits(0.1, "aji", 0.4, "as asked")
+    kept = Limits(0.1, "aji", 0.4, "as asked", "asked")
     verdicts = judge_all(findings, kept)
-    assert verdicts == [[], ["tps", "aji"], ["tps"], []]
-    assert judge_all(findings[2:3], kept) == [[]], "a judge that never sees a TPS is silent"
-    unvalidated = Limits(0.1, "aji", 0.4, "as asked", rejects_by_tps=False)
+    assert verdicts == [[], ["tps", "aji"], ["no_tps"], []]
+    assert judge_all([Finding(requested_tps=0.5)], kept) == [[]], "nobody judged its TPS"
+    unvalidated = Limits(0.1, "aji", 0.4, "as asked", "asked", rejects_by_tps=False)
     assert judge_all(findings, unvalidated) == [[], ["aji"], [], []]
     summary: Any = summarise(findings, verdicts)
     assert summary["flagged"] == 2
-    assert summary["flags"] == {"tps": 2, "aji": 1}
+    assert summary["flags"] == {"tps": 1, "aji": 1, "no_tps": 1}
+    assert summary["no_tps"] == 1
     assert summary["tps"]["audited_tps"]["mae"] == pytest.approx((0.08 + 0.2) / 2)
     assert summary["tps"]["audited_tps"]["tiles"] == 2
     assert summary["agreement"]["aji"]["tiles"] == 3
+
+
+@pytest.mark.parametrize(("one", "other"), [(0.3, 0.4), (0.2, 0.3), (0.5, 0.6), (0.7, 0.8)])
+def test_a_difference_of_exactly_the_bound_is_kept_whatever_its_binary_fraction(one: float, other: float) -> None:
+    kept = Limits(0.1, "aji", None, "none", None)
+    findings = [Finding(requested_tps=claim, audited_tps=seen) for claim, seen in ((one, other), (other, one))]
+    assert judge_all(findings, kept) == [[], []]
+    assert judge_all([Finding(requested_tps=one, audited_tps=other + 1e-6)], kept) == [["tps"]]
+
+
+def test_own_error_on_points_is_of_the_judge_that_flags(audit: Cli, tmp_path: Path) -> None:
+    """Points come with masks of tissue, whose own TPS would be by area: the segmenter would be asked there."""
+    real = write_cells(tmp_path / "real", [4, 8, 6, 12], source="real", label_scheme="tissue")
+    write_points(real, [4, 8, 6, 12])
+    write_cells(tmp_path / "synth", [6, 4], requests={1: 0.5})
+    assert audit("synth", "--real", "real", "--out", "out", judge=(Unstained(), IHC)).code == 0
+    document = json.loads((tmp_path / "out/audit.json").read_text())
+    assert document["tps_judge"] == "stain"
+    own = document["own_error"]["real"]["tps"]
+    assert own["tps_segmenter"]["mae"] == pytest.approx((6 + 12) / 2 / CELLS)
+    assert own["audited_tps"] == own["tps_stain"] == {"tiles": 2, "mae": 0, "bias": 0, "p95": 0}
+    rows = pq.read_table(tmp_path / "out/audit.parquet").to_pylist()
+    assert [(row["tps_judge"], row["flags"]) for row in rows] == [("stain", []), ("stain", ["tps"])]
+
+
+def test_a_segmenter_that_sees_no_tumour_says_so_and_stain_does_not_step_in(audit: Cli, tmp_path: Path) -> None:
+    write_cells(tmp_path / "ihc", [4, 8, 2, 12], source="real")
+    write_cells(tmp_path / "synth", [CELLS, 0], label_scheme="pdl1", requests={0: 1.0, 1: 1.0})
+    outcome = audit("synth", "--stain-from", "ihc", "--out", "alone", judge=(Brown(), PDL1))
+    assert outcome.code == 0, outcome.err
+    assert "its TPS was measured on no real tile" in outcome.out
+    assert "the segmenter sees no tumour in 1 of 2 tiles that claim a TPS" in outcome.out
+    rows = pq.read_table(tmp_path / "alone/audit.parquet").to_pylist()
+    assert [(row["audited_tps"], row["tps_judge"]) for row in rows] == [(1.0, "segmenter"), (None, "segmenter")]
+    assert rows[1]["tps_stain"] == 0.0
+    assert [row["flags"] for row in rows] == [[], []], "never measured, so it rejects nothing"
+
+    write_cells(tmp_path / "real", [CELLS] * 4, source="real", label_scheme="pdl1")
+    assert audit("synth", "--stain-from", "ihc", "--real", "real", "--out", "held", judge=(Brown(), PDL1)).code == 0
+    assert pq.read_table(tmp_path / "held/audit.parquet")["flags"].to_pylist() == [[], ["no_tps"]]
+
+
+def test_a_real_tile_whose_tps_is_of_another_kind_is_no_evidence(tmp_path: Path) -> None:
+    outlined = write_cells(tmp_path / "real", [4, 8, 2, 12], source="real")
+    stain = calibrate(calibration_tiles(outlined), None)
+    cells = Judge(judge_weights(tmp_path / "w"), stain, choose_tps_judge(NUCLEI, stain, [IHC]))
+    areas = Judge(judge_weights(tmp_path / "w"), stain, choose_tps_judge(NUCLEI, stain, [PDL1]))
+    assert (cells.tps, areas.tps) == (TpsJudge("stain", frozenset({"cells"})), TpsJudge("stain", frozenset({"area"})))
+    assert cells.look(outlined[2], annotated_cells(outlined)).audited_tps == pytest.approx(2 / CELLS)
+    seen = areas.look(outlined[2], annotated_cells(outlined))
+    assert seen.tps_judge is None
+    assert np.isnan(seen.audited_tps)
+    assert not has_evidence(areas.tps, stain, [Finding(requested_tps=0.5, audited_tps=0.5)])
+
+
+def test_own_error_counts_no_flag_that_a_limit_from_the_same_tiles_makes(
+    audit: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cells(tmp_path / "real", [4, 8, 2, 12], source="real")
+    write_cells(tmp_path / "synth", [2, 4])
+    monkeypatch.setattr("segment.audit.request.FEWEST_REAL_TILES", 1)
+    monkeypatch.setattr("segment.audit.verdict.FEWEST_REAL_TILES", 2)  # the one val tile is too few, two test tiles do
+    outcome = audit("synth", "--real", "real", "--out", "test")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((tmp_path / "test/audit.json").read_text())
+    assert document["limits"]["source"] == "test"
+    assert document["own_error"]["real"]["flags"] == {}
+    assert "would be flagged by TPS, though right" in (tmp_path / "test/audit.md").read_text()
+    assert "one in twenty falls below it by construction" in outcome.out
+
+    monkeypatch.setattr("segment.audit.verdict.FEWEST_REAL_TILES", 1)
+    outcome = audit("synth", "--real", "real", "--out", "val", card={"groups": ["real-1"]})
+    document = json.loads((tmp_path / "val/audit.json").read_text())
+    assert document["limits"]["origin"] == "5th percentile on 1 real val tiles"
+    assert "trained or chosen on 1 of their 1 groups" in outcome.out
+    assert "would be flagged, though right" in (tmp_path / "val/audit.md").read_text()
+
+
+def test_a_finder_that_finds_nothing_on_a_tile_is_charged_for_it(tmp_path: Path) -> None:
+    tiles = calibration_tiles(write_cells(tmp_path / "real", [4, 8, 2, 12], source="real"))
+
+    def blind_to_the_second(image: np.ndarray, densities: np.ndarray, mpp: float) -> np.ndarray:
+        nuclei = find_nuclei(densities, mpp)
+        return nuclei * 0 if np.array_equal(image, tiles[1].image) else nuclei
+
+    found = calibrate(tiles, blind_to_the_second)
+    assert found.finder == "stain"
+    assert found.tps_error == {"stain": 0.0, "segmenter": pytest.approx((0 + 16 / CELLS) / 2)}
+    assert found.tps_error_tiles == 2
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        (PDL1, r"weights of a scheme that the masks of synth read as \(ihc.*got pdl1. Use other"),
+        (IHC, "expected weights that fit their card"),
+    ],
+)
+def test_a_checkpoint_of_other_classes_is_refused_in_one_line(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: LabelScheme, said: str
+) -> None:
+    monkeypatch.setattr("segment.weights.build", lambda config, channels: torch.nn.Conv2d(3, channels, 1))
+    card = {
+        "mix": "real",
+        "network": {"name": "segnet"},
+        "scheme": scheme.to_dict(),
+        "head": {"distance": False},
+        "instances": InstanceConfig().model_dump(),
+    }
+    write_weights(tmp_path / "judge.safetensors", torch.nn.Conv2d(3, len(PDL1), 1).state_dict(), card)
+    write_cells(tmp_path / "synth", [2])
+    outcome = cli("segment", "audit", "synth", "--weights", "judge.safetensors", "--device", "cpu")
+    assert_refused(outcome, said)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_picture_calls_real_points_beyond_the_bound_by_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    labels: list[Any] = []
+    scatter = Axes.scatter
+
+    def noted(axes: Axes, x: Any, y: Any, **options: Any) -> Any:
+        labels.append((options["label"], len(x)))
+        return scatter(axes, x, y, **options)
+
+    monkeypatch.setattr(Axes, "scatter", noted)
+    real = [Finding(achieved_tps=0.5, audited_tps=0.9), Finding(achieved_tps=0.5, audited_tps=0.55)]
+    plot_audit(real[1:], real, [[]], Limits(0.1, "aji", None, "none", None))
+    assert labels == [("within the bound", 1), ("beyond the bound", 1), ("not flagged", 1)]

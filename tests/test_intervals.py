@@ -67,10 +67,28 @@ def test_interval_of_a_pooled_ratio_is_that_of_a_loop() -> None:
     assert [found.low, found.high] == pytest.approx(np.quantile(slow, (0.025, 0.975)), abs=0.006)
 
 
+def one_or_nothing(sums: np.ndarray) -> list[float]:
+    return [1.0 if sums[0] else np.nan]
+
+
 def test_pooled_interval_passes_over_draws_without_anything_to_score() -> None:
-    parts = np.array([[3.0], [0.0], [0.0]])
-    pool = lambda sums: [1.0 if sums[0] else np.nan]  # noqa: E731
-    assert bootstrap_pooled(parts, pool, rng=np.random.default_rng(0)) == (Interval(1.0, 1.0),)
+    parts = np.array([[3.0], [2.0], [0.0], [0.0]])
+    assert bootstrap_pooled(parts, one_or_nothing, rng=np.random.default_rng(0)) == (Interval(1.0, 1.0),)
+
+
+@pytest.mark.parametrize("groups", [None, ["a", "a", "b"]])
+def test_pooled_interval_is_undefined_where_one_group_has_all_there_is_to_score(groups: list[str] | None) -> None:
+    parts = np.array([[3.0], [0.0 if groups is None else 2.0], [0.0]])
+    (found,) = bootstrap_pooled(parts, one_or_nothing, rng=np.random.default_rng(0), groups=groups)
+    assert np.isnan([found.low, found.high]).all()
+
+
+def test_pooled_interval_of_one_figure_does_not_depend_on_whether_another_has_one() -> None:
+    parts = np.array([[1.0, 4.0], [3.0, 0.0], [2.0, 0.0]])
+    pool = lambda s: [s[0] / 10, s[0] / s[1] if s[1] else np.nan]  # noqa: E731
+    first, second = bootstrap_pooled(parts, pool, rng=np.random.default_rng(0))
+    assert first.low < 0.6 < first.high
+    assert np.isnan(second.low)
 
 
 def test_the_draws_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

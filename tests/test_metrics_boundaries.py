@@ -42,6 +42,15 @@ def test_hd95_of_a_shifted_square_is_the_shift_in_pixels_and_in_micrometres() ->
     assert metrics.surface_distances(truth, pred, mpp=0.25).hd95 == 7 / 4
 
 
+@pytest.mark.parametrize("away", [(1, 799), (799, 2), (560, 560), (1, 1999), (1, 3999)])
+def test_distances_are_exact_up_to_800_px_and_right_to_a_millionth_beyond(away: tuple[int, int]) -> None:
+    truth, pred = np.zeros((2, away[0] + 1, away[1] + 1), np.uint8)
+    truth[0, 0] = pred[away] = 1
+    expected = math.sqrt(away[0] ** 2 + away[1] ** 2)
+    found = metrics.surface_distances(truth, pred).hd95
+    assert found == (expected if expected < 800 else pytest.approx(expected, rel=1e-6))
+
+
 def test_hd95_leaves_out_the_farthest_twentieth() -> None:
     # 1 of 101 boundary pixels is 50 px off: the maximum is 50, the 95th percentile is 0.
     truth = np.zeros((60, 120), np.uint8)

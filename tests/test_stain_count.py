@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.stain_count_constants import Found, group_errors
 from segment.stain_count import (
+    LEAST_OD,
     StainVectors,
     estimate_vectors,
     find_nuclei,
@@ -81,6 +83,25 @@ def test_pale_nuclei_are_found_beside_dark_ones() -> None:
     assert np.count_nonzero(dab > 0.5) == 2
     for truth in (pale, dark):
         assert (nuclei[truth] > 0).mean() > 0.8
+
+
+def test_what_is_paler_than_the_least_density_is_no_nucleus() -> None:
+    blue = (LEAST_OD + 0.1) * discs([(25, 25)], (80, 80), 9) + 0.6 * LEAST_OD * discs([(55, 55)], (80, 80), 9)
+    densities = stain_densities(compose(blue, 0 * blue), KNOWN)
+    assert find_nuclei(densities, 0.5).max() == 1
+    assert find_nuclei(densities, 0.5, least_od=0.0).max() == 2
+
+
+def test_constants_are_scored_by_group_and_an_empty_tile_is_the_worse_answer() -> None:
+    dab, total = np.array([0.1, 0.2, 0.8, 0.9]), np.array([0.05, 0.5, 0.8, 0.9])
+    kind = np.array([0, 0, 1, 1], np.int8)
+    tiles = [
+        Found("a", dab, total, kind, 0.5, 4),
+        Found("a", dab[2:], total[2:], kind[2:], 0.75, 4),
+        Found("b", dab[:1], total[:1], kind[:1], 0.3, 20),  # its one nucleus is left out by density
+    ]
+    by_hand = [((abs(2 / 3 - 0.5) + abs(1 - 0.75)) / 2, (3 / 4 + 2 / 4) / 2 - 1), (0.7, -1.0)]
+    np.testing.assert_allclose(list(group_errors(tiles, 0.1)), by_hand)
 
 
 def test_touching_nuclei_come_apart_and_cut_ones_stay_whole() -> None:

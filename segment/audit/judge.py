@@ -152,10 +152,8 @@ class Judge:
         basis = tps_basis(own.scheme, cells)
         if self.stain is not None and basis is not None:
             figures |= stain_figures(sample, seen, self.stain, basis)
-        if self.tps is None or basis not in self.tps.bases:
-            return Finding(**figures)
-        audited = figures.get(f"tps_{self.tps.name}", NAN)
-        return Finding(**figures, audited_tps=audited, tps_judge=self.tps.name)
+        name = self.tps.name if self.tps is not None and basis in self.tps.bases else None
+        return Finding(**figures, audited_tps=figures.get(f"tps_{name}", NAN), tps_judge=name)
 
 
 def tps_basis(scheme: LabelScheme, cells: Cells | None) -> str | None:

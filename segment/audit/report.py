@@ -231,7 +231,10 @@ def _tps_lines(document: Mapping[str, Any]) -> list[str]:
         bound += f": shown only; {why}, so no tile is flagged by it"
     unseen = document["audited"]["no_tps"]
     what = "nuclei" if judge == "stain" else "tumour"
-    return [bound, *([f"no_tps {unseen} tiles claim a TPS, and the {judge} sees no {what} there"] if unseen else [])]
+    if not unseen:
+        return [bound]
+    claiming = unseen + document["audited"]["tps"].get("audited_tps", {"tiles": 0})["tiles"]
+    return [bound, f"no_tps the {judge} sees no {what} in {unseen} of {claiming} tiles that claim a TPS"]
 
 
 def _markdown(document: Mapping[str, Any]) -> str:

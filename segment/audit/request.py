@@ -20,7 +20,6 @@ from segment.audit.calibration import calibration_tiles
 from segment.audit.judge import projects
 from segment.audit.verdict import FEWEST_REAL_TILES
 from segment.head import has_instances
-from segment.sources import projections
 from segment.weights import Weights
 
 FEW_TILES = 30
@@ -102,7 +101,7 @@ def prepare(
     """
     refuse_synthetic_training(weights)
     audited = _select(_open(dataset), split)
-    projections(audited, weights.scheme)  # another scheme is refused here
+    refuse_scheme(weights, audited)
     refuse_seen(weights, audited)
     held_out = tuple(_open_real(path, weights, number) for number, path in enumerate(real))
     wants_stain = any(scheme.ids("tumour_positive") for scheme in audited.schemes)
@@ -128,6 +127,21 @@ def refuse_synthetic_training(weights: Weights) -> None:
             f"{weights.path}: expected weights trained on real tiles only, got mix {card.get('mix', 'unknown')}. "
             "Train a judge with segment train --mix real."
         )
+
+
+def refuse_scheme(weights: Weights, dataset: Dataset) -> None:
+    """A judge must speak of classes that the tiles have.
+
+    Raises:
+        UserError: naming the scheme of the weights, and those that the masks read as.
+    """
+    for own in dataset.schemes:
+        if not projects(own, weights.scheme):
+            known = ", ".join([own.name, *sorted(own.projections)])
+            raise UserError(
+                f"{weights.path}: expected weights of a scheme that the masks of {dataset.root} read as ({known}), got "
+                f"{weights.scheme.name}. Use other --weights."
+            )
 
 
 def refuse_seen(weights: Weights, dataset: Dataset) -> None:

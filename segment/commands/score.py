@@ -60,30 +60,23 @@ def score(
         raise UserError(f"--workers: expected at least 1, got {workers}.")
     if seed < 0:
         raise UserError(f"--seed: expected 0 or more, got {seed}.")
-    if json_path is not None and (json_path.is_dir() or not json_path.parent.is_dir()):
-        raise UserError(f"--json: expected a file in an existing folder, got {json_path}. Make the folder first.")
+    if json_path is not None:
+        _refuse_unwritable(json_path)
 
     from segment.scoring import report
+    from segment.scoring.files import refused_where_unreadable
     from segment.scoring.pairs import groups_of, open_pairs
     from segment.scoring.totals import summarise
 
     mode: Mode = "semantic" if semantic else "instances and classes" if classes else "instances"
-    pairs = open_pairs(truth, pred, mode, ignore_unpaired=ignore_unpaired)
-    summary = summarise(_score(pairs, groups_of(pairs, group_pattern), mode, workers), seed=seed)
+    with refused_where_unreadable():
+        pairs = open_pairs(truth, pred, mode, ignore_unpaired=ignore_unpaired)
+        scores = _score(pairs, groups_of(pairs, group_pattern), mode, workers)
+    summary = summarise(scores, seed=seed)
     names = report.class_names(summary.labels, pairs.scheme.names if pairs.scheme else None)
     notes = [*report.notes_of(summary, semantic=semantic), *pairs.notes]
     if pairs.unpaired:
         notes.append(f"left out {len(pairs.unpaired)} names that one side lacks, among them {pairs.unpaired[0]}")
-    if json_path is not None:
-        settings = {
-            "truth": str(truth),
-            "pred": str(pred),
-            "scored": mode,
-            "group_pattern": group_pattern,
-            "seed": seed,
-        }
-        _write_json(json_path, report.document(summary, names, {**settings, "unpaired": list(pairs.unpaired)}))
-        notes.append(f"wrote {json_path}")
 
     from factory.core.console import console
 
@@ -92,6 +85,17 @@ def score(
     terminal.print(report.total_table(summary, names, semantic=semantic))
     for note in notes:
         terminal.print(note, markup=False, highlight=False, soft_wrap=True)
+    if json_path is not None:
+        settings = {
+            "truth": str(truth),
+            "pred": str(pred),
+            "scored": mode,
+            "group_pattern": group_pattern,
+            "seed": seed,
+            "unpaired": list(pairs.unpaired),
+        }
+        _write_json(json_path, report.document(summary, names, settings))
+        terminal.print(f"wrote {json_path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _score(pairs: Pairs, groups: Sequence[str], mode: Mode, workers: int | None) -> list[ImageScore]:
@@ -120,9 +124,38 @@ def _score(pairs: Pairs, groups: Sequence[str], mode: Mode, workers: int | None)
     return scores
 
 
+def _refuse_unwritable(path: Path) -> None:
+    """Find out before hours of scoring that the result has no place to go.
+
+    Raises:
+        UserError: when it is a folder, its folder is not there, or nothing can be written into that.
+    """
+    import os
+    import tempfile
+
+    from manifests.errors import UserError
+
+    try:
+        if path.is_dir() or not path.parent.is_dir():
+            raise UserError(f"--json: expected a file in an existing folder, got {path}. Make the folder first.")
+        # Permission bits say nothing of root, /proc or a read-only medium, so a file without a name is tried.
+        tempfile.TemporaryFile(dir=path.parent).close()
+        may_replace = not path.exists() or (path.is_file() and os.access(path, os.W_OK))
+    except OSError:
+        may_replace = False
+    if not may_replace:
+        raise UserError(f"--json: expected a file that can be written, got {path}. Choose another.")
+
+
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
     import json
 
+    from manifests.errors import FaultError
     from manifests.files import write_atomic
 
-    write_atomic(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+    try:
+        write_atomic(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+    except OSError as error:
+        raise FaultError(
+            f"{path}: {error.strerror}. The figures stand above; for the file, score again with another --json."
+        ) from error

@@ -38,8 +38,7 @@ def refused_where_unreadable() -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        where = error.filename or "--truth or --pred"
-        raise UserError(f"{where}: cannot be read ({error.strerror}). Change its permissions, or copy it.") from error
+        raise _not_permitted(error.filename or "--truth or --pred", error) from error
 
 
 def find_label_files(folder: Path) -> dict[str, Path]:
@@ -92,22 +91,16 @@ def _what_is_there(shown: Collection[Path]) -> str:
     """What a folder without a label map holds instead, and what to do about it."""
     folders = [path.name for path in shown if path.is_dir()]
     dead = [path.name for path in shown if path.is_symlink() and not path.exists()]
-    files = len(shown) - len(folders) - len(dead)
-    parts = [
-        _counted(folders, "folder"),
-        _counted(dead, "link to nothing", "links to nothing"),
-        f"{files} other file{'' if files == 1 else 's'}" if files else "",
-    ]
-    there = " and ".join(part for part in parts if part) or "an empty folder"
-    if dead:
-        return f"{there}. Mend the links"
-    return f"{there}. Name the folder that holds the maps" if folders else f"{there}. Check the path"
+    others = [path.name for path in shown if path.is_file()]
+    kinds = (("folder", folders), ("dead link", dead), ("other file", others))
+    there = [_counted(kind, names) for kind, names in kinds if names] or ["an empty folder"]
+    advice = "Name the folder that holds the maps" if folders else "Mend the links" if dead else "Check the path"
+    return f"{' and '.join(there)}. {advice}"
 
 
-def _counted(names: list[str], one: str, many: str | None = None) -> str:
-    if not names:
-        return ""
-    return f"{len(names)} {one if len(names) == 1 else many or one + 's'} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+def _counted(kind: str, names: list[str]) -> str:
+    plural, more = ("s" if len(names) > 1 else ""), (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {kind}{plural} ({', '.join(names[:3])}{more})"
 
 
 def label_size(path: Path) -> tuple[int, int]:
@@ -122,7 +115,7 @@ def label_size(path: Path) -> tuple[int, int]:
         if path.suffix.lower() in (".tif", ".tiff"):
             _check_compression(path)
     except UnreadableError as error:
-        raise UserError(f"{path}: {str(error).removesuffix('.')}.") from error
+        raise _refusal(path, error) from error
     return header.height, header.width
 
 
@@ -130,14 +123,15 @@ def read_instances(path: Path) -> npt.NDArray[Any]:
     """An instance map [H, W] as stored: ids 0..2^31-1 of an integer type, 0 = background, gaps allowed.
 
     Raises:
-        UserError: for ids out of range, and for 8 bits that reach 255, where further ids would have been lost.
+        UserError: for ids out of range, for a binary mask (no id but 255 or the type's largest), and for 8 or 16 bits
+            that reach their largest value, where further ids would have been lost.
     """
     array = _read(path)
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > MAX_ID:
         raise UserError(f"{path}: expected instance ids from 0 to {MAX_ID}, got {low}..{high}. Number them anew.")
-    if array.dtype.itemsize == 1 and high == 255:
-        raise UserError(f"{path}: expected instance ids, got 8 bits that reach 255. {_remedy_of_255(array)}")
+    if array.dtype != np.bool_:
+        _refuse_limits(path, array, high)
     return array
 
 
@@ -162,7 +156,17 @@ def _read(path: Path) -> npt.NDArray[Any]:
     try:
         return read_pixels(path)
     except UnreadableError as error:
-        raise UserError(f"{path}: {str(error).removesuffix('.')}.") from error
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: UnreadableError) -> UserError:
+    if isinstance(error.__cause__, PermissionError):
+        return _not_permitted(path, error.__cause__)
+    return UserError(f"{path}: {str(error).removesuffix('.')}.")
+
+
+def _not_permitted(where: Path | str, error: PermissionError) -> UserError:
+    return UserError(f"{where}: cannot be read ({error.strerror}). Change its permissions, or copy it.")
 
 
 def _check_kind(header: Header) -> None:
@@ -185,10 +189,18 @@ def _check_compression(path: Path) -> None:
         )
 
 
-def _remedy_of_255(array: npt.NDArray[Any]) -> str:
-    if np.any((array > 0) & (array < 255)):
-        return "Ids above 255 do not fit and were probably lost: export it in 16 bits."
-    return (
-        "It is a binary mask, in which nuclei that touch are one: number its objects, or score it as classes 0 and 1 "
-        "with --semantic."
-    )
+def _refuse_limits(path: Path, array: npt.NDArray[Any], high: int) -> None:
+    """Refuse ids that stop at a value where programs put "foreground", or where a small type ends."""
+    largest, bits = int(np.iinfo(array.dtype).max), 8 * array.dtype.itemsize
+    if high not in (255, largest):
+        return
+    if not np.any((array > 0) & (array < high)):
+        raise UserError(
+            f"{path}: expected instance ids, got only 0 and {high}. It is a binary mask, in which nuclei that touch "
+            "are one: number its objects, or score it as classes 0 and 1 with --semantic."
+        )
+    if high == largest and bits <= 16:
+        raise UserError(
+            f"{path}: expected instance ids, got {bits} bits that reach {high}. Ids above {high} do not fit and were "
+            f"probably lost: export it in {2 * bits} bits."
+        )

@@ -80,19 +80,22 @@ class InstanceSums:
 def score_instances(name: str, group: str, truth: Maps, pred: Maps, labels: Sequence[int] | None) -> ImageScore:
     """Score one image.
 
-    Pixels whose true class is 255 are background on both sides.
+    Pixels whose true class is 255 are background on both sides, whether or not classes are scored.
 
     Args:
         name, group: of the image.
-        truth, pred: ``instance`` maps; ``classes`` as well where nuclei are scored class by class.
+        truth, pred: ``instance`` maps; ``classes`` as well where nuclei are scored class by class, and of the truth
+            where they are known.
         labels: the classes of nuclei; empty: all but 0; None: classes are not scored.
     """
-    own, seen = truth["instance"], pred["instance"]
+    own, seen, ignored_pixels = truth["instance"], pred["instance"], 0
     if "classes" in truth:
-        own, seen = metrics.without_ignored(own, seen, truth["classes"] == metrics.IGNORE)
+        ignored = truth["classes"] == metrics.IGNORE
+        ignored_pixels = int(np.count_nonzero(ignored))
+        own, seen = metrics.without_ignored(own, seen, ignored)
     table = metrics.overlap(own, seen)
     classes: dict[int, metrics.Panoptic] = {}
-    counts = {"truth": table.truth_ids.size, "pred": table.pred_ids.size}
+    counts = {"truth": table.truth_ids.size, "pred": table.pred_ids.size, "ignored_pixels": ignored_pixels}
     if labels is not None:
         refuse_ignored_prediction(name, truth["classes"], pred["classes"])
         of_truth = _classes_of(table.truth_ids, own, truth["classes"], labels)

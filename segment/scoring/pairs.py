@@ -54,9 +54,12 @@ def open_pairs(truth: Path, pred: Path, mode: Mode, *, ignore_unpaired: bool = F
             f"--classes: expected a label scheme with classes of nuclei, such as ihc, got {scheme.name}. "
             "Leave --classes out, or score the classes of pixels with --semantic."
         )
+    for dataset in datasets:
+        if mode == "instances" and dataset is not None:
+            _refuse_regions(dataset)
     sides: list[LabelSet] = [
-        open_rows(dataset, mode, scheme) if dataset is not None else open_folder(root, mode)
-        for root, dataset in zip((truth, pred), datasets, strict=True)
+        open_rows(dataset, mode, scheme) if dataset is not None else open_folder(root, mode, is_truth=is_truth)
+        for root, dataset, is_truth in zip((truth, pred), datasets, (True, False), strict=True)
     ]
     names, unpaired = _pair(sides[0], sides[1], ignore_unpaired=ignore_unpaired)
     _check_sizes(sides[0], sides[1], names)
@@ -90,6 +93,16 @@ def groups_of(pairs: Pairs, pattern: str | None) -> list[str]:
             raise UserError(f"--group-pattern: expected a pattern that fits every name, got none in {name}. Change it.")
         groups.append(match[1])
     return groups
+
+
+def _refuse_regions(dataset: Dataset) -> None:
+    """Refuse to score instances that a data set of regions does not have: every figure would be a dash."""
+    if not any(scheme.ids("nucleus") for scheme in dataset.schemes) and not any(dataset.table["cells"].to_pylist()):
+        names = ", ".join(scheme.name for scheme in dataset.schemes)
+        raise UserError(
+            f"{dataset.root}: expected instances of nuclei, got none in a data set of regions ({names}). "
+            "Score the classes of its pixels with --semantic."
+        )
 
 
 def _is_dataset(root: Path) -> bool:

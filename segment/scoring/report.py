@@ -105,8 +105,7 @@ def notes_of(summary: Summary, *, semantic: bool) -> list[str]:
             f"{counts['truth']:,} objects in the truth, {counts['pred']:,} predicted: {counts['tp']:,} matched at "
             f"IoU > 0.5, {counts['fp']:,} spare, {counts['fn']:,} missed"
         )
-        if len(summary.names) > 1 and 0 < max(of_image["truth"] for of_image in summary.image_counts) <= 1:
-            notes.append("no image has more than one true object: score masks of classes with --semantic")
+        notes += _notes_of_objects(summary)
     if counts.get("without_class"):
         notes.append(f"{counts['without_class']:,} objects without a pixel of a class count in bPQ and in no class")
     units = f"{len(summary.names)} images"
@@ -117,6 +116,25 @@ def notes_of(summary: Summary, *, semantic: bool) -> list[str]:
     notes.append(f"intervals: percentile bootstrap over {units}")
     if any(total.left_out for total in summary.totals.values()):
         notes.append("left out: images where a figure has nothing to score, which its mean passes over")
+    return notes
+
+
+def _notes_of_objects(summary: Summary) -> list[str]:
+    """What looks as if the maps were not instance maps, or not all of them."""
+    counts, notes = summary.counts, []
+    if counts["ignored_pixels"]:
+        notes.append(f"{counts['ignored_pixels']:,} pixels left out (class 255 in the truth)")
+    if not counts["truth"]:
+        notes.append("the truth has no object in any image: score maps of classes with --semantic")
+    most = {side: max(of_image[side] for of_image in summary.image_counts) for side in ("truth", "pred")}
+    for side, other, name in (("truth", "pred", "true"), ("pred", "truth", "predicted")):
+        if most[side] == 1 < most[other]:
+            notes.append(
+                f"no {name} map has more than one object: if they are binary masks, in which nuclei that touch are "
+                "one, number their objects, or score classes with --semantic"
+            )
+    if len(summary.names) > 1 and most["truth"] == 1 and most["pred"] <= 1:
+        notes.append("no image has more than one true object: score masks of classes with --semantic")
     return notes
 
 

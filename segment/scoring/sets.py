@@ -13,7 +13,7 @@ import numpy.typing as npt
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
-from segment.scoring.files import find_label_files, label_size, read_classes, read_instances
+from segment.scoring.files import find_label_files, holds_label_files, label_size, read_classes, read_instances
 
 Mode = Literal["instances", "instances and classes", "semantic"]
 """What is read of each image."""
@@ -134,26 +134,46 @@ def open_rows(dataset: Dataset, mode: Mode, scheme: LabelScheme | None) -> Datas
     return DatasetLabels(dataset, positions, mode, tables)
 
 
-def open_folder(root: Path, mode: Mode) -> Folder:
+def open_folder(root: Path, mode: Mode, *, is_truth: bool) -> Folder:
     """The label maps of `root` itself, or those of the folders `instances` and `classes` below it.
+
+    The class maps of a truth are read whenever they are there: 255 in them is ignored, as it is in a data set.
+
+    Args:
+        root: the folder. mode: what is scored. is_truth: whether it is the truth.
 
     Raises:
         UserError: when there are none, or instance maps and class maps have other names.
     """
     if mode == "semantic":
-        below = root / "classes"
-        return Folder(root, {"classes": find_label_files(below if below.is_dir() else root)})
-    below = root / "instances"
-    files = {"instance": find_label_files(below if below.is_dir() else root)}
+        return Folder(root, {"classes": find_label_files(_folder_of("classes", root))})
+    here, there = _folder_of("instances", root), root / "classes"
+    files = {"instance": find_label_files(here)}
     if mode == "instances and classes":
-        if root.is_dir() and not (root / "classes").is_dir():
+        if root.is_dir() and not there.is_dir():
             raise UserError(
                 f"{root}: expected a folder classes with a class map beside every instance map, got none. "
                 "Add it, or leave --classes out."
             )
-        files["classes"] = find_label_files(root / "classes")
-        _refuse_unmatched(files["instance"], files["classes"], (below if below.is_dir() else root), root / "classes")
+        files["classes"] = find_label_files(there)
+        _refuse_unmatched(files["instance"], files["classes"], here, there, "Add or remove them")
+    elif is_truth and there.is_dir() and holds_label_files(there):
+        files["classes"] = find_label_files(there)
+        advice = f"255 in the maps of {there.name} is left out of the scores: add them, or rename that folder"
+        _refuse_unmatched(files["instance"], files["classes"], here, there, advice)
     return Folder(root, files)
+
+
+def _folder_of(kind: str, root: Path) -> Path:
+    """The folder `kind` below `root` where there is one, else `root`."""
+    below = root / kind
+    if not below.is_dir():
+        return root
+    if not holds_label_files(below) and holds_label_files(root):
+        raise UserError(
+            f"{below}: expected label maps, got none, while {root} holds some. Remove that folder, or fill it."
+        )
+    return below
 
 
 def size_text(size: tuple[int, int]) -> str:
@@ -161,11 +181,11 @@ def size_text(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _refuse_unmatched(first: Collection[str], second: Collection[str], here: Path, there: Path) -> None:
+def _refuse_unmatched(first: Collection[str], second: Collection[str], here: Path, there: Path, advice: str) -> None:
     lone = sorted(set(first) ^ set(second))
     if lone:
         present, missing = (here, there) if lone[0] in first else (there, here)
         raise UserError(
             f"{missing}: expected the same names as in {present}, got no {lone[0]} ({len(lone)} names in only one of "
-            "both folders). Add or remove them."
+            f"both folders). {advice}."
         )
