@@ -97,6 +97,10 @@ class LabelScheme:
             colours[label.id] = label.colour
         return colours
 
+    def reads_as(self, target: LabelScheme) -> bool:
+        """Whether masks of this scheme read as `target`: it is the same, or they project onto it."""
+        return target.name == self.name or target.name in self.projections
+
     def projection(self, target: LabelScheme) -> npt.NDArray[np.uint8]:
         """Look-up table uint8 [256] that turns a mask of this scheme into one of `target`; `IGNORE` stays.
 
@@ -107,7 +111,7 @@ class LabelScheme:
         if target.name == self.name:
             table[: len(self)] = np.arange(len(self))
             return table
-        if target.name not in self.projections:
+        if not self.reads_as(target):
             known = ", ".join([self.name, *sorted(self.projections)])
             raise UserError(f"label scheme {self.name}: expected a projection onto one of {known}, got {target.name}.")
         table[: len(self)] = self.projections[target.name]
@@ -210,7 +214,7 @@ def common_scheme(schemes: list[LabelScheme]) -> LabelScheme:
     candidates = {scheme.name: scheme for scheme in schemes}
     for scheme in schemes:
         candidates |= {target: SCHEMES[target] for target in scheme.projections if target in SCHEMES}
-    shared = [c for c in candidates.values() if all(s.name == c.name or c.name in s.projections for s in schemes)]
+    shared = [c for c in candidates.values() if all(s.reads_as(c) for s in schemes)]
     if not shared:
         names = ", ".join(sorted({scheme.name for scheme in schemes}))
         raise UserError(f"label schemes: expected data sets with a common scheme, got {names}. Use one of them alone.")

@@ -1,4 +1,4 @@
-"""What a mask is made of. Every consumer of the contract uses this one function."""
+"""What a mask is made of. Every consumer of the contract uses these functions."""
 
 from __future__ import annotations
 
@@ -64,6 +64,13 @@ def measure(tile: Tile) -> Composition:
         cells_positive=cells_positive if knows_tumour else None,
         cells_negative=cells_negative if knows_tumour else None,
     )
+
+
+def measured_tps(tile: Tile) -> float:
+    """TPS of a mask on the basis of its scheme, of pixels or of instances; NaN without tumour."""
+    composition = measure(tile)
+    tps = composition.tps_cells if tile.scheme.tps_basis == "cells" else composition.tps_area
+    return float("nan") if tps is None else tps
 
 
 def count_cells(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.labels import IGNORE, LabelScheme
-from manifests.measure import measure
+from manifests.measure import measured_tps
 from manifests.tile import Tile
 from segment import metrics
 from segment.head import has_instances
@@ -150,7 +150,7 @@ def _score(weights: Weights, whole: Whole, truth: Tile, source: str, precision: 
         figures |= nuclei.figures
     if scheme.ids("tumour_positive"):
         seen = Tile(np.where(known, pred.semantic, IGNORE).astype(np.uint8), instance, truth.mpp, scheme)
-        tps = (_tps(truth), _tps(seen))
+        tps = (measured_tps(truth), measured_tps(seen))
         figures |= {"tps_truth": tps[0], "tps_pred": tps[1], "tps_error": abs(tps[1] - tps[0])}
     return ImageScore(whole.name, source, whole.group, figures, matrix, entropy, nuclei, tps)
 
@@ -194,13 +194,6 @@ def _cross_entropy_sum(probabilities: npt.NDArray[np.float32], truth: npt.NDArra
     y, x = np.nonzero(truth != IGNORE)
     of_truth = np.maximum(probabilities[truth[y, x], y, x], np.finfo(np.float32).tiny)
     return float(-np.log(of_truth, dtype=np.float64).sum())
-
-
-def _tps(tile: Tile) -> float:
-    """TPS of a mask on the basis of its scheme, NaN without tumour."""
-    composition = measure(tile)
-    tps = composition.tps_cells if tile.scheme.tps_basis == "cells" else composition.tps_area
-    return float("nan") if tps is None else tps
 
 
 def summarise(scores: Sequence[ImageScore], scheme: LabelScheme) -> dict[str, Any]:

@@ -136,8 +136,7 @@ def _aji_and_pq(
     truth: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32], pred: npt.NDArray[np.int32]
 ) -> tuple[float, float]:
     """AJI and PQ of one tile over its labelled pixels."""
-    known = truth != IGNORE
-    table = metrics.overlap(np.where(known, instance, 0), np.where(known, pred, 0))
+    table = metrics.overlap(*metrics.without_ignored(instance, pred, truth == IGNORE))
     return metrics.aji(table).value, metrics.panoptic_quality(table).pq
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from manifests.dataset import Sample
 from manifests.labels import IGNORE, LabelScheme
-from manifests.measure import measure
+from manifests.measure import measure, measured_tps
 from manifests.tile import Tile
 from segment import metrics
 from segment.audit.annotated import AnnotatedCells, Cells
@@ -173,20 +173,13 @@ def claims(sample: Sample, cells: Cells | None) -> dict[str, float]:
         }
     return {
         "requested_tps": _or_nan(row["request_tps"]),
-        "achieved_tps": tps(tile),
+        "achieved_tps": measured_tps(tile),
         "nuclei_claimed": float(measure(tile).cells) if has_instances(tile.scheme) else NAN,
     }
 
 
 def _or_nan(value: Any) -> float:
     return NAN if value is None else float(value)
-
-
-def tps(tile: Tile) -> float:
-    """TPS of labels on the basis of their scheme, NaN without tumour."""
-    composition = measure(tile)
-    value = composition.tps_cells if tile.scheme.tps_basis == "cells" else composition.tps_area
-    return _or_nan(value)
 
 
 def agreement(own: Tile, seen: Tile) -> dict[str, float]:
@@ -198,10 +191,10 @@ def agreement(own: Tile, seen: Tile) -> dict[str, float]:
     scheme = seen.scheme
     figures: dict[str, float] = {}
     if scheme.ids("tumour_positive"):
-        figures["tps_segmenter"] = tps(seen)
+        figures["tps_segmenter"] = measured_tps(seen)
     if has_instances(scheme):
         figures["nuclei_found"] = float(measure(seen).cells)
-    if not projects(own.scheme, scheme):
+    if not own.scheme.reads_as(scheme):
         return figures
     semantic = own.scheme.projection(scheme)[own.semantic]
     matrix = metrics.confusion(semantic, seen.semantic, len(scheme))
@@ -215,11 +208,6 @@ def agreement(own: Tile, seen: Tile) -> dict[str, float]:
         truth, pred = metrics.without_ignored(own.instance, seen.instance, semantic == IGNORE)
         figures |= _nuclei_agreement(Tile(semantic, truth, own.mpp, scheme), Tile(seen.semantic, pred, own.mpp, scheme))
     return figures
-
-
-def projects(own: LabelScheme, target: LabelScheme) -> bool:
-    """Whether masks of one scheme read as the other."""
-    return target.name == own.name or target.name in own.projections
 
 
 def _nuclei_agreement(truth: Tile, seen: Tile) -> dict[str, float]:

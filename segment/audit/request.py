@@ -17,7 +17,6 @@ from manifests.files import sha256_file
 from manifests.labels import LabelScheme
 from segment.audit.annotated import AnnotatedCells, annotated_cells
 from segment.audit.calibration import calibration_tiles
-from segment.audit.judge import projects
 from segment.audit.verdict import FEWEST_REAL_TILES
 from segment.head import has_instances
 from segment.weights import Weights
@@ -136,7 +135,7 @@ def refuse_scheme(weights: Weights, dataset: Dataset) -> None:
         UserError: naming the scheme of the weights, and those that the masks read as.
     """
     for own in dataset.schemes:
-        if not projects(own, weights.scheme):
+        if not own.reads_as(weights.scheme):
             known = ", ".join([own.name, *sorted(own.projections)])
             raise UserError(
                 f"{weights.path}: expected weights of a scheme that the masks of {dataset.root} read as ({known}), got "
@@ -186,7 +185,7 @@ def _open_real(root: Path, weights: Weights, number: int) -> Inspected:
         raise UserError(f"{root}: expected tiles with split test for the audit's own error, got none.")
     annotated = annotated_cells(tested)
     known = has_instances(weights.scheme) and annotated is not None
-    if not known and not all(projects(scheme, weights.scheme) for scheme in tested.schemes):
+    if not known and not all(scheme.reads_as(weights.scheme) for scheme in tested.schemes):
         raise UserError(
             f"{root}: expected labels that read as {weights.scheme.name}, or positive and negative cells, got scheme "
             f"{tested.schemes[0].name}. Name another with --real."
@@ -208,7 +207,7 @@ def _open_val(roots: Sequence[Path], weights: Weights) -> tuple[Inspected, ...]:
 
 def _shows_agreement(own: LabelScheme, weights: LabelScheme) -> bool:
     """Whether `Limits.agreement` can be measured on labels of a scheme: nuclei where the weights know them."""
-    return projects(own, weights) and (has_instances(own) or not has_instances(weights))
+    return own.reads_as(weights) and (has_instances(own) or not has_instances(weights))
 
 
 def _choose_stain_source(asked: Path | None, real: Sequence[Dataset]) -> Dataset | None:
