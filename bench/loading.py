@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import zarr
 
+from factory.core.loader import BatchLoader
 from factory.core.malloc import keep_freed_memory
 from factory.core.runs import open_run, write_shard
 from factory.order import resolve_config
@@ -23,7 +24,7 @@ from factory.pipeline import Realiser, prepare
 from manifests.dataset import Dataset, open_dataset
 from manifests.labels import get_scheme
 from segment.augmentation import AugmentConfig
-from segment.data import BatchLoader, Tiles
+from segment.data import Tiles
 from segment.sampling import MixingSampler
 
 BATCH, BATCHES = 8, 20

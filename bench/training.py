@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from segment.precision import resolve_precision
+from factory.core.precision import resolve_precision
 
 STEP = """
 import json, statistics, sys, time
@@ -24,7 +24,7 @@ if not stock:
     from factory.core.malloc import keep_freed_memory
     keep_freed_memory()
 from segment.data import Batch
-from segment.ema import averaged
+from factory.core.ema import averaged
 from segment.head import Head
 from segment.losses import segmentation_loss
 from segment.networks import NetworkConfig, build, to_input

@@ -1,130 +1,19 @@
-"""Weights and training states of networks: safetensors with their card (`factory.core.weights`), from and to torch."""
+"""Files of `segment train`: the kinds that their cards state."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from factory.core.weights import read_card, read_header, write_with_card
-from manifests.errors import FaultError, UserError
-from manifests.files import write_atomic
+from factory.core import checkpoints
 
-BEST = "best.safetensors"
-LAST = "last.safetensors"
 WEIGHTS_KIND = "segment-weights"
 STATE_KIND = "segment-state"
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """Tensors by name and the JSON card that came with them."""
-
-    tensors: dict[str, torch.Tensor]
-    card: dict[str, Any]
-
-
-def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> str:
-    """Write tensors and card as one file, whole or not at all; returns the sha256 that is kept in it."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return write_with_card(path, save(plain), card)
-
-
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
-    """Write a network's weights, and their card beside them as JSON for people; the copy inside the file counts."""
-    card = {**card, "kind": WEIGHTS_KIND}
-    sha256 = write_checkpoint(path, tensors, card)
-    readable = json.dumps({**card, "sha256": sha256}, indent=2, sort_keys=True)
-    write_atomic(path.with_suffix(".json"), readable.encode() + b"\n")
-
-
-def read_checkpoint(path: Path, kind: str) -> Checkpoint:
-    """Read a file written here.
-
-    Raises:
-        UserError: when it is missing, not safetensors, damaged, or of another kind.
-    """
-    card = read_card(path, kind)
-    return Checkpoint(read_tensors(path), card.fields)
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file; executes nothing that the file holds.
-
-    Raises:
-        UserError: for a missing file, a pickle, or anything else that is not whole safetensors.
-    """
-    read_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the file is no mapping
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: expected a whole safetensors file, got: {reason}.") from error
-
-
-def write_state(
-    path: Path,
-    network: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
-    mean: torch.nn.Module,
-    card: Mapping[str, Any],
-    device: str,
-) -> None:
-    """Write all that training needs to go on: weights, their mean, optimiser, random states, and `card` with the rest.
-
-    Call it between steps. The schedule and the sampler are functions of the step, so the step in the card is their
-    state.
-    """
-    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"mean.{name}": tensor for name, tensor in mean.state_dict().items()}
-    state = optimiser.state_dict()
-    for index, values in state["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in values.items()}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if device.startswith("cuda"):
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
-    write_checkpoint(path, tensors, {**card, "kind": STATE_KIND, "param_groups": state["param_groups"]})
-
-
-def restore_state(
-    checkpoint: Checkpoint,
-    network: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
-    mean: torch.nn.Module,
-    device: str,
-) -> None:
-    """Put everything back as `write_state` found it.
-
-    Raises:
-        FaultError: when the state is not one of this network and optimiser.
-    """
-    model: dict[str, torch.Tensor] = {}
-    average: dict[str, torch.Tensor] = {}
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in checkpoint.tensors.items():
-        part, _, rest = name.partition(".")
-        if part == "model":
-            model[rest] = tensor
-        elif part == "mean":
-            average[rest] = tensor
-        elif part == "optimiser":
-            index, _, key = rest.partition(".")
-            moments.setdefault(int(index), {})[key] = tensor
-    try:
-        network.load_state_dict(model)
-        mean.load_state_dict(average)
-        optimiser.load_state_dict({"state": moments, "param_groups": checkpoint.card["param_groups"]})
-        torch.set_rng_state(checkpoint.tensors["rng.cpu"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise FaultError(
-            f"checkpoint: expected the state of this network, got: {str(error).splitlines()[0]}"
-        ) from error
-    if device.startswith("cuda") and "rng.cuda" in checkpoint.tensors:
-        torch.cuda.set_rng_state(checkpoint.tensors["rng.cuda"], device)
+    """Write weights of a segmentation network, and their card beside them (`factory.core.checkpoints`)."""
+    checkpoints.write_weights(path, tensors, {**card, "kind": WEIGHTS_KIND})

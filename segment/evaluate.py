@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.precision import Precision
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.labels import IGNORE, LabelScheme
@@ -20,7 +21,6 @@ from segment import metrics
 from segment.head import has_instances
 from segment.inference import predict_maps
 from segment.instances import read_tile
-from segment.precision import Precision
 from segment.sources import Source, projections, refuse_tested_groups
 from segment.weights import Weights
 from segment.wholes import Whole, whole_images

@@ -14,20 +14,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from factory.core.checkpoints import BEST, LAST, read_checkpoint
 from factory.core.config import digest
+from factory.core.folder import begin, check_same, is_begun
+from factory.core.history import HISTORY, PLOT
+from factory.core.precision import resolve_precision
 from factory.core.runs import RUN, lock_folder
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import LabelScheme
-from segment.checkpoints import BEST, LAST, WEIGHTS_KIND, read_checkpoint, write_weights
+from segment.checkpoints import WEIGHTS_KIND, write_weights
 from segment.data import Tiles
-from segment.folder import begin, check_same, is_begun
 from segment.head import Head, head_for
-from segment.history import HISTORY, PLOT, plot_history
+from segment.history import plot_history
 from segment.networks import DIVISOR, build, check_fit, encoder_file, load_encoder_weights
 from segment.panels import PANELS, write_panel
-from segment.precision import resolve_precision
 from segment.sampling import Draw, MixingSampler, draw_generator
 from segment.scalars import TENSORBOARD, Scalars
 from segment.sources import Source, check_leaks, choose_scheme, open_sources, parse_mix

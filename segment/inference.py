@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from factory.core.precision import Precision, autocast
 from segment.head import Head
 from segment.networks import DIVISOR, to_input
-from segment.precision import Precision, autocast
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from factory.core.checkpoints import read_tensors
 from factory.core.config import Config
 from factory.core.registry import resolve
 from manifests.errors import FaultError, UserError
-from segment.checkpoints import read_tensors
 
 NETWORKS: dict[str, str] = {
     "unetplusplus": "segment.networks:unetplusplus",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from segment.history import HISTORY
+from factory.core.history import HISTORY
 
 TENSORBOARD = "tensorboard"
 """Folder of the events in a run's folder: ``tensorboard --logdir runs/segment``."""

@@ -12,18 +12,20 @@ from typing import Any
 import torch
 from pydantic import Field, field_validator
 
+from factory.core.checkpoints import BEST, LAST, read_checkpoint, restore_state, write_state
 from factory.core.config import Config
+from factory.core.ema import averaged
+from factory.core.history import write_history
+from factory.core.loader import BatchLoader
+from factory.core.precision import Precision, autocast
 from manifests.errors import FaultError, UserError
 from segment.augmentation import AugmentConfig
-from segment.checkpoints import BEST, LAST, STATE_KIND, read_checkpoint, restore_state, write_state, write_weights
-from segment.data import Batch, BatchLoader
-from segment.ema import averaged
+from segment.checkpoints import STATE_KIND, write_weights
+from segment.data import Batch
 from segment.head import Head
-from segment.history import write_history
 from segment.instances import InstanceConfig
 from segment.losses import LossConfig, Losses, segmentation_loss
 from segment.networks import DIVISOR, NetworkConfig, to_input
-from segment.precision import Precision, autocast
 from segment.sampling import SamplingConfig
 
 SCORE = "score"
@@ -186,7 +188,8 @@ def fit(job: Fit) -> FitResult:
                 write_weights(job.out / BEST, mean.module.state_dict(), card)
             write_history(job.out, history)
             state = {"step": step, "best": best, "history": history, "fingerprint": job.fingerprint}
-            write_state(job.out / LAST, network, optimiser, mean, state, device)
+            parts = {"model": network, "mean": mean}
+            write_state(job.out / LAST, parts, {"optimiser": optimiser}, {**state, "kind": STATE_KIND}, device)
             job.on_validation(row)
             if _has_stalled(config, history):
                 break
@@ -264,7 +267,7 @@ def _resume(
     checkpoint = read_checkpoint(path, STATE_KIND)
     if checkpoint.card.get("fingerprint") != job.fingerprint:
         raise UserError(f"{path}: expected the state of this configuration and data, got another's. Use another --out.")
-    restore_state(checkpoint, job.network, optimiser, mean, job.device)
+    restore_state(checkpoint, {"model": job.network, "mean": mean}, {"optimiser": optimiser}, job.device)
     return int(checkpoint.card["step"]), checkpoint.card["best"], list(checkpoint.card["history"])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from factory.core.precision import Precision
 from manifests.dataset import Dataset
 from manifests.labels import IGNORE, LabelScheme
 from segment import metrics
@@ -17,7 +18,6 @@ from segment.head import Head
 from segment.inference import Maps, predict_output, to_maps
 from segment.instances import InstanceConfig, read_tile
 from segment.losses import cross_entropy_sum
-from segment.precision import Precision
 from segment.sources import projections
 
 CANDIDATES: dict[str, tuple[float, ...]] = {

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from factory.core.checkpoints import BEST, read_checkpoint
 from factory.core.config import parse
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
-from segment.checkpoints import BEST, WEIGHTS_KIND, read_checkpoint
+from segment.checkpoints import WEIGHTS_KIND
 from segment.head import Head
 from segment.instances import InstanceConfig
 from segment.networks import NetworkConfig, build

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from factory.core.checkpoints import BEST, LAST
 from factory.core.config import configs_dir, parse
 from factory.core.runs import RunSpec, open_run, write_shard
 from manifests import Dataset, open_dataset
 from manifests.errors import FaultError, UserError
 from manifests.store import Layout
 from segment import experiment
-from segment.checkpoints import BEST, LAST
 from segment.compare import cells
 from segment.compare.config import BootstrapConfig, Cell, CompareConfig, grid
 from segment.compare.report import Setting, write_report

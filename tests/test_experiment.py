@@ -11,18 +11,19 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from factory.core.checkpoints import BEST, read_checkpoint
+from factory.core.precision import resolve_precision
 from factory.core.runs import RunSpec, open_run, write_shard
 from manifests import Dataset, get_scheme, open_dataset
 from manifests.errors import UserError
 from manifests.store import Layout
 from segment import experiment
-from segment.checkpoints import BEST, WEIGHTS_KIND, read_checkpoint
+from segment.checkpoints import WEIGHTS_KIND
 from segment.experiment import training_part
 from segment.head import Head, head_for
 from segment.instances import InstanceConfig
 from segment.networks import NetworkConfig, build
 from segment.panels import draw_panel
-from segment.precision import resolve_precision
 from segment.scalars import TENSORBOARD
 from segment.sources import Source
 from segment.targets import distance_target
@@ -171,13 +172,13 @@ def test_precision_auto_is_decided_by_the_machine_before_the_run_and_kept(
     expected: str,
 ) -> None:
     real = dataset_factory("real", n=9)
-    monkeypatch.setattr("segment.precision._cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr("factory.core.precision._cpu_has_bf16", lambda: has_bf16)
     assert [resolve_precision(asked, "cpu") for asked in ("fp32", "bf16", "auto")] == ["fp32", "bf16", expected]
     config = TrainConfig(mix="real", steps=1, batch=2, threads=1, crop=(32, 32))
     job = experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
     assert job.config.precision == expected
     experiment.run(job)
-    monkeypatch.setattr("segment.precision._cpu_has_bf16", lambda: not has_bf16)
+    monkeypatch.setattr("factory.core.precision._cpu_has_bf16", lambda: not has_bf16)
     other = experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
     with pytest.raises(UserError, match=r"got others \(config.precision"):
         experiment.run(other, resume=True)

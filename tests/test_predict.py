@@ -12,8 +12,9 @@ import tifffile
 import torch
 from PIL import Image
 
+from factory.core.checkpoints import BEST
 from manifests import Dataset, get_scheme, open_dataset, verify
-from segment.checkpoints import BEST, write_weights
+from segment.checkpoints import write_weights
 from segment.head import head_for
 from segment.inference import predict_maps
 from segment.instances import InstanceConfig, read_tile

@@ -10,12 +10,13 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from factory.core.checkpoints import BEST, LAST, read_checkpoint
 from factory.core.runs import RunSpec, lock_folder, open_run, write_shard
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.store import Layout
 from segment import experiment
-from segment.checkpoints import BEST, LAST, STATE_KIND, WEIGHTS_KIND, read_checkpoint, write_weights
+from segment.checkpoints import STATE_KIND, WEIGHTS_KIND, write_weights
 from segment.cli import app
 from segment.training import TrainConfig
 from segment.weights import load_weights

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factory.core.loader import BatchLoader
 from factory.core.runs import RunSpec, open_run, write_shard
 from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
 from manifests.errors import UserError
 from manifests.store import Layout
 from segment.augmentation import AugmentConfig, draw_view, take
 from segment.cache import DecodedTiles
-from segment.data import Batch, BatchLoader, Tiles, _draw_pixel
+from segment.data import Batch, Tiles, _draw_pixel
 from segment.sampling import Draw, MixingSampler, SamplingConfig, draw_generator
 from segment.sources import Mix, Source, check_leaks, choose_scheme, open_sources, parse_mix, refuse_tested_groups
 from segment.targets import distance_target

@@ -8,8 +8,9 @@ import pytest
 from safetensors.torch import save_file
 from skimage import data
 
+from factory.core.checkpoints import BEST, read_tensors
 from manifests.errors import UserError
-from segment.checkpoints import BEST, read_tensors, write_weights
+from segment.checkpoints import write_weights
 from segment.inference import predict_maps
 from segment.instances import read_tile
 from segment.starter.recipe import pack

@@ -17,23 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from factory.core.checkpoints import BEST, LAST, read_checkpoint, read_tensors, write_checkpoint
 from factory.core.config import configs_dir, parse, read_yaml
+from factory.core.ema import averaged
+from factory.core.history import HISTORY, write_history
 from factory.core.weights import read_card
 from manifests.errors import FaultError, UserError
-from segment.checkpoints import (
-    BEST,
-    LAST,
-    STATE_KIND,
-    WEIGHTS_KIND,
-    read_checkpoint,
-    read_tensors,
-    write_checkpoint,
-    write_weights,
-)
+from segment.checkpoints import STATE_KIND, WEIGHTS_KIND, write_weights
 from segment.data import Batch
-from segment.ema import averaged
 from segment.head import Head
-from segment.history import HISTORY, plot_history, write_history
+from segment.history import plot_history
 from segment.scalars import TENSORBOARD, Scalars
 from segment.training import Fit, TrainConfig, fit, learning_rate
 
@@ -256,7 +249,8 @@ KILLED = """
 import os, signal, sys
 import torch
 from pathlib import Path
-from segment.checkpoints import read_checkpoint, write_weights
+from factory.core.checkpoints import read_checkpoint
+from segment.checkpoints import write_weights
 
 path = Path(sys.argv[1]) / "best.safetensors"
 tensors = lambda value: {"a": torch.full((1000,), float(value)), "b": torch.full((7, 3), value)}

@@ -15,13 +15,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from factory.core.folder import begin, check_same, is_begun
 from factory.core.runs import RUN, lock_folder
 from manifests.errors import FaultError
 from manifests.files import write_atomic
 from segment.audit.calibration import StainCalibration, calibrate
 from segment.audit.judge import FIGURES, Finding, Judge
 from segment.audit.request import Audit, Inspected
-from segment.folder import begin, check_same, is_begun
 from segment.head import has_instances
 
 PART_TILES = 64

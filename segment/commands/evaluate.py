@@ -43,10 +43,10 @@ def evaluate(
         raise UserError(f"--split: expected test, val, train or all, got {split!r}.")
     device = resolve_device(device)
 
+    from factory.core.precision import parse_precision, resolve_precision
     from segment import report
     from segment.evaluate import check_test_leaks
     from segment.evaluate import evaluate as score
-    from segment.precision import parse_precision, resolve_precision
     from segment.sources import open_sources, parse_mix, projections
     from segment.weights import STARTER, load_weights
     from segment.wholes import tile_images, whole_images, whole_parts

@@ -58,7 +58,7 @@ def predict(
     if mpp is not None and not 0.01 <= mpp <= 100:
         raise UserError(f"--mpp: expected micrometres per pixel from 0.01 to 100, got {mpp:g}.")
 
-    from segment.precision import parse_precision, resolve_precision
+    from factory.core.precision import parse_precision, resolve_precision
     from segment.predict import request, writing
     from segment.predict.sources import find_pictures
     from segment.weights import load_weights

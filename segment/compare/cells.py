@@ -10,20 +10,20 @@ from typing import Any
 import pyarrow.compute as pc
 import torch
 
+from factory.core.checkpoints import BEST, LAST
 from factory.core.config import digest
+from factory.core.folder import begin, check_same, is_begun
 from factory.core.runs import RUN, lock_folder
 from manifests.dataset import Dataset
 from manifests.errors import FaultError, UserError
 from manifests.files import sha256_file
 from segment import experiment
-from segment.checkpoints import BEST, LAST
 from segment.compare.config import SET_BY_GRID, Cell, CompareConfig, grid
 from segment.compare.records import ImageFigures, Record, collect, read_record, write_record
 from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, Setting
 from segment.compare.summary import Scores
 from segment.evaluate import evaluate
 from segment.experiment import Experiment, training_part
-from segment.folder import begin, check_same, is_begun
 from segment.sources import Mix, Source, check_leaks, open_sources
 from segment.training import UNHASHED
 from segment.weights import load_weights

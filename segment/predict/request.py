@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from factory.core.images.header import MAX_IMAGE_PX
+from factory.core.precision import Precision
 from factory.core.runs import library_versions
 from factory.core.weights import read_card
 from manifests.errors import UserError
 from segment.head import has_instances
 from segment.networks import DIVISOR
-from segment.precision import Precision
 from segment.predict.frames import Frame, choose_frame
 from segment.predict.records import COMMAND
 from segment.predict.sources import Picture

@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from factory.core.checkpoints import BEST, read_checkpoint
 from factory.core.console import run
 from manifests.errors import UserError
 from manifests.files import sha256_file, write_atomic
-from segment.checkpoints import BEST, WEIGHTS_KIND, read_checkpoint, write_weights
+from segment.checkpoints import WEIGHTS_KIND, write_weights
 from segment.networks import NetworkConfig, build
 from segment.weights import STARTER
 

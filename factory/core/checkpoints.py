@@ -1,0 +1,135 @@
+"""Weights and training states of networks: safetensors with their card (`factory.core.weights`), from and to torch.
+
+Imports torch, so only what trains or uses networks imports this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from factory.core.weights import read_card, read_header, write_with_card
+from manifests.errors import FaultError, UserError
+from manifests.files import write_atomic
+
+BEST = "best.safetensors"
+LAST = "last.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name and the JSON card that came with them."""
+
+    tensors: dict[str, torch.Tensor]
+    card: dict[str, Any]
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> str:
+    """Write tensors and card as one file, whole or not at all; returns the sha256 that is kept in it."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return write_with_card(path, save(plain), card)
+
+
+def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
+    """Write a network's weights, and their card beside them as JSON for people; the copy inside the file counts."""
+    sha256 = write_checkpoint(path, tensors, card)
+    readable = json.dumps({**card, "sha256": sha256}, indent=2, sort_keys=True)
+    write_atomic(path.with_suffix(".json"), readable.encode() + b"\n")
+
+
+def read_checkpoint(path: Path, kind: str) -> Checkpoint:
+    """Read a file written here.
+
+    Raises:
+        UserError: when it is missing, not safetensors, damaged, or of another kind.
+    """
+    card = read_card(path, kind)
+    return Checkpoint(read_tensors(path), card.fields)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file; executes nothing that the file holds.
+
+    Raises:
+        UserError: for a missing file, a pickle, or anything else that is not whole safetensors.
+    """
+    read_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the file is no mapping
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: expected a whole safetensors file, got: {reason}.") from error
+
+
+def write_state(
+    path: Path,
+    modules: Mapping[str, torch.nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    card: Mapping[str, Any],
+    device: str,
+    extra: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write all that training needs to go on: networks, optimisers, random states, and `card` with the rest.
+
+    Call it between steps. Schedules and samplers are functions of the step, so the step in the card is their state.
+
+    Args:
+        path: the file. modules: networks and their means, by name. optimisers: likewise; no name contains a dot.
+        card: `kind` says whose state it is. device: where training runs. extra: other tensors to keep.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    groups = {}
+    for part, module in modules.items():
+        tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
+    for part, optimiser in optimisers.items():
+        state = optimiser.state_dict()
+        groups[part] = state["param_groups"]
+        for index, values in state["state"].items():
+            tensors |= {f"{part}.{index}.{name}": tensor for name, tensor in values.items()}
+    tensors |= {f"extra.{name}": tensor for name, tensor in (extra or {}).items()}
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if device.startswith("cuda"):
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
+    write_checkpoint(path, tensors, {**card, "param_groups": groups})
+
+
+def restore_state(
+    checkpoint: Checkpoint,
+    modules: Mapping[str, torch.nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    device: str,
+) -> dict[str, torch.Tensor]:
+    """Put everything back as `write_state` found it; returns the extra tensors.
+
+    Raises:
+        FaultError: when the state is not one of these networks and optimisers.
+    """
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    try:
+        for part, module in modules.items():
+            module.load_state_dict(parts[part])
+        for part, optimiser in optimisers.items():
+            moments: dict[int, dict[str, torch.Tensor]] = {}
+            for name, tensor in parts.get(part, {}).items():
+                index, _, key = name.partition(".")
+                moments.setdefault(int(index), {})[key] = tensor
+            optimiser.load_state_dict({"state": moments, "param_groups": checkpoint.card["param_groups"][part]})
+        torch.set_rng_state(parts["rng"]["cpu"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise FaultError(
+            f"checkpoint: expected the state of these networks, got: {str(error).splitlines()[0]}"
+        ) from error
+    if device.startswith("cuda") and "cuda" in parts["rng"]:
+        torch.cuda.set_rng_state(parts["rng"]["cuda"], device)
+    return parts.get("extra", {})

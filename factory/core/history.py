@@ -1,0 +1,61 @@
+"""The course of a training run: a Parquet table and a plot."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.files import write_atomic
+
+HISTORY = "history.parquet"
+PLOT = "history.png"
+
+
+def write_history(out: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Write one row per look at the run, keyed by ``step``; whole or not at all."""
+    # In a fixed order and type: rows restored from a checkpoint come in another, and a score may never have a value.
+    names = sorted(history[0].keys() - {"step"})
+    columns = {"step": pa.array([row["step"] for row in history], pa.int64())}
+    columns |= {name: pa.array([row[name] for row in history], pa.float64()) for name in names}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd", write_page_checksum=True)
+    write_atomic(out / HISTORY, buffer.getvalue())
+
+
+def plot_history(
+    out: Path,
+    history: Sequence[dict[str, Any]],
+    panels: Mapping[str, Mapping[str, str]],
+    limits: Mapping[str, tuple[float, float]] | None = None,
+) -> Path:
+    """Draw figures over the steps, whole or not at all; returns the PNG.
+
+    Args:
+        out: the run's folder. history: rows as `write_history` takes them.
+        panels: title -> column -> what the plot calls it; columns that the rows lack are left out.
+        limits: title -> range of the vertical axis.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    steps = [row["step"] for row in history]
+    for axes, (title, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, label in columns.items():
+            if name in history[0]:
+                values = [float("nan") if row[name] is None else row[name] for row in history]
+                axes.plot(steps, values, marker=".", label=label)
+        axes.set(xlabel="step", title=title, ylim=(limits or {}).get(title))
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    write_atomic(out / PLOT, buffer.getvalue())
+    return out / PLOT

@@ -1,0 +1,56 @@
+"""Batches made ahead of the training that uses them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Generic, TypeVar
+
+Batch = TypeVar("Batch")
+
+
+class BatchLoader(Generic[Batch]):
+    """Makes the batches of steps start..stop-1 in background threads, ahead of the one in use, in order.
+
+    Args:
+        draw: step -> batch; a function of the step alone, so the threads change nothing but the speed.
+        start, stop: the steps.
+        threads: null takes one for four cores, four at most: what draws is compiled and shares them.
+
+    Attributes:
+        waited_s: time that the consumer has waited for batches.
+    """
+
+    def __init__(self, draw: Callable[[int], Batch], start: int, stop: int, threads: int | None = None) -> None:
+        self._draw, self._next, self._stop = draw, start, stop
+        threads = threads or min(max((os.cpu_count() or 1) // 4, 1), 4)
+        self._ahead = threads + 1
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+        self._window: deque[Future[Batch]] = deque()
+        self.waited_s = 0.0
+
+    def __enter__(self) -> BatchLoader[Batch]:
+        return self
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        while self._next < self._stop and len(self._window) <= self._ahead:
+            self._window.append(self._pool.submit(self._draw, self._next))
+            self._next += 1
+        if not self._window:
+            raise StopIteration
+        started = time.perf_counter()
+        batch = self._window.popleft().result()
+        self.waited_s += time.perf_counter() - started
+        return batch
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
