@@ -8,6 +8,9 @@ from factory.commands.inspect import inspect
 from factory.commands.make import make
 from factory.commands.plan import plan
 from factory.commands.replay import replay
+from factory.commands.score import score
+from factory.commands.sketches import sketches
+from factory.commands.train import train
 from factory.commands.verify import verify
 from factory.core.console import run
 
@@ -18,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (plan, make, ingest, inspect, verify, replay, doctor):
+for command in (plan, make, train, ingest, inspect, score, verify, replay, sketches, doctor):
     app.command()(command)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.config import configs_dir, merge, parse, parse_assignments, read_yaml
+from factory.core.registry import resolve
+from factory.masks import MASKS
 from factory.pipeline import MakeConfig
 from factory.plan import Draft, load_scheme
 from manifests.errors import UserError
@@ -43,12 +45,17 @@ def resolve_config(
             typed[part] = {"name": name}
     layers = [read_yaml(config_file) if config_file else {}, parse_assignments(assignments), typed]
     _refuse_scalars(layers, where)
+    for part in ("masks", "renderer"):
+        if part in typed:  # values without a name are those of the part that was typed
+            layers[:2] = [
+                {**layer, part: typed[part] | layer[part]} if part in layer else layer for layer in layers[:2]
+            ]
     schemes = [layer["plan"]["scheme"] for layer in layers if "scheme" in layer.get("plan", {})]
     scheme = load_scheme(str(schemes[-1])) if schemes else None
     if draft:
         _refuse_contradiction(plan_flags, scheme, draft)
         scheme = draft.scheme or scheme
-    scheme = scheme or load_scheme("pdl1")
+    scheme = scheme or _scheme_of_weights(layers) or load_scheme("pdl1")
     defaults = configs_dir() / "plan" / f"{scheme.name}.yaml"
     values = read_yaml(defaults) if defaults.is_file() else {}
     for layer in layers:
@@ -56,6 +63,21 @@ def resolve_config(
     if "plan" in values:
         values["plan"] = {key: None if value == _NONE else value for key, value in values["plan"].items()}
     return parse(MakeConfig, values, where), scheme
+
+
+def _scheme_of_weights(layers: Sequence[Mapping[str, Any]]) -> LabelScheme | None:
+    """What the weights of a mask generator draw, where one with weights is asked for and no scheme."""
+    masks: dict[str, Any] = {}
+    for layer in layers:
+        masks |= layer.get("masks", {})
+    name = str(masks.get("name", ""))
+    if name not in MASKS:
+        return None
+    found: LabelScheme | None = None
+    default = getattr(resolve(MASKS, name, "--masks"), "default_scheme", None)
+    if default is not None:
+        found = default(masks)
+    return found
 
 
 def _refuse_scalars(layers: Sequence[Mapping[str, Any]], where: str) -> None:

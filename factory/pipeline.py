@@ -31,6 +31,7 @@ from manifests.tile import Tile
 
 Sample = tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]
 _CHECKED_AT_ONCE = 4096
+_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 _BYTE_MAKERS = ("numpy", "numba", "opencv-python-headless", "scipy", "pyarrow", "zarr")
 
 
@@ -74,6 +75,11 @@ class Recipe:
     device: str
 
     @property
+    def has_weights(self) -> bool:
+        """Whether the masks are a network's."""
+        return getattr(self.mask_config, "weights_sha256", None) is not None
+
+    @property
     def document(self) -> dict[str, Any]:
         """The part of run.yaml that `recipe_of` reads back."""
         return {
@@ -98,9 +104,12 @@ def recipe_of(document: dict[str, Any], scheme: LabelScheme, device: str = "cpu"
         able = [name for name in MASKS if _draws(resolve(MASKS, name, "--masks"), scheme)]
         hint = f"Use --masks {able[0]}." if able else "No mask generator draws it."
         raise UserError(f"--masks: expected a generator that draws scheme {scheme.name}, got {masks}. {hint}")
+    mask_config = parse(mask_class.Config, mask_values, f"masks ({masks})")
+    if _has_weights(mask_class):
+        mask_config = mask_class.settle(mask_config, device)
     return Recipe(
         masks=masks,
-        mask_config=parse(mask_class.Config, mask_values, f"masks ({masks})"),
+        mask_config=mask_config,
         renderer=renderer,
         render_config=parse(render_class.Config, render_values, f"renderer ({renderer})"),
         scheme=scheme,
@@ -112,8 +121,17 @@ def recipe_of(document: dict[str, Any], scheme: LabelScheme, device: str = "cpu"
 
 
 def _draws(mask_class: Any, scheme: LabelScheme) -> bool:
-    """Whether a mask generator draws a scheme; ``*`` stands for the schemes that are not shipped."""
+    """Whether a mask generator draws a scheme; ``*`` stands for the schemes that are not shipped.
+
+    What one with weights draws depends on these, so its `refusal` says it.
+    """
+    if _has_weights(mask_class):
+        return True
     return scheme.name in mask_class.schemes or ("*" in mask_class.schemes and scheme.name not in SCHEMES)
+
+
+def _has_weights(mask_class: Any) -> bool:
+    return bool(getattr(mask_class, "from_weights", False))
 
 
 class Realiser:
@@ -180,7 +198,8 @@ class Realiser:
             "attempts": attempts,
             "label_origin": self.renderer.label_origin,
             "device": recipe.device,
-            "precision": "float32",
+            "precision": _PRECISIONS[getattr(recipe.mask_config, "precision", "fp32")],
+            "mask_weights_sha256": getattr(recipe.mask_config, "weights_sha256", None),
         }
 
 
@@ -254,14 +273,15 @@ def prepare(
     asked = {} if manifest else config.plan.model_dump(mode="json")
     asked["requests_sha256"] = requests_digest(rows)
     document = {"plan": asked, "scheme": scheme.to_dict(), **recipe.document, "shard": config.shard}
-    versions = library_versions(*_BYTE_MAKERS)
+    versions = library_versions(*_BYTE_MAKERS, *(("torch",) if recipe.has_weights else ()))
+    sources, licences = _provenance(recipe, like)
     info = DatasetInfo(
         is_synthetic=True,
         generator=f"pathology-tile-factory {versions['pathology-tile-factory']}: {recipe.masks} + {recipe.renderer}",
         label_schemes=(scheme,),
         versions=versions,
-        training_sources=like.sources if like else (),
-        licences=like.licences if like else (),
+        training_sources=sources,
+        licences=licences,
     )
     return Order(RunSpec(out, document, layout, info), recipe, rows)
 
@@ -305,6 +325,15 @@ def make(
             if scheduler:  # whose workers tell nothing until a shard is done
                 on_tiles(made)
         return run.finish(), missing
+
+
+def _provenance(recipe: Recipe, like: Reference | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sources and licences behind the images fitted to and the weights drawn with."""
+    sources, licences = (set(like.sources), set(like.licences)) if like else (set[str](), set[str]())
+    if recipe.has_weights:
+        learnt, under = resolve(MASKS, recipe.masks, "--masks").provenance(recipe.mask_config)
+        sources, licences = sources | set(learnt), licences | set(under)
+    return tuple(sorted(sources)), tuple(sorted(licences))
 
 
 def _fitted(recipe: Recipe, like: Reference) -> Recipe:

@@ -1,7 +1,5 @@
 """The command `segment`. Each command lives in `segment.commands`; heavy imports wait until one runs."""
 
-import os
-
 import typer
 
 from factory.core.console import run
@@ -25,10 +23,6 @@ for command in (train, evaluate, compare, audit, score, predict):
 
 def main() -> None:
     """Entry point of the console script."""
-    # Threads that spin long at OpenMP's barriers keep the core that another process or the batch thread needs. On two
-    # cores a step took 0.42 s alone either way; beside a second training 5-12 s with libgomp's own count and 1.3-2.3 s
-    # with this one. Read when torch is loaded, so it is set here; a user's own value stands.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     run(app, go_on="run the same command again to go on, segment train with --resume")
 
 

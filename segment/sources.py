@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from factory.core.leaks import tested_groups_among
 from manifests.checksums import SUMS
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
@@ -162,8 +163,7 @@ def refuse_tested_groups(where: str, sources: Sequence[str], tested: set[str]) -
     Raises:
         UserError: naming the group.
     """
-    text = "\n".join(sources)
-    shared = sorted(group for group in tested if re.search(rf"(?<![\w.-]){re.escape(group)}(?!\w)", text))
+    shared = tested_groups_among(sources, tested)
     if shared:
         raise UserError(
             f"{where}: expected nothing that comes from the test split, got its group {shared[0]!r} "

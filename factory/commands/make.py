@@ -31,7 +31,7 @@ def make(
         Path | None,
         typer.Option(help="Fit the renderer to a data set (its train split), a folder or an image. [default: no fit]"),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto; for generators with networks.")] = "auto",
+    device: options.Device = "auto",
     workers: options.Workers = None,
     scheduler: Annotated[
         str | None,

@@ -49,3 +49,4 @@ Assignments = Annotated[
     typer.Option("--set", help="KEY=VALUE over the config: --set renderer.scanner.jpeg_quality=[80,95]. Repeatable."),
 ]
 Workers = Annotated[int | None, typer.Option(help="Processes; never changes a byte. [default: one per core]")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto; for generators with networks.")]

@@ -36,6 +36,10 @@ def run(command: Callable[..., object], go_on: str = "run the same command again
         go_on: how what was interrupted is taken up again.
     """
     keep_freed_memory()
+    # Threads that spin long at OpenMP's barriers keep the core that another process or the batch thread needs. On two
+    # cores a step took 0.42 s alone either way; beside a second training 5-12 s with libgomp's own count and 1.3-2.3 s
+    # with this one. Read when torch is loaded, so it is set here; a user's own value stands.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     signal.signal(signal.SIGTERM, _terminate)
     code: object = 0
     try:

@@ -17,6 +17,10 @@ class Stream(IntEnum):
     RENDER = 4
     FIT = 5
     DRAW = 6
+    TRAIN_ORDER = 7
+    TRAIN_VIEW = 8
+    TRAIN_NOISE = 9
+    SAMPLE = 10
 
 
 def generator(seed: int, stream: Stream, attempt: int = 0) -> np.random.Generator:

@@ -4,10 +4,18 @@ A generator is a class with a frozen `Config`, built as ``Generator(config, devi
 ``schemes``, the names of the label schemes it draws (``"*"``: any that is not shipped),
 ``refusal(request) -> str | None``, why a request can never be met, and ``draw(requests, rngs) -> list[Scores]``, which
 must not look at anything but each request and its own generator. `composition.allocate` makes the Tile of a Scores.
+One with weights derives from `trained_masks.TrainedMasks` and has a ``Lesson`` for `factory train`.
 """
 
 MASKS: dict[str, str] = {
     "polygons": "factory.masks.polygons:Polygons",
     "nuclei": "factory.masks.nuclei:Nuclei",
     "ihc": "factory.masks.ihc:Ihc",
+    "depas": "factory.masks.depas:Depas",
+    "dcgan": "factory.masks.dcgan:Dcgan",
+    "priorpath": "factory.masks.priorpath:PriorPath",
+    "cyclegan": "factory.masks.cyclegan:CycleGan",
 }
+
+TRAINABLE = ("depas", "dcgan", "priorpath", "cyclegan")
+"""Those that `factory train` can train; listed so that its help need not import them."""

@@ -9,4 +9,5 @@ where what the mask says is what is drawn, "conditioned" where a network was ask
 
 RENDERERS: dict[str, str] = {
     "stain": "factory.renderers.stain:Stain",
+    "palette": "factory.renderers.palette:Palette",
 }

@@ -1,0 +1,108 @@
+"""`factory score`: are fakes like real tiles, as varied, and none of them copied?"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Compared(StrEnum):
+    """What of the tiles is compared."""
+
+    masks = "masks"
+    images = "images"
+
+
+class Split(StrEnum):
+    """Which tiles of a data set."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+    all = "all"
+
+
+def score(
+    fake: Annotated[Path, typer.Argument(help="Data set of the fakes, all splits of it.")] = Path("data/synth"),
+    real: Annotated[
+        list[Path] | None, typer.Option(help="Data set of real tiles. Repeatable. [default: data/real]")
+    ] = None,
+    on: Annotated[Compared, typer.Option(help="Compare masks or images.")] = Compared.masks,
+    split: Annotated[Split, typer.Option(help="Which of the real tiles.")] = Split.test,
+    n: Annotated[
+        int | None, typer.Option("--n", min=16, help="Tiles of either kind, at most. [default: as many as both have]")
+    ] = None,
+    train: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Data set that the generator was trained on: search copies of it. Repeatable. [default: none]"
+        ),
+    ] = None,
+    train_split: Annotated[Split, typer.Option(help="Which of its tiles were trained on.")] = Split.train,
+    control: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another data set for the table of controls: another organ. Repeatable. [default: none]"),
+    ] = None,
+    features: Annotated[
+        str,
+        typer.Option(help="random-vgg16, random-vgg16-4096, random-vgg16-pooled, inception, resnet50 or timm:NAME."),
+    ] = "random-vgg16",
+    feature_weights: Annotated[
+        Path | None, typer.Option(help="safetensors file for the feature extractor. [default: none, or its download]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. [default: runs/score/NAME]")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto; for the feature extractor.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier score in --out.")] = False,
+) -> None:
+    """Score fakes against held-out real tiles: distances with floor and ceiling, coverage, mask statistics, copies.
+
+    Writes score.json, score.md, score.png, modes.png and, with --train, nearest.png.
+    """
+    from factory.core.console import console
+    from factory.realism.report import headline
+    from factory.realism.scoring import check_out, check_settings, default_out, write_score
+    from factory.realism.scoring import score as compare
+    from factory.realism.settings import Settings
+    from factory.realism.sources import open_inputs
+
+    folder = default_out(fake) if out is None else out
+    check_out(folder, overwrite=overwrite)
+    settings = check_settings(
+        Settings(
+            features=features,
+            feature_weights=str(feature_weights) if feature_weights else None,
+            seed=seed,
+            device=device,
+        )
+    )
+    inputs = open_inputs(
+        fake,
+        real or [Path("data/real")],
+        on=on.value,
+        split=split.value,
+        training=train or [],
+        training_split=train_split.value,
+        controls=control or [],
+    )
+    done = compare(inputs, settings, n)
+    terminal = console()
+    for note in (*done.notes, done.comparison.halves_note):
+        terminal.print(note, markup=False, highlight=False, soft_wrap=True)
+    terminal.print(_table(headline(done.comparison), fake.resolve().name))
+    for path in write_score(folder, done, inputs, overwrite=overwrite):
+        terminal.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(rows: list[tuple[str, str, str]], name: str) -> object:
+    from rich.table import Table
+
+    table = Table(title=f"Score of {name}", title_style="bold")
+    for column in ("figure", "value", "beside it"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    return table

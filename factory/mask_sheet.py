@@ -1,0 +1,41 @@
+"""A sheet of masks in their classes' colours: what `factory train` leaves as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from manifests.files import write_atomic
+from manifests.labels import LabelScheme
+
+_GAP_PX = 4
+_GAP_GREY = 96
+
+
+def write_mask_sheet(path: Path, columns: Sequence[npt.NDArray[np.uint8]], scheme: LabelScheme) -> None:
+    """Write a PNG with one row per mask and one column per kind, on grey.
+
+    Args:
+        path: of the PNG; its folder is made. columns: uint8 [n, H, W] each, of one shape. scheme: of the masks.
+    """
+    shown = [scheme.palette[column] for column in columns]
+    rows = [_joined([column[row] for column in shown], axis=1) for row in range(len(shown[0]))]
+    sheet = _joined(rows, axis=0)
+    encoded, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    assert encoded
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content.tobytes())
+
+
+def _joined(pictures: Sequence[npt.NDArray[np.uint8]], axis: int) -> npt.NDArray[np.uint8]:
+    shape = list(pictures[0].shape)
+    shape[axis] = _GAP_PX
+    gap = np.full(shape, _GAP_GREY, np.uint8)
+    parts = [gap]
+    for picture in pictures:
+        parts += [picture, gap]
+    return np.concatenate(parts, axis)

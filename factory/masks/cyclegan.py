@@ -1,0 +1,189 @@
+"""CycleGAN (Zhu et al. 2017) on coarse and fine masks without pairs: the baseline of PriorPath."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import nn
+
+from factory.coarse.morphology import CLOSING_PX, OPENING_PX
+from factory.composition import Request
+from factory.core.config import Config
+from factory.core.precision import autocast
+from factory.core.seeds import Stream, generator
+from factory.from_coarse import CoarseConfig, FromCoarse, coarse_of, pooled
+from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
+from factory.nets.discriminators import PatchDiscriminator
+from factory.nets.objectives import Adversarial, judged_as
+from factory.nets.resnet import ResnetGenerator
+from factory.training import LessonConfig, Views
+from manifests.labels import LabelScheme
+
+_SAMPLES = 6
+_SIDES = ("fine", "coarse")
+
+
+class ResnetShape(Config):
+    """Shape of both generators, see `ResnetGenerator`; the defaults are the paper's for 256 x 256."""
+
+    width: int = Field(default=64, ge=1)
+    blocks: int = Field(default=9, ge=1)
+    norm: str = Field(default="instance", pattern="^(batch|instance)$")
+
+
+class CycleGanLessonConfig(LessonConfig):
+    """How CycleGAN is trained.
+
+    Attributes:
+        network: both generators. judge_width, judge_depth: of both PatchGANs.
+        adversarial: least squares in the paper. cycle: weight of the cycle loss. identity: of the identity loss.
+        pool: made-up masks that the judges remember.
+        opening_px, closing_px: kernels that make the coarse masks.
+    """
+
+    network: ResnetShape = ResnetShape()
+    judge_width: int = Field(default=64, ge=1)
+    judge_depth: int = Field(default=3, ge=1, le=5)
+    adversarial: Adversarial = "lsgan"
+    cycle: float = Field(default=10.0, ge=0)
+    identity: float = Field(default=0.0, ge=0)
+    pool: int = Field(default=50, ge=1)
+    opening_px: int = Field(default=OPENING_PX, ge=1)
+    closing_px: int = Field(default=CLOSING_PX, ge=1)
+
+
+class CycleGanLesson:
+    """Trains two generators, coarse to fine and back, each against a judge of what it makes."""
+
+    Config = CycleGanLessonConfig
+    kept = "to_fine"
+    streams = 2
+
+    def __init__(self, config: CycleGanLessonConfig, scheme: LabelScheme, device: str) -> None:
+        self._config, self._scheme, self._device = config, scheme, device
+        self._channels = channels_of(len(scheme))
+        self._shape = {**config.network.model_dump(mode="json"), "channels": self._channels}
+        self.networks: dict[str, nn.Module] = {}
+        for side in _SIDES:
+            self.networks[f"to_{side}"] = build(self._shape).to(device)
+        for side in _SIDES:
+            judge = PatchDiscriminator(self._channels, config.judge_width, config.judge_depth, config.network.norm)
+            self.networks[f"judge_{side}"] = judge.to(device)
+        rates = (config.learning_rate, (config.beta1, config.beta2))
+        made_by = [p for side in _SIDES for p in self.networks[f"to_{side}"].parameters()]
+        judged_by = [p for side in _SIDES for p in self.networks[f"judge_{side}"].parameters()]
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "adam_generators": torch.optim.Adam(made_by, *rates),
+            "adam_judges": torch.optim.Adam(judged_by, *rates),
+        }
+        self._pools: dict[str, list[npt.NDArray[np.float32]]] = {side: [] for side in _SIDES}
+
+    def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
+        """One step of both generators, then one of both judges; coarse and fine masks are of different tiles."""
+        del epoch
+        config = self._config
+        real = {"fine": self._tensor(views[0]), "coarse": self._tensor(self._coarse(views[1]))}
+        judges = [self.networks[f"judge_{side}"] for side in _SIDES]
+
+        # Generators.
+        self.optimisers["adam_generators"].zero_grad(set_to_none=True)
+        for judge in judges:
+            judge.requires_grad_(False)
+        with autocast(config.precision, self._device):
+            made = {side: self._made(side, real[_other(side)]) for side in _SIDES}
+            fooled = torch.stack([self._judged(side, made[side], True) for side in _SIDES]).sum()
+            back = [(self._made(side, made[_other(side)]) - real[side]).abs().mean() for side in _SIDES]
+            cycle = torch.stack(back).sum()
+            total = fooled + config.cycle * cycle
+            if config.identity:
+                same = [(self._made(side, real[side]) - real[side]).abs().mean() for side in _SIDES]
+                total = total + config.identity * torch.stack(same).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        self.optimisers["adam_generators"].step()
+
+        # Judges, on a history of what was made.
+        self.optimisers["adam_judges"].zero_grad(set_to_none=True)
+        for judge in judges:
+            judge.requires_grad_(True)
+        with autocast(config.precision, self._device):
+            shown = {side: self._from_pool(side, made[side], step) for side in _SIDES}
+            told = [self._judged(s, real[s], True) + self._judged(s, shown[s], False) for s in _SIDES]
+            judging = 0.5 * torch.stack(told).sum()
+        judging.backward()  # type: ignore[no-untyped-call]
+        self.optimisers["adam_judges"].step()
+        return {"adversarial": fooled.detach(), "cycle": cycle.detach(), "judges": judging.detach()}
+
+    def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
+        """Coarse masks, the fine ones made of them, and the real fine ones."""
+        real = views[0][:_SAMPLES]
+        coarse = self._coarse(real)
+        network.eval()
+        with torch.inference_mode(), autocast(self._config.precision, self._device):
+            made = to_labels(network(self._tensor(coarse))).cpu().numpy()
+        return [coarse, made, real]
+
+    def card(self) -> dict[str, Any]:
+        """The shape of the network from coarse to fine."""
+        return {"network": dict(self._shape)}
+
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        """Both histories."""
+        return {f"pool_{side}": torch.from_numpy(np.stack(pool)) for side, pool in self._pools.items() if pool}
+
+    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put both histories back."""
+        self._pools = {side: list(tensors[f"pool_{side}"].numpy()) for side in _SIDES}
+
+    def _coarse(self, views: Views) -> Views:
+        kernels = {"opening_px": self._config.opening_px, "closing_px": self._config.closing_px}
+        return np.stack([coarse_of(view, self._scheme, kernels) for view in views])
+
+    def _tensor(self, labels: Views) -> torch.Tensor:
+        return to_channels(torch.from_numpy(labels).to(self._device), self._channels)
+
+    def _made(self, side: str, source: torch.Tensor) -> torch.Tensor:
+        return probabilities(self.networks[f"to_{side}"](source))
+
+    def _judged(self, side: str, masks: torch.Tensor, real: bool) -> torch.Tensor:
+        return judged_as(self.networks[f"judge_{side}"](masks)[-1], real, self._config.adversarial)
+
+    def _from_pool(self, side: str, made: torch.Tensor, step: int) -> torch.Tensor:
+        rng = generator(self._config.seed, Stream.TRAIN_NOISE, 2 * step + _SIDES.index(side))
+        masks = list(made.detach().float().cpu().numpy())
+        return torch.from_numpy(np.stack(pooled(self._pools[side], masks, rng, self._config.pool))).to(self._device)
+
+
+class CycleGan(FromCoarse):
+    """Draws region masks from coarse ones, without noise of its own."""
+
+    name = "cyclegan"
+    Config = CoarseConfig
+    Lesson = CycleGanLesson
+
+    @staticmethod
+    def build(network: Mapping[str, Any]) -> ResnetGenerator:
+        """The network of a card, with any weights."""
+        return build(network)
+
+    def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Logits of one tile, float32 [K, H, W]."""
+        coarse = torch.from_numpy(self.coarse_map(request, rng))[None]
+        inputs = to_channels(coarse, self.card.fields["network"]["channels"])
+        dtype = next(self.network.parameters()).dtype
+        with torch.inference_mode():
+            logits: npt.NDArray[np.float32] = self.network(inputs.to(self.device, dtype))[0].cpu().numpy()
+        return logits
+
+
+def build(shape: Mapping[str, Any]) -> ResnetGenerator:
+    """The network of a shape: mask in, logits out."""
+    return ResnetGenerator(shape["channels"], shape["channels"], shape["width"], shape["blocks"], shape["norm"])
+
+
+def _other(side: str) -> str:
+    return _SIDES[1 - _SIDES.index(side)]

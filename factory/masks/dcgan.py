@@ -1,0 +1,83 @@
+"""DCGAN (Radford et al. 2016) on masks: the baseline of DEPAS, of one size, with one judge and a plain sigmoid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from factory.composition import Request
+from factory.core.config import Config
+from factory.from_noise import FromNoise
+from factory.nets.annealing import channels_of
+from factory.nets.depas import DcganGenerator
+from factory.nets.discriminators import Scales, WholeDiscriminator
+from factory.trained_masks import TrainedConfig, TrainedMasks
+from factory.training import LessonConfig
+from manifests.labels import LabelScheme
+
+
+class DcganShape(Config):
+    """The generator's shape, see `DcganGenerator`; a latent of 100 as in the paper."""
+
+    latent: int = Field(default=100, ge=1)
+    widths: tuple[int, int, int, int, int] = (512, 256, 128, 64, 32)
+
+
+class DcganLessonConfig(LessonConfig):
+    """How DCGAN is trained: DEPAS' data, schedule and optimiser.
+
+    Attributes:
+        network: the generator. judge_width: channels of the first layer of the judge.
+    """
+
+    network: DcganShape = DcganShape()
+    judge_width: int = Field(default=64, ge=1)
+
+
+class DcganLesson(FromNoise):
+    """Trains a `DcganGenerator`; its tanh is our sigmoid, up to scale."""
+
+    Config = DcganLessonConfig
+
+    def __init__(self, config: DcganLessonConfig, scheme: LabelScheme, device: str) -> None:
+        channels = channels_of(len(scheme))
+        shape = {**config.network.model_dump(mode="json"), "size": list(config.size), "out_channels": channels}
+        judges = Scales([WholeDiscriminator(channels, config.judge_width, config.size)])
+        super().__init__(config, _build(shape), judges, channels, lambda epoch: 1.0, device, shape)
+
+
+class Dcgan(TrainedMasks):
+    """Draws region masks of the one size that its weights were trained on."""
+
+    name = "dcgan"
+    Config = TrainedConfig
+    Lesson = DcganLesson
+
+    @staticmethod
+    def build(network: Mapping[str, Any]) -> DcganGenerator:
+        """The network of a card, with any weights."""
+        return _build({key: value for key, value in network.items() if key != "sharpness"})
+
+    def refusal(self, request: Request) -> str | None:
+        """Why a request can never be met, or None."""
+        height, width = self.card.fields["network"]["size"]
+        if (request.height, request.width) != (height, width):
+            return f"size: the weights of dcgan draw {height}x{width}, got {request.height}x{request.width}"
+        return super().refusal(request)
+
+    def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Logits of one tile, float32 [K, H, W]."""
+        (latent,) = self.network.inputs([rng], (request.height, request.width))  # type: ignore[operator]
+        dtype = next(self.network.parameters()).dtype
+        with torch.inference_mode():
+            logits: npt.NDArray[np.float32] = self.network(latent.to(self.device, dtype))[0].cpu().numpy()
+        return logits
+
+
+def _build(shape: Mapping[str, Any]) -> DcganGenerator:
+    return DcganGenerator(shape["latent"], shape["widths"], tuple(shape["size"]), shape["out_channels"])

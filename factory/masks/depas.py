@@ -1,0 +1,88 @@
+"""DEPAS (Larey et al. 2023): masks from noise, with spatial noise, annealed output and judges at three scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from factory.composition import Request
+from factory.core.config import Config
+from factory.from_noise import FromNoise
+from factory.nets.annealing import channels_of, sharpness
+from factory.nets.depas import DepasGenerator
+from factory.nets.discriminators import Scales, WholeDiscriminator
+from factory.trained_masks import TrainedConfig, TrainedMasks
+from factory.training import LessonConfig
+from manifests.labels import LabelScheme
+
+
+class DepasShape(Config):
+    """The generator's shape, see `DepasGenerator`; its widths and latents are ours, the paper gives none."""
+
+    latent_tile: int = Field(default=16, ge=1)
+    latent_place: int = Field(default=112, ge=1)
+    widths: tuple[int, int, int, int, int] = (512, 256, 128, 64, 32)
+    mixing: int = Field(default=2, ge=0)
+
+
+class DepasLessonConfig(LessonConfig):
+    """How DEPAS is trained; the defaults are the paper's schedule.
+
+    Attributes:
+        network: the generator. judge_width: channels of the first layer of each judge.
+        scales: judges at 100, 50, 25 % ... of the size, equal weights.
+        anneal_epochs: the sigmoid's slope grows by 1, or the softmax's temperature falls to 4/5, every so many epochs.
+    """
+
+    network: DepasShape = DepasShape()
+    judge_width: int = Field(default=64, ge=1)
+    scales: int = Field(default=3, ge=1, le=4)
+    anneal_epochs: int = Field(default=10, ge=1)
+
+
+class DepasLesson(FromNoise):
+    """Trains a `DepasGenerator`."""
+
+    Config = DepasLessonConfig
+
+    def __init__(self, config: DepasLessonConfig, scheme: LabelScheme, device: str) -> None:
+        channels = channels_of(len(scheme))
+        shape = {**config.network.model_dump(mode="json"), "out_channels": channels}
+        sizes = [(config.size[0] >> level, config.size[1] >> level) for level in range(config.scales)]
+        judges = Scales([WholeDiscriminator(channels, config.judge_width, size) for size in sizes])
+        super().__init__(
+            config,
+            DepasGenerator(**shape),
+            judges,
+            channels,
+            lambda epoch: sharpness(epoch, config.anneal_epochs, channels),
+            device,
+            shape,
+        )
+
+
+class Depas(TrainedMasks):
+    """Draws region masks of any size that is a multiple of 32."""
+
+    name = "depas"
+    Config = TrainedConfig
+    Lesson = DepasLesson
+
+    @staticmethod
+    def build(network: Mapping[str, Any]) -> DepasGenerator:
+        """The network of a card, with any weights."""
+        return DepasGenerator(**{key: value for key, value in network.items() if key != "sharpness"})
+
+    def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Sharpened logits of one tile, float32 [K, H, W]."""
+        inputs = self.network.inputs([rng], (request.height, request.width))  # type: ignore[operator]
+        dtype = next(self.network.parameters()).dtype
+        with torch.inference_mode():
+            logits = self.network(*(tensor.to(self.device, dtype) for tensor in inputs))[0]
+        sharpened: npt.NDArray[np.float32] = (logits * self.card.fields["network"]["sharpness"]).cpu().numpy()
+        return sharpened

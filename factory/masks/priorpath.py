@@ -1,0 +1,222 @@
+"""PriorPath (Daniel et al. 2024): fine masks from coarse ones by pix2pix (Isola et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from factory.coarse.morphology import CLOSING_PX, OPENING_PX
+from factory.composition import Request
+from factory.core.config import Config
+from factory.core.precision import autocast
+from factory.core.seeds import Stream, generator
+from factory.from_coarse import CoarseConfig, FromCoarse, coarse_of
+from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
+from factory.nets.discriminators import PatchDiscriminator, Scales
+from factory.nets.objectives import Adversarial, feature_matching, judged_as
+from factory.nets.unet import UNet
+from factory.training import LessonConfig, Views
+from manifests.labels import LabelScheme
+
+_SAMPLES = 6
+
+
+class UNetShape(Config):
+    """The generator's shape, see `UNet`; the defaults are pix2pix'."""
+
+    width: int = Field(default=64, ge=1)
+    depth: int = Field(default=8, ge=2, le=10)
+    norm: str = Field(default="instance", pattern="^(batch|instance)$")
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+
+
+class LossWeights(Config):
+    """How much each term counts.
+
+    Attributes:
+        adversarial: of the judges. l1: mean absolute difference from the paired mask (pix2pix: 100).
+        feature: feature matching, for each judge. mean_prediction: square of the difference between the judges' mean
+            predictions of made-up and of real masks (PriorPath, 2.8).
+    """
+
+    adversarial: float = Field(default=1.0, ge=0)
+    l1: float = Field(default=100.0, ge=0)
+    feature: float = Field(default=0.0, ge=0)
+    mean_prediction: float = Field(default=0.0, ge=0)
+
+
+class PriorPathLessonConfig(LessonConfig):
+    """How PriorPath is trained.
+
+    Attributes:
+        network: the generator. judge_width, judge_depth: of each PatchGAN. judges: at 100, 50 ... % of the size.
+        adversarial: cross entropy or least squares. loss: weights of the terms.
+        opening_px, closing_px: kernels that make the coarse mask of a fine one.
+    """
+
+    network: UNetShape = UNetShape()
+    judge_width: int = Field(default=64, ge=1)
+    judge_depth: int = Field(default=3, ge=1, le=5)
+    judges: int = Field(default=1, ge=1, le=3)
+    adversarial: Adversarial = "bce"
+    loss: LossWeights = LossWeights()
+    opening_px: int = Field(default=OPENING_PX, ge=1)
+    closing_px: int = Field(default=CLOSING_PX, ge=1)
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> PriorPathLessonConfig:
+        step = 2**self.network.depth
+        if any(side % step for side in self.size):
+            raise ValueError(f"size: expected multiples of {step}, 2^depth, got {self.size[0]}x{self.size[1]}")
+        return self
+
+
+class PriorPathLesson:
+    """Trains a `UNet` on pairs of coarse and fine masks against PatchGANs that see both."""
+
+    Config = PriorPathLessonConfig
+    kept = "generator"
+    streams = 1
+
+    def __init__(self, config: PriorPathLessonConfig, scheme: LabelScheme, device: str) -> None:
+        self._config, self._scheme, self._device = config, scheme, device
+        self._channels = channels_of(len(scheme))
+        self._shape = {**config.network.model_dump(mode="json"), "channels": self._channels}
+        self._network = build(self._shape).to(device)
+        seen = 2 * self._channels
+        norm = config.network.norm
+        self._judges = Scales(
+            [PatchDiscriminator(seen, config.judge_width, config.judge_depth, norm) for _ in range(config.judges)]
+        ).to(device)
+        self.networks: dict[str, nn.Module] = {"generator": self._network, "judges": self._judges}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            f"adam_{name}": torch.optim.Adam(part.parameters(), config.learning_rate, (config.beta1, config.beta2))
+            for name, part in self.networks.items()
+        }
+
+    def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
+        """One step of the judges on real and made-up pairs, then one of the generator."""
+        del epoch
+        config = self._config
+        fine, coarse = self._pairs(views[0])
+        with autocast(config.precision, self._device):
+            made = probabilities(self._network(torch.cat([coarse, self._noise(fine, Stream.TRAIN_NOISE, step)], 1)))
+
+            # Judges.
+            self.optimisers["adam_judges"].zero_grad(set_to_none=True)
+            said = zip(self._judge(coarse, fine), self._judge(coarse, made.detach()), strict=True)
+            kind = config.adversarial
+            judging = torch.stack([judged_as(r[-1], True, kind) + judged_as(f[-1], False, kind) for r, f in said])
+            judging = 0.5 * judging.mean()  # half, as in pix2pix, so that the judges learn more slowly
+        judging.backward()  # type: ignore[no-untyped-call]
+        self.optimisers["adam_judges"].step()
+
+        # Generator.
+        self.optimisers["adam_generator"].zero_grad(set_to_none=True)
+        self._judges.requires_grad_(False)
+        with autocast(config.precision, self._device):
+            terms = self._terms(coarse, fine, made)
+        total = torch.stack([getattr(config.loss, name) * value for name, value in terms.items()]).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        self._judges.requires_grad_(True)
+        self.optimisers["adam_generator"].step()
+        return {name: value.detach() for name, value in {**terms, "judges": judging}.items()}
+
+    def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
+        """Coarse masks, two fine ones made of each with always the same noise, and the real fine ones."""
+        real = views[0][:_SAMPLES]
+        fine, coarse = self._pairs(real)
+        network.eval()
+        with torch.inference_mode(), autocast(self._config.precision, self._device):
+            made = [
+                to_labels(network(torch.cat([coarse, self._noise(fine, Stream.SAMPLE, draw)], 1))).cpu().numpy()
+                for draw in range(2)
+            ]
+        return [to_labels_of_channels(coarse), *made, real]
+
+    def card(self) -> dict[str, Any]:
+        """The network's shape."""
+        return {"network": dict(self._shape)}
+
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        """None."""
+        return {}
+
+    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Nothing to put back."""
+
+    def _pairs(self, views: Views) -> tuple[torch.Tensor, torch.Tensor]:
+        kernels = {"opening_px": self._config.opening_px, "closing_px": self._config.closing_px}
+        coarse = np.stack([coarse_of(view, self._scheme, kernels) for view in views])
+        fine_map, coarse_map = (
+            to_channels(torch.from_numpy(maps).to(self._device), self._channels) for maps in (views, coarse)
+        )
+        return fine_map, coarse_map
+
+    def _noise(self, like: torch.Tensor, stream: Stream, step: int) -> torch.Tensor:
+        rng = generator(self._config.seed, stream, step)
+        drawn = rng.standard_normal((len(like), 1, *like.shape[2:]), np.float32)
+        return torch.from_numpy(drawn).to(self._device)
+
+    def _judge(self, coarse: torch.Tensor, fine: torch.Tensor) -> list[list[torch.Tensor]]:
+        said: list[list[torch.Tensor]] = self._judges(torch.cat([coarse, fine], 1))
+        return said
+
+    def _terms(self, coarse: torch.Tensor, fine: torch.Tensor, made: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The generator's terms; those that do not count are left out."""
+        weights, kind = self._config.loss, self._config.adversarial
+        of_made = self._judge(coarse, made)
+        terms = {"adversarial": torch.stack([judged_as(said[-1], True, kind) for said in of_made]).mean()}
+        if weights.l1:
+            terms["l1"] = (made.float() - fine).abs().mean()
+        if weights.feature or weights.mean_prediction:
+            with torch.no_grad():
+                of_real = self._judge(coarse, fine)
+            pairs = list(zip(of_made, of_real, strict=True))
+            if weights.feature:
+                terms["feature"] = torch.stack([feature_matching(m, r) for m, r in pairs]).sum()
+            if weights.mean_prediction:
+                gaps = [m[-1].float().sigmoid().mean() - r[-1].float().sigmoid().mean() for m, r in pairs]
+                terms["mean_prediction"] = torch.stack([gap.square() for gap in gaps]).mean()
+        return terms
+
+
+class PriorPath(FromCoarse):
+    """Draws region masks from coarse ones that the plan draws, a person sketches, or a data set has."""
+
+    name = "priorpath"
+    Config = CoarseConfig
+    Lesson = PriorPathLesson
+
+    @staticmethod
+    def build(network: Mapping[str, Any]) -> UNet:
+        """The network of a card, with any weights."""
+        return build(network)
+
+    def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Logits of one tile, float32 [K, H, W]."""
+        coarse = torch.from_numpy(self.coarse_map(request, rng))[None]
+        noise = torch.from_numpy(rng.standard_normal((1, 1, request.height, request.width), np.float32))
+        inputs = torch.cat([to_channels(coarse, self.card.fields["network"]["channels"]), noise], 1)
+        dtype = next(self.network.parameters()).dtype
+        with torch.inference_mode():
+            logits: npt.NDArray[np.float32] = self.network(inputs.to(self.device, dtype))[0].cpu().numpy()
+        return logits
+
+
+def build(shape: Mapping[str, Any]) -> UNet:
+    """The network of a shape: coarse mask and a channel of noise in, logits out."""
+    channels = shape["channels"]
+    return UNet(channels + 1, channels, shape["width"], shape["depth"], shape["norm"], shape["dropout"])
+
+
+def to_labels_of_channels(maps: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """Classes of what `to_channels` gave: uint8 [N, H, W]."""
+    labels: npt.NDArray[np.uint8] = to_labels(maps - 0.5 if maps.shape[1] == 1 else maps).cpu().numpy()
+    return labels

@@ -1,0 +1,1 @@
+"""Network parts that several generators share. Each file names the paper that its arithmetic is from."""

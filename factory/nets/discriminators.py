@@ -1,0 +1,94 @@
+"""Judges of masks: DCGAN's, which says one number of a mask, and pix2pix', which says one of every patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from factory.nets.layers import draw_first_weights, make_norm
+
+SLOPE = 0.2
+"""Of the leaky ReLU, in all of the papers."""
+
+
+class WholeDiscriminator(nn.Module):
+    """A mask of one size -> one logit (Radford et al. 2016; DEPAS, Fig. 2B).
+
+    Strided convolutions with batch norm (not in the first) and leaky ReLU until a side is 4 or would be odd; the last
+    kernel covers what is left.
+
+    Args:
+        channels: of the mask. width: of the first layer; doubles to `widest`. size: height and width of the mask.
+    """
+
+    def __init__(self, channels: int, width: int, size: tuple[int, int], widest: int = 512) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        height, length = size
+        inside, outside = channels, width
+        while min(height, length) > 4 and height % 2 == 0 and length % 2 == 0:
+            layers.append(nn.Conv2d(inside, outside, 4, stride=2, padding=1, bias=not layers))
+            if len(layers) > 1:
+                layers.append(nn.BatchNorm2d(outside))
+            layers.append(nn.LeakyReLU(SLOPE, inplace=True))
+            height, length = height // 2, length // 2
+            inside, outside = outside, min(2 * outside, widest)
+        self.layers = nn.Sequential(*layers, nn.Conv2d(inside, 1, (height, length)))
+        draw_first_weights(self)
+
+    def forward(self, mask: torch.Tensor) -> torch.Tensor:
+        """Logits [N] of masks [N, K, H, W]."""
+        logits: torch.Tensor = self.layers(mask)
+        return logits.flatten()
+
+
+class PatchDiscriminator(nn.Module):
+    """A mask -> a map of logits, one for every patch (70 x 70 pixels with three strided layers; Isola et al. 2017).
+
+    Args:
+        channels: of what is judged, condition included. width: of the first layer. depth: strided layers. norm: kind.
+    """
+
+    def __init__(self, channels: int, width: int, depth: int = 3, norm: str = "instance") -> None:
+        super().__init__()
+        stages = [nn.Sequential(nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(SLOPE))]
+        inside = width
+        for position in range(1, depth + 1):
+            outside, stride = min(width * 2**position, width * 8), 2 if position < depth else 1
+            stages.append(
+                nn.Sequential(
+                    nn.Conv2d(inside, outside, 4, stride=stride, padding=1, bias=norm != "batch"),
+                    make_norm(norm, outside),
+                    nn.LeakyReLU(SLOPE),
+                )
+            )
+            inside = outside
+        stages.append(nn.Sequential(nn.Conv2d(inside, 1, 4, padding=1)))
+        self.stages = nn.ModuleList(stages)
+        draw_first_weights(self)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The output of every stage; the last is the logits [N, 1, h, w]."""
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
+
+class Scales(nn.Module):
+    """Judges of one kind at 100, 50, 25 ... per cent of the size; smaller masks are means over 2 x 2 pixels."""
+
+    def __init__(self, judges: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.judges = nn.ModuleList(judges)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor | list[torch.Tensor]]:
+        """What each judge says, the one of the full size first."""
+        said = []
+        for position, judge in enumerate(self.judges):
+            said.append(judge(x if position == 0 else F.avg_pool2d(x, 2**position)))
+        return said

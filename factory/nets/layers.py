@@ -1,0 +1,72 @@
+"""What is done to whole networks: first weights, counting, and making them fast to draw from."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Network = TypeVar("Network", bound=nn.Module)
+
+WEIGHT_STD = 0.02
+"""Of the first weights, N(0, 0.02): DCGAN (Radford et al. 2016), pix2pix (Isola et al. 2017) and PriorPath alike."""
+
+
+def draw_first_weights(network: Network) -> Network:
+    """Draw all weights from N(0, 0.02), the gains of batch norm from N(1, 0.02), from torch's global generator."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(module.weight, 0.0, WEIGHT_STD)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d) and module.affine:
+            nn.init.normal_(module.weight, 1.0, WEIGHT_STD)
+            nn.init.zeros_(module.bias)
+    return network
+
+
+def make_norm(kind: str, channels: int) -> nn.Module:
+    """``batch``, ``instance`` (without affine, as pix2pixHD has it) or ``none``.
+
+    Raises:
+        ValueError: for another kind.
+    """
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    if kind == "instance":
+        return nn.InstanceNorm2d(channels)
+    if kind == "none":
+        return nn.Identity()
+    raise ValueError(f"norm: expected batch, instance or none, got {kind!r}")
+
+
+def fold_batch_norm(network: Network) -> Network:
+    """Fold every batch norm into the convolution right before it, in place; for eval mode, up to rounding the same.
+
+    A pair is a convolution and a batch norm that follow each other in an `nn.Sequential`, or the attributes ``up`` and
+    ``norm`` of one module.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            for index in range(len(module) - 1):
+                module[index], module[index + 1] = _folded(module[index], module[index + 1])
+            continue
+        up, norm = getattr(module, "up", None), getattr(module, "norm", None)
+        if isinstance(up, nn.Module) and isinstance(norm, nn.Module):
+            module.up, module.norm = _folded(up, norm)
+    return network
+
+
+def _folded(first: nn.Module, second: nn.Module) -> tuple[nn.Module, nn.Module]:
+    if not isinstance(first, nn.Conv2d | nn.ConvTranspose2d) or not isinstance(second, nn.BatchNorm2d):
+        return first, second
+    transpose = isinstance(first, nn.ConvTranspose2d)
+    with torch.no_grad():
+        return fuse_conv_bn_eval(first.eval(), second.eval(), transpose=transpose), nn.Identity()
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(parameter.numel() for parameter in network.parameters())

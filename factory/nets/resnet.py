@@ -1,0 +1,62 @@
+"""The generator of CycleGAN (Zhu et al. 2017, after Johnson et al. 2016): residual blocks at a quarter of the size."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from factory.nets.depas import logits_in_full_precision
+from factory.nets.layers import draw_first_weights, make_norm
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3),
+            make_norm(norm, channels),
+            nn.ReLU(inplace=True),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3),
+            make_norm(norm, channels),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        added: torch.Tensor = x + self.body(x)
+        return added
+
+
+class ResnetGenerator(nn.Module):
+    """7x7 convolution, two halvings, residual blocks, two doublings, 7x7 convolution.
+
+    Args:
+        in_channels, out_channels: of the mask and of the logits. width: of the first layer. blocks: residual blocks
+        (9 in the paper at 256 x 256). norm: instance in the paper.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, width: int, blocks: int, norm: str = "instance") -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.ReflectionPad2d(3), nn.Conv2d(in_channels, width, 7), make_norm(norm, width), nn.ReLU(inplace=True)
+        ]  # fmt: skip
+        for level in (1, 2):
+            layers += [
+                nn.Conv2d(width * level, width * level * 2, 3, stride=2, padding=1),
+                make_norm(norm, width * level * 2),
+                nn.ReLU(inplace=True),
+            ]
+        layers += [_Block(4 * width, norm) for _ in range(blocks)]
+        for level in (4, 2):
+            layers += [
+                nn.ConvTranspose2d(width * level, width * level // 2, 3, stride=2, padding=1, output_padding=1),
+                make_norm(norm, width * level // 2),
+                nn.ReLU(inplace=True),
+            ]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(width, out_channels, 7))
+        draw_first_weights(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [N, out_channels, H, W] of [N, in_channels, H, W]."""
+        return logits_in_full_precision(self.head, self.body(x))

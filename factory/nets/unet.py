@@ -1,0 +1,67 @@
+"""The U-Net of pix2pix (Isola et al. 2017): mask and noise in, logits out."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from factory.nets.depas import logits_in_full_precision
+from factory.nets.discriminators import SLOPE
+from factory.nets.layers import draw_first_weights, make_norm
+
+
+class UNet(nn.Module):
+    """Encoder and decoder of strided 4x4 convolutions with skip connections.
+
+    pix2pix draws its noise by dropout, in use too. Ours has a channel of Gaussian noise beside the mask instead, so
+    that what is drawn depends on the row's random numbers alone and the network runs in eval mode.
+
+    Args:
+        in_channels: of mask and noise. out_channels: of the logits. width: of the first layer; doubles to 8 x.
+        depth: halvings; sides are multiples of 2^depth (8 in the paper, for 256 x 256).
+        norm: ``batch``, or ``instance``, which is what batch norm is for the paper's batch of one.
+        dropout: of the three innermost decoder layers while training.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, width: int, depth: int, norm: str = "batch", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.depth = depth
+        widths = [min(width * 2**level, 8 * width) for level in range(depth)]
+        downs, ups = [], []
+        for level, outside in enumerate(widths):
+            inside = in_channels if level == 0 else widths[level - 1]
+            bare = level in (0, depth - 1)  # the first sees raw values, the innermost has few pixels to normalise over
+            downs.append(
+                nn.Sequential(
+                    nn.Identity() if level == 0 else nn.LeakyReLU(SLOPE),
+                    nn.Conv2d(inside, outside, 4, stride=2, padding=1, bias=bare or norm != "batch"),
+                    nn.Identity() if bare else make_norm(norm, outside),
+                )
+            )
+        for level in range(depth - 1, 0, -1):
+            inside = widths[level] if level == depth - 1 else 2 * widths[level]
+            inner = depth - 1 - level < 3
+            ups.append(
+                nn.Sequential(
+                    nn.ReLU(),
+                    nn.ConvTranspose2d(inside, widths[level - 1], 4, stride=2, padding=1, bias=norm != "batch"),
+                    make_norm(norm, widths[level - 1]),
+                    nn.Dropout(dropout) if inner and dropout else nn.Identity(),
+                )
+            )
+        self.downs, self.ups = nn.ModuleList(downs), nn.ModuleList(ups)
+        self.head = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(2 * widths[0], out_channels, 4, stride=2, padding=1))
+        draw_first_weights(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [N, K, H, W] of [N, in_channels, H, W]."""
+        skips = []
+        for down in self.downs:
+            x = down(x)
+            skips.append(x)
+        skips.pop()
+        for up in self.ups:
+            x = torch.cat([up(x), skips.pop()], 1)
+        return logits_in_full_precision(self.head, x)

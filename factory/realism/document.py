@@ -1,0 +1,49 @@
+"""A comparison as plain values: score.json."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from factory.realism.compare import Comparison
+from factory.realism.tiles import TileSet
+
+_LEFT_OUT = ("measured", "training")  # statistics of every tile, and tiles
+
+
+def to_document(comparison: Comparison) -> dict[str, Any]:
+    """Every figure, JSON-ready; what has no value is null. Points and pairs go along, pixels do not."""
+    document = {
+        field.name: _plain(getattr(comparison, field.name))
+        for field in fields(comparison)
+        if field.name not in _LEFT_OUT
+    }
+    document["floor"] = _plain(comparison.floor)
+    if comparison.copies is not None:
+        document["copies"]["flagged"] = [_plain(pair) for pair in comparison.copies.flagged]
+    for figures, own in zip(comparison.projections, document["projections"], strict=True):
+        own["grid"] |= {"with_reals": figures.grid.with_reals, "covered": figures.grid.covered}
+    document["modes"] |= {
+        "missing": [mode.number for mode in comparison.modes.missing],
+        "hit_share": comparison.modes.hit_share,
+    }
+    return document
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, TileSet):
+        return {"name": value.name, "tiles": len(value), "size": list(value.shape), "mpp": value.mpp, "ids": value.ids}
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,138 @@
+"""`factory score` from data sets to files: everything that can be refused is, before a pixel is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.core.devices import resolve_device
+from factory.core.folder import is_begun
+from factory.core.runs import library_versions, lock_folder
+from factory.realism.compare import Comparison, compare_sets
+from factory.realism.document import to_document
+from factory.realism.features import Extractor, check_extractor, open_extractor
+from factory.realism.plots import plot_score
+from factory.realism.report import markdown
+from factory.realism.settings import Settings
+from factory.realism.sheets import modes_sheet, nearest_sheet
+from factory.realism.sources import Inputs, load
+from manifests.errors import UserError
+from manifests.files import remove_orphans, write_atomic
+from manifests.store import STORE
+
+JSON, MARKDOWN, PLOT, NEAREST, MODES = "score.json", "score.md", "score.png", "nearest.png", "modes.png"
+FILES = (JSON, MARKDOWN, PLOT, NEAREST, MODES)
+
+_KIND = "a score"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was compared, and what was done to it first, in lines."""
+
+    comparison: Comparison
+    notes: tuple[str, ...]
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds anything but an earlier score, or that one without a word.
+
+    Raises:
+        UserError: with what is in the way.
+    """
+    for folder in (out.resolve(), *out.resolve().parents):
+        if (folder / STORE).is_dir():
+            raise UserError(f"--out {out}: expected a folder outside every data set, got one in {folder}.")
+    if is_begun(out, _KIND, FILES.__contains__) and not overwrite:
+        raise UserError(f"{out}: expected an empty folder, got a score in it. Use another --out, or --overwrite.")
+
+
+def check_settings(settings: Settings) -> Settings:
+    """The settings with a device that this machine has.
+
+    Raises:
+        UserError: for an extractor or a file of weights that cannot be.
+    """
+    check_extractor(settings.features, Path(settings.feature_weights) if settings.feature_weights else None)
+    return settings.model_copy(update={"device": resolve_device(settings.device)})
+
+
+def score(inputs: Inputs, settings: Settings, n: int | None = None) -> Score:
+    """Read the tiles and compare them.
+
+    Args:
+        inputs: from `open_inputs`. settings: from `check_settings`. n: tiles of either kind, at most.
+
+    Raises:
+        UserError: when too few tiles are left. FaultError: when weights cannot be fetched.
+    """
+    extractor: Extractor = open_extractor(
+        settings.features, Path(settings.feature_weights) if settings.feature_weights else None
+    )
+    loaded = load(inputs, settings.seed, most=n)
+    count = min(len(loaded.fakes), len(loaded.reals), n or len(loaded.reals))
+    notes = list(loaded.notes)
+    for side, role in ((loaded.fakes, "fakes"), (loaded.reals, "real tiles")):
+        if len(side) > count:
+            notes.append(f"{count} of {len(side)} {role} drawn with seed {settings.seed}: equal numbers on both sides")
+    comparison = compare_sets(
+        loaded.fakes,
+        loaded.reals,
+        settings,
+        n=count,
+        training=loaded.training,
+        controls=loaded.controls,
+        extractor=extractor,
+    )
+    return Score(comparison, tuple(notes))
+
+
+def write_score(out: Path, done: Score, inputs: Inputs, *, overwrite: bool) -> list[Path]:
+    """Write all files; returns those written. An earlier score goes first where that was asked for.
+
+    Raises:
+        UserError: when something came into the folder meanwhile, or another process writes there.
+    """
+    files = _files(done, inputs)
+    check_out(out, overwrite=overwrite)
+    out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(out):
+        remove_orphans(out)
+        for name in FILES:
+            (out / name).unlink(missing_ok=True)
+        for name, content in files.items():
+            write_atomic(out / name, content)
+    return [out / name for name in files]
+
+
+def _files(done: Score, inputs: Inputs) -> dict[str, bytes]:
+    comparison = done.comparison
+    name = inputs.fake.root.resolve().name
+    document: dict[str, Any] = {
+        "what": "factory score",
+        "on": inputs.on,
+        "inputs": {
+            "fake": inputs.fake.to_dict(),
+            "real": [source.to_dict() for source in inputs.reals],
+            "train": [source.to_dict() for source in inputs.training],
+            "control": [source.to_dict() for source in inputs.controls],
+        },
+        "notes": list(done.notes),
+        "versions": library_versions("numpy", "scipy", "torch", "torchvision", "timm", "scikit-learn"),
+        **to_document(comparison),
+    }
+    files = {
+        JSON: (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
+        MARKDOWN: markdown(comparison, name, done.notes).encode(),
+        PLOT: plot_score(comparison),
+        MODES: modes_sheet(comparison),
+    }
+    nearest = nearest_sheet(comparison)
+    return files if nearest is None else files | {NEAREST: nearest}
+
+
+def default_out(fake: Path) -> Path:
+    """``runs/score/NAME``, with the name of the fakes' folder."""
+    return Path("runs/score") / fake.resolve().name

@@ -1,0 +1,313 @@
+"""Data sets to comparable sets of tiles: splits, a common scheme, a common size, and the guards against leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow.compute as pc
+
+from factory.core.console import progress
+from factory.core.leaks import tested_groups_among
+from factory.realism.compare import LEAST_TILES
+from factory.realism.tiles import TileSet, generator, labelled, random_crops
+from manifests.checksums import SUMS
+from manifests.dataset import Dataset, open_dataset
+from manifests.errors import UserError
+from manifests.files import sha256_file
+from manifests.labels import LabelScheme, common_scheme
+
+On = Literal["masks", "images"]
+SPLITS = ("train", "val", "test", "all")
+
+_MPP_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of a data set that take part in one role.
+
+    Attributes:
+        role: the option that named it: ``--real``. dataset: its rows. split: which of them.
+    """
+
+    role: str
+    dataset: Dataset
+    split: str
+
+    @property
+    def root(self) -> Path:
+        """Its folder."""
+        return self.dataset.root
+
+    @property
+    def groups(self) -> set[str]:
+        """Patients or slides of its rows."""
+        return {group for group in self.dataset.table["group_id"].unique().to_pylist() if group is not None}
+
+    def to_dict(self) -> dict[str, object]:
+        """Where the tiles are from, for the report."""
+        sums = self.root / SUMS
+        return {
+            "folder": str(self.root),
+            "split": self.split,
+            "tiles": len(self.dataset),
+            "generator": self.dataset.info.generator,
+            "sha256sums_sha256": sha256_file(sums) if sums.is_file() else None,
+        }
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a score reads, checked: sources by role, and what they have in common.
+
+    Attributes:
+        on: masks or images. fake: the fakes. reals: of one or several data sets. training, controls: likewise, or none.
+        scheme: that all masks read as; None for images. shape: common height and width. mpp: of the real tiles.
+    """
+
+    on: On
+    fake: Source
+    reals: tuple[Source, ...]
+    training: tuple[Source, ...]
+    controls: tuple[Source, ...]
+    scheme: LabelScheme | None
+    shape: tuple[int, int]
+    mpp: float
+
+    @property
+    def all(self) -> tuple[Source, ...]:
+        """Every source."""
+        return (self.fake, *self.reals, *self.training, *self.controls)
+
+
+def open_inputs(
+    fake: Path,
+    reals: Sequence[Path],
+    *,
+    on: On = "masks",
+    split: str = "test",
+    training: Sequence[Path] = (),
+    training_split: str = "train",
+    controls: Sequence[Path] = (),
+) -> Inputs:
+    """Open the data sets of a score and refuse what cannot be compared; no pixel is read yet.
+
+    Args:
+        fake: data set of the fakes, whose every row counts. reals: real data sets. on: what is compared.
+        split: of the real ones and controls, or all. training, training_split: what the generator was trained on.
+        controls: other data sets for the table.
+
+    Raises:
+        UserError: for a missing data set, an empty split, schemes without a common one, other resolutions, or leaks.
+    """
+    if not reals:
+        raise UserError("--real: expected at least one data set of real tiles, got none.")
+    fakes = _open("FAKE", fake, "all")
+    real_sources = tuple(_open("--real", root, split) for root in reals)
+    training_sources = tuple(_open("--train", root, training_split) for root in training)
+    control_sources = tuple(_open("--control", root, _split_of_control(root, split)) for root in controls)
+    sources = (fakes, *real_sources, *training_sources, *control_sources)
+    _refuse_synthetic(real_sources)
+    refuse_leaks(fakes, real_sources, training_sources)
+    scheme = common_scheme([own for source in sources for own in source.dataset.schemes]) if on == "masks" else None
+    shapes = [(source.dataset.store.layout.height, source.dataset.store.layout.width) for source in sources]
+    shape = (min(height for height, _ in shapes), min(width for _, width in shapes))
+    return Inputs(
+        on, fakes, real_sources, training_sources, control_sources, scheme, shape, _common_mpp(sources, real_sources)
+    )
+
+
+def _split_of_control(root: Path, split: str) -> str:
+    """Another organ needs no split: all of it, unless it has the one asked for."""
+    dataset = open_dataset(root)
+    return split if split in dataset.table["split"].unique().to_pylist() else "all"
+
+
+def _open(role: str, root: Path, split: str) -> Source:
+    if split not in SPLITS:
+        raise UserError(f"--split: expected one of {', '.join(SPLITS)}, got {split!r}.")
+    dataset = open_dataset(root)
+    if split != "all":
+        dataset = dataset.where(pc.equal(pc.fill_null(dataset.table["split"], "train"), split))
+    if not len(dataset):
+        known = ", ".join(str(name) for name in open_dataset(root).table["split"].unique().to_pylist())
+        raise UserError(
+            f"{role} {root}: expected tiles of split {split}, got none (there are: {known}). Use --split all."
+        )
+    return Source(role, dataset, split)
+
+
+def _refuse_synthetic(reals: Sequence[Source]) -> None:
+    for source in reals:
+        if source.dataset.info.is_synthetic:
+            raise UserError(f"--real {source.root}: expected real tiles, got synthetic ones.")
+
+
+def refuse_leaks(fake: Source, reals: Sequence[Source], training: Sequence[Source]) -> None:
+    """Refuse fakes, or training tiles, of the groups that are scored against.
+
+    A group counts as a source alone or as the beginning of a file's name (``p1`` in ``p1-a.png``), the rule of
+    `segment train`.
+
+    Raises:
+        UserError: naming the group.
+    """
+    scored = {group for source in reals for group in source.groups}
+    shared = tested_groups_among([*fake.dataset.info.training_sources, *fake.groups], scored)
+    if shared:
+        raise UserError(
+            f"{fake.root}: expected fakes of a generator that never saw the real tiles scored, got group {shared[0]!r} "
+            f"({len(shared)} such) among its sources. Score against other groups, or train without them."
+        )
+    for source in training:
+        both = sorted(source.groups & scored)
+        if both:
+            raise UserError(
+                f"--train {source.root}: expected other groups than those scored, got {both[0]!r} ({len(both)} such) in "
+                "both. Held-out tiles set the limit for copies: choose --split or --train-split so that none is in both."
+            )
+
+
+def _common_mpp(sources: Sequence[Source], reals: Sequence[Source]) -> float:
+    mpp = float(np.median(np.concatenate([source.dataset.table["mpp"].to_numpy() for source in reals])))
+    for source in sources:
+        values = source.dataset.table["mpp"].to_numpy()
+        worst = float(values[np.abs(values / mpp - 1).argmax()])
+        if abs(worst / mpp - 1) > _MPP_TOLERANCE:
+            raise UserError(
+                f"{source.role} {source.root}: expected {mpp:g} um per pixel as the real tiles have, got {worst:g}. "
+                "Ingest or make it again at that resolution (--resample-mpp, --mpp)."
+            )
+    return mpp
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Tiles in memory.
+
+    Attributes:
+        fakes: those compared or a superset of them. reals, training, controls: likewise; training None where none.
+        ignored: role -> tiles left out for pixels without a label. notes: what was done to sizes, in lines.
+    """
+
+    fakes: TileSet
+    reals: TileSet
+    training: TileSet | None
+    controls: dict[str, TileSet]
+    ignored: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def load(inputs: Inputs, seed: int, fakes_per_real: int = 4, most: int | None = None) -> Loaded:
+    """Read the pixels.
+
+    Args:
+        inputs: opened. seed: of crops and choices. fakes_per_real: fakes read per real tile at most: those beyond the
+            number compared serve the price of control. most: tiles compared, at most.
+
+    Raises:
+        UserError: when fewer than 16 tiles of either kind are left.
+    """
+    ignored: dict[str, int] = {}
+    total = sum(len(source.dataset) for source in inputs.all)
+    with progress("reading", total) as bar:
+
+        def read(sources: Sequence[Source], name: str) -> TileSet:
+            parts = [_read(source, inputs, seed, ignored) for source in sources]
+            bar.advance(sum(len(source.dataset) for source in sources))
+            return _join(name, parts, inputs)
+
+        reals = read(inputs.reals, "real")
+        wanted = fakes_per_real * min(len(reals), most or len(reals))
+        few = _thin(inputs.fake, wanted, seed)
+        fakes = read([few], inputs.fake.root.resolve().name)
+        training = read(inputs.training, "training") if inputs.training else None
+        controls = {source.root.resolve().name: read([source], source.root.name) for source in inputs.controls}
+    for side, role in ((fakes, "FAKE"), (reals, "--real")):
+        if len(side) < LEAST_TILES:
+            raise UserError(
+                f"{role}: expected at least {LEAST_TILES} tiles without ignored pixels, got {len(side)}. Give more."
+            )
+    notes = _size_notes(inputs)
+    notes += [
+        f"{count} tiles of {where} left out: they have pixels without a label"
+        for where, count in ignored.items()
+        if count
+    ]
+    return Loaded(fakes, reals, training, controls, ignored, tuple(notes))
+
+
+def _thin(source: Source, most: int, seed: int) -> Source:
+    """At most so many rows of a source, drawn at random and in their order."""
+    if len(source.dataset) <= most:
+        return source
+    chosen = np.zeros(len(source.dataset), bool)
+    chosen[generator(seed, "choice", 1).permutation(len(chosen))[:most]] = True
+    return Source(source.role, source.dataset.where(chosen), source.split)
+
+
+def _read(source: Source, inputs: Inputs, seed: int, ignored: dict[str, int]) -> TileSet:
+    rows = source.dataset.table.select(
+        ["sample_id", "index", "group_id", "label_scheme", "allocation_shift"]
+    ).to_pylist()
+    store = source.dataset.store
+    if inputs.scheme is None:
+        pixels = np.stack([store.read(row["index"], "image") for row in rows])
+    else:
+        tables = {own.name: own.projection(inputs.scheme) for own in source.dataset.schemes}
+        pixels = np.stack([tables[row["label_scheme"]][store.read(row["index"], "semantic")] for row in rows])
+    pixels = random_crops(pixels, inputs.shape, generator(seed, "crops"))
+    if inputs.scheme is not None:
+        kept = labelled(pixels)
+        ignored[f"{source.role} {source.root}"] = len(rows) - len(kept)
+        pixels, rows = (pixels, rows) if len(kept) == len(rows) else (pixels[kept], [rows[place] for place in kept])
+    shifts = np.array(
+        [np.nan if row["allocation_shift"] is None else row["allocation_shift"] for row in rows], np.float64
+    )
+    return TileSet(
+        source.root.name,
+        pixels,
+        inputs.mpp,
+        inputs.scheme,
+        tuple(f"{row['sample_id']}" for row in rows),
+        tuple(
+            row["group_id"] if row["group_id"] is not None else f"{source.root.name}/{row['sample_id']}" for row in rows
+        )
+        if source.groups
+        else None,
+        shifts if np.isfinite(shifts).any() else None,
+    )
+
+
+def _join(name: str, parts: Sequence[TileSet], inputs: Inputs) -> TileSet:
+    """One set of several; ids and groups as they are, groups None unless all parts know theirs."""
+    if len(parts) == 1:
+        only = parts[0]
+        return TileSet(name, only.pixels, only.mpp, only.scheme, only.ids, only.groups, only.shifts)
+    groups = [part.groups for part in parts]
+    known = None if any(of_part is None for of_part in groups) else tuple(g for of in groups if of for g in of)
+    return TileSet(
+        name,
+        np.concatenate([part.pixels for part in parts]),
+        inputs.mpp,
+        inputs.scheme,
+        tuple(tile for part in parts for tile in part.ids),
+        known,
+    )
+
+
+def _size_notes(inputs: Inputs) -> list[str]:
+    height, width = inputs.shape
+    notes = []
+    for source in inputs.all:
+        own = source.dataset.store.layout
+        if (own.height, own.width) != inputs.shape:
+            notes.append(
+                f"{source.role} {source.root}: {own.height}x{own.width} cropped at random to {height}x{width}, "
+                "the common size"
+            )
+    return notes

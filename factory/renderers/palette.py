@@ -1,0 +1,35 @@
+"""A renderer that paints every class in its colour: for those who want masks, and images only to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.conditions import Condition
+from factory.core.config import Config
+
+
+class PaletteConfig(Config):
+    """Nothing to set: the colours are the scheme's."""
+
+
+class Palette:
+    """Renders label maps of any scheme as flat colours."""
+
+    condition = "labels"
+    label_origin = "exact"
+    Config = PaletteConfig
+
+    def __init__(self, config: PaletteConfig, device: str = "cpu") -> None:
+        """The renderer runs on the CPU whatever the device is."""
+        del device
+        self.config = config
+
+    def render(
+        self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
+    ) -> list[npt.NDArray[np.uint8]]:
+        """Render each condition: uint8 [H, W, 3], RGB; nothing is drawn at random."""
+        del rngs
+        return [condition.scheme.palette[condition.array[0].astype(np.uint8)] for condition in conditions]

@@ -1,0 +1,193 @@
+"""What `factory sketches` writes: a sheet with one row per kind, the kind of every mask, and templates to trace."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from factory.coarse.morphology import LabelMap, class_order
+from factory.core.console import progress
+from factory.inspect.layout import Block, View
+from factory.inspect.report import check_out
+from factory.inspect.sheet import render_sheet
+from factory.sketches.features import count_parts, features, weights
+from factory.sketches.kinds import Kinds, find_kinds
+from factory.sketches.masks import CoarseMasks, open_masks
+from manifests.errors import UserError
+from manifests.files import write_atomic
+from manifests.labels import LabelScheme
+
+SHEET, TABLE, TEMPLATES = "sheet.png", "kinds.csv", "templates"
+POOL = 100
+"""Sketches that the paper draws per kind of cancer (section 2.4); they are shared out among the kinds of masks."""
+
+_SHOWN = 6
+_LEAST = 3
+
+
+@dataclass(frozen=True)
+class KindReport:
+    """One kind of coarse maps.
+
+    Attributes:
+        masks: how many masks are of it. share: of all masks. to_draw: sketches to draw of it.
+        fractions: mean share of every class in scheme order. parts, holes: medians over the masks, of what is no air.
+        template: the PNG of its most typical map.
+    """
+
+    masks: int
+    share: float
+    to_draw: int
+    fractions: tuple[float, ...]
+    parts: int
+    holes: int
+    template: Path
+
+
+@dataclass(frozen=True)
+class SketchReport:
+    """What was found and written."""
+
+    kinds: tuple[KindReport, ...]
+    scheme: LabelScheme
+    silhouette: dict[int, float]
+    sheet: Path
+    table: Path
+
+
+def report_kinds(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    k: int | None = None,
+    scheme: LabelScheme | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> SketchReport:
+    """Cluster the coarse maps of data sets and write what a person needs to draw like them.
+
+    Args:
+        paths: data sets; their training masks are used, or all where they have no such split.
+        out: folder to write to.
+        k: number of kinds; None chooses.
+        scheme: to read the masks in; default the richest that all share.
+        seed: of k-means.
+        overwrite: whether an earlier report there may be replaced.
+
+    Raises:
+        UserError: for data that does not fit, more kinds than masks, or an `out` that holds something. Nothing is
+            written then.
+    """
+    masks = open_masks(paths, scheme)
+    check_folder(out, overwrite=overwrite)
+    if k is not None and not 1 <= k <= len(masks):
+        raise UserError(f"--k: expected 1 to {len(masks)}, the number of masks, got {k}.")
+    found, measured = [], []
+    with progress("coarse maps", len(masks), unit="masks") as bar:
+        for position in range(len(masks)):
+            coarse = masks.read(position)
+            found.append(features(coarse, masks.scheme))
+            measured.append(_measure(coarse, masks.scheme))
+            bar.advance()
+    kinds = find_kinds(np.stack(found), weights(masks.scheme), k, seed)
+    blocks = [_block(masks, kinds, kind) for kind in range(kinds.k)]
+    with progress("sheet", sum(block.count for block in blocks), unit="maps") as bar:
+        sheet = render_sheet(blocks, bar.advance)
+    templates = [_png(masks.scheme.palette[masks.read(int(kinds.members(kind)[0]))]) for kind in range(kinds.k)]
+    _write(out, sheet, _table(masks, kinds), templates)
+    reports = tuple(_describe(kinds, kind, np.array(measured), out) for kind in range(kinds.k))
+    return SketchReport(reports, masks.scheme, kinds.silhouette, out / SHEET, out / TABLE)
+
+
+def check_folder(out: Path, *, overwrite: bool) -> None:
+    """Refuse to write into a data set, or into a folder that holds something unless it may be replaced.
+
+    Raises:
+        UserError: when `out` is one of these.
+    """
+    check_out(out)
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise UserError(f"--out {out}: expected an empty or new folder, got files in it. Use --overwrite or another.")
+
+
+def _measure(coarse: LabelMap, scheme: LabelScheme) -> list[float]:
+    """Shares of the classes, then parts and holes of what is not the first class in order: float [C + 2]."""
+    counted = count_parts((coarse != class_order(scheme)[0]).astype(np.uint8))
+    shares = np.bincount(coarse.ravel(), minlength=len(scheme)) / coarse.size
+    return [*shares.tolist(), counted.parts, counted.holes]
+
+
+def _describe(kinds: Kinds, kind: int, measured: npt.NDArray[np.float64], out: Path) -> KindReport:
+    rows = kinds.members(kind)
+    share = len(rows) / len(kinds.kind)
+    fractions = tuple(measured[rows, :-2].mean(axis=0).tolist())
+    parts, holes = np.median(measured[rows, -2:], axis=0).round().astype(int).tolist()
+    return KindReport(len(rows), share, sketches_to_draw(share), fractions, parts, holes, out / _template(kind))
+
+
+def sketches_to_draw(share: float) -> int:
+    """How many of `POOL` sketches a kind gets by its share, at least three."""
+    return max(_LEAST, round(POOL * share))
+
+
+def _template(kind: int) -> str:
+    return f"{TEMPLATES}/kind-{kind + 1:02d}.png"
+
+
+def _block(masks: CoarseMasks, kinds: Kinds, kind: int) -> Block:
+    """A row of the sheet: the most typical map of a kind, then others from typical to far-off."""
+    rows = kinds.members(kind)
+    ranks = np.unique(np.linspace(0, len(rows) - 1, min(_SHOWN, len(rows))).round().astype(int))
+    shown = rows[ranks]
+    share = len(rows) / len(masks)
+
+    def view(place: int) -> View:
+        position = int(shown[place])
+        dataset, sample = masks.name(position)
+        return View(masks.scheme.palette[masks.read(position)], None, (f"{dataset} {sample}",))
+
+    return Block(
+        title=f"kind {kind + 1}: {100 * share:.0f} % of the masks",
+        note=f"draw about {sketches_to_draw(share)} · {len(rows)} masks, the most typical first, the least last",
+        warning="",
+        panels=("image",),
+        schemes=(masks.scheme,) if kind == 0 else (),
+        count=len(shown),
+        shape=masks.largest,
+        lines=1,
+        view=view,
+    )
+
+
+def _table(masks: CoarseMasks, kinds: Kinds) -> bytes:
+    """CSV: data set, sample_id, kind from 1, distance from the kind's middle."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["dataset", "sample_id", "kind", "distance"])
+    for position in range(len(masks)):
+        kind, distance = int(kinds.kind[position]) + 1, float(kinds.distance[position])
+        writer.writerow([*masks.name(position), kind, f"{distance:.4f}"])
+    return stream.getvalue().encode()
+
+
+def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
+    encoded, content = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    assert encoded
+    return bytes(content)
+
+
+def _write(out: Path, sheet: bytes, table: bytes, templates: Sequence[bytes]) -> None:
+    (out / TEMPLATES).mkdir(parents=True, exist_ok=True)
+    for old in (out / TEMPLATES).glob("kind-*.png"):
+        old.unlink()
+    for kind, content in enumerate(templates):
+        write_atomic(out / _template(kind), content)
+    write_atomic(out / TABLE, table)
+    write_atomic(out / SHEET, sheet)

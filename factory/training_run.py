@@ -1,0 +1,211 @@
+"""One training run of a generator, from data sets to a run folder: refused, where it must be, before it writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.core.checkpoints import BEST, LAST
+from factory.core.config import configs_dir, digest, merge, parse, parse_assignments, read_yaml
+from factory.core.folder import begin, check_same, is_begun
+from factory.core.history import HISTORY, PLOT
+from factory.core.precision import resolve_precision
+from factory.core.registry import resolve
+from factory.core.runs import RUN, lock_folder
+from factory.masks import MASKS, TRAINABLE
+from factory.training import SAMPLES, UNHASHED, Fit, FitResult, LessonConfig, fit
+from factory.views import Tiles, Views, open_tiles
+from manifests.errors import UserError
+from manifests.schema import DISCLAIMER
+from manifests.table import MANIFEST
+
+_OWN = frozenset({RUN, BEST, "best.json", LAST, HISTORY, PLOT, SAMPLES})
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run that is ready to start.
+
+    Attributes:
+        name: of the generator. config: resolved. tiles: to learn from. out: the run's folder. data: digests of the
+        data sets' manifests. notes: what a person should know, one line each.
+    """
+
+    name: str
+    config: LessonConfig
+    tiles: Tiles
+    out: Path
+    data: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        per_epoch = max(len(self.tiles) // self.config.batch, 1)
+        return self.config.steps or self.config.epochs * per_epoch
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What decides the result."""
+        config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
+        return {"generator": self.name, "config": config, "data": list(self.data)}
+
+
+def resolve_lesson(
+    name: str, config: str | None, assignments: Sequence[str], typed: dict[str, Any], device: str
+) -> LessonConfig:
+    """Lay typed values over ``--set`` over ``--config`` over the generator's defaults.
+
+    Args:
+        name: of the generator. config: a YAML file, or the name of one in ``configs/train``; None takes
+        ``<name>_light`` on a CPU and ``<name>`` elsewhere. assignments: ``KEY=VALUE`` words. typed: fields as typed.
+        device: where training runs.
+
+    Raises:
+        UserError: for an unknown generator, key or file, or a value of the wrong form.
+    """
+    lesson = lesson_class(name)
+    path = config_path(config or (f"{name}_light" if device == "cpu" else name))
+    values = merge(merge(read_yaml(path), parse_assignments(assignments)), typed)
+    resolved = parse(lesson.Config, values, str(path.name if config is None else config))
+    found: LessonConfig = resolved.model_copy(update={"precision": resolve_precision(resolved.precision, device)})
+    return found
+
+
+def config_path(name: str) -> Path:
+    """A YAML file as it is, or a shipped one of ``configs/train`` by name.
+
+    Raises:
+        UserError: when there is neither.
+    """
+    folder = configs_dir() / "train"
+    shipped = folder / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")) or not shipped.is_file():
+        path = Path(name)
+        if not path.is_file():
+            known = ", ".join(sorted(found.stem for found in folder.glob("*.yaml")))
+            raise UserError(f"--config: expected a YAML file or one of {known}, got {name!r}.")
+        return path
+    return shipped
+
+
+def lesson_class(name: str) -> Any:
+    """The `Lesson` of a generator.
+
+    Raises:
+        UserError: for a generator that is not trained, or no generator.
+    """
+    if name in MASKS and name not in TRAINABLE:
+        raise UserError(f"NAME: expected one of {', '.join(TRAINABLE)}, got {name}, which needs no training.")
+    return resolve({key: MASKS[key] for key in TRAINABLE}, name, "NAME").Lesson
+
+
+def prepare(
+    name: str,
+    config: LessonConfig,
+    data: Sequence[Path],
+    out: Path | None,
+    *,
+    on_tile: Callable[[int, int], None] = lambda done, total: None,
+) -> TrainingRun:
+    """Open and check everything; writes nothing.
+
+    Raises:
+        UserError: for whatever is wrong with the data.
+    """
+    from manifests.files import sha256_file
+
+    tiles = open_tiles(data, config.scheme, config.size, config.batch, on_tile=on_tile)
+    config = config.model_copy(update={"scheme": tiles.scheme.name})
+    digests = tuple(_manifest_digest(path, sha256_file) for path in data)
+    notes = []
+    if tiles.left_out:
+        notes.append(f"{tiles.left_out} tiles hold ignored pixels (255) and are left out")
+    return TrainingRun(name, config, tiles, out or Path("runs/train") / name, digests, tuple(notes))
+
+
+def _manifest_digest(root: Path, sha256_file: Callable[[Path], str]) -> str:
+    path = root / MANIFEST
+    return sha256_file(path) if path.is_file() else digest([sha256_file(p) for p in sorted(root.glob("manifest/*"))])
+
+
+def check_target(run: TrainingRun, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a run folder that holds something else.
+
+    Raises:
+        UserError: with what to do about it.
+    """
+    if not is_begun(run.out, "a run", lambda name: name in _OWN) or (overwrite and not resume):
+        return
+    if not resume:
+        raise UserError(f"{run.out}: expected an empty folder, got a run. Use --resume, --overwrite or another --out.")
+    check_same(run.out, "a run", run.document, "Use another --out, or --overwrite.")
+
+
+def train(
+    run: TrainingRun,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[int, int], None] = lambda step, steps: None,
+    on_step: Callable[[int], None] = lambda step: None,
+    on_look: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> FitResult:
+    """Train, and leave weights, card, state, history, plot and sheets in the run folder."""
+    import torch
+
+    check_target(run, resume=resume, overwrite=overwrite)
+    config = run.config
+    torch.set_num_threads(config.threads or _usable_cores())
+    torch.manual_seed(config.seed)
+    lesson = lesson_class(run.name)(config, run.tiles.scheme, device)
+    streams = [
+        Views(run.tiles, config.size, config.batch, config.seed, config.max_background, stream)
+        for stream in range(lesson.streams)
+    ]
+    run.out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(run.out):
+        begin(run.out, run.document, config.model_dump(mode="json"), clear=not resume)
+        return fit(
+            Fit(
+                config=config,
+                lesson=lesson,
+                scheme=run.tiles.scheme,
+                steps=run.steps,
+                draw=lambda step: [stream.draw(step) for stream in streams],
+                out=run.out,
+                card=_card(run),
+                fingerprint=digest(run.document),
+                device=device,
+                resume=resume,
+                on_start=on_start,
+                on_step=on_step,
+                on_look=on_look,
+            )
+        )
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _card(run: TrainingRun) -> dict[str, Any]:
+    """What a person, and whoever draws with the weights, must know of them."""
+    config = run.config.model_dump(mode="json", exclude=set(UNHASHED))
+    return {
+        "generator": run.name,
+        "scheme": run.tiles.scheme.to_dict(),
+        "mpp": run.tiles.mpp,
+        "trained_size": list(run.config.size),
+        "steps": run.steps,
+        "tiles": len(run.tiles),
+        "config": config,
+        "config_sha256": digest(run.document),
+        "sources": list(run.tiles.sources),
+        "licences": list(run.tiles.licences),
+        "use": f"research; {DISCLAIMER}",
+    }

@@ -1,0 +1,230 @@
+"""Masks of data sets -> views to learn from: crops, turned and mirrored, a function of the step alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.core.config import digest
+from factory.core.seeds import Stream, generator
+from manifests.dataset import Dataset, open_dataset
+from manifests.errors import UserError
+from manifests.labels import IGNORE, LabelScheme, common_scheme
+
+_TRIES = 8
+_SAME_MPP = 0.02
+"""Resolutions that differ by less than this count as one, as in `factory ingest`."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Masks to learn from.
+
+    Attributes:
+        datasets: training rows of each data set. scheme: that all of them read as. mpp: micrometres per pixel.
+        rows: (data set, row) of every mask without ignored pixels. left_out: masks that have some.
+    """
+
+    datasets: tuple[Dataset, ...]
+    scheme: LabelScheme
+    mpp: float
+    rows: tuple[tuple[int, int], ...]
+    left_out: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, position: int) -> npt.NDArray[np.uint8]:
+        """The mask at a position, in `scheme`: uint8 [H, W]."""
+        part, row = self.rows[position]
+        dataset = self.datasets[part]
+        index, own = (dataset.table[name][row].as_py() for name in ("index", "label_scheme"))
+        labels = dataset.store.read(index, "semantic")
+        if own == self.scheme.name:
+            return labels
+        table = next(scheme for scheme in dataset.schemes if scheme.name == own).projection(self.scheme)
+        projected: npt.NDArray[np.uint8] = table[labels]
+        return projected
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """Height and width that every mask has at least."""
+        layouts = [dataset.store.layout for dataset in self.datasets if len(dataset)]
+        return min(layout.height for layout in layouts), min(layout.width for layout in layouts)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all masks, by the digests in their rows."""
+        columns = (self.datasets[part].table["semantic_sha256"][row].as_py() for part, row in self.rows)
+        return digest([self.scheme.name, *columns])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """``data set/group`` of all that is learnt from, for the card and the guard against leaks."""
+        found = set()
+        for dataset in self.datasets:
+            name = dataset.root.resolve().name
+            found |= {f"{name}/{group}" for group in dataset.table["group_id"].to_pylist() if group is not None}
+            found |= set(dataset.info.training_sources) if dataset.info.is_synthetic else set()
+        return tuple(sorted(found))
+
+    @property
+    def licences(self) -> tuple[str, ...]:
+        """Licences of those images."""
+        return tuple(sorted({licence for dataset in self.datasets for licence in dataset.info.licences}))
+
+
+def open_tiles(
+    paths: Sequence[Path],
+    scheme: str | None,
+    size: tuple[int, int],
+    batch: int,
+    *,
+    split: str = "train",
+    on_tile: Callable[[int, int], None] = lambda done, total: None,
+) -> Tiles:
+    """Open data sets to learn masks from and look at every mask once; writes nothing.
+
+    Args:
+        paths: folders of data sets. scheme: to learn; None takes the richest that all read as.
+        size: height and width of a view. batch: views in a step. split: rows that are used. on_tile: told of progress.
+
+    Raises:
+        UserError: for whatever does not fit: no such data set, schemes without a common reading, resolutions that
+            differ, tiles smaller than a view, label values outside the scheme, or fewer tiles than a batch.
+    """
+    datasets = [open_dataset(path) for path in paths]
+    parts = tuple(d.where(np.array([s == split for s in d.table["split"].to_pylist()], bool)) for d in datasets)
+    schemes = [own for part in datasets for own in part.schemes]
+    chosen = _choose(schemes, scheme)
+    mpps = {str(part.root): set(part.table["mpp"].to_pylist()) for part in parts if len(part)}
+    values = sorted({mpp for found in mpps.values() for mpp in found})
+    if values and values[-1] > values[0] * (1 + _SAME_MPP):
+        raise UserError(
+            f"--data: expected tiles of one resolution, got {values[0]:g} to {values[-1]:g} um per pixel. "
+            "Ingest them again with --resample-mpp."
+        )
+    for part in parts:
+        height, width = part.store.layout.height, part.store.layout.width
+        if len(part) and not _fits(size, height, width):
+            raise UserError(
+                f"{part.root}: expected tiles of at least {size[0]}x{size[1]}, the size that is learnt, "
+                f"got {height}x{width}. Use a smaller --set size=[H,W]."
+            )
+    rows, left_out = _survey(parts, chosen, on_tile)
+    if len(rows) < batch:
+        raise UserError(
+            f"--data: expected at least {batch} tiles with split {split}, a batch, got {len(rows)}"
+            f"{f' ({left_out} more hold ignored pixels)' if left_out else ''}. Ingest more, or use a smaller "
+            "--set batch=N."
+        )
+    return Tiles(parts, chosen, _commonest_mpp(parts), tuple(rows), left_out)
+
+
+def _choose(schemes: Sequence[LabelScheme], name: str | None) -> LabelScheme:
+    if name is None:
+        return common_scheme(list(schemes))
+    target = next((scheme for scheme in schemes if scheme.name == name), None)
+    if target is None:
+        from manifests.labels import get_scheme
+
+        target = get_scheme(name)
+    for own in schemes:
+        own.projection(target)
+    return target
+
+
+def _commonest_mpp(parts: Sequence[Dataset]) -> float:
+    values = Counter(mpp for part in parts for mpp in part.table["mpp"].to_pylist())
+    return float(values.most_common(1)[0][0])
+
+
+def _fits(size: tuple[int, int], height: int, width: int) -> bool:
+    return size[0] <= height and size[1] <= width
+
+
+def _survey(
+    parts: Sequence[Dataset], scheme: LabelScheme, on_tile: Callable[[int, int], None]
+) -> tuple[list[tuple[int, int]], int]:
+    """Every mask without ignored pixels, and how many have some."""
+    total = sum(len(part) for part in parts)
+    tiles = Tiles(tuple(parts), scheme, 0.0, tuple((p, r) for p, part in enumerate(parts) for r in range(len(part))), 0)
+    rows, left_out = [], 0
+    for position, (part, row) in enumerate(tiles.rows):
+        labels = tiles.read(position)
+        present = np.bincount(labels.ravel(), minlength=256)
+        wrong = np.flatnonzero(present[len(scheme) : IGNORE]) + len(scheme)
+        if wrong.size:
+            name = parts[part].table["sample_id"][row].as_py()
+            raise UserError(
+                f"{parts[part].root}: {name}: expected classes 0 to {len(scheme) - 1} of {scheme.name}, "
+                f"got {wrong[0]}. Ingest it again with --class-map."
+            )
+        if present[IGNORE]:
+            left_out += 1
+        else:
+            rows.append((part, row))
+        on_tile(position + 1, total)
+    return rows, left_out
+
+
+@dataclass(frozen=True)
+class Views:
+    """A stream of views; the views of a step depend on the seed and the step alone.
+
+    Attributes:
+        tiles: what is seen. size: height and width of a view. batch: views in a step. seed: of the order.
+        max_background: views with a larger share of air are drawn again a few times, as the papers drop such tiles.
+        stream: name of this stream among those of one run, so that two see different views.
+    """
+
+    tiles: Tiles
+    size: tuple[int, int]
+    batch: int
+    seed: int
+    max_background: float = 1.0
+    stream: int = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every tile is seen once."""
+        return max(len(self.tiles) // self.batch, 1)
+
+    def draw(self, step: int) -> npt.NDArray[np.uint8]:
+        """The views of a step (0-based): uint8 [N, h, w]."""
+        return np.stack([self._view(step * self.batch + place) for place in range(self.batch)])
+
+    def _view(self, number: int) -> npt.NDArray[np.uint8]:
+        """View `number` of the stream: every tile once per round, in a new order each round."""
+        total = len(self.tiles)
+        place = number % total
+        order = generator(self.seed, Stream.TRAIN_ORDER, 2 * (number // total) + self.stream).permutation(total)
+        rng = generator(self.seed, Stream.TRAIN_VIEW, 2 * number + self.stream)
+        labels = self.tiles.read(int(order[place]))
+        air = list(self.tiles.scheme.ids("air"))
+        for _ in range(_TRIES):
+            view = random_crop(labels, self.size, rng)
+            if not air or np.isin(view, air).mean() <= self.max_background:
+                break
+        return view
+
+
+def random_crop(
+    labels: npt.NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """One of the eight symmetries of a random crop; on its side only where the tile is large enough."""
+    height, width = size
+    turned = rng.random() < 0.5 and _fits((width, height), *labels.shape)
+    h, w = (width, height) if turned else (height, width)
+    y, x = (int(rng.integers(0, length - side + 1)) for length, side in zip(labels.shape, (h, w), strict=True))
+    view = labels[y : y + h, x : x + w]
+    view = view.T if turned else view
+    for axis in (0, 1):
+        if rng.random() < 0.5:
+            view = np.flip(view, axis)
+    return np.ascontiguousarray(view)
