@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from factory.coarse import (
     AugmentSketchConfig,
@@ -35,25 +35,31 @@ class CoarseConfig(TrainedConfig):
     Attributes:
         coarse: ``drawn`` by the plan from the requested shares and a layout, a person's ``sketches``, or ``masks`` of
             a data set.
-        coarse_from: folder of PNG drawings, or of the data set. coarse_split: rows of the data set that are used.
+        coarse_from: folder of PNG drawings, or of one or more data sets. coarse_split: rows of these that are used.
         coarse_sha256: filled in when an order is resolved; other drawings or masks under that name are then refused.
         white: what white means in a drawing of two classes.
         layout: of drawn maps. augment: how far sketches are changed.
     """
 
     coarse: Literal["drawn", "sketches", "masks"] = "drawn"
-    coarse_from: str | None = None
+    coarse_from: tuple[str, ...] = ()
     coarse_split: Literal["train", "val", "test"] = "test"
     coarse_sha256: str | None = None
     white: Literal["air", "tissue"] = "air"
     layout: LayoutConfig = LayoutConfig()
     augment: AugmentSketchConfig = AugmentSketchConfig()
 
+    @field_validator("coarse_from", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value or ()
+
     @model_validator(mode="after")
     def _names_a_source(self) -> CoarseConfig:
-        if (self.coarse == "drawn") != (self.coarse_from is None):
-            wanted = "none with coarse: drawn" if self.coarse == "drawn" else f"a folder with coarse: {self.coarse}"
-            raise ValueError(f"coarse_from: expected {wanted}")
+        most = {"drawn": 0, "sketches": 1}.get(self.coarse, 64)
+        if not min(most, 1) <= len(self.coarse_from) <= most:
+            wanted = "none" if not most else "a folder" if most == 1 else "folders of data sets"
+            raise ValueError(f"coarse_from: expected {wanted} with coarse: {self.coarse}")
         return self
 
 
@@ -72,7 +78,7 @@ class FromCoarse(TrainedMasks):
         found = _digest(settled, scheme_of(cls.card_of(settled)))
         if settled.coarse_sha256 not in (None, found):
             raise UserError(
-                f"{settled.coarse_from}: expected the coarse maps that the data set was made with, got others. "
+                f"{', '.join(settled.coarse_from)}: expected the coarse maps that made the data set, got others. "
                 "Put those back, or make the data set anew."
             )
         return settled.model_copy(update={"coarse_sha256": found})
@@ -113,7 +119,7 @@ class FromCoarse(TrainedMasks):
             height, width = self.tiles.smallest
             if request.height > height or request.width > width:
                 got = f"{request.height}x{request.width}"
-                return f"size: {self.config.coarse_from} has masks of {height}x{width}, got {got}"
+                return f"size: {self.config.coarse_from[0]} has masks of {height}x{width}, got {got}"
         return super().refusal(request)
 
     def coarse_map(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -140,11 +146,11 @@ def coarse_of(labels: npt.NDArray[np.uint8], scheme: LabelScheme, kernels: Mappi
 
 
 def _read(config: CoarseConfig, scheme: LabelScheme) -> list[Sketch]:
-    return read_sketches(Path(str(config.coarse_from)), scheme, white=config.white)
+    return read_sketches(Path(config.coarse_from[0]), scheme, white=config.white)
 
 
 def _open(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
-    return open_tiles([Path(str(config.coarse_from))], scheme.name, (32, 32), 1, split=config.coarse_split)
+    return open_tiles([Path(root) for root in config.coarse_from], scheme.name, (32, 32), 1, split=config.coarse_split)
 
 
 def _digest(config: CoarseConfig, scheme: LabelScheme) -> str:

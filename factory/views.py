@@ -51,6 +51,11 @@ class Tiles:
         projected: npt.NDArray[np.uint8] = table[labels]
         return projected
 
+    def group(self, position: int) -> str:
+        """Patient or slide of the mask at a position, with its data set's name before it."""
+        part, row = self.rows[position]
+        return f"{self.datasets[part].root.name}/{self.datasets[part].table['group_id'][row].as_py()}"
+
     @property
     def smallest(self) -> tuple[int, int]:
         """Height and width that every mask has at least."""
@@ -199,13 +204,15 @@ class Views:
         """The views of a step (0-based): uint8 [N, h, w]."""
         return np.stack([self._view(step * self.batch + place) for place in range(self.batch)])
 
-    def _view(self, number: int) -> npt.NDArray[np.uint8]:
-        """View `number` of the stream: every tile once per round, in a new order each round."""
+    def place(self, number: int) -> int:
+        """The tile of view `number` of the stream: every tile once per round, in a new order each round."""
         total = len(self.tiles)
-        place = number % total
         order = generator(self.seed, Stream.TRAIN_ORDER, 2 * (number // total) + self.stream).permutation(total)
+        return int(order[number % total])
+
+    def _view(self, number: int) -> npt.NDArray[np.uint8]:
         rng = generator(self.seed, Stream.TRAIN_VIEW, 2 * number + self.stream)
-        labels = self.tiles.read(int(order[place]))
+        labels = self.tiles.read(self.place(number))
         air = list(self.tiles.scheme.ids("air"))
         for _ in range(_TRIES):
             view = random_crop(labels, self.size, rng)

@@ -1,0 +1,196 @@
+"""DCGAN, DEPAS, CycleGAN and PriorPath on tissue masks: train, draw, score against held-out patients. Resumes.
+
+    python -m bench.tissue_masks tune  --tuning DATA... --out runs/tissue-masks
+    python -m bench.tissue_masks train --data DATA...   --out runs/tissue-masks [--generators depas,dcgan]
+    python -m bench.tissue_masks score --data DATA...   --out runs/tissue-masks [--encoder encoder.safetensors]
+
+The protocol is configs/experiments/tissue_masks.yaml. A second call of `train` may run beside the first with other
+generators. What is finished is skipped; the report is bench/results/tissue-masks.md and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.tissue_masks_report import write_report
+from factory.core.config import configs_dir, read_yaml
+from factory.core.malloc import keep_freed_memory
+from factory.realism.compare import Comparison, compare_sets
+from factory.realism.settings import Settings
+from factory.realism.tiles import TileSet
+from factory.views import Tiles, Views, open_tiles
+from manifests.dataset import open_dataset
+from manifests.files import write_atomic
+
+PROTOCOL = "experiments/tissue_masks.yaml"
+TUNED = "tuned.json"
+_VIEW_SEED = 7
+
+
+def main() -> None:
+    """Do one part of the experiment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("tune", "train", "score"))
+    parser.add_argument("--data", nargs="+", type=Path, default=[], help="data sets of the final run")
+    parser.add_argument("--tuning", nargs="+", type=Path, default=[], help="the same with validation patients held out")
+    parser.add_argument("--out", type=Path, default=Path("runs/tissue-masks"))
+    parser.add_argument("--generators", help="comma-separated; default all")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--encoder", type=Path, help="safetensors of the timm features; left out without")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    protocol = read_yaml(configs_dir() / PROTOCOL)
+    names = arguments.generators.split(",") if arguments.generators else list(protocol["generators"])
+    if arguments.part == "tune":
+        tune(protocol, names, arguments)
+    elif arguments.part == "train":
+        for seed in protocol["seeds"]:
+            for name in names:
+                rate = _tuned(arguments.out, name, protocol)
+                train(protocol, name, seed, rate, arguments.data, arguments.out / f"{name}-{seed}", arguments.threads)
+    else:
+        score(protocol, arguments)
+
+
+def train(
+    protocol: dict[str, Any],
+    name: str,
+    seed: int,
+    rate: float,
+    data: list[Path],
+    out: Path,
+    threads: int,
+    share: float = 1.0,
+) -> None:
+    """Train one generator with the ordinary command; goes on where it was, and skips what is finished."""
+    plan = protocol["generators"][name]
+    command = [sys.executable, "-m", "factory.cli", "train", name, "--config", plan["config"], "--out", out, "--resume"]
+    command += [word for path in data for word in ("--data", path)]
+    command += ["--size", "x".join(map(str, protocol["size"])), "--seed", seed, "--device", "cpu"]
+    command += [
+        "--steps",
+        round(plan["steps"] * share),
+        "--set",
+        f"learning_rate={rate}",
+        "--set",
+        f"threads={threads}",
+    ]
+    subprocess.run(list(map(str, command)), check=True)
+
+
+def tune(protocol: dict[str, Any], names: list[str], arguments: argparse.Namespace) -> None:
+    """Choose every generator's learning rate on the validation patients; the same candidates and budget for all."""
+    plan = protocol["tuning"]
+    tiles = open_tiles(arguments.tuning, None, tuple(protocol["size"]), 8, split="val")
+    reals = real_views("validation", tiles, protocol)
+    for name in names:
+        distances = {}
+        for rate in plan["learning_rate"]:
+            out = arguments.out / f"tune-{name}-{rate:g}"
+            train(protocol, name, plan["seed"], rate, arguments.tuning, out, arguments.threads, plan["share"])
+            what = {"generator": name, "coarse": "masks", "split": "train"}
+            fakes = draw(protocol, what, out, arguments.tuning, arguments.out / f"drawn-tune-{name}-{rate:g}")
+            figures = compare_sets(fakes, reals, Settings(features=plan["features"], bootstrap=20, draws=2))
+            distances[f"{rate:g}"] = figures.distance
+            print(f"{name} learning rate {rate:g}: {figures.distance_name} {figures.distance:.4g}", flush=True)
+        found = _read(arguments.out / TUNED) | {name: distances}
+        write_atomic(arguments.out / TUNED, json.dumps(found, indent=2, sort_keys=True).encode())
+
+
+def draw(
+    protocol: dict[str, Any],
+    what: dict[str, Any],
+    weights: Path,
+    data: list[Path],
+    out: Path,
+    tissue: str = "none",
+    masks: int | None = None,
+) -> TileSet:
+    """Draw masks with the ordinary command and read them back."""
+    command = [sys.executable, "-m", "factory.cli", "make", "--masks", what["generator"], "--renderer", "palette"]
+    command += ["--set", f"masks.weights={weights}", "--tissue", tissue, "--n", masks or protocol["masks"]]
+    command += ["--size", "x".join(map(str, protocol["size"])), "--out", out, "--device", "cpu"]
+    if what["generator"] in ("priorpath", "cyclegan"):
+        command += ["--set", f"masks.coarse={what['coarse']}"]
+        if what["coarse"] == "masks":
+            command += ["--set", f"masks.coarse_from=[{','.join(map(str, data))}]"]
+            command += ["--set", f"masks.coarse_split={what['split']}"]
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    dataset = open_dataset(out)
+    pixels = np.stack([dataset.store.read(index, "semantic") for index in dataset.table["index"].to_pylist()])
+    shifts = dataset.table["allocation_shift"].to_numpy(zero_copy_only=False).astype(np.float64)
+    return TileSet(
+        out.name, pixels, dataset.table["mpp"][0].as_py(), dataset.schemes[0],
+        tuple(dataset.table["sample_id"].to_pylist()), None, shifts if tissue != "none" else None,
+    )  # fmt: skip
+
+
+def real_views(name: str, tiles: Tiles, protocol: dict[str, Any], rounds: int = 1) -> TileSet:
+    """Views of real masks as the generators see them in training: `rounds` times as many as masks are drawn."""
+    count = rounds * protocol["masks"]
+    views = Views(tiles, tuple(protocol["size"]), count, _VIEW_SEED, 0.85)
+    groups = tuple(tiles.group(views.place(number)) for number in range(count))
+    ids = tuple(f"view-{number}" for number in range(count))
+    return TileSet(name, views.draw(0), tiles.mpp, tiles.scheme, ids, groups)
+
+
+def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Draw and score every set of every finished seed, and write the report."""
+    size = tuple(protocol["size"])
+    reals = real_views("held-out", open_tiles(arguments.data, None, size, 8, split="test"), protocol)
+    training = real_views("training", open_tiles(arguments.data, None, size, 8, split="train"), protocol, 4)
+    features = [name for name in protocol["features"] if not name.startswith("timm:") or arguments.encoder]
+    found: dict[str, dict[str, dict[str, Comparison]]] = {feature: {} for feature in features}
+    price = None
+    for label, what in protocol["sets"].items():
+        for seed in protocol["seeds"]:
+            weights = arguments.out / f"{what['generator']}-{seed}"
+            if not (weights / "history.png").exists():
+                print(f"{label}, seed {seed}: not trained yet", flush=True)
+                continue
+            slug = "".join(c if c.isalnum() else "-" for c in label.lower())
+            fakes = draw(protocol, what, weights, arguments.data, arguments.out / f"drawn-{slug}-{seed}")
+            for feature in features:
+                settings = Settings(
+                    features=feature, feature_weights=str(arguments.encoder) if feature.startswith("timm:") else None
+                )
+                figures = compare_sets(fakes, reals, settings, training=training if seed == 0 else None)
+                found[feature].setdefault(label, {})[str(seed)] = figures
+                print(f"{label}, seed {seed}: {figures.distance_name} {figures.distance:.4g}", flush=True)
+    control = protocol["control"]
+    weights = arguments.out / f"{control['generator']}-{protocol['seeds'][0]}"
+    if (weights / "history.png").exists():
+        asked = draw(
+            protocol,
+            control,
+            weights,
+            arguments.data,
+            arguments.out / "drawn-control",
+            control["tissue"],
+            control["masks"],
+        )
+        price = compare_sets(asked, reals, Settings(features=features[0])).price
+    write_report(protocol, found, price, _read(arguments.out / TUNED), arguments.out)
+
+
+def _tuned(out: Path, name: str, protocol: dict[str, Any]) -> float:
+    distances = _read(out / TUNED).get(name)
+    if distances is None:
+        raise SystemExit(f"error: {out / TUNED}: expected a tuned learning rate of {name}, got none. Run tune first.")
+    return float(min(distances, key=distances.get))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+if __name__ == "__main__":
+    main()
