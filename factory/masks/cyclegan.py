@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from factory.coarse.morphology import CLOSING_PX, OPENING_PX
@@ -34,6 +34,14 @@ class ResnetShape(Config):
     width: int = Field(default=64, ge=1)
     blocks: int = Field(default=9, ge=1)
     norm: str = Field(default="instance", pattern="^(batch|instance)$")
+    kernel: int = Field(default=7, ge=3, le=15)
+
+    @field_validator("kernel")
+    @classmethod
+    def _is_odd(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError("expected an odd number")
+        return kernel
 
 
 class CycleGanLessonConfig(LessonConfig):
@@ -182,7 +190,8 @@ class CycleGan(FromCoarse):
 
 def build(shape: Mapping[str, Any]) -> ResnetGenerator:
     """The network of a shape: mask in, logits out."""
-    return ResnetGenerator(shape["channels"], shape["channels"], shape["width"], shape["blocks"], shape["norm"])
+    channels = shape["channels"]
+    return ResnetGenerator(channels, channels, shape["width"], shape["blocks"], shape["norm"], shape["kernel"])
 
 
 def _other(side: str) -> str:

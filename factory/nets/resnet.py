@@ -28,17 +28,20 @@ class _Block(nn.Module):
 
 
 class ResnetGenerator(nn.Module):
-    """7x7 convolution, two halvings, residual blocks, two doublings, 7x7 convolution.
+    """A wide convolution, two halvings, residual blocks, two doublings, a wide convolution.
 
     Args:
         in_channels, out_channels: of the mask and of the logits. width: of the first layer. blocks: residual blocks
-        (9 in the paper at 256 x 256). norm: instance in the paper.
+        (9 in the paper at 256 x 256). norm: instance in the paper. kernel: of the first and the last convolution, odd (7
+        in the paper).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, width: int, blocks: int, norm: str = "instance") -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, width: int, blocks: int, norm: str = "instance", kernel: int = 7
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = [
-            nn.ReflectionPad2d(3), nn.Conv2d(in_channels, width, 7), make_norm(norm, width), nn.ReLU(inplace=True)
+            nn.ReflectionPad2d(kernel // 2), nn.Conv2d(in_channels, width, kernel), make_norm(norm, width), nn.ReLU(inplace=True)
         ]  # fmt: skip
         for level in (1, 2):
             layers += [
@@ -54,7 +57,7 @@ class ResnetGenerator(nn.Module):
                 nn.ReLU(inplace=True),
             ]
         self.body = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(width, out_channels, 7))
+        self.head = nn.Sequential(nn.ReflectionPad2d(kernel // 2), nn.Conv2d(width, out_channels, kernel))
         draw_first_weights(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
