@@ -97,7 +97,8 @@ def tune(protocol: dict[str, Any], names: list[str], arguments: argparse.Namespa
             train(protocol, name, plan["seed"], rate, arguments.tuning, out, arguments.threads, plan["share"])
             what = {"generator": name, "coarse": "masks", "split": "train"}
             fakes = draw(protocol, what, out, arguments.tuning, arguments.out / f"drawn-tune-{name}-{rate:g}")
-            figures = compare_sets(fakes, reals, Settings(features=plan["features"], bootstrap=20, draws=2))
+            settings = _settings(plan["features"], arguments.encoder, bootstrap=20, draws=2)
+            figures = compare_sets(fakes, reals, settings)
             distances[f"{rate:g}"] = figures.distance
             print(f"{name} learning rate {rate:g}: {figures.distance_name} {figures.distance:.4g}", flush=True)
         found = _read(arguments.out / TUNED) | {name: distances}
@@ -158,9 +159,7 @@ def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
             slug = "".join(c if c.isalnum() else "-" for c in label.lower())
             fakes = draw(protocol, what, weights, arguments.data, arguments.out / f"drawn-{slug}-{seed}")
             for feature in features:
-                settings = Settings(
-                    features=feature, feature_weights=str(arguments.encoder) if feature.startswith("timm:") else None
-                )
+                settings = _settings(feature, arguments.encoder)
                 figures = compare_sets(fakes, reals, settings, training=training if seed == 0 else None)
                 found[feature].setdefault(label, {})[str(seed)] = figures
                 print(f"{label}, seed {seed}: {figures.distance_name} {figures.distance:.4g}", flush=True)
@@ -176,8 +175,13 @@ def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
             control["tissue"],
             control["masks"],
         )
-        price = compare_sets(asked, reals, Settings(features=features[0])).price
+        price = compare_sets(asked, reals, _settings(features[0], arguments.encoder)).price
     write_report(protocol, found, price, _read(arguments.out / TUNED), arguments.out)
+
+
+def _settings(features: str, encoder: Path | None, **more: int) -> Settings:
+    weights = str(encoder) if features.startswith("timm:") else None
+    return Settings(features=features, feature_weights=weights, **more)
 
 
 def _tuned(out: Path, name: str, protocol: dict[str, Any]) -> float:
