@@ -32,8 +32,8 @@ def write_report(
         "# Tissue masks: DCGAN, DEPAS, CycleGAN, PriorPath",
         "",
         f"`python -m bench.tissue_masks`, protocol `configs/experiments/tissue_masks.yaml`; {protocol['masks']} masks "
-        f"of {size} on either side, seeds {seeds}. Steps: {budgets} (of 8 views, those from coarse masks of 4). Distances "
-        "are Frechet distances of the features named, none of them Inception's, so none is an FID.",
+        f"of {size} on either side, seeds {seeds}. Steps: {budgets} (of 8 views, or of 4 from coarse masks). "
+        "Distances are Frechet distances of the features named, none of them Inception's, so none is an FID.",
         "",
         "Learning rates, chosen on validation patients with the same two candidates and budget for each "
         f"(distance, {protocol['tuning']['features']}): "

@@ -23,7 +23,7 @@ from factory.coarse import (
     sketches_sha256,
 )
 from factory.composition import Request
-from factory.trained_masks import TrainedConfig, TrainedMasks, scheme_of
+from factory.trained_masks import SAME_MPP, TrainedConfig, TrainedMasks, scheme_of
 from factory.views import Tiles, open_tiles, random_crop
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
@@ -116,6 +116,10 @@ class FromCoarse(TrainedMasks):
         if request.height % step or request.width % step:
             return f"size: the weights of {self.name} take multiples of {step}, got {request.height}x{request.width}"
         if self.config.coarse == "masks":
+            mpp = float(self.card.fields["mpp"])
+            if abs(self.tiles.mpp - mpp) > SAME_MPP * mpp:
+                got = f"{self.config.coarse_from[0]} has {self.tiles.mpp:g}"
+                return f"mpp: the weights of {self.name} take coarse masks at {mpp:g} um per pixel, {got}"
             height, width = self.tiles.smallest
             if request.height > height or request.width > width:
                 got = f"{request.height}x{request.width}"

@@ -14,7 +14,7 @@ from factory.masks import MASKS
 from factory.pipeline import MakeConfig
 from factory.plan import Draft, load_scheme
 from manifests.errors import UserError
-from manifests.labels import LabelScheme
+from manifests.labels import SCHEMES, LabelScheme
 
 _NONE = "none"
 
@@ -60,6 +60,8 @@ def resolve_config(
     values = read_yaml(defaults) if defaults.is_file() else {}
     for layer in layers:
         values = _lay_over(values, layer)
+    if bound := _part_of(values, "shift_bound"):
+        values.setdefault("shift_bound", bound)
     if "plan" in values:
         values["plan"] = {key: None if value == _NONE else value for key, value in values["plan"].items()}
     return parse(MakeConfig, values, where), scheme
@@ -67,17 +69,22 @@ def resolve_config(
 
 def _scheme_of_weights(layers: Sequence[Mapping[str, Any]]) -> LabelScheme | None:
     """What the weights of a mask generator draw, where one with weights is asked for and no scheme."""
-    masks: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for layer in layers:
-        masks |= layer.get("masks", {})
-    name = str(masks.get("name", ""))
-    if name not in MASKS:
+        values = _lay_over(values, {"masks": layer.get("masks", {})})
+    default = _part_of(values, "default_scheme")
+    if default is None:
         return None
-    found: LabelScheme | None = None
-    default = getattr(resolve(MASKS, name, "--masks"), "default_scheme", None)
-    if default is not None:
-        found = default(masks)
+    found: LabelScheme = default(values["masks"])
+    if found.name not in SCHEMES:
+        raise UserError(f"--scheme: expected the YAML file of {found.name}, which the weights draw, got none. Name it.")
     return found
+
+
+def _part_of(values: Mapping[str, Any], attribute: str) -> Any:
+    """An attribute of the mask generator that is named, None where there is none."""
+    name = str(values.get("masks", {}).get("name", ""))
+    return getattr(resolve(MASKS, name, "--masks"), attribute, None) if name in MASKS else None
 
 
 def _refuse_scalars(layers: Sequence[Mapping[str, Any]], where: str) -> None:

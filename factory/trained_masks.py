@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
@@ -26,7 +27,11 @@ STARTER = Path(__file__).parent / "starter"
 WEIGHTS_KIND = "generator-weights"
 BEST = "best.safetensors"
 STRIDE = 32
-_SAME_MPP = 0.05
+SURE = 2.0
+"""Log-odds, 88 %, beyond which a network's certainty is not asked any further."""
+_LEAST_PX = np.float32(1e-3)
+SAME_MPP = 0.05
+"""Resolutions that differ by less than this count as one."""
 
 
 class TrainedConfig(Config):
@@ -54,6 +59,8 @@ class TrainedMasks(ABC):
     """What the starter weights draw; other weights may draw any scheme."""
     uses_torch = True
     from_weights = True
+    shift_bound = 4.0
+    """`MakeConfig.shift_bound` unless another is asked for: `SURE` log-odds, and two pixels from the border."""
 
     def __init__(self, config: TrainedConfig, device: str = "cpu") -> None:
         self.config, self.device = config, device
@@ -138,7 +145,7 @@ class TrainedMasks(ABC):
         scheme, mpp = scheme_of(self.card), float(self.card.fields["mpp"])
         if request.scheme.name != scheme.name or len(request.scheme) != len(scheme):
             return f"scheme: the weights of {self.name} draw {scheme.name}, got {request.scheme.name}"
-        if abs(request.mpp - mpp) > _SAME_MPP * mpp:
+        if abs(request.mpp - mpp) > SAME_MPP * mpp:
             return f"mpp: the weights of {self.name} were trained at {mpp:g} um per pixel, got {request.mpp:g}"
         if request.height % STRIDE or request.width % STRIDE:
             return f"size: {self.name} draws multiples of {STRIDE}, got {request.height}x{request.width}"
@@ -181,6 +188,37 @@ def to_scores(logits: npt.NDArray[np.float32]) -> Scores:
     Args:
         logits: float32 [K, H, W]; K = 1 is the logit of the second class against the first.
     """
-    fields = np.concatenate([np.zeros_like(logits), logits]) if len(logits) == 1 else logits
-    own = np.bincount(fields.argmax(0).ravel(), minlength=len(fields)) / fields[0].size
-    return Scores(np.ascontiguousarray(fields, np.float32), tuple(own.tolist()), calibrated=True)
+    if len(logits) == 1:
+        field = settled(logits[0])
+        own = float(np.count_nonzero(field > 0)) / field.size
+        return Scores(np.stack([np.zeros_like(field), field]), (1.0 - own, own), calibrated=True)
+    order = np.partition(logits, -2, axis=0)
+    best, second = order[-1], order[-2]
+    fields = np.stack([settled(np.where(field == best, field - second, field - best)) for field in logits])
+    shares = np.bincount(fields.argmax(0).ravel(), minlength=len(fields)) / best.size
+    return Scores(fields, tuple(shares.tolist()), calibrated=True)
+
+
+def settled(margin: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A margin of log-odds whose sure pixels are ranked by their distance to the nearest pixel that decides otherwise.
+
+    A network that was trained to be sure says nothing more by how sure it is: deep in tissue its logits are whatever
+    its layers left there, a checkerboard as a rule, and a threshold moved that far would cut along it. Beyond `SURE`
+    log-odds a pixel counts `SURE` + its distance in pixels (smoothed by a Gaussian of 1 pixel, which parts the many
+    that are equally far), so that a threshold moved far takes tissue from its border inwards, or adds it from there
+    outwards. The sign, which is the network's decision, stays; and so does a margin of one sign alone.
+
+    Args:
+        margin: float32 [H, W], above 0 where the network takes the class.
+
+    Returns:
+        float32 [H, W]: log-odds up to `SURE`, pixels beyond.
+    """
+    inside = margin > 0
+    if inside.all() or not inside.any():  # no border to measure from
+        return margin
+    far = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5)
+    far -= cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, 5)
+    far = np.maximum(np.abs(cv2.GaussianBlur(far, (0, 0), 1.0)), _LEAST_PX) + np.float32(SURE)
+    found: npt.NDArray[np.float32] = np.where(np.abs(margin) > SURE, np.copysign(far, margin), margin)
+    return found

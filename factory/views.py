@@ -41,15 +41,18 @@ class Tiles:
 
     def read(self, position: int) -> npt.NDArray[np.uint8]:
         """The mask at a position, in `scheme`: uint8 [H, W]."""
+        labels, own = self.read_own(position)
+        if own.name == self.scheme.name:
+            return labels
+        projected: npt.NDArray[np.uint8] = own.projection(self.scheme)[labels]
+        return projected
+
+    def read_own(self, position: int) -> tuple[npt.NDArray[np.uint8], LabelScheme]:
+        """The mask at a position as it is stored, uint8 [H, W], and its own scheme."""
         part, row = self.rows[position]
         dataset = self.datasets[part]
         index, own = (dataset.table[name][row].as_py() for name in ("index", "label_scheme"))
-        labels = dataset.store.read(index, "semantic")
-        if own == self.scheme.name:
-            return labels
-        table = next(scheme for scheme in dataset.schemes if scheme.name == own).projection(self.scheme)
-        projected: npt.NDArray[np.uint8] = table[labels]
-        return projected
+        return dataset.store.read(index, "semantic"), dataset.info.scheme(own)
 
     def group(self, position: int) -> str:
         """Patient or slide of the mask at a position, with its data set's name before it."""
@@ -161,16 +164,16 @@ def _survey(
     tiles = Tiles(tuple(parts), scheme, 0.0, tuple((p, r) for p, part in enumerate(parts) for r in range(len(part))), 0)
     rows, left_out = [], 0
     for position, (part, row) in enumerate(tiles.rows):
-        labels = tiles.read(position)
-        present = np.bincount(labels.ravel(), minlength=256)
-        wrong = np.flatnonzero(present[len(scheme) : IGNORE]) + len(scheme)
-        if wrong.size:
+        labels, own = tiles.read_own(position)
+        present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+        wrong = present[(present >= len(own)) & (present < IGNORE)]
+        if wrong.size:  # looked for before projection, which makes them ignored ones
             name = parts[part].table["sample_id"][row].as_py()
             raise UserError(
-                f"{parts[part].root}: {name}: expected classes 0 to {len(scheme) - 1} of {scheme.name}, "
+                f"{parts[part].root}: {name}: expected classes 0 to {len(own) - 1} of {own.name}, "
                 f"got {wrong[0]}. Ingest it again with --class-map."
             )
-        if present[IGNORE]:
+        if (own.projection(scheme)[present] == IGNORE).any():
             left_out += 1
         else:
             rows.append((part, row))

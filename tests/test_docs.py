@@ -16,10 +16,11 @@ import manifests
 import segment.cli
 from factory.core.config import configs_dir, parse
 from factory.core.registry import resolve
-from factory.masks import MASKS
+from factory.masks import MASKS, TRAINABLE
 from factory.order import resolve_config
 from factory.pipeline import recipe_of
 from factory.renderers import RENDERERS
+from factory.training_run import lesson_class, resolve_lesson
 from manifests import SCHEMA, SCHEMES
 from tests.conftest import Outcome, write_dataset
 
@@ -72,6 +73,29 @@ def test_every_segment_config_resolves(path: Path) -> None:
     from segment.training import TrainConfig
 
     parse(TrainConfig, yaml.safe_load(path.read_text()), path.name)
+
+
+@pytest.mark.parametrize("path", sorted((configs_dir() / "train").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_training_config_resolves(path: Path) -> None:
+    generator = path.stem.partition("_")[0]
+    assert generator in TRAINABLE
+    parse(lesson_class(generator).Config, yaml.safe_load(path.read_text()), path.name)
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_every_generator_that_learns_has_the_papers_configuration_and_a_light_one(name: str) -> None:
+    paper, light = (resolve_lesson(name, None, [], {"precision": "fp32"}, device) for device in ("cuda", "cpu"))
+    assert (paper.size, paper.epochs) == ((512, 1024), 100)
+    assert (light.size, paper.learning_rate, paper.beta1) == ((128, 256), 2e-4, 0.5)
+
+
+def test_pix2pix_has_its_own_weights_and_those_of_priorpaths_text() -> None:
+    def weights(config: str) -> dict[str, float]:
+        values: dict[str, float] = resolve_lesson("priorpath", config, [], {}, "cpu").loss.model_dump()  # type: ignore[attr-defined]
+        return values
+
+    assert weights("priorpath") == {"adversarial": 1, "l1": 100, "feature": 0, "mean_prediction": 0}
+    assert weights("priorpath_paper") == {"adversarial": 1, "l1": 0, "feature": 1, "mean_prediction": 1}
 
 
 @pytest.mark.parametrize(("table", "name"), [(t, n) for t in (MASKS, RENDERERS) for n in t])

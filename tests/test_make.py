@@ -498,7 +498,7 @@ def test_two_hundred_bad_manifests_are_refused_unwritten(tmp_path: Path, cli: Cl
 
 def test_help_needs_no_heavy_library() -> None:
     for program in ("factory", "segment"):
-        for arguments in ([], ["make" if program == "factory" else "train"]):
+        for arguments in ([], ["train"], *([["make"]] if program == "factory" else [])):
             script = (
                 f"import sys; sys.argv=['x', *{arguments!r}, '--help']\n"
                 f"import {program}.cli\n"
@@ -539,8 +539,19 @@ def test_flags_go_before_assignments_before_the_file_before_the_defaults(tmp_pat
 def test_a_part_of_another_name_starts_without_the_old_parts_values(tmp_path: Path) -> None:
     from factory.order import resolve_config
 
-    config, _ = resolve_config({}, {"masks": "polygons"}, None, ["masks.tumour.spikiness=[0.1, 0.2]"])
+    path = tmp_path / "c.yaml"
+    path.write_text("masks: {name: ihc, tumour: {spikiness: [0.1, 0.2]}}\n")
+    config, _ = resolve_config({}, {"masks": "polygons"}, path, [])
     assert config.masks == {"name": "polygons"}
+
+
+def test_values_without_a_name_are_those_of_the_part_that_is_typed(tmp_path: Path, cli: Cli) -> None:
+    from factory.order import resolve_config
+
+    config, _ = resolve_config({}, {"masks": "polygons"}, None, ["masks.regions.roughness=0.2"])
+    assert config.masks == {"name": "polygons", "regions": {"roughness": 0.2}}
+    wrong = cli("factory", "make", "--masks", "polygons", "--set", "masks.tumour.spikiness=[0.1,0.2]", "--dry-run")
+    assert_refused(wrong, "masks .polygons.: tumour: expected a known key")
 
 
 def test_resume_with_another_library_version_is_refused(

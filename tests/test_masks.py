@@ -20,7 +20,7 @@ from scipy import ndimage
 from factory.composition import Request, Unmet, allocate
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
-from factory.masks import MASKS
+from factory.masks import MASKS, TRAINABLE
 from factory.masks.ihc import Ihc
 from factory.masks.nuclei import Nuclei
 from factory.masks.polygons import Polygons
@@ -29,8 +29,13 @@ from manifests.measure import measure
 from manifests.tile import Tile
 
 ATTEMPTS = 4
+UNTRAINED = [name for name in MASKS if not getattr(resolve(MASKS, name, "mask generator"), "from_weights", False)]
+"""Those with weights are in test_trained_masks.py."""
 PAIRS = [
-    (name, scheme) for name in MASKS for scheme in resolve(MASKS, name, "mask generator").schemes if scheme in SCHEMES
+    (name, scheme)
+    for name in UNTRAINED
+    for scheme in resolve(MASKS, name, "mask generator").schemes
+    if scheme in SCHEMES
 ]
 PDL1 = get_scheme("pdl1")
 
@@ -151,7 +156,12 @@ def test_a_tile_may_be_all_air_or_without_air(name: str, scheme: str) -> None:
     assert not np.isin(full.semantic, get_scheme(scheme).ids("air")).any()
 
 
-@pytest.mark.parametrize("name", MASKS)
+def test_every_generator_is_tested_here_or_with_its_weights() -> None:
+    assert {*UNTRAINED, *TRAINABLE} == set(MASKS)
+    assert {name for name, _ in PAIRS} == set(UNTRAINED)
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
 def test_refusal_names_a_scheme_that_is_not_drawn(name: str) -> None:
     masks = build(name)
     wrong = next(s for s in SCHEMES if s not in masks.schemes)

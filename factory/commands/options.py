@@ -41,7 +41,10 @@ Scheme = Annotated[
 ]
 Masks = Annotated[
     str | None,
-    typer.Option(help="Mask generator. [default: ihc for pdl1 and pdl1_cells, nuclei for ihc and nuclei, or polygons]"),
+    typer.Option(
+        help="Mask generator; depas and priorpath draw learnt tissue. "
+        "[default: ihc for pdl1 and pdl1_cells, nuclei for ihc and nuclei, or polygons]"
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML over the scheme's defaults. [default: none]")]
 Assignments = Annotated[

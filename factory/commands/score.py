@@ -48,7 +48,7 @@ def score(
     ] = None,
     features: Annotated[
         str,
-        typer.Option(help="random-vgg16, random-vgg16-4096, random-vgg16-pooled, inception, resnet50 or timm:NAME."),
+        typer.Option(help="random-vgg16, random-vgg16-pooled, random-vgg16-r64, inception, resnet50 or timm:NAME."),
     ] = "random-vgg16",
     feature_weights: Annotated[
         Path | None, typer.Option(help="safetensors file for the feature extractor. [default: none, or its download]")

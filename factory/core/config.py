@@ -58,6 +58,8 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
         hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
         return f"{where}: {path}: expected a known key, got {str(first['loc'][-1])!r}. {hint}{more}"
     reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if not path:  # a rule over several keys, which says itself what it got
+        return f"{where}: {reason}.{more}"
     return f"{where}: {path}: {reason}, got {first.get('input')!r}.{more}"
 
 

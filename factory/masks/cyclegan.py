@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from factory.coarse.morphology import CLOSING_PX, OPENING_PX
@@ -18,7 +18,7 @@ from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.from_coarse import CoarseConfig, FromCoarse, coarse_of, pooled
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
-from factory.nets.discriminators import PatchDiscriminator
+from factory.nets.discriminators import PatchDiscriminator, smallest_side
 from factory.nets.objectives import Adversarial, judged_as
 from factory.nets.resnet import ResnetGenerator
 from factory.training import LessonConfig, Views
@@ -63,6 +63,13 @@ class CycleGanLessonConfig(LessonConfig):
     pool: int = Field(default=50, ge=1)
     opening_px: int = Field(default=OPENING_PX, ge=1)
     closing_px: int = Field(default=CLOSING_PX, ge=1)
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> CycleGanLessonConfig:
+        least = smallest_side(self.judge_depth)
+        if min(self.size) < least:
+            raise ValueError(f"size: expected sides from {least} for these judges, got {self.size[0]}x{self.size[1]}")
+        return self
 
 
 class CycleGanLesson:
@@ -182,9 +189,8 @@ class CycleGan(FromCoarse):
         """Logits of one tile, float32 [K, H, W]."""
         coarse = torch.from_numpy(self.coarse_map(request, rng))[None]
         inputs = to_channels(coarse, self.card.fields["network"]["channels"])
-        dtype = next(self.network.parameters()).dtype
         with torch.inference_mode():
-            logits: npt.NDArray[np.float32] = self.network(inputs.to(self.device, dtype))[0].cpu().numpy()
+            logits: npt.NDArray[np.float32] = self.network(inputs.to(self.device))[0].cpu().numpy()
         return logits
 
 

@@ -73,9 +73,8 @@ class Dcgan(TrainedMasks):
     def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """Logits of one tile, float32 [K, H, W]."""
         (latent,) = self.network.inputs([rng], (request.height, request.width))  # type: ignore[operator]
-        dtype = next(self.network.parameters()).dtype
         with torch.inference_mode():
-            logits: npt.NDArray[np.float32] = self.network(latent.to(self.device, dtype))[0].cpu().numpy()
+            logits: npt.NDArray[np.float32] = self.network(latent.to(self.device))[0].cpu().numpy()
         return logits
 
 

@@ -81,8 +81,7 @@ class Depas(TrainedMasks):
     def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """Sharpened logits of one tile, float32 [K, H, W]."""
         inputs = self.network.inputs([rng], (request.height, request.width))  # type: ignore[operator]
-        dtype = next(self.network.parameters()).dtype
         with torch.inference_mode():
-            logits = self.network(*(tensor.to(self.device, dtype) for tensor in inputs))[0]
+            logits = self.network(*(tensor.to(self.device) for tensor in inputs))[0]
         sharpened: npt.NDArray[np.float32] = (logits * self.card.fields["network"]["sharpness"]).cpu().numpy()
         return sharpened

@@ -18,7 +18,7 @@ from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.from_coarse import CoarseConfig, FromCoarse, coarse_of
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
-from factory.nets.discriminators import PatchDiscriminator, Scales
+from factory.nets.discriminators import PatchDiscriminator, Scales, smallest_side
 from factory.nets.objectives import Adversarial, feature_matching, judged_as
 from factory.nets.unet import UNet
 from factory.training import LessonConfig, Views
@@ -74,6 +74,9 @@ class PriorPathLessonConfig(LessonConfig):
         step = 2**self.network.depth
         if any(side % step for side in self.size):
             raise ValueError(f"size: expected multiples of {step}, 2^depth, got {self.size[0]}x{self.size[1]}")
+        least = smallest_side(self.judge_depth, self.judges)
+        if min(self.size) < least:
+            raise ValueError(f"size: expected sides from {least} for these judges, got {self.size[0]}x{self.size[1]}")
         return self
 
 
@@ -204,9 +207,8 @@ class PriorPath(FromCoarse):
         coarse = torch.from_numpy(self.coarse_map(request, rng))[None]
         noise = torch.from_numpy(rng.standard_normal((1, 1, request.height, request.width), np.float32))
         inputs = torch.cat([to_channels(coarse, self.card.fields["network"]["channels"]), noise], 1)
-        dtype = next(self.network.parameters()).dtype
         with torch.inference_mode():
-            logits: npt.NDArray[np.float32] = self.network(inputs.to(self.device, dtype))[0].cpu().numpy()
+            logits: npt.NDArray[np.float32] = self.network(inputs.to(self.device))[0].cpu().numpy()
         return logits
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from factory.nets.inference_layers import FullPrecisionHead
 from factory.nets.layers import draw_first_weights
 
 NOISE_GAIN = 20.0
@@ -142,5 +143,5 @@ def logits_in_full_precision(head: nn.Module, x: torch.Tensor) -> torch.Tensor:
     would choose among them.
     """
     with torch.autocast(x.device.type, enabled=False):
-        logits: torch.Tensor = head(x.float())
+        logits: torch.Tensor = head(x if isinstance(head, FullPrecisionHead) else x.float())
     return logits

@@ -45,6 +45,11 @@ class WholeDiscriminator(nn.Module):
         return logits.flatten()
 
 
+def smallest_side(depth: int, judges: int = 1) -> int:
+    """Least side of a mask that `PatchDiscriminator`s of a depth can judge, the last of them at 1/2^(judges - 1)."""
+    return 3 << (depth + judges - 1)  # the two unstrided 4x4 convolutions take a pixel each
+
+
 class PatchDiscriminator(nn.Module):
     """A mask -> a map of logits, one for every patch (70 x 70 pixels with three strided layers; Isola et al. 2017).
 

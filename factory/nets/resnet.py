@@ -32,8 +32,8 @@ class ResnetGenerator(nn.Module):
 
     Args:
         in_channels, out_channels: of the mask and of the logits. width: of the first layer. blocks: residual blocks
-        (9 in the paper at 256 x 256). norm: instance in the paper. kernel: of the first and the last convolution, odd (7
-        in the paper).
+        (9 in the paper at 256 x 256). norm: instance in the paper. kernel: of the first and the last convolution, odd
+        (7 in the paper).
     """
 
     def __init__(
@@ -41,8 +41,11 @@ class ResnetGenerator(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [
-            nn.ReflectionPad2d(kernel // 2), nn.Conv2d(in_channels, width, kernel), make_norm(norm, width), nn.ReLU(inplace=True)
-        ]  # fmt: skip
+            nn.ReflectionPad2d(kernel // 2),
+            nn.Conv2d(in_channels, width, kernel),
+            make_norm(norm, width),
+            nn.ReLU(inplace=True),
+        ]
         for level in (1, 2):
             layers += [
                 nn.Conv2d(width * level, width * level * 2, 3, stride=2, padding=1),

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from factory.core.console import progress
 from factory.realism.control_price import ShiftBin, price_of_control
@@ -35,13 +36,21 @@ LEAST_TILES = 16
 """Tiles of either kind that a comparison needs."""
 
 
+POOL = 4
+"""Real tiles that serve the floor, per tile compared, at most."""
+
+RANDOM_HALVES, HALVES_BY_GROUP = "real halves, random", "real halves, by group"
+TRAINING, FAKES, SHUFFLED = "training tiles", "fakes", "shuffled patches"
+"""Rows of the table of controls. Training tiles are what a perfect generator would equal."""
+
+
 @dataclass(frozen=True)
 class ProjectionFigures:
     """One plane: its points, what differs in it, and its grid.
 
     Attributes:
         projection: points of all tiles. ks, kl: between fakes and reals (`ks_2d`, `kl_divergence`). ks_floor, kl_floor:
-            means of the same between real halves, where they lie in this plane. grid: its cells.
+            means of the same between random halves of the reals in this plane. grid: its cells.
     """
 
     projection: Projection
@@ -57,14 +66,16 @@ class Comparison:
     """Every figure of fakes against reals.
 
     Attributes:
-        fakes, reals: the tiles compared, equally many. settings: all of them. extractor_origin, extractor_sha256: of the
-            features. dimensions: of a feature vector. distance_name: what the Frechet distance is called.
-        distance, distance_interval: Frechet distance and its 95 % interval. extrapolation: over sample sizes.
-        kernel: kernel distance. neighbours: precision, recall, density, coverage. projections: pca, t-sne.
-        halves_note: which halves are the floor. controls: the table at one sample size, fakes and controls.
+        fakes, reals: the tiles compared, equally many. settings: all of them.
+        extractor_origin, extractor_sha256: of the features. dimensions: of a feature vector.
+        distance_name: what the Frechet distance is called. distance, distance_interval: it and its 95 % interval.
+        extrapolation: over sample sizes. kernel: kernel distance. neighbours: precision, recall, density, coverage.
+        projections: pca, t-sne. halves_note: which halves are the floor. control_size: tiles of either side in a row of
+            `controls`, the table at one sample size.
         statistics, curves: of masks, per class; empty for images. modes: of the real tiles.
         copies: None without training tiles. price: bins of the allocation shift; empty without shifts.
-        training: those tiles. measured: fakes, reals, shuffled -> statistics of every tile, per class; empty for images.
+        training: those tiles. measured: fakes, reals, shuffled, pool (all real tiles) -> statistics of every tile, per
+            class; empty for images.
     """
 
     fakes: TileSet
@@ -91,19 +102,9 @@ class Comparison:
     training: TileSet | None
     measured: Mapping[str, tuple[MaskStatistics, ...]]
 
-    @property
-    def floor(self) -> ControlRow:
-        """The row of real halves that the fakes are held against."""
-        rows = {row.name: row for row in self.controls}
-        return rows.get(HALVES_BY_GROUP, rows[RANDOM_HALVES])
-
-    def row(self, name: str) -> ControlRow:
-        """The row of the table of controls with that name."""
-        return next(row for row in self.controls if row.name == name)
-
-
-RANDOM_HALVES, HALVES_BY_GROUP = "real halves, random", "real halves, by group"
-FAKES, SHUFFLED = "fakes", "shuffled patches"
+    def row(self, name: str) -> ControlRow | None:
+        """The row of the table of controls with that name, where there is one."""
+        return next((row for row in self.controls if row.name == name), None)
 
 
 def compare_sets(
@@ -119,7 +120,8 @@ def compare_sets(
     """Compare two sets of masks or images of one size, scheme and resolution.
 
     Args:
-        fakes, reals: of either as many are drawn as the smaller has; all fakes serve the price of control.
+        fakes, reals: of either as many are drawn as the smaller has. Reals beyond that (up to four times as many) serve
+            the floor, fakes beyond it the price of control.
         settings: default `Settings()`. n: tiles of either kind, at most.
         training: tiles that the generator was trained on, for copies. controls: name -> other tiles for the table.
         extractor: opened already; default what the settings name.
@@ -127,58 +129,68 @@ def compare_sets(
     Raises:
         ValueError: for sets of other sizes or schemes, or fewer than 16 tiles.
     """
-    settings = settings or Settings()
-    controls = controls or {}
+    settings, controls = settings or Settings(), controls or {}
     count = min(len(fakes), len(reals), n or len(reals))
     _check([fakes, reals, *controls.values(), *([training] if training else [])], count)
-    # Without shifts the fakes beyond the number compared have no figure to go into.
-    pool = fakes if fakes.shifts is not None else choose(fakes, count, settings.seed)
-    fakes, reals = (choose(side, count, settings.seed) for side in (fakes, reals))
-    halves = split_halves(reals.groups, count, settings.draws, settings.seed)
-    shuffled = reals.with_pixels(
-        shuffle_patches(reals.pixels, settings.patch_grid, generator(settings.seed, "shuffle"))
-    )
+    sets = _pools(fakes, reals, count, settings)
+    fakes, reals = (sets[name].take(range(count)) for name in ("fakes", "reals"))
+    sets |= {} if training is None else {"training": training}
+    sets |= {_control(name): side for name, side in controls.items()}
     extractor = extractor or open_extractor(settings.features, _path(settings.feature_weights))
-    named = {"fakes": fakes, "reals": reals, "shuffled": shuffled, "pool": pool}
-    if training is not None:
-        named["training"] = training
-    named |= {f"control {name}": side for name, side in controls.items()}
-    features = _features(extractor, named, settings)
-    measured = _statistics({"fakes": fakes, "reals": reals, "shuffled": shuffled}) if fakes.scheme else {}
-    f, r = features["fakes"], features["reals"]
-    others = {name: features[f"control {name}"] for name in controls}
-    return Comparison(
-        fakes=fakes,
-        reals=reals,
-        settings=settings,
-        extractor_origin=extractor.origin,
-        extractor_sha256=extractor.sha256,
-        dimensions=f.shape[1],
-        distance_name=extractor.distance,
-        distance=frechet_distance(f, r),
-        distance_interval=bootstrap_interval(
-            f, r, generator(settings.seed, "bootstrap"), groups=reals.groups, resamples=settings.bootstrap
-        ),
-        extrapolation=extrapolate(f, r, generator(settings.seed, "extrapolation"), settings.subset_sizes),
-        kernel=kernel_distance(f, r, generator(settings.seed, "kernel"), settings.kernel_subsets),
-        neighbours=neighbourhood(f, r, settings.neighbours),
-        projections=_projections(f, r, halves, settings),
-        halves_note=halves.note,
-        control_size=halves.size,
-        controls=_controls(features, others, halves, settings),
-        statistics=_compare_all(measured, halves, compare_statistics),
-        curves=_compare_all(measured, halves, lambda *sides: (compare_curves(*sides),)),
-        modes=_modes(f, r, measured, reals.ids, settings),
-        copies=_copies(fakes, reals, training, features, settings),
-        price=_price(pool, features, settings),
-        training=training,
-        measured=measured,
-    )
+    features = _features(extractor, sets, settings)
+    measured = _statistics({"fakes": fakes, "pool": sets["reals"], "shuffled": sets["shuffled"]}, count)
+    halves = split_halves(sets["reals"].groups, len(sets["reals"]), count, settings.draws, settings.seed)
+    f, r = features["fakes"][:count], features["reals"][:count]
+    # Small matrices: one thread is faster than several, and the figures do not depend on how many there are.
+    with threadpool_limits(1, user_api="blas"):
+        return Comparison(
+            fakes=fakes,
+            reals=reals,
+            settings=settings,
+            extractor_origin=extractor.origin,
+            extractor_sha256=extractor.sha256,
+            dimensions=f.shape[1],
+            distance_name=extractor.distance,
+            distance=frechet_distance(f, r),
+            distance_interval=_interval(f, r, reals.groups, settings),
+            extrapolation=extrapolate(f, r, generator(settings.seed, "extrapolation"), settings.subset_sizes),
+            kernel=kernel_distance(f, r, generator(settings.seed, "kernel"), settings.kernel_subsets),
+            neighbours=neighbourhood(f, r, settings.neighbours),
+            projections=_projections(f, r, settings),
+            halves_note=halves.note,
+            control_size=halves.size,
+            controls=_controls(features, f, list(controls), halves, settings),
+            statistics=_compare_all(measured, halves, compare_statistics),
+            curves=_compare_all(measured, halves, lambda *sides: (compare_curves(*sides),)),
+            modes=_modes(f, r, measured, reals.ids, settings),
+            copies=_copies(fakes, reals, training, features, settings),
+            price=_price(sets["fakes"], features, settings),
+            training=training,
+            measured=measured,
+        )
 
 
 def choose(tiles: TileSet, count: int, seed: int) -> TileSet:
     """`count` of the tiles, drawn at random, in random order: any beginning of it is a random draw too."""
     return tiles.take(generator(seed, "choice").permutation(len(tiles))[:count])
+
+
+def _pools(fakes: TileSet, reals: TileSet, count: int, settings: Settings) -> dict[str, TileSet]:
+    """Fakes and reals of which the first `count` are compared, and the shuffled patches of those reals."""
+    more = len(fakes) if fakes.shifts is not None else count
+    pools = {"fakes": choose(fakes, more, settings.seed), "reals": choose(reals, POOL * count, settings.seed)}
+    compared = pools["reals"].take(range(count))
+    mixed = shuffle_patches(compared.pixels, settings.patch_grid, generator(settings.seed, "shuffle"))
+    return pools | {"shuffled": compared.with_pixels(mixed)}
+
+
+def _control(name: str) -> str:
+    return f"control {name}"
+
+
+def _interval(f: Floats, r: Floats, groups: tuple[str, ...] | None, settings: Settings) -> tuple[float, float]:
+    rng = generator(settings.seed, "bootstrap")
+    return bootstrap_interval(f, r, rng, groups=groups, resamples=settings.bootstrap)
 
 
 def _check(sides: list[TileSet], count: int) -> None:
@@ -195,11 +207,8 @@ def _path(text: str | None) -> Path | None:
 
 
 def _features(extractor: Extractor, sets: Mapping[str, TileSet], settings: Settings) -> dict[str, Floats]:
-    """Features of each set, those of tiles that are in two sets computed once."""
-    pool = {tile: place for place, tile in enumerate(sets["pool"].ids)}
-    whole = {name: side for name, side in sets.items() if name != "fakes"}
-    with progress("features", sum(map(len, whole.values())), unit="pictures") as bar:
-        found = {
+    with progress("features", sum(map(len, sets.values())), unit="pictures") as bar:
+        return {
             name: extract(
                 extractor,
                 to_pictures(side, settings.picture_px),
@@ -207,39 +216,41 @@ def _features(extractor: Extractor, sets: Mapping[str, TileSet], settings: Setti
                 batch=settings.batch,
                 on_pictures=bar.advance,
             )
-            for name, side in whole.items()
+            for name, side in sets.items()
         }
-    found["fakes"] = found["pool"][[pool[tile] for tile in sets["fakes"].ids]]
-    return found
 
 
-def _statistics(sets: Mapping[str, TileSet]) -> dict[str, tuple[MaskStatistics, ...]]:
+def _statistics(sets: Mapping[str, TileSet], count: int) -> dict[str, tuple[MaskStatistics, ...]]:
+    """Statistics of each set, and as ``reals`` of the first `count` of the pool; nothing for images."""
+    if sets["pool"].scheme is None:
+        return {}
     schemes = [side.scheme for side in sets.values() if side.scheme is not None]
     total = sum(len(side) * len(measured_classes(scheme)) for side, scheme in zip(sets.values(), schemes, strict=True))
     with progress("mask statistics", total) as bar:
-        return {name: mask_statistics(side, bar.advance) for name, side in sets.items()}
+        found = {name: mask_statistics(side, bar.advance) for name, side in sets.items()}
+    return found | {"reals": tuple(of_class.head(count) for of_class in found["pool"])}
 
 
 def _compare_all(
-    measured: Mapping[str, tuple[MaskStatistics, ...]],
-    halves: Halves,
-    compare: Callable[..., tuple[Figures, ...]],
+    measured: Mapping[str, tuple[MaskStatistics, ...]], halves: Halves, compare: Callable[..., tuple[Figures, ...]]
 ) -> tuple[Figures, ...]:
-    sides = zip(*(measured[name] for name in ("fakes", "reals", "shuffled")), strict=True) if measured else ()
-    return tuple(figures for of_class in sides for figures in compare(*of_class, halves.floor))
+    names = ("fakes", "reals", "shuffled", "pool")
+    sides = zip(*(measured[name] for name in names), strict=True) if measured else ()
+    return tuple(figures for of_class in sides for figures in compare(*of_class, halves))
 
 
-def _projections(f: Floats, r: Floats, halves: Halves, settings: Settings) -> tuple[ProjectionFigures, ...]:
+def _projections(f: Floats, r: Floats, settings: Settings) -> tuple[ProjectionFigures, ...]:
+    halves = split_halves(None, len(r), len(r), settings.draws, settings.seed).random
     found = []
     for projection in (project_pca(f, r), project_tsne(f, r, settings.seed)):
-        real_pairs = [(projection.reals[a], projection.reals[b]) for a, b in halves.floor]
+        pairs = [(projection.reals[a], projection.reals[b]) for a, b in halves]
         found.append(
             ProjectionFigures(
                 projection,
                 ks_2d(projection.fakes, projection.reals),
                 kl_divergence(projection.reals, projection.fakes),
-                float(np.mean([ks_2d(a, b) for a, b in real_pairs])),
-                float(np.mean([kl_divergence(a, b) for a, b in real_pairs])),
+                float(np.mean([ks_2d(a, b) for a, b in pairs])),
+                float(np.mean([kl_divergence(a, b) for a, b in pairs])),
                 local_distances(projection, f, r, cells=settings.grid, min_cell=settings.min_cell),
             )
         )
@@ -247,20 +258,22 @@ def _projections(f: Floats, r: Floats, halves: Halves, settings: Settings) -> tu
 
 
 def _controls(
-    features: Mapping[str, Floats], others: Mapping[str, Floats], halves: Halves, settings: Settings
+    features: Mapping[str, Floats], fakes: Floats, names: list[str], halves: Halves, settings: Settings
 ) -> tuple[ControlRow, ...]:
-    reals, size, k = features["reals"], halves.size, settings.neighbours
+    reals, k = features["reals"], settings.neighbours
     rng = generator(settings.seed, "halves", 1)
 
     def row(name: str, side: Floats) -> ControlRow:
-        fitting = min(size, len(side))
-        return control_row(name, side, reals, random_draws(len(side), len(reals), fitting, settings.draws, rng), k, rng)
+        size = min(halves.size, len(side))
+        return control_row(name, side, reals, random_draws(len(side), len(reals), size, settings.draws, rng), k, rng)
 
     rows = [control_row(RANDOM_HALVES, reals, reals, halves.random, k, rng)]
     if halves.by_group:
         rows.append(control_row(HALVES_BY_GROUP, reals, reals, halves.by_group, k, rng))
-    rows.append(row(FAKES, features["fakes"]))
-    rows += [row(name, side) for name, side in others.items()]
+    if "training" in features:
+        rows.append(row(TRAINING, features["training"]))
+    rows.append(row(FAKES, fakes))
+    rows += [row(name, features[_control(name)]) for name in names]
     rows.append(row(SHUFFLED, features["shuffled"]))
     return tuple(rows)
 
@@ -291,7 +304,9 @@ def _copies(
             quantile=settings.copy_quantile,
             planted=settings.planted,
             seed=settings.seed,
-            features=FeatureSets(features["fakes"], features["reals"], features["training"]),
+            features=FeatureSets(
+                features["fakes"][: len(fakes)], features["reals"][: len(reals)], features["training"]
+            ),
             on_tile=on_tile,
         )
 
@@ -306,7 +321,7 @@ def _price(pool: TileSet, features: Mapping[str, Floats], settings: Settings) ->
     if pool.shifts is None:
         return ()
     return price_of_control(
-        features["pool"],
+        features["fakes"],
         pool.shifts,
         features["reals"],
         bins=settings.shift_bins,

@@ -20,7 +20,7 @@ class ShiftBin:
     """Fakes whose absolute shift lies in one bin, compared with the same real tiles.
 
     Attributes:
-        low, high: smallest and largest absolute shift in it. fakes: in the bin. size: of the draws, the same in all bins.
+        low, high: smallest and largest absolute shift in it. fakes: in the bin. size: of the draws, in all bins alike.
         distance, distance_std: mean and standard deviation over draws.
     """
 

@@ -49,8 +49,8 @@ class CopyFigures:
         fakes: with edges, so that they could be copies. blank_fakes: without. share: of the former above the limit.
         real_median, fake_median: similarity to the nearest training tile; equal where fakes are as new as real tiles.
         recall: of all planted copies. recall_by_kind: kind -> recall. planted: copies of each kind.
-        feature_ratio: median distance from a fake to the nearest training tile in feature space, over that of a held-out
-            real tile; far below 1 for fakes that hug the training tiles. None without features.
+        feature_ratio: median distance from a fake to the nearest training tile in feature space, over that of a
+            held-out real tile; far below 1 for fakes that hug the training tiles. None without features.
         pairs: every fake with edges, the most similar first.
     """
 
@@ -194,7 +194,8 @@ def _recalls(
 
 def _other(pixels: Pixels, source: int, rng: np.random.Generator) -> Pixels:
     """Another tile, to fill with what a shifted crop does not know."""
-    return pixels[(source + rng.integers(1, max(2, len(pixels)))) % len(pixels)]
+    other: Pixels = pixels[(source + rng.integers(1, max(2, len(pixels)))) % len(pixels)]
+    return other
 
 
 def _exact(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
@@ -208,8 +209,8 @@ def _flipped(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
     names = list(SYMMETRIES)[1 : 8 if tile.shape[0] == tile.shape[1] else 4]
     turn = SYMMETRIES[names[rng.integers(len(names))]]
     moved = np.moveaxis(tile, 2, 0) if tile.ndim == 3 else tile
-    turned = np.ascontiguousarray(turn(moved))  # type: ignore[arg-type]
-    return np.moveaxis(turned, 0, 2) if tile.ndim == 3 else turned  # type: ignore[return-value]
+    turned = np.ascontiguousarray(turn(moved))
+    return np.moveaxis(turned, 0, 2) if tile.ndim == 3 else turned
 
 
 def _shifted(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
@@ -219,7 +220,8 @@ def _shifted(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
     margins = ((top, top), (left, left), (0, 0))[: tile.ndim]
     wide = np.pad(tile, margins, mode="reflect")
     y, x = rng.integers(0, 2 * top + 1), rng.integers(0, 2 * left + 1)
-    return wide[y : y + tile.shape[0], x : x + tile.shape[1]]
+    moved: Pixels = wide[y : y + tile.shape[0], x : x + tile.shape[1]]
+    return moved
 
 
 def _noisy(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
@@ -233,7 +235,8 @@ def _noisy(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
 def _redrawn(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
     """Its boundary drawn anew: a median over about a hundredth of the longer side."""
     del other, rng
-    return cv2.medianBlur(np.ascontiguousarray(tile), 2 * max(1, max(tile.shape[:2]) // 200) + 1)
+    blurred: Pixels = cv2.medianBlur(np.ascontiguousarray(tile), 2 * max(1, max(tile.shape[:2]) // 200) + 1)
+    return blurred
 
 
 def _recropped(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:

@@ -21,7 +21,6 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
         for field in fields(comparison)
         if field.name not in _LEFT_OUT
     }
-    document["floor"] = _plain(comparison.floor)
     if comparison.copies is not None:
         document["copies"]["flagged"] = [_plain(pair) for pair in comparison.copies.flagged]
     for figures, own in zip(comparison.projections, document["projections"], strict=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,14 @@ import torch
 from torch import nn
 
 from factory.core.registry import resolve
+from factory.core.weights import read_header
 from manifests.errors import UserError
+from manifests.files import sha256_file
 
 EXTRACTORS: dict[str, str] = {
     "random-vgg16": "factory.realism.random_vgg:compact",
-    "random-vgg16-4096": "factory.realism.random_vgg:wide",
     "random-vgg16-pooled": "factory.realism.random_vgg:pooled",
+    "random-vgg16-r64": "factory.realism.random_vgg:hidden",
     "inception": "factory.realism.inception:inception",
     "resnet50": "factory.realism.timm_features:resnet50",
 }
@@ -32,6 +36,7 @@ class Extractor:
 
     Attributes:
         name: as asked for. distance: what a Frechet distance on its features may be called.
+        known: features of pictures seen before, by digest, so that reals scored against many fakes run once.
         network: float32 [N, 3, H, W] from 0 to 1 -> float32 [N, d]; in eval mode.
         origin: where its weights are from, in words. sha256: of their file; None for random ones.
     """
@@ -41,6 +46,7 @@ class Extractor:
     network: nn.Module
     origin: str
     sha256: str | None = None
+    known: dict[bytes, npt.NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
 
 
 def check_extractor(name: str, weights: Path | None) -> None:
@@ -49,8 +55,6 @@ def check_extractor(name: str, weights: Path | None) -> None:
     Raises:
         UserError: with the names there are.
     """
-    from factory.core.weights import read_header
-
     if not name.startswith(TIMM) and name not in EXTRACTORS:
         resolve({**EXTRACTORS, "timm:NAME": ""}, name, "--features")
     if name.startswith("random-") and weights is not None:
@@ -65,7 +69,7 @@ def check_extractor(name: str, weights: Path | None) -> None:
 
 
 def open_extractor(name: str, weights: Path | None = None) -> Extractor:
-    """Build an extractor and load its weights.
+    """Build an extractor and load its weights; the same again within a process is the one opened before.
 
     Args:
         name: in `EXTRACTORS`, or ``timm:NAME``. weights: a safetensors file, or None.
@@ -74,6 +78,12 @@ def open_extractor(name: str, weights: Path | None = None) -> Extractor:
         UserError: for an unknown name or a file that does not fit. FaultError: when a download fails.
     """
     check_extractor(name, weights)
+    return _open(name, weights, None if weights is None else sha256_file(weights))
+
+
+@functools.lru_cache(maxsize=2)
+def _open(name: str, weights: Path | None, sha256: str | None) -> Extractor:
+    del sha256  # only tells another file under the same name
     if name.startswith(TIMM):
         from factory.realism.timm_features import any_encoder
 
@@ -100,11 +110,15 @@ def extract(
         float64 [N, d].
     """
     network = extractor.network.to(device).eval()
-    rows = []
+    digests = [hashlib.blake2b(repr(picture.shape).encode() + picture.tobytes()).digest() for picture in pictures]
+    fresh = [place for place, digest in enumerate(digests) if digest not in extractor.known]
+    on_pictures(len(pictures) - len(fresh))
     with torch.inference_mode():
-        for start in range(0, len(pictures), batch):
-            block = torch.from_numpy(pictures[start : start + batch]).to(device)
+        for start in range(0, len(fresh), batch):
+            places = fresh[start : start + batch]
+            block = torch.from_numpy(pictures[places]).to(device)
             # NHWC seen as NCHW is torch's channels_last, on which convolutions are fastest.
-            rows.append(network(block.permute(0, 3, 1, 2).float().div_(255)).double().cpu().numpy())
-            on_pictures(len(block))
-    return np.concatenate(rows)
+            rows = network(block.permute(0, 3, 1, 2).float().div_(255)).double().cpu().numpy()
+            extractor.known.update(zip((digests[place] for place in places), rows, strict=True))
+            on_pictures(len(places))
+    return np.stack([extractor.known[digest] for digest in digests])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +35,10 @@ def frechet_distance(features: Floats, others: Floats) -> float:
 
 def _factor(features: Floats) -> Floats:
     """F with F' F = the covariance, float64 [min(n, d), d]."""
-    centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
-    return centred if len(centred) <= centred.shape[1] else np.linalg.qr(centred, mode="r")
+    centred: Floats = (features - features.mean(0)) / np.sqrt(len(features) - 1)
+    if len(centred) <= centred.shape[1]:
+        return centred
+    return np.asarray(np.linalg.qr(centred, mode="r"), np.float64)
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,18 @@ def extrapolate(features: Floats, others: Floats, rng: np.random.Generator, size
     least = min(count, max(_FEWEST, -(-count // 4)))
     inverse = np.linspace(1 / count, 1 / least, sizes)
     chosen = list(dict.fromkeys(int(size) for size in np.round(1 / inverse)))
-    distances = [_mean_distance(features, others, size, rng) for size in chosen]
+    distances = np.array([_mean_distance(features, others, size, rng) for size in chosen])
     over = 1 / np.array(chosen, np.float64)
     if len(chosen) < 3:
-        return Extrapolation(tuple(chosen), tuple(distances), float("nan"), float("nan"), float("nan"), False)
+        return Extrapolation(tuple(chosen), tuple(distances.tolist()), nan, nan, nan, False)
     slope, limit = np.polyfit(over, distances, 1)
     residual = np.square(distances - (limit + slope * over)).sum()
     total = np.square(distances - np.mean(distances)).sum()
     r_squared = 1 - residual / total if total > 0 else 1.0
     reliable = chosen[-1] > features.shape[1]
-    return Extrapolation(tuple(chosen), tuple(distances), float(limit), float(slope), float(r_squared), bool(reliable))
+    return Extrapolation(
+        tuple(chosen), tuple(distances.tolist()), float(limit), float(slope), float(r_squared), bool(reliable)
+    )
 
 
 def _mean_distance(features: Floats, others: Floats, size: int, rng: np.random.Generator) -> float:

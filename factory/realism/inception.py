@@ -43,7 +43,7 @@ def inception(weights: Path | None) -> Extractor:
     return Extractor("inception", name, network, weights.name, sha256_file(weights))
 
 
-def build(is_fid: bool, weights: Path) -> nn.Module:
+def build(is_fid: bool, weights: Path) -> Inception3:
     """Torchvision's Inception v3 without its classifier, or the FID's variant of it, filled from a file."""
     network = Inception3(aux_logits=False, init_weights=False)
     network.fc = nn.Identity()
@@ -61,7 +61,7 @@ def _mean_pool(values: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False)
 
 
-class _FidA(InceptionA):
+class _FidA(InceptionA):  # type: ignore[misc]
     def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         return [
             self.branch1x1(x),
@@ -71,7 +71,7 @@ class _FidA(InceptionA):
         ]
 
 
-class _FidC(InceptionC):
+class _FidC(InceptionC):  # type: ignore[misc]
     def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
         return [
@@ -82,7 +82,7 @@ class _FidC(InceptionC):
         ]
 
 
-class _FidE(InceptionE):
+class _FidE(InceptionE):  # type: ignore[misc]
     def _pool(self, values: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 

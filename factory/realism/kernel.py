@@ -45,7 +45,8 @@ def kernel_distance(features: Floats, others: Floats, rng: np.random.Generator, 
 
 
 def _kernel(first: Floats, second: Floats) -> Floats:
-    return (first @ second.T / first.shape[1] + 1) ** 3
+    kernel: Floats = (first @ second.T / first.shape[1] + 1) ** 3
+    return kernel
 
 
 def _mmd(own: Floats, cross: Floats, other: Floats) -> float:

@@ -53,6 +53,11 @@ class MaskStatistics:
     lags_um: Floats
     curves: Floats
 
+    def head(self, count: int) -> MaskStatistics:
+        """Of the first `count` tiles."""
+        values = {name: column[:count] for name, column in self.values.items()}
+        return MaskStatistics(self.class_name, values, self.lags_um, self.curves[:count])
+
 
 def measured_classes(scheme: LabelScheme) -> tuple[int, ...]:
     """Ids that are measured one against the rest: all but the first of two, and all of more."""
@@ -86,7 +91,7 @@ def _of_class(tiles: TileSet, name: str, label: int, on_tile: Callable[[], None]
     return MaskStatistics(
         name,
         dict(zip(STATISTICS, table.T, strict=True)),
-        np.arange(lags) * factor * tiles.mpp,
+        np.arange(lags, dtype=np.float64) * (factor * tiles.mpp),
         np.array(curves, np.float64).reshape(len(tiles), lags),
     )
 
@@ -172,7 +177,7 @@ def two_point_curve(field: npt.NDArray[np.float32]) -> Floats:
 
 
 def correlation_length(curve: Floats) -> float:
-    """Lag in pixels at which a two-point curve first falls below 1 / e, interpolated; the last lag where it never does."""
+    """Lag in pixels at which a two-point curve falls below 1 / e, interpolated; the last lag where it never does."""
     if np.isnan(curve).any():
         return float("nan")
     below = np.flatnonzero(curve < np.exp(-1))

@@ -20,8 +20,8 @@ class Mode:
 
     Attributes:
         number: from 1, the largest first. medoid: place of the real tile nearest to its centre; sample: its id.
-        real_share, fake_share: of all tiles nearest to this centre. hits: fakes nearest to it and no farther from it than
-            95 % of its real tiles.
+        real_share, fake_share: of all tiles nearest to this centre. hits: fakes nearest to it and no farther from it
+            than 95 % of its real tiles.
     """
 
     number: int

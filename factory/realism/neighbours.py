@@ -19,7 +19,8 @@ class Neighbourhood:
         precision: share of fakes within the ball of any real tile. recall: of real tiles within any fake's ball
             (Kynkaanniemi et al. 2019, Eq. 1 and 2).
         density: real balls around a fake, over k; about 1 for equal distributions, more in the thick of the real tiles.
-        coverage: share of real tiles with a fake in their ball; about 1 - 2^-k for equal ones (Naeem et al. 2020, Eq. 6).
+        coverage: share of real tiles with a fake in their ball; about 1 - 2^-k for equal distributions (Naeem et al.
+            2020, section 3.2).
     """
 
     precision: float

@@ -54,4 +54,5 @@ def shrink(pictures: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.float
     blocks = cut.reshape(len(cut), height, factor, width, factor, *cut.shape[3:])
     # Summed in integers, one axis after the other: several times as fast as a mean over floats.
     sums = blocks.sum(axis=4, dtype=np.uint16 if factor <= 256 else np.uint32).sum(axis=2, dtype=np.uint32)
-    return sums.astype(np.float32) / np.float32(factor * factor)
+    means: npt.NDArray[np.float32] = sums.astype(np.float32) / np.float32(factor * factor)
+    return means

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ def plot_score(comparison: Comparison) -> bytes:
     """A PNG with a panel per figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = _panels(comparison)
     rows = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(4.4 * _COLUMNS, 3.5 * rows), layout="constrained")
+    figure = Figure(figsize=(4.4 * _COLUMNS, 3.5 * rows), layout=ConstrainedLayoutEngine(rect=(0, 0, 1, 0.98)))
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
     for panel, place in zip(panels, axes, strict=False):
@@ -40,18 +42,11 @@ def plot_score(comparison: Comparison) -> bytes:
 
 
 def _panels(c: Comparison) -> list[Callable[[Any], None]]:
-    panels: list[Callable[[Any], None]] = []
-    for figures in c.projections:
-        panels.append(lambda axes, figures=figures: _projection(axes, figures))
-    panels += [lambda axes: _sizes(axes, c), lambda axes: _controls(axes, c)]
-    if c.price:
-        panels.append(lambda axes: _price(axes, c))
-    panels.append(lambda axes: _modes(axes, c))
-    for curves in c.curves:
-        panels.append(lambda axes, curves=curves: _curves(axes, curves))
-    for sides in zip(*(c.measured[name] for name in ("fakes", "reals", "shuffled") if c.measured), strict=True):
-        for name in STATISTICS:
-            panels.append(lambda axes, sides=sides, name=name: _histogram(axes, name, sides, c))
+    panels: list[Callable[[Any], None]] = [partial(_projection, figures=figures) for figures in c.projections]
+    panels += [partial(panel, c=c) for panel in (_sizes, _controls, *((_price,) if c.price else ()), _modes)]
+    panels += [partial(_curves, curves=curves) for curves in c.curves]
+    sides = zip(*(c.measured[name] for name in ("fakes", "reals", "shuffled")), strict=True) if c.measured else ()
+    panels += [partial(_histogram, name=name, sides=of_class, c=c) for of_class in sides for name in STATISTICS]
     return panels
 
 
@@ -95,6 +90,7 @@ def _controls(axes: Any, c: Comparison) -> None:
     spread = [row.distance_std for row in rows]
     axes.barh([row.name for row in rows], [row.distance for row in rows], xerr=spread, color=colours, ecolor="black")
     axes.set(title=f"{c.distance_name}\nat {c.control_size} tiles")
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(alpha=0.3, axis="x")
 
 
@@ -117,8 +113,13 @@ def _modes(axes: Any, c: Comparison) -> None:
     places = np.arange(len(c.modes.modes))
     axes.bar(places - 0.2, [mode.real_share for mode in c.modes.modes], 0.4, color=REAL, label="real")
     axes.bar(places + 0.2, [mode.fake_share for mode in c.modes.modes], 0.4, color=FAKE, label="fake")
-    axes.set_xticks(places, [f"{mode.number}" if mode.hits else f"{mode.number}\nmissing" for mode in c.modes.modes])
-    axes.set(xlabel="mode", title=f"modes: {len(c.modes.modes) - len(c.modes.missing)} of {len(c.modes.modes)} hit")
+    axes.set_xticks(places, [f"{mode.number}" for mode in c.modes.modes])
+    for mode, tick in zip(c.modes.modes, axes.get_xticklabels(), strict=True):
+        tick.set_color("black" if mode.hits else "#B00000")
+    axes.set(
+        xlabel="mode (red: missing)",
+        title=f"modes: {len(c.modes.modes) - len(c.modes.missing)} of {len(c.modes.modes)} hit",
+    )
     axes.legend(frameon=False, fontsize=8)
 
 

@@ -69,8 +69,8 @@ def ks_2d(first: Floats, second: Floats) -> float:
     """Two-dimensional Kolmogorov-Smirnov statistic (Fasano and Franceschini 1987), from 0 to 1.
 
     At each point the plane falls into four quadrants; the statistic is the largest difference between the shares of the
-    two sets in one quadrant, over all points of the first set and of the second, the mean of the two. Points on the axes
-    of a quadrant count as right and above, in both sets alike.
+    two sets in one quadrant, over all points of the first set and of the second, the mean of the two. Points on the
+    axes of a quadrant count as right and above, in both sets alike.
 
     Args:
         first, second: float64 [n, 2] and [m, 2].

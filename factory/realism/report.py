@@ -4,60 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from factory.realism.compare import Comparison
+from factory.realism.compare import FAKES, HALVES_BY_GROUP, RANDOM_HALVES, SHUFFLED, TRAINING, Comparison
 from factory.realism.frechet import draws_by_group
 from factory.realism.mask_statistics import STATISTICS
 from manifests.schema import DISCLAIMER
 
 _MOST_LISTED = 50
+_FLOORS = ("real halves", "by group", "shuffled")
 
 
 def headline(comparison: Comparison) -> list[tuple[str, str, str]]:
     """The main figures: name, value, and what to hold it against."""
     c = comparison
     low, high = c.distance_interval
-    line = c.extrapolation
-    near, floor, ceiling = c.neighbours, c.floor, c.row("shuffled patches")
-    own = c.row("fakes")
-    at = f"at {c.control_size} tiles"
-    limit = f"fit over {line.sizes[-1]}-{line.sizes[0]} tiles, R2 {number(line.r_squared)}"
-    if not line.reliable:
-        limit += f"; not to be relied on below {c.dimensions} tiles, the number of features"
+    near = c.neighbours
     rows = [
         (c.distance_name, number(c.distance), f"95 % {number(low)} to {number(high)}, {len(c.fakes)} tiles of either"),
-        (
-            f"{c.distance_name}, {at}",
-            number(own.distance),
-            f"floor {number(floor.distance)}, shuffled {number(ceiling.distance)}",
-        ),
-        ("... over its floor", number(own.distance / floor.distance if floor.distance else math.nan), "1 is real"),
-        (f"{c.distance_name}, endless tiles", number(line.limit), limit),
+        *_beside_floor(c),
+        ("... endless tiles", number(c.extrapolation.limit), _fit(c)),
         (
             "kernel distance",
             number(c.kernel.value),
             f"subsets of {c.kernel.subset_size}: {number(c.kernel.subset_mean)} +- {number(c.kernel.subset_std)}",
         ),
-        (
-            "precision / recall",
-            f"{near.precision:.3f} / {near.recall:.3f}",
-            _floor_of(floor, "precision", "recall", at),
-        ),
-        (
-            "density / coverage",
-            f"{near.density:.3f} / {near.coverage:.3f}",
-            _floor_of(floor, "density", "coverage", at),
-        ),
+        ("precision / recall", f"{near.precision:.3f} / {near.recall:.3f}", _floor_of(c, "precision", "recall")),
+        ("density / coverage", f"{near.density:.3f} / {near.coverage:.3f}", _floor_of(c, "density", "coverage")),
     ]
     for figures in c.projections:
         grid = figures.grid
-        cells = f"{grid.covered} of {grid.with_reals} cells with real tiles have fakes"
         rows.append(
             (
                 f"KS / KL on {figures.projection.name}",
                 f"{figures.ks:.3f} / {number(figures.kl)}",
-                f"floor {figures.ks_floor:.3f} / {number(figures.kl_floor)}; {cells}",
+                f"floor {figures.ks_floor:.3f} / {number(figures.kl_floor)}; "
+                f"{grid.covered} of {grid.with_reals} cells with real tiles have fakes",
             )
         )
     hit = len(c.modes.modes) - len(c.modes.missing)
@@ -67,15 +48,38 @@ def headline(comparison: Comparison) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _floor_of(floor: Any, first: str, second: str, at: str) -> str:
-    return f"floor {getattr(floor, first):.3f} / {getattr(floor, second):.3f} {at}"
+def _beside_floor(c: Comparison) -> list[tuple[str, str, str]]:
+    """The distance at the sample size of the controls, and how many times the floor it is."""
+    own, floor = c.row(FAKES), c.row(RANDOM_HALVES)
+    assert own is not None
+    assert floor is not None
+    names = (RANDOM_HALVES, HALVES_BY_GROUP, TRAINING, SHUFFLED)
+    beside = [f"{name} {number(row.distance)}" for name in names if (row := c.row(name))]
+    times = own.distance / floor.distance if floor.distance else math.nan
+    return [
+        (f"... at {c.control_size} tiles", number(own.distance), ", ".join(beside)),
+        ("... over real halves", number(times), "1 where fakes are as real tiles"),
+    ]
+
+
+def _fit(c: Comparison) -> str:
+    line = c.extrapolation
+    said = f"fit over {line.sizes[-1]} to {line.sizes[0]} tiles, R2 {number(line.r_squared)}"
+    if line.reliable:
+        return said
+    return f"{said}; rough: some sizes are below the {c.dimensions} features"
+
+
+def _floor_of(c: Comparison, first: str, second: str) -> str:
+    floor = c.row(RANDOM_HALVES)
+    return f"real halves {getattr(floor, first):.3f} / {getattr(floor, second):.3f} at {c.control_size} tiles"
 
 
 def _copies_line(comparison: Comparison) -> str:
     copies = comparison.copies
     assert copies is not None
     return (
-        f"of {copies.fakes} fakes above similarity {copies.limit:.3f} ({copies.real_share:.1%} of held-out real tiles); "
+        f"of {copies.fakes} fakes above similarity {copies.limit:.3f}, {copies.real_share:.1%} of held-out real tiles; "
         f"planted copies found: {copies.recall:.1%}"
     )
 
@@ -88,12 +92,13 @@ def markdown(comparison: Comparison, title: str, notes: Sequence[str]) -> str:
     """
     c = comparison
     draws = "whole groups of reals" if draws_by_group(c.reals.groups) else "reals one by one"
+    what = f"masks of {c.fakes.scheme.name}" if c.fakes.scheme else "images"
     parts = [
         f"# Score of {title}",
-        f"{len(c.fakes)} fakes and as many real tiles of {c.fakes.shape[0]}x{c.fakes.shape[1]} at {c.fakes.mpp:g} um per "
-        f"pixel, {'masks of ' + c.fakes.scheme.name if c.fakes.scheme else 'images'}. Synthetic data: {DISCLAIMER}.",
+        f"{len(c.fakes)} fakes and as many real tiles of {c.fakes.shape[0]}x{c.fakes.shape[1]} at {c.fakes.mpp:g} um "
+        f"per pixel, {what}. Synthetic data: {DISCLAIMER}.",
         f"Features: {c.settings.features} ({c.dimensions} per tile, {c.extractor_origin}"
-        f"{', sha256 ' + c.extractor_sha256 if c.extractor_sha256 else ''}). Control: {c.halves_note}. "
+        f"{', sha256 ' + c.extractor_sha256 if c.extractor_sha256 else ''}). Control, {c.halves_note}. "
         f"Bootstrap: {c.settings.bootstrap} draws, {draws}.",
         *(f"- {note}" for note in notes),
         _table(["figure", "value", "beside it"], headline(c)),
@@ -101,8 +106,11 @@ def markdown(comparison: Comparison, title: str, notes: Sequence[str]) -> str:
         _table(
             ["set", c.distance_name, "spread", "kernel distance", "precision", "recall", "density", "coverage"],
             [
-                (row.name, number(row.distance), number(row.distance_std), number(row.kernel))
-                + tuple(f"{share:.3f}" for share in (row.precision, row.recall, row.density, row.coverage))
+                (
+                    row.name,
+                    *(number(value) for value in (row.distance, row.distance_std, row.kernel)),
+                    *(f"{share:.3f}" for share in (row.precision, row.recall, row.density, row.coverage)),
+                )
                 for row in c.controls
             ],
         ),
@@ -124,21 +132,24 @@ def _statistics(c: Comparison) -> list[str]:
             STATISTICS[s.name],
             number(s.fake_median),
             number(s.real_median),
-            *(number(value) for value in (s.ks, s.floor, s.ceiling)),
+            *(number(value) for value in (s.ks, s.floor, s.floor_by_group, s.ceiling)),
             f"{s.fake_count} / {s.real_count}",
         )
         for s in c.statistics
     ]
-    columns = ["class", "statistic", "median, fakes", "median, reals", "KS", "floor", "shuffled", "tiles with it"]
+    columns = ["class", "statistic", "median, fakes", "median, reals", "KS", *_FLOORS, "tiles with it"]
     curves = [
-        (v.class_name, number(v.distance), number(v.mean_ks), number(v.max_ks), number(v.floor), number(v.ceiling))
+        (
+            v.class_name,
+            *(number(value) for value in (v.distance, v.max_ks, v.mean_ks, v.floor, v.floor_by_group, v.ceiling)),
+        )
         for v in c.curves
     ]
     return [
         "## Mask statistics",
         _table(columns, rows),
         "Two-point correlation: distance of the mean curves (root mean square), KS at each lag.",
-        _table(["class", "distance", "mean KS", "largest KS", "mean KS, floor", "mean KS, shuffled"], curves),
+        _table(["class", "distance", "largest KS", "mean KS", *_FLOORS], curves),
     ]
 
 
@@ -167,8 +178,8 @@ def _modes(c: Comparison) -> list[str]:
     missing = ", ".join(f"mode {mode.number} ({mode.real_share:.0%}, like {mode.sample})" for mode in c.modes.missing)
     return [
         "## Modes of the real tiles",
-        f"Missing: {missing or 'none'}. {c.modes.outside:.0%} of the fakes are farther from every centre than 95 % of its "
-        "real tiles. See modes.png.",
+        f"Missing: {missing or 'none'}. {c.modes.outside:.0%} of the fakes are farther from their nearest centre "
+        "than 95 % of its real tiles. See modes.png.",
         _table(["mode", "most typical tile", "reals", "fakes", "fakes within it"], rows),
     ]
 
@@ -206,9 +217,9 @@ def _copies(c: Comparison) -> list[str]:
     return [
         "## Copies",
         f"{len(c.copies.flagged)} of {c.copies.fakes} fakes ({c.copies.share:.1%}) are nearer to a training tile than "
-        f"{c.copies.quantile:.0%} of held-out real tiles (similarity above {c.copies.limit:.3f}); {c.copies.blank_fakes} "
-        f"have no edges to compare. Median similarity: fakes {c.copies.fake_median:.3f}, real tiles "
-        f"{c.copies.real_median:.3f}. Nearest in feature space: {ratio} times a real tile's distance.",
+        f"{c.copies.quantile:.0%} of held-out real tiles (similarity above {c.copies.limit:.3f}); "
+        f"{c.copies.blank_fakes} have no edges to compare. Median similarity: fakes {c.copies.fake_median:.3f}, real "
+        f"tiles {c.copies.real_median:.3f}. Nearest in feature space: {ratio} times a real tile's distance.",
         f"Planted copies found ({c.copies.planted} of each kind): {kinds}.",
         *([_table(["fake", "training tile", "similarity", "fake is", "shift"], rows)] if rows else []),
         *([f"{more} more in score.json."] if more > 0 else []),

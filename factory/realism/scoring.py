@@ -12,7 +12,8 @@ from factory.core.folder import is_begun
 from factory.core.runs import library_versions, lock_folder
 from factory.realism.compare import Comparison, compare_sets
 from factory.realism.document import to_document
-from factory.realism.features import Extractor, check_extractor, open_extractor
+from factory.realism.features import check_extractor, open_extractor
+from factory.realism.pictures import reduction
 from factory.realism.plots import plot_score
 from factory.realism.report import markdown
 from factory.realism.settings import Settings
@@ -24,6 +25,9 @@ from manifests.store import STORE
 
 JSON, MARKDOWN, PLOT, NEAREST, MODES = "score.json", "score.md", "score.png", "nearest.png", "modes.png"
 FILES = (JSON, MARKDOWN, PLOT, NEAREST, MODES)
+
+LEAST_PICTURE_PX = 32
+"""What extractors with five poolings need."""
 
 _KIND = "a score"
 
@@ -59,6 +63,21 @@ def check_settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"device": resolve_device(settings.device)})
 
 
+def check_size(inputs: Inputs, settings: Settings) -> None:
+    """Refuse tiles whose pictures are too small for five poolings.
+
+    Raises:
+        UserError: naming the size.
+    """
+    factor = reduction(inputs.shape, settings.picture_px)
+    height, width = (side // factor for side in inputs.shape)
+    if min(height, width) < LEAST_PICTURE_PX:
+        raise UserError(
+            f"{inputs.fake.root}: expected tiles whose pictures are at least {LEAST_PICTURE_PX}x{LEAST_PICTURE_PX}, "
+            f"got {height}x{width} of tiles of {inputs.shape[0]}x{inputs.shape[1]}. Make larger or less oblong ones."
+        )
+
+
 def score(inputs: Inputs, settings: Settings, n: int | None = None) -> Score:
     """Read the tiles and compare them.
 
@@ -68,9 +87,8 @@ def score(inputs: Inputs, settings: Settings, n: int | None = None) -> Score:
     Raises:
         UserError: when too few tiles are left. FaultError: when weights cannot be fetched.
     """
-    extractor: Extractor = open_extractor(
-        settings.features, Path(settings.feature_weights) if settings.feature_weights else None
-    )
+    check_size(inputs, settings)
+    extractor = open_extractor(settings.features, Path(settings.feature_weights) if settings.feature_weights else None)
     loaded = load(inputs, settings.seed, most=n)
     count = min(len(loaded.fakes), len(loaded.reals), n or len(loaded.reals))
     notes = list(loaded.notes)

@@ -20,7 +20,7 @@ Picture = npt.NDArray[np.uint8]
 
 
 def nearest_sheet(comparison: Comparison) -> bytes | None:
-    """A PNG of up to 12 pairs, the most similar first: fake turned as it matches, training tile; None without a search."""
+    """A PNG of up to 12 pairs, the most similar first: fake turned as it matches, training tile. None without them."""
     copies, training = comparison.copies, comparison.training
     if copies is None or training is None or not copies.pairs:
         return None
@@ -49,7 +49,7 @@ def modes_sheet(comparison: Comparison) -> bytes:
 
 
 def _turned(picture: Picture, symmetry: str) -> Picture:
-    return np.moveaxis(SYMMETRIES[symmetry](np.moveaxis(picture, 2, 0)), 0, 2)  # type: ignore[arg-type, return-value]
+    return np.moveaxis(SYMMETRIES[symmetry](np.moveaxis(picture, 2, 0)), 0, 2)
 
 
 def _beside(left: Picture, right: Picture) -> Picture:

@@ -167,8 +167,9 @@ def refuse_leaks(fake: Source, reals: Sequence[Source], training: Sequence[Sourc
         both = sorted(source.groups & scored)
         if both:
             raise UserError(
-                f"--train {source.root}: expected other groups than those scored, got {both[0]!r} ({len(both)} such) in "
-                "both. Held-out tiles set the limit for copies: choose --split or --train-split so that none is in both."
+                f"--train {source.root}: expected other groups than those scored, got {both[0]!r} ({len(both)} such) "
+                "in both. Held-out tiles set the limit for copies: choose --split or --train-split so that none is in "
+                "both."
             )
 
 
@@ -230,7 +231,8 @@ def load(inputs: Inputs, seed: int, fakes_per_real: int = 4, most: int | None = 
     for side, role in ((fakes, "FAKE"), (reals, "--real")):
         if len(side) < LEAST_TILES:
             raise UserError(
-                f"{role}: expected at least {LEAST_TILES} tiles without ignored pixels, got {len(side)}. Give more."
+                f"{role}: expected at least {LEAST_TILES} tiles without ignored pixels, got {len(side)}. "
+                "Give more, or --split all."
             )
     notes = _size_notes(inputs)
     notes += [

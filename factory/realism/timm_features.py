@@ -35,10 +35,12 @@ class Normalised(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Resize where the network needs it, normalise, run."""
         if self.size is not None and tuple(pictures.shape[2:]) != self.size:
             # Parmar et al. 2022: what is made smaller without antialiasing gives other features.
             pictures = F.interpolate(pictures, self.size, mode="bicubic", antialias=True).clamp(0, 1)
-        return self.network((pictures - self.mean) / self.std)
+        features: torch.Tensor = self.network((pictures - self.mean) / self.std)
+        return features
 
 
 def resnet50(weights: Path | None) -> Extractor:

@@ -1,0 +1,124 @@
+"""Small masks, small lessons and small trained weights for the tests of the generators that learn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from scipy import ndimage
+
+from factory.core.config import parse
+from factory.core.runs import RunSpec, open_run, write_shard
+from factory.training import LessonConfig
+from factory.training_run import TrainingRun, lesson_class, prepare, train
+from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
+from manifests.store import Layout
+
+Masks = Sequence[npt.NDArray[np.uint8]]
+SIZE = (32, 64)
+
+COMMON: dict[str, Any] = {
+    "size": list(SIZE), "batch": 2, "epochs": 6, "decay_epochs": 2, "steps": 6, "look_every": 2, "ema": 0.9,
+    "learning_rate": 1e-3, "precision": "fp32", "threads": 1,
+}  # fmt: skip
+
+LESSONS: dict[str, dict[str, Any]] = {
+    "depas": {
+        "network": {"latent_tile": 2, "latent_place": 3, "widths": [8, 8, 6, 4, 4], "mixing": 1},
+        "judge_width": 4, "anneal_epochs": 2,
+    },
+    "dcgan": {"network": {"latent": 5, "widths": [8, 8, 6, 4, 4]}, "judge_width": 4},
+    "priorpath": {
+        "network": {"width": 4, "depth": 4, "norm": "batch", "dropout": 0.3},
+        "judge_width": 4, "loss": {"l1": 10}, "opening_px": 3, "closing_px": 6,
+    },
+    "cyclegan": {
+        "network": {"width": 4, "blocks": 1, "norm": "instance"},
+        "judge_width": 4, "pool": 3, "opening_px": 3, "closing_px": 6,
+    },
+}  # fmt: skip
+"""Values over `COMMON` that make each lesson small; a generator that is not here is trained with `COMMON` alone."""
+
+
+def blobs(seed: int, classes: int, size: tuple[int, int], sigma: float = 5.0) -> npt.NDArray[np.uint8]:
+    """A mask of blobs, every class about as common: uint8 [H, W]."""
+    fields = np.random.default_rng(seed).standard_normal((classes, *size))
+    smooth = ndimage.gaussian_filter(fields, (0, sigma, sigma), mode="wrap")
+    return smooth.argmax(0).astype(np.uint8)
+
+
+def write_masks(
+    root: Path,
+    masks: Masks,
+    scheme: str = "tissue",
+    *,
+    mpp: float = 0.5,
+    split: str = "train",
+    group: Callable[[int], str | None] = lambda index: f"slide-{index % 3}",
+) -> Dataset:
+    """Write masks as a finished real data set; images show nothing."""
+    label_scheme, size = get_scheme(scheme), masks[0].shape
+    info = DatasetInfo(False, "tests", (label_scheme,), licences=(f"licence of {root.name}",))
+    spec = RunSpec(root, {"name": root.name}, Layout(len(masks), size[0], size[1], 4), info)
+
+    def sample(index: int) -> tuple[npt.NDArray[np.uint8], Tile, dict[str, object]]:
+        row = {
+            "sample_id": f"{root.name.replace('_', '-')}-{index}", "split": split, "source": "real",
+            "group_id": group(index), "height": size[0], "width": size[1], "mpp": mpp, "label_scheme": scheme,
+            "seed": 0, "label_origin": "exact", "licence": "test",
+        }  # fmt: skip
+        tile = Tile(masks[index], np.zeros(size, np.int32), mpp, label_scheme)
+        return np.zeros((*size, 3), np.uint8), tile, row
+
+    with open_run(spec) as run:
+        for number in run.todo:
+            run.add(write_shard(spec, number, (sample(index) for index in spec.layout.rows(number))))
+        run.finish()
+    return open_dataset(root)
+
+
+def write_blobs(
+    root: Path, n: int = 8, scheme: str = "tissue", size: tuple[int, int] = (48, 96), **more: Any
+) -> Dataset:
+    """A data set of `blobs`."""
+    classes = len(get_scheme(scheme))
+    return write_masks(root, [blobs(seed, classes, size) for seed in range(n)], scheme, **more)
+
+
+def poke(root: Path, index: int, value: int) -> None:
+    """Put a value into the first pixel of a stored mask, behind the back of whoever checks."""
+    zarr.open_group(root / "store.zarr")["semantic"][index, 0, 0] = value
+
+
+def lesson_config(name: str, **changes: Any) -> LessonConfig:
+    """The small config of a lesson."""
+    config: LessonConfig = parse(lesson_class(name).Config, {**COMMON, **LESSONS.get(name, {}), **changes}, name)
+    return config
+
+
+def small_run(name: str, data: Path, out: Path, **changes: Any) -> TrainingRun:
+    """A small training run that is ready to start."""
+    return prepare(name, lesson_config(name, **changes), [data], out)
+
+
+def trained(name: str, data: Path, out: Path, **changes: Any) -> Path:
+    """Train for a few steps; returns the run's folder."""
+    train(small_run(name, data, out, **changes))
+    return out
+
+
+def as_assignments(name: str, **changes: Any) -> list[str]:
+    """The small config as ``--set`` words, over the shipped one."""
+    words = [f"{key}={json.dumps(value)}" for key, value in {**COMMON, **LESSONS[name], **changes}.items()]
+    return [part for word in words for part in ("--set", word)]
+
+
+def as_file(path: Path, name: str, **changes: Any) -> Path:
+    """The small config as a YAML file, over the defaults."""
+    path.write_text(json.dumps({**COMMON, **LESSONS.get(name, {}), **changes}))
+    return path
