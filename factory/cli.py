@@ -27,7 +27,7 @@ for command in (plan, make, train, ingest, inspect, score, verify, replay, sketc
 
 def main() -> None:
     """Entry point of the console script."""
-    run(app)
+    run(app, go_on="run the same command again to go on, factory train with --resume")
 
 
 if __name__ == "__main__":

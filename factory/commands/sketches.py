@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manifests.errors import UserError
-
 if TYPE_CHECKING:
     from factory.coarse.drawings import White
     from factory.sketches.check import CheckReport
@@ -54,6 +52,7 @@ def sketches(
     """
     from factory.order import parse_size
     from factory.plan import load_scheme
+    from manifests.errors import UserError
 
     if (check is None) == (not data):
         raise UserError("factory sketches: expected data sets, or --check FOLDER with drawings, and not both.")
@@ -83,6 +82,8 @@ def _parse_k(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdecimal():
+        from manifests.errors import UserError
+
         raise UserError(f"--k: expected auto or a number of kinds, got {text!r}.")
     return int(text)
 
@@ -121,6 +122,7 @@ def _print_check(checked: CheckReport, scheme: LabelScheme) -> None:
     from rich.table import Table
 
     from factory.core.console import console
+    from manifests.errors import UserError
 
     table = Table(box=None, pad_edge=False)
     table.add_column("drawing", overflow="fold")

@@ -18,7 +18,7 @@ from factory.nets.inference_layers import FullPrecisionHead
 from factory.nets.layers import draw_first_weights
 
 NOISE_GAIN = 20.0
-"""What the learnable noise scales are multiplied by, so that Adam's small steps move them in a run of a few thousand."""
+"""What the learnable noise scales are multiplied by, so that Adam's small steps move them in a few thousand."""
 
 STRIDE = 32
 """Five halvings: sides of a mask are multiples of this; 512x1024 grows from a seed map of 16x32."""

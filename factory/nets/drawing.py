@@ -1,4 +1,4 @@
-"""Networks made ready to draw from: batch norm folded in, in the precision asked for, with layers that are fast to draw.
+"""Networks made ready to draw from: batch norm folded in, in the precision asked for, with layers fast to draw.
 
 What is computed is what the network says in eval mode, up to rounding; a network made ready can no longer be trained,
 saved or loaded into.

@@ -43,7 +43,8 @@ class Convolution(nn.Module):
         """[N, O, H', W'] of [N, I, H, W]."""
         x = x.to(self.dtype, memory_format=torch.channels_last)
         if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
+            plain: torch.Tensor = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
+            return plain
         # The two operators that torch's own compiler uses for this. The order is the best for the first input's size.
         shape = (list(self.padding), list(self.stride), list(self.dilation), 1)
         if not self.weight.is_mkldnn:

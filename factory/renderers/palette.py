@@ -32,4 +32,4 @@ class Palette:
     ) -> list[npt.NDArray[np.uint8]]:
         """Render each condition: uint8 [H, W, 3], RGB; nothing is drawn at random."""
         del rngs
-        return [condition.scheme.palette[condition.array[0].astype(np.uint8)] for condition in conditions]
+        return [np.take(c.scheme.palette, c.array[0].astype(np.uint8), axis=0) for c in conditions]

@@ -1,0 +1,254 @@
+"""Trained mask generators: drawing against stock torch, `factory make` and `factory train` against bare loops.
+
+All on one thread, on both sides. Weights are random; of the published sizes where the name has no `light`.
+FACTORY_BENCH_TILES sets the tiles that are made (default 24). FACTORY_BENCH_CLOCK=cpu measures the time that the
+process computed instead of the time that passed, for a machine where other work runs.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from factory.core.precision import resolve_precision
+
+NETWORKS = ("depas", "depas_light", "priorpath", "priorpath_paper", "priorpath_light")
+MADE = ("depas", "priorpath")
+TRAINED = ("depas_light", "priorpath_light")
+SHOWN_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+COMMON = """
+import json, os, statistics, sys, time
+import numpy as np, torch
+from factory.core.config import configs_dir, read_yaml
+from factory.core.registry import resolve
+from factory.masks import MASKS
+
+torch.set_num_threads(1)
+clock = time.process_time if os.environ.get("FACTORY_BENCH_CLOCK") == "cpu" else time.perf_counter
+SIZE = (512, 1024)
+
+def built(preset):
+    name, shape = preset.split("_")[0], read_yaml(configs_dir() / "train" / f"{preset}.yaml")["network"]
+    shape = shape | ({"out_channels": 1, "sharpness": 10.0} if name == "depas" else {"channels": 1})
+    masks = resolve(MASKS, name, "--masks")
+    torch.manual_seed(0)
+    return masks, shape, masks.build(shape).eval()
+
+def inputs_of(network):
+    rng = np.random.default_rng(0)
+    if hasattr(network, "inputs"):
+        return network.inputs([rng], SIZE)
+    coarse = torch.zeros(1, 1, *SIZE)
+    coarse[..., 100:400, 200:800] = 1
+    return (torch.cat([coarse, torch.from_numpy(rng.standard_normal(coarse.shape, np.float32))], 1),)
+
+def seconds_of(work, repeats=7):
+    work()
+    seconds = []
+    for _ in range(repeats):
+        started = clock()
+        work()
+        seconds.append(clock() - started)
+    return seconds
+"""
+
+FORWARD = (
+    COMMON
+    + """
+preset, setting = sys.argv[1:]
+if setting != "stock":
+    from factory.core.malloc import keep_freed_memory
+    keep_freed_memory()
+_, _, network = built(preset)
+inputs = inputs_of(network)
+with torch.inference_mode():
+    found = network(*inputs) if setting != "stock" else None
+    if setting != "stock":
+        from factory.nets.drawing import ready
+        network = ready(network, setting, "cpu")
+    seconds = statistics.median(seconds_of(lambda: network(*inputs)))
+    differing = 0.0
+    if found is not None:  # both cut at half of the pixels, as a request for half tissue would
+        ours, stock = (logits > logits.median() for logits in (network(*inputs), found))
+        differing = float((ours != stock).float().mean())
+print(json.dumps([seconds, differing]))
+"""
+)
+
+MAKE = (
+    COMMON
+    + """
+from pathlib import Path
+from factory.core.malloc import keep_freed_memory
+from factory.core.pool import single_threaded
+keep_freed_memory()
+single_threaded()
+from factory import pipeline
+from factory.core.checkpoints import write_weights
+from factory.order import resolve_config
+from manifests.labels import SCHEMES
+
+preset, folder, tiles = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+masks, shape, network = built(preset)
+card = {"kind": "generator-weights", "generator": masks.name, "network": shape, "step": 0, "mpp": 0.5}
+card |= {"scheme": SCHEMES["tissue"].to_dict(), "sources": [], "licences": []}
+card |= {"config": {"opening_px": 5, "closing_px": 10}}
+write_weights(folder / "weights.safetensors", network.state_dict(), card)
+plan = {"n": tiles, "size": SIZE, "mpp": 0.5, "tissue": "0.3-0.9"}
+config, scheme = resolve_config(
+    plan, {"masks": masks.name, "renderer": "palette"}, None, [f"masks.weights={folder / 'weights.safetensors'}"]
+)
+order = pipeline.prepare(config, scheme, folder / "made", manifest=None, like=None, device="cpu")
+realiser = pipeline._realiser(order.recipe)
+list(realiser.realise(order.rows_of(0)[:1]))  # weights are read and kernels compiled, as after any first tile
+drawing, inputs = realiser.masks.network, inputs_of(network)
+
+def forward():
+    with torch.inference_mode():
+        drawing(*inputs)
+
+bare = seconds_of(forward)
+started = clock()
+pipeline.make(order, workers=1)
+whole = (clock() - started) / tiles
+bare += seconds_of(forward)  # before and after, so that a machine that grows warm or busy shows
+print(json.dumps([statistics.median(bare), whole]))
+"""
+)
+
+STEP = (
+    COMMON
+    + """
+from pathlib import Path
+from factory.core.malloc import keep_freed_memory
+keep_freed_memory()
+import torch.nn.functional as F
+from factory import training_run
+from factory.coarse import class_order, coarsen
+
+preset, data, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+STEPS = 8
+typed = {"scheme": "tissue", "threads": 1, "steps": STEPS, "look_every": STEPS}
+config = training_run.resolve_lesson(preset.split("_")[0], preset, [], typed, "cpu")
+run = training_run.prepare(preset.split("_")[0], config, [data], out)
+half = lambda: torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16")
+views = training_run.Views(run.tiles, config.size, config.batch, 0).draw(0)
+real = torch.from_numpy(views)[:, None].float()
+lesson = training_run.lesson_class(run.name)(config, run.tiles.scheme, "cpu")
+generator, judges = (lesson.networks[name].train() for name in ("generator", "judges"))
+adam_g, adam_j = (
+    torch.optim.Adam(part.parameters(), config.learning_rate, (0.5, 0.999)) for part in (generator, judges)
+)
+says = lambda logits, truth: F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits.float(), truth))
+
+def depas_step():
+    # As a first script is written: one step of the judges, one of the generator, data in memory, noise by torch.
+    place = torch.randn(len(real), config.network.latent_place, config.size[0] // 32, config.size[1] // 32)
+    with half():
+        fake = generator(torch.randn(len(real), config.network.latent_tile), place, torch.randn_like(real)).sigmoid()
+        pairs = zip(judges(real), judges(fake.detach()))
+        loss = sum(says(r, 1.0) + says(f, 0.0) for r, f in pairs)
+    adam_j.zero_grad()
+    loss.backward()
+    adam_j.step()
+    judges.requires_grad_(False)
+    with half():
+        loss = sum(says(f, 1.0) for f in judges(fake))
+    adam_g.zero_grad()
+    loss.backward()
+    adam_g.step()
+    judges.requires_grad_(True)
+
+if run.name == "priorpath":
+    order = class_order(run.tiles.scheme)
+    coarse = [coarsen(v, 2, opening_px=config.opening_px, closing_px=config.closing_px, order=order) for v in views]
+    coarse = torch.from_numpy(np.stack(coarse))[:, None].float()
+
+def priorpath_step():
+    with half():
+        fake = generator(torch.cat([coarse, torch.randn_like(real)], 1)).sigmoid()
+        pairs = zip(judges(torch.cat([coarse, real], 1)), judges(torch.cat([coarse, fake.detach()], 1)))
+        loss = 0.5 * sum(says(r[-1], 1.0) + says(f[-1], 0.0) for r, f in pairs) / config.judges
+    adam_j.zero_grad()
+    loss.backward()
+    adam_j.step()
+    judges.requires_grad_(False)
+    with half():
+        fooled = sum(says(f[-1], 1.0) for f in judges(torch.cat([coarse, fake], 1))) / config.judges
+        loss = fooled + config.loss.l1 * (fake.float() - real).abs().mean()
+    adam_g.zero_grad()
+    loss.backward()
+    adam_g.step()
+    judges.requires_grad_(True)
+
+bare_step = depas_step if run.name == "depas" else priorpath_step
+bare, ours = seconds_of(bare_step, STEPS), []
+for _ in range(2):
+    stamps = []
+    training_run.train(run, overwrite=True, on_step=lambda step: stamps.append(clock()))
+    ours += list(np.diff(stamps))
+    bare += seconds_of(bare_step, STEPS)
+print(json.dumps([statistics.median(bare), statistics.median(ours)]))
+"""
+)
+
+
+def main() -> None:
+    """Print the tables."""
+    print(f"one thread; {_cpu()}; torch {torch.__version__}; {resolve_precision('auto', 'cpu')} by default here\n")
+    _line("forward pass, 512x1024", "stock eager fp32", "ours fp32", "ours bf16", "pixels other: fp32, bf16")
+    for preset in NETWORKS:
+        (stock, _), (full, moved), (half, moved_more) = (
+            _measured(FORWARD, preset, setting) for setting in ("stock", "fp32", "bf16")
+        )
+        gains = (f"{_ms(seconds)} ({stock / seconds:.2f} x)" for seconds in (full, half))
+        _line(preset, _ms(stock), *gains, f"{moved:.4%}, {moved_more:.2%}")
+    with tempfile.TemporaryDirectory(dir=os.environ.get("FACTORY_BENCH_DIR")) as name:
+        folder = Path(name)
+        _line("\nmade, 512x1024", "bare forward pass", "factory make", "masks/s", "of the forward pass")
+        for preset in MADE:
+            (folder / preset).mkdir()
+            bare, whole = _measured(MAKE, preset, folder / preset, os.environ.get("FACTORY_BENCH_TILES", "24"))
+            _line(preset, _ms(bare), _ms(whole), f"{1 / whole:.2f}", f"{bare / whole:.2f}")
+        _make_masks_to_learn(folder / "real")
+        _line("\ntraining step", "bare loop", "factory train", "", "of the bare loop")
+        for preset in TRAINED:
+            bare, ours = _measured(STEP, preset, folder / "real", folder / f"run-{preset}")
+            _line(preset, _ms(bare), _ms(ours), "", f"{bare / ours:.2f}")
+
+
+def _line(name: str, *cells: str) -> None:
+    print(f"{name:<{24 + name.count(chr(10))}}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
+
+
+def _measured(script: str, *arguments: object) -> Any:
+    """What a script prints, run in a process of its own: the allocator setting is one of the process."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _make_masks_to_learn(out: Path) -> None:
+    command = [sys.executable, "-m", "factory.cli", "make", "--renderer", "palette", "--size", "256x512", "--n", "48"]
+    subprocess.run([*command, "--workers", "1", "--out", str(out)], check=True, capture_output=True)
+
+
+def _cpu() -> str:
+    """Model and those flags that decide the speed."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = [flag for flag in SHOWN_FLAGS if flag in known.get("flags", "").split()]
+    return f"{known.get('model name', 'unknown CPU')} ({', '.join(flags) or 'no vector flags known'})"
