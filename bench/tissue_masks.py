@@ -67,7 +67,7 @@ def train(
     data: list[Path],
     out: Path,
     threads: int,
-    share: float = 1.0,
+    steps: int | None = None,
 ) -> None:
     """Train one generator with the ordinary command; goes on where it was, and skips what is finished."""
     plan = protocol["generators"][name]
@@ -94,7 +94,8 @@ def tune(protocol: dict[str, Any], names: list[str], arguments: argparse.Namespa
         distances = {}
         for rate in plan["learning_rate"]:
             out = arguments.out / f"tune-{name}-{rate:g}"
-            train(protocol, name, plan["seed"], rate, arguments.tuning, out, arguments.threads, plan["share"])
+            steps = protocol["generators"][name]["tuning_steps"]
+            train(protocol, name, plan["seed"], rate, arguments.tuning, out, arguments.threads, steps)
             what = {"generator": name, "coarse": "masks", "split": "train"}
             fakes = draw(protocol, what, out, arguments.tuning, arguments.out / f"drawn-tune-{name}-{rate:g}")
             settings = _settings(plan["features"], arguments.encoder, bootstrap=20, draws=2)
