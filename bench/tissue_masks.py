@@ -76,7 +76,7 @@ def train(
     command += ["--size", "x".join(map(str, protocol["size"])), "--seed", seed, "--device", "cpu"]
     command += [
         "--steps",
-        round(plan["steps"] * share),
+        steps or plan["steps"],
         "--set",
         f"learning_rate={rate}",
         "--set",
