@@ -42,17 +42,21 @@ class Convolution(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, O, H', W'] of [N, I, H, W]."""
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-            plain: torch.Tensor = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
-            return plain
+        if x.device.type != "cpu" or not _onednn_computes(self.dtype):
+            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
         # The two operators that torch's own compiler uses for this. The order is the best for the first input's size.
         shape = (list(self.padding), list(self.stride), list(self.dilation), 1)
         if not self.weight.is_mkldnn:
             self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *shape, list(x.shape))
-        convolved: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, *shape, "none", [], ""
-        )
-        return convolved
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        return cast(torch.Tensor, convolve(x, self.weight, self.bias, *shape, "none", [], ""))
+
+
+def _onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether this machine's oneDNN has convolutions in a number format."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Doubling(nn.Module):
@@ -69,7 +73,7 @@ class Doubling(nn.Module):
         super().__init__()
         channels = weight.shape[1]
         # Kernel row 2 (1 - t) + p is tap t of kind p, and the same for columns.
-        taps = weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).flip(2, 4)  # [I, O, t, p, u, q]
+        taps = weight.reshape(*weight.shape[:2], 2, 2, 2, 2).flip(2, 4)  # [I, O, t, p, u, q]
         kernels = taps.permute(3, 5, 1, 0, 2, 4).reshape(4 * channels, weight.shape[0], 2, 2)
         repeated = None if bias is None else bias.repeat(4)
         self.channels = channels
@@ -78,7 +82,8 @@ class Doubling(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, O, 2 H, 2 W] of [N, I, H, W]."""
         count, _, height, width = x.shape
-        kinds = self.kinds(x).permute(0, 2, 3, 1).unflatten(3, (2, 2, self.channels))  # [N, H + 1, W + 1, 2, 2, O]
+        kinds = self.kinds(x).permute(0, 2, 3, 1)
+        kinds = kinds.reshape(*kinds.shape[:3], 2, 2, self.channels)  # a view: [N, H + 1, W + 1, 2, 2, O]
         doubled = kinds.new_empty(count, 2 * height, 2 * width, self.channels)
         for row in (0, 1):
             for column in (0, 1):
@@ -151,8 +156,8 @@ def _pair_kernels(weight: torch.Tensor) -> tuple[list[torch.Tensor], ...]:
 
 def _pair_terms(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
     """e, d, a and b along an axis, which is half as long in these, and one longer in e."""
-    a, b = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
-    pairs = a.shape[axis]
+    pairs = x.shape[axis] // 2
+    a, b = x.view(*x.shape[:axis], pairs, 2, *x.shape[axis + 1 :]).unbind(axis + 1)
     e = a.new_empty([*a.shape[:axis], pairs + 1, *a.shape[axis + 1 :]])
     torch.sub(b.narrow(axis, 0, pairs - 1), a.narrow(axis, 1, pairs - 1), out=e.narrow(axis, 1, pairs - 1))
     torch.neg(a.select(axis, 0), out=e.select(axis, 0))
@@ -183,7 +188,7 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C, H, W] with mean 0 and variance 1 over the pixels of each channel of each sample."""
-        normed = [F.batch_norm(sample, None, None, training=True, eps=self.eps) for sample in x.split(1)]
+        normed = [F.batch_norm(sample, None, None, training=True, eps=self.eps) for sample in torch.split(x, 1)]
         return normed[0] if len(normed) == 1 else torch.cat(normed)
 
 
