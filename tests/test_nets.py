@@ -128,7 +128,7 @@ def test_inputs_of_a_tile_depend_on_its_own_generator_alone(build: Callable[[], 
 
 def test_noise_has_variance_one_at_every_level_and_halves_its_size() -> None:
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 1, 512, 512)).astype(np.float32))
-    levels = noise_pyramid(noise, torch.zeros(1, dtype=torch.float32))
+    levels = noise_pyramid(noise, 5, torch.float32)
     assert [tuple(level.shape[2:]) for level in levels] == [(32, 32), (64, 64), (128, 128), (256, 256), (512, 512)]
     assert torch.equal(levels[-1], noise)
     for level in levels:
@@ -137,7 +137,7 @@ def test_noise_has_variance_one_at_every_level_and_halves_its_size() -> None:
         assert float(level.mean()) == pytest.approx(0.0, abs=5 / math.sqrt(n))
     one = noise[0, 0, :2, :2]
     assert float(levels[-2][0, 0, 0, 0]) == pytest.approx(float(one.sum()) / 2)  # the sum of four over its deviation
-    assert noise_pyramid(noise, torch.zeros(1, dtype=torch.bfloat16))[0].dtype == torch.bfloat16
+    assert noise_pyramid(noise, 5, torch.bfloat16)[0].dtype == torch.bfloat16
 
 
 def test_depas_noise_acts_in_every_layer_once_its_scale_is_not_zero() -> None:

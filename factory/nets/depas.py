@@ -83,7 +83,7 @@ class DepasGenerator(nn.Module):
         """Logits [N, K, H, W] of latents [N, latent_tile], [N, latent_place, H/32, W/32] and noise [N, 1, H, W]."""
         spread = tile[:, :, None, None].expand(-1, -1, *place.shape[2:])
         x = self.mix(torch.cat([spread, place], 1))
-        for scale, layer, scaled in zip(self.noise_scale, self.layers, noise_pyramid(noise, x), strict=True):
+        for scale, layer, scaled in zip(self.noise_scale, self.layers, noise_pyramid(noise, 5, x.dtype), strict=True):
             x = layer(x, NOISE_GAIN * scale * scaled)
         return logits_in_full_precision(self.head, x)
 
@@ -128,12 +128,12 @@ def _drawn(rngs: Sequence[np.random.Generator], *shapes: tuple[int, ...]) -> tup
     return tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*drawn, strict=True))
 
 
-def noise_pyramid(noise: torch.Tensor, x: torch.Tensor) -> list[torch.Tensor]:
-    """Noise [N, 1, H, W] at 1/16, 1/8, 1/4, 1/2 and full size, each of variance 1 again, in the type of `x`."""
+def noise_pyramid(noise: torch.Tensor, levels: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Noise [N, 1, H, W] at 1 / 2^(levels - 1) ... 1/2 and full size, each of variance 1 again, in a number format."""
     maps = [noise]
-    for _ in range(4):
+    for _ in range(levels - 1):
         maps.append(F.avg_pool2d(maps[-1], 2) * 2.0)  # the mean of four has a quarter of the variance
-    return [level.to(x.dtype) for level in reversed(maps)]
+    return [level.to(dtype) for level in reversed(maps)]
 
 
 def logits_in_full_precision(head: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from factory.nets.depas import logits_in_full_precision
+from factory.nets.depas import NOISE_GAIN, logits_in_full_precision, noise_pyramid
 from factory.nets.discriminators import SLOPE
 from factory.nets.layers import draw_first_weights, make_norm
 
@@ -13,11 +13,14 @@ from factory.nets.layers import draw_first_weights, make_norm
 class UNet(nn.Module):
     """Encoder and decoder of strided 4x4 convolutions with skip connections.
 
-    pix2pix draws its noise by dropout, in use too. Ours has a channel of Gaussian noise beside the mask instead, so
-    that what is drawn depends on the row's random numbers alone and the network runs in eval mode.
+    pix2pix draws its noise by dropout in the decoder, in use too. Ours has a channel of Gaussian noise beside the mask
+    instead, so that what is drawn depends on the row's random numbers alone and the network runs in eval mode; it also
+    goes, shrunk and scaled as in `DepasGenerator`, into every layer of the decoder, which otherwise would repeat itself
+    wherever the mask is even.
 
     Args:
-        in_channels: of mask and noise. out_channels: of the logits. width: of the first layer; doubles to 8 x.
+        in_channels: of the mask and, last, one of noise. out_channels: of the logits.
+        width: of the first layer; doubles to 8 x.
         depth: halvings; sides are multiples of 2^depth (8 in the paper, for 256 x 256).
         norm: ``batch``, or ``instance``, which is what batch norm is for the paper's batch of one.
         dropout: of the three innermost decoder layers while training.
@@ -52,16 +55,19 @@ class UNet(nn.Module):
                 )
             )
         self.downs, self.ups = nn.ModuleList(downs), nn.ModuleList(ups)
+        self.noise_scale = nn.Parameter(torch.zeros(len(ups)))
         self.head = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(2 * widths[0], out_channels, 4, stride=2, padding=1))
         draw_first_weights(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [N, K, H, W] of [N, in_channels, H, W]."""
+        noises = noise_pyramid(x[:, -1:].float(), self.depth, torch.float32)[:-1]
         skips = []
         for down in self.downs:
             x = down(x)
             skips.append(x)
         skips.pop()
-        for up in self.ups:
-            x = torch.cat([up(x), skips.pop()], 1)
+        for up, scale, noise in zip(self.ups, self.noise_scale, noises, strict=True):
+            x = up(x)
+            x = torch.cat([x + (NOISE_GAIN * scale * noise).to(x.dtype), skips.pop()], 1)
         return logits_in_full_precision(self.head, x)
