@@ -22,6 +22,7 @@ import numpy as np
 from bench.tissue_masks_report import write_report
 from factory.core.config import configs_dir, read_yaml
 from factory.core.malloc import keep_freed_memory
+from factory.core.weights import read_card
 from factory.realism.compare import Comparison, compare_sets
 from factory.realism.settings import Settings
 from factory.realism.tiles import TileSet
@@ -154,7 +155,7 @@ def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
     for label, what in protocol["sets"].items():
         for seed in protocol["seeds"]:
             weights = arguments.out / f"{what['generator']}-{seed}"
-            if not (weights / "history.png").exists():
+            if not _is_trained(weights):
                 print(f"{label}, seed {seed}: not trained yet", flush=True)
                 continue
             slug = "".join(c if c.isalnum() else "-" for c in label.lower())
@@ -166,7 +167,7 @@ def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
                 print(f"{label}, seed {seed}: {figures.distance_name} {figures.distance:.4g}", flush=True)
     control = protocol["control"]
     weights = arguments.out / f"{control['generator']}-{protocol['seeds'][0]}"
-    if (weights / "history.png").exists():
+    if _is_trained(weights):
         asked = draw(
             protocol,
             control,
@@ -183,6 +184,15 @@ def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
 def _settings(features: str, encoder: Path | None, **more: int) -> Settings:
     weights = str(encoder) if features.startswith("timm:") else None
     return Settings(features=features, feature_weights=weights, **more)
+
+
+def _is_trained(run: Path) -> bool:
+    """Whether a run has done all its steps."""
+    path = run / "best.safetensors"
+    if not path.exists():
+        return False
+    fields = read_card(path).fields
+    return bool(fields["step"] == fields["steps"])
 
 
 def _tuned(out: Path, name: str, protocol: dict[str, Any]) -> float:

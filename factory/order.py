@@ -17,6 +17,7 @@ from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
 
 _NONE = "none"
+_REGIONS = ("tumour", "inflammation")
 
 
 def resolve_config(
@@ -58,6 +59,9 @@ def resolve_config(
     scheme = scheme or _scheme_of_weights(layers) or load_scheme("pdl1")
     defaults = configs_dir() / "plan" / f"{scheme.name}.yaml"
     values = read_yaml(defaults) if defaults.is_file() else {}
+    if _part_of(_masks_of(layers), "from_weights"):
+        # What a network draws it has learnt to divide; shares of regions that nobody typed would overrule it.
+        values["plan"] = {key: value for key, value in values.get("plan", {}).items() if key not in _REGIONS}
     for layer in layers:
         values = _lay_over(values, layer)
     if bound := _part_of(values, "shift_bound"):
@@ -69,9 +73,7 @@ def resolve_config(
 
 def _scheme_of_weights(layers: Sequence[Mapping[str, Any]]) -> LabelScheme | None:
     """What the weights of a mask generator draw, where one with weights is asked for and no scheme."""
-    values: dict[str, Any] = {}
-    for layer in layers:
-        values = _lay_over(values, {"masks": layer.get("masks", {})})
+    values = _masks_of(layers)
     default = _part_of(values, "default_scheme")
     if default is None:
         return None
@@ -79,6 +81,14 @@ def _scheme_of_weights(layers: Sequence[Mapping[str, Any]]) -> LabelScheme | Non
     if found.name not in SCHEMES:
         raise UserError(f"--scheme: expected the YAML file of {found.name}, which the weights draw, got none. Name it.")
     return found
+
+
+def _masks_of(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is asked of the mask generator: ``{"masks": {...}}``."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values = _lay_over(values, {"masks": layer.get("masks", {})})
+    return values
 
 
 def _part_of(values: Mapping[str, Any], attribute: str) -> Any:

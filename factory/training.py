@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +34,7 @@ SAMPLES = "samples"
 STRIDE = 32
 
 UNHASHED = ("threads",)
-"""Fields that do not change what is learnt and may differ when a run is resumed."""
+"""Fields that say how a machine is used; a run that is resumed keeps its number of threads all the same."""
 
 
 class LessonConfig(Config):
@@ -165,7 +165,7 @@ def fit(job: Fit) -> FitResult:
 
     Raises:
         UserError: when the checkpoint to resume is another run's or damaged.
-        FaultError: when a loss is no longer a number; the last checkpoint is as it was.
+        FaultError: when a loss or a weight is no longer a number; the last checkpoint is as it was.
     """
     config, lesson = job.config, job.lesson
     mean = averaged(lesson.networks[lesson.kept], config.ema)
@@ -185,7 +185,8 @@ def fit(job: Fit) -> FitResult:
                     group["lr"] = config.learning_rate * factor
             losses = lesson.step(views, step - 1, epoch_of(config, step - 1, job.steps))
             if not all(map(math.isfinite, torch.stack(list(losses.values())).tolist())):
-                raise _diverged(job, step, losses)
+                bad = [name for name, value in losses.items() if not math.isfinite(float(value))]
+                raise _diverged(job, step, "losses", bad)
             mean.update_parameters(lesson.networks[lesson.kept])
             sums.add(losses)
             job.on_step(step)
@@ -197,8 +198,10 @@ def fit(job: Fit) -> FitResult:
             row: dict[str, Any] = {"step": step, **sums.means()}
             row |= {"steps_per_s": sums.count / elapsed, "wait_share": waited / elapsed}
             history.append(row)
+            _refuse_broken_weights(job, step, mean)
             _look(job, mean.module, shown, history)
             state = {"step": step, "history": history, "fingerprint": job.fingerprint, "kind": STATE_KIND}
+            state["threads"] = torch.get_num_threads()
             parts = {**lesson.networks, "mean": mean}
             write_state(job.out / LAST, parts, lesson.optimisers, state, job.device, lesson.extra_state())
             job.on_look(row)
@@ -250,10 +253,22 @@ def _resume(job: Fit, mean: nn.Module) -> tuple[int, list[dict[str, Any]]]:
     return int(checkpoint.card["step"]), list(checkpoint.card["history"])
 
 
-def _diverged(job: Fit, step: int, losses: Mapping[str, torch.Tensor]) -> FaultError:
+def _refuse_broken_weights(job: Fit, step: int, mean: nn.Module) -> None:
+    """A gradient that overflows breaks weights though its loss was finite; such weights are never written.
+
+    Raises:
+        FaultError: naming the networks.
+    """
+    parts = {**job.lesson.networks, "mean": mean}
+    bad = [n for n, part in parts.items() if not all(bool(t.isfinite().all()) for t in part.state_dict().values())]
+    if bad:
+        raise _diverged(job, step, "weights", bad)
+
+
+def _diverged(job: Fit, step: int, what: str, bad: Sequence[str]) -> FaultError:
     path = job.out / LAST
     kept = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written yet"
-    bad = ", ".join(name for name, value in losses.items() if not math.isfinite(float(value)))
     return FaultError(
-        f"training: expected finite losses, got none at step {step} ({bad}); {kept}. Lower --set learning_rate."
+        f"training: expected finite {what}, got others at step {step} ({', '.join(bad)}); {kept}. "
+        "Lower --set learning_rate."
     )

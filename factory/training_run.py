@@ -15,6 +15,7 @@ from factory.core.history import HISTORY, PLOT
 from factory.core.precision import resolve_precision
 from factory.core.registry import resolve
 from factory.core.runs import RUN, lock_folder
+from factory.core.weights import read_card
 from factory.masks import MASKS, TRAINABLE
 from factory.training import SAMPLES, UNHASHED, Fit, FitResult, LessonConfig, fit
 from factory.views import Tiles, Views, open_tiles
@@ -161,6 +162,7 @@ def train(
     check_target(run, resume=resume, overwrite=overwrite)
     config = run.config
     torch.set_num_threads(config.threads or _usable_cores())
+    _refuse_other_threads(run, resume, torch.get_num_threads())
     torch.manual_seed(config.seed)
     lesson = lesson_class(run.name)(config, run.tiles.scheme, device)
     streams = [
@@ -186,6 +188,22 @@ def train(
                 on_step=on_step,
                 on_look=on_look,
             )
+        )
+
+
+def _refuse_other_threads(run: TrainingRun, resume: bool, threads: int) -> None:
+    """Sums come out otherwise in their last bits with another number of threads, so a resumed run keeps its own.
+
+    Raises:
+        UserError: when the checkpoint to go on from was written with another number.
+    """
+    path = run.out / LAST
+    if not resume or not path.exists():
+        return
+    before = read_card(path).fields.get("threads")
+    if before is not None and before != threads:
+        raise UserError(
+            f"{path}: expected the {before} threads it was trained with, got {threads}. Use --set threads={before}."
         )
 
 
