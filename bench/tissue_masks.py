@@ -24,6 +24,7 @@ from factory.core.config import configs_dir, read_yaml
 from factory.core.malloc import keep_freed_memory
 from factory.core.weights import read_card
 from factory.realism.compare import Comparison, compare_sets
+from factory.realism.features import Extractor, open_extractor
 from factory.realism.settings import Settings
 from factory.realism.tiles import TileSet
 from factory.views import Tiles, Views, open_tiles
@@ -144,12 +145,22 @@ def real_views(name: str, tiles: Tiles, protocol: dict[str, Any], rounds: int = 
     return TileSet(name, views.draw(0), tiles.mpp, tiles.scheme, ids, groups)
 
 
+def whole_tiles(name: str, tiles: Tiles) -> TileSet:
+    """Every tile, whole: what copies are searched in."""
+    pixels = np.stack([tiles.read(place) for place in range(len(tiles))])
+    ids = tuple(f"tile-{place}" for place in range(len(tiles)))
+    return TileSet(name, pixels, tiles.mpp, tiles.scheme, ids, tuple(map(tiles.group, range(len(tiles)))))
+
+
 def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Draw and score every set of every finished seed, and write the report."""
     size = tuple(protocol["size"])
     reals = real_views("held-out", open_tiles(arguments.data, None, size, 8, split="test"), protocol)
-    training = real_views("training", open_tiles(arguments.data, None, size, 8, split="train"), protocol, 4)
+    seen = open_tiles(arguments.data, None, size, 8, split="train")
+    views, training = real_views("training", seen, protocol), whole_tiles("training", seen)
     features = [name for name in protocol["features"] if not name.startswith("timm:") or arguments.encoder]
+    for feature in features:
+        _remember(feature, arguments)
     found: dict[str, dict[str, dict[str, Comparison]]] = {feature: {} for feature in features}
     price = None
     for label, what in protocol["sets"].items():
@@ -162,9 +173,13 @@ def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
             fakes = draw(protocol, what, weights, arguments.data, arguments.out / f"drawn-{slug}-{seed}")
             for feature in features:
                 settings = _settings(feature, arguments.encoder)
-                figures = compare_sets(fakes, reals, settings, training=training if seed == 0 else None)
+                more = {"training_views": views} if seed == 0 else {}
+                searched = seed == 0 and feature == features[0] and label in protocol["copies"]
+                more |= {"training": training} if searched else {}
+                figures = compare_sets(fakes, reals, settings, **more)
                 found[feature].setdefault(label, {})[str(seed)] = figures
                 print(f"{label}, seed {seed}: {figures.distance_name} {figures.distance:.4g}", flush=True)
+                _keep(feature, arguments)
     control = protocol["control"]
     weights = arguments.out / f"{control['generator']}-{protocol['seeds'][0]}"
     if _is_trained(weights):
@@ -179,6 +194,28 @@ def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
         )
         price = compare_sets(asked, reals, _settings(features[0], arguments.encoder)).price
     write_report(protocol, found, price, _read(arguments.out / TUNED), arguments.out)
+
+
+def _extractor(feature: str, arguments: argparse.Namespace) -> tuple[Extractor, Path]:
+    """The extractor of this process, and the file of the features that it has given so far."""
+    weights = arguments.encoder if feature.startswith("timm:") else None
+    slug = "".join(c if c.isalnum() else "-" for c in feature)
+    return open_extractor(feature, weights), arguments.out / f"features-{slug}.npz"
+
+
+def _remember(feature: str, arguments: argparse.Namespace) -> None:
+    extractor, path = _extractor(feature, arguments)
+    if path.exists():
+        with np.load(path) as kept:
+            digests, vectors = kept["digests"], kept["vectors"]
+        extractor.known.update({bytes(key): vector for key, vector in zip(digests, vectors, strict=True)})
+
+
+def _keep(feature: str, arguments: argparse.Namespace) -> None:
+    extractor, path = _extractor(feature, arguments)
+    digests = np.array([np.frombuffer(key, np.uint8) for key in extractor.known])
+    np.savez(path.with_suffix(".partial.npz"), digests=digests, vectors=np.stack(list(extractor.known.values())))
+    path.with_suffix(".partial.npz").replace(path)
 
 
 def _settings(features: str, encoder: Path | None, **more: int) -> Settings:

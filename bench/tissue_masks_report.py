@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from factory.realism.compare import Comparison
+from factory.realism.compare import FAKES, HALVES_BY_GROUP, TRAINING, Comparison
 from factory.realism.control_price import ShiftBin
+from factory.realism.controls import ControlRow
+from factory.realism.report import MATCHED, PRICE_NOTE
 from manifests.files import write_atomic
 
 RESULTS = Path("bench/results")
@@ -69,7 +72,8 @@ def _runs(feature: str, sets: Mapping[str, Mapping[str, Comparison]], document: 
             near = c.neighbours
             figures = {
                 "set": label, "seed": int(seed), "features": feature, "distance": c.distance,
-                "interval": list(c.distance_interval), "extrapolated": c.extrapolation.limit, "kernel": c.kernel.value,
+                "interval": list(c.distance_interval), "extrapolated": c.extrapolation.limit,
+                "extrapolated_reliable": c.extrapolation.reliable, "kernel": c.kernel.value,
                 "precision": near.precision, "recall": near.recall, "density": near.density, "coverage": near.coverage,
                 "tsne": [tsne.ks, tsne.kl], "pca": [pca.ks, pca.kl],
                 "cells_tsne": [tsne.grid.covered, tsne.grid.with_reals],
@@ -85,7 +89,7 @@ def _runs(feature: str, sets: Mapping[str, Mapping[str, Comparison]], document: 
                     seed,
                     f"{c.distance:.4g}",
                     f"{low:.4g} to {high:.4g}",
-                    f"{c.extrapolation.limit:.4g}",
+                    f"{'' if c.extrapolation.reliable else '~'}{c.extrapolation.limit:.4g}",
                     f"{1000 * c.kernel.value:.3g}",
                     *(f"{v:.2f}" for v in (near.precision, near.recall, near.density)),
                     f"{near.coverage:.2f}",
@@ -97,14 +101,20 @@ def _runs(feature: str, sets: Mapping[str, Mapping[str, Comparison]], document: 
                     f"{area.ks:.2f}",
                 ]
             )
-    return _table(["set", "seed", *names], rows)
+    rough = any(not c.extrapolation.reliable for seeds in sets.values() for c in seeds.values())
+    note = "~: rough, fitted over some sizes that are below the number of features."
+    return [*_table(["set", "seed", *names], rows), *(["", note] if rough else [])]
 
 
 def _ratios(
     protocol: Mapping[str, Any], feature: str, sets: Mapping[str, Mapping[str, Comparison]], document: dict[str, Any]
 ) -> list[str]:
-    """Ratios of mean distances over seeds, with the range over all pairs of seeds."""
+    """Ratios of mean distances over seeds, with the range over all pairs of seeds, and less the floor."""
     rows = []
+    every = [c for seeds in sets.values() for c in seeds.values()]
+    size = every[0].control_size
+    found = [row for name in (TRAINING, HALVES_BY_GROUP) for c in every if (row := c.row(name))]
+    floor = found[0] if found else None
     for ratio in protocol["ratios"]:
         over, under = (sets.get(ratio[side]) for side in ("over", "under"))
         if not over or not under:
@@ -112,12 +122,33 @@ def _ratios(
         above, below = ([c.distance for c in side.values()] for side in (over, under))
         mean = statistics.mean(above) / statistics.mean(below)
         pairs = [a / b for a, b in itertools.product(above, below)]
+        less = _less_floor(over.values(), under.values(), floor) if floor else None
         document["ratios"].append(
-            {"name": ratio["name"], "features": feature, "ratio": mean, "range": [min(pairs), max(pairs)]}
+            {
+                "name": ratio["name"], "features": feature, "ratio": mean, "range": [min(pairs), max(pairs)],
+                "ratio_less_floor": less, "floor": floor.name if floor else None,
+            }
+        )  # fmt: skip
+        spread, seeds = f"{min(pairs):.2f} to {max(pairs):.2f}", f"{len(above)} x {len(below)}"
+        rows.append(
+            [ratio["name"], f"{mean:.2f}", spread, "-" if less is None else f"{less:.2f}", seeds, ratio["paper"]]
         )
-        seeds = f"{len(above)} x {len(below)}"
-        rows.append([ratio["name"], f"{mean:.2f}", f"{min(pairs):.2f} to {max(pairs):.2f}", seeds, ratio["paper"]])
-    return _table(["ratio of mean distances", "", "range over pairs of seeds", "seeds", "papers, other data"], rows)
+    head = ["ratio of mean distances", "", "range over pairs of seeds", "each less the floor", "seeds"]
+    note = (
+        f"Less the floor: means of the distances at {size} masks less that of '{floor.name}' ({floor.distance:.4g}), "
+        "which no generator is expected to pass; a dash where one does."
+        if floor
+        else "No floor: neither training views nor halves by group are there."
+    )
+    return [*_table([*head, "papers, other data"], rows), "", note]
+
+
+def _less_floor(over: Iterable[Comparison], under: Iterable[Comparison], floor: ControlRow) -> float | None:
+    """Ratio of the mean distances at the controls' sample size, each less the floor; None where one is not above it."""
+    above, below = (
+        statistics.mean(row.distance for c in side if (row := c.row(FAKES))) - floor.distance for side in (over, under)
+    )
+    return above / below if above > 0 and below > 0 else None
 
 
 def _controls(c: Comparison) -> list[str]:
@@ -133,20 +164,28 @@ def _controls(c: Comparison) -> list[str]:
 
 def _price(protocol: Mapping[str, Any], price: Sequence[ShiftBin], document: dict[str, Any]) -> list[str]:
     rows = [
-        [f"{b.low:.3g} to {b.high:.3g}", str(b.fakes), str(b.size), f"{b.distance:.4g}", f"{b.distance_std:.2g}"]
+        [
+            f"{b.low:.3g} to {b.high:.3g}",
+            *(str(value) for value in (b.fakes, b.size)),
+            *(f"{b.distance:.4g}", f"{b.distance_std:.2g}", f"{b.matched:.4g}", f"{b.matched_std:.2g}"),
+            *(f"{b.matched_gap:.3f}", f"{b.matched_tiles:.0f}"),
+        ]
         for b in price
     ]
-    document["price"] = [[b.low, b.high, b.fakes, b.size, b.distance, b.distance_std] for b in price]
+    document["price"] = [asdict(b) for b in price]
     control = protocol["control"]
+    head = ["allocation shift", "masks", "in a draw", "distance", "std over draws"]
     return [
         f"## The price of control: {control['generator']}, seed 0, --tissue {control['tissue']}",
         "",
-        *_table(["allocation shift", "masks", "in a draw", "distance", "std over draws"], rows),
+        PRICE_NOTE,
+        "",
+        *_table([*head, MATCHED, "std over draws", "gap of fractions", "different real masks"], rows),
     ]
 
 
 def _copies(found: Found, document: dict[str, Any]) -> list[str]:
-    """Copies of training views, of the seed that was searched."""
+    """Copies of places in the whole training tiles, of the seed that was searched."""
     rows = []
     for label, seeds in next(iter(found.values())).items():
         for seed, c in seeds.items():
@@ -155,7 +194,7 @@ def _copies(found: Found, document: dict[str, Any]) -> list[str]:
                 recall = f"{c.copies.recall:.3f}"
                 rows.append([label, seed, f"{c.copies.share:.3f}", f"{c.copies.real_share:.3f}", recall])
     head = ["set", "seed", "share of copies", "the same of held-out real masks", "recall of planted copies"]
-    return ["## Copies of training views", "", *_table(head, rows)] if rows else []
+    return ["## Copies of places in the whole training tiles", "", *_table(head, rows)] if rows else []
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

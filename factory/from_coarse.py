@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import field_validator, model_validator
+import torch
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from factory.coarse import (
     AugmentSketchConfig,
@@ -22,11 +23,25 @@ from factory.coarse import (
     read_sketches,
     sketches_sha256,
 )
+from factory.coarse.morphology import CLOSING_PX, OPENING_PX
 from factory.composition import Request
+from factory.nets.annealing import to_channels
 from factory.trained_masks import SAME_MPP, TrainedConfig, TrainedMasks, scheme_of
-from factory.views import Tiles, open_tiles, random_crop
+from factory.training import LessonConfig
+from factory.views import Tiles, open_tiles, random_crop, reopen_tiles
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
+
+
+class CoarseLessonConfig(LessonConfig):
+    """What both lessons are told of the coarse masks.
+
+    Attributes:
+        opening_px, closing_px: kernels that make the coarse mask of a fine one.
+    """
+
+    opening_px: int = Field(default=OPENING_PX, ge=1)
+    closing_px: int = Field(default=CLOSING_PX, ge=1)
 
 
 class CoarseConfig(TrainedConfig):
@@ -48,6 +63,8 @@ class CoarseConfig(TrainedConfig):
     white: Literal["air", "tissue"] = "air"
     layout: LayoutConfig = LayoutConfig()
     augment: AugmentSketchConfig = AugmentSketchConfig()
+    _rows: tuple[tuple[int, int], ...] | None = PrivateAttr(default=None)
+    """Rows of the masks without ignored pixels: looked for once, in `FromCoarse.settle`."""
 
     @field_validator("coarse_from", mode="before")
     @classmethod
@@ -59,7 +76,8 @@ class CoarseConfig(TrainedConfig):
         most = {"drawn": 0, "sketches": 1}.get(self.coarse, 64)
         if not min(most, 1) <= len(self.coarse_from) <= most:
             wanted = "none" if not most else "a folder" if most == 1 else "folders of data sets"
-            raise ValueError(f"coarse_from: expected {wanted} with coarse: {self.coarse}")
+            advice = "" if most else ". Use --set masks.coarse=sketches, or =masks"
+            raise ValueError(f"coarse_from: expected {wanted} with coarse: {self.coarse}{advice}")
         return self
 
 
@@ -67,6 +85,8 @@ class FromCoarse(TrainedMasks):
     """Base of the generators that translate a coarse map."""
 
     Config: ClassVar[type[TrainedConfig]] = CoarseConfig
+    noise_channels: ClassVar[int] = 0
+    """Of noise that the network sees beside the coarse map."""
     config: CoarseConfig
 
     @classmethod
@@ -75,7 +95,12 @@ class FromCoarse(TrainedMasks):
         settled: CoarseConfig = super().settle(config, device)
         if settled.coarse == "drawn":
             return settled
-        found = _digest(settled, scheme_of(cls.card_of(settled)))
+        scheme = scheme_of(cls.card_of(settled))
+        if settled.coarse == "sketches":
+            found = sketches_sha256(_read(settled, scheme))
+        else:
+            tiles = _survey(settled, scheme)
+            settled._rows, found = tiles.rows, tiles.sha256
         if settled.coarse_sha256 not in (None, found):
             raise UserError(
                 f"{', '.join(settled.coarse_from)}: expected the coarse maps that made the data set, got others. "
@@ -93,6 +118,16 @@ class FromCoarse(TrainedMasks):
         return (
             tuple(sorted({*sources, *tiles.sources})),
             tuple(sorted({*licences, *tiles.licences})),
+        )
+
+    @classmethod
+    def notes(cls, config: CoarseConfig, size: tuple[int, int]) -> tuple[str, ...]:
+        """What was done to read each drawing."""
+        if config.coarse != "sketches":
+            return ()
+        sketches = _read(config, scheme_of(cls.card_of(config)))
+        return tuple(
+            f"{sketch.name}: {note}" for sketch in sketches for note in (*sketch.notes, *_fitted(sketch, size))
         )
 
     @cached_property
@@ -137,6 +172,13 @@ class FromCoarse(TrainedMasks):
         fine = random_crop(self.tiles.read(int(rng.integers(len(self.tiles)))), size, rng)
         return coarse_of(fine, request.scheme, self.kernels)
 
+    def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Logits of one tile, float32 [K, H, W]."""
+        coarse = torch.from_numpy(self.coarse_map(request, rng))[None]
+        noise = rng.standard_normal((1, self.noise_channels, request.height, request.width), np.float32)
+        seen = to_channels(coarse, self.card.fields["network"]["channels"])
+        return self.said(torch.cat([seen, torch.from_numpy(noise)], 1))
+
 
 def coarse_of(labels: npt.NDArray[np.uint8], scheme: LabelScheme, kernels: Mapping[str, int]) -> npt.NDArray[np.uint8]:
     """The coarse map of a mask with a lesson's kernels: uint8 [H, W]."""
@@ -149,37 +191,46 @@ def coarse_of(labels: npt.NDArray[np.uint8], scheme: LabelScheme, kernels: Mappi
     )
 
 
+def coarse_views(
+    views: npt.NDArray[np.uint8], scheme: LabelScheme, config: CoarseLessonConfig
+) -> npt.NDArray[np.uint8]:
+    """The coarse maps of a batch with a lesson's kernels: uint8 [N, H, W]."""
+    kernels = {"opening_px": config.opening_px, "closing_px": config.closing_px}
+    return np.stack([coarse_of(view, scheme, kernels) for view in views])
+
+
 def _read(config: CoarseConfig, scheme: LabelScheme) -> list[Sketch]:
     return read_sketches(Path(config.coarse_from[0]), scheme, white=config.white)
 
 
 def _open(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
-    return open_tiles([Path(root) for root in config.coarse_from], scheme.name, (32, 32), 1, split=config.coarse_split)
+    """The masks that coarse maps are made of; looked at only where the config has not been settled."""
+    if config._rows is None:
+        return _survey(config, scheme)
+    return reopen_tiles(_paths(config), scheme.name, config.coarse_split, config._rows)
 
 
-def _digest(config: CoarseConfig, scheme: LabelScheme) -> str:
-    if config.coarse == "sketches":
-        return sketches_sha256(_read(config, scheme))
-    return _open(config, scheme).sha256
+def _survey(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
+    """The same, every mask looked at; `FromCoarse.refusal` says which are too small for a request."""
+    return open_tiles(
+        _paths(config),
+        scheme.name,
+        (1, 1),
+        1,
+        split=config.coarse_split,
+        where="masks.coarse_from",
+        advice="Name other data sets, or another --set masks.coarse_split=SPLIT.",
+    )
 
 
-def pooled(
-    pool: list[npt.NDArray[np.float32]], made: Sequence[npt.NDArray[np.float32]], rng: np.random.Generator, most: int
-) -> list[npt.NDArray[np.float32]]:
-    """The history of made-up masks that CycleGAN's judges see (Shrivastava et al. 2017): half are earlier ones.
+def _paths(config: CoarseConfig) -> list[Path]:
+    return [Path(root) for root in config.coarse_from]
 
-    Args:
-        pool: earlier ones, changed in place. made: new ones. rng: chooses. most: size of the pool (50 in the paper).
-    """
-    shown = []
-    for mask in made:
-        if len(pool) < most:
-            pool.append(mask)
-            shown.append(mask)
-        elif rng.random() < 0.5:
-            place = int(rng.integers(most))
-            shown.append(pool[place])
-            pool[place] = mask
-        else:
-            shown.append(mask)
-    return shown
+
+def _fitted(sketch: Sketch, size: tuple[int, int]) -> tuple[str, ...]:
+    """A word where a drawing is of another size than the tiles."""
+    height, width = sketch.labels.shape
+    if (height, width) == size:
+        return ()
+    cut = "" if height * size[1] == width * size[0] else ", so that some of it is cut off"
+    return (f"{height}x{width}, resized to cover tiles of {size[0]}x{size[1]}{cut}",)

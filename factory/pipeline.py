@@ -336,6 +336,17 @@ def _provenance(recipe: Recipe, like: Reference | None) -> tuple[tuple[str, ...]
     return tuple(sorted(sources)), tuple(sorted(licences))
 
 
+def notes_of(order: Order) -> tuple[str, ...]:
+    """What a person should know of how the mask generator's inputs were read, one line each."""
+    recipe, layout = order.recipe, order.spec.layout
+    if not recipe.has_weights:
+        return ()
+    notes: tuple[str, ...] = resolve(MASKS, recipe.masks, "--masks").notes(
+        recipe.mask_config, (layout.height, layout.width)
+    )
+    return notes
+
+
 def _fitted(recipe: Recipe, like: Reference) -> Recipe:
     """The recipe with the renderer fitted to real images."""
     render_class = resolve(RENDERERS, recipe.renderer, "--renderer")

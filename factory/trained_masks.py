@@ -16,17 +16,17 @@ from pydantic import Field
 from factory.composition import Request, Scores, check
 from factory.core.config import Config
 from factory.core.precision import Precision, resolve_precision
-from factory.core.weights import Card, read_card
+from factory.core.weights import BEST, Card, read_card
+from factory.nets import STRIDE
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 STARTER = Path(__file__).parent / "starter"
 WEIGHTS_KIND = "generator-weights"
-BEST = "best.safetensors"
-STRIDE = 32
 SURE = 2.0
 """Log-odds, 88 %, beyond which a network's certainty is not asked any further."""
 _LEAST_PX = np.float32(1e-3)
@@ -108,6 +108,12 @@ class TrainedMasks(ABC):
         fields = cls.card_of(config).fields
         return tuple(fields["sources"]), tuple(fields["licences"])
 
+    @classmethod
+    def notes(cls, config: Any, size: tuple[int, int]) -> tuple[str, ...]:
+        """What a person should know of how the inputs were read for tiles of a size, one line each."""
+        del config, size
+        return ()
+
     @cached_property
     def card(self) -> Card:
         """The card of the weights."""
@@ -139,6 +145,14 @@ class TrainedMasks(ABC):
     @abstractmethod
     def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """What the network says of one tile, sharpened as at the end of its training: float32 [K, H, W]."""
+
+    def said(self, *inputs: torch.Tensor) -> npt.NDArray[np.float32]:
+        """What the network says of the inputs of one tile: float32 [K, H, W]."""
+        import torch
+
+        with torch.inference_mode():
+            logits: npt.NDArray[np.float32] = self.network(*(part.to(self.device) for part in inputs))[0].cpu().numpy()
+        return logits
 
     def refusal(self, request: Request) -> str | None:
         """Why a request can never be met, or None."""
@@ -194,7 +208,8 @@ def to_scores(logits: npt.NDArray[np.float32]) -> Scores:
         return Scores(np.stack([np.zeros_like(field), field]), (1.0 - own, own), calibrated=True)
     order = np.partition(logits, -2, axis=0)
     best, second = order[-1], order[-2]
-    fields = np.stack([settled(np.where(field == best, field - second, field - best)) for field in logits])
+    margins = (settled(np.where(field == best, field - second, field - best)) for field in logits)
+    fields = np.stack([np.float32(0.5) * margin for margin in margins])  # so that two of them differ by one margin
     shares = np.bincount(fields.argmax(0).ravel(), minlength=len(fields)) / best.size
     return Scores(fields, tuple(shares.tolist()), calibrated=True)
 

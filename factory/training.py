@@ -25,13 +25,13 @@ from factory.core.history import plot_history, write_history
 from factory.core.loader import BatchLoader
 from factory.core.precision import Precision
 from factory.mask_sheet import write_mask_sheet
+from factory.nets import STRIDE
+from factory.trained_masks import WEIGHTS_KIND
 from manifests.errors import FaultError, UserError
 from manifests.labels import LabelScheme
 
-WEIGHTS_KIND = "generator-weights"
 STATE_KIND = "generator-state"
 SAMPLES = "samples"
-STRIDE = 32
 
 UNHASHED = ("threads",)
 """Fields that say how a machine is used; a run that is resumed keeps its number of threads all the same."""

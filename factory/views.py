@@ -14,7 +14,7 @@ from factory.core.config import digest
 from factory.core.seeds import Stream, generator
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
-from manifests.labels import IGNORE, LabelScheme, common_scheme
+from manifests.labels import IGNORE, LabelScheme, common_scheme, get_scheme
 
 _TRIES = 8
 _SAME_MPP = 0.02
@@ -94,27 +94,27 @@ def open_tiles(
     batch: int,
     *,
     split: str = "train",
+    where: str = "--data",
+    advice: str = "Ingest more, or use a smaller --set batch=N.",
     on_tile: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tiles:
     """Open data sets to learn masks from and look at every mask once; writes nothing.
 
     Args:
         paths: folders of data sets. scheme: to learn; None takes the richest that all read as.
-        size: height and width of a view. batch: views in a step. split: rows that are used. on_tile: told of progress.
+        size: height and width of a view. batch: views in a step. split: rows that are used. where: the option that
+        named the paths. advice: where there are too few. on_tile: told of progress.
 
     Raises:
         UserError: for whatever does not fit: no such data set, schemes without a common reading, resolutions that
             differ, tiles smaller than a view, label values outside the scheme, or fewer tiles than a batch.
     """
-    datasets = [open_dataset(path) for path in paths]
-    parts = tuple(d.where(np.array([s == split for s in d.table["split"].to_pylist()], bool)) for d in datasets)
-    schemes = [own for part in datasets for own in part.schemes]
-    chosen = _choose(schemes, scheme)
+    parts, chosen = _open_split(paths, scheme, split)
     mpps = {str(part.root): set(part.table["mpp"].to_pylist()) for part in parts if len(part)}
     values = sorted({mpp for found in mpps.values() for mpp in found})
     if values and values[-1] > values[0] * (1 + _SAME_MPP):
         raise UserError(
-            f"--data: expected tiles of one resolution, got {values[0]:g} to {values[-1]:g} um per pixel. "
+            f"{where}: expected tiles of one resolution, got {values[0]:g} to {values[-1]:g} um per pixel. "
             "Ingest them again with --resample-mpp."
         )
     for part in parts:
@@ -126,12 +126,23 @@ def open_tiles(
             )
     rows, left_out = _survey(parts, chosen, on_tile)
     if len(rows) < batch:
-        raise UserError(
-            f"--data: expected at least {batch} tiles with split {split}, a batch, got {len(rows)}"
-            f"{f' ({left_out} more hold ignored pixels)' if left_out else ''}. Ingest more, or use a smaller "
-            "--set batch=N."
-        )
+        wanted = f"at least {batch} tiles with split {split}, a batch" if batch > 1 else f"tiles with split {split}"
+        ignored = f" ({left_out} more hold ignored pixels)" if left_out else ""
+        raise UserError(f"{where}: expected {wanted}, got {len(rows)}{ignored}. {advice}")
     return Tiles(parts, chosen, _commonest_mpp(parts), tuple(rows), left_out)
+
+
+def reopen_tiles(paths: Sequence[Path], scheme: str, split: str, rows: Sequence[tuple[int, int]]) -> Tiles:
+    """The tiles whose `rows` `open_tiles` found before, without looking at a mask again."""
+    parts, chosen = _open_split(paths, scheme, split)
+    return Tiles(parts, chosen, _commonest_mpp(parts), tuple(rows), sum(map(len, parts)) - len(rows))
+
+
+def _open_split(paths: Sequence[Path], scheme: str | None, split: str) -> tuple[tuple[Dataset, ...], LabelScheme]:
+    """The rows of a split of each data set, and the scheme that all of them are read as."""
+    datasets = [open_dataset(path) for path in paths]
+    parts = tuple(d.where(np.array([s == split for s in d.table["split"].to_pylist()], bool)) for d in datasets)
+    return parts, _choose([own for part in datasets for own in part.schemes], scheme)
 
 
 def _choose(schemes: Sequence[LabelScheme], name: str | None) -> LabelScheme:
@@ -139,8 +150,6 @@ def _choose(schemes: Sequence[LabelScheme], name: str | None) -> LabelScheme:
         return common_scheme(list(schemes))
     target = next((scheme for scheme in schemes if scheme.name == name), None)
     if target is None:
-        from manifests.labels import get_scheme
-
         target = get_scheme(name)
     for own in schemes:
         own.projection(target)
@@ -197,11 +206,6 @@ class Views:
     seed: int
     max_background: float = 1.0
     stream: int = 0
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which every tile is seen once."""
-        return max(len(self.tiles) // self.batch, 1)
 
     def draw(self, step: int) -> npt.NDArray[np.uint8]:
         """The views of a step (0-based): uint8 [N, h, w]."""

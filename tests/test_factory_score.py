@@ -12,6 +12,8 @@ import pytest
 from factory.realism import Settings, TileSet, compare_sets
 from factory.realism.document import to_document
 from factory.realism.report import markdown
+from factory.realism.sheets import nearest_sheet
+from factory.realism.sources import load, open_inputs
 from manifests import Dataset
 from manifests.table import write_dataset_manifest
 from tests.conftest import Outcome, assert_refused, write_dataset
@@ -82,7 +84,8 @@ def test_better_fakes_score_better_and_the_order_of_the_controls_is_right() -> N
     document = json.loads(json.dumps(to_document(good), allow_nan=False))
     assert document["distance"] == good.distance
     assert document["copies"]["recall"] == good.copies.recall
-    assert "Price of control" in markdown(good, "good", ["a note"])
+    assert "real tiles of their composition" in markdown(good, "good", ["a note"])
+    assert all(0 <= one.matched_gap <= 1 for one in good.price)
     assert "Not searched" in markdown(bad, "bad", [])
 
 
@@ -106,9 +109,26 @@ def test_images_are_compared_without_mask_statistics() -> None:
     assert "images" in markdown(found, "fake", [])
 
 
+def test_training_tiles_may_be_larger_than_the_fakes() -> None:
+    train = TileSet.of_masks("train", blobs(12, 3, shape=(64, 128)), mpp=0.5)
+    copied = np.stack([tile[9:41, 20:84] for tile in train.pixels])
+    fakes = TileSet.of_masks("fake", np.concatenate([copied, blobs(12, 2)]), mpp=0.5)
+    found = compare_sets(fakes, masks("real", 80, 1), QUICK.model_copy(update={"planted": 2}), training=train)
+    assert found.copies is not None
+    assert found.copies.reals == 80  # the limit is set by more than the 24 compared
+    flagged = {(pair.training, pair.position) for pair in found.copies.flagged}
+    assert {(name, (9, 20)) for name in train.ids} <= flagged
+    assert found.row("training tiles") is not None
+    assert nearest_sheet(found) is not None
+    assert "rough, set by fewer than 100 real tiles" in markdown(found, "fake", [])
+
+
 def test_sets_that_do_not_fit_are_a_mistake_of_the_program() -> None:
+    small = TileSet.of_masks("small", blobs(20, 2, shape=(32, 32)), mpp=0.5)
     with pytest.raises(ValueError, match="at least 16"):
         compare_sets(masks("few", 10, 1), masks("real", 20, 2), QUICK)
+    with pytest.raises(ValueError, match="at least 32x64"):
+        compare_sets(*(masks(name, 20, 1) for name in ("a", "b")), QUICK, training=small)
     with pytest.raises(ValueError, match="size and scheme"):
         compare_sets(masks("fake", 20, 1), TileSet.of_masks("real", blobs(20, 2, shape=(32, 32)), mpp=0.5), QUICK)
 
@@ -126,7 +146,7 @@ def relabel(dataset: Dataset, **changes: object) -> None:
 
 
 def test_score_writes_figures_report_and_pictures(cli: Callable[..., Outcome], sets: Path, tmp_path: Path) -> None:
-    command = ["factory", "score", sets / "fake", "--real", sets / "real", "--train", sets / "real"]
+    command = ["factory", "score", sets / "fake", "--real", sets / "real", "--train", sets / "real", "--n", "40"]
     done = cli(*command)
     assert done.code == 0, done.err
     out = tmp_path / "runs/score/fake"
@@ -145,6 +165,7 @@ def test_score_writes_figures_report_and_pictures(cli: Callable[..., Outcome], s
     assert len(document["inputs"]["fake"]["sha256sums_sha256"]) == 64
     assert document["settings"]["features"] == "random-vgg16"
     assert "48x64 cropped at random to 32x64" in done.out
+    assert "--n 40: 18 tiles of either kind are compared, as many as both have" in done.out
     assert "18 of 20 fakes drawn with seed 0" in done.out
     assert "Frechet distance (random-vgg16)" in done.out
     assert "FID" not in done.out + (out / "score.md").read_text()
@@ -206,3 +227,27 @@ def test_schemes_are_read_as_their_common_one(cli: Callable[..., Outcome], sets:
     text = (tmp_path / "s/score.md").read_text()
     assert "masks of nuclei" in text
     assert not (tmp_path / "s/nearest.png").exists()
+
+
+def test_training_tiles_are_read_whole_and_too_few_tiles_are_refused_before_any_is(
+    cli: Callable[..., Outcome], sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "wide", n=4, size=(64, 96), seed=3)
+    write_dataset(tmp_path / "tall", n=4, size=(80, 64), seed=4)
+    training = [tmp_path / "wide", tmp_path / "tall"]
+    inputs = open_inputs(sets / "fake", [sets / "real"], training=training)
+    loaded = load(inputs, 0)
+    assert loaded.training is not None
+    assert loaded.training_views is not None
+    assert loaded.training.shape == (80, 96)
+    assert loaded.training_views.shape == inputs.shape == (32, 64)
+    assert len(loaded.training) == len(loaded.training_views) == 4
+    assert any("searched whole for copies" in note for note in loaded.notes)
+
+    def read(*arguments: object) -> None:
+        raise AssertionError("a pixel was read")
+
+    monkeypatch.setattr("factory.realism.scoring.load", read)
+    write_dataset(tmp_path / "few", n=6, source="synthetic", size=(32, 64))
+    said = "FAKE: expected at least 16 tiles, got 6"
+    assert_refused(cli("factory", "score", tmp_path / "few", "--real", sets / "real"), said)

@@ -308,6 +308,29 @@ def test_a_loss_that_is_no_number_at_once_says_that_there_is_no_checkpoint(data:
     assert not (tmp_path / "run" / LAST).exists()
 
 
+def test_a_weight_that_is_no_number_is_never_written_though_the_losses_are(
+    data: Path, unbroken: Callable[[str], Path], tmp_path: Path
+) -> None:
+    real = lesson_class("dcgan").step
+
+    def step(lesson: Any, views: Any, number: int, epoch: int) -> Any:
+        losses = real(lesson, views, number, epoch)
+        if number == 3:  # the last step before a look: no loss has seen the weight yet
+            with torch.no_grad():
+                next(lesson.networks["judges"].parameters()).flatten()[0] = float("inf")
+        return losses
+
+    run = small_run("dcgan", data, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lesson_class("dcgan"), "step", step)
+        with pytest.raises(FaultError, match=r"finite weights.* at step 4 \(judges\).*last good checkpoint is .*last"):
+            train(run)
+    assert read_checkpoint(run.out / LAST, STATE_KIND).card["step"] == 2
+    assert read_checkpoint(run.out / BEST, WEIGHTS_KIND).card["step"] == 2
+    train(run, resume=True)
+    assert differing(unbroken("dcgan"), run.out) == []
+
+
 # What a run leaves.
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from factory.core.seeds import Stream, generator
-from factory.from_coarse import pooled
+from factory.masks.cyclegan import pooled
 from factory.nets.objectives import feature_matching, judged_as
 
 

@@ -19,7 +19,16 @@ from factory.realism.mask_statistics import (
     two_point_curve,
 )
 from factory.realism.pictures import reduction, shrink, to_pictures
-from factory.realism.similarity import SYMMETRIES, closest, edges_of, overlap_similarity
+from factory.realism.similarity import (
+    SYMMETRIES,
+    _inside,
+    _window_sums,
+    closest,
+    inverse,
+    overlap,
+    prepare,
+    turned,
+)
 from factory.realism.tiles import TileSet, labelled, random_crops
 from factory.realism.two_samples import ks_statistic
 from manifests import get_scheme
@@ -170,67 +179,125 @@ def test_crops_and_tiles_without_ignored_pixels() -> None:
     assert random_crops(masks, (6, 6), rng()) is masks
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (48, 96)], ids=["square", "oblong"])
-def test_every_planted_copy_is_found(shape: tuple[int, int]) -> None:
-    masks = blobs(100, shape, width=3)
-    places = {"fake": slice(20), "real": slice(20, 60), "train": slice(60, None)}
-    sets = [TileSet.of_masks(name, masks[part], mpp=0.5) for name, part in places.items()]
-    found = find_copies(*sets, longest_px=96, quantile=0.99, planted=15, seed=1)
+def tile_set(name: str, pixels: np.ndarray) -> TileSet:
+    return TileSet.of_masks(name, np.ascontiguousarray(pixels), mpp=0.5)
+
+
+def test_every_unchanged_training_view_is_found_in_the_larger_tiles_and_new_tiles_are_not() -> None:
+    train = blobs(10, (120, 240), seed=1, width=3)
+    views, wanted = [], []
+    draw = rng(2)
+    for number in range(24):  # three in each symmetry, anywhere, on the side too
+        name, place = list(SYMMETRIES)[number % 8], int(draw.integers(10))
+        h, w = (48, 96) if number % 8 < 4 else (96, 48)
+        y, x = int(draw.integers(120 - h + 1)), int(draw.integers(240 - w + 1))
+        views.append(turned(train[place, y : y + h, x : x + w], inverse(name)))
+        wanted.append((place, name, (y, x)))
+    new = blobs(16, (48, 96), seed=3, width=3)
+    fakes = tile_set("fake", np.concatenate([views, new]))
+    reals = tile_set("real", blobs(40, (48, 96), seed=4, width=3))
+    found = find_copies(fakes, reals, tile_set("train", train), longest_px=96, quantile=0.95, planted=6, seed=1)
+    by_fake = {pair.fake_place: pair for pair in found.pairs}
+    for place, where in enumerate(wanted):
+        pair = by_fake[place]
+        assert (pair.training_place, pair.symmetry, pair.position) == where
+        assert pair.flagged
+        assert pair.similarity == pytest.approx(1, abs=1e-5)
+    assert sum(by_fake[place].flagged for place in range(24, 40)) <= 3  # one in twenty by the quantile
+    assert min(found.recall_by_kind.values()) >= 0.99, found.recall_by_kind
     assert set(found.recall_by_kind) == set(PLANTED)
+    assert (found.reals, found.planted, found.training_tiles) == (40, 6, 10)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 96)], ids=["square", "oblong"])
+def test_every_planted_copy_is_found_in_tiles_of_the_same_size(shape: tuple[int, int]) -> None:
+    masks = blobs(60, shape, width=3)
+    places = {"fake": slice(10), "real": slice(10, 35), "train": slice(35, None)}
+    sets = [tile_set(name, masks[part]) for name, part in places.items()]
+    found = find_copies(*sets, longest_px=96, quantile=0.99, planted=6, seed=1)
     assert min(found.recall_by_kind.values()) >= 0.99, found.recall_by_kind
     assert found.recall >= 0.99
-    assert found.planted == 15
-    assert found.share <= 0.1
-    assert found.fakes == 20
+    assert max(pair.similarity for pair in found.pairs) < 0.6  # new ones
+
+
+def test_new_tiles_are_flagged_about_as_often_as_the_quantile_says() -> None:
+    masks = blobs(120, (32, 64), width=3)
+    fakes, reals = tile_set("fake", masks[:60]), tile_set("real", masks[60:120])
+    train = tile_set("train", blobs(5, (64, 128), seed=5, width=3))
+    found = find_copies(fakes, reals, train, longest_px=64, quantile=0.9, planted=1, seed=1)
+    assert found.real_share == pytest.approx(0.1)
+    assert found.share <= 0.25  # 2.7 standard deviations of a share of 60 beside a limit from 60
 
 
 def test_a_generator_that_copies_is_caught_with_the_names_of_what_it_copied() -> None:
-    masks = blobs(60, (48, 96), width=3)
-    train, real = TileSet.of_masks("train", masks[:30], mpp=0.5), TileSet.of_masks("real", masks[30:], mpp=0.5)
+    masks = blobs(40, (48, 96), width=3)
+    train, real = tile_set("train", masks[:20]), tile_set("real", masks[20:])
     fresh = blobs(8, (48, 96), seed=9, width=3)
-    flipped = masks[[4, 7], ::-1]
-    fakes = TileSet.of_masks("fake", np.concatenate([fresh, flipped, np.ones((1, 48, 96), np.uint8)]), mpp=0.5)
+    fakes = tile_set("fake", np.concatenate([fresh, masks[[4, 7], ::-1], np.ones((1, 48, 96), np.uint8)]))
     calls: list[None] = []
-    points = rng(1).normal(size=(11, 3)), rng(2).normal(size=(30, 3)), rng(3).normal(size=(30, 3))
+    points = rng(1).normal(size=(11, 3)), rng(2).normal(size=(20, 3)), rng(3).normal(size=(20, 3))
     found = find_copies(
         fakes,
         real,
         train,
         longest_px=96,
         quantile=1.0,
-        planted=5,
+        planted=2,
         seed=0,
         features=FeatureSets(*points),
         on_tile=lambda: calls.append(None),
     )
-    assert {(pair.fake, pair.training, pair.symmetry) for pair in found.flagged} == {
-        ("fake-8", "train-4", "flipped up-down"),
-        ("fake-9", "train-7", "flipped up-down"),
+    assert {(pair.fake, pair.training, pair.symmetry, pair.position) for pair in found.flagged[:2]} == {
+        ("fake-8", "train-4", "flipped up-down", (0, 0)),
+        ("fake-9", "train-7", "flipped up-down", (0, 0)),
     }
-    assert found.share == pytest.approx(2 / 10)
+    assert [pair.similarity > 0.6 for pair in found.pairs] == [True] * 2 + [False] * 8
+    assert found.share == len(found.flagged) / 10
     assert found.blank_fakes == 1
-    assert len(calls) == searches(11, 30, 30, 5)
+    assert len(calls) == searches(11, 20, 2)
     assert found.feature_ratio == pytest.approx(1, abs=0.5)
 
 
 def test_blank_training_tiles_have_nothing_to_copy() -> None:
-    blank = edges_of(TileSet.of_masks("b", np.ones((3, 32, 64), np.uint8), mpp=0.5), 64)
-    matches = closest(edges_of(TileSet.of_masks("m", blobs(2, (32, 64)), mpp=0.5), 64), blank)
+    blank = prepare(tile_set("b", np.ones((3, 64, 96), np.uint8)), (32, 64), 64)
+    matches = closest(tile_set("m", blobs(2, (32, 64))), blank)
     assert [match.place for match in matches] == [-1, -1]
 
 
-def test_similarity_is_one_under_every_symmetry_and_says_the_shift() -> None:
-    mask = blobs(1, (64, 64), width=3)
-    tile = edges_of(TileSet.of_masks("m", mask, mpp=0.5), 64)
-    for name, turn in SYMMETRIES.items():
-        turned = edges_of(TileSet.of_masks("m", np.ascontiguousarray(turn(mask)), mpp=0.5), 64)
-        match = closest(turned, tile)[0]
-        assert match.similarity == pytest.approx(1, abs=1e-4), name
-    wide = blobs(1, (64, 80), width=3)
-    a, b = (edges_of(TileSet.of_masks("m", wide[:, :, x : x + 64], mpp=0.5), 64)[0] for x in (0, 8))
-    similarity, shift = overlap_similarity(b, a)
-    assert similarity > 0.95
-    assert shift == pytest.approx((0, 8 / 64))
+def test_a_tile_that_reaches_past_a_training_tile_is_found_where_it_lies() -> None:
+    wide = blobs(1, (64, 144), width=3)
+    training = prepare(tile_set("t", wide[:, :, :128]), (32, 64), 64)
+    match = closest(tile_set("m", wide[:, 20:52, 80:144]), training)[0]
+    assert match.position == (20, 80)
+    assert match.similarity > 0.95
+
+
+def test_places_between_the_pixels_of_the_search_are_found_exactly() -> None:
+    train = blobs(3, (256, 512), width=8)
+    training = prepare(tile_set("t", train), (128, 256), 128)
+    assert (training.fine, training.coarse) == (2, 8)
+    match = closest(tile_set("m", train[1:2, 61:189, 203:459]), training)[0]
+    assert (match.place, match.symmetry, match.position) == (1, "as it is", (61, 203))
+    assert match.similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_window_sums_and_what_lies_inside_are_those_of_loops() -> None:
+    plane, tile = rng(1).random((9, 11)).astype(np.float32), rng(2).random((1, 4, 5)).astype(np.float32)
+    sums = _window_sums(plane[None], (4, 5), (1, 2))[0]
+    rows, columns = np.arange(-1, 9 - 4 + 2), np.arange(-2, 11 - 5 + 3)
+    own = _inside(tile, rows, columns, (9, 11))
+    for i, y in enumerate(rows):
+        for j, x in enumerate(columns):
+            mine, part = overlap(tile[0], plane, (int(y), int(x)))
+            assert sums[i, j] == pytest.approx(part.sum(), rel=1e-5)
+            assert own[i, j] == pytest.approx(np.square(mine).sum(), rel=1e-5)
+    assert sums.shape == own.shape
+
+
+def test_every_symmetry_has_its_inverse() -> None:
+    image = rng(1).integers(0, 9, (4, 6, 3)).astype(np.uint8)
+    for name in SYMMETRIES:
+        np.testing.assert_array_equal(turned(turned(image, name), inverse(name)), image)
 
 
 def test_price_of_control_rises_with_a_shift_that_harms() -> None:
@@ -245,3 +312,25 @@ def test_price_of_control_rises_with_a_shift_that_harms() -> None:
     assert bins[0].low == pytest.approx(np.abs(shifts).min())
     assert price_of_control(fakes, np.zeros(80), reals, bins=4, draws=3, rng=rng()) == ()
     assert price_of_control(fakes, np.full(80, np.nan), reals, bins=4, draws=3, rng=rng()) == ()
+
+
+def test_price_of_control_stands_beside_real_tiles_of_the_same_composition() -> None:
+    """Perfect fakes of extreme requests: far from the reals as they come, no farther than reals matched to them."""
+    draw = rng(1)
+    reals = draw.uniform(size=(400, 1))
+    asked = np.concatenate([draw.uniform(0.3, 0.7, 80), draw.uniform(0.9, 1.0, 80)])[:, None]
+
+    def features(shares: np.ndarray) -> np.ndarray:
+        return np.hstack([4 * shares, draw.normal(scale=0.1, size=(len(shares), 2))])
+
+    fractions = tuple(np.hstack([1 - shares, shares]) for shares in (asked, reals))
+    shifts = np.abs(asked[:, 0] - 0.5)
+    bins = price_of_control(features(asked), shifts, features(reals), fractions=fractions, bins=2, draws=4, rng=rng(2))
+    assert bins[1].distance > 2 * bins[0].distance
+    for one in bins:
+        assert one.size == 80
+        assert one.matched == pytest.approx(one.distance, rel=0.15)
+        assert one.matched_gap < 0.02
+        assert 8 < one.matched_tiles <= 80
+    without = price_of_control(features(asked), shifts, features(reals), bins=2, draws=4, rng=rng(2))
+    assert np.isnan(without[0].matched)

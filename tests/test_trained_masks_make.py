@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,7 @@ from manifests.labels import get_scheme
 from segment.sources import refuse_tested_groups
 from tests.conftest import Outcome, assert_refused
 from tests.kill_after_every_operation import tree
-from tests.mask_training import SIZE, blobs, trained, write_blobs
+from tests.mask_training import SIZE, blobs, poke, trained, write_blobs
 
 Cli = Callable[..., Outcome]
 Weights = Callable[..., Path]
@@ -253,6 +255,41 @@ def test_the_network_sees_the_coarse_map_of_the_row(weights: Weights, tmp_path: 
     assert not np.array_equal(masks.logits(REQUEST, generator(4, Stream.MASK)), logits)
 
 
+def test_make_says_what_was_done_to_read_each_drawing(weights: Weights, tmp_path: Path, cli: Cli) -> None:
+    folder = write_sketches(tmp_path / "drawings", n=1)
+    Image.fromarray(255 * blobs(5, 2, SIZE, sigma=9)).save(folder / "as-asked.png")
+    grey = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
+    Image.fromarray(grey).save(folder / "grey.png")
+    words = make_words(
+        "priorpath", weights("priorpath"), "--set", "masks.coarse=sketches", "--set", "masks.coarse_from=drawings", n=2
+    )
+    for more in (("--dry-run",), ()):
+        done = cli(*words, *more)
+        assert done.code == 0, done
+        assert done.out.count("note: ") == 3
+        assert re.search(r"note: grey\.png: [\d.]+ % of it is grey, cut half-way at \d+ of 255\n", done.out)
+        assert "note: grey.png: 64x64, resized to cover tiles of 32x64, so that some of it is cut off\n" in done.out
+        assert "note: 0.png: 48x96, resized to cover tiles of 32x64\n" in done.out
+    assert "note: " not in cli(*make_words("priorpath", weights("priorpath"), "--dry-run", n=2)).out
+
+
+def test_masks_are_looked_at_once_and_those_with_ignored_pixels_left_out_by_all(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_blobs(tmp_path / "kept-out", n=4, split="test").root
+    poke(root, 1, 255)
+    part = resolve(MASKS, "priorpath", "--masks")
+    values = {"weights": str(weights("priorpath")), "coarse": "masks", "coarse_from": str(root)}
+    settled = part.settle(parse(part.Config, values, "masks"), "cpu")
+    monkeypatch.setattr("factory.views._survey", lambda *_: pytest.fail("looked at every mask again"))
+    masks = part(pickle.loads(pickle.dumps(settled)))  # as it comes to a worker
+    assert masks.tiles.rows == ((0, 0), (0, 2), (0, 3))
+    assert masks.tiles.left_out == 1
+    assert masks.tiles.sha256 == settled.coarse_sha256
+    assert "kept-out/slide-0" in part.provenance(settled)[0]
+    assert parse(part.Config, settled.model_dump(mode="json"), "masks").coarse_sha256 == settled.coarse_sha256
+
+
 @pytest.mark.parametrize("kind", ["sketches", "masks"])
 def test_coarse_maps_that_changed_are_refused_on_replay(kind: str, weights: Weights, tmp_path: Path, cli: Cli) -> None:
     folder = tmp_path / "from"
@@ -307,7 +344,7 @@ def test_kernels_come_from_the_card(weights: Weights, monkeypatch: pytest.Monkey
         ({"coarse": "sketches"}, "coarse_from: expected a folder with coarse: sketches"),
         ({"coarse": "masks"}, "coarse_from: expected folders of data sets with coarse: masks"),
         ({"coarse": "sketches", "coarse_from": ["a", "b"]}, "coarse_from: expected a folder with coarse: sketches"),
-        ({"coarse_from": "x"}, "coarse_from: expected none with coarse: drawn"),
+        ({"coarse_from": "x"}, "coarse_from: expected none with coarse: drawn. Use --set masks.coarse=sketches, or =m"),
         ({"coarse": "scribbles"}, "coarse: expected 'drawn', 'sketches' or 'masks'"),
         ({"coarse": "sketches", "coarse_from": "nowhere"}, "nowhere: expected a folder of PNG drawings"),
         ({"coarse": "masks", "coarse_from": "nowhere"}, "nowhere: expected a data set"),
@@ -326,7 +363,8 @@ def test_masks_smaller_than_the_tile_of_another_split_or_resolution_are_refused(
     assert masks.refusal(REQUEST) is None
     refusal = masks.refusal(Request(64, 64, 0.5, get_scheme("tissue")))
     assert refusal == f"size: {root} has masks of 32x64, got 64x64"
-    with pytest.raises(UserError, match=r"split val.*got 0"):
+    said = r"^masks\.coarse_from: expected tiles with split val, got 0\. Name other.* --set masks\.coarse_split=SPLIT\.$"
+    with pytest.raises(UserError, match=said):
         build("priorpath", weights("priorpath"), coarse="masks", coarse_from=str(root), coarse_split="val")
     fine = write_blobs(tmp_path / "finer", n=2, split="test", mpp=0.25).root
     masks = build("priorpath", weights("priorpath"), coarse="masks", coarse_from=str(fine))

@@ -65,7 +65,6 @@ def test_a_view_on_its_side_is_taken_only_where_it_fits() -> None:
 
 def test_every_tile_is_seen_once_per_round_in_a_new_order(tmp_path: Path) -> None:
     views = Views(numbered(tmp_path / "d", 6), (32, 64), 2, seed=3)
-    assert views.steps_per_epoch == 3
     seen = [int(view[0, 0]) for step in range(30) for view in views.draw(step)]
     rounds = [tuple(seen[start : start + 6]) for start in range(0, 60, 6)]
     assert all(sorted(one) == list(range(6)) for one in rounds)

@@ -50,7 +50,7 @@ def make(
     from factory import order, report
     from factory.core.console import console, progress
     from factory.pipeline import make as make_tiles
-    from factory.pipeline import prepare, resolve_part_device
+    from factory.pipeline import notes_of, prepare, resolve_part_device
     from factory.plan import read_draft
     from factory.reference import read_reference
 
@@ -81,6 +81,8 @@ def make(
     )
     terminal = console()
     terminal.print(report.order_text(prepared), highlight=False)
+    for note in notes_of(prepared):
+        terminal.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         terminal.print(report.request_table(prepared.rows))
         terminal.print("dry run: nothing was written.")

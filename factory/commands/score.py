@@ -38,7 +38,8 @@ def score(
     train: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Data set that the generator was trained on: search copies of it. Repeatable. [default: none]"
+            help="Data set that the generator was trained on: search its whole tiles for copies. Repeatable. "
+            "[default: none]"
         ),
     ] = None,
     train_split: Annotated[Split, typer.Option(help="Which of its tiles were trained on.")] = Split.train,

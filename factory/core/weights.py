@@ -21,6 +21,8 @@ from manifests.errors import UserError
 from manifests.files import write_atomic
 
 SUFFIX = ".safetensors"
+BEST = "best.safetensors"
+"""The weights that a run keeps, in its folder."""
 
 _KEY = "pathology_tile_factory"
 _METADATA = "__metadata__"

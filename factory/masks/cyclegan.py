@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,15 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from factory.coarse.morphology import CLOSING_PX, OPENING_PX
-from factory.composition import Request
 from factory.core.config import Config
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.from_coarse import CoarseConfig, FromCoarse, coarse_of, pooled
+from factory.from_coarse import CoarseConfig, CoarseLessonConfig, FromCoarse, coarse_views
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
 from factory.nets.discriminators import PatchDiscriminator, smallest_side
 from factory.nets.objectives import Adversarial, judged_as
 from factory.nets.resnet import ResnetGenerator
-from factory.training import LessonConfig, Views
+from factory.training import Views
 from manifests.labels import LabelScheme
 
 _SAMPLES = 6
@@ -44,14 +42,13 @@ class ResnetShape(Config):
         return kernel
 
 
-class CycleGanLessonConfig(LessonConfig):
+class CycleGanLessonConfig(CoarseLessonConfig):
     """How CycleGAN is trained.
 
     Attributes:
         network: both generators. judge_width, judge_depth: of both PatchGANs.
         adversarial: least squares in the paper. cycle: weight of the cycle loss. identity: of the identity loss.
         pool: made-up masks that the judges remember.
-        opening_px, closing_px: kernels that make the coarse masks.
     """
 
     network: ResnetShape = ResnetShape()
@@ -61,8 +58,6 @@ class CycleGanLessonConfig(LessonConfig):
     cycle: float = Field(default=10.0, ge=0)
     identity: float = Field(default=0.0, ge=0)
     pool: int = Field(default=50, ge=1)
-    opening_px: int = Field(default=OPENING_PX, ge=1)
-    closing_px: int = Field(default=CLOSING_PX, ge=1)
 
     @model_validator(mode="after")
     def _large_enough(self) -> CycleGanLessonConfig:
@@ -85,7 +80,7 @@ class CycleGanLesson:
         self._shape = {**config.network.model_dump(mode="json"), "channels": self._channels}
         self.networks: dict[str, nn.Module] = {}
         for side in _SIDES:
-            self.networks[f"to_{side}"] = build(self._shape).to(device)
+            self.networks[f"to_{side}"] = CycleGan.build(self._shape).to(device)
         for side in _SIDES:
             judge = PatchDiscriminator(self._channels, config.judge_width, config.judge_depth, config.network.norm)
             self.networks[f"judge_{side}"] = judge.to(device)
@@ -102,7 +97,7 @@ class CycleGanLesson:
         """One step of both generators, then one of both judges; coarse and fine masks are of different tiles."""
         del epoch
         config = self._config
-        real = {"fine": self._tensor(views[0]), "coarse": self._tensor(self._coarse(views[1]))}
+        real = {"fine": self._tensor(views[0]), "coarse": self._tensor(coarse_views(views[1], self._scheme, config))}
         judges = [self.networks[f"judge_{side}"] for side in _SIDES]
 
         # Generators.
@@ -136,7 +131,7 @@ class CycleGanLesson:
     def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
         """Coarse masks, the fine ones made of them, and the real fine ones."""
         real = views[0][:_SAMPLES]
-        coarse = self._coarse(real)
+        coarse = coarse_views(real, self._scheme, self._config)
         network.eval()
         with torch.inference_mode(), autocast(self._config.precision, self._device):
             made = to_labels(network(self._tensor(coarse))).cpu().numpy()
@@ -153,10 +148,6 @@ class CycleGanLesson:
     def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put both histories back."""
         self._pools = {side: list(tensors[f"pool_{side}"].numpy()) for side in _SIDES}
-
-    def _coarse(self, views: Views) -> Views:
-        kernels = {"opening_px": self._config.opening_px, "closing_px": self._config.closing_px}
-        return np.stack([coarse_of(view, self._scheme, kernels) for view in views])
 
     def _tensor(self, labels: Views) -> torch.Tensor:
         return to_channels(torch.from_numpy(labels).to(self._device), self._channels)
@@ -182,22 +173,31 @@ class CycleGan(FromCoarse):
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> ResnetGenerator:
-        """The network of a card, with any weights."""
-        return build(network)
-
-    def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        """Logits of one tile, float32 [K, H, W]."""
-        coarse = torch.from_numpy(self.coarse_map(request, rng))[None]
-        inputs = to_channels(coarse, self.card.fields["network"]["channels"])
-        with torch.inference_mode():
-            logits: npt.NDArray[np.float32] = self.network(inputs.to(self.device))[0].cpu().numpy()
-        return logits
+        """The network of a card, with any weights: mask in, logits out."""
+        channels, norm = network["channels"], network["norm"]
+        return ResnetGenerator(channels, channels, network["width"], network["blocks"], norm, network["kernel"])
 
 
-def build(shape: Mapping[str, Any]) -> ResnetGenerator:
-    """The network of a shape: mask in, logits out."""
-    channels = shape["channels"]
-    return ResnetGenerator(channels, channels, shape["width"], shape["blocks"], shape["norm"], shape["kernel"])
+def pooled(
+    pool: list[npt.NDArray[np.float32]], made: Sequence[npt.NDArray[np.float32]], rng: np.random.Generator, most: int
+) -> list[npt.NDArray[np.float32]]:
+    """The history of made-up masks that the judges see (Shrivastava et al. 2017): half are earlier ones.
+
+    Args:
+        pool: earlier ones, changed in place. made: new ones. rng: chooses. most: size of the pool (50 in the paper).
+    """
+    shown = []
+    for mask in made:
+        if len(pool) < most:
+            pool.append(mask)
+            shown.append(mask)
+        elif rng.random() < 0.5:
+            place = int(rng.integers(most))
+            shown.append(pool[place])
+            pool[place] = mask
+        else:
+            shown.append(mask)
+    return shown
 
 
 def _other(side: str) -> str:

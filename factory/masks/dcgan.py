@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import Field
 
 from factory.composition import Request
@@ -48,7 +47,7 @@ class DcganLesson(FromNoise):
         channels = channels_of(len(scheme))
         shape = {**config.network.model_dump(mode="json"), "size": list(config.size), "out_channels": channels}
         judges = Scales([WholeDiscriminator(channels, config.judge_width, config.size)])
-        super().__init__(config, _build(shape), judges, channels, lambda epoch: 1.0, device, shape)
+        super().__init__(config, Dcgan.build(shape), judges, channels, lambda epoch: 1.0, device, shape)
 
 
 class Dcgan(TrainedMasks):
@@ -61,7 +60,8 @@ class Dcgan(TrainedMasks):
     @staticmethod
     def build(network: Mapping[str, Any]) -> DcganGenerator:
         """The network of a card, with any weights."""
-        return _build({key: value for key, value in network.items() if key != "sharpness"})
+        size = tuple(network["size"])
+        return DcganGenerator(network["latent"], network["widths"], size, network["out_channels"])
 
     def refusal(self, request: Request) -> str | None:
         """Why a request can never be met, or None."""
@@ -72,11 +72,4 @@ class Dcgan(TrainedMasks):
 
     def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """Logits of one tile, float32 [K, H, W]."""
-        (latent,) = self.network.inputs([rng], (request.height, request.width))  # type: ignore[operator]
-        with torch.inference_mode():
-            logits: npt.NDArray[np.float32] = self.network(latent.to(self.device))[0].cpu().numpy()
-        return logits
-
-
-def _build(shape: Mapping[str, Any]) -> DcganGenerator:
-    return DcganGenerator(shape["latent"], shape["widths"], tuple(shape["size"]), shape["out_channels"])
+        return self.said(*self.network.inputs([rng], (request.height, request.width)))  # type: ignore[operator]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import Field
 
 from factory.composition import Request
@@ -81,7 +80,4 @@ class Depas(TrainedMasks):
     def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """Sharpened logits of one tile, float32 [K, H, W]."""
         inputs = self.network.inputs([rng], (request.height, request.width))  # type: ignore[operator]
-        with torch.inference_mode():
-            logits = self.network(*(tensor.to(self.device) for tensor in inputs))[0]
-        sharpened: npt.NDArray[np.float32] = (logits * self.card.fields["network"]["sharpness"]).cpu().numpy()
-        return sharpened
+        return self.said(*inputs) * np.float32(self.card.fields["network"]["sharpness"])

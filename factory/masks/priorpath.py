@@ -11,17 +11,15 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from factory.coarse.morphology import CLOSING_PX, OPENING_PX
-from factory.composition import Request
 from factory.core.config import Config
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.from_coarse import CoarseConfig, FromCoarse, coarse_of
+from factory.from_coarse import CoarseConfig, CoarseLessonConfig, FromCoarse, coarse_views
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
 from factory.nets.discriminators import PatchDiscriminator, Scales, smallest_side
 from factory.nets.objectives import Adversarial, feature_matching, judged_as
 from factory.nets.unet import UNet
-from factory.training import LessonConfig, Views
+from factory.training import Views
 from manifests.labels import LabelScheme
 
 _SAMPLES = 6
@@ -51,13 +49,12 @@ class LossWeights(Config):
     mean_prediction: float = Field(default=0.0, ge=0)
 
 
-class PriorPathLessonConfig(LessonConfig):
+class PriorPathLessonConfig(CoarseLessonConfig):
     """How PriorPath is trained.
 
     Attributes:
         network: the generator. judge_width, judge_depth: of each PatchGAN. judges: at 100, 50 ... % of the size.
         adversarial: cross entropy or least squares. loss: weights of the terms.
-        opening_px, closing_px: kernels that make the coarse mask of a fine one.
     """
 
     network: UNetShape = UNetShape()
@@ -66,8 +63,6 @@ class PriorPathLessonConfig(LessonConfig):
     judges: int = Field(default=1, ge=1, le=3)
     adversarial: Adversarial = "bce"
     loss: LossWeights = LossWeights()
-    opening_px: int = Field(default=OPENING_PX, ge=1)
-    closing_px: int = Field(default=CLOSING_PX, ge=1)
 
     @model_validator(mode="after")
     def _deep_enough(self) -> PriorPathLessonConfig:
@@ -91,7 +86,7 @@ class PriorPathLesson:
         self._config, self._scheme, self._device = config, scheme, device
         self._channels = channels_of(len(scheme))
         self._shape = {**config.network.model_dump(mode="json"), "channels": self._channels}
-        self._network = build(self._shape).to(device)
+        self._network = PriorPath.build(self._shape).to(device)
         seen = 2 * self._channels
         norm = config.network.norm
         self._judges = Scales(
@@ -155,8 +150,7 @@ class PriorPathLesson:
         """Nothing to put back."""
 
     def _pairs(self, views: Views) -> tuple[torch.Tensor, torch.Tensor]:
-        kernels = {"opening_px": self._config.opening_px, "closing_px": self._config.closing_px}
-        coarse = np.stack([coarse_of(view, self._scheme, kernels) for view in views])
+        coarse = coarse_views(views, self._scheme, self._config)
         fine_map, coarse_map = (
             to_channels(torch.from_numpy(maps).to(self._device), self._channels) for maps in (views, coarse)
         )
@@ -196,26 +190,13 @@ class PriorPath(FromCoarse):
     name = "priorpath"
     Config = CoarseConfig
     Lesson = PriorPathLesson
+    noise_channels = 1
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> UNet:
-        """The network of a card, with any weights."""
-        return build(network)
-
-    def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        """Logits of one tile, float32 [K, H, W]."""
-        coarse = torch.from_numpy(self.coarse_map(request, rng))[None]
-        noise = torch.from_numpy(rng.standard_normal((1, 1, request.height, request.width), np.float32))
-        inputs = torch.cat([to_channels(coarse, self.card.fields["network"]["channels"]), noise], 1)
-        with torch.inference_mode():
-            logits: npt.NDArray[np.float32] = self.network(inputs.to(self.device))[0].cpu().numpy()
-        return logits
-
-
-def build(shape: Mapping[str, Any]) -> UNet:
-    """The network of a shape: coarse mask and a channel of noise in, logits out."""
-    channels = shape["channels"]
-    return UNet(channels + 1, channels, shape["width"], shape["depth"], shape["norm"], shape["dropout"])
+        """The network of a card, with any weights: coarse mask and a channel of noise in, logits out."""
+        channels = network["channels"]
+        return UNet(channels + 1, channels, network["width"], network["depth"], network["norm"], network["dropout"])
 
 
 def to_labels_of_channels(maps: torch.Tensor) -> npt.NDArray[np.uint8]:

@@ -14,14 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from factory.nets import STRIDE
 from factory.nets.inference_layers import FullPrecisionHead
 from factory.nets.layers import draw_first_weights
 
 NOISE_GAIN = 20.0
 """What the learnable noise scales are multiplied by, so that Adam's small steps move them in a few thousand."""
-
-STRIDE = 32
-"""Five halvings: sides of a mask are multiples of this; 512x1024 grows from a seed map of 16x32."""
 
 
 class _Up(nn.Module):

@@ -22,6 +22,10 @@ _MANY_PIXELS = 512
 """Of a map, from which on products take longer than bringing their kernels from memory."""
 
 
+_OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_is_mkldnn_bf16_supported")
+"""Of `torch.ops.mkldnn`; private, so another torch may lack them."""
+
+
 class Convolution(nn.Module):
     """A convolution in one number format; on the CPU its weights are put into oneDNN's own order once, not per call.
 
@@ -53,8 +57,9 @@ class Convolution(nn.Module):
 
 
 def _onednn_computes(dtype: torch.dtype) -> bool:
-    """Whether this machine's oneDNN has convolutions in a number format."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    """Whether this machine's oneDNN has convolutions in a number format, and this torch its private operators."""
+    operators = all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
+    if not operators or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

@@ -1,4 +1,4 @@
-"""What is done to whole networks: first weights, counting, and making them fast to draw from."""
+"""What is done to whole networks: first weights, and making them fast to draw from."""
 
 from __future__ import annotations
 
@@ -65,8 +65,3 @@ def _folded(first: nn.Module, second: nn.Module) -> tuple[nn.Module, nn.Module]:
     transpose = isinstance(first, nn.ConvTranspose2d)
     with torch.no_grad():
         return fuse_conv_bn_eval(first.eval(), second.eval(), transpose=transpose), nn.Identity()
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Number of trained values."""
-    return sum(parameter.numel() for parameter in network.parameters())

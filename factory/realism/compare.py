@@ -20,13 +20,13 @@ from factory.realism.features import Extractor, extract, open_extractor
 from factory.realism.frechet import Extrapolation, bootstrap_interval, extrapolate, frechet_distance
 from factory.realism.grid import GridFigures, local_distances
 from factory.realism.kernel import KernelDistance, kernel_distance
-from factory.realism.mask_statistics import MaskStatistics, mask_statistics, measured_classes
+from factory.realism.mask_statistics import MaskStatistics, class_fractions, mask_statistics, measured_classes
 from factory.realism.modes import ModeFigures, find_modes, mode_space
 from factory.realism.neighbours import Neighbourhood, neighbourhood
 from factory.realism.pictures import to_pictures
 from factory.realism.projections import Projection, kl_divergence, ks_2d, project_pca, project_tsne
 from factory.realism.settings import Settings
-from factory.realism.tiles import TileSet, generator
+from factory.realism.tiles import TileSet, generator, random_crops
 from factory.realism.two_samples import CurveFigures, StatisticFigures, compare_curves, compare_statistics
 
 Floats = npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ POOL = 4
 
 RANDOM_HALVES, HALVES_BY_GROUP = "real halves, random", "real halves, by group"
 TRAINING, FAKES, SHUFFLED = "training tiles", "fakes", "shuffled patches"
-"""Rows of the table of controls. Training tiles are what a perfect generator would equal."""
+"""Rows of the table of controls. Training tiles (crops of the fakes' size) are what a perfect generator would equal."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,10 @@ class Comparison:
         projections: pca, t-sne. halves_note: which halves are the floor. control_size: tiles of either side in a row of
             `controls`, the table at one sample size.
         statistics, curves: of masks, per class; empty for images. modes: of the real tiles.
-        copies: None without training tiles. price: bins of the allocation shift; empty without shifts.
-        training: those tiles. measured: fakes, reals, shuffled, pool (all real tiles) -> statistics of every tile, per
-            class; empty for images.
+        copies: None without training tiles, which are searched whole; their limit is set by the whole pool of reals.
+        price: bins of the allocation shift; empty without shifts. training: those tiles.
+        measured: fakes, reals, shuffled, pool (all real tiles) -> statistics of every tile,
+            per class; empty for images.
     """
 
     fakes: TileSet
@@ -114,6 +115,7 @@ def compare_sets(
     *,
     n: int | None = None,
     training: TileSet | None = None,
+    training_views: TileSet | None = None,
     controls: Mapping[str, TileSet] | None = None,
     extractor: Extractor | None = None,
 ) -> Comparison:
@@ -123,7 +125,9 @@ def compare_sets(
         fakes, reals: of either as many are drawn as the smaller has. Reals beyond that (up to four times as many) serve
             the floor, fakes beyond it the price of control.
         settings: default `Settings()`. n: tiles of either kind, at most.
-        training: tiles that the generator was trained on, for copies. controls: name -> other tiles for the table.
+        training: whole tiles that the generator was trained on, as large as the fakes or larger, for copies.
+        training_views: what it saw of them, of the fakes' size, for the table; default one random crop of each.
+        controls: name -> other tiles for the table.
         extractor: opened already; default what the settings name.
 
     Raises:
@@ -131,10 +135,12 @@ def compare_sets(
     """
     settings, controls = settings or Settings(), controls or {}
     count = min(len(fakes), len(reals), n or len(reals))
-    _check([fakes, reals, *controls.values(), *([training] if training else [])], count)
+    if training is not None and training_views is None:
+        training_views = _views(training, fakes.shape, settings.seed)
+    _check([fakes, reals, *controls.values(), *([training_views] if training_views else [])], count)
     sets = _pools(fakes, reals, count, settings)
     fakes, reals = (sets[name].take(range(count)) for name in ("fakes", "reals"))
-    sets |= {} if training is None else {"training": training}
+    sets |= {} if training_views is None else {"training": training_views}
     sets |= {_control(name): side for name, side in controls.items()}
     extractor = extractor or open_extractor(settings.features, _path(settings.feature_weights))
     features = _features(extractor, sets, settings)
@@ -163,8 +169,8 @@ def compare_sets(
             statistics=_compare_all(measured, halves, compare_statistics),
             curves=_compare_all(measured, halves, lambda *sides: (compare_curves(*sides),)),
             modes=_modes(f, r, measured, reals.ids, settings),
-            copies=_copies(fakes, reals, training, features, settings),
-            price=_price(sets["fakes"], features, settings),
+            copies=_copies(fakes, sets["reals"], training, features, settings),
+            price=_price(sets["fakes"], sets["reals"], features, settings),
             training=training,
             measured=measured,
         )
@@ -182,6 +188,13 @@ def _pools(fakes: TileSet, reals: TileSet, count: int, settings: Settings) -> di
     compared = pools["reals"].take(range(count))
     mixed = shuffle_patches(compared.pixels, settings.patch_grid, generator(settings.seed, "shuffle"))
     return pools | {"shuffled": compared.with_pixels(mixed)}
+
+
+def _views(training: TileSet, shape: tuple[int, int], seed: int) -> TileSet:
+    """A random crop of each training tile."""
+    if training.shape[0] < shape[0] or training.shape[1] < shape[1]:
+        raise ValueError(f"{training.name}: expected tiles of at least {shape[0]}x{shape[1]}, got {training.shape}")
+    return training.with_pixels(random_crops(training.pixels, shape, generator(seed, "crops", 1)))
 
 
 def _control(name: str) -> str:
@@ -295,7 +308,7 @@ def _copies(
 ) -> CopyFigures | None:
     if training is None:
         return None
-    with _searching(searches(len(fakes), len(reals), len(training), settings.planted)) as on_tile:
+    with _searching(searches(len(fakes), len(reals), settings.planted)) as on_tile:
         return find_copies(
             fakes,
             reals,
@@ -304,9 +317,7 @@ def _copies(
             quantile=settings.copy_quantile,
             planted=settings.planted,
             seed=settings.seed,
-            features=FeatureSets(
-                features["fakes"][: len(fakes)], features["reals"][: len(reals)], features["training"]
-            ),
+            features=FeatureSets(features["fakes"][: len(fakes)], features["reals"], features["training"]),
             on_tile=on_tile,
         )
 
@@ -317,13 +328,14 @@ def _searching(total: int) -> Iterator[Callable[[], None]]:
         yield bar.advance
 
 
-def _price(pool: TileSet, features: Mapping[str, Floats], settings: Settings) -> tuple[ShiftBin, ...]:
+def _price(pool: TileSet, reals: TileSet, features: Mapping[str, Floats], settings: Settings) -> tuple[ShiftBin, ...]:
     if pool.shifts is None:
         return ()
     return price_of_control(
         features["fakes"],
         pool.shifts,
         features["reals"],
+        fractions=None if pool.scheme is None else (class_fractions(pool), class_fractions(reals)),
         bins=settings.shift_bins,
         draws=settings.draws,
         rng=generator(settings.seed, "shift"),

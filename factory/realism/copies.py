@@ -1,4 +1,4 @@
-"""Which fakes are copies of training tiles, by a limit that held-out real tiles set and planted copies test."""
+"""Which fakes are copies of a place in the training tiles: held-out tiles set the limit, planted copies test it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,28 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
-from factory.realism.similarity import SYMMETRIES, Match, closest, edges_of, is_blank
+from factory.realism.similarity import (
+    SYMMETRIES,
+    UPRIGHT,
+    Match,
+    closest,
+    edges_of,
+    fine_factor,
+    is_blank,
+    prepare,
+    turned,
+)
 from factory.realism.tiles import TileSet, generator
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-_SHIFT = 1 / 8  # largest shift of a planted copy, of each side
-_NOISE = 0.01  # pixels that a planted noisy copy has wrong
+_PAST = 1 / 8  # how far a planted copy reaches past its training tile at most, of each side
+_NOISE = 0.05  # pixels that a planted noisy copy has wrong
+_TRIES = 8  # for a crop with edges
+
+FEW_REALS = 100
+"""Real tiles below which their 99 % quantile is little more than the largest of them."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,7 @@ class Pair:
 
     Attributes:
         fake, training: sample ids. fake_place, training_place: their places in the sets.
-        similarity, symmetry, shift: as in `Match`. flagged: above the limit.
+        similarity, symmetry, position: as in `Match`. flagged: above the limit.
     """
 
     fake: str
@@ -35,7 +49,7 @@ class Pair:
     training_place: int
     similarity: float
     symmetry: str
-    shift: tuple[float, float]
+    position: tuple[int, int]
     flagged: bool
 
 
@@ -44,7 +58,8 @@ class CopyFigures:
     """The search for copies.
 
     Attributes:
-        training_tiles: searched. limit: similarity above which a tile counts as a copy.
+        training_tiles: searched, whole. limit: similarity above which a tile counts as a copy.
+        reals: held-out real tiles with edges, which set it.
         quantile: of held-out real tiles below the limit. real_share: of held-out real tiles above it.
         fakes: with edges, so that they could be copies. blank_fakes: without. share: of the former above the limit.
         real_median, fake_median: similarity to the nearest training tile; equal where fakes are as new as real tiles.
@@ -56,6 +71,7 @@ class CopyFigures:
 
     training_tiles: int
     limit: float
+    reals: int
     quantile: float
     real_share: float
     fakes: int
@@ -77,7 +93,7 @@ class CopyFigures:
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """Features of the same tiles: float64 [n, d] each."""
+    """Features of the fakes, the reals and crops of the training tiles of their size: float64 [n, d] each."""
 
     fakes: Floats
     reals: Floats
@@ -96,28 +112,36 @@ def find_copies(
     features: FeatureSets | None = None,
     on_tile: Callable[[], None] = lambda: None,
 ) -> CopyFigures:
-    """Search every fake among the training tiles.
+    """Search every fake in the whole training tiles.
 
-    The limit is the `quantile` of the similarity that held-out real tiles have to their nearest training tile: real
-    tiles of other patients cannot be copies, so what they reach is chance. Then known copies of training tiles are
-    planted and searched in the same way.
+    The limit is the `quantile` of the similarity that held-out real tiles have to their likest place in the training
+    tiles: real tiles of other patients cannot be copies, so what they reach is chance. Then known copies are planted
+    and searched in the same way: what a generator sees in training, crops anywhere, flipped and on their side.
 
     Args:
-        fakes, reals, training: of one size and scheme; no real tile is of a training group.
-        longest_px: longer side of the pictures compared. quantile: see above. planted: copies of each kind.
-        seed: of the planted copies. features: of the same tiles. on_tile: called after each tile searched;
+        fakes, reals: of one size and scheme. training: of that scheme, of any size from theirs on, and no group of it
+            is among the reals. longest_px: longer side of the fakes' pictures compared, at most. quantile: see above.
+        planted: copies of each kind. seed: of these. features: see there. on_tile: called after each tile searched;
             `searches` says how often.
     """
-    edges = edges_of(training, longest_px)
-    real_matches = closest(edges_of(reals, longest_px), edges, on_tile)
-    fake_matches = closest(edges_of(fakes, longest_px), edges, on_tile)
+    searched = prepare(training, fakes.shape, longest_px)
+    real_matches = closest(reals, searched, on_tile)
+    fake_matches = closest(fakes, searched, on_tile)
+
     real_values, fake_values = (_similarities(matches) for matches in (real_matches, fake_matches))
     limit = float(np.quantile(real_values, quantile)) if len(real_values) else 1.0
-    recalls, count = _recalls(training, edges, limit, longest_px, planted, seed, on_tile)
+    recalls, count = {}, 0
+    crops = _crops(training, fakes.shape, planted, longest_px, generator(seed, "planted"))
+    for kind, plant in PLANTED.items() if len(crops) else ():
+        rng = generator(seed, "planted", list(PLANTED).index(kind) + 1)
+        copies = np.stack([plant(crop, _random_crop(training, fakes.shape, rng), rng) for crop in crops])
+        matches = closest(fakes.take([0] * len(copies)).with_pixels(copies), searched, on_tile)
+        recalls[kind], count = float(np.mean([match.similarity > limit for match in matches])), len(copies)
     pairs = _pairs(fakes, training, fake_matches, limit)
     return CopyFigures(
         training_tiles=len(training),
         limit=limit,
+        reals=len(real_values),
         quantile=quantile,
         real_share=float((real_values > limit).mean()) if len(real_values) else float("nan"),
         fakes=len(fake_values),
@@ -133,9 +157,9 @@ def find_copies(
     )
 
 
-def searches(fakes: int, reals: int, training: int, planted: int) -> int:
+def searches(fakes: int, reals: int, planted: int) -> int:
     """Tiles that `find_copies` searches for, at most."""
-    return fakes + reals + len(PLANTED) * min(planted, training)
+    return fakes + reals + len(PLANTED) * planted
 
 
 def _pairs(fakes: TileSet, training: TileSet, matches: list[Match], limit: float) -> tuple[Pair, ...]:
@@ -147,7 +171,7 @@ def _pairs(fakes: TileSet, training: TileSet, matches: list[Match], limit: float
             match.place,
             match.similarity,
             match.symmetry,
-            match.shift,
+            match.position,
             match.similarity > limit,
         )
         for place, match in enumerate(matches)
@@ -165,97 +189,87 @@ def _feature_ratio(features: FeatureSets) -> float:
     return float(near[0] / near[1]) if near[1] > 0 else float("nan")
 
 
-def _recalls(
-    training: TileSet,
-    edges: npt.NDArray[np.float32],
-    limit: float,
-    longest_px: int,
-    planted: int,
-    seed: int,
-    on_tile: Callable[[], None],
-) -> tuple[dict[str, float], int]:
-    """Share of planted copies above the limit, by kind, and how many of each there were.
-
-    Which training tile they match is not asked: tiles that overlap hold the same tissue, and either is its source.
-    """
-    rng = generator(seed, "planted")
-    sources = rng.permutation(np.flatnonzero(~is_blank(edges)))[:planted]
-    recalls = {}
-    for kind, plant in PLANTED.items():
-        if not len(sources):
+def _crops(
+    training: TileSet, shape: tuple[int, int], count: int, longest_px: int, rng: np.random.Generator
+) -> list[Pixels]:
+    """Random crops of the whole training tiles that have edges, in random symmetries: at most `count`."""
+    crops, factor = [], fine_factor(shape, longest_px)
+    for _ in range(_TRIES * count):
+        crop = _random_crop(training, shape, rng)
+        if not is_blank(edges_of(crop[None], training.scheme, factor))[0]:
+            crops.append(crop)
+        if len(crops) == count:
             break
-        copies = np.stack(
-            [plant(training.pixels[source], _other(training.pixels, source, rng), rng) for source in sources]
-        )
-        matches = closest(edges_of(training.take(sources).with_pixels(copies), longest_px), edges, on_tile)
-        recalls[kind] = float(np.mean([match.similarity > limit for match in matches]))
-    return recalls, len(sources)
+    return crops
 
 
-def _other(pixels: Pixels, source: int, rng: np.random.Generator) -> Pixels:
-    """Another tile, to fill with what a shifted crop does not know."""
-    other: Pixels = pixels[(source + rng.integers(1, max(2, len(pixels)))) % len(pixels)]
-    return other
+def _random_crop(training: TileSet, shape: tuple[int, int], rng: np.random.Generator) -> Pixels:
+    """One of the eight symmetries of a crop at any place; on its side only where the training tiles have the room."""
+    height, width = training.shape
+    lies = shape[1] <= height and shape[0] <= width and rng.random() < 0.5
+    h, w = (shape[1], shape[0]) if lies else shape
+    y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    crop: Pixels = training.pixels[int(rng.integers(len(training))), y : y + h, x : x + w]
+    return turned(crop, list(SYMMETRIES)[int(rng.integers(UPRIGHT)) + (UPRIGHT if lies else 0)])
 
 
-def _exact(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+def _exact(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
     del other, rng
-    return tile
+    return crop
 
 
-def _flipped(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
-    """One of the tile's symmetries but the first; the colours of images move along."""
-    del other
-    names = list(SYMMETRIES)[1 : 8 if tile.shape[0] == tile.shape[1] else 4]
-    turn = SYMMETRIES[names[rng.integers(len(names))]]
-    moved = np.moveaxis(tile, 2, 0) if tile.ndim == 3 else tile
-    turned = np.ascontiguousarray(turn(moved))
-    return np.moveaxis(turned, 0, 2) if tile.ndim == 3 else turned
-
-
-def _shifted(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
-    """Moved by up to an eighth of each side; what comes in is the tile mirrored."""
-    del other
-    top, left = (int(np.ceil(side * _SHIFT)) for side in tile.shape[:2])
-    margins = ((top, top), (left, left), (0, 0))[: tile.ndim]
-    wide = np.pad(tile, margins, mode="reflect")
-    y, x = rng.integers(0, 2 * top + 1), rng.integers(0, 2 * left + 1)
-    moved: Pixels = wide[y : y + tile.shape[0], x : x + tile.shape[1]]
-    return moved
-
-
-def _noisy(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
-    """One pixel in a hundred from another tile or of another class."""
-    wrong = rng.random(tile.shape[:2]) < _NOISE
-    noisy = tile.copy()
-    noisy[wrong] = rng.permutation(other.reshape(-1, *tile.shape[2:]))[: np.count_nonzero(wrong)]
+def _noisy(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """One pixel in twenty of another class, or in images from anywhere in another crop."""
+    wrong = rng.random(crop.shape[:2]) < _NOISE
+    count = np.count_nonzero(wrong)
+    noisy = crop.copy()
+    if crop.ndim == 3:
+        noisy[wrong] = rng.permutation(other.reshape(-1, 3))[:count]
+        return noisy
+    classes = np.union1d(crop, other)
+    moved = np.searchsorted(classes, crop[wrong]) + rng.integers(1, max(2, len(classes)), count)
+    noisy[wrong] = classes[moved % len(classes)]
     return noisy
 
 
-def _redrawn(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+def _eroded(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """Higher classes, or what is brighter, lose a pixel all round."""
+    del other, rng
+    eroded: Pixels = cv2.erode(crop, np.ones((3, 3), np.uint8))
+    return eroded
+
+
+def _dilated(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """They gain one."""
+    del other, rng
+    dilated: Pixels = cv2.dilate(crop, np.ones((3, 3), np.uint8))
+    return dilated
+
+
+def _redrawn(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
     """Its boundary drawn anew: a median over about a hundredth of the longer side."""
     del other, rng
-    blurred: Pixels = cv2.medianBlur(np.ascontiguousarray(tile), 2 * max(1, max(tile.shape[:2]) // 200) + 1)
+    blurred: Pixels = cv2.medianBlur(crop, 2 * max(1, max(crop.shape[:2]) // 200) + 1)
     return blurred
 
 
-def _recropped(tile: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
-    """Another crop of the same place: moved by up to an eighth, what comes in is from another tile."""
-    height, width = tile.shape[:2]
-    y, x = (int(rng.integers(-int(side * _SHIFT), int(side * _SHIFT) + 1)) for side in (height, width))
+def _moved(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """Moved by up to an eighth of each side; what comes in is from another crop."""
+    height, width = crop.shape[:2]
+    y, x = (int(rng.integers(-int(side * _PAST), int(side * _PAST) + 1)) for side in (height, width))
     moved = other.copy()
     into = slice(max(0, y), min(height, height + y)), slice(max(0, x), min(width, width + x))
     out_of = slice(max(0, -y), min(height, height - y)), slice(max(0, -x), min(width, width - x))
-    moved[into] = tile[out_of]
+    moved[into] = crop[out_of]
     return moved
 
 
 PLANTED: dict[str, Callable[[Pixels, Pixels, np.random.Generator], Pixels]] = {
     "exact": _exact,
-    "flipped": _flipped,
-    "shifted": _shifted,
     "noisy": _noisy,
+    "eroded": _eroded,
+    "dilated": _dilated,
     "redrawn": _redrawn,
-    "recropped": _recropped,
+    "moved": _moved,
 }
-"""Kinds of planted copies."""
+"""Kinds of planted copies, each of a random crop in a random symmetry."""

@@ -64,6 +64,15 @@ def measured_classes(scheme: LabelScheme) -> tuple[int, ...]:
     return (1,) if len(scheme) == 2 else tuple(range(len(scheme)))
 
 
+def class_fractions(tiles: TileSet) -> Floats:
+    """Share of every class in every mask: float64 [N, classes], rows of sum 1."""
+    if tiles.scheme is None:
+        raise ValueError(f"{tiles.name}: expected masks, got images")
+    counts = [np.bincount(mask.ravel(), minlength=len(tiles.scheme)) for mask in tiles.pixels]
+    fractions: Floats = np.array(counts, np.float64) / np.prod(tiles.shape)
+    return fractions
+
+
 def mask_statistics(tiles: TileSet, on_tile: Callable[[], None] = lambda: None) -> tuple[MaskStatistics, ...]:
     """Measure every tile, class by class.
 

@@ -64,10 +64,12 @@ def find_modes(fakes: Floats, reals: Floats, ids: tuple[str, ...], *, most: int,
             every eight real tiles where that is fewer. seed: of k-means.
     """
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     count = max(1, min(most, len(reals) // _TILES_PER_MODE))
-    fitted = KMeans(count, n_init=10, random_state=seed).fit(reals)
-    to_reals, to_fakes = fitted.transform(reals), fitted.transform(fakes)
+    with threadpool_limits(1):  # OpenMP too: sums in one order, and threads of a busy machine only wait
+        fitted = KMeans(count, n_init=10, random_state=seed).fit(reals)
+        to_reals, to_fakes = fitted.transform(reals), fitted.transform(fakes)
     own, nearest = to_reals.argmin(1), to_fakes.argmin(1)
     order = np.argsort(-np.bincount(own, minlength=count), kind="stable")
     radii = np.array([np.quantile(to_reals[own == mode, mode], _RADIUS_QUANTILE) for mode in range(count)])

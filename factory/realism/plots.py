@@ -103,7 +103,20 @@ def _price(axes: Any, c: Comparison) -> None:
         xerr=[(b.high - b.low) / 2 for b in c.price],
         marker="o",
         color=FAKE,
+        label="fakes",
     )
+    if np.isfinite([b.matched for b in c.price]).all():
+        spread = [b.matched_std for b in c.price]
+        axes.errorbar(
+            middles,
+            [b.matched for b in c.price],
+            yerr=spread,
+            marker="s",
+            linestyle="--",
+            color=REAL,
+            label="real tiles of their composition",
+        )
+    axes.legend(frameon=False, fontsize=8)
     axes.set(xlabel="absolute shift of the allocation", ylim=(0, None))
     axes.set_title(f"price of control: {c.distance_name}\nat {c.price[0].size} tiles")
     axes.grid(alpha=0.3)

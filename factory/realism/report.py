@@ -6,11 +6,21 @@ import math
 from collections.abc import Sequence
 
 from factory.realism.compare import FAKES, HALVES_BY_GROUP, RANDOM_HALVES, SHUFFLED, TRAINING, Comparison
+from factory.realism.copies import FEW_REALS
 from factory.realism.frechet import draws_by_group
 from factory.realism.mask_statistics import STATISTICS
 from manifests.schema import DISCLAIMER
 
 _MOST_LISTED = 50
+MATCHED = "real tiles of their composition"
+PRICE_NOTE = (
+    "Bins of large shift hold mostly extreme requests, so their fakes differ from the real tiles in composition, and "
+    "vary less, whatever their quality. So read them beside the real tiles with the nearest class fractions, one for "
+    "each fake, from the half of the real tiles that is not compared with: only what lies above these is a price. "
+    "Where few different real tiles serve, or the gap of fractions is large, that figure is itself rough."
+)
+"""What to hold the price of control against."""
+
 _FLOORS = ("real halves", "by group", "shuffled")
 
 
@@ -79,8 +89,8 @@ def _copies_line(comparison: Comparison) -> str:
     copies = comparison.copies
     assert copies is not None
     return (
-        f"of {copies.fakes} fakes above similarity {copies.limit:.3f}, {copies.real_share:.1%} of held-out real tiles; "
-        f"planted copies found: {copies.recall:.1%}"
+        f"of {copies.fakes} fakes above similarity {copies.limit:.3f}, {copies.real_share:.1%} of {copies.reals} "
+        f"held-out real tiles{_few(comparison)}; planted copies found: {copies.recall:.1%}"
     )
 
 
@@ -188,13 +198,22 @@ def _price(c: Comparison) -> list[str]:
     if not c.price:
         return []
     rows = [
-        (f"{number(b.low)} - {number(b.high)}", str(b.fakes), str(b.size), number(b.distance), number(b.distance_std))
+        (
+            f"{number(b.low)} - {number(b.high)}",
+            str(b.fakes),
+            str(b.size),
+            *(number(value) for value in (b.distance, b.distance_std, b.matched, b.matched_std)),
+            number(b.matched_gap),
+            number(b.matched_tiles),
+        )
         for b in c.price
     ]
+    columns = ["shift", "fakes", "tiles per draw", f"{c.distance_name}, fakes", "spread", MATCHED, "spread"]
     return [
         "## Price of control",
-        "Distance over the absolute shift that the exact composition asked of the generator; equal numbers per bin.",
-        _table(["shift", "fakes", "tiles per draw", c.distance_name, "spread"], rows),
+        "Distance over the absolute shift that the exact composition asked of the generator; equal numbers per bin. "
+        f"{PRICE_NOTE}",
+        _table([*columns, "gap of fractions", "different real tiles"], rows),
     ]
 
 
@@ -208,7 +227,7 @@ def _copies(c: Comparison) -> list[str]:
             pair.training,
             f"{pair.similarity:.3f}",
             pair.symmetry,
-            f"{pair.shift[0]:+.2f}, {pair.shift[1]:+.2f}",
+            f"{pair.position[0]}, {pair.position[1]}",
         )
         for pair in c.copies.flagged[:_MOST_LISTED]
     ]
@@ -216,14 +235,20 @@ def _copies(c: Comparison) -> list[str]:
     ratio = number(c.copies.feature_ratio)
     return [
         "## Copies",
-        f"{len(c.copies.flagged)} of {c.copies.fakes} fakes ({c.copies.share:.1%}) are nearer to a training tile than "
-        f"{c.copies.quantile:.0%} of held-out real tiles (similarity above {c.copies.limit:.3f}); "
+        f"{len(c.copies.flagged)} of {c.copies.fakes} fakes ({c.copies.share:.1%}) are more like a place in the "
+        f"{c.copies.training_tiles} whole training tiles than {c.copies.quantile:.0%} of {c.copies.reals} held-out "
+        f"real tiles (similarity above {c.copies.limit:.3f}{_few(c)}); "
         f"{c.copies.blank_fakes} have no edges to compare. Median similarity: fakes {c.copies.fake_median:.3f}, real "
         f"tiles {c.copies.real_median:.3f}. Nearest in feature space: {ratio} times a real tile's distance.",
-        f"Planted copies found ({c.copies.planted} of each kind): {kinds}.",
-        *([_table(["fake", "training tile", "similarity", "fake is", "shift"], rows)] if rows else []),
+        f"Planted copies found ({c.copies.planted} of each kind, random crops in random symmetries): {kinds}.",
+        *([_table(["fake", "training tile", "similarity", "fake is", "at row, column"], rows)] if rows else []),
         *([f"{more} more in score.json."] if more > 0 else []),
     ]
+
+
+def _few(c: Comparison) -> str:
+    few = c.copies is not None and c.copies.reals < FEW_REALS
+    return f"; rough, set by fewer than {FEW_REALS} real tiles" if few else ""
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -92,6 +92,8 @@ def score(inputs: Inputs, settings: Settings, n: int | None = None) -> Score:
     loaded = load(inputs, settings.seed, most=n)
     count = min(len(loaded.fakes), len(loaded.reals), n or len(loaded.reals))
     notes = list(loaded.notes)
+    if n is not None and n > count:
+        notes.append(f"--n {n}: {count} tiles of either kind are compared, as many as both have")
     for side, role in ((loaded.fakes, "fakes"), (loaded.reals, "real tiles")):
         if len(side) > count:
             notes.append(f"{count} of {len(side)} {role} drawn with seed {settings.seed}: equal numbers on both sides")
@@ -101,6 +103,7 @@ def score(inputs: Inputs, settings: Settings, n: int | None = None) -> Score:
         settings,
         n=count,
         training=loaded.training,
+        training_views=loaded.training_views,
         controls=loaded.controls,
         extractor=extractor,
     )

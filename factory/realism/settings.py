@@ -26,9 +26,10 @@ class Settings(Config):
         min_cell: real and fake tiles that a cell needs for a distance of its own.
         patch_grid: rows and columns that real tiles are cut into for the shuffled control.
         modes: clusters of the real tiles, at most.
-        copy_px: longer side of the pictures that copies are searched in, at most.
+        copy_px: longer side of the fakes' pictures in the search for copies, at most; training
+            tiles are made smaller by the same factor.
         copy_quantile: share of held-out real tiles that stay below the limit for copies.
-        planted: training tiles planted as each kind of copy.
+        planted: random crops of the training tiles planted as each kind of copy.
         shift_bins: equal-count bins of the allocation shift.
     """
 

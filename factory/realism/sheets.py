@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.realism.compare import Comparison
+from factory.realism.copies import Pair
 from factory.realism.pictures import to_pictures
-from factory.realism.similarity import SYMMETRIES
+from factory.realism.similarity import inverse, overlap, turned
 
 _MOST_PAIRS = 12
 _PICTURE_PX = 256
@@ -20,19 +21,20 @@ Picture = npt.NDArray[np.uint8]
 
 
 def nearest_sheet(comparison: Comparison) -> bytes | None:
-    """A PNG of up to 12 pairs, the most similar first: fake turned as it matches, training tile. None without them."""
+    """A PNG of up to 12 pairs, the most similar first: fake, and the place in the training tiles turned as it is."""
     copies, training = comparison.copies, comparison.training
     if copies is None or training is None or not copies.pairs:
         return None
     pairs = copies.pairs[:_MOST_PAIRS]
-    fakes = to_pictures(comparison.fakes.take([pair.fake_place for pair in pairs]), _PICTURE_PX)
-    sources = to_pictures(training.take([pair.training_place for pair in pairs]), _PICTURE_PX)
+    matched = comparison.fakes.take([pair.fake_place for pair in pairs])
+    windows = np.stack([_window(training.pixels[pair.training_place], pair, matched.shape) for pair in pairs])
+    fakes, sources = (to_pictures(side, _PICTURE_PX) for side in (matched, matched.with_pixels(windows)))
     pictures, captions = [], []
     for pair, fake, source in zip(pairs, fakes, sources, strict=True):
-        pictures.append(_beside(_turned(fake, pair.symmetry), source))
+        pictures.append(_beside(fake, source))
         verdict = "COPY" if pair.flagged else "below the limit"
         captions.append(f"{pair.similarity:.3f} ({verdict}), {pair.symmetry}\n{pair.fake[:28]} | {pair.training[:28]}")
-    title = f"{comparison.fakes.name}: fakes (left) and their nearest training tiles; limit {copies.limit:.3f}"
+    title = f"{comparison.fakes.name}: fakes (left) and the likest places of training tiles; limit {copies.limit:.3f}"
     return _sheet(pictures, captions, title, _PER_ROW)
 
 
@@ -48,8 +50,12 @@ def modes_sheet(comparison: Comparison) -> bytes:
     return _sheet(pictures, captions, f"{comparison.fakes.name}: modes of the real tiles", 4)
 
 
-def _turned(picture: Picture, symmetry: str) -> Picture:
-    return np.moveaxis(SYMMETRIES[symmetry](np.moveaxis(picture, 2, 0)), 0, 2)
+def _window(training: Picture, pair: Pair, shape: tuple[int, int]) -> Picture:
+    """The place of a training tile that a fake is like, turned as the fake is; class 0 or black beyond the tile."""
+    canvas = turned(np.zeros((*shape, *training.shape[2:]), np.uint8), pair.symmetry)
+    inside, source = overlap(canvas, training, pair.position)
+    inside[:] = source
+    return turned(canvas, inverse(pair.symmetry))
 
 
 def _beside(left: Picture, right: Picture) -> Picture:

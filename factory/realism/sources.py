@@ -94,7 +94,7 @@ def open_inputs(
     training_split: str = "train",
     controls: Sequence[Path] = (),
 ) -> Inputs:
-    """Open the data sets of a score and refuse what cannot be compared; no pixel is read yet.
+    """Open the data sets of a score and refuse what cannot be compared, or is too little; no pixel is read yet.
 
     Args:
         fake: data set of the fakes, whose every row counts. reals: real data sets. on: what is compared.
@@ -111,6 +111,8 @@ def open_inputs(
     training_sources = tuple(_open("--train", root, training_split) for root in training)
     control_sources = tuple(_open("--control", root, _split_of_control(root, split)) for root in controls)
     sources = (fakes, *real_sources, *training_sources, *control_sources)
+    _refuse_few("FAKE", len(fakes.dataset))
+    _refuse_few("--real", sum(len(source.dataset) for source in real_sources))
     _refuse_synthetic(real_sources)
     refuse_leaks(fakes, real_sources, training_sources)
     scheme = common_scheme([own for source in sources for own in source.dataset.schemes]) if on == "masks" else None
@@ -139,6 +141,13 @@ def _open(role: str, root: Path, split: str) -> Source:
             f"{role} {root}: expected tiles of split {split}, got none (there are: {known}). Use --split all."
         )
     return Source(role, dataset, split)
+
+
+def _refuse_few(role: str, count: int, which: str = "") -> None:
+    if count < LEAST_TILES:
+        raise UserError(
+            f"{role}: expected at least {LEAST_TILES} tiles{which}, got {count}. Give more, or --split all."
+        )
 
 
 def _refuse_synthetic(reals: Sequence[Source]) -> None:
@@ -191,13 +200,16 @@ class Loaded:
     """Tiles in memory.
 
     Attributes:
-        fakes: those compared or a superset of them. reals, training, controls: likewise; training None where none.
+        fakes: those compared or a superset of them. reals, controls: likewise.
+        training: whole tiles, of any size from the common one on; training_views: a random crop of each, of the common
+            size. None without them.
         ignored: role -> tiles left out for pixels without a label. notes: what was done to sizes, in lines.
     """
 
     fakes: TileSet
     reals: TileSet
     training: TileSet | None
+    training_views: TileSet | None
     controls: dict[str, TileSet]
     ignored: dict[str, int]
     notes: tuple[str, ...]
@@ -218,29 +230,31 @@ def load(inputs: Inputs, seed: int, fakes_per_real: int = 4, most: int | None = 
     with progress("reading", total) as bar:
 
         def read(sources: Sequence[Source], name: str) -> TileSet:
-            parts = [_read(source, inputs, seed, ignored) for source in sources]
-            bar.advance(sum(len(source.dataset) for source in sources))
-            return _join(name, parts, inputs)
+            return _join(name, [read_whole(source, cropped=True) for source in sources], inputs)
+
+        def read_whole(source: Source, *, cropped: bool = False) -> TileSet:
+            tiles = _read(source, inputs.shape if cropped else None, inputs, seed, ignored)
+            bar.advance(len(source.dataset))
+            return tiles
 
         reals = read(inputs.reals, "real")
         wanted = fakes_per_real * min(len(reals), most or len(reals))
         few = _thin(inputs.fake, wanted, seed)
         fakes = read([few], inputs.fake.root.resolve().name)
-        training = read(inputs.training, "training") if inputs.training else None
+        wholes = [read_whole(source) for source in inputs.training]
+        training = _join("training", [_widen(part, wholes) for part in wholes], inputs) if wholes else None
+        views = [_crops(part, inputs.shape, generator(seed, "crops", 1, place)) for place, part in enumerate(wholes)]
+        training_views = _join("training", views, inputs) if wholes else None
         controls = {source.root.resolve().name: read([source], source.root.name) for source in inputs.controls}
     for side, role in ((fakes, "FAKE"), (reals, "--real")):
-        if len(side) < LEAST_TILES:
-            raise UserError(
-                f"{role}: expected at least {LEAST_TILES} tiles without ignored pixels, got {len(side)}. "
-                "Give more, or --split all."
-            )
+        _refuse_few(role, len(side), " without ignored pixels")
     notes = _size_notes(inputs)
     notes += [
         f"{count} tiles of {where} left out: they have pixels without a label"
         for where, count in ignored.items()
         if count
     ]
-    return Loaded(fakes, reals, training, controls, ignored, tuple(notes))
+    return Loaded(fakes, reals, training, training_views, controls, ignored, tuple(notes))
 
 
 def _thin(source: Source, most: int, seed: int) -> Source:
@@ -252,7 +266,21 @@ def _thin(source: Source, most: int, seed: int) -> Source:
     return Source(source.role, source.dataset.where(chosen), source.split)
 
 
-def _read(source: Source, inputs: Inputs, seed: int, ignored: dict[str, int]) -> TileSet:
+def _crops(tiles: TileSet, shape: tuple[int, int], rng: np.random.Generator) -> TileSet:
+    return tiles.with_pixels(random_crops(tiles.pixels, shape, rng))
+
+
+def _widen(tiles: TileSet, others: Sequence[TileSet]) -> TileSet:
+    """Tiles brought to the largest height and width by their last rows and columns, which draw no edge of their own."""
+    height, width = (max(other.shape[axis] for other in others) for axis in (0, 1))
+    if tiles.shape == (height, width):
+        return tiles
+    more = ((0, 0), (0, height - tiles.shape[0]), (0, width - tiles.shape[1]), (0, 0))
+    return tiles.with_pixels(np.pad(tiles.pixels, more[: tiles.pixels.ndim], mode="edge"))
+
+
+def _read(source: Source, shape: tuple[int, int] | None, inputs: Inputs, seed: int, ignored: dict[str, int]) -> TileSet:
+    """The tiles of a source without ignored pixels, cropped at random to `shape` first where one is given."""
     rows = source.dataset.table.select(
         ["sample_id", "index", "group_id", "label_scheme", "allocation_shift"]
     ).to_pylist()
@@ -262,7 +290,8 @@ def _read(source: Source, inputs: Inputs, seed: int, ignored: dict[str, int]) ->
     else:
         tables = {own.name: own.projection(inputs.scheme) for own in source.dataset.schemes}
         pixels = np.stack([tables[row["label_scheme"]][store.read(row["index"], "semantic")] for row in rows])
-    pixels = random_crops(pixels, inputs.shape, generator(seed, "crops"))
+    if shape is not None:
+        pixels = random_crops(pixels, shape, generator(seed, "crops"))
     if inputs.scheme is not None:
         kept = labelled(pixels)
         ignored[f"{source.role} {source.root}"] = len(rows) - len(kept)
@@ -308,8 +337,8 @@ def _size_notes(inputs: Inputs) -> list[str]:
     for source in inputs.all:
         own = source.dataset.store.layout
         if (own.height, own.width) != inputs.shape:
-            notes.append(
-                f"{source.role} {source.root}: {own.height}x{own.width} cropped at random to {height}x{width}, "
-                "the common size"
-            )
+            done = f"cropped at random to {height}x{width}, the common size"
+            if source.role == "--train":
+                done += ", for the table of controls; searched whole for copies"
+            notes.append(f"{source.role} {source.root}: {own.height}x{own.width} {done}")
     return notes
