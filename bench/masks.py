@@ -1,6 +1,7 @@
 """Trained mask generators: drawing against stock torch, `factory make` and `factory train` against bare loops.
 
-All on one thread, on both sides. Weights are random; of the published sizes where the name has no `light`.
+All on one thread, on both sides. Weights are random; of the published sizes where the name has no `light`. Only the
+starter weights are trained: they show what the redraws cost that keep masks within the shift bound (--tissue 0.3-0.9).
 FACTORY_BENCH_TILES sets the tiles that are made (default 24). FACTORY_BENCH_CLOCK=cpu measures the time that the
 process computed instead of the time that passed, for a machine where other work runs.
 """
@@ -19,6 +20,7 @@ from factory.core.precision import resolve_precision
 
 NETWORKS = ("depas", "depas_light", "priorpath", "priorpath_paper", "priorpath_light")
 MADE = ("depas", "priorpath")
+STARTER_BOUNDS = {"shift bound": (), "no shift bound": ("shift_bound=null",)}
 TRAINED = ("depas_light", "priorpath_light")
 SHOWN_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -122,6 +124,29 @@ print(json.dumps([statistics.median(bare), whole]))
 """
 )
 
+STARTER = (
+    COMMON
+    + """
+from pathlib import Path
+from factory.core.malloc import keep_freed_memory
+from factory.core.pool import single_threaded
+keep_freed_memory()
+single_threaded()
+from factory import pipeline
+from factory.order import resolve_config
+
+folder, tiles, assignments = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+plan = {"n": tiles, "size": SIZE, "mpp": 0.5, "tissue": "0.3-0.9"}
+config, scheme = resolve_config(plan, {"masks": "depas", "renderer": "palette"}, None, assignments)
+order = pipeline.prepare(config, scheme, folder / "made", manifest=None, like=None, device="cpu")
+list(pipeline._realiser(order.recipe).realise(order.rows_of(0)[:1]))
+started = clock()
+table, _ = pipeline.make(order, workers=1)
+whole = (clock() - started) / tiles
+print(json.dumps([whole, float(np.mean(table["attempts"].to_numpy()))]))
+"""
+)
+
 STEP = (
     COMMON
     + """
@@ -216,6 +241,12 @@ def main() -> None:
             (folder / preset).mkdir()
             bare, whole = _measured(MAKE, preset, folder / preset, os.environ.get("FACTORY_BENCH_TILES", "24"))
             _line(preset, _ms(bare), _ms(whole), f"{1 / whole:.2f}", f"{bare / whole:.2f}")
+        _line("\nstarter weights, 512x1024", "factory make", "masks/s", "attempts per mask")
+        for label, assignments in STARTER_BOUNDS.items():
+            (folder / label).mkdir()
+            tiles = os.environ.get("FACTORY_BENCH_TILES", "24")
+            whole, attempts = _measured(STARTER, folder / label, tiles, *assignments)
+            _line(f"depas, {label}", _ms(whole), f"{1 / whole:.2f}", f"{attempts:.2f}")
         _make_masks_to_learn(folder / "real")
         _line("\ntraining step", "bare loop", "factory train", "", "of the bare loop")
         for preset in TRAINED:

@@ -25,8 +25,9 @@ from factory.coarse import (
 )
 from factory.coarse.morphology import CLOSING_PX, OPENING_PX
 from factory.composition import Request
+from factory.core.resolutions import LEARNT_MPP
 from factory.nets.annealing import to_channels
-from factory.trained_masks import SAME_MPP, TrainedConfig, TrainedMasks, scheme_of
+from factory.trained_masks import TrainedConfig, TrainedMasks, scheme_of
 from factory.training import LessonConfig
 from factory.views import Tiles, open_tiles, random_crop, reopen_tiles
 from manifests.errors import UserError
@@ -152,7 +153,7 @@ class FromCoarse(TrainedMasks):
             return f"size: the weights of {self.name} take multiples of {step}, got {request.height}x{request.width}"
         if self.config.coarse == "masks":
             mpp = float(self.card.fields["mpp"])
-            if abs(self.tiles.mpp - mpp) > SAME_MPP * mpp:
+            if abs(self.tiles.mpp - mpp) > LEARNT_MPP * mpp:
                 got = f"{self.config.coarse_from[0]} has {self.tiles.mpp:g}"
                 return f"mpp: the weights of {self.name} take coarse masks at {mpp:g} um per pixel, {got}"
             height, width = self.tiles.smallest

@@ -8,15 +8,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import model_validator
 from torch import nn
 
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
+from factory.nets import STRIDE
 from factory.nets.annealing import probabilities, to_channels, to_labels
 from factory.nets.objectives import judged_as
 from factory.training import LessonConfig, Views
 
 _SAMPLES = 8
+
+
+class FromNoiseConfig(LessonConfig):
+    """What both lessons are told: nothing of their own, but one choice less."""
+
+    @model_validator(mode="after")
+    def _more_than_one_value(self) -> FromNoiseConfig:
+        if self.batch == 1 and self.size == (STRIDE, STRIDE):  # a seed map of one pixel: batch norm has no variance
+            raise ValueError(f"batch: expected at least 2 views of {STRIDE}x{STRIDE}, got 1")
+        return self
 
 
 class FromNoise:
@@ -33,7 +45,7 @@ class FromNoise:
 
     def __init__(
         self,
-        config: LessonConfig,
+        config: FromNoiseConfig,
         network: nn.Module,
         judges: nn.Module,
         channels: int,

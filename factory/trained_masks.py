@@ -16,6 +16,7 @@ from pydantic import Field
 from factory.composition import Request, Scores, check
 from factory.core.config import Config
 from factory.core.precision import Precision, resolve_precision
+from factory.core.resolutions import LEARNT_MPP
 from factory.core.weights import BEST, Card, read_card
 from factory.nets import STRIDE
 from manifests.errors import UserError
@@ -30,8 +31,6 @@ WEIGHTS_KIND = "generator-weights"
 SURE = 2.0
 """Log-odds, 88 %, beyond which a network's certainty is not asked any further."""
 _LEAST_PX = np.float32(1e-3)
-SAME_MPP = 0.05
-"""Resolutions that differ by less than this count as one."""
 
 
 class TrainedConfig(Config):
@@ -159,7 +158,7 @@ class TrainedMasks(ABC):
         scheme, mpp = scheme_of(self.card), float(self.card.fields["mpp"])
         if request.scheme.name != scheme.name or len(request.scheme) != len(scheme):
             return f"scheme: the weights of {self.name} draw {scheme.name}, got {request.scheme.name}"
-        if abs(request.mpp - mpp) > SAME_MPP * mpp:
+        if abs(request.mpp - mpp) > LEARNT_MPP * mpp:
             return f"mpp: the weights of {self.name} were trained at {mpp:g} um per pixel, got {request.mpp:g}"
         if request.height % STRIDE or request.width % STRIDE:
             return f"size: {self.name} draws multiples of {STRIDE}, got {request.height}x{request.width}"

@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.config import digest
+from factory.core.resolutions import SAME_MPP
 from factory.core.seeds import Stream, generator
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.labels import IGNORE, LabelScheme, common_scheme, get_scheme
 
 _TRIES = 8
-_SAME_MPP = 0.02
-"""Resolutions that differ by less than this count as one, as in `factory ingest`."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def open_tiles(
     parts, chosen = _open_split(paths, scheme, split)
     mpps = {str(part.root): set(part.table["mpp"].to_pylist()) for part in parts if len(part)}
     values = sorted({mpp for found in mpps.values() for mpp in found})
-    if values and values[-1] > values[0] * (1 + _SAME_MPP):
+    if values and values[-1] > values[0] * (1 + SAME_MPP):
         raise UserError(
             f"{where}: expected tiles of one resolution, got {values[0]:g} to {values[-1]:g} um per pixel. "
             "Ingest them again with --resample-mpp."

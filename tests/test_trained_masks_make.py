@@ -363,7 +363,9 @@ def test_masks_smaller_than_the_tile_of_another_split_or_resolution_are_refused(
     assert masks.refusal(REQUEST) is None
     refusal = masks.refusal(Request(64, 64, 0.5, get_scheme("tissue")))
     assert refusal == f"size: {root} has masks of 32x64, got 64x64"
-    said = r"^masks\.coarse_from: expected tiles with split val, got 0\. Name other.* --set masks\.coarse_split=SPLIT\.$"
+    said = (
+        r"^masks\.coarse_from: expected tiles with split val, got 0\. Name other.* --set masks\.coarse_split=SPLIT\.$"
+    )
     with pytest.raises(UserError, match=said):
         build("priorpath", weights("priorpath"), coarse="masks", coarse_from=str(root), coarse_split="val")
     fine = write_blobs(tmp_path / "finer", n=2, split="test", mpp=0.25).root

@@ -223,6 +223,8 @@ CASES: list[tuple[Callable[[Path], object], tuple[str, ...], str]] = [
     (plain, (*train_words(), "--config", "nothing"), "--config: expected a YAML file or one of .*depas_light"),
     (plain, (*train_words(), "--device", "tpu9"), "--device"),
     (plain, (*train_words(), "--precision", "fp16"), "fp32"),
+    (plain, train_words("depas", size=[32, 32], batch=1), r"batch: expected at least 2 views of 32x32, got 1\.$"),
+    (plain, train_words("dcgan", size=[32, 32], batch=1), r"batch: expected at least 2 views of 32x32, got 1\.$"),
     (plain, train_words("priorpath", network={"depth": 6}), r"multiples of 64, 2\^depth, got 32x64\.$"),
     (plain, train_words("priorpath", judges=2), "size: expected sides from 48 for these judges, got 32x64"),
     (plain, train_words("cyclegan", judge_depth=4), "size: expected sides from 48 for these judges, got 32x64"),
@@ -291,7 +293,8 @@ def test_a_run_is_gone_on_with_or_replaced_only_where_it_is_said(tmp_path: Path,
     assert_refused(cli(*other, "--resume"), r"config\.seed: 0 there, 1 asked")
     assert_refused(cli(*train_words("depas", steps=2), "--resume"), "config|generator")
     assert (tmp_path / "run/best.safetensors").read_bytes() == before
-    assert cli(*train_words("dcgan", steps=2, threads=2), "--resume").code == 0  # speed, not content
+    assert_refused(cli(*train_words("dcgan", steps=2, threads=2), "--resume"), "the 1 threads .*--set threads=1")
+    assert cli(*train_words("dcgan", steps=2), "--resume").code == 0
     assert (tmp_path / "run/best.safetensors").read_bytes() == before
     assert cli(*other, "--overwrite").code == 0
     assert (tmp_path / "run/best.safetensors").read_bytes() != before

@@ -9,11 +9,9 @@ from pathlib import Path
 from factory.core.images.files import LOSSY, check_rgb, read_header
 from factory.core.images.header import Header, UnreadableError
 from factory.core.images.slides import SLIDES, SlideHeader, is_slide, read_slide_header
+from factory.core.resolutions import SAME_MPP
 from factory.ingest.config import IngestConfig
 from factory.ingest.pairing import IMAGE, Source
-
-_FITS = 0.02
-"""A level whose resolution is this close to the one asked for is taken as it is."""
 
 _MAX_ENLARGEMENT = 2.0
 
@@ -142,7 +140,7 @@ def _unknown_mpp(frame: Frame) -> list[str]:
 
 
 def _close(mpp: float, target: float) -> bool:
-    return abs(mpp / target - 1) <= _FITS
+    return abs(mpp / target - 1) <= SAME_MPP
 
 
 def _checked_scale(mpp: float, target: float) -> float:

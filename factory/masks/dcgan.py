@@ -11,12 +11,11 @@ from pydantic import Field
 
 from factory.composition import Request
 from factory.core.config import Config
-from factory.from_noise import FromNoise
+from factory.from_noise import FromNoise, FromNoiseConfig
 from factory.nets.annealing import channels_of
 from factory.nets.depas import DcganGenerator
 from factory.nets.discriminators import Scales, WholeDiscriminator
 from factory.trained_masks import TrainedConfig, TrainedMasks
-from factory.training import LessonConfig
 from manifests.labels import LabelScheme
 
 
@@ -27,7 +26,7 @@ class DcganShape(Config):
     widths: tuple[int, int, int, int, int] = (512, 256, 128, 64, 32)
 
 
-class DcganLessonConfig(LessonConfig):
+class DcganLessonConfig(FromNoiseConfig):
     """How DCGAN is trained: DEPAS' data, schedule and optimiser.
 
     Attributes:

@@ -11,12 +11,11 @@ from pydantic import Field
 
 from factory.composition import Request
 from factory.core.config import Config
-from factory.from_noise import FromNoise
+from factory.from_noise import FromNoise, FromNoiseConfig
 from factory.nets.annealing import channels_of, sharpness
 from factory.nets.depas import DepasGenerator
 from factory.nets.discriminators import Scales, WholeDiscriminator
 from factory.trained_masks import TrainedConfig, TrainedMasks
-from factory.training import LessonConfig
 from manifests.labels import LabelScheme
 
 
@@ -29,7 +28,7 @@ class DepasShape(Config):
     mixing: int = Field(default=2, ge=0)
 
 
-class DepasLessonConfig(LessonConfig):
+class DepasLessonConfig(FromNoiseConfig):
     """How DEPAS is trained; the defaults are the paper's schedule.
 
     Attributes:

@@ -80,7 +80,7 @@ def price_of_control(
             row = [frechet_distance(fakes[chosen], others), np.nan, np.nan, np.nan]
             if fractions is not None:
                 gaps = cdist(fractions[0][chosen], fractions[1][spare], "cityblock") / 2
-                nearest = gaps.argmin(1)
+                nearest = (gaps + 1e-9 * rng.random(gaps.shape)).argmin(1)  # equally near ones take turns
                 matched = frechet_distance(reals[spare[nearest]], others)
                 row[1:] = matched, float(gaps.min(1).mean()), len(np.unique(nearest))
             rows.append(row)

@@ -183,8 +183,7 @@ def prepare(training: TileSet, shape: tuple[int, int], longest_px: int) -> Searc
 
 def _spectra(edges: Singles, reach: tuple[int, int], size: tuple[int, int]) -> npt.NDArray[np.complex64]:
     free = [(0, 0), (0, 0), *((r, s - r - side) for r, s, side in zip(reach, size, edges.shape[2:], strict=True))]
-    spectra: npt.NDArray[np.complex64] = fft.rfft2(np.pad(edges, free))
-    return spectra
+    return fft.rfft2(np.pad(edges, free)).astype(np.complex64, copy=False)
 
 
 def _over_norms(squares: Singles, shape: tuple[int, int]) -> Singles:
@@ -199,7 +198,8 @@ def _window_sums(planes: Singles, shape: tuple[int, int], reach: tuple[int, int]
     h, w = shape
     padded = np.pad(planes, ((0, 0), (reach[0] + 1, reach[0]), (reach[1] + 1, reach[1])))
     sums = padded.cumsum(1, dtype=np.float64).cumsum(2)
-    return sums[:, h:, w:] - sums[:, :-h, w:] - sums[:, h:, :-w] + sums[:, :-h, :-w]
+    windows: npt.NDArray[np.float64] = sums[:, h:, w:] - sums[:, :-h, w:] - sums[:, h:, :-w] + sums[:, :-h, :-w]
+    return windows
 
 
 def _inside(tile: Singles, rows: Places, columns: Places, shape: tuple[int, int]) -> npt.NDArray[np.float64]:

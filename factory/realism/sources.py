@@ -111,16 +111,15 @@ def open_inputs(
     training_sources = tuple(_open("--train", root, training_split) for root in training)
     control_sources = tuple(_open("--control", root, _split_of_control(root, split)) for root in controls)
     sources = (fakes, *real_sources, *training_sources, *control_sources)
-    _refuse_few("FAKE", len(fakes.dataset))
-    _refuse_few("--real", sum(len(source.dataset) for source in real_sources))
     _refuse_synthetic(real_sources)
     refuse_leaks(fakes, real_sources, training_sources)
     scheme = common_scheme([own for source in sources for own in source.dataset.schemes]) if on == "masks" else None
     shapes = [(source.dataset.store.layout.height, source.dataset.store.layout.width) for source in sources]
     shape = (min(height for height, _ in shapes), min(width for _, width in shapes))
-    return Inputs(
-        on, fakes, real_sources, training_sources, control_sources, scheme, shape, _common_mpp(sources, real_sources)
-    )
+    mpp = _common_mpp(sources, real_sources)
+    _refuse_few("FAKE", len(fakes.dataset))
+    _refuse_few("--real", sum(len(source.dataset) for source in real_sources))
+    return Inputs(on, fakes, real_sources, training_sources, control_sources, scheme, shape, mpp)
 
 
 def _split_of_control(root: Path, split: str) -> str:
