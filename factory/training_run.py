@@ -20,6 +20,7 @@ from factory.masks import MASKS, TRAINABLE
 from factory.training import SAMPLES, UNHASHED, Fit, FitResult, LessonConfig, fit
 from factory.views import Tiles, Views, open_tiles
 from manifests.errors import UserError
+from manifests.files import sha256_file
 from manifests.schema import DISCLAIMER
 from manifests.table import MANIFEST
 
@@ -117,18 +118,16 @@ def prepare(
     Raises:
         UserError: for whatever is wrong with the data.
     """
-    from manifests.files import sha256_file
-
     tiles = open_tiles(data, config.scheme, config.size, config.batch, on_tile=on_tile)
     config = config.model_copy(update={"scheme": tiles.scheme.name})
-    digests = tuple(_manifest_digest(path, sha256_file) for path in data)
+    digests = tuple(_manifest_digest(path) for path in data)
     notes = []
     if tiles.left_out:
         notes.append(f"{tiles.left_out} tiles hold ignored pixels (255) and are left out")
     return TrainingRun(name, config, tiles, out or Path("runs/train") / name, digests, tuple(notes))
 
 
-def _manifest_digest(root: Path, sha256_file: Callable[[Path], str]) -> str:
+def _manifest_digest(root: Path) -> str:
     path = root / MANIFEST
     return sha256_file(path) if path.is_file() else digest([sha256_file(p) for p in sorted(root.glob("manifest/*"))])
 
