@@ -1,6 +1,7 @@
-"""Makes the README's picture from fresh tiles: PD-L1 with its labels, Ki-67 and H&E. Synthetic images only.
+"""Makes the README's pictures from fresh tiles: PD-L1 with its labels, Ki-67 and H&E; and masks learnt. All synthetic.
 
-python -m bench.readme_pictures [FILE]     default bench/pictures/montage.jpg, 1600 px wide
+python -m bench.readme_pictures [FILE]            default bench/pictures/montage.jpg, 1600 px wide
+python -m bench.readme_pictures learnt [FILE]     default bench/pictures/learnt.jpg: starter weights under `stain`
 """
 
 import sys
@@ -17,7 +18,7 @@ from factory.pipeline import make, prepare
 from manifests import open_dataset
 
 Image = npt.NDArray[np.uint8]
-_DEFAULT = Path("bench/pictures/montage.jpg")
+_DEFAULT, _LEARNT = Path("bench/pictures/montage.jpg"), Path("bench/pictures/learnt.jpg")
 _WIDTH, _GAP = 1600, 8
 _MOST_BYTES = 900_000
 _SEED = 11
@@ -26,16 +27,40 @@ _PAINTED = 0.45
 
 
 def main() -> None:
-    """Make three small data sets and put their tiles together."""
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else _DEFAULT
+    """Make small data sets and put their tiles together."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["learnt"]:
+        target = Path(arguments[1]) if len(arguments) > 1 else _LEARNT
+        picture = _learnt()
+    else:
+        target = Path(arguments[0]) if arguments else _DEFAULT
+        picture = _montage()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write(target, picture)
+    print(f"{target}: {picture.shape[1]} x {picture.shape[0]}, {target.stat().st_size / 1e3:.0f} kB")
+
+
+def _learnt() -> Image:
+    """A row of DEPAS and a row of PriorPath with coarse maps drawn by the plan, their masks and images."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("depas", "priorpath"):
+            config, scheme = resolve_config(
+                {"n": 2, "tissue": "0.5-0.8", "seed": _SEED}, {"masks": name}, None, ["masks.precision=fp32"]
+            )
+            order = prepare(config, scheme, Path(folder) / name, manifest=None, like=None, device="cpu")
+            make(order, workers=1)
+            samples = open_dataset(Path(folder) / name)
+            rows += [_row([scheme.palette[sample.tile.semantic], sample.image]) for sample in samples]
+    return np.concatenate(rows)[:-_GAP]
+
+
+def _montage() -> Image:
     with tempfile.TemporaryDirectory() as folder:
         pdl1, painted = _tiles("pdl1", 1, Path(folder), tps="0.2-0.5")
         ki67, _ = _tiles("ihc", 2, Path(folder), tps="0.1-0.5", cells="130-170", size=(384, 384))
         he, _ = _tiles("nuclei", 2, Path(folder), cells="130-170", size=(384, 384))
-    picture = np.concatenate([_row([pdl1[0], painted[0]]), _row([*ki67, *he])])[:-_GAP]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, picture)
-    print(f"{target}: {picture.shape[1]} x {picture.shape[0]}, {target.stat().st_size / 1e3:.0f} kB")
+    return np.concatenate([_row([pdl1[0], painted[0]]), _row([*ki67, *he])])[:-_GAP]
 
 
 def _tiles(scheme_name: str, n: int, folder: Path, **flags: Any) -> tuple[list[Image], list[Image]]:

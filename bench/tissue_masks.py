@@ -2,6 +2,7 @@
 
     python -m bench.tissue_masks tune  --tuning DATA... --out runs/tissue-masks
     python -m bench.tissue_masks train --data DATA...   --out runs/tissue-masks [--generators depas,dcgan]
+    python -m bench.tissue_masks picture                --out runs/tissue-masks
     python -m bench.tissue_masks score --data DATA...   --out runs/tissue-masks [--encoder encoder.safetensors]
 
 The protocol is configs/experiments/tissue_masks.yaml. A second call of `train` may run beside the first with other
@@ -23,6 +24,7 @@ from bench.tissue_masks_report import write_report
 from factory.core.config import configs_dir, read_yaml
 from factory.core.malloc import keep_freed_memory
 from factory.core.weights import read_card
+from factory.mask_sheet import write_mask_sheet
 from factory.realism.compare import Comparison, compare_sets
 from factory.realism.features import Extractor, open_extractor
 from factory.realism.settings import Settings
@@ -34,12 +36,13 @@ from manifests.files import write_atomic
 PROTOCOL = "experiments/tissue_masks.yaml"
 TUNED = "tuned.json"
 _VIEW_SEED = 7
+_SHOWN = 6
 
 
 def main() -> None:
     """Do one part of the experiment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("tune", "train", "score"))
+    parser.add_argument("part", choices=("tune", "train", "score", "picture"))
     parser.add_argument("--data", nargs="+", type=Path, default=[], help="data sets of the final run")
     parser.add_argument("--tuning", nargs="+", type=Path, default=[], help="the same with validation patients held out")
     parser.add_argument("--out", type=Path, default=Path("runs/tissue-masks"))
@@ -57,6 +60,8 @@ def main() -> None:
             for name in names:
                 rate = _tuned(arguments.out, name, protocol)
                 train(protocol, name, seed, rate, arguments.data, arguments.out / f"{name}-{seed}", arguments.threads)
+    elif arguments.part == "picture":
+        picture(protocol, arguments.out)
     else:
         score(protocol, arguments)
 
@@ -169,8 +174,7 @@ def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
             if not _is_trained(weights):
                 print(f"{label}, seed {seed}: not trained yet", flush=True)
                 continue
-            slug = "".join(c if c.isalnum() else "-" for c in label.lower())
-            fakes = draw(protocol, what, weights, arguments.data, arguments.out / f"drawn-{slug}-{seed}")
+            fakes = draw(protocol, what, weights, arguments.data, arguments.out / f"drawn-{_slug(label)}-{seed}")
             for feature in features:
                 settings = _settings(feature, arguments.encoder)
                 more = {"training_views": views} if seed == 0 else {}
@@ -196,11 +200,24 @@ def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
     write_report(protocol, found, price, _read(arguments.out / TUNED), arguments.out)
 
 
+def picture(protocol: dict[str, Any], out: Path) -> None:
+    """Masks of seed 0 of every set, one column each: bench/pictures/tissue-masks.png. No real mask is in it."""
+    columns = []
+    for label in protocol["sets"]:
+        dataset = open_dataset(out / f"drawn-{_slug(label)}-0")
+        columns.append(np.stack([dataset.store.read(index, "semantic") for index in range(_SHOWN)]))
+        print(label, flush=True)
+    write_mask_sheet(Path("bench/pictures/tissue-masks.png"), columns, dataset.schemes[0])
+
+
+def _slug(label: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in label.lower())
+
+
 def _extractor(feature: str, arguments: argparse.Namespace) -> tuple[Extractor, Path]:
     """The extractor of this process, and the file of the features that it has given so far."""
     weights = arguments.encoder if feature.startswith("timm:") else None
-    slug = "".join(c if c.isalnum() else "-" for c in feature)
-    return open_extractor(feature, weights), arguments.out / f"features-{slug}.npz"
+    return open_extractor(feature, weights), arguments.out / f"features-{_slug(feature)}.npz"
 
 
 def _remember(feature: str, arguments: argparse.Namespace) -> None:
