@@ -176,6 +176,8 @@ def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
                 continue
             fakes = draw(protocol, what, weights, arguments.data, arguments.out / f"drawn-{_slug(label)}-{seed}")
             for feature in features:
+                if seed not in protocol["features"][feature]:
+                    continue
                 settings = _settings(feature, arguments.encoder)
                 more = {"training_views": views} if seed == 0 else {}
                 searched = seed == 0 and feature == features[0] and label in protocol["copies"]
