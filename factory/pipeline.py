@@ -18,7 +18,7 @@ from factory.core.config import Config, parse
 from factory.core.registry import resolve
 from factory.core.runs import RunSpec, library_versions, open_run, write_shard
 from factory.core.seeds import Stream, generator
-from factory.masks import MASKS
+from factory.masks import MASKS, TRAINABLE
 from factory.plan import REQUESTS, Draft, PlanConfig, complete, plan, request_of, requests_digest
 from factory.reference import Reference
 from factory.renderers import RENDERERS
@@ -101,7 +101,8 @@ def recipe_of(document: dict[str, Any], scheme: LabelScheme, device: str = "cpu"
     masks, renderer = (str(values.pop("name", "")) for values in (mask_values, render_values))
     mask_class, render_class = resolve(MASKS, masks, "--masks"), resolve(RENDERERS, renderer, "--renderer")
     if not _draws(mask_class, scheme):
-        able = [name for name in MASKS if _draws(resolve(MASKS, name, "--masks"), scheme)]
+        plain = (name for name in MASKS if name not in TRAINABLE)  # what the others draw depends on their weights
+        able = [name for name in plain if _draws(resolve(MASKS, name, "--masks"), scheme)]
         hint = f"Use --masks {able[0]}." if able else "No mask generator draws it."
         raise UserError(f"--masks: expected a generator that draws scheme {scheme.name}, got {masks}. {hint}")
     mask_config = parse(mask_class.Config, mask_values, f"masks ({masks})")

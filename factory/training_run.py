@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from factory.core.checkpoints import BEST, LAST
 from factory.core.config import configs_dir, digest, merge, parse, parse_assignments, read_yaml
 from factory.core.folder import begin, check_same, is_begun
@@ -156,8 +158,6 @@ def train(
     on_look: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> FitResult:
     """Train, and leave weights, card, state, history, plot and sheets in the run folder."""
-    import torch
-
     check_target(run, resume=resume, overwrite=overwrite)
     config = run.config
     torch.set_num_threads(config.threads or _usable_cores())

@@ -122,3 +122,18 @@ def as_file(path: Path, name: str, **changes: Any) -> Path:
     """The small config as a YAML file, over the defaults."""
     path.write_text(json.dumps({**COMMON, **LESSONS.get(name, {}), **changes}))
     return path
+
+
+def trained_once(folder: Path) -> Callable[..., Path]:
+    """``run("depas", "tissue")``: the run folder of a generator that was trained for a few steps, made once."""
+    done: dict[tuple[str, str], Path] = {}
+
+    def run(name: str, scheme: str = "tissue") -> Path:
+        data = folder / scheme
+        if not data.exists():
+            write_blobs(data, n=4, scheme=scheme)
+        if (name, scheme) not in done:
+            done[name, scheme] = trained(name, data, folder / f"{name}-{scheme}", steps=3, look_every=3)
+        return done[name, scheme]
+
+    return run

@@ -28,7 +28,7 @@ from factory.trained_masks import WEIGHTS_KIND, scheme_of
 from manifests.errors import UserError
 from manifests.labels import LabelClass, LabelScheme, get_scheme
 from tests.conftest import Outcome
-from tests.mask_training import SIZE, trained, write_blobs
+from tests.mask_training import SIZE, trained_once
 
 Cli = Callable[..., Outcome]
 Weights = Callable[..., Path]
@@ -41,17 +41,7 @@ PAIRS = [(name, scheme) for name in TRAINABLE for scheme in SCHEMES]
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
     """``weights("depas", "tissue")``: the run folder of a generator that was trained for a few steps, made once."""
-    folder, done = tmp_path_factory.mktemp("weights"), dict[tuple[str, str], Path]()
-
-    def run(name: str, scheme: str = "tissue") -> Path:
-        data = folder / scheme
-        if not data.exists():
-            write_blobs(data, n=4, scheme=scheme)
-        if (name, scheme) not in done:
-            done[name, scheme] = trained(name, data, folder / f"{name}-{scheme}", steps=3, look_every=3)
-        return done[name, scheme]
-
-    return run
+    return trained_once(tmp_path_factory.mktemp("weights"))
 
 
 def build(name: str, run: Path, **values: Any) -> Any:

@@ -28,7 +28,7 @@ from manifests.labels import get_scheme
 from segment.sources import refuse_tested_groups
 from tests.conftest import Outcome, assert_refused
 from tests.kill_after_every_operation import tree
-from tests.mask_training import SIZE, blobs, poke, trained, write_blobs
+from tests.mask_training import SIZE, blobs, poke, trained_once, write_blobs
 
 Cli = Callable[..., Outcome]
 Weights = Callable[..., Path]
@@ -39,17 +39,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
     """``weights("depas", "tissue")``: a weights file of a generator that was trained for a few steps, made once."""
-    folder, done = tmp_path_factory.mktemp("weights"), dict[tuple[str, str], Path]()
-
-    def run(name: str, scheme: str = "tissue") -> Path:
-        data = folder / scheme
-        if not data.exists():
-            write_blobs(data, n=4, scheme=scheme)
-        if (name, scheme) not in done:
-            done[name, scheme] = trained(name, data, folder / f"{name}-{scheme}", steps=3, look_every=3) / BEST
-        return done[name, scheme]
-
-    return run
+    run = trained_once(tmp_path_factory.mktemp("weights"))
+    return lambda *what: run(*what) / BEST
 
 
 def make_words(name: str, path: Path, *more: object, n: int = 5) -> tuple[object, ...]:

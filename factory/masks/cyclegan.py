@@ -16,7 +16,7 @@ from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.from_coarse import CoarseConfig, CoarseLessonConfig, FromCoarse, coarse_views
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
-from factory.nets.discriminators import PatchDiscriminator, smallest_side
+from factory.nets.discriminators import PatchDiscriminator, refuse_small_views
 from factory.nets.objectives import Adversarial, judged_as
 from factory.nets.resnet import ResnetGenerator
 from factory.training import Views
@@ -61,9 +61,7 @@ class CycleGanLessonConfig(CoarseLessonConfig):
 
     @model_validator(mode="after")
     def _large_enough(self) -> CycleGanLessonConfig:
-        least = smallest_side(self.judge_depth)
-        if min(self.size) < least:
-            raise ValueError(f"size: expected sides from {least} for these judges, got {self.size[0]}x{self.size[1]}")
+        refuse_small_views(self.size, self.judge_depth)
         return self
 
 

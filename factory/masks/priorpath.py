@@ -16,7 +16,7 @@ from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.from_coarse import CoarseConfig, CoarseLessonConfig, FromCoarse, coarse_views
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
-from factory.nets.discriminators import PatchDiscriminator, Scales, smallest_side
+from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_views
 from factory.nets.objectives import Adversarial, feature_matching, judged_as
 from factory.nets.unet import UNet
 from factory.training import Views
@@ -69,9 +69,7 @@ class PriorPathLessonConfig(CoarseLessonConfig):
         step = 2**self.network.depth
         if any(side % step for side in self.size):
             raise ValueError(f"size: expected multiples of {step}, 2^depth, got {self.size[0]}x{self.size[1]}")
-        least = smallest_side(self.judge_depth, self.judges)
-        if min(self.size) < least:
-            raise ValueError(f"size: expected sides from {least} for these judges, got {self.size[0]}x{self.size[1]}")
+        refuse_small_views(self.size, self.judge_depth, self.judges)
         return self
 
 

@@ -50,6 +50,17 @@ def smallest_side(depth: int, judges: int = 1) -> int:
     return 3 << (depth + judges - 1)  # the two unstrided 4x4 convolutions take a pixel each
 
 
+def refuse_small_views(size: tuple[int, int], depth: int, judges: int = 1) -> None:
+    """Refuse views that `PatchDiscriminator`s of a depth cannot judge; for the configs of lessons.
+
+    Raises:
+        ValueError: naming the least side.
+    """
+    least = smallest_side(depth, judges)
+    if min(size) < least:
+        raise ValueError(f"size: expected sides from {least} for these judges, got {size[0]}x{size[1]}")
+
+
 class PatchDiscriminator(nn.Module):
     """A mask -> a map of logits, one for every patch (70 x 70 pixels with three strided layers; Isola et al. 2017).
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from factory.core.console import progress
 from factory.core.leaks import tested_groups_among
+from factory.core.resolutions import SAME_MPP
 from factory.realism.compare import LEAST_TILES
 from factory.realism.tiles import TileSet, generator, labelled, random_crops
 from manifests.checksums import SUMS
@@ -22,8 +23,6 @@ from manifests.labels import LabelScheme, common_scheme
 
 On = Literal["masks", "images"]
 SPLITS = ("train", "val", "test", "all")
-
-_MPP_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def _common_mpp(sources: Sequence[Source], reals: Sequence[Source]) -> float:
     for source in sources:
         values = source.dataset.table["mpp"].to_numpy()
         worst = float(values[np.abs(values / mpp - 1).argmax()])
-        if abs(worst / mpp - 1) > _MPP_TOLERANCE:
+        if abs(worst / mpp - 1) > SAME_MPP:
             raise UserError(
                 f"{source.role} {source.root}: expected {mpp:g} um per pixel as the real tiles have, got {worst:g}. "
                 "Ingest or make it again at that resolution (--resample-mpp, --mpp)."
