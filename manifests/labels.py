@@ -19,7 +19,9 @@ IGNORE = 255
 
 TpsBasis = Literal["area", "cells"]
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-ROLES = ("air", "tumour_positive", "tumour_negative", "inflammation", "nucleus", "")
+ROLES = ("air", "tumour_positive", "tumour_negative", "inflammation", "nucleus", "nuclear_marker", "")
+"""What a class can count as. `nuclear_marker` goes with `tumour_positive`: the stain lies in nuclei (Ki-67) and not on
+membranes (PD-L1), though the class may be a region."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +166,21 @@ _PDL1 = (
     LabelClass(4, "air", (255, 255, 255), ("air",)),
 )
 
+_KI67 = (
+    LabelClass(0, "other", (214, 206, 196)),
+    LabelClass(1, "Ki-67 negative", (86, 170, 92), ("tumour_negative",)),
+    LabelClass(2, "Ki-67 positive", (192, 57, 43), ("tumour_positive", "nuclear_marker")),
+    LabelClass(3, "air", (255, 255, 255), ("air",)),
+)
+"""Regions of Ki-67 immunohistochemistry, which stand in for those of PD-L1 where no annotated PD-L1 is at hand."""
+
 SCHEMES: dict[str, LabelScheme] = {
     scheme.name: scheme
     for scheme in (
         LabelScheme("pdl1", _PDL1, {"tissue": (1, 1, 1, 1, 0)}),
         LabelScheme("pdl1_cells", (*_PDL1, LabelClass(5, "cell", (72, 52, 92))), {"tissue": (1, 1, 1, 1, 0, 1)}),
+        LabelScheme("ki67", _KI67, {"tissue": (1, 1, 1, 0)}),
+        LabelScheme("ki67_cells", (*_KI67, LabelClass(4, "cell", (72, 52, 92))), {"tissue": (1, 1, 1, 0, 1)}),
         LabelScheme(
             "tissue",
             (LabelClass(0, "air", (255, 255, 255), ("air",)), LabelClass(1, "tissue", (178, 102, 140))),

@@ -9,7 +9,9 @@ from factory.nets.depas import logits_in_full_precision
 from factory.nets.layers import draw_first_weights, make_norm
 
 
-class _Block(nn.Module):
+class ResidualBlock(nn.Module):
+    """Two convolutions with reflection padding, added to what went in."""
+
     def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
         self.body = nn.Sequential(
@@ -23,6 +25,7 @@ class _Block(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, C, H, W] of the same."""
         added: torch.Tensor = x + self.body(x)
         return added
 
@@ -52,7 +55,7 @@ class ResnetGenerator(nn.Module):
                 make_norm(norm, width * level * 2),
                 nn.ReLU(inplace=True),
             ]
-        layers += [_Block(4 * width, norm) for _ in range(blocks)]
+        layers += [ResidualBlock(4 * width, norm) for _ in range(blocks)]
         for level in (4, 2):
             layers += [
                 nn.ConvTranspose2d(width * level, width * level // 2, 3, stride=2, padding=1, output_padding=1),

@@ -1,0 +1,68 @@
+"""The global generator G1 of pix2pixHD (Wang et al. 2018): condition map in, RGB out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from factory.nets.depas import logits_in_full_precision
+from factory.nets.layers import draw_first_weights, make_norm
+from factory.nets.resnet import ResidualBlock
+
+Upsampling = Literal["transposed", "resize"]
+
+
+class GlobalGenerator(nn.Module):
+    """A wide convolution, halvings, residual blocks, as many doublings, a wide convolution; reflection padding.
+
+    Args:
+        in_channels: of the condition map. out_channels: 3 for RGB.
+        width: of the first layer; doubles with each halving (64 in the paper).
+        downs: halvings (4). blocks: residual blocks at the smallest size (9). norm: instance, without affine.
+        kernel: of the first and the last convolution, odd (7).
+        widest: channels at most (no limit in the paper).
+        upsampling: ``transposed`` convolutions as in the paper, or ``resize``: nearest neighbours and a convolution,
+            which leaves no checkerboard (Odena et al. 2016).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 3,
+        *,
+        width: int = 64,
+        downs: int = 4,
+        blocks: int = 9,
+        norm: str = "instance",
+        kernel: int = 7,
+        widest: int = 1024,
+        upsampling: Upsampling = "transposed",
+    ) -> None:
+        super().__init__()
+        widths = [min(width * 2**level, widest) for level in range(downs + 1)]
+        layers: list[nn.Module] = [
+            nn.ReflectionPad2d(kernel // 2),
+            nn.Conv2d(in_channels, width, kernel),
+            make_norm(norm, width),
+            nn.ReLU(inplace=True),
+        ]
+        for inside, outside in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1), make_norm(norm, outside), nn.ReLU(inplace=True)]
+        layers += [ResidualBlock(widths[-1], norm) for _ in range(blocks)]
+        for inside, outside in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            layers += [*_doubling(inside, outside, upsampling), make_norm(norm, outside), nn.ReLU(inplace=True)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.ReflectionPad2d(kernel // 2), nn.Conv2d(width, out_channels, kernel))
+        draw_first_weights(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What tanh makes an image in -1..1 of: [N, out_channels, H, W] of [N, in_channels, H, W]."""
+        return logits_in_full_precision(self.head, self.body(x))
+
+
+def _doubling(inside: int, outside: int, upsampling: Upsampling) -> list[nn.Module]:
+    if upsampling == "transposed":
+        return [nn.ConvTranspose2d(inside, outside, 3, stride=2, padding=1, output_padding=1)]
+    return [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inside, outside, 3, padding=1)]
