@@ -25,7 +25,7 @@ from bench.tissue_masks_report import write_report
 from factory.core.config import configs_dir, read_yaml
 from factory.core.malloc import keep_freed_memory
 from factory.core.weights import read_card
-from factory.mask_sheet import write_mask_sheet
+from factory.sample_sheet import write_sample_sheet
 from factory.realism.compare import Comparison, compare_sets
 from factory.realism.features import Extractor, open_extractor
 from factory.realism.settings import Settings
@@ -81,7 +81,7 @@ def train(
 ) -> None:
     """Train one generator with the ordinary command; goes on where it was, and skips what is finished."""
     plan = protocol["generators"][name]
-    command = [sys.executable, "-m", "factory.cli", "train", name, "--config", plan["config"], "--out", out, "--resume"]
+    command = [sys.executable, "-m", "factory.cli", "train", plan.get("lesson", name), "--config", plan["config"], "--out", out, "--resume"]
     command += [word for path in data for word in ("--data", path)]
     command += ["--size", "x".join(map(str, protocol["size"])), "--seed", seed, "--device", "cpu"]
     command += [
@@ -238,7 +238,7 @@ def picture(protocol: dict[str, Any], out: Path) -> None:
         dataset = open_dataset(out / f"drawn-{_slug(label)}-0")
         columns.append(np.stack([dataset.store.read(index, "semantic") for index in range(_SHOWN)]))
         print(label, flush=True)
-    write_mask_sheet(Path("bench/pictures/tissue-masks.png"), columns, dataset.schemes[0])
+    write_sample_sheet(Path("bench/pictures/tissue-masks.png"), columns, dataset.schemes[0])
 
 
 def _slug(label: str) -> str:

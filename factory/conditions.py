@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from factory.core.config import Config
 from manifests.labels import LabelScheme
 from manifests.tile import Tile
 
@@ -17,6 +19,22 @@ NOISE_UM = 7.5
 """Mean distance of the pixels of the noise label: 15 px at 0.5 um, the best of the eight that the paper tried."""
 
 Pixels = npt.NDArray[np.bool_]
+Kind = Literal["labels", "polygons", "polygons+noise", "polygons+air+cells"]
+
+
+class ConditionConfig(Config):
+    """Which condition map ("Noise in the correct frequency", 3.6).
+
+    Attributes:
+        kind: ``labels``: class and instance ids, for renderers without a network. ``polygons``: the classes alone.
+            ``polygons+noise``: single pixels of a further class scattered over them. ``polygons+air+cells``: classes
+            of a scheme that has air and cells, which `factory.cells_by_colour` finds in real images.
+        spacing_um: mean distance of the noise pixels. arrangement: what that means, see `grid_noise`, `poisson_noise`.
+    """
+
+    kind: Kind = "polygons"
+    spacing_um: float = Field(default=NOISE_UM, gt=0, lt=10_000)
+    arrangement: Literal["grid", "poisson"] = "grid"
 
 
 @dataclass(frozen=True)
@@ -24,7 +42,9 @@ class Condition:
     """A condition map of one tile.
 
     Attributes:
-        array: [C, H, W]; float32 for networks, int32 [2, H, W] (class ids, instance ids) for the kind ``labels``.
+        array: of the kind ``labels`` int32 [2, H, W], class and instance ids. Of the others uint8 [H, W], class ids,
+            the noise label being ``len(scheme)``; a network sees it as one-hot channels, which are made where they are
+            used, so that a large tile has them a window at a time.
         mpp: micrometres per pixel.
         scheme: what class ids mean.
     """
@@ -34,35 +54,48 @@ class Condition:
     scheme: LabelScheme
 
 
-def labels(tile: Tile, rng: np.random.Generator) -> Condition:
-    """Class ids and instance ids as they are: int32 [2, H, W]."""
-    del rng
-    return Condition(np.stack([tile.semantic.astype(np.int32), tile.instance]), tile.mpp, tile.scheme)
+def draw_condition(config: ConditionConfig, tile: Tile, rng: np.random.Generator) -> Condition:
+    """The condition map of a tile.
+
+    Raises:
+        ValueError: for noise closer than one pixel.
+    """
+    return Condition(CONDITIONS[config.kind](tile, config, rng), tile.mpp, tile.scheme)
 
 
-def onehot(tile: Tile, rng: np.random.Generator) -> Condition:
-    """One channel per class, 1 where the pixel has it: float32 [C, H, W]; `ignore` pixels are 0 in all."""
-    del rng
-    classes = np.arange(len(tile.scheme), dtype=np.uint8)[:, None, None]
-    return Condition((tile.semantic[None] == classes).astype(np.float32), tile.mpp, tile.scheme)
+def channels_of_condition(kind: Kind, scheme: LabelScheme) -> int:
+    """One-hot channels of a kind of condition map: the classes, and one for the noise label where it has one."""
+    return len(scheme) + (kind == "polygons+noise")
 
 
-def onehot_grid_noise(tile: Tile, rng: np.random.Generator) -> Condition:
-    """`onehot` and the noise label of `grid_noise`, which replaces the class of its pixels: float32 [C + 1, H, W]."""
-    return _with_noise(onehot(tile, rng), grid_noise(rng, tile.shape, NOISE_UM / tile.mpp))
+def _labels(tile: Tile, config: ConditionConfig, rng: np.random.Generator) -> npt.NDArray[Any]:
+    del config, rng
+    return np.stack([tile.semantic.astype(np.int32), tile.instance])
 
 
-def onehot_poisson_noise(tile: Tile, rng: np.random.Generator) -> Condition:
-    """`onehot` and the noise label of `poisson_noise`: float32 [C + 1, H, W]."""
-    return _with_noise(onehot(tile, rng), poisson_noise(rng, tile.shape, NOISE_UM / tile.mpp))
+def _classes(tile: Tile, config: ConditionConfig, rng: np.random.Generator) -> npt.NDArray[Any]:
+    del config, rng
+    return tile.semantic.copy()
 
 
-def _with_noise(condition: Condition, noise: Pixels) -> Condition:
-    array = np.concatenate([np.where(noise, np.float32(0), condition.array), noise[None].astype(np.float32)])
-    return Condition(array, condition.mpp, condition.scheme)
+def _with_noise(tile: Tile, config: ConditionConfig, rng: np.random.Generator) -> npt.NDArray[Any]:
+    return scatter_noise(tile.semantic, config, tile.mpp, len(tile.scheme), rng)
 
 
-def grid_noise(rng: np.random.Generator, shape: tuple[int, int], spacing_px: float) -> Pixels:
+def scatter_noise(
+    semantic: npt.NDArray[np.uint8], config: ConditionConfig, mpp: float, label: int, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """A mask with single pixels of the noise label in the place of its classes: uint8 [H, W].
+
+    Args:
+        semantic: uint8 [H, W]. config: spacing and arrangement. mpp: micrometres per pixel. label: of the noise.
+        rng: draws the noise.
+    """
+    scattered = _ARRANGEMENTS[config.arrangement](rng, semantic.shape, config.spacing_um / mpp)
+    return np.where(scattered, np.uint8(label), semantic)
+
+
+def grid_noise(rng: np.random.Generator, shape: tuple[int, ...], spacing_px: float) -> Pixels:
     """Single pixels of noise, one at random in every square of a grid: bool [H, W], density 1 / spacing^2.
 
     This is how we read the "mean distance between noise pixels" of "Noise in the correct frequency" (4.2). The grid
@@ -85,7 +118,7 @@ def grid_noise(rng: np.random.Generator, shape: tuple[int, int], spacing_px: flo
     return noise
 
 
-def poisson_noise(rng: np.random.Generator, shape: tuple[int, int], spacing_px: float) -> Pixels:
+def poisson_noise(rng: np.random.Generator, shape: tuple[int, ...], spacing_px: float) -> Pixels:
     """Single pixels of noise, each independent of the others: bool [H, W], density 1 / (4 spacing^2).
 
     The other reading of "mean distance": for a planar Poisson process of density d the mean distance to the nearest
@@ -100,10 +133,15 @@ def poisson_noise(rng: np.random.Generator, shape: tuple[int, int], spacing_px: 
     return noise
 
 
-CONDITIONS: dict[str, Callable[[Tile, np.random.Generator], Condition]] = {
-    "labels": labels,
-    "onehot": onehot,
-    "onehot+noise": onehot_grid_noise,
-    "onehot+noise:poisson": onehot_poisson_noise,
+_ARRANGEMENTS: dict[str, Callable[[np.random.Generator, tuple[int, ...], float], Pixels]] = {
+    "grid": grid_noise,
+    "poisson": poisson_noise,
+}
+
+CONDITIONS: dict[str, Callable[[Tile, ConditionConfig, np.random.Generator], npt.NDArray[Any]]] = {
+    "labels": _labels,
+    "polygons": _classes,
+    "polygons+noise": _with_noise,
+    "polygons+air+cells": _classes,
 }
 """Kinds of condition map by name."""

@@ -27,7 +27,8 @@ from factory.coarse.morphology import CLOSING_PX, OPENING_PX
 from factory.composition import Request
 from factory.core.resolutions import LEARNT_MPP
 from factory.nets.annealing import to_channels
-from factory.trained_masks import TrainedConfig, TrainedMasks, scheme_of
+from factory.trained import TrainedConfig, scheme_of
+from factory.trained_masks import TrainedMasks
 from factory.training import LessonConfig
 from factory.views import Tiles, open_tiles, random_crop, reopen_tiles
 from manifests.errors import UserError

@@ -16,7 +16,9 @@ from factory.core.seeds import Stream, generator
 from factory.nets import STRIDE
 from factory.nets.annealing import probabilities, to_channels, to_labels
 from factory.nets.objectives import judged_as
+from factory.trained_masks import WEIGHTS_KIND
 from factory.training import LessonConfig, Views
+from factory.views import Tiles, mask_streams
 
 _SAMPLES = 8
 
@@ -41,7 +43,7 @@ class FromNoise:
     """
 
     kept = "generator"
-    streams = 1
+    kind = WEIGHTS_KIND
 
     def __init__(
         self,
@@ -62,6 +64,11 @@ class FromNoise:
             for name, part in self.networks.items()
         }
         self._epoch = 0
+
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
+        """Views of masks."""
+        config = self._config
+        return mask_streams(tiles, config.size, config.batch, config.seed, config.max_background)
 
     def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
         """One step of the judges on real and made-up masks, then one of the generator."""

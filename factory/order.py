@@ -13,11 +13,13 @@ from factory.core.registry import resolve
 from factory.masks import MASKS
 from factory.pipeline import MakeConfig
 from factory.plan import Draft, load_scheme
+from factory.renderers import RENDERERS
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
 
 _NONE = "none"
 _REGIONS = ("tumour", "inflammation")
+_PARTS = {"masks": MASKS, "renderer": RENDERERS}
 
 
 def resolve_config(
@@ -59,12 +61,12 @@ def resolve_config(
     scheme = scheme or _scheme_of_weights(layers) or load_scheme("pdl1")
     defaults = configs_dir() / "plan" / f"{scheme.name}.yaml"
     values = read_yaml(defaults) if defaults.is_file() else {}
-    if _part_of(_masks_of(layers), "from_weights"):
+    if _attribute(_asked_of(layers), "masks", "from_weights"):
         # What a network draws it has learnt to divide; shares of regions that nobody typed would overrule it.
         values["plan"] = {key: value for key, value in values.get("plan", {}).items() if key not in _REGIONS}
     for layer in layers:
         values = _lay_over(values, layer)
-    if bound := _part_of(values, "shift_bound"):
+    if bound := _attribute(values, "masks", "shift_bound"):
         values.setdefault("shift_bound", bound)
     if "plan" in values:
         values["plan"] = {key: None if value == _NONE else value for key, value in values["plan"].items()}
@@ -72,29 +74,33 @@ def resolve_config(
 
 
 def _scheme_of_weights(layers: Sequence[Mapping[str, Any]]) -> LabelScheme | None:
-    """What the weights of a mask generator draw, where one with weights is asked for and no scheme."""
-    values = _masks_of(layers)
-    default = _part_of(values, "default_scheme")
-    if default is None:
-        return None
-    found: LabelScheme = default(values["masks"])
-    if found.name not in SCHEMES:
-        raise UserError(f"--scheme: expected the YAML file of {found.name}, which the weights draw, got none. Name it.")
-    return found
+    """What the weights of mask generator or renderer draw, where one with weights is asked for and no scheme."""
+    values = _asked_of(layers)
+    for part in _PARTS:
+        default = _attribute(values, part, "default_scheme")
+        if default is None:
+            continue
+        found: LabelScheme = default(values[part])
+        if found.name not in SCHEMES:
+            raise UserError(
+                f"--scheme: expected the YAML file of {found.name}, which the weights draw, got none. Name it."
+            )
+        return found
+    return None
 
 
-def _masks_of(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is asked of the mask generator: ``{"masks": {...}}``."""
+def _asked_of(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is asked of both parts: ``{"masks": {...}, "renderer": {...}}``."""
     values: dict[str, Any] = {}
     for layer in layers:
-        values = _lay_over(values, {"masks": layer.get("masks", {})})
+        values = _lay_over(values, {part: layer.get(part, {}) for part in _PARTS})
     return values
 
 
-def _part_of(values: Mapping[str, Any], attribute: str) -> Any:
-    """An attribute of the mask generator that is named, None where there is none."""
-    name = str(values.get("masks", {}).get("name", ""))
-    return getattr(resolve(MASKS, name, "--masks"), attribute, None) if name in MASKS else None
+def _attribute(values: Mapping[str, Any], part: str, attribute: str) -> Any:
+    """An attribute of the mask generator or renderer that is named, None where there is none."""
+    name = str(values.get(part, {}).get("name", ""))
+    return getattr(resolve(_PARTS[part], name, f"--{part}"), attribute, None) if name in _PARTS[part] else None
 
 
 def _refuse_scalars(layers: Sequence[Mapping[str, Any]], where: str) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from factory.composition import Allocation, Unmet, allocate
-from factory.conditions import CONDITIONS
+from factory.conditions import draw_condition
 from factory.core.config import Config, parse
 from factory.core.registry import resolve
 from factory.core.runs import RunSpec, library_versions, open_run, write_shard
@@ -31,7 +31,6 @@ from manifests.tile import Tile
 
 Sample = tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]
 _CHECKED_AT_ONCE = 4096
-_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 _BYTE_MAKERS = ("numpy", "numba", "opencv-python-headless", "scipy", "pyarrow", "zarr")
 
 
@@ -75,9 +74,19 @@ class Recipe:
     device: str
 
     @property
-    def has_weights(self) -> bool:
-        """Whether the masks are a network's."""
-        return getattr(self.mask_config, "weights_sha256", None) is not None
+    def trained(self) -> tuple[tuple[Any, Any], ...]:
+        """Class and config of the parts whose work is a network's."""
+        parts = (
+            (resolve(MASKS, self.masks, "--masks"), self.mask_config),
+            (resolve(RENDERERS, self.renderer, "--renderer"), self.render_config),
+        )
+        return tuple((part, config) for part, config in parts if _has_weights(part))
+
+    @property
+    def precision(self) -> str:
+        """The coarsest number format that a part computes in."""
+        used = {getattr(config, "precision", "fp32") for config in (self.mask_config, self.render_config)}
+        return "bfloat16" if "bf16" in used else "float32"
 
     @property
     def document(self) -> dict[str, Any]:
@@ -106,13 +115,12 @@ def recipe_of(document: dict[str, Any], scheme: LabelScheme, device: str = "cpu"
         hint = f"Use --masks {able[0]}." if able else "No mask generator draws it."
         raise UserError(f"--masks: expected a generator that draws scheme {scheme.name}, got {masks}. {hint}")
     mask_config = parse(mask_class.Config, mask_values, f"masks ({masks})")
-    if _has_weights(mask_class):
-        mask_config = mask_class.settle(mask_config, device)
+    render_config = parse(render_class.Config, render_values, f"renderer ({renderer})")
     return Recipe(
         masks=masks,
-        mask_config=mask_config,
+        mask_config=mask_class.settle(mask_config, device) if _has_weights(mask_class) else mask_config,
         renderer=renderer,
-        render_config=parse(render_class.Config, render_values, f"renderer ({renderer})"),
+        render_config=render_class.settle(render_config, device) if _has_weights(render_class) else render_config,
         scheme=scheme,
         attempts=document["attempts"],
         shift_bound=document["shift_bound"],
@@ -131,8 +139,8 @@ def _draws(mask_class: Any, scheme: LabelScheme) -> bool:
     return scheme.name in mask_class.schemes or ("*" in mask_class.schemes and scheme.name not in SCHEMES)
 
 
-def _has_weights(mask_class: Any) -> bool:
-    return bool(getattr(mask_class, "from_weights", False))
+def _has_weights(part: Any) -> bool:
+    return bool(getattr(part, "from_weights", False))
 
 
 class Realiser:
@@ -142,7 +150,6 @@ class Realiser:
         self.recipe = recipe
         self.masks = resolve(MASKS, recipe.masks, "--masks")(recipe.mask_config, recipe.device)
         self.renderer = resolve(RENDERERS, recipe.renderer, "--renderer")(recipe.render_config, recipe.device)
-        self._condition = CONDITIONS[self.renderer.condition]
 
     def realise(self, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
         """Image, labels and completed row of each row, in order; each depends on its own row alone.
@@ -156,7 +163,7 @@ class Realiser:
     def _realise_batch(self, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
         drawn = [self._draw(row) for row in rows]
         conditions = [
-            self._condition(allocation.tile, generator(row["seed"], Stream.CONDITION))
+            draw_condition(self.renderer.condition, allocation.tile, generator(row["seed"], Stream.CONDITION))
             for row, (allocation, _) in zip(rows, drawn, strict=True)
         ]
         images = self.renderer.render(conditions, [generator(row["seed"], Stream.RENDER) for row in rows])
@@ -199,8 +206,9 @@ class Realiser:
             "attempts": attempts,
             "label_origin": self.renderer.label_origin,
             "device": recipe.device,
-            "precision": _PRECISIONS[getattr(recipe.mask_config, "precision", "fp32")],
+            "precision": recipe.precision,
             "mask_weights_sha256": getattr(recipe.mask_config, "weights_sha256", None),
+            "image_weights_sha256": getattr(recipe.render_config, "weights_sha256", None),
         }
 
 
@@ -274,7 +282,7 @@ def prepare(
     asked = {} if manifest else config.plan.model_dump(mode="json")
     asked["requests_sha256"] = requests_digest(rows)
     document = {"plan": asked, "scheme": scheme.to_dict(), **recipe.document, "shard": config.shard}
-    versions = library_versions(*_BYTE_MAKERS, *(("torch",) if recipe.has_weights else ()))
+    versions = library_versions(*_BYTE_MAKERS, *(("torch",) if recipe.trained else ()))
     sources, licences = _provenance(recipe, like)
     info = DatasetInfo(
         is_synthetic=True,
@@ -331,21 +339,16 @@ def make(
 def _provenance(recipe: Recipe, like: Reference | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sources and licences behind the images fitted to and the weights drawn with."""
     sources, licences = (set(like.sources), set(like.licences)) if like else (set[str](), set[str]())
-    if recipe.has_weights:
-        learnt, under = resolve(MASKS, recipe.masks, "--masks").provenance(recipe.mask_config)
+    for part, config in recipe.trained:
+        learnt, under = part.provenance(config)
         sources, licences = sources | set(learnt), licences | set(under)
     return tuple(sorted(sources)), tuple(sorted(licences))
 
 
 def notes_of(order: Order) -> tuple[str, ...]:
-    """What a person should know of how the mask generator's inputs were read, one line each."""
-    recipe, layout = order.recipe, order.spec.layout
-    if not recipe.has_weights:
-        return ()
-    notes: tuple[str, ...] = resolve(MASKS, recipe.masks, "--masks").notes(
-        recipe.mask_config, (layout.height, layout.width)
-    )
-    return notes
+    """What a person should know of how the inputs of networks were read, one line each."""
+    size = (order.spec.layout.height, order.spec.layout.width)
+    return tuple(note for part, config in order.recipe.trained for note in part.notes(config, size))
 
 
 def _fitted(recipe: Recipe, like: Reference) -> Recipe:
@@ -376,17 +379,21 @@ def resolve_part_device(config: MakeConfig, name: str) -> str:
 
 
 def refuse_impossible(rows: pa.Table, recipe: Recipe) -> None:
-    """Ask the mask generator about every row.
+    """Ask the mask generator, and a renderer with weights, about every row.
 
     Raises:
         UserError: with the first refusal and its row.
     """
-    masks = resolve(MASKS, recipe.masks, "--masks")(recipe.mask_config, recipe.device)
+    parts = [resolve(MASKS, recipe.masks, "--masks")(recipe.mask_config, recipe.device)]
+    render_class = resolve(RENDERERS, recipe.renderer, "--renderer")
+    if _has_weights(render_class):
+        parts.append(render_class(recipe.render_config, recipe.device))
     asked = rows.select(["height", "width", "mpp", *REQUESTS])
     position = 0
     for batch in asked.to_batches(max_chunksize=_CHECKED_AT_ONCE):
         for row in batch.to_pylist():
-            reason = masks.refusal(request_of(row, recipe.scheme))
-            if reason:
-                raise UserError(f"plan: row {position}: {reason}.")
+            request = request_of(row, recipe.scheme)
+            for part in parts:
+                if reason := part.refusal(request):
+                    raise UserError(f"plan: row {position}: {reason}.")
             position += 1

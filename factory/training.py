@@ -1,4 +1,4 @@
-"""Fit a generator to masks: one linear loop, checkpoints that resume truly, sheets of samples as it goes.
+"""Fit a generator to masks or images: one linear loop, checkpoints that resume truly, sheets of samples as it goes.
 
 What is learnt, and how, is a `Lesson`: networks, optimisers and one step. The loop knows no generator by name.
 """
@@ -24,9 +24,9 @@ from factory.core.ema import averaged
 from factory.core.history import plot_history, write_history
 from factory.core.loader import BatchLoader
 from factory.core.precision import Precision
-from factory.mask_sheet import write_mask_sheet
 from factory.nets import STRIDE
-from factory.trained_masks import WEIGHTS_KIND
+from factory.sample_sheet import write_sample_sheet
+from factory.views import Tiles
 from manifests.errors import FaultError, UserError
 from manifests.labels import LabelScheme
 
@@ -79,7 +79,8 @@ class LessonConfig(Config):
         return size
 
 
-Views = npt.NDArray[np.uint8]
+Views = npt.NDArray[Any]
+"""What a step sees: masks uint8 [N, H, W], or with their images uint8 [N, H, W, 4], and what else a lesson draws."""
 
 
 class Lesson(Protocol):
@@ -88,19 +89,22 @@ class Lesson(Protocol):
     Attributes:
         networks: all that are trained, by name; no name contains a dot.
         optimisers: of their parameters. kept: the network in `networks` whose weights are what is wanted.
-        streams: independent streams of views that a step sees (2 for unpaired learning).
+        kind: of the weights' file.
     """
 
     networks: Mapping[str, nn.Module]
     optimisers: Mapping[str, torch.optim.Optimizer]
     kept: str
-    streams: int
+    kind: str
+
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
+        """Step (0-based) -> what that step sees; a function of the step alone."""
 
     def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
-        """One step of all optimisers on uint8 [N, H, W] of each stream; named losses, detached scalars."""
+        """One step of all optimisers on what `draw_from` gave; named losses, detached scalars."""
 
     def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
-        """Columns of the sheet, uint8 [n, H, W] each: always the same draws, so that sheets can be compared."""
+        """Columns of the sheet, masks uint8 [n, H, W] or RGB [n, H, W, 3]: the same draws in every sheet."""
 
     def card(self) -> dict[str, Any]:
         """What must be known to use `kept`: the network's shape."""
@@ -216,11 +220,11 @@ def _look(job: Fit, network: nn.Module, shown: list[Views], history: list[dict[s
     step = history[-1]["step"]
     columns = job.lesson.sample(network, shown)
     network.train()
-    write_mask_sheet(job.out / SAMPLES / f"step-{step:06d}.png", columns, job.scheme)
+    write_sample_sheet(job.out / SAMPLES / f"step-{step:06d}.png", columns, job.scheme)
     write_history(job.out, history)
     losses = {name: name.replace("_", " ") for name in history[0] if name not in ("step", "steps_per_s", "wait_share")}
     plot_history(job.out, history, {"losses": losses})
-    card = {**job.card, **job.lesson.card(), "kind": WEIGHTS_KIND, "step": step}
+    card = {**job.card, **job.lesson.card(), "kind": job.lesson.kind, "step": step}
     write_weights(job.out / BEST, network.state_dict(), card)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from factory import masks, renderers
 from factory.core.checkpoints import BEST, LAST
 from factory.core.config import configs_dir, digest, merge, parse, parse_assignments, read_yaml
 from factory.core.folder import begin, check_same, is_begun
@@ -18,9 +19,8 @@ from factory.core.precision import resolve_precision
 from factory.core.registry import resolve
 from factory.core.runs import RUN, lock_folder
 from factory.core.weights import read_card
-from factory.masks import MASKS, TRAINABLE
 from factory.training import SAMPLES, UNHASHED, Fit, FitResult, LessonConfig, fit
-from factory.views import Tiles, Views, open_tiles
+from factory.views import Tiles, open_tiles
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.schema import DISCLAIMER
@@ -72,7 +72,8 @@ def resolve_lesson(
         UserError: for an unknown generator, key or file, or a value of the wrong form.
     """
     lesson = lesson_class(name)
-    path = config_path(config or (f"{name}_light" if device == "cpu" else name))
+    shipped = _shipped_name(name)
+    path = config_path(config or (f"{shipped}_light" if device == "cpu" else shipped))
     values = merge(merge(read_yaml(path), parse_assignments(assignments)), typed)
     resolved = parse(lesson.Config, values, str(path.name if config is None else config))
     found: LessonConfig = resolved.model_copy(update={"precision": resolve_precision(resolved.precision, device)})
@@ -102,9 +103,26 @@ def lesson_class(name: str) -> Any:
     Raises:
         UserError: for a generator that is not trained, or no generator.
     """
-    if name in MASKS and name not in TRAINABLE:
-        raise UserError(f"NAME: expected one of {', '.join(TRAINABLE)}, got {name}, which needs no training.")
-    return resolve({key: MASKS[key] for key in TRAINABLE}, name, "NAME").Lesson
+    if name in {*masks.MASKS, *renderers.RENDERERS} and name not in {*masks.TRAINABLE, *renderers.TRAINABLE}:
+        raise UserError(f"NAME: expected one of {', '.join(lessons())}, got {name}, which needs no training.")
+    if name in masks.TRAINABLE and name in renderers.TRAINABLE:
+        raise UserError(
+            f"NAME: expected masks/{name} or renderers/{name}, got {name}, which is the name of both. Say which."
+        )
+    return resolve(lessons(), name, "NAME").Lesson
+
+
+def lessons() -> dict[str, str]:
+    """What can be trained, by name; ``masks/`` or ``renderers/`` stands before a name that both tables have."""
+    both = set(masks.TRAINABLE) & set(renderers.TRAINABLE)
+    tables = (("masks", masks.MASKS, masks.TRAINABLE), ("renderers", renderers.RENDERERS, renderers.TRAINABLE))
+    return {f"{part}/{name}" if name in both else name: table[name] for part, table, names in tables for name in names}
+
+
+def _shipped_name(name: str) -> str:
+    """How the configs of a lesson are called: those of a renderer's that shares its name end in ``_images``."""
+    part, _, own = name.rpartition("/")
+    return f"{own}_images" if part == "renderers" else own
 
 
 def prepare(
@@ -126,7 +144,7 @@ def prepare(
     notes = []
     if tiles.left_out:
         notes.append(f"{tiles.left_out} tiles hold ignored pixels (255) and are left out")
-    return TrainingRun(name, config, tiles, out or Path("runs/train") / name, digests, tuple(notes))
+    return TrainingRun(name, config, tiles, out or Path("runs/train") / name.replace("/", "-"), digests, tuple(notes))
 
 
 def _manifest_digest(root: Path) -> str:
@@ -164,10 +182,6 @@ def train(
     _refuse_other_threads(run, resume, torch.get_num_threads())
     torch.manual_seed(config.seed)
     lesson = lesson_class(run.name)(config, run.tiles.scheme, device)
-    streams = [
-        Views(run.tiles, config.size, config.batch, config.seed, config.max_background, stream)
-        for stream in range(lesson.streams)
-    ]
     run.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(run.out):
         begin(run.out, run.document, config.model_dump(mode="json"), clear=not resume)
@@ -177,7 +191,7 @@ def train(
                 lesson=lesson,
                 scheme=run.tiles.scheme,
                 steps=run.steps,
-                draw=lambda step: [stream.draw(step) for stream in streams],
+                draw=lesson.draw_from(run.tiles),
                 out=run.out,
                 card=_card(run),
                 fingerprint=digest(run.document),
@@ -214,7 +228,7 @@ def _card(run: TrainingRun) -> dict[str, Any]:
     """What a person, and whoever draws with the weights, must know of them."""
     config = run.config.model_dump(mode="json", exclude=set(UNHASHED))
     return {
-        "generator": run.name,
+        "generator": run.name.rpartition("/")[2],
         "scheme": run.tiles.scheme.to_dict(),
         "mpp": run.tiles.mpp,
         "trained_size": list(run.config.size),

@@ -1,4 +1,4 @@
-"""Masks of data sets -> views to learn from: crops, turned and mirrored, a function of the step alone."""
+"""Masks of data sets, with their images or not -> views to learn from: crops, a function of the step alone."""
 
 from __future__ import annotations
 
@@ -52,6 +52,12 @@ class Tiles:
         dataset = self.datasets[part]
         index, own = (dataset.table[name][row].as_py() for name in ("index", "label_scheme"))
         return dataset.store.read(index, "semantic"), dataset.info.scheme(own)
+
+    def read_image(self, position: int) -> npt.NDArray[np.uint8]:
+        """The image at a position: uint8 [H, W, 3]."""
+        part, row = self.rows[position]
+        dataset = self.datasets[part]
+        return dataset.store.read(dataset.table["index"][row].as_py(), "image")
 
     def group(self, position: int) -> str:
         """Patient or slide of the mask at a position, with its data set's name before it."""
@@ -208,7 +214,11 @@ class Views:
 
     def draw(self, step: int) -> npt.NDArray[np.uint8]:
         """The views of a step (0-based): uint8 [N, h, w]."""
-        return np.stack([self._view(step * self.batch + place) for place in range(self.batch)])
+        return np.stack([self._view(number) for number in self.numbers(step)])
+
+    def numbers(self, step: int) -> range:
+        """The numbers of a step's views in the stream."""
+        return range(step * self.batch, (step + 1) * self.batch)
 
     def place(self, number: int) -> int:
         """The tile of view `number` of the stream: every tile once per round, in a new order each round."""
@@ -218,25 +228,43 @@ class Views:
 
     def _view(self, number: int) -> npt.NDArray[np.uint8]:
         rng = generator(self.seed, Stream.TRAIN_VIEW, 2 * number + self.stream)
-        labels = self.tiles.read(self.place(number))
+        tile = self._read(self.place(number))
         air = list(self.tiles.scheme.ids("air"))
         for _ in range(_TRIES):
-            view = random_crop(labels, self.size, rng)
-            if not air or np.isin(view, air).mean() <= self.max_background:
+            view = random_crop(tile, self.size, rng)
+            labels = view if view.ndim == 2 else view[..., 0]
+            if not air or np.isin(labels, air).mean() <= self.max_background:
                 break
         return view
 
+    def _read(self, position: int) -> npt.NDArray[np.uint8]:
+        """What views are cut from: uint8 [H, W], or with more channels after the classes."""
+        return self.tiles.read(position)
 
-def random_crop(
-    labels: npt.NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    """One of the eight symmetries of a random crop; on its side only where the tile is large enough."""
+
+class ImageViews(Views):
+    """Views of masks with their images: `draw` gives uint8 [N, h, w, 4], the class and RGB of every pixel."""
+
+    def _read(self, position: int) -> npt.NDArray[np.uint8]:
+        return np.dstack([self.tiles.read(position), self.tiles.read_image(position)])
+
+
+def mask_streams(
+    tiles: Tiles, size: tuple[int, int], batch: int, seed: int, max_background: float, *, streams: int = 1
+) -> Callable[[int], list[npt.NDArray[np.uint8]]]:
+    """Step -> views of each of so many independent streams of masks; see `Views`."""
+    parts = [Views(tiles, size, batch, seed, max_background, stream) for stream in range(streams)]
+    return lambda step: [part.draw(step) for part in parts]
+
+
+def random_crop(tile: npt.NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """One of the eight symmetries of a random crop of [H, W, ...]; on its side only where the tile is large enough."""
     height, width = size
-    turned = rng.random() < 0.5 and _fits((width, height), *labels.shape)
+    turned = rng.random() < 0.5 and _fits((width, height), *tile.shape[:2])
     h, w = (width, height) if turned else (height, width)
-    y, x = (int(rng.integers(0, length - side + 1)) for length, side in zip(labels.shape, (h, w), strict=True))
-    view = labels[y : y + h, x : x + w]
-    view = view.T if turned else view
+    y, x = (int(rng.integers(0, length - side + 1)) for length, side in zip(tile.shape[:2], (h, w), strict=True))
+    view = tile[y : y + h, x : x + w]
+    view = view.swapaxes(0, 1) if turned else view
     for axis in (0, 1):
         if rng.random() < 0.5:
             view = np.flip(view, axis)

@@ -132,7 +132,7 @@ def test_resuming_a_finished_run_does_nothing(data: Path, tmp_path: Path) -> Non
     assert learnt(run.out) == before
 
 
-@pytest.mark.parametrize("victim", ["write_mask_sheet", "write_history", "write_weights", "write_state"])
+@pytest.mark.parametrize("victim", ["write_sample_sheet", "write_history", "write_weights", "write_state"])
 def test_a_failing_write_leaves_the_checkpoint_before_it(
     victim: str, data: Path, unbroken: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,8 @@ from factory.core.seeds import Stream, generator
 from factory.core.weights import read_card
 from factory.masks import MASKS, TRAINABLE
 from factory.pipeline import Realiser, recipe_of
-from factory.trained_masks import WEIGHTS_KIND, scheme_of
+from factory.trained import scheme_of
+from factory.trained_masks import WEIGHTS_KIND
 from manifests.errors import UserError
 from manifests.labels import LabelClass, LabelScheme, get_scheme
 from tests.conftest import Outcome

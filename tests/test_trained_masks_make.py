@@ -21,7 +21,8 @@ from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
 from factory.core.weights import read_card
 from factory.masks import MASKS, TRAINABLE
-from factory.trained_masks import STARTER, WEIGHTS_KIND
+from factory.trained import STARTER
+from factory.trained_masks import WEIGHTS_KIND
 from manifests import open_dataset, verify
 from manifests.errors import UserError
 from manifests.labels import get_scheme

@@ -71,6 +71,16 @@ def ingest(
     air_threshold: Annotated[
         int | None, typer.Option(help="Grey level above which a pixel is air, instead of --stain. Default: by stain.")
     ] = None,
+    regions: Annotated[
+        bool,
+        typer.Option(
+            "--regions", help="Region labels from points and ROI: the ROI is tumour, positive where its cells are."
+        ),
+    ] = False,
+    smooth_um: Annotated[
+        float | None,
+        typer.Option(help="Micrometres (sigma) over which --regions blends cells. [default: 5]"),
+    ] = None,
     max_background: Annotated[
         float | None,
         typer.Option(
@@ -105,7 +115,7 @@ def ingest(
     import time
 
     from factory.core.console import console
-    from factory.ingest.closing import bytes_on_disk, class_table, plan_lines, plan_table
+    from factory.ingest.closing import agreement_table, bytes_on_disk, class_table, plan_lines, plan_table
     from factory.ingest.request import Request
     from factory.ingest.writing import InputError
     from factory.ingest.writing import ingest as run_ingest
@@ -136,6 +146,8 @@ def ingest(
         resample_mpp=resample_mpp,
         stain=stain,
         air_threshold=air_threshold,
+        regions=regions,
+        smooth_um=smooth_um,
         max_background=max_background,
         group_pattern=group_pattern,
         groups=groups,
@@ -158,6 +170,8 @@ def ingest(
         screen.print(plan_table(ended.plan))
         for line in plan_lines(ended.plan):
             screen.print(line, markup=False, highlight=False, soft_wrap=True)
+        if (agreement := ended.plan.agreement) is not None:
+            screen.print(agreement_table(agreement))
     if ended.table is None:
         screen.print("Dry run: nothing was written.")
         return

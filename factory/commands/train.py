@@ -1,4 +1,4 @@
-"""`factory train`: masks of data sets in, a generator's weights out."""
+"""`factory train`: masks of data sets, with their images for a renderer, in; weights out."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from factory.commands import options
 
 
 def train(
-    name: Annotated[str, typer.Argument(help="Generator: depas, dcgan, priorpath or cyclegan.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="depas, dcgan, priorpath, masks/cyclegan; pix2pixhd, pix2pix, renderers/cyclegan.", show_default=False)],
     data: Annotated[
         list[Path] | None,
         typer.Option(help="Data set to learn from (its train split). Repeatable. [default: data/real]"),
@@ -37,7 +37,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, print the configuration, stop.")] = False,
 ) -> None:
-    """Train a mask generator. Stopped? The same command with --resume goes on, to the same bytes on a CPU."""
+    """Train a generator of masks, or a renderer of images. Stopped? The same command with --resume goes on, to the same bytes on a CPU."""
     import yaml
 
     from factory import training_run

@@ -37,10 +37,13 @@ RUN = "run.yaml"
 POINTS = "points.parquet"
 """Points without outlines, beside the manifest: what `ingest` writes for point lists."""
 
+REGIONS = "regions.json"
+"""How region labels made of such points agree with them: what `ingest --regions` writes."""
+
 _BYTES_PER_PIXEL = 3.5
 """Room that a pixel takes on the disk at worst seen: a noisy RGB image hardly compresses, masks do."""
 
-_OWN = frozenset({RUN, STORE, LEDGER, MANIFEST, PARTS, SUMS, POINTS})
+_OWN = frozenset({RUN, STORE, LEDGER, MANIFEST, PARTS, SUMS, POINTS, REGIONS})
 
 
 @dataclass(frozen=True)
@@ -271,7 +274,7 @@ def lock_folder(out: Path) -> Iterator[None]:
 
 def _clear(out: Path) -> None:
     """Remove a data set; the manifest's checksum first, so that what is left never looks whole."""
-    for name in (SUMS, MANIFEST, PARTS, POINTS, LEDGER, STORE, RUN):
+    for name in (SUMS, MANIFEST, PARTS, POINTS, REGIONS, LEDGER, STORE, RUN):
         path = out / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

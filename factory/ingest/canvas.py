@@ -21,6 +21,7 @@ from factory.ingest.frames import Frame
 from factory.ingest.labelling import Labels, air, assemble, read_labels
 from factory.ingest.pairing import IMAGE, Source, SourceError
 from factory.ingest.points import Points
+from factory.ingest.region_labels import label_regions
 
 _MAX_READ_PX = 2**24
 """Pixels of a slide that are read in one go when they are to be shrunk."""
@@ -37,9 +38,15 @@ class Region:
 
 
 class Canvas(Protocol):
-    """What tiles are cut from."""
+    """What tiles are cut from.
+
+    Attributes:
+        points: of the image, at the tiles' resolution.
+        marked: those of them that region labels were made of; None where no region labels are made.
+    """
 
     points: Points | None
+    marked: Points | None
 
     def read(self, y: int, x: int, height: int, width: int) -> Region:
         """The pixels of a rectangle that lies inside."""
@@ -98,6 +105,8 @@ def read_flat(source: Source, config: IngestConfig, skip: Collection[str] = ()) 
 
 
 class _FlatCanvas:
+    marked: Points | None = None
+
     def __init__(self, source: Source, frame: Frame, config: IngestConfig, threshold: int) -> None:
         image, labels = read_flat(source, config)
         self.points = labels.points.moved(1 / frame.scale, 0, 0) if labels.points is not None else None
@@ -105,7 +114,12 @@ class _FlatCanvas:
             image, labels = _resampled(image, labels, frame)
         is_air = air(image, threshold)
         self._image = image
-        self._semantic, self._instance = assemble(labels, is_air, config.label_scheme)
+        if config.smooth_um is None:
+            self._semantic, self._instance = assemble(labels, is_air, config.label_scheme)
+        else:
+            assert labels.roi is not None and self.points is not None  # `request` sees to them
+            self._semantic, self.marked = label_regions(source, labels.roi, self.points, is_air, frame.mpp, config)
+            self._instance = np.zeros(self._semantic.shape, np.int32)
         self._background = background(self._semantic, is_air, config)
 
     def read(self, y: int, x: int, height: int, width: int) -> Region:
@@ -115,6 +129,7 @@ class _FlatCanvas:
 
 class _SlideCanvas:
     points: Points | None = None
+    marked: Points | None = None
 
     def __init__(self, reader: SlideReader, level: int, frame: Frame, config: IngestConfig, threshold: int) -> None:
         self._reader, self._level, self._frame = reader, level, frame

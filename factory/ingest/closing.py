@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +70,30 @@ def class_table(table: pa.Table, scheme: LabelScheme) -> Table:
     if set(table["label_origin"].to_pylist()) != {"weak"}:
         shown.add_row("cells", *(str(pa.compute.sum(part["cells"]).as_py()) for part in parts))
     return shown
+
+
+def agreement_table(agreement: Mapping[str, Any]) -> Table:
+    """How region labels agree with the marked cells that they were made of, by split and over all."""
+    parts = {**agreement["splits"], "all": agreement["all"]}
+    shown = Table("", *parts, title="Regions against marked cells")
+    rows: list[tuple[str, list[Any]]] = [
+        (f"{kind} cells in {region}", [part[f"of_{kind}"][number] for part in parts.values()])
+        for kind in ("positive", "negative")
+        for number, region in enumerate(("positive", "negative", "air"))
+    ]
+    rows += [(name, [part[name] for part in parts.values()]) for name in ("sensitivity", "precision", "kappa")]
+    for unit in ("image", "tile"):
+        errors = [part[f"{unit}_tps_error"] for part in parts.values()]
+        rows.append((f"|TPS by area - by cells|, mean over {unit}s", [error["mean_absolute"] for error in errors]))
+    for name, values in rows:
+        shown.add_row(name, *(_figure(value) for value in values))
+    return shown
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def bytes_on_disk(out: Path) -> int:

@@ -34,6 +34,7 @@ class IngestConfig(Config):
         mpp: of images that do not state it.
         resample_mpp: resolution that images are brought to.
         air: (file name pattern, grey level); the first that fits an image holds.
+        smooth_um: width of region labels made of points and ROI; None makes none.
         max_background: tiles with a larger share of air and unlabelled pixels are dropped.
         group_pattern: regular expression whose first group is the group id; groups_sha256: of the file instead.
         split: shares of train, val and test by groups; splits_sha256: of the file instead.
@@ -57,6 +58,7 @@ class IngestConfig(Config):
     mpp: float | None = None
     resample_mpp: float | None = None
     air: tuple[tuple[str, int], ...] = (("*", AIR_THRESHOLDS["he"]),)
+    smooth_um: float | None = None
     max_background: float = MAX_BACKGROUND
     group_pattern: str | None = None
     groups_sha256: str | None = None
@@ -75,4 +77,7 @@ class IngestConfig(Config):
     @property
     def identity(self) -> str:
         """Digest of the configuration without the files' content: correcting a mask keeps the sample ids."""
-        return digest(self.model_copy(update={"files_sha256": ""}))
+        document = self.model_dump(mode="json") | {"files_sha256": ""}
+        if self.smooth_um is None:
+            del document["smooth_um"]  # so that ids are those from before there were region labels
+        return digest(document)

@@ -20,6 +20,7 @@ from factory.ingest.grouping import (
     splits_from_table,
 )
 from factory.ingest.pairing import Pairing, find_patterns, pair
+from factory.ingest.region_labels import MAX_SMOOTH_UM, SMOOTH_UM
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import IGNORE, LabelScheme, get_scheme
@@ -53,6 +54,8 @@ class Request:
     resample_mpp: float | None = None
     stain: str = "he"
     air_threshold: int | None = None
+    regions: bool = False
+    smooth_um: float | None = None
     max_background: float | None = None
     group_pattern: str | None = None
     groups: Path | None = None
@@ -116,7 +119,8 @@ def _refuse_pairs(request: Request) -> None:
 def _config(request: Request, name: str, patterns: Mapping[str, str]) -> IngestConfig:
     """The configuration, as yet without the digest of the files."""
     kinds = frozenset(patterns)
-    scheme = _scheme(request.scheme, kinds)
+    smooth_um = _smooth_um(request, kinds)
+    scheme = _scheme(request.scheme, kinds) if smooth_um is None else _region_scheme(request.scheme or "ki67")
     is_weak = not kinds & {"semantic", "instances"}
     values = {
         "name": name,
@@ -130,6 +134,7 @@ def _config(request: Request, name: str, patterns: Mapping[str, str]) -> IngestC
         "drop_outside_points": request.drop_outside_points,
         **_geometry(request),
         "air": parse_stain(request.stain, request.air_threshold),
+        "smooth_um": smooth_um,
         "max_background": _max_background(request.max_background, is_weak),
         "group_pattern": request.group_pattern,
         "groups_sha256": sha256_file(request.groups) if request.groups and request.groups.is_file() else None,
@@ -152,9 +157,7 @@ def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:
         if "semantic" in kinds:
             raise UserError("--scheme: expected the scheme of the semantic masks, got none. Say e.g. --scheme pdl1.")
         name = "ihc" if "classes" in kinds else "nuclei" if "instances" in kinds else "tissue"
-    path = Path(name)
-    is_file = path.suffix.lower() in (".yaml", ".yml", ".json")
-    scheme = LabelScheme.from_dict(read_yaml(path)) if is_file else get_scheme(name)
+    scheme = _read_scheme(name)
     if not kinds & {"semantic", "classes"}:
         if "instances" in kinds and (len(scheme.ids("nucleus")) != 1 or scheme.ids("nucleus") == (0,)):
             raise UserError(
@@ -166,6 +169,41 @@ def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:
                 f"--scheme: expected tissue for images without labels, got {scheme.name}. "
                 "Leave --scheme out, or give masks with --semantic or --instances."
             )
+    return scheme
+
+
+def _read_scheme(name: str) -> LabelScheme:
+    path = Path(name)
+    is_file = path.suffix.lower() in (".yaml", ".yml", ".json")
+    return LabelScheme.from_dict(read_yaml(path)) if is_file else get_scheme(name)
+
+
+def _smooth_um(request: Request, kinds: frozenset[str]) -> float | None:
+    """Width of region labels, None where none were asked for; checked against the kinds of files."""
+    if not request.regions:
+        if request.smooth_um is not None:
+            raise UserError("--smooth-um: expected --regions with it, got none.")
+        return None
+    masks, missing = sorted(kinds & {"semantic", "instances", "classes"}), sorted({"points", "roi"} - kinds)
+    if masks or missing:
+        got = f"{masks[0]}, which say more" if masks else f"no {missing[0]}"
+        raise UserError(f"--regions: expected images with points and ROI alone, got {got}. Leave --regions out.")
+    smooth_um = SMOOTH_UM if request.smooth_um is None else request.smooth_um
+    if not 0 < smooth_um <= MAX_SMOOTH_UM:
+        raise UserError(f"--smooth-um: expected micrometres above 0, up to {MAX_SMOOTH_UM:g}, got {smooth_um:g}.")
+    return smooth_um
+
+
+def _region_scheme(name: str) -> LabelScheme:
+    """A scheme of regions: one class each for air, positive and negative tumour, and what is left."""
+    scheme = _read_scheme(name)
+    counts = [len(scheme.ids(role)) for role in ("air", "tumour_positive", "tumour_negative")]
+    others = [label.name for label in scheme.classes if not label.roles]
+    if counts != [1, 1, 1] or len(others) != 1 or scheme.ids("nucleus"):
+        raise UserError(
+            f"--scheme: expected one class each for air, positive and negative tumour and everything else with "
+            f"--regions, got {scheme.name} ({', '.join(scheme.names)}). Use ki67 or pdl1."
+        )
     return scheme
 
 

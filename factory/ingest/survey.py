@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from factory.core.console import progress
-from factory.ingest.canvas import air_threshold, open_canvas, read_flat
+from factory.ingest.agreement import ImageAgreement, agree
+from factory.ingest.canvas import Canvas, air_threshold, open_canvas, read_flat
 from factory.ingest.config import IngestConfig
 from factory.ingest.frames import Frame, Look, look_at
 from factory.ingest.pairing import Source, SourceError
@@ -31,6 +32,7 @@ class Surveyed:
         origins: top left corners (y, x) of the tiles that are kept, at the tiles' resolution.
         dropped: tiles with too much background or without a labelled pixel.
         points: of the image, at the tiles' resolution.
+        agreement: of region labels with the marked cells; None where no region labels are made.
     """
 
     source: Source
@@ -38,6 +40,7 @@ class Surveyed:
     origins: tuple[tuple[int, int], ...]
     dropped: int
     points: Points | None = None
+    agreement: ImageAgreement | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class _Seen:
     tiles: int = 0
     kept: tuple[tuple[int, int], ...] = ()
     points: Points | None = None
+    agreement: ImageAgreement | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -127,11 +131,28 @@ def _look_closer(part: _Part, config: IngestConfig, size: tuple[int, int]) -> _S
                 share = (int(np.count_nonzero(region.background)) + padding_px) / (size[0] * size[1])
                 if share <= config.max_background and bool(np.any(region.semantic != IGNORE)):
                     kept.append((y, x))
-            return _Seen(len(part.origins), tuple(kept), canvas.points)
+            return _Seen(len(part.origins), tuple(kept), canvas.points, _agreement(canvas, frame, kept, size, config))
     except SourceError as error:
         return _Seen(problems=tuple(error.problems))
 
 
+def _agreement(
+    canvas: Canvas, frame: Frame, kept: list[tuple[int, int]], size: tuple[int, int], config: IngestConfig
+) -> ImageAgreement | None:
+    """Of a flat image, which is one part, and of the tiles that are kept of it."""
+    if canvas.marked is None:
+        return None
+    scheme, marked = config.label_scheme, canvas.marked
+    tiles = []
+    for y, x in kept:
+        region = canvas.read(y, x, min(size[0], frame.height), min(size[1], frame.width))
+        height, width = region.semantic.shape
+        tiles.append(agree(region.semantic, marked.where(marked.inside(x, y, width, height)).moved(1, x, y), scheme))
+    whole = canvas.read(0, 0, frame.height, frame.width)
+    return ImageAgreement(agree(whole.semantic, marked, scheme), tuple(tiles))
+
+
 def _joined(source: Source, frame: Frame, seen: list[_Seen]) -> Surveyed:
     kept = tuple(origin for outcome in seen for origin in outcome.kept)
-    return Surveyed(source, frame, kept, sum(outcome.tiles for outcome in seen) - len(kept), seen[0].points)
+    dropped = sum(outcome.tiles for outcome in seen) - len(kept)
+    return Surveyed(source, frame, kept, dropped, seen[0].points, seen[0].agreement)

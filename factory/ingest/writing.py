@@ -18,6 +18,7 @@ from factory.core.config import canonical, digest
 from factory.core.console import progress
 from factory.core.runs import (
     POINTS,
+    REGIONS,
     RUN,
     Run,
     RunSpec,
@@ -27,6 +28,7 @@ from factory.core.runs import (
     read_run,
     write_shard,
 )
+from factory.ingest import agreement
 from factory.ingest.canvas import open_canvas
 from factory.ingest.config import IngestConfig
 from factory.ingest.grouping import draw_splits
@@ -116,6 +118,18 @@ class Plan:
         return frozenset(self.splits[group] for group in groups)
 
     @property
+    def agreement(self) -> dict[str, Any] | None:
+        """How region labels agree with marked cells, over the images that get a tile; None without region labels."""
+        config = self.job.config
+        if config.smooth_um is None:
+            return None
+        used = {
+            image.source.uri: image.agreement for image in self.images if image.origins and image.agreement is not None
+        }
+        splits = {uri: self.splits[self.job.groups[uri]] for uri in used}
+        return agreement.document(used, splits, config.label_scheme, config.smooth_um)
+
+    @property
     def dropped(self) -> int:
         """Tiles left out for their background."""
         return sum(image.dropped for image in self.images)
@@ -160,6 +174,8 @@ def ingest(request: Request, *, workers: int, overwrite: bool = False, dry_run: 
         _write_shards(run, plan, workers)
         if "points" in job.config.patterns:
             write_atomic(request.out / POINTS, encode_points(_points_of(plan)))
+        if plan.agreement is not None:
+            write_atomic(request.out / REGIONS, agreement.encode(plan.agreement))
         return Ingested(plan, run.finish())
 
 
@@ -225,8 +241,9 @@ def _already_there(out: Path, config: IngestConfig, *, overwrite: bool) -> pa.Ta
     if canonical(document["info"]) != canonical(info.to_dict()) or not is_finished(out):
         return None
     is_complete = not Run(RunSpec(out, wanted, Layout(**document["layout"]), info)).todo
-    has_points = "points" not in config.patterns or (out / POINTS).is_file()
-    return read_dataset_manifest(out)[0] if is_complete and has_points else None
+    beside = [POINTS] * ("points" in config.patterns) + [REGIONS] * (config.smooth_um is not None)
+    has_all = is_complete and all((out / name).is_file() for name in beside)
+    return read_dataset_manifest(out)[0] if has_all else None
 
 
 def _tiles_per_group(job: Job, images: Sequence[Surveyed]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,12 @@ from factory.core.seeds import Stream, generator
 from factory.from_coarse import CoarseConfig, CoarseLessonConfig, FromCoarse, coarse_views
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
 from factory.nets.discriminators import PatchDiscriminator, refuse_small_views
+from factory.nets.history_pool import pooled
 from factory.nets.objectives import Adversarial, judged_as
 from factory.nets.resnet import ResnetGenerator
+from factory.trained_masks import WEIGHTS_KIND
 from factory.training import Views
+from factory.views import Tiles, mask_streams
 from manifests.labels import LabelScheme
 
 _SAMPLES = 6
@@ -70,7 +73,7 @@ class CycleGanLesson:
 
     Config = CycleGanLessonConfig
     kept = "to_fine"
-    streams = 2
+    kind = WEIGHTS_KIND
 
     def __init__(self, config: CycleGanLessonConfig, scheme: LabelScheme, device: str) -> None:
         self._config, self._scheme, self._device = config, scheme, device
@@ -90,6 +93,11 @@ class CycleGanLesson:
             "adam_judges": torch.optim.Adam(judged_by, *rates),
         }
         self._pools: dict[str, list[npt.NDArray[np.float32]]] = {side: [] for side in _SIDES}
+
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
+        """Views of two sets of masks that have nothing to do with each other."""
+        config = self._config
+        return mask_streams(tiles, config.size, config.batch, config.seed, config.max_background, streams=2)
 
     def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
         """One step of both generators, then one of both judges; coarse and fine masks are of different tiles."""
@@ -174,28 +182,6 @@ class CycleGan(FromCoarse):
         """The network of a card, with any weights: mask in, logits out."""
         channels, norm = network["channels"], network["norm"]
         return ResnetGenerator(channels, channels, network["width"], network["blocks"], norm, network["kernel"])
-
-
-def pooled(
-    pool: list[npt.NDArray[np.float32]], made: Sequence[npt.NDArray[np.float32]], rng: np.random.Generator, most: int
-) -> list[npt.NDArray[np.float32]]:
-    """The history of made-up masks that the judges see (Shrivastava et al. 2017): half are earlier ones.
-
-    Args:
-        pool: earlier ones, changed in place. made: new ones. rng: chooses. most: size of the pool (50 in the paper).
-    """
-    shown = []
-    for mask in made:
-        if len(pool) < most:
-            pool.append(mask)
-            shown.append(mask)
-        elif rng.random() < 0.5:
-            place = int(rng.integers(most))
-            shown.append(pool[place])
-            pool[place] = mask
-        else:
-            shown.append(mask)
-    return shown
 
 
 def _other(side: str) -> str:

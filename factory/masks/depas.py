@@ -15,7 +15,8 @@ from factory.from_noise import FromNoise, FromNoiseConfig
 from factory.nets.annealing import channels_of, sharpness
 from factory.nets.depas import DepasGenerator
 from factory.nets.discriminators import Scales, WholeDiscriminator
-from factory.trained_masks import TrainedConfig, TrainedMasks
+from factory.trained import TrainedConfig
+from factory.trained_masks import TrainedMasks
 from manifests.labels import LabelScheme
 
 

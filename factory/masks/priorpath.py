@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from factory.nets.annealing import channels_of, probabilities, to_channels, to_l
 from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_views
 from factory.nets.objectives import Adversarial, feature_matching, judged_as
 from factory.nets.unet import UNet
+from factory.trained_masks import WEIGHTS_KIND
 from factory.training import Views
+from factory.views import Tiles, mask_streams
 from manifests.labels import LabelScheme
 
 _SAMPLES = 6
@@ -78,7 +80,7 @@ class PriorPathLesson:
 
     Config = PriorPathLessonConfig
     kept = "generator"
-    streams = 1
+    kind = WEIGHTS_KIND
 
     def __init__(self, config: PriorPathLessonConfig, scheme: LabelScheme, device: str) -> None:
         self._config, self._scheme, self._device = config, scheme, device
@@ -95,6 +97,11 @@ class PriorPathLesson:
             f"adam_{name}": torch.optim.Adam(part.parameters(), config.learning_rate, (config.beta1, config.beta2))
             for name, part in self.networks.items()
         }
+
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
+        """Views of masks."""
+        config = self._config
+        return mask_streams(tiles, config.size, config.batch, config.seed, config.max_background)
 
     def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
         """One step of the judges on real and made-up pairs, then one of the generator."""

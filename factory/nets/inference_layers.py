@@ -185,16 +185,35 @@ def _pair_outputs(products: list[torch.Tensor], axis: int) -> torch.Tensor:
 
 
 class InstanceNorm(nn.Module):
-    """`nn.InstanceNorm2d` without weights: the batch norm of a batch of one, which torch computes in this layout."""
+    """`nn.InstanceNorm2d` without weights: the batch norm of a batch of one, which torch computes in this layout.
+
+    Attributes:
+        pools: normalise all samples of the next inputs as if they were one, and keep that one's statistics.
+        frozen: mean and variance of each channel, float32, to normalise by; None for each sample's own.
+            `factory.nets.stitching` sets these two.
+    """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.pools = eps, False
+        self.frozen: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, C, H, W] with mean 0 and variance 1 over the pixels of each channel of each sample."""
+        """[N, C, H, W] with mean 0 and variance 1 over the pixels of each channel of each sample, unless frozen."""
+        if self.pools:
+            self.frozen = _moments(x)
+        if self.frozen is not None:
+            return F.batch_norm(x, *self.frozen, training=False, eps=self.eps)
         normed = [F.batch_norm(sample, None, None, training=True, eps=self.eps) for sample in torch.split(x, 1)]
         return normed[0] if len(normed) == 1 else torch.cat(normed)
+
+
+def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of every channel over pixels and samples, float32 [C] each."""
+    mean, variance = torch.zeros(x.shape[1], device=x.device), torch.ones(x.shape[1], device=x.device)
+    F.batch_norm(x, mean, variance, training=True, momentum=1.0)
+    count = x.numel() // x.shape[1]
+    return mean, variance * ((count - 1) / count)  # running variances are unbiased, those that norms use are not
 
 
 class FullPrecisionHead(nn.Module):

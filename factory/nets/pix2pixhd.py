@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
@@ -25,6 +26,11 @@ class GlobalGenerator(nn.Module):
         widest: channels at most (no limit in the paper).
         upsampling: ``transposed`` convolutions as in the paper, or ``resize``: nearest neighbours and a convolution,
             which leaves no checkerboard (Odena et al. 2016).
+
+    Attributes:
+        stride: what height and width are multiples of.
+        halo_px: how far a pixel sees at most, but for the norms, rounded up to the stride: half of the wide kernels,
+            one pixel at every size on the way down, two on the way up, two at the smallest size in every block.
     """
 
     def __init__(
@@ -41,6 +47,9 @@ class GlobalGenerator(nn.Module):
         upsampling: Upsampling = "transposed",
     ) -> None:
         super().__init__()
+        self.stride = 2**downs
+        reach = 2 * (kernel // 2) + 3 * (self.stride - 1) + 2 * blocks * self.stride
+        self.halo_px = -(-reach // self.stride) * self.stride
         widths = [min(width * 2**level, widest) for level in range(downs + 1)]
         layers: list[nn.Module] = [
             nn.ReflectionPad2d(kernel // 2),
@@ -48,8 +57,12 @@ class GlobalGenerator(nn.Module):
             make_norm(norm, width),
             nn.ReLU(inplace=True),
         ]
-        for inside, outside in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1), make_norm(norm, outside), nn.ReLU(inplace=True)]
+        for inside, outside in itertools.pairwise(widths):
+            layers += [
+                nn.Conv2d(inside, outside, 3, stride=2, padding=1),
+                make_norm(norm, outside),
+                nn.ReLU(inplace=True),
+            ]
         layers += [ResidualBlock(widths[-1], norm) for _ in range(blocks)]
         for inside, outside in zip(widths[:0:-1], widths[-2::-1], strict=True):
             layers += [*_doubling(inside, outside, upsampling), make_norm(norm, outside), nn.ReLU(inplace=True)]

@@ -37,12 +37,19 @@ class ResnetGenerator(nn.Module):
         in_channels, out_channels: of the mask and of the logits. width: of the first layer. blocks: residual blocks
         (9 in the paper at 256 x 256). norm: instance in the paper. kernel: of the first and the last convolution, odd
         (7 in the paper).
+
+    Attributes:
+        stride: what height and width are multiples of. halo_px: as in `factory.nets.pix2pixhd`.
     """
+
+    stride = 4
 
     def __init__(
         self, in_channels: int, out_channels: int, width: int, blocks: int, norm: str = "instance", kernel: int = 7
     ) -> None:
         super().__init__()
+        reach = 2 * (kernel // 2) + 3 * (self.stride - 1) + 2 * blocks * self.stride
+        self.halo_px = -(-reach // self.stride) * self.stride
         layers: list[nn.Module] = [
             nn.ReflectionPad2d(kernel // 2),
             nn.Conv2d(in_channels, width, kernel),

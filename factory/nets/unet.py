@@ -24,13 +24,18 @@ class UNet(nn.Module):
         depth: halvings; sides are multiples of 2^depth (8 in the paper, for 256 x 256).
         norm: ``batch``, or ``instance``, which is what batch norm is for the paper's batch of one.
         dropout: of the three innermost decoder layers while training.
+
+    Attributes:
+        stride: what height and width are multiples of.
+        halo_px: how far a pixel sees at most, but for the norms: two pixels at every size, on the way down and up.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, width: int, depth: int, norm: str = "batch", dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.depth = depth
+        self.depth, self.stride = depth, 2**depth
+        self.halo_px = 4 * self.stride
         widths = [min(width * 2**level, 8 * width) for level in range(depth)]
         downs, ups = [], []
         for level, outside in enumerate(widths):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from factory.conditions import Condition
+from factory.conditions import Condition, ConditionConfig
 from factory.core.config import Config
 
 
@@ -18,7 +18,7 @@ class PaletteConfig(Config):
 class Palette:
     """Renders label maps of any scheme as flat colours."""
 
-    condition = "labels"
+    condition = ConditionConfig(kind="labels")
     label_origin = "exact"
     Config = PaletteConfig
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from factory.conditions import Condition
+from factory.conditions import Condition, ConditionConfig
 from factory.renderers.cells import (
     MIXED,
     POSITIVE,
@@ -50,7 +50,7 @@ _REACH_UM = 3.5
 class Stain:
     """Renders label maps of any scheme as H&E, membranous or nuclear immunostain, by the roles of the classes."""
 
-    condition = "labels"
+    condition = ConditionConfig(kind="labels")
     label_origin = "exact"
     Config = StainConfig
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from factory.core.checkpoints import BEST, read_checkpoint, write_weights
 from factory.core.console import run
-from factory.trained_masks import STARTER, WEIGHTS_KIND
+from factory.trained import STARTER
+from factory.trained_masks import WEIGHTS_KIND
 from manifests.errors import UserError
 from manifests.files import sha256_file
 

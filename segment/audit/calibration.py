@@ -17,12 +17,12 @@ from manifests.dataset import Dataset, Sample
 from manifests.errors import UserError
 from manifests.labels import IGNORE
 from segment.audit.annotated import AnnotatedCells, annotated_cells
+from segment.audit.counting import count_nuclei
 from segment.stain_count import (
     Floats,
     StainVectors,
     estimate_vectors,
     find_nuclei,
-    mean_dab,
     otsu_threshold,
     smooth_dab,
     stain_densities,
@@ -83,7 +83,7 @@ class StainCalibration:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Found nuclei of one tile: DAB density and annotated kind of each, and the tile's TPS (NaN: too few cells)."""
+    """Nuclei of one tile that count: DAB density and annotated kind of each, and the tile's TPS (NaN: too few cells)."""
 
     dab: npt.NDArray[np.float64]
     kind: npt.NDArray[np.int8]
@@ -143,12 +143,12 @@ def calibrate(
 
 def _measure(sample: Sample, densities: Floats, find: FindNuclei, cells: AnnotatedCells | None) -> _Measured:
     tile = sample.tile
-    nuclei = np.where(tile.semantic != IGNORE, find(sample.image, densities, tile.mpp), 0).astype(np.int32)
-    ids, dab = mean_dab(densities, nuclei)
+    counted = count_nuclei(tile, find(sample.image, densities, tile.mpp), densities)
     if cells is None:
-        return _Measured(dab, np.full(ids.size, -1, np.int8), float("nan"))
+        return _Measured(counted.dab, np.full(counted.ids.size, -1, np.int8), float("nan"))
     there = cells.of(sample)
-    return _Measured(dab, there.kind_of(nuclei, ids), there.tps if there.total >= FEWEST_CELLS else float("nan"))
+    kind = there.kind_of(counted.nuclei, counted.ids)
+    return _Measured(counted.dab, kind, there.tps if there.total >= FEWEST_CELLS else float("nan"))
 
 
 def _choose(

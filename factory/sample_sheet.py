@@ -1,4 +1,4 @@
-"""A sheet of masks in their classes' colours: what `factory train` leaves as it goes."""
+"""A sheet of masks, in their classes' colours, and of images: what `factory train` leaves as it goes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _GAP_PX = 4
 _GAP_GREY = 96
 
 
-def write_mask_sheet(path: Path, columns: Sequence[npt.NDArray[np.uint8]], scheme: LabelScheme) -> None:
-    """Write a PNG with one row per mask and one column per kind, on grey.
+def write_sample_sheet(path: Path, columns: Sequence[npt.NDArray[np.uint8]], scheme: LabelScheme) -> None:
+    """Write a PNG with one row per sample and one column per kind, on grey.
 
     Args:
-        path: of the PNG; its folder is made. columns: uint8 [n, H, W] each, of one shape. scheme: of the masks.
+        path: of the PNG; its folder is made. columns: masks uint8 [n, H, W] or RGB uint8 [n, H, W, 3], of one size.
+        scheme: of the masks.
     """
-    shown = [scheme.palette[column] for column in columns]
+    shown = [column if column.ndim == 4 else scheme.palette[column] for column in columns]
     rows = [_joined([column[row] for column in shown], axis=1) for row in range(len(shown[0]))]
     sheet = _joined(rows, axis=0)
     encoded, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))

@@ -1,0 +1,196 @@
+"""What the renderers with networks share in training: masks with their images in, what a network sees out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import nn
+
+from factory.conditions import ConditionConfig, channels_of_condition, scatter_noise
+from factory.core.precision import autocast
+from factory.core.seeds import Stream, generator
+from factory.looks import Looks, measure_looks
+from factory.nets.stitching import to_pixels
+from factory.trained_renderers import WEIGHTS_KIND, to_network
+from factory.training import LessonConfig, Views
+from factory.views import ImageViews, Tiles
+from manifests.errors import UserError
+from manifests.labels import SCHEMES, LabelScheme
+
+SAMPLES = 6
+_LEAST_SHARE = 1e-4
+
+
+class ImageLessonConfig(LessonConfig):
+    """What the lessons of all renderers are told.
+
+    Attributes:
+        condition: the map that the network sees.
+        look: tell the network the mean colours of the slide, see `factory.looks`. Not of the papers.
+        max_background: of a view; the papers drop such tiles.
+    """
+
+    condition: ConditionConfig = ConditionConfig()
+    look: bool = False
+    batch: int = Field(default=1, ge=1)
+
+    def check_scheme(self, scheme: LabelScheme) -> LabelScheme:
+        """The scheme of the condition map for masks of a scheme.
+
+        Raises:
+            UserError: for a kind that the scheme cannot give.
+        """
+        if self.condition.kind == "labels":
+            raise UserError("condition.kind: expected a map that a network sees, got labels. Use polygons+noise.")
+        if self.condition.kind != "polygons+air+cells":
+            return scheme
+        if f"{scheme.name}_cells" not in SCHEMES:
+            able = ", ".join(name for name in SCHEMES if f"{name}_cells" in SCHEMES)
+            raise UserError(f"condition.kind: expected masks of {able} for polygons+air+cells, got {scheme.name}.")
+        return SCHEMES[f"{scheme.name}_cells"]
+
+
+class ImageLesson:
+    """Base of the lessons: views, conditions, looks and the card.
+
+    Args:
+        config: how to train. scheme: of the masks. device: where to compute.
+    """
+
+    kind = WEIGHTS_KIND
+    kept = "generator"
+    networks: dict[str, nn.Module]
+    optimisers: dict[str, torch.optim.Optimizer]
+
+    def __init__(self, config: ImageLessonConfig, scheme: LabelScheme, device: str) -> None:
+        self._config, self._scheme, self._device = config, scheme, device
+        self._drawn = config.check_scheme(scheme)
+        self._channels = channels_of_condition(config.condition.kind, self._drawn)
+        self._looks: Looks | None = None
+        self._classes: list[str] = []
+        self._mpp = 1.0
+
+    @property
+    def in_channels(self) -> int:
+        """Channels that the network sees: one-hot classes, and three of the look."""
+        return self._channels + (3 if self._config.look else 0)
+
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
+        """Condition maps uint8 [N, H, W], images uint8 [N, H, W, 3], looks float32 [N, classes, 3]."""
+        config = self._config
+        self._mpp, self._classes = tiles.mpp, _classes_of(tiles, self._drawn)
+        self._looks = measure_looks(tiles) if config.look else None
+        views = self.streams(tiles)
+
+        def draw(step: int) -> list[Views]:
+            conditions, looks = self._conditions(views[0], step)
+            return [conditions, views[-1].draw(step)[..., 1:], looks]
+
+        return draw
+
+    def streams(self, tiles: Tiles) -> list[ImageViews]:
+        """Where conditions (the first) and images (the last) are from: the same views where they are pairs."""
+        config = self._config
+        return [ImageViews(tiles, config.size, config.batch, config.seed, config.max_background)]
+
+    def _conditions(self, views: ImageViews, step: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        config, scheme = self._config.condition, self._scheme
+        seen = views.draw(step)
+        labels = seen[..., 0]
+        if config.kind == "polygons+air+cells":
+            from factory.cells_by_colour import with_cells
+
+            labels = np.stack([with_cells(v[..., 0], v[..., 1:], self._mpp, scheme, self._drawn) for v in seen])
+        if config.kind == "polygons+noise":
+            rngs = [generator(self._config.seed, Stream.CONDITION, number) for number in views.numbers(step)]
+            label = len(self._drawn)
+            maps = [scatter_noise(m, config, self._mpp, label, r) for m, r in zip(labels, rngs, strict=True)]
+            labels = np.stack(maps)
+        looks = np.zeros((len(labels), len(self._drawn), 3), np.float32)
+        if self._looks is not None:
+            groups = [self._looks.names.index(views.tiles.group(views.place(n))) for n in views.numbers(step)]
+            looks[:, : self._looks.colours.shape[1]] = self._looks.colours[groups]
+        return labels, looks
+
+    def seen(self, views: list[Views]) -> torch.Tensor:
+        """What the network sees of what `draw_from` drew: float32 [N, in_channels, H, W]."""
+        labels, looks = (torch.from_numpy(part).to(self._device) for part in (views[0], views[2]))
+        return to_network(labels, self._channels, looks if self._config.look else None)
+
+    def images(self, views: list[Views]) -> torch.Tensor:
+        """Images in -1..1: float32 [N, 3, H, W]."""
+        pixels = torch.from_numpy(np.ascontiguousarray(views[1])).to(self._device)
+        return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+    def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
+        """Condition maps, what is made of them, and the real images."""
+        shown = [part[:SAMPLES] for part in views]
+        network.eval()
+        with torch.inference_mode(), autocast(self._config.precision, self._device):
+            made = [
+                to_pixels(self.said(network, self.seen([p[i : i + 1] for p in shown]))) for i in range(len(shown[0]))
+            ]
+        palette = self._drawn.palette
+        palette[len(self._drawn)] = 0
+        return [palette[shown[0]], np.concatenate(made), shown[1]]
+
+    def said(self, network: nn.Module, seen: torch.Tensor) -> torch.Tensor:
+        """What tanh makes images of, for the sheet of samples: float [N, 3, H, W]."""
+        said: torch.Tensor = network(seen)
+        return said
+
+    def shape(self) -> dict[str, Any]:
+        """The network's shape, for `build`."""
+        raise NotImplementedError
+
+    def card(self) -> dict[str, Any]:
+        """The network's shape and all that is needed to give it what it was trained with."""
+        looks = self._looks
+        return {
+            "network": self.shape(),
+            "scheme": self._drawn.to_dict(),
+            "condition": self._config.condition.model_dump(mode="json"),
+            "classes": self._classes,
+            "looks": []
+            if looks is None
+            else [np.round(colours, 4).tolist() for colours in looks.colours.astype(float)],
+        }
+
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        """None."""
+        return {}
+
+    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Nothing to put back."""
+
+    def optimise(self) -> None:
+        """Adam for every network by itself."""
+        config = self._config
+        self.optimisers = {
+            f"adam_{name}": torch.optim.Adam(part.parameters(), config.learning_rate, (config.beta1, config.beta2))
+            for name, part in self.networks.items()
+        }
+
+
+def odd(kernel: int) -> int:
+    """A pydantic validator of kernel sizes.
+
+    Raises:
+        ValueError: for an even one.
+    """
+    if kernel % 2 == 0:
+        raise ValueError("expected an odd number")
+    return kernel
+
+
+def _classes_of(tiles: Tiles, drawn: LabelScheme) -> list[str]:
+    """Names of the classes that the masks hold; what the colours add (cells) is taken for held."""
+    counts = sum(np.bincount(tiles.read(position).ravel(), minlength=256) for position in range(len(tiles)))
+    counts = np.asarray(counts)
+    held = counts > _LEAST_SHARE * counts.sum()
+    return [c.name for c in drawn.classes if c.id >= len(tiles.scheme) or held[c.id]]

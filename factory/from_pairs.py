@@ -1,0 +1,144 @@
+"""pix2pix (Isola et al. 2017) and pix2pixHD (Wang et al. 2018) as a lesson: pairs of condition map and image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from factory.core.config import Config
+from factory.core.precision import autocast
+from factory.from_labels import ImageLesson, ImageLessonConfig
+from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_views
+from factory.nets.objectives import Adversarial, feature_matching, judged_as
+from factory.nets.perceptual import PerceptualDistance
+from factory.training import Views
+
+_FEATURE_LAYERS = 4.0
+"""pix2pixHD sums feature matching over the hidden layers of a judge, with weight 4 / (their number); ours is a mean."""
+
+
+class ImageLossWeights(Config):
+    """How much each term counts for the generator.
+
+    Attributes:
+        adversarial: mean over the judges. feature: feature matching, scaled as in pix2pixHD's code. perceptual: VGG19.
+        l1: mean absolute difference from the paired image (pix2pix: 100).
+    """
+
+    adversarial: float = Field(default=1.0, ge=0)
+    feature: float = Field(default=0.0, ge=0)
+    perceptual: float = Field(default=0.0, ge=0)
+    l1: float = Field(default=0.0, ge=0)
+
+
+class PairsConfig(ImageLessonConfig):
+    """What the lessons from pairs are told.
+
+    Attributes:
+        judge_width, judge_depth: of each PatchGAN. judges: at 100, 50 ... % of the size. judge_norm: of theirs.
+        judging, fooling: what judges and generator minimise, cross entropy or least squares.
+        loss: weights of the generator's terms. perceptual_weights: file of VGG19's, needed with ``loss.perceptual``.
+    """
+
+    judge_width: int = Field(default=64, ge=1)
+    judge_depth: int = Field(default=3, ge=1, le=5)
+    judges: int = Field(default=1, ge=1, le=3)
+    judge_norm: str = Field(default="instance", pattern="^(batch|instance|none)$")
+    judging: Adversarial = "lsgan"
+    fooling: Adversarial = "lsgan"
+    loss: ImageLossWeights = ImageLossWeights()
+    perceptual_weights: str | None = None
+
+    @model_validator(mode="after")
+    def _judges_fit(self) -> PairsConfig:
+        refuse_small_views(self.size, self.judge_depth, self.judges)
+        if bool(self.loss.perceptual) != bool(self.perceptual_weights):
+            raise ValueError(
+                "perceptual_weights: expected a file of VGG19's weights with loss.perceptual above 0, none without; "
+                "set loss.perceptual=0 where none are at hand"
+            )
+        return self
+
+
+class FromPairs(ImageLesson):
+    """Trains a generator on pairs, against PatchGANs that see condition and image."""
+
+    _config: PairsConfig
+
+    def equip(self, network: nn.Module) -> None:
+        """Take a generator, and make judges and optimisers for it."""
+        config = self._config
+        width, depth, norm = config.judge_width, config.judge_depth, config.judge_norm
+        judges = [PatchDiscriminator(self.in_channels + 3, width, depth, norm) for _ in range(config.judges)]
+        self._judges = Scales(judges).to(self._device)
+        self._network = network.to(self._device)
+        self.networks = {"generator": self._network, "judges": self._judges}
+        self._perceptual: nn.Module | None = None
+        if config.perceptual_weights:
+            self._perceptual = PerceptualDistance(Path(config.perceptual_weights)).to(self._device)
+        self.optimise()
+
+    def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
+        """One step of the judges on real and made-up images, then one of the generator."""
+        del epoch
+        config = self._config
+        seen, real = self.seen(views), self.images(views)
+        with autocast(config.precision, self._device):
+            made = self.made(seen, step)
+
+            # Judges.
+            self.optimisers["adam_judges"].zero_grad(set_to_none=True)
+            of_real, of_made = self._judge(seen, real), self._judge(seen, made.detach())
+            kind = config.judging
+            told = [
+                judged_as(r[-1], True, kind) + judged_as(m[-1], False, kind)
+                for r, m in zip(of_real, of_made, strict=True)
+            ]
+            judging = 0.5 * torch.stack(told).mean()
+        judging.backward()  # type: ignore[no-untyped-call]
+        self.optimisers["adam_judges"].step()
+
+        # Generator.
+        self.optimisers["adam_generator"].zero_grad(set_to_none=True)
+        self._judges.requires_grad_(False)
+        with autocast(config.precision, self._device):
+            terms = self._terms(seen, real, made)
+        total = torch.stack([getattr(config.loss, name) * value for name, value in terms.items()]).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        self._judges.requires_grad_(True)
+        self.optimisers["adam_generator"].step()
+        return {name: value.detach() for name, value in {**terms, "judges": judging}.items()}
+
+    def made(self, seen: torch.Tensor, step: int) -> torch.Tensor:
+        """Images of a training step, float [N, 3, H, W] in -1..1."""
+        del step
+        made: torch.Tensor = self._network(seen).tanh()
+        return made
+
+    def _judge(self, seen: torch.Tensor, image: torch.Tensor) -> list[list[torch.Tensor]]:
+        said: list[list[torch.Tensor]] = self._judges(torch.cat([seen, image.to(seen.dtype)], 1))
+        return said
+
+    def _terms(self, seen: torch.Tensor, real: torch.Tensor, made: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The generator's terms; those that do not count are left out."""
+        config, weights = self._config, self._config.loss
+        of_made = self._judge(seen, made)
+        terms = {"adversarial": torch.stack([judged_as(said[-1], True, config.fooling) for said in of_made]).mean()}
+        if weights.feature:
+            with torch.no_grad():
+                of_real = self._judge(seen, real)
+            matched = [feature_matching(m, r) for m, r in zip(of_made, of_real, strict=True)]
+            terms["feature"] = _FEATURE_LAYERS * torch.stack(matched).mean()
+        if self._perceptual is not None:
+            terms["perceptual"] = self._perceptual(made, real)
+        if weights.l1:
+            terms["l1"] = (made.float() - real).abs().mean()
+        return terms
+
+    def shape(self) -> dict[str, Any]:
+        """Overridden by each."""
+        raise NotImplementedError

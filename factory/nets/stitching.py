@@ -1,0 +1,159 @@
+"""Images of any size from a network that translates them, without seams and in memory that does not grow with the tile.
+
+These networks are convolutions, which see a few hundred pixels, and instance norms, which see the whole tile: windows
+drawn one by one would each be normalised by themselves, and their borders would show. So the norms' statistics are
+measured first, over samples spread evenly over the tile, and frozen. Every norm is then a fixed affine map of each
+channel, the network sees no further than its convolutions do, and a window that is drawn with that many pixels around
+it holds, once they are cut off, what one pass over the whole tile would have drawn with the same statistics.
+
+    read = lambda rows, columns: one_hot(mask[rows, columns])  # float32 [1, C, h, w]
+    image = draw(ready(network, "bf16", "cpu"), read, mask.shape, window_px=1024)  # uint8 [H, W, 3]
+
+The time is that of the windows with what is around them: (1 + 2 halo / window)^2 of one pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from factory.nets.inference_layers import InstanceNorm
+
+Read = Callable[[slice, slice], torch.Tensor]
+"""Rows and columns of a tile -> its condition map there, float32 [1, C, h, w]; a network's noise is part of it."""
+
+_SAMPLES = 9
+"""Places of a tile that the frozen statistics are measured on, each of half the window's side, at most."""
+
+_LEAST_STRIDES = 4
+"""Of a place's side: fewer than two pixels at the smallest size have none to reflect."""
+
+
+def draw(
+    network: nn.Module, read: Read, size: tuple[int, int], *, window_px: int, out_channels: int = 3
+) -> npt.NDArray[np.uint8]:
+    """Draw one tile: in one pass where it has at most `window_px`^2 pixels, in windows with frozen norms otherwise.
+
+    Args:
+        network: from `drawing.ready`; a `GlobalGenerator`, `ResnetGenerator` or `UNet`, which say how far they see
+            (`halo_px`) and what their sides are multiples of (`stride`).
+        read: gives the condition map of a window; asked for each place at most a few times, in any order.
+        size: height and width of the tile, multiples of the stride.
+        window_px: side of the windows, of what is kept of them. It decides how much memory is used, and it is part of
+            the result: a tile that is drawn in windows has statistics of samples, another has its own.
+        out_channels: of the image.
+
+    Returns:
+        uint8 [H, W, out_channels].
+
+    Raises:
+        ValueError: for a size that is no multiple of the stride.
+    """
+    stride = cast(int, network.stride)
+    if size[0] % stride or size[1] % stride:
+        raise ValueError(f"size: expected multiples of {stride}, got {size[0]}x{size[1]}")
+    with torch.inference_mode():
+        if size[0] * size[1] <= window_px**2:
+            return to_pixels(_forward(network, read, slice(0, size[0]), slice(0, size[1])))[0]
+        with frozen_norms(network, read, size, window_px):
+            image: npt.NDArray[np.uint8] = np.empty((*size, out_channels), np.uint8)
+            for rows, columns, logits in logits_in_windows(network, read, size, window_px):
+                image[rows, columns] = to_pixels(logits)[0]
+            return image
+
+
+def logits_in_windows(
+    network: nn.Module, read: Read, size: tuple[int, int], window_px: int
+) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+    """Rows and columns of every window, and what a network whose norms are frozen, or that has none, says there."""
+    for rows, around_rows in _windows(network, size[0], window_px):
+        for columns, around_columns in _windows(network, size[1], window_px):
+            said = _forward(network, read, around_rows, around_columns)
+            yield rows, columns, said[..., _inside(rows, around_rows), _inside(columns, around_columns)]
+
+
+@contextmanager
+def frozen_norms(network: nn.Module, read: Read, size: tuple[int, int], window_px: int) -> Iterator[None]:
+    """While it lasts, every instance norm uses the statistics of samples of the tile, pooled, and not its input's own.
+
+    Each norm's are measured on what the layers before it say with theirs, over all samples at once.
+    """
+    norms = [layer for layer in network.modules() if isinstance(layer, InstanceNorm)]
+    try:
+        if norms:
+            places = _sample_places(cast(int, network.stride), size, window_px)
+            samples = torch.cat([read(rows, columns) for rows, columns in places])
+            for norm in norms:
+                norm.pools = True
+            with torch.inference_mode():
+                network(samples.to(_device(network)))
+            del samples
+            for norm in norms:
+                norm.pools = False
+        yield
+    finally:
+        for norm in norms:
+            norm.pools, norm.frozen = False, None
+
+
+def to_pixels(logits: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """What a network says [N, C, H, W] as an image: tanh, and -1..1 on 0..255, rounded; uint8 [N, H, W, C]."""
+    levels = logits.float().tanh().add_(1.0).mul_(127.5).round_().to(torch.uint8)
+    pixels: npt.NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels
+
+
+def _forward(network: nn.Module, read: Read, rows: slice, columns: slice) -> torch.Tensor:
+    said: torch.Tensor = network(read(rows, columns).to(_device(network)))
+    return said
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.buffers()).device
+
+
+def _windows(network: nn.Module, side: int, window_px: int) -> Iterator[tuple[slice, slice]]:
+    """What is kept of each window along one side, and that with the halo, which ends where the tile does."""
+    stride, halo = cast(int, network.stride), cast(int, network.halo_px)
+    for start, stop in pairwise(_cuts(side, stride, math.ceil(side / window_px))):
+        yield slice(start, stop), slice(max(start - halo, 0), min(stop + halo, side))
+
+
+def _cuts(side: int, stride: int, parts: int) -> list[int]:
+    """Where a side is cut into parts that are multiples of the stride and differ by one stride at most."""
+    units = side // stride
+    parts = min(parts, units)
+    return [units * part // parts * stride for part in range(parts + 1)]
+
+
+def _inside(kept: slice, around: slice) -> slice:
+    return slice(kept.start - around.start, kept.stop - around.start)
+
+
+def _sample_places(stride: int, size: tuple[int, int], window_px: int) -> list[tuple[slice, slice]]:
+    """Places of one size, evenly spread over the tile in rows and columns, none twice."""
+    half = max(window_px // 2 // stride, _LEAST_STRIDES) * stride
+    sides = [min(half, side) for side in size]
+    most = [math.ceil(side / part) for side, part in zip(size, sides, strict=True)]
+    count = min(max(round(math.sqrt(_SAMPLES * size[0] / size[1])), 1), most[0], _SAMPLES)
+    counts = (count, min(_SAMPLES // count, most[1]))
+    rows, columns = (
+        [slice(start, start + part) for start in _starts(side - part, stride, count)]
+        for side, part, count in zip(size, sides, counts, strict=True)
+    )
+    return [(row, column) for row in rows for column in columns]
+
+
+def _starts(room: int, stride: int, count: int) -> list[int]:
+    """Multiples of the stride from 0 to `room`; the middle of it for one."""
+    if count == 1:
+        return [room // 2 // stride * stride]
+    return [room * index // (count - 1) // stride * stride for index in range(count)]

@@ -1,0 +1,223 @@
+"""Which tiles a quiz shows, which part of each, and in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.inspect.choice import achieved_tps
+from factory.quiz.sources import KINDS, Inputs, Source, Truth
+from manifests.dataset import Sample
+from manifests.errors import UserError
+from manifests.labels import IGNORE
+from manifests.measure import measure
+from manifests.tile import Tile
+
+Image = npt.NDArray[np.uint8]
+
+_AIR_GREY = 235
+"""Grey from which a pixel counts as air, as the papers have it for immunohistochemistry."""
+_LEAST_TISSUE = 0.3
+_TRIES = 12
+_STREAMS = {"real": 0, "synthetic": 1, "order": 2, "salts": 3}
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A piece of a tile, as it is shown.
+
+    Attributes:
+        image: uint8 [h, w, 3]. truth: what it is. dataset: name of its source.
+        made_by: generators of mask and image; what ingested it, for a real one.
+        sample_id, group_id: of its row. top, left: where it lies in the tile, in pixels.
+        tps: TPS of the piece, by its mask; None without tumour. licence: of its row.
+    """
+
+    image: Image
+    truth: Truth
+    dataset: str
+    made_by: str
+    sample_id: str
+    group_id: str | None
+    top: int
+    left: int
+    tps: float | None
+    licence: str | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The tiles in the order they are shown, and what a person should know of how they were chosen."""
+
+    crops: tuple[Crop, ...]
+    notes: tuple[str, ...]
+
+
+def generator(seed: int, stream: str) -> np.random.Generator:
+    """The random generator of one purpose under a seed: real, synthetic, order or salts."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_STREAMS[stream],)))
+
+
+def choose(inputs: Inputs, n: int, seed: int, on_tile: Callable[[], None] = lambda: None) -> Choice:
+    """Draw n / 2 tiles of either kind and shuffle them.
+
+    Data sets take turns, and within one the patients or slides. Of a tile larger than the quiz's size a place is
+    drawn up to 12 times until at least 30 % of it is darker than grey 235 and, for real tiles of one image, it shows
+    nothing that is shown already, as far as `source_x` and `source_y` tell (they count pixels of the original, so of
+    resampled images not every overlap is seen). Tiles where no such place is found come last. Mirrored margins of real tiles are never shown.
+
+    Args:
+        inputs: opened. n: tiles. seed: root of every draw. on_tile: called for every tile taken.
+
+    Raises:
+        UserError: when too few real tiles have that many pixels of their own.
+    """
+    crops: list[Crop] = []
+    notes: list[str] = []
+    for kind in KINDS:
+        taken, second = _take(inputs.of(kind), n // 2, inputs.shape, generator(seed, kind), on_tile)
+        crops += taken
+        if second:
+            notes.append(f"{second} {kind} tiles with little tissue, or with tissue that another tile shows too")
+        if len(taken) < n // 2:
+            height, width = inputs.shape
+            raise UserError(
+                f"{inputs.of(kind)[0].where}: expected {n // 2} tiles with {height}x{width} pixels of their own, got "
+                f"{len(taken)}: the others are filled up with mirrored pixels. Use a smaller --n or --size."
+            )
+    order = generator(seed, "order").permutation(n)
+    return Choice(tuple(crops[place] for place in order), tuple(notes))
+
+
+def _take(
+    sources: Sequence[Source],
+    count: int,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    on_tile: Callable[[], None],
+) -> tuple[list[Crop], int]:
+    """At most `count` crops, and how many of them are second choice."""
+    taken: list[Crop] = []
+    second: list[Crop] = []
+    shown = _Shown({})
+    for source, position in _in_turn([_rows(source, rng) for source in sources]):
+        sample = source.dataset[position]
+        area = own_area(sample.image, sample.tile.semantic)
+        if area[0] < shape[0] or area[1] < shape[1]:
+            continue
+        place, is_good = _place(sample, area, shape, shown.of(source, sample.row), rng)
+        if is_good:
+            taken.append(_crop(source, sample, place, shape))
+            on_tile()
+            shown.add(source, sample.row, place)
+        elif len(second) < count:
+            second.append(_crop(source, sample, place, shape))
+        if len(taken) == count:
+            return taken, 0
+    more = second[: count - len(taken)]
+    for _ in more:
+        on_tile()
+    return taken + more, len(more)
+
+
+def _rows(source: Source, rng: np.random.Generator) -> Iterator[tuple[Source, int]]:
+    """Rows of a data set at random, its patients or slides in turn."""
+    groups: dict[str, list[int]] = {}
+    names = source.dataset.table["group_id"].to_pylist()
+    for position in rng.permutation(len(names)).tolist():
+        groups.setdefault(names[position] or f"row {position}", []).append(position)
+    for positions in zip_longest(*groups.values()):
+        yield from ((source, position) for position in positions if position is not None)
+
+
+def _in_turn(queues: Sequence[Iterator[tuple[Source, int]]]) -> Iterator[tuple[Source, int]]:
+    for turn in zip_longest(*queues):
+        yield from (item for item in turn if item is not None)
+
+
+def own_area(image: Image, semantic: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    """Height and width of a tile without the mirrored margin that `factory ingest` fills small images up with.
+
+    Such a margin lies on the lower and the right side, has no labels, and is the exact mirror image of what is before
+    it. No reader should take that for a mistake of a generator.
+    """
+    height = _own_length(image, (semantic == IGNORE).all(axis=1))
+    across = image[:height].swapaxes(0, 1)
+    width = _own_length(across, (semantic[:height] == IGNORE).all(axis=0))
+    return height, width
+
+
+def _own_length(image: Image, unlabelled: npt.NDArray[np.bool_]) -> int:
+    """Rows of an image before a mirrored margin, which begins within the last rows without labels; all without one."""
+    length = len(image)
+    labelled = np.flatnonzero(~unlabelled)
+    first = int(labelled[-1]) + 1 if labelled.size else 1
+    for start in range(max(first, 1), length):
+        if not np.array_equal(image[start], image[start - 1]):
+            continue
+        mirrored = np.pad(image[:start], ((0, length - start), (0, 0), (0, 0)), mode="symmetric")
+        if np.array_equal(mirrored[start:], image[start:]):
+            return start
+    return length
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Where the crops of every image lie: its name -> their corners (y, x) in its pixels."""
+
+    corners: dict[tuple[str, str], list[tuple[int, int]]]
+
+    def of(self, source: Source, row: dict[str, Any]) -> list[tuple[int, int]]:
+        """Corners in the image that a row is from, relative to its tile; none where the row does not say."""
+        known = self.corners.get((source.name, row["source_uri"]), [])
+        return [(y - row["source_y"], x - row["source_x"]) for y, x in known]
+
+    def add(self, source: Source, row: dict[str, Any], place: tuple[int, int]) -> None:
+        """Remember a crop at a place in a tile, where the row says what image it is from."""
+        if None not in (row["source_uri"], row["source_y"], row["source_x"]):
+            corner = row["source_y"] + place[0], row["source_x"] + place[1]
+            self.corners.setdefault((source.name, row["source_uri"]), []).append(corner)
+
+
+def _place(
+    sample: Sample,
+    area: tuple[int, int],
+    shape: tuple[int, int],
+    shown: Sequence[tuple[int, int]],
+    rng: np.random.Generator,
+) -> tuple[tuple[int, int], bool]:
+    """Top left corner of a crop in a tile, and whether it is a good one."""
+    place = (0, 0)
+    room = area[0] - shape[0], area[1] - shape[1]
+    for _ in range(_TRIES if any(room) else 1):
+        place = int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))
+        piece = sample.image[place[0] : place[0] + shape[0], place[1] : place[1] + shape[1]]
+        has_tissue = (piece.mean(axis=2) < _AIR_GREY).mean() >= _LEAST_TISSUE
+        is_shown = any(abs(y - place[0]) < shape[0] and abs(x - place[1]) < shape[1] for y, x in shown)
+        if has_tissue and not is_shown:
+            return place, True
+    return place, False
+
+
+def _crop(source: Source, sample: Sample, place: tuple[int, int], shape: tuple[int, int]) -> Crop:
+    part = tuple(slice(start, start + side) for start, side in zip(place, shape, strict=True))
+    whole, row = sample.tile, sample.row
+    tile = Tile(whole.semantic[part].copy(), whole.instance[part].copy(), whole.mpp, whole.scheme)
+    parts = [row[name] for name in ("mask_generator", "renderer") if row[name] is not None]
+    return Crop(
+        image=sample.image[part].copy(),
+        truth=source.truth,
+        dataset=source.name,
+        made_by=" + ".join(parts) or source.dataset.info.generator,
+        sample_id=row["sample_id"],
+        group_id=row["group_id"],
+        top=place[0],
+        left=place[1],
+        tps=achieved_tps(asdict(measure(tile)), tile.scheme),
+        licence=row["licence"],
+    )

@@ -1,0 +1,118 @@
+"""Figures of a blind test: counts, shares with intervals, a test against guessing, agreement of readers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb, sqrt
+
+from factory.quiz.sources import Truth
+
+_Z = 1.959963984540054
+"""Quantile of the normal distribution at 0.975."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A count out of a total with its 95 % interval; a share of none has no value."""
+
+    count: int
+    total: int
+
+    @property
+    def value(self) -> float | None:
+        """The share."""
+        return self.count / self.total if self.total else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson's score interval."""
+        return wilson(self.count, self.total) if self.total else None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What a reader called the tiles: rows are what they are, columns what they were called."""
+
+    real_as_real: int
+    real_as_synthetic: int
+    synthetic_as_real: int
+    synthetic_as_synthetic: int
+
+    @property
+    def accuracy(self) -> Share:
+        """Tiles called what they are."""
+        correct = self.real_as_real + self.synthetic_as_synthetic
+        return Share(correct, correct + self.real_as_synthetic + self.synthetic_as_real)
+
+    @property
+    def sensitivity(self) -> Share:
+        """Synthetic tiles that were called synthetic."""
+        return Share(self.synthetic_as_synthetic, self.synthetic_as_synthetic + self.synthetic_as_real)
+
+    @property
+    def specificity(self) -> Share:
+        """Real tiles that were called real."""
+        return Share(self.real_as_real, self.real_as_real + self.real_as_synthetic)
+
+    @property
+    def p_value(self) -> float:
+        """Of the accuracy against guessing, see `against_guessing`."""
+        return against_guessing(self.accuracy.count, self.accuracy.total)
+
+
+def confusion(truths: Sequence[Truth], answers: Sequence[Truth]) -> Confusion:
+    """Count answers by truth."""
+    pairs = list(zip(truths, answers, strict=True))
+    return Confusion(
+        pairs.count(("real", "real")),
+        pairs.count(("real", "synthetic")),
+        pairs.count(("synthetic", "real")),
+        pairs.count(("synthetic", "synthetic")),
+    )
+
+
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), without correction for continuity; `total` is at least 1."""
+    share, z2 = count / total, _Z * _Z
+    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z / (1 + z2 / total) * sqrt(share * (1 - share) / total + z2 / (4 * total * total))
+    # At the ends the formula gives 0 and 1, up to rounding.
+    return (0.0 if count == 0 else middle - half), (1.0 if count == total else middle + half)
+
+
+def against_guessing(count: int, total: int) -> float:
+    """Two-sided p-value of `count` right out of `total`, were each right with probability 1/2: exact binomial.
+
+    Half the tiles are of either kind, so a reader who says "real" more often than not, but blindly, is right as often
+    and varies less: the test then rejects too rarely, never too often.
+    """
+    tail = sum(comb(total, right) for right in range(min(count, total - count) + 1))
+    return min(1.0, 2 * tail / 2**total)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two readers agree: the share of tiles they called the same, and Cohen's kappa.
+
+    Attributes:
+        first, second: names of the readers. same: tiles called the same.
+        kappa: (same - chance) / (1 - chance), chance from how often either says "real" (Cohen 1960); None where both
+            called every tile the same one thing.
+    """
+
+    first: str
+    second: str
+    same: Share
+    kappa: float | None
+
+
+def agreement(first: str, answers: Sequence[Truth], second: str, others: Sequence[Truth]) -> Agreement:
+    """Agreement of two readers on the same tiles."""
+    total = len(answers)
+    same = sum(one == other for one, other in zip(answers, others, strict=True))
+    mine, theirs = answers.count("real"), others.count("real")
+    by_chance = mine * theirs + (total - mine) * (total - theirs)  # times total squared: whole numbers, compared exactly
+    whole = total * total
+    kappa = None if by_chance == whole else (same * total - by_chance) / (whole - by_chance)
+    return Agreement(first, second, Share(same, total), kappa)

@@ -1,0 +1,176 @@
+"""CycleGAN (Zhu et al. 2017) between condition maps and images, without pairs: a baseline of pix2pixHD."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from factory.core.config import Config
+from factory.core.precision import autocast
+from factory.core.seeds import Stream, generator
+from factory.from_labels import ImageLesson, ImageLessonConfig, odd
+from factory.nets.discriminators import PatchDiscriminator, refuse_small_views
+from factory.nets.history_pool import pooled
+from factory.nets.objectives import Adversarial, judged_as
+from factory.nets.resnet import ResnetGenerator
+from factory.trained_renderers import TrainedRenderer
+from factory.training import Views
+from factory.views import ImageViews, Tiles
+from manifests.labels import LabelScheme
+
+
+class ResnetShape(Config):
+    """Shape of both generators, see `ResnetGenerator`; the defaults are the paper's for 256 x 256."""
+
+    width: int = Field(default=64, ge=1)
+    blocks: int = Field(default=9, ge=1)
+    norm: str = Field(default="instance", pattern="^(batch|instance)$")
+    kernel: int = Field(default=7, ge=3, le=15)
+
+    _odd = field_validator("kernel")(odd)
+
+
+class CycleGanConfig(ImageLessonConfig):
+    """How CycleGAN is trained.
+
+    Attributes:
+        network: both generators. judge_width, judge_depth: of both PatchGANs. adversarial: least squares in the paper.
+        cycle: weight of the cycle loss. pool: made-up images that the judges remember.
+    """
+
+    network: ResnetShape = ResnetShape()
+    judge_width: int = Field(default=64, ge=1)
+    judge_depth: int = Field(default=3, ge=1, le=5)
+    adversarial: Adversarial = "lsgan"
+    cycle: float = Field(default=10.0, ge=0)
+    pool: int = Field(default=50, ge=1)
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> CycleGanConfig:
+        refuse_small_views(self.size, self.judge_depth)
+        return self
+
+
+class CycleGanLesson(ImageLesson):
+    """Trains two generators, maps to images and back, each against a judge; maps and images are of different tiles."""
+
+    Config = CycleGanConfig
+    _config: CycleGanConfig
+
+    def __init__(self, config: CycleGanConfig, scheme: LabelScheme, device: str) -> None:
+        super().__init__(config, scheme, device)
+        self._shape = {**config.network.model_dump(mode="json"), "in_channels": self.in_channels}
+        shape, norm = config.network, config.network.norm
+        back = ResnetGenerator(3, self.in_channels, shape.width, shape.blocks, norm, shape.kernel)
+        judges = [
+            PatchDiscriminator(channels, config.judge_width, config.judge_depth, norm)
+            for channels in (3, self.in_channels)
+        ]
+        self.networks = {
+            "generator": CycleGan.build(self._shape).to(device),
+            "back": back.to(device),
+            "judge_images": judges[0].to(device),
+            "judge_maps": judges[1].to(device),
+        }
+        rates = (config.learning_rate, (config.beta1, config.beta2))
+        made_by = [*self.networks["generator"].parameters(), *self.networks["back"].parameters()]
+        judged_by = [*judges[0].parameters(), *judges[1].parameters()]
+        self.optimisers = {
+            "adam_generators": torch.optim.Adam(made_by, *rates),
+            "adam_judges": torch.optim.Adam(judged_by, *rates),
+        }
+        self._pools: dict[str, list[npt.NDArray[np.float32]]] = {"images": [], "maps": []}
+
+    def shape(self) -> dict[str, Any]:
+        """Shape of the generator of images."""
+        return dict(self._shape)
+
+    def streams(self, tiles: Tiles) -> list[ImageViews]:
+        """Two streams that have nothing to do with each other: of condition maps, and of images."""
+        config = self._config
+        return [
+            ImageViews(tiles, config.size, config.batch, config.seed, config.max_background, stream)
+            for stream in range(2)
+        ]
+
+    def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
+        """One step of both generators, then one of both judges."""
+        del epoch
+        config = self._config
+        real = {"maps": self.seen(views), "images": self.images(views)}
+        judges = [self.networks["judge_images"], self.networks["judge_maps"]]
+
+        # Generators.
+        self.optimisers["adam_generators"].zero_grad(set_to_none=True)
+        for judge in judges:
+            judge.requires_grad_(False)
+        with autocast(config.precision, self._device):
+            made = {side: self._made(side, real[_other(side)]) for side in real}
+            fooled = torch.stack([self._judged(side, made[side], True) for side in real]).sum()
+            back = [(self._made(side, made[_other(side)]) - real[side]).abs().mean() for side in real]
+            cycle = torch.stack(back).sum()
+            total = fooled + config.cycle * cycle
+        total.backward()  # type: ignore[no-untyped-call]
+        self.optimisers["adam_generators"].step()
+
+        # Judges, on a history of what was made.
+        self.optimisers["adam_judges"].zero_grad(set_to_none=True)
+        for judge in judges:
+            judge.requires_grad_(True)
+        with autocast(config.precision, self._device):
+            told = [
+                self._judged(s, real[s], True) + self._judged(s, self._remembered(s, made[s], step), False)
+                for s in real
+            ]
+            judging = 0.5 * torch.stack(told).sum()
+        judging.backward()  # type: ignore[no-untyped-call]
+        self.optimisers["adam_judges"].step()
+        return {"adversarial": fooled.detach(), "cycle": cycle.detach(), "judges": judging.detach()}
+
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        """Both histories."""
+        return {f"pool_{side}": torch.from_numpy(np.stack(pool)) for side, pool in self._pools.items() if pool}
+
+    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put both histories back."""
+        self._pools = {side: list(tensors[f"pool_{side}"].numpy()) for side in self._pools}
+
+    def _made(self, side: str, source: torch.Tensor) -> torch.Tensor:
+        """Images in -1..1, or maps: probabilities of the classes, and the look's colours."""
+        if side == "images":
+            made: torch.Tensor = self.networks["generator"](source).tanh()
+            return made
+        said = self.networks["back"](source)
+        classes, colours = said[:, : self._channels], said[:, self._channels :]
+        return torch.cat([classes.softmax(1), colours.tanh()], 1)
+
+    def _judged(self, side: str, shown: torch.Tensor, real: bool) -> torch.Tensor:
+        return judged_as(self.networks[f"judge_{side}"](shown)[-1], real, self._config.adversarial)
+
+    def _remembered(self, side: str, made: torch.Tensor, step: int) -> torch.Tensor:
+        rng = generator(self._config.seed, Stream.TRAIN_NOISE, 2 * step + (side == "maps"))
+        shown = pooled(self._pools[side], list(made.detach().float().cpu().numpy()), rng, self._config.pool)
+        return torch.from_numpy(np.stack(shown)).to(self._device)
+
+
+class CycleGan(TrainedRenderer):
+    """Renders condition maps of any size that is a multiple of 32."""
+
+    name = "cyclegan"
+    Lesson = CycleGanLesson
+
+    @staticmethod
+    def build(network: Mapping[str, Any]) -> nn.Module:
+        """The network of a card, with any weights: condition map in, RGB out."""
+        shape = (network["width"], network["blocks"], network["norm"], network["kernel"])
+        return ResnetGenerator(network["in_channels"], 3, *shape)
+
+
+def _other(side: str) -> str:
+    return "maps" if side == "images" else "images"

@@ -1,0 +1,98 @@
+"""pix2pix (Isola et al. 2017) from condition maps to images: a baseline of pix2pixHD."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from factory.core.config import Config
+from factory.core.seeds import Stream, generator
+from factory.from_pairs import FromPairs, ImageLossWeights, PairsConfig
+from factory.nets.objectives import Adversarial
+from factory.nets.unet import UNet
+from factory.trained_renderers import TrainedRenderer
+from manifests.labels import LabelScheme
+
+
+class UNetShape(Config):
+    """Shape of the generator, see `UNet`; the defaults are pix2pix'."""
+
+    width: int = Field(default=64, ge=1)
+    depth: int = Field(default=8, ge=2, le=10)
+    norm: str = Field(default="instance", pattern="^(batch|instance)$")
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+
+
+class Pix2PixConfig(PairsConfig):
+    """How pix2pix is trained.
+
+    Attributes:
+        network: the generator. judging, fooling, loss: as in the paper.
+    """
+
+    network: UNetShape = UNetShape()
+    judging: Adversarial = "bce"
+    fooling: Adversarial = "bce"
+    loss: ImageLossWeights = ImageLossWeights(l1=100.0)
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> Pix2PixConfig:
+        step = 2**self.network.depth
+        if any(side % step for side in self.size):
+            raise ValueError(f"size: expected multiples of {step}, 2^depth, got {self.size[0]}x{self.size[1]}")
+        return self
+
+
+class Pix2PixLesson(FromPairs):
+    """Trains a U-Net that sees a channel of noise, see `UNet`."""
+
+    Config = Pix2PixConfig
+    _config: Pix2PixConfig
+
+    def __init__(self, config: Pix2PixConfig, scheme: LabelScheme, device: str) -> None:
+        super().__init__(config, scheme, device)
+        self._shape = {**config.network.model_dump(mode="json"), "in_channels": self.in_channels}
+        self.equip(Pix2Pix.build(self._shape))
+
+    def shape(self) -> dict[str, Any]:
+        """Shape of the generator."""
+        return dict(self._shape)
+
+    def made(self, seen: torch.Tensor, step: int) -> torch.Tensor:
+        """Images of a training step."""
+        made: torch.Tensor = self._network(self._with_noise(seen, Stream.TRAIN_NOISE, step)).tanh()
+        return made
+
+    def said(self, network: nn.Module, seen: torch.Tensor) -> torch.Tensor:
+        """The same of always the same noise, before tanh."""
+        return super().said(network, self._with_noise(seen, Stream.SAMPLE, 0))
+
+    def _with_noise(self, seen: torch.Tensor, stream: Stream, step: int) -> torch.Tensor:
+        rng = generator(self._config.seed, stream, step)
+        noise = torch.from_numpy(rng.standard_normal((len(seen), 1, *seen.shape[2:]), np.float32))
+        return torch.cat([seen, noise.to(self._device)], 1)
+
+
+class Pix2Pix(TrainedRenderer):
+    """Renders condition maps whose sides are multiples of 2^depth."""
+
+    name = "pix2pix"
+    Lesson = Pix2PixLesson
+    noise_channels = 1
+
+    @property
+    def stride(self) -> int:
+        """What sides of a tile are multiples of."""
+        depth: int = self.card.fields["network"]["depth"]
+        return max(super().stride, 1 << depth)
+
+    @staticmethod
+    def build(network: Mapping[str, Any]) -> UNet:
+        """The network of a card, with any weights: condition map and a channel of noise in, RGB out."""
+        shape = (network["width"], network["depth"], network["norm"], network["dropout"])
+        return UNet(network["in_channels"] + 1, 3, *shape)

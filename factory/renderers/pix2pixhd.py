@@ -1,0 +1,73 @@
+"""pix2pixHD (Wang et al. 2018) with the noise label of "Noise in the correct frequency" (Daniel et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from factory.core.config import Config
+from factory.from_labels import odd
+from factory.from_pairs import FromPairs, PairsConfig
+from factory.nets.pix2pixhd import GlobalGenerator, Upsampling
+from factory.trained_renderers import TrainedRenderer
+from manifests.labels import LabelScheme
+
+
+class GlobalShape(Config):
+    """Shape of the generator, see `GlobalGenerator`; the defaults are pix2pixHD's."""
+
+    width: int = Field(default=64, ge=1)
+    downs: int = Field(default=4, ge=1, le=5)
+    blocks: int = Field(default=9, ge=1)
+    norm: str = Field(default="instance", pattern="^(batch|instance)$")
+    kernel: int = Field(default=7, ge=3, le=15)
+    widest: int = Field(default=1024, ge=1)
+    upsampling: Upsampling = "transposed"
+
+    _odd = field_validator("kernel")(odd)
+
+
+class Pix2PixHdConfig(PairsConfig):
+    """How pix2pixHD is trained.
+
+    Attributes:
+        network: the generator.
+    """
+
+    network: GlobalShape = GlobalShape()
+
+    @model_validator(mode="after")
+    def _reflects(self) -> Pix2PixHdConfig:
+        least = 2 ** (self.network.downs + 1)
+        if min(self.size) < least:
+            raise ValueError(f"size: expected sides from {least}, which reflection padding needs, got {self.size}")
+        return self
+
+
+class Pix2PixHdLesson(FromPairs):
+    """Trains G1 against judges at several scales, with least squares and feature matching."""
+
+    Config = Pix2PixHdConfig
+
+    def __init__(self, config: Pix2PixHdConfig, scheme: LabelScheme, device: str) -> None:
+        super().__init__(config, scheme, device)
+        self._shape = {**config.network.model_dump(mode="json"), "in_channels": self.in_channels}
+        self.equip(Pix2PixHd.build(self._shape))
+
+    def shape(self) -> dict[str, Any]:
+        """Shape of the generator."""
+        return dict(self._shape)
+
+
+class Pix2PixHd(TrainedRenderer):
+    """Renders condition maps of any size that is a multiple of 32."""
+
+    name = "pix2pixhd"
+    Lesson = Pix2PixHdLesson
+
+    @staticmethod
+    def build(network: Mapping[str, Any]) -> GlobalGenerator:
+        """The network of a card, with any weights: condition map in, RGB out."""
+        return GlobalGenerator(**network)
