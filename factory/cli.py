@@ -7,6 +7,7 @@ from factory.commands.ingest import ingest
 from factory.commands.inspect import inspect
 from factory.commands.make import make
 from factory.commands.plan import plan
+from factory.commands.quiz import quiz
 from factory.commands.replay import replay
 from factory.commands.score import score
 from factory.commands.sketches import sketches
@@ -21,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (plan, make, train, ingest, inspect, score, verify, replay, sketches, doctor):
+for command in (plan, make, train, ingest, inspect, score, verify, replay, sketches, quiz, doctor):
     app.command()(command)
 
 

@@ -32,6 +32,7 @@ from manifests.labels import LabelScheme
 
 STATE_KIND = "generator-state"
 SAMPLES = "samples"
+_SHOWN = 8
 
 UNHASHED = ("threads",)
 """Fields that say how a machine is used; a run that is resumed keeps its number of threads all the same."""
@@ -174,7 +175,7 @@ def fit(job: Fit) -> FitResult:
     config, lesson = job.config, job.lesson
     mean = averaged(lesson.networks[lesson.kept], config.ema)
     start, history = _resume(job, mean)
-    shown = job.draw(0)
+    shown = _shown(job)
     job.on_start(start, job.steps)
     for network in lesson.networks.values():
         network.train()
@@ -213,6 +214,12 @@ def fit(job: Fit) -> FitResult:
         total = time.perf_counter() - started
         wait_share = loader.waited_s / max(total, 1e-9)
     return FitResult(step, start, history, (step - start) / max(total, 1e-9), wait_share)
+
+
+def _shown(job: Fit) -> list[Views]:
+    """What the sheets of samples are made of: the views of as many first steps as hold `_SHOWN`."""
+    drawn = [job.draw(step) for step in range(math.ceil(_SHOWN / job.config.batch))]
+    return [np.concatenate(parts)[:_SHOWN] for parts in zip(*drawn, strict=True)]
 
 
 def _look(job: Fit, network: nn.Module, shown: list[Views], history: list[dict[str, Any]]) -> None:

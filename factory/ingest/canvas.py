@@ -117,7 +117,8 @@ class _FlatCanvas:
         if config.smooth_um is None:
             self._semantic, self._instance = assemble(labels, is_air, config.label_scheme)
         else:
-            assert labels.roi is not None and self.points is not None  # `request` sees to them
+            assert labels.roi is not None  # `request` sees to it, and to points
+            assert self.points is not None
             self._semantic, self.marked = label_regions(source, labels.roi, self.points, is_air, frame.mpp, config)
             self._instance = np.zeros(self._semantic.shape, np.int32)
         self._background = background(self._semantic, is_air, config)

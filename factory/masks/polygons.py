@@ -22,12 +22,12 @@ class PolygonsConfig(Config):
 
 
 class Polygons:
-    """Draws region masks without cells, for `pdl1`, `tissue` and any scheme of regions given as YAML.
+    """Draws region masks without cells, for `pdl1`, `ki67`, `tissue` and any scheme of regions given as YAML.
 
     ``"*"`` in `schemes` stands for the schemes that are not shipped; `refusal` says which of them are not regions.
     """
 
-    schemes: tuple[str, ...] = ("pdl1", "tissue", "*")
+    schemes: tuple[str, ...] = ("pdl1", "ki67", "tissue", "*")
     Config = PolygonsConfig
 
     def __init__(self, config: PolygonsConfig, device: str = "cpu") -> None:

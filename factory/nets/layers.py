@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -27,6 +28,16 @@ def draw_first_weights(network: Network) -> Network:
     return network
 
 
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """Torch's, but a batch of one goes through batch norm: the same numbers, without a copy of "channels last"."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, C, H, W] with mean 0 and variance 1 over the pixels of each channel of each sample."""
+        if len(x) > 1:
+            return super().forward(x)
+        return F.batch_norm(x, None, None, training=True, eps=self.eps)
+
+
 def make_norm(kind: str, channels: int) -> nn.Module:
     """``batch``, ``instance`` (without affine, as pix2pixHD has it) or ``none``.
 
@@ -36,7 +47,7 @@ def make_norm(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "instance":
-        return nn.InstanceNorm2d(channels)
+        return InstanceNorm2d(channels)
     if kind == "none":
         return nn.Identity()
     raise ValueError(f"norm: expected batch, instance or none, got {kind!r}")

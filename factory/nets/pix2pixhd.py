@@ -6,9 +6,9 @@ import itertools
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from factory.nets.depas import logits_in_full_precision
 from factory.nets.layers import draw_first_weights, make_norm
 from factory.nets.resnet import ResidualBlock
 
@@ -26,6 +26,9 @@ class GlobalGenerator(nn.Module):
         widest: channels at most (no limit in the paper).
         upsampling: ``transposed`` convolutions as in the paper, or ``resize``: nearest neighbours and a convolution,
             which leaves no checkerboard (Odena et al. 2016).
+        modulated: the condition map, shrunk, scales and shifts the channels after the norm of every doubling, by a
+            convolution of one pixel (after SPADE, Park et al. 2019). An instance norm takes away what is the same all
+            over a tile, so without it a tile of one class does not know which.
 
     Attributes:
         stride: what height and width are multiples of.
@@ -45,6 +48,7 @@ class GlobalGenerator(nn.Module):
         kernel: int = 7,
         widest: int = 1024,
         upsampling: Upsampling = "transposed",
+        modulated: bool = False,
     ) -> None:
         super().__init__()
         self.stride = 2**downs
@@ -64,15 +68,39 @@ class GlobalGenerator(nn.Module):
                 nn.ReLU(inplace=True),
             ]
         layers += [ResidualBlock(widths[-1], norm) for _ in range(blocks)]
-        for inside, outside in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            layers += [*_doubling(inside, outside, upsampling), make_norm(norm, outside), nn.ReLU(inplace=True)]
         self.body = nn.Sequential(*layers)
+        told = in_channels if modulated else 0
+        ups = zip(widths[:0:-1], widths[-2::-1], strict=True)
+        self.ups = nn.ModuleList([_Up(inside, outside, norm, upsampling, told) for inside, outside in ups])
         self.head = nn.Sequential(nn.ReflectionPad2d(kernel // 2), nn.Conv2d(width, out_channels, kernel))
         draw_first_weights(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What tanh makes an image in -1..1 of: [N, out_channels, H, W] of [N, in_channels, H, W]."""
-        return logits_in_full_precision(self.head, self.body(x))
+        shown = self.body(x)
+        for level, up in enumerate(self.ups, 1 - len(self.ups)):
+            shown = up(shown, F.avg_pool2d(x, 2**-level) if level else x)
+        made: torch.Tensor = self.head(shown)
+        return made.float()
+
+
+class _Up(nn.Module):
+    """A doubling, its norm, and, where the condition map is `told`, what that makes of each channel."""
+
+    def __init__(self, inside: int, outside: int, norm: str, upsampling: Upsampling, told: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*_doubling(inside, outside, upsampling), make_norm(norm, outside))
+        self.modulation = nn.Conv2d(told, 2 * outside, 1) if told else None
+        self.last = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """[N, outside, 2 H, 2 W] of [N, inside, H, W] and the condition map at that size."""
+        x = self.body(x)
+        if self.modulation is not None:
+            scale, shift = self.modulation(condition).to(x.dtype).chunk(2, 1)
+            x = torch.addcmul(x + shift, x, scale)
+        shown: torch.Tensor = self.last(x)
+        return shown
 
 
 def _doubling(inside: int, outside: int, upsampling: Upsampling) -> list[nn.Module]:

@@ -69,7 +69,8 @@ def choose(inputs: Inputs, n: int, seed: int, on_tile: Callable[[], None] = lamb
     Data sets take turns, and within one the patients or slides. Of a tile larger than the quiz's size a place is
     drawn up to 12 times until at least 30 % of it is darker than grey 235 and, for real tiles of one image, it shows
     nothing that is shown already, as far as `source_x` and `source_y` tell (they count pixels of the original, so of
-    resampled images not every overlap is seen). Tiles where no such place is found come last. Mirrored margins of real tiles are never shown.
+    resampled images not every overlap is seen). Tiles where no such place is found come last. Mirrored margins of
+    real tiles are never shown.
 
     Args:
         inputs: opened. n: tiles. seed: root of every draw. on_tile: called for every tile taken.

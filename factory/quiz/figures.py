@@ -84,11 +84,13 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 def against_guessing(count: int, total: int) -> float:
     """Two-sided p-value of `count` right out of `total`, were each right with probability 1/2: exact binomial.
 
-    Half the tiles are of either kind, so a reader who says "real" more often than not, but blindly, is right as often
-    and varies less: the test then rejects too rarely, never too often.
+    Half the tiles are of either kind. A reader who guesses but leans to one answer is right as often and varies less,
+    so the test rejects too rarely. One who gave both answers equally often on purpose would vary a little more, by
+    n / (n - 1) in variance; the page does not say how many tiles are of either kind.
     """
     tail = sum(comb(total, right) for right in range(min(count, total - count) + 1))
-    return min(1.0, 2 * tail / 2**total)
+    p_value: float = 2 * tail / 2**total
+    return min(1.0, p_value)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ def agreement(first: str, answers: Sequence[Truth], second: str, others: Sequenc
     total = len(answers)
     same = sum(one == other for one, other in zip(answers, others, strict=True))
     mine, theirs = answers.count("real"), others.count("real")
-    by_chance = mine * theirs + (total - mine) * (total - theirs)  # times total squared: whole numbers, compared exactly
+    by_chance = mine * theirs + (total - mine) * (
+        total - theirs
+    )  # times total squared: whole numbers, compared exactly
     whole = total * total
     kappa = None if by_chance == whole else (same * total - by_chance) / (whole - by_chance)
     return Agreement(first, second, Share(same, total), kappa)

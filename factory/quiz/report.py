@@ -8,14 +8,23 @@ from typing import Any
 
 from factory.quiz.figures import Agreement, Share
 from factory.quiz.scoring import Part, Reader, Scores
+from factory.quiz.sources import KINDS
 from manifests.errors import UserError
 from manifests.files import write_atomic
 from manifests.schema import DISCLAIMER
 
 MARKDOWN, JSON = "scores.md", "scores.json"
 READER_HEADINGS = ("reader", "right", "accuracy [95 %]", "sensitivity", "specificity", "p, guessing", "s a tile")
-MATRIX_HEADINGS = ("reader", "real: said real", "real: said synthetic", "synthetic: said real",
-                   "synthetic: said synthetic")  # fmt: skip
+MATRIX_HEADINGS = ("reader", *(f"{truth}: said {said}" for truth in KINDS for said in KINDS))
+AGREEMENT_HEADINGS = ("reader", "and", "same answer [95 %]", "Cohen's kappa")
+NOTE = (
+    "Sensitivity: synthetic tiles called synthetic. Specificity: real tiles called real. Intervals: Wilson, 95 %. p: "
+    "exact two-sided binomial test against 0.5."
+)
+PART_NOTE = (
+    "Shares called what they are. TPS is that of the piece shown, by its mask. Nothing is corrected for how many parts "
+    "there are."
+)
 
 
 def write_scores(folder: Path, scores: Scores) -> list[Path]:
@@ -35,7 +44,7 @@ def write_scores(folder: Path, scores: Scores) -> list[Path]:
 
 def reader_rows(scores: Scores) -> list[tuple[str, ...]]:
     """The main table, under `READER_HEADINGS`."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for reader, table in zip(scores.readers, scores.tables, strict=True):
         right, seconds = table.accuracy, reader.median_seconds
         rows.append(
@@ -80,7 +89,7 @@ def part_headings(scores: Scores) -> tuple[str, ...]:
 
 
 def agreement_rows(scores: Scores) -> list[tuple[str, ...]]:
-    """Agreement of every two readers: readers, share, kappa."""
+    """Agreement of every two readers, under `AGREEMENT_HEADINGS`."""
     return [
         (one.first, one.second, _with_interval(one.same), "-" if one.kappa is None else f"{one.kappa:.2f}")
         for one in scores.agreements
@@ -107,27 +116,19 @@ def to_markdown(scores: Scores) -> str:
     lines = [
         "# Real or synthetic?",
         "",
-        f"Quiz `{scores.key.quiz}`: {len(scores.key.tiles)} tiles of {made.get('height')}x{made.get('width')} pixels at "
-        f"{made.get('mpp')} um per pixel. Contains figures on synthetic images, {DISCLAIMER}.",
+        f"Quiz `{scores.key.quiz}`: {len(scores.key.tiles)} tiles of {made.get('height')}x{made.get('width')} pixels "
+        f"at {made.get('mpp')} um per pixel. Contains figures on synthetic images, {DISCLAIMER}.",
         "",
         *_table(READER_HEADINGS, reader_rows(scores)),
         "",
         *(f"- {verdict(one, table.accuracy)}" for one, table in zip(scores.readers, scores.tables, strict=True)),
-        *([f"- Mean accuracy of {len(scores.readers)} readers: {100 * scores.mean_accuracy:.1f} %."]
-          if len(scores.readers) > 1 else []),
-        "",
-        "Sensitivity: synthetic tiles called synthetic. Specificity: real tiles called real. Intervals: Wilson. p: exact "
-        "two-sided binomial test against 0.5.",
-        "",
-        *_table(MATRIX_HEADINGS, matrix_rows(scores)),
-        "",
-        *_table(part_headings(scores), part_rows(scores)),
-        "",
-        "Shares called what they are. TPS is that of the piece shown, by its mask. Nothing is corrected for how many "
-        "parts there are.",
-    ]  # fmt: skip
+    ]
+    if len(scores.readers) > 1:
+        lines.append(f"- Mean accuracy of {len(scores.readers)} readers: {100 * scores.mean_accuracy:.1f} %.")
+    lines += ["", NOTE, "", *_table(MATRIX_HEADINGS, matrix_rows(scores))]
+    lines += ["", *_table(part_headings(scores), part_rows(scores)), "", PART_NOTE]
     if scores.agreements:
-        lines += ["", *_table(("reader", "and", "same answer", "Cohen's kappa"), agreement_rows(scores))]
+        lines += ["", *_table(AGREEMENT_HEADINGS, agreement_rows(scores))]
     return "\n".join(lines) + "\n"
 
 

@@ -75,9 +75,7 @@ def score(key: Key, readers: Sequence[Reader]) -> Scores:
         tuple(readers),
         tuple(confusion(truths, reader.answers) for reader in readers),
         (*_parts("generator", key, readers), *_parts("TPS", key, readers)),
-        tuple(
-            agreement(one.name, one.answers, other.name, other.answers) for one, other in combinations(readers, 2)
-        ),
+        tuple(agreement(one.name, one.answers, other.name, other.answers) for one, other in combinations(readers, 2)),
     )
 
 

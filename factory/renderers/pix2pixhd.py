@@ -25,6 +25,7 @@ class GlobalShape(Config):
     kernel: int = Field(default=7, ge=3, le=15)
     widest: int = Field(default=1024, ge=1)
     upsampling: Upsampling = "transposed"
+    modulated: bool = False
 
     _odd = field_validator("kernel")(odd)
 

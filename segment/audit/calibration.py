@@ -83,7 +83,7 @@ class StainCalibration:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Nuclei of one tile that count: DAB density and annotated kind of each, and the tile's TPS (NaN: too few cells)."""
+    """Nuclei of a tile that count: DAB density and annotated kind of each, and the tile's TPS (NaN: too few cells)."""
 
     dab: npt.NDArray[np.float64]
     kind: npt.NDArray[np.int8]

@@ -1,8 +1,8 @@
 """Which of the nuclei that were found in an image count, and in what region of the mask each lies.
 
-Calibration and judge both count here, so that the error of the one is that of the other. Where a scheme has cells, every
-nucleus on labelled pixels counts. Where it has regions of a nuclear marker (Ki-67), those in its tumour do: TPS is by
-area there, but what the image shows of it can be counted.
+Calibration and judge both count here, so that the error of the one is that of the other. Where a scheme has regions of
+a nuclear marker (Ki-67), the nuclei in its tumour count: TPS is by area there, but what the image shows of it can be
+counted. Elsewhere every nucleus on labelled pixels counts.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def count_nuclei(tile: Tile, nuclei: npt.NDArray[np.int32], densities: Floats) -
     counts = 2 * (positive + negative) >= area
     kept = np.zeros(int(ids[-1]) + 1 if ids.size else 1, np.bool_)
     kept[ids[counts]] = True
-    return Counted(np.where(kept[nuclei], nuclei, 0), ids[counts], dab[counts], (positive > negative)[counts].astype(np.int8))
+    return Counted(
+        np.where(kept[nuclei], nuclei, 0), ids[counts], dab[counts], (positive > negative)[counts].astype(np.int8)
+    )
 
 
 def _under_cells(tile: Tile) -> npt.NDArray[np.uint8]:

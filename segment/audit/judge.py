@@ -16,6 +16,7 @@ from manifests.tile import Tile
 from segment import metrics
 from segment.audit.annotated import AnnotatedCells, Cells
 from segment.audit.calibration import FEWEST_CELLS, StainCalibration
+from segment.audit.counting import count_nuclei, has_marker_regions, scheme_basis
 from segment.head import has_instances
 from segment.inference import predict_maps
 from segment.instances import read_tile
@@ -31,6 +32,7 @@ class Finding:
 
     Attributes:
         requested_tps: as the plan had it. achieved_tps: of the mask, or of the annotated cells.
+        mask_tps: of the mask's regions, by area, whatever is annotated beside it.
         tps_segmenter, tps_stain: as either judge sees it. audited_tps: that of the audit's `TpsJudge`; the other one
             never steps in for it.
         aji, aji_plus, dq, sq, pq: nuclei of the segmenter against those of the mask. dice: of the classes, their mean.
@@ -38,13 +40,16 @@ class Finding:
         class_agreement: share of the matched nuclei whose class agrees, where the weights know several classes of them.
         stain_agreement: share of the mask's nuclei that stain as their class says.
         nuclei_claimed, nuclei_found: of the mask and of the segmenter.
-        stain_nuclei, stain_positive: what the stain count counts.
+        stain_nuclei, stain_positive: what the stain count counts; with regions of a nuclear marker in tumour alone.
+        nuclei_in_positive, nuclei_in_negative: of these, those in the mask's positive and negative regions.
+        stained_in_positive, stained_in_negative: how many of those are positive by stain.
         tps_judge: whose TPS `audited_tps` is; NaN there beside a judge means that it looked and saw nothing to count.
             None where nobody judges the tile's TPS.
     """
 
     requested_tps: float = NAN
     achieved_tps: float = NAN
+    mask_tps: float = NAN
     audited_tps: float = NAN
     tps_segmenter: float = NAN
     tps_stain: float = NAN
@@ -62,6 +67,10 @@ class Finding:
     nuclei_found: float = NAN
     stain_nuclei: float = NAN
     stain_positive: float = NAN
+    nuclei_in_positive: float = NAN
+    stained_in_positive: float = NAN
+    nuclei_in_negative: float = NAN
+    stained_in_negative: float = NAN
     tps_judge: str | None = None
 
     @property
@@ -73,7 +82,11 @@ class Finding:
 FIGURES = tuple(field.name for field in fields(Finding) if field.name != "tps_judge")
 """The numbers of a `Finding`."""
 
-COUNTS = ("nuclei_claimed", "nuclei_found", "stain_nuclei", "stain_positive")
+PLACED = ("nuclei_in_positive", "stained_in_positive", "nuclei_in_negative", "stained_in_negative")
+"""Counts by region of the mask."""
+
+COUNTS = ("nuclei_claimed", "nuclei_found", "stain_nuclei", "stain_positive", *PLACED)
+"""The figures that are whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,8 @@ class TpsJudge:
 
     Attributes:
         name: "stain" or "segmenter".
-        bases: of TPS ("cells", "area") in the audited tiles; a real tile whose TPS is of another kind is not judged.
+        bases: of TPS ("cells", "nuclei" counted in regions, "area") in the audited tiles; a real tile whose TPS is of
+            another kind is not judged.
     """
 
     name: str
@@ -97,9 +111,8 @@ def choose_tps_judge(
     Args:
         weights: scheme of the segmenter. stain: calibration of the stain count. audited: schemes of the audited tiles.
     """
-    schemes = [scheme for scheme in audited if scheme.ids("tumour_positive")]
-    bases = frozenset(scheme.tps_basis for scheme in schemes)
-    if not schemes:
+    bases = frozenset(basis for scheme in audited if (basis := scheme_basis(scheme)) is not None)
+    if not bases:
         return None
     if is_validated(stain, bases):
         return TpsJudge("stain", bases)
@@ -109,8 +122,8 @@ def choose_tps_judge(
 
 
 def is_validated(stain: StainCalibration | None, bases: frozenset[str]) -> bool:
-    """Whether annotated real cells stand behind the stain count: never where TPS is by area."""
-    return stain is not None and stain.validated and bases == {"cells"}
+    """Whether annotated real cells stand behind the stain count: never where the area of membranes is measured."""
+    return stain is not None and stain.validated and bool(bases) and "area" not in bases
 
 
 @dataclass(frozen=True)
@@ -139,39 +152,44 @@ class Judge:
             annotated: gives the cells of a real tile; None where it has none, and for tiles in question.
         """
         own = sample.tile
-        seen = self.see(sample.image, own.mpp)
+        found = self.see(sample.image, own.mpp)
         known = own.semantic != IGNORE
         seen = Tile(
-            np.where(known, seen.semantic, IGNORE).astype(np.uint8),
-            np.where(known, seen.instance, 0).astype(np.int32),
+            np.where(known, found.semantic, IGNORE).astype(np.uint8),
+            np.where(known, found.instance, 0).astype(np.int32),
             own.mpp,
-            seen.scheme,
+            found.scheme,
         )
         cells = annotated.of(sample) if annotated is not None else None
         figures = claims(sample, cells) | agreement(own, seen)
         basis = tps_basis(own.scheme, cells)
         if self.stain is not None and basis is not None:
-            figures |= stain_figures(sample, seen, self.stain, basis)
+            figures |= stain_figures(sample, found.instance, self.stain, basis)
         name = self.tps.name if self.tps is not None and basis in self.tps.bases else None
         return Finding(**figures, audited_tps=figures.get(f"tps_{name}", NAN), tps_judge=name)
 
 
 def tps_basis(scheme: LabelScheme, cells: Cells | None) -> str | None:
-    """What the TPS of a tile is a share of: "cells" where they are annotated; None where it is no IHC."""
-    if cells is not None:
+    """What the TPS of a tile is a share of: "cells" where they are annotated; None where it is no IHC.
+
+    In regions of a nuclear marker it is of counted "nuclei", annotated or not, so that real tiles are seen as audited
+    ones are.
+    """
+    if cells is not None and not has_marker_regions(scheme):
         return "cells"
-    return scheme.tps_basis if scheme.ids("tumour_positive") else None
+    return scheme_basis(scheme)
 
 
 def claims(sample: Sample, cells: Cells | None) -> dict[str, float]:
     """What row and labels say of a tile; `cells` are those of a real one, whose TPS counts from `FEWEST_CELLS` on."""
     row, tile = sample.row, sample.tile
+    of_mask = {"mask_tps": measured_tps(tile)} if has_marker_regions(tile.scheme) else {}
     if cells is not None:
-        return {
+        return of_mask | {
             "achieved_tps": cells.tps if cells.total >= FEWEST_CELLS else NAN,
             "nuclei_claimed": float(cells.total),
         }
-    return {
+    return of_mask | {
         "requested_tps": _or_nan(row["request_tps"]),
         "achieved_tps": measured_tps(tile),
         "nuclei_claimed": float(measure(tile).cells) if has_instances(tile.scheme) else NAN,
@@ -229,28 +247,37 @@ def _nuclei_agreement(truth: Tile, seen: Tile) -> dict[str, float]:
     return figures
 
 
-def stain_figures(sample: Sample, seen: Tile, stain: StainCalibration, basis: str) -> dict[str, float]:
+def stain_figures(
+    sample: Sample, found: npt.NDArray[np.int32], stain: StainCalibration, basis: str
+) -> dict[str, float]:
     """What the stain shows: the positive share of the nuclei, or of the tumour's area.
 
-    Stain alone cannot tell tumour from other tissue, so an area is taken from the tile's own mask.
+    Stain alone cannot tell tumour from other tissue, so a region is taken from the tile's own mask.
 
     Args:
-        sample: image and labels. seen: by the segmenter. stain: how it is read. basis: "cells" or "area".
+        sample: image and labels. found: int32 [H, W], the segmenter's nuclei. stain: how it is read.
+        basis: "cells", "nuclei" or "area".
     """
     tile = sample.tile
     densities = stain_densities(sample.image, stain.vectors)
     if basis == "area":
         region = np.isin(tile.semantic, [*tile.scheme.ids("tumour_positive"), *tile.scheme.ids("tumour_negative")])
         return {"tps_stain": positive_area(densities, region, tile.mpp, stain.area_dab)}
-    nuclei = seen.instance if stain.finder == "segmenter" else find_nuclei(densities, tile.mpp)
-    _, dab = mean_dab(densities, np.where(tile.semantic != IGNORE, nuclei, 0).astype(np.int32))
-    positive = int(np.count_nonzero(dab > stain.nucleus_dab))
-    return {
-        "tps_stain": positive / dab.size if dab.size else NAN,
-        "stain_nuclei": float(dab.size),
-        "stain_positive": float(positive),
+    nuclei = found if stain.finder == "segmenter" else find_nuclei(densities, tile.mpp)
+    counted = count_nuclei(tile, nuclei, densities)
+    stained = counted.dab > stain.nucleus_dab
+    figures = {
+        "tps_stain": float(stained.mean()) if stained.size else NAN,
+        "stain_nuclei": float(stained.size),
+        "stain_positive": float(np.count_nonzero(stained)),
         "stain_agreement": _stain_agreement(tile, densities, stain),
     }
+    if basis == "nuclei":
+        for kind, name in ((1, "positive"), (0, "negative")):
+            there = counted.region == kind
+            figures[f"nuclei_in_{name}"] = float(np.count_nonzero(there))
+            figures[f"stained_in_{name}"] = float(np.count_nonzero(stained[there]))
+    return figures
 
 
 def _stain_agreement(tile: Tile, densities: Floats, stain: StainCalibration) -> float:

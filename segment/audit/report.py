@@ -21,6 +21,7 @@ from segment.audit.calibration import StainCalibration
 from segment.audit.judge import COUNTS, FIGURES, Finding, TpsJudge
 from segment.audit.parts import ACCEPTED, AUDIT, PLOT, REPORT, SUMMARY
 from segment.audit.plot import plot_audit
+from segment.audit.relation_tables import relation_tables
 from segment.audit.request import Audit
 from segment.audit.verdict import Limits, column, has_evidence, judge_all, limits, summarise, tps_difference
 from segment.head import has_instances
@@ -93,10 +94,10 @@ def conclude(
         "weights": str(audit.weights.path),
         "scheme": audit.weights.scheme.name,
         "own_error": {
-            str(inspected.dataset.root): summarise(part, judge_all(part, kept_on_real))
+            str(inspected.dataset.root): summarise(part, judge_all(part, kept_on_real), inspected.groups)
             for inspected, part in zip(audit.real, real, strict=True)
         },
-        "audited": summarise(findings, flags),
+        "audited": summarise(findings, flags, audit.audited.groups),
         "limits": asdict(kept),
         "tps_judge": None if tps_judge is None else tps_judge.name,
         "stain": None if stain is None else stain.to_dict(),
@@ -110,10 +111,16 @@ def conclude(
     dataset = audit.audited.dataset
     write_manifest(out / ACCEPTED, dataset.table.filter(pa.array(accepted)), dataset.info)
     write_atomic(out / SUMMARY, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
-    write_atomic(out / PLOT, plot_audit(findings, every_real, flags, kept))
+    write_atomic(out / PLOT, plot_audit(findings, every_real, flags, kept, _placements(document)))
     write_atomic(out / REPORT, _markdown(document).encode())
     paths = [out / name for name in (AUDIT, ACCEPTED, SUMMARY, PLOT, REPORT)]
     return Outcome(findings, flags, kept, document, paths)
+
+
+def _placements(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Where the stained nuclei lie, by what the tiles are; empty where masks have no regions of a nuclear marker."""
+    parts = {"audited": document["audited"], **{f"real: {root}": part for root, part in document["own_error"].items()}}
+    return {name: part["placement"] for name, part in parts.items() if "placement" in part}
 
 
 def _limit_notes(audit: Audit, kept: Limits) -> list[str]:
@@ -171,7 +178,7 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         shown.append(_table(said, part, f"would be flagged{by_tps}, though right"))
     audited = document["audited"]
     shown.append(_table(f"Audited: {document['dataset']}, {audited['tiles']} tiles", audited, "flagged"))
-    return shown
+    return [*shown, *relation_tables(document)]
 
 
 def _table(title: str, part: Mapping[str, Any], flagged: str) -> Table:

@@ -17,6 +17,7 @@ from manifests.files import sha256_file
 from manifests.labels import LabelScheme
 from segment.audit.annotated import AnnotatedCells, annotated_cells
 from segment.audit.calibration import calibration_tiles
+from segment.audit.counting import has_marker_regions, scheme_basis
 from segment.audit.verdict import FEWEST_REAL_TILES
 from segment.head import has_instances
 from segment.weights import Weights
@@ -24,7 +25,7 @@ from segment.weights import Weights
 FEW_TILES = 30
 """Below this many real tiles, the audit's own error is a rough figure."""
 
-FINDINGS = 2
+FINDINGS = 3
 """Raised when the same inputs give other findings, so that an older audit's folder is not gone on with."""
 
 
@@ -39,6 +40,12 @@ class Inspected:
     name: str
     dataset: Dataset
     annotated: AnnotatedCells | None = None
+
+    @property
+    def groups(self) -> list[str]:
+        """Patient or slide of every tile; a tile without one is its own."""
+        columns = (self.dataset.table[name].to_pylist() for name in ("group_id", "sample_id"))
+        return [sample if group is None else group for group, sample in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -129,14 +136,16 @@ def refuse_synthetic_training(weights: Weights) -> None:
 
 
 def refuse_scheme(weights: Weights, dataset: Dataset) -> None:
-    """A judge must speak of classes that the tiles have.
+    """A judge must speak of classes that the tiles have, or find the nuclei that are counted in their regions.
 
     Raises:
         UserError: naming the scheme of the weights, and those that the masks read as.
     """
     for own in dataset.schemes:
-        if not own.reads_as(weights.scheme):
-            known = ", ".join([own.name, *sorted(own.projections)])
+        finds_nuclei = has_marker_regions(own) and has_instances(weights.scheme)
+        if not finds_nuclei and not own.reads_as(weights.scheme):
+            nuclei = ["any with nuclei"] if has_marker_regions(own) else []
+            known = ", ".join([own.name, *sorted(own.projections), *nuclei])
             raise UserError(
                 f"{weights.path}: expected weights of a scheme that the masks of {dataset.root} read as ({known}), got "
                 f"{weights.scheme.name}. Use other --weights."
@@ -236,11 +245,23 @@ def _notes(
     if wants_stain and source is None:
         who = "by the segmenter alone" if weights.scheme.ids("tumour_positive") else "by nobody: no TPS is audited"
         notes.append(f"no real IHC (--real or --stain-from): stain is not counted, TPS is judged {who}")
-    if wants_stain and any(scheme.tps_basis == "area" for scheme in audited.schemes):
+    bases = {scheme_basis(scheme) for scheme in audited.schemes}
+    if wants_stain and "area" in bases:
         notes.append(
             "TPS by area: stain cannot tell tumour from other tissue, so the mask's own tumour region is the "
             "denominator, and the threshold (Otsu) is not validated on annotated membranes"
         )
+    if wants_stain and "nuclei" in bases:
+        notes.append(
+            "regions of a nuclear marker: the request is a share of the tumour's area, the audit a share of the nuclei "
+            "counted in the mask's own tumour; how these two differ on real tiles is in the row 'area of the regions'"
+        )
+        notes += [
+            f"{inspected.dataset.root}: its TPS is of marked cells and not of regions, so it says nothing of the "
+            "audit's TPS; ingest it with the regions of the audited tiles"
+            for inspected in real
+            if "nuclei" not in {scheme_basis(scheme) for scheme in inspected.dataset.schemes}
+        ]
     trained = weights.card.get("mpp", [])
     for inspected in (audited, *(one.dataset for one in real)):
         for mpp in inspected.table["mpp"].unique().to_pylist():

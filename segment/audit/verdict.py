@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from segment.audit.calibration import StainCalibration
-from segment.audit.judge import Finding, TpsJudge, is_validated
+from segment.audit.judge import PLACED, Finding, TpsJudge, is_validated
+from segment.audit.relation import place, relate
 
 FEWEST_REAL_TILES = 20
 """Below this many real tiles, their 5th percentile is the worst of them and no limit follows."""
@@ -132,10 +133,17 @@ def judge_all(findings: Sequence[Finding], limits: Limits) -> list[list[str]]:
     return verdicts
 
 
-def summarise(findings: Sequence[Finding], verdicts: Sequence[Sequence[str]]) -> dict[str, object]:
+def summarise(
+    findings: Sequence[Finding], verdicts: Sequence[Sequence[str]], groups: Sequence[str]
+) -> dict[str, object]:
     """Figures of several tiles: agreement (mean, 5th percentile), TPS by judge, counts, and flags by kind.
 
-    "no_tps" counts the tiles of `sees_nothing`, whether flagged or not.
+    "no_tps" counts the tiles of `sees_nothing`, whether flagged or not. "relation" is of claimed and audited TPS,
+    "relation_of_mask" of the TPS of the mask's regions and the audited one, where cells are annotated beside a mask;
+    "placement" says in what regions the stained nuclei lie.
+
+    Args:
+        findings: of the tiles. verdicts: of `judge_all`. groups: patient or slide of each tile, for intervals.
     """
     flagged: dict[str, int] = {}
     for found in verdicts:
@@ -155,9 +163,25 @@ def summarise(findings: Sequence[Finding], verdicts: Sequence[Sequence[str]]) ->
             for name in ("nuclei_found", "stain_nuclei")
             if (stats := _errors(_relative(column(findings, name), column(findings, "nuclei_claimed"))))
         },
+        **_relations(findings, groups),
         "flagged": sum(bool(found) for found in verdicts),
         "flags": flagged,
     }
+
+
+def _relations(findings: Sequence[Finding], groups: Sequence[str]) -> dict[str, object]:
+    """How audited TPS follows the claims, and where the stain lies; without what the tiles know nothing of."""
+    audited, claimed = column(findings, "audited_tps"), column(findings, "claimed_tps")
+    # A mask that was asked for meets its request: only beside annotated cells does it claim something else.
+    mask = np.where(np.isnan(column(findings, "requested_tps")), column(findings, "mask_tps"), np.nan)
+    mask = mask if (np.abs(mask - claimed) > _ROUNDING).any() else np.full_like(mask, np.nan)
+    counts = np.stack([column(findings, name) for name in PLACED], axis=1)  # [N, 4]: nuclei, stained of either region
+    found = {
+        "relation": relate(claimed, audited, groups),
+        "relation_of_mask": relate(mask, audited, groups),
+        "placement": place(counts[:, 0::2], counts[:, 1::2], groups),
+    }
+    return {name: asdict(result) for name, result in found.items() if result is not None}
 
 
 def _relative(found: npt.NDArray[np.float64], claimed: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

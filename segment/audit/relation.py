@@ -1,0 +1,160 @@
+"""How audited TPS follows the claimed one, and whether the stain lies where the mask says, with intervals.
+
+Intervals are percentiles of `RESAMPLES` bootstrap draws over tiles; tiles of one patient or slide are drawn together
+(Efron and Tibshirani 1993, chapter 13). A line through the points of one tile has no slope, so that
+`segment.intervals`, which asks every tile for a figure of its own, has no interval for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+RESAMPLES, LEVEL = 2000, 0.95
+
+FEWEST_GROUPS = 5
+"""Below this many patients (tiles, where each is its own) a figure stands without an interval."""
+
+_BLOCK = 100  # draws in memory at a time, whatever the number of tiles
+_FLAT = 1e-12  # a variance of TPS below it is rounding: no line goes through one value
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value and both ends of its interval; None where there is none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Audited TPS over claimed TPS.
+
+    Attributes:
+        tiles: that have both. groups: patients or slides that these are of.
+        slope, intercept: of the least-squares line audited = intercept + slope x claimed. r: Pearson's.
+        mae: mean |audited - claimed|. bias: mean of audited - claimed.
+    """
+
+    tiles: int
+    groups: int
+    slope: Figure
+    intercept: Figure
+    r: Figure
+    mae: Figure
+    bias: Figure
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the stained nuclei lie, of all tiles together.
+
+    Attributes:
+        tiles: with counted nuclei. groups: patients or slides that these are of.
+        positive_nuclei, negative_nuclei: counted in the mask's positive and negative regions.
+        in_positive, in_negative: stained share of them. difference: of the two; 0 where the mask places no stain.
+    """
+
+    tiles: int
+    groups: int
+    positive_nuclei: int
+    negative_nuclei: int
+    in_positive: Figure
+    in_negative: Figure
+    difference: Figure
+
+
+def relate(claimed: Floats, audited: Floats, groups: Sequence[Hashable]) -> Relation | None:
+    """Compare two TPS of the same tiles.
+
+    Args:
+        claimed, audited: float64 [N]; NaN leaves the tile out. groups: patient or slide of each tile.
+
+    Returns:
+        None where no tile has both.
+    """
+    known = ~np.isnan(claimed) & ~np.isnan(audited)
+    if not known.any():
+        return None
+    x, y = claimed[known], audited[known]
+    parts = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y, np.abs(y - x), y - x], axis=1)
+    sums = _sums_of_groups(parts, groups, known)
+    figures = _figures(sums, _line)
+    return Relation(x.size, len(sums), *figures)
+
+
+def place(nuclei: Floats, stained: Floats, groups: Sequence[Hashable]) -> Placement | None:
+    """Compare the stained shares of the nuclei in positive and in negative regions.
+
+    Args:
+        nuclei, stained: float64 [N, 2], counted nuclei of each tile in positive and negative regions, and how many of
+            them are stained; NaN leaves the tile out. groups: patient or slide of each tile.
+
+    Returns:
+        None where nothing was counted.
+    """
+    known = nuclei.sum(axis=1) > 0
+    if not known.any():
+        return None
+    sums = _sums_of_groups(np.hstack([nuclei[known], stained[known]]), groups, known)
+    positive, negative = nuclei[known].sum(axis=0)
+    figures = _figures(sums, _shares)
+    return Placement(int(known.sum()), len(sums), int(positive), int(negative), *figures)
+
+
+def _line(sums: Floats) -> Floats:
+    """Slope, intercept, r, mean absolute and mean difference of sums over tiles: float64 [..., 8] -> [..., 5]."""
+    count, x, y, xx, yy, xy, absolute, difference = np.moveaxis(sums, -1, 0)
+    var_x, var_y, both = xx / count - (x / count) ** 2, yy / count - (y / count) ** 2, xy / count - x * y / count**2
+    var_x, var_y = np.where(var_x > _FLAT, var_x, np.nan), np.where(var_y > _FLAT, var_y, np.nan)
+    slope = both / var_x
+    intercept = (y - slope * x) / count
+    r = np.clip(both / np.sqrt(var_x * var_y), -1, 1)
+    return np.stack([slope, intercept, r, absolute / count, difference / count], axis=-1)
+
+
+def _shares(sums: Floats) -> Floats:
+    """Stained share in positive regions, in negative ones, and their difference: float64 [..., 4] -> [..., 3]."""
+    nuclei, stained = sums[..., :2], sums[..., 2:]
+    share = np.divide(stained, nuclei, out=np.full_like(nuclei, np.nan), where=nuclei > 0)
+    return np.concatenate([share, share[..., :1] - share[..., 1:]], axis=-1)
+
+
+def _sums_of_groups(parts: Floats, groups: Sequence[Hashable], known: npt.NDArray[np.bool_]) -> Floats:
+    """What each group adds to the sums: float64 [G, K] of parts [N, K], which are the tiles that are `known`."""
+    owners = [group for group, is_known in zip(groups, known, strict=True) if is_known]
+    place_of = {group: number for number, group in enumerate(dict.fromkeys(owners))}
+    sums = np.zeros((len(place_of), parts.shape[1]))
+    np.add.at(sums, [place_of[owner] for owner in owners], parts)
+    return sums
+
+
+def _figures(sums: Floats, pool: Callable[[Floats], Floats]) -> list[Figure]:
+    """The figures that `pool` makes of summed rows, with their intervals over rows drawn with replacement."""
+    values, count = pool(sums.sum(axis=0)), len(sums)
+    if count < FEWEST_GROUPS:
+        return [Figure(_or_none(value), None, None) for value in values]
+    rng = np.random.default_rng(0)  # of the draws of an interval, so that a report repeats
+    weights = np.full(count, 1 / count)
+    drawn = np.concatenate(
+        [pool(rng.multinomial(count, weights, size=_BLOCK) @ sums) for _ in range(RESAMPLES // _BLOCK)]
+    )
+    ends = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+    figures = []
+    for value, column in zip(values, drawn.T, strict=True):
+        column = column[~np.isnan(column)]  # a draw of tiles that all claim the same has no slope
+        low, high = np.quantile(column, ends) if column.size else (np.nan, np.nan)
+        figures.append(Figure(_or_none(value), _or_none(low), _or_none(high)))
+    return figures
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if isfinite(value) else None
