@@ -1,4 +1,4 @@
-"""Cells and air painted into region masks by colour: the condition `polygons+air+cells` of the noise paper.
+"""Cells and air painted into region masks by colour: the condition "polygons + air + cells" of the noise paper.
 
 Real images only: the mask then says of every nucleus where it lies, which no drawn polygon does, so a renderer that
 learns from such masks shows how good one can be that is told about cells.
@@ -29,10 +29,11 @@ Mask = npt.NDArray[np.bool_]
 def dark_cells(image: npt.NDArray[np.uint8]) -> Mask:
     """Nuclei of either dye, by grey level up to `CELL_GREY`: bool [H, W].
 
-    The noise paper thresholds the grey level and states no number. Of the levels 130, 135, ..., 215, 200 fits best on
-    cases 01-18 of the Ki-67 set, by components of at least 10 um2 in the tumour against marked cells, one to one: F1 is
-    .510 (.494 at 190, .440 at 180 and at 210); 75 % of the marked cells lie on a cell (91 % of the positive, 73 % of the
-    negative) and 34 % of the tumour's area is cell. It is no segmentation: neighbours touch, and pale nuclei are missed.
+    The noise-frequency paper thresholds the grey level and states no number. Of the levels 130, 135, ..., 215, 200
+    fits best on cases 01-18 of the Ki-67 set, by components of at least 10 um2 in the tumour against marked cells, one
+    to one: F1 is .510 (.494 at 190, .440 at 210). Then 75 % of the marked cells lie on a cell (91 % of the positive,
+    73 % of the negative), and 34 % of the tumour's area is cell. It is no segmentation: neighbours touch, pale nuclei
+    are missed.
 
     Args:
         image: uint8 [H, W, 3].
@@ -75,9 +76,8 @@ def with_cells(
 ) -> npt.NDArray[np.uint8]:
     """Paint the class `cell` where the image shows a nucleus, and air where it shows air, into a mask of regions.
 
-    A cell is painted in any region, tumour or not; `ignore` stays, and so does the air of the mask. Air of the image is
-    every pixel above `AIR_GREY`, however small, as in the papers; in the masks that `factory ingest` makes, gaps between
-    cells are no air.
+    A cell is painted in any region, tumour or not; `ignore` stays, and so does the air of the mask. Air of the image
+    is every pixel above `AIR_GREY`, as in the papers; region masks of `factory ingest` leave out gaps between cells.
 
     Args:
         labels: uint8 [H, W], a mask of `scheme`.

@@ -70,7 +70,7 @@ class Experiment:
     def document(self) -> dict[str, Any]:
         """What decides the result: configuration without `UNHASHED`, data sets and encoder weights by fingerprint."""
         config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
-        data = {source.role: source.sha256 for source in self.sources}
+        data = {source.role: source.fingerprint for source in self.sources}
         return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
 
     @property

@@ -48,7 +48,7 @@ def describe(experiment: Experiment) -> list[str]:
         counts = {split: len(source.split(split)) for split in ("train", "val", "test")}
         said = ", ".join(f"{count} {split}" for split, count in counts.items())
         schemes = ", ".join(sorted(scheme.name for scheme in source.dataset.schemes))
-        lines.append(f"{source.role:5}  {source.dataset.root}: {said} tiles, scheme {schemes}")
+        lines.append(f"{source.role:5}  {source.path}: {said} tiles, scheme {schemes}")
     lines.append(f"scheme {experiment.scheme.name}: {', '.join(experiment.scheme.names)}")
     if config.real_fraction < 1:
         for source, part in zip(experiment.sources, experiment.training, strict=True):

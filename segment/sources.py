@@ -18,6 +18,7 @@ from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import LabelScheme, common_scheme, get_scheme
+from segment.audit.accepted import open_accepted
 
 Role = Literal["real", "synth"]
 
@@ -59,10 +60,21 @@ def parse_mix(text: str) -> Mix:
 
 @dataclass(frozen=True)
 class Source:
-    """One data set and the part it plays."""
+    """One data set and the part it plays.
+
+    Attributes:
+        role: real or synth. dataset: its rows. accepted: the ``accepted.parquet`` of an audit that chose them, None for
+            all.
+    """
 
     role: Role
     dataset: Dataset
+    accepted: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """What it was opened by: the folder, or the rows that an audit accepted."""
+        return self.accepted or self.dataset.root
 
     def split(self, name: str) -> Dataset:
         """The rows of a split; rows without one belong to train."""
@@ -77,9 +89,14 @@ class Source:
         """Fingerprint of the data set: sha256 of its SHA256SUMS."""
         return sha256_file(self.dataset.root / SUMS)
 
+    @property
+    def fingerprint(self) -> str:
+        """`sha256`, and that of the accepted rows where an audit chose them."""
+        return self.sha256 if self.accepted is None else f"{self.sha256} {sha256_file(self.accepted)}"
+
 
 def open_sources(mix: Mix, real: Path, synth: Path) -> list[Source]:
-    """Open the data sets that a mix asks for.
+    """Open the data sets that a mix asks for: folders, or the ``accepted.parquet`` of an audit.
 
     Raises:
         UserError: when one is missing or unfinished; the line says how to make it.
@@ -96,8 +113,9 @@ def open_sources(mix: Mix, real: Path, synth: Path) -> list[Source]:
                 f"{folder}: expected a data set of {kind} tiles, got no such folder. "
                 f"Make one with {make} (see its --help), name another with --{role}, or use {other}."
             )
-        dataset = open_dataset(folder)
-        if not (folder / SUMS).is_file():
+        accepted = folder if folder.is_file() else None
+        dataset = open_accepted(folder) if accepted else open_dataset(folder)
+        if not (dataset.root / SUMS).is_file():
             raise UserError(f"{folder}: expected a finished data set, got one without {SUMS}. Run its command again.")
         if not len(dataset):
             raise UserError(f"{folder}: expected tiles, got none.")
@@ -105,7 +123,7 @@ def open_sources(mix: Mix, real: Path, synth: Path) -> list[Source]:
             raise UserError(f"{folder}: expected real tiles, got synthetic ones. Name it with --synth.")
         if role == "synth" and not dataset.info.is_synthetic:
             raise UserError(f"{folder}: expected synthetic tiles, got real ones. Name it with --real.")
-        sources.append(Source(role, dataset))
+        sources.append(Source(role, dataset, accepted))
     return sources
 
 

@@ -1,4 +1,4 @@
-"""Small masks, small lessons and small trained weights for the tests of the generators that learn."""
+"""Small masks with images, small lessons and small trained weights for the tests of what `factory train` trains."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy.typing as npt
 import zarr
 from scipy import ndimage
 
-from factory.core.config import parse
+from factory.core.config import digest, parse
 from factory.core.runs import RunSpec, open_run, write_shard
 from factory.training import LessonConfig
-from factory.training_run import TrainingRun, lesson_class, prepare, train
+from factory.training_run import TrainingRun, lesson_class, lessons, prepare, train
 from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
 from manifests.store import Layout
 
@@ -37,12 +37,25 @@ LESSONS: dict[str, dict[str, Any]] = {
         "network": {"width": 4, "depth": 4, "norm": "batch", "dropout": 0.3},
         "judge_width": 4, "loss": {"l1": 10}, "opening_px": 3, "closing_px": 6,
     },
-    "cyclegan": {
+    "masks/cyclegan": {
         "network": {"width": 4, "blocks": 1, "norm": "instance"},
         "judge_width": 4, "pool": 3, "opening_px": 3, "closing_px": 6,
     },
+    "pix2pixhd": {
+        "network": {"width": 4, "downs": 2, "blocks": 1, "kernel": 3, "upsampling": "resize"},
+        "judges": 2, "judge_width": 4, "judge_depth": 2, "loss": {"feature": 2}, "look": True,
+    },
+    "pix2pix": {"network": {"width": 4, "depth": 4, "dropout": 0.3}, "judge_width": 4, "loss": {"l1": 10}},
+    "renderers/cyclegan": {
+        "network": {"width": 4, "blocks": 1, "kernel": 3}, "judge_width": 4, "pool": 3, "look": True,
+    },
 }  # fmt: skip
-"""Values over `COMMON` that make each lesson small; a generator that is not here is trained with `COMMON` alone."""
+"""Values over `COMMON` that make each lesson small; a lesson that is not here is trained with `COMMON` alone."""
+
+
+def lesson_name(name: str, part: str = "masks") -> str:
+    """What `factory train` calls a mask generator or, with ``renderers``, a renderer."""
+    return name if name in lessons() else f"{part}/{name}"
 
 
 def blobs(seed: int, classes: int, size: tuple[int, int], sigma: float = 5.0) -> npt.NDArray[np.uint8]:
@@ -50,6 +63,14 @@ def blobs(seed: int, classes: int, size: tuple[int, int], sigma: float = 5.0) ->
     fields = np.random.default_rng(seed).standard_normal((classes, *size))
     smooth = ndimage.gaussian_filter(fields, (0, sigma, sigma), mode="wrap")
     return smooth.argmax(0).astype(np.uint8)
+
+
+def painted(labels: npt.NDArray[np.uint8], scheme: str, seed: int) -> npt.NDArray[np.uint8]:
+    """An image that shows a mask: its classes' colours, darkened by grain of a few pixels: uint8 [H, W, 3], RGB."""
+    grain = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(labels.shape), 1.5, mode="wrap")
+    shade = 0.75 + 0.2 * np.clip(2 * grain, -1, 1)
+    colours: npt.NDArray[np.uint8] = np.round(get_scheme(scheme).palette[labels] * shade[..., None]).astype(np.uint8)
+    return colours
 
 
 def write_masks(
@@ -60,8 +81,9 @@ def write_masks(
     mpp: float = 0.5,
     split: str = "train",
     group: Callable[[int], str | None] = lambda index: f"slide-{index % 3}",
+    images: Callable[[int], npt.NDArray[np.uint8]] | None = None,
 ) -> Dataset:
-    """Write masks as a finished real data set; images show nothing."""
+    """Write masks as a finished real data set; images show them unless others are given."""
     label_scheme, size = get_scheme(scheme), masks[0].shape
     info = DatasetInfo(False, "tests", (label_scheme,), licences=(f"licence of {root.name}",))
     spec = RunSpec(root, {"name": root.name}, Layout(len(masks), size[0], size[1], 4), info)
@@ -73,7 +95,8 @@ def write_masks(
             "seed": 0, "label_origin": "exact", "licence": "test",
         }  # fmt: skip
         tile = Tile(masks[index], np.zeros(size, np.int32), mpp, label_scheme)
-        return np.zeros((*size, 3), np.uint8), tile, row
+        image = images(index) if images else painted(masks[index], scheme, index)
+        return image, tile, row
 
     with open_run(spec) as run:
         for number in run.todo:
@@ -114,7 +137,8 @@ def trained(name: str, data: Path, out: Path, **changes: Any) -> Path:
 
 def as_assignments(name: str, **changes: Any) -> list[str]:
     """The small config as ``--set`` words, over the shipped one."""
-    words = [f"{key}={json.dumps(value)}" for key, value in {**COMMON, **LESSONS[name], **changes}.items()]
+    values = {**COMMON, **LESSONS.get(name, {}), **changes}
+    words = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     return [part for word in words for part in ("--set", word)]
 
 
@@ -124,16 +148,21 @@ def as_file(path: Path, name: str, **changes: Any) -> Path:
     return path
 
 
-def trained_once(folder: Path) -> Callable[..., Path]:
-    """``run("depas", "tissue")``: the run folder of a generator that was trained for a few steps, made once."""
-    done: dict[tuple[str, str], Path] = {}
+def trained_once(folder: Path, part: str = "masks") -> Callable[..., Path]:
+    """``run("depas", "tissue")``: the run folder of what was trained for a few steps, made once.
 
-    def run(name: str, scheme: str = "tissue") -> Path:
+    `part` is ``masks`` or ``renderers``, the table that names are of; further words change the lesson.
+    """
+    done: dict[str, Path] = {}
+
+    def run(name: str, scheme: str = "tissue", **changes: Any) -> Path:
         data = folder / scheme
         if not data.exists():
             write_blobs(data, n=4, scheme=scheme)
-        if (name, scheme) not in done:
-            done[name, scheme] = trained(name, data, folder / f"{name}-{scheme}", steps=3, look_every=3)
-        return done[name, scheme]
+        key = "-".join([name, scheme, digest(changes)[:8]])
+        if key not in done:
+            changes = {"steps": 3, "look_every": 3, **changes}
+            done[key] = trained(lesson_name(name, part), data, folder / key, **changes)
+        return done[key]
 
     return run

@@ -1,52 +1,34 @@
 """`segment audit`: a data set whose requests are wrong for some tiles is flagged exactly there, no label changes."""
 
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from factory.core.runs import RunSpec, open_run, write_shard
-from manifests import Dataset, DatasetInfo, LabelScheme, Tile, get_scheme, open_dataset
+from manifests import Dataset, LabelScheme, Tile, open_dataset
 from manifests.files import walk
-from manifests.store import Layout
 from segment.audit import parts
-from segment.audit.annotated import POINTS, annotated_cells
+from segment.audit.annotated import annotated_cells
 from segment.audit.calibration import calibrate, calibration_tiles
 from segment.audit.judge import Finding, Judge, TpsJudge, agreement, choose_tps_judge
 from segment.audit.plot import plot_audit
 from segment.audit.report import METADATA_KEY
 from segment.audit.verdict import Limits, has_evidence, judge_all, limits, summarise
 from segment.checkpoints import write_weights
-from segment.head import Head
 from segment.instances import InstanceConfig
 from segment.stain_count import find_nuclei
-from segment.weights import Weights
+from tests.audit_tiles import CELLS, IHC, NUCLEI, PDL1, Cli, audit_command, judge_weights, write_cells, write_points
 from tests.conftest import assert_refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-IHC, NUCLEI, PDL1 = get_scheme("ihc"), get_scheme("nuclei"), get_scheme("pdl1")
-BLUE, BROWN = (np.array(v) / np.linalg.norm(v) for v in ([0.65, 0.70, 0.29], [0.27, 0.57, 0.78]))
-SIZE, RADIUS, PITCH, COLUMNS, CELLS = (96, 144), 7, 24, 6, 24
 NAN = float("nan")
-
-Cli = Callable[..., Any]
-
-
-class Darkness(torch.nn.Module):
-    """A judge with eyes for darkness only: a pixel is of a nucleus where the input is dark."""
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        dark = 40 * (0.4 - image.mean(1, keepdim=True))
-        return torch.cat([-dark, dark], 1)
 
 
 class Unstained(torch.nn.Module):
@@ -66,69 +48,9 @@ class Brown(torch.nn.Module):
         return torch.cat([-brown, never, never, brown, never], 1)
 
 
-def judge_weights(
-    path: Path, network: torch.nn.Module | None = None, scheme: LabelScheme = NUCLEI, **card: Any
-) -> Weights:
-    path.write_bytes(b"weights")
-    card = {"mix": "real", "groups": ["seen"], "trained_on": {"real": {}}, "sources": {"real": []}, "mpp": [0.5]} | card
-    network = (network or Darkness()).eval()
-    return Weights(network, scheme, Head(len(scheme), False), InstanceConfig(), card, "cpu", path)
-
-
-def write_cells(
-    out: Path, positives: list[int], *, requests: dict[int, float] | None = None, source: str = "synthetic", **row: Any
-) -> Dataset:
-    """Tiles of 24 nuclei in rows, the first so many of them brown, composed by Beer-Lambert."""
-    scheme = get_scheme(row.get("label_scheme", "ihc"))
-    info = DatasetInfo(source == "synthetic", "tests", (scheme,), licences=("test",))
-    spec = RunSpec(out, {"positives": positives, "requests": requests or {}}, Layout(len(positives), *SIZE, 4), info)
-
-    def sample(index: int) -> tuple[np.ndarray, Tile, dict[str, object]]:
-        semantic, instance, stain = np.zeros(SIZE, np.uint8), np.zeros(SIZE, np.int32), np.zeros((*SIZE, 3))
-        rows, columns = np.indices(SIZE)
-        for cell in range(CELLS):
-            y, x = PITCH // 2 + PITCH * (cell // COLUMNS), PITCH // 2 + PITCH * (cell % COLUMNS)
-            disc = (rows - y) ** 2 + (columns - x) ** 2 <= RADIUS**2
-            brown = cell < positives[index]
-            semantic[disc], instance[disc] = 2 if brown else 1, 3 * cell + 5
-            stain[disc] = 0.9 * BROWN if brown else 0.7 * BLUE
-        if scheme.name != "ihc":  # no outlines: all positive tumour, or all tissue
-            semantic, instance = np.full(SIZE, 1 if scheme.name == "tissue" else 3, np.uint8), np.zeros(SIZE, np.int32)
-        image = np.rint(256 * 10.0**-stain - 1).astype(np.uint8)
-        values = {
-            "sample_id": f"{source}-{index}",
-            "split": ("train", "val", "test", "test")[index % 4],
-            "source": source,
-            "group_id": f"{source}-{index}",
-            "height": SIZE[0],
-            "width": SIZE[1],
-            "mpp": 0.5,
-            "label_scheme": "ihc",
-            "label_origin": "exact",
-            "request_tps": (requests or {}).get(index, positives[index] / CELLS if source == "synthetic" else None),
-        }
-        return image, Tile(semantic, instance, 0.5, scheme), values | row
-
-    with open_run(spec) as run:
-        for number in run.todo:
-            run.add(write_shard(spec, number, (sample(index) for index in spec.layout.rows(number))))
-        run.finish()
-    return open_dataset(out)
-
-
 @pytest.fixture
 def audit(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """``audit("synth", ...)`` runs the command with a judge that sees darkness; ``card`` is what its card says.
-
-    ``judge`` gives another network, and the scheme of its classes.
-    """
-
-    def call(*arguments: object, card: dict[str, Any] | None = None, judge: tuple[Any, ...] = ()) -> Any:
-        weights = judge_weights(tmp_path / "judge.safetensors", *judge, **(card or {}))
-        monkeypatch.setattr("segment.weights.load_weights", lambda path, device: weights)
-        return cli("segment", "audit", *arguments, "--weights", "judge.safetensors", "--device", "cpu")
-
-    return call
+    return audit_command(cli, tmp_path, monkeypatch)
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -285,20 +207,6 @@ def test_folder_of_another_audit_is_refused_and_replaced_when_asked(audit: Cli, 
     assert json.loads((tmp_path / "out/audit.json").read_text())["dataset"] == "other"
 
 
-def write_points(dataset: Dataset, positives: list[int]) -> None:
-    """Points on the cells of `write_cells`, and one lymphocyte in each tile."""
-    rows = []
-    for sample, positive in zip(dataset, positives, strict=True):
-        name = {"sample_id": sample.row["sample_id"]}
-        rows.append({**name, "x": 1.0, "y": 1.0, "class": "lymphocyte"})
-        for cell in range(CELLS):
-            x, y = PITCH * (cell % COLUMNS + 0.5), PITCH * (cell // COLUMNS + 0.5)
-            rows.append({**name, "x": x, "y": y, "class": "positive" if cell < positive else "negative"})
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    (dataset.root / POINTS).write_bytes(sink.getvalue())
-
-
 def test_points_calibrate_as_outlines_do(tmp_path: Path) -> None:
     positives = [4, 8, 2, 12]
     dataset = write_cells(tmp_path / "real", positives, source="real", label_scheme="tissue")
@@ -379,7 +287,7 @@ def test_verdict_by_hand() -> None:
     assert judge_all([Finding(requested_tps=0.5)], kept) == [[]], "nobody judged its TPS"
     unvalidated = Limits(0.1, "aji", 0.4, "as asked", "asked", rejects_by_tps=False)
     assert judge_all(findings, unvalidated) == [[], ["aji"], [], []]
-    summary: Any = summarise(findings, verdicts)
+    summary: Any = summarise(findings, verdicts, "abcd")
     assert summary["flagged"] == 2
     assert summary["flags"] == {"tps": 1, "aji": 1, "no_tps": 1}
     assert summary["no_tps"] == 1
@@ -514,5 +422,5 @@ def test_picture_calls_real_points_beyond_the_bound_by_that_name(monkeypatch: py
 
     monkeypatch.setattr(Axes, "scatter", noted)
     real = [Finding(achieved_tps=0.5, audited_tps=0.9), Finding(achieved_tps=0.5, audited_tps=0.55)]
-    plot_audit(real[1:], real, [[]], Limits(0.1, "aji", None, "none", None))
+    plot_audit(real[1:], real, [[]], Limits(0.1, "aji", None, "none", None), {})
     assert labels == [("within the bound", 1), ("beyond the bound", 1), ("not flagged", 1)]

@@ -1,6 +1,8 @@
-"""Condition maps: what networks are given."""
+"""Condition maps: what renderers are given."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,47 +10,115 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from factory.conditions import CONDITIONS, NOISE_UM, grid_noise, poisson_noise
-from manifests.labels import IGNORE, get_scheme
+from factory.conditions import (
+    CONDITIONS,
+    NOISE_UM,
+    ConditionConfig,
+    channels_of_condition,
+    draw_condition,
+    grid_noise,
+    poisson_noise,
+    scatter_noise,
+)
+from factory.core.config import parse
+from manifests.errors import UserError
+from manifests.labels import IGNORE, SCHEMES, get_scheme
 from manifests.tile import Tile
 
+ARRANGEMENTS = ("grid", "poisson")
 
-def make_tile(height: int = 48, width: int = 64, mpp: float = 0.5) -> Tile:
+
+def make_tile(height: int = 48, width: int = 64, mpp: float = 0.5, scheme: str = "pdl1") -> Tile:
     rng = np.random.default_rng(0)
-    semantic = rng.integers(0, 5, (height, width)).astype(np.uint8)
+    semantic = rng.integers(0, len(get_scheme(scheme)), (height, width)).astype(np.uint8)
     semantic[0, :4] = IGNORE
-    return Tile(semantic, np.zeros((height, width), np.int32), mpp, get_scheme("pdl1"))
+    instance = np.zeros((height, width), np.int32)
+    instance[8:12, 8:12] = 70_000
+    return Tile(semantic, instance, mpp, get_scheme(scheme))
 
 
-def test_onehot_is_the_mask_and_leaves_ignore_empty() -> None:
+def config_of(**values: object) -> ConditionConfig:
+    return parse(ConditionConfig, values, "condition")
+
+
+@pytest.mark.parametrize("kind", ["polygons", "polygons+air+cells"])
+def test_classes_are_the_mask_in_memory_of_its_own(kind: str) -> None:
     tile = make_tile()
-    array = CONDITIONS["onehot"](tile, np.random.default_rng(0)).array
-    assert array.shape == (5, 48, 64)
-    assert array.dtype == np.float32
-    labelled = tile.semantic != IGNORE
-    np.testing.assert_array_equal(array.sum(axis=0), labelled)
-    np.testing.assert_array_equal(array.argmax(axis=0)[labelled], tile.semantic[labelled])
+    array = draw_condition(config_of(kind=kind), tile, np.random.default_rng(0)).array
+    assert array.dtype == np.uint8
+    np.testing.assert_array_equal(array, tile.semantic)
+    assert not np.shares_memory(array, tile.semantic)
 
 
-@pytest.mark.parametrize("kind", ["onehot+noise", "onehot+noise:poisson"])
-def test_onehot_noise_is_a_label_of_its_own(kind: str) -> None:
+def test_labels_are_classes_and_instances_whatever_their_ids() -> None:
+    tile = make_tile()
+    array = draw_condition(config_of(kind="labels"), tile, np.random.default_rng(0)).array
+    assert array.dtype == np.int32
+    np.testing.assert_array_equal(array, np.stack([tile.semantic.astype(np.int32), tile.instance]))
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_noise_is_a_label_of_its_own_in_the_place_of_classes(arrangement: str) -> None:
     tile = make_tile(256, 256)
-    array = CONDITIONS[kind](tile, np.random.default_rng(0)).array
-    plain = CONDITIONS["onehot"](tile, np.random.default_rng(0)).array
-    noise = array[5] == 1
-    assert array.shape == (6, 256, 256)
-    assert array.dtype == np.float32
+    config = config_of(kind="polygons+noise", arrangement=arrangement)
+    array = draw_condition(config, tile, np.random.default_rng(0)).array
+    noise = array == len(tile.scheme)
+    assert array.dtype == np.uint8
+    assert array.shape == (256, 256)
     assert noise.any()
-    assert (array[:5, noise] == 0).all()
-    np.testing.assert_array_equal(array[:5, ~noise], plain[:, ~noise])
+    np.testing.assert_array_equal(array[~noise], tile.semantic[~noise])
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+@pytest.mark.parametrize(("spacing_um", "mpp"), [(4.0, 0.5), (16.0, 0.5), (16.0, 0.25)])
+def test_noise_is_as_dense_as_its_spacing_in_micrometres_says(arrangement: str, spacing_um: float, mpp: float) -> None:
+    config = config_of(kind="polygons+noise", spacing_um=spacing_um, arrangement=arrangement)
+    scattered = scatter_noise(np.zeros((1024, 1024), np.uint8), config, mpp, 9, np.random.default_rng(1))
+    assert set(np.unique(scattered)) == {0, 9}
+    squares = (spacing_um / mpp) ** 2 * (1 if arrangement == "grid" else 4)
+    count = 1024**2 / squares
+    assert (scattered == 9).sum() == pytest.approx(count, rel=0.03, abs=3 * count**0.5)
 
 
 @pytest.mark.parametrize("kind", CONDITIONS)
 def test_conditions_depend_on_the_generator_only(kind: str) -> None:
-    tile = make_tile()
-    first, again = (CONDITIONS[kind](tile, np.random.default_rng(7)) for _ in range(2))
+    tile, config = make_tile(), config_of(kind=kind)
+    first, again, other = (draw_condition(config, tile, np.random.default_rng(seed)) for seed in (7, 7, 8))
     np.testing.assert_array_equal(first.array, again.array)
     assert (first.mpp, first.scheme) == (tile.mpp, tile.scheme)
+    assert np.array_equal(first.array, other.array) == (kind != "polygons+noise")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("kind", [kind for kind in CONDITIONS if kind != "labels"])
+def test_every_value_of_a_condition_has_a_channel(kind: str, scheme: str) -> None:
+    tile = make_tile(64, 64, scheme=scheme)
+    array = draw_condition(config_of(kind=kind, spacing_um=2.0), tile, np.random.default_rng(0)).array
+    channels = channels_of_condition(kind, get_scheme(scheme))  # type: ignore[arg-type]
+    assert channels == len(get_scheme(scheme)) + (kind == "polygons+noise")
+    assert set(np.unique(array)) == {*range(channels), IGNORE}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"kind": "polygon"}, "kind: expected .*'polygons', 'polygons.noise' or 'polygons.air.cells'"),
+        ({"spacing_um": 0}, "spacing_um: .*greater than 0"),
+        ({"arrangement": "hexagons"}, "arrangement: expected 'grid' or 'poisson'"),
+        ({"spacing": 15}, "Did you mean spacing_um"),
+    ],
+)
+def test_a_condition_that_there_is_not_is_refused(values: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        config_of(**values)
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_noise_closer_than_the_pixels_of_the_tile_is_refused(arrangement: str) -> None:
+    config = config_of(kind="polygons+noise", spacing_um=0.75, arrangement=arrangement)
+    draw_condition(config, make_tile(mpp=0.5), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="spacing_px"):
+        draw_condition(config, dataclasses.replace(make_tile(), mpp=1.0), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])

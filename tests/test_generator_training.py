@@ -1,4 +1,4 @@
-"""`factory train`'s loop for every generator that learns: resumed is unbroken, and nothing half-written is left."""
+"""`factory train`'s loop for all that learns: resumed is unbroken, and nothing half-written is left."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ from factory.core.checkpoints import BEST, LAST, read_checkpoint
 from factory.core.config import parse
 from factory.core.history import HISTORY, PLOT, plot_history
 from factory.core.weights import read_card
-from factory.masks import TRAINABLE
 from factory.trained_masks import WEIGHTS_KIND
 from factory.training import SAMPLES, STATE_KIND, LessonConfig, epoch_of, rate_factor
-from factory.training_run import lesson_class, train
+from factory.training_run import lesson_class, lessons, train
 from manifests.errors import FaultError, UserError
 from manifests.labels import get_scheme
 from tests.conftest import Outcome, assert_refused
@@ -89,7 +88,7 @@ def differing(one: Path, other: Path) -> list[str]:
     return [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
 
 
-@pytest.mark.parametrize(("name", "stop"), [*((name, 3) for name in TRAINABLE), ("depas", 6)])
+@pytest.mark.parametrize(("name", "stop"), [*((name, 3) for name in lessons()), ("depas", 6)])
 def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(
     name: str, stop: int, data: Path, unbroken: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -103,7 +102,7 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(
     assert differing(unbroken(name), run.out) == []
 
 
-@pytest.mark.parametrize("name", ["depas", "cyclegan"])
+@pytest.mark.parametrize("name", ["depas", "masks/cyclegan", "pix2pixhd"])
 def test_a_run_in_bfloat16_resumes_too(name: str, data: Path, tmp_path: Path) -> None:
     whole = trained(name, data, tmp_path / "whole", precision="bf16", steps=4)
     run = small_run(name, data, tmp_path / "broken", precision="bf16", steps=4)
@@ -270,7 +269,7 @@ def test_the_sharpness_of_many_classes_is_the_inverse_temperature(tmp_path: Path
 # A loss that is no number.
 
 
-@pytest.mark.parametrize("name", ["dcgan", "cyclegan"])
+@pytest.mark.parametrize("name", ["dcgan", "masks/cyclegan", "pix2pixhd", "renderers/cyclegan"])
 def test_a_loss_that_is_no_number_stops_the_run_with_its_last_good_checkpoint(
     name: str, data: Path, unbroken: Callable[[str], Path], tmp_path: Path, cli: Cli
 ) -> None:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.training_run import lesson_class
+from factory.training_run import lesson_class, lessons
 from factory.views import Tiles, Views, open_tiles, random_crop
 from manifests.errors import UserError
 from tests.conftest import Outcome, assert_refused
-from tests.mask_training import LESSONS, as_assignments, blobs, poke, write_blobs, write_masks
+from tests.mask_training import as_assignments, blobs, poke, write_blobs, write_masks
 
 Cli = Callable[..., Outcome]
 
@@ -227,7 +227,7 @@ CASES: list[tuple[Callable[[Path], object], tuple[str, ...], str]] = [
     (plain, train_words("dcgan", size=[32, 32], batch=1), r"batch: expected at least 2 views of 32x32, got 1\.$"),
     (plain, train_words("priorpath", network={"depth": 6}), r"multiples of 64, 2\^depth, got 32x64\.$"),
     (plain, train_words("priorpath", judges=2), "size: expected sides from 48 for these judges, got 32x64"),
-    (plain, train_words("cyclegan", judge_depth=4), "size: expected sides from 48 for these judges, got 32x64"),
+    (plain, train_words("masks/cyclegan", judge_depth=4), "size: expected sides from 48 for these judges, got 32x64"),
     (plain, ("factory", "train"), "Missing argument 'name'"),
 ]  # fmt: skip
 
@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("name", lessons())
 def test_dry_run_prints_the_configuration_and_writes_nothing(name: str, tmp_path: Path, cli: Cli) -> None:
     plain(tmp_path)
     before = sorted(tmp_path.rglob("*"))

@@ -122,7 +122,7 @@ def drawn_mask(rng: np.random.Generator, request: Request, config: LayoutConfig)
     """
     scheme = request.scheme
     asked = shares(request, region_fractions(rng, scheme) if request.fractions is None else request.fractions)
-    regions = draw_regions(rng, request.height, request.width, request.mpp, config.regions)
+    regions = draw_regions(rng, request.height, request.width, request.mpp, config.regions, scheme)
     fields = region_fields(regions, rng, scheme, request.height, request.width)
     for label in scheme.ids("air"):
         fields[label] = _air_field(fields[label], rng, request, asked, config)

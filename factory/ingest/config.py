@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from factory.cells_by_colour import AIR_GREY
 from factory.core.config import Config, digest
 from manifests.labels import LabelScheme
 
-AIR_THRESHOLDS = {"he": 204, "ihc": 235}
+AIR_THRESHOLDS = {"he": 204, "ihc": AIR_GREY}
 """Grey level above which a pixel is air, by stain (DEPAS, Larey et al. 2023, section on data; see README)."""
 
 MAX_BACKGROUND = 0.85
@@ -24,7 +25,7 @@ class IngestConfig(Config):
         patterns: kind of file -> pattern relative to that folder.
         files_sha256: digest over relative paths and contents of all files.
         scheme: the label scheme, as `LabelScheme.to_dict`.
-        label_origin: "annotated", or "weak" for labels by threshold.
+        label_origin: "annotated", or "weak" for labels by threshold or of points.
         class_map: value in the file -> class id or 255; None takes values as they are.
         point_columns: names of x, y and class in point lists.
         point_classes: class as written -> class as stored.

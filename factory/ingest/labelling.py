@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from factory.cells_by_colour import grey
 from factory.core.images.files import read_pixels
 from factory.core.images.header import UnreadableError
 from factory.ingest.config import IngestConfig
@@ -87,8 +87,7 @@ def air(image: npt.NDArray[np.uint8], threshold: int) -> npt.NDArray[np.bool_]:
         image: uint8 [H, W, 3].
         threshold: grey level 0-255.
     """
-    grey: npt.NDArray[np.uint8] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return grey > threshold
+    return grey(image) > threshold
 
 
 def assemble(

@@ -43,6 +43,7 @@ function show() {
   const answered = state.answers.filter(Boolean).length;
   const screen = !state.started ? "start" : state.finished ? "result" : state.place === count ? "review" : "quiz";
   for (const name of ["start", "quiz", "review", "result"]) find(name).hidden = name !== screen;
+  document.body.classList.toggle("one-tile", screen === "quiz");
   find("progress").hidden = screen === "start" || screen === "result";
   find("progress-bar").style.width = `${(100 * answered) / count}%`;
   const texts = { start: "", result: state.reader, review: `${answered} of ${count} answered` };
@@ -152,20 +153,17 @@ find("back").addEventListener("click", () => go(state.place - 1));
 find("forward").addEventListener("click", () => go(state.place + 1));
 
 document.addEventListener("keydown", (event) => {
-  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || find("quiz").hidden) {
-    if (event.key === "ArrowLeft" && !find("review").hidden) go(count - 1);
-    return;
-  }
-  const key = event.key.toLowerCase();
-  const actions = {
-    r: () => answer("real"), s: () => answer("synthetic"), z: () => magnify(),
-    arrowleft: () => go(state.place - 1), backspace: () => go(state.place - 1),
+  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey) return; // Ctrl+R loads the page again
+  const back = () => go(state.place - 1);
+  const onTile = {
+    r: () => answer("real"), s: () => answer("synthetic"), z: () => magnify(), arrowleft: back, backspace: back,
     arrowright: () => { if (state.answers[state.place]) go(state.place + 1); },
   };
-  if (Object.hasOwn(actions, key)) {
-    event.preventDefault();
-    actions[key]();
-  }
+  const actions = !find("quiz").hidden ? onTile : !find("review").hidden ? { arrowleft: back, backspace: back } : {};
+  const key = event.key.toLowerCase();
+  if (!Object.hasOwn(actions, key)) return;
+  event.preventDefault();
+  actions[key]();
 });
 
 // Before the end --------------------------------------------------------------------------------------------------
@@ -239,7 +237,7 @@ function showGallery(truths, which) {
     const said = make("b", { className: isRight ? "right" : "wrong", text: isRight ? " ✓" : ` ✗ you said ${state.answers[place]}` });
     return make(
       "button", { type: "button", onclick: () => enlarge(place, text) },
-      make("img", { src: pictureOf(place), alt: text, loading: "lazy", width: data.width, height: data.height, className: "thumb" }), text, said,
+      make("img", { src: pictureOf(place), alt: text, loading: "lazy", width: data.width, height: data.height }), text, said,
     );
   }));
 }

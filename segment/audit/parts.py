@@ -19,6 +19,7 @@ from factory.core.folder import begin, check_same, is_begun
 from factory.core.runs import RUN, lock_folder
 from manifests.errors import FaultError
 from manifests.files import write_atomic
+from segment.audit.accepted import ACCEPTED, SUMMARY
 from segment.audit.calibration import StainCalibration, calibrate
 from segment.audit.judge import FIGURES, Finding, Judge
 from segment.audit.request import Audit, Inspected
@@ -26,7 +27,7 @@ from segment.head import has_instances
 
 PART_TILES = 64
 PARTS, CALIBRATION = "parts", "calibration.json"
-AUDIT, ACCEPTED, PLOT, SUMMARY, REPORT = "audit.parquet", "accepted.parquet", "audit.png", "audit.json", "audit.md"
+AUDIT, PLOT, REPORT = "audit.parquet", "audit.png", "audit.md"
 _OWN = frozenset({RUN, PARTS, CALIBRATION, AUDIT, ACCEPTED, PLOT, SUMMARY, REPORT})
 
 _SCHEMA = pa.schema(

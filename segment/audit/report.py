@@ -17,9 +17,10 @@ from rich.table import Table
 from manifests.files import write_atomic
 from manifests.schema import DISCLAIMER
 from manifests.table import write_manifest
+from segment.audit.accepted import ACCEPTED, SUMMARY
 from segment.audit.calibration import StainCalibration
 from segment.audit.judge import COUNTS, FIGURES, Finding, TpsJudge
-from segment.audit.parts import ACCEPTED, AUDIT, PLOT, REPORT, SUMMARY
+from segment.audit.parts import AUDIT, PLOT, REPORT
 from segment.audit.plot import plot_audit
 from segment.audit.relation_tables import relation_tables
 from segment.audit.request import Audit

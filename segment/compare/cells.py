@@ -77,7 +77,7 @@ class Comparison:
         The grid may grow, and what the report alone depends on may change, without a training being made again.
         """
         config = self.config.model_dump(mode="json", exclude={**_REPORTED, "train": {*UNHASHED, *SET_BY_GRID}})
-        data = {source.role: source.sha256 for source in self.sources}
+        data = {source.role: source.fingerprint for source in self.sources}
         return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
 
     @property
@@ -256,7 +256,7 @@ def _prepare_cell(comparison: Comparison, cell: Cell) -> Experiment:
     config, out = cell.train_config(comparison.config), comparison.out / CELLS / cell.name
     final = comparison.config.final
     validation = comparison.real_training(cell.fraction or 1.0, cell.seed) if final else real.split("val")
-    job = experiment.prepare(config, real.dataset.root, synth.dataset.root, out, validation=validation)
+    job = experiment.prepare(config, real.path, synth.path, out, validation=validation)
     training = tuple(
         comparison.real_training(cell.fraction or 1.0, cell.seed) if source.role == "real" else part
         for source, part in zip(job.sources, job.training, strict=True)
