@@ -98,7 +98,16 @@ def train(protocol: dict[str, Any], arm: Arm, seed: int, arguments: argparse.Nam
     """Train one arm with the ordinary command; goes on where it was, and skips what is finished."""
     values = {f"condition.{key}": value for key, value in arm.condition.items()} | {"threads": arguments.threads}
     values |= protocol["set"] if arm.lesson == "pix2pixhd" else {}
-    command: list[object] = [sys.executable, "-m", "factory.cli", "train", arm.lesson, "--config", arm.config, "--resume"]
+    command: list[object] = [
+        sys.executable,
+        "-m",
+        "factory.cli",
+        "train",
+        arm.lesson,
+        "--config",
+        arm.config,
+        "--resume",
+    ]
     command += [word for path in arguments.data for word in ("--data", path)]
     command += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     command += ["--size", "x".join(map(str, protocol["size"])), "--steps", protocol["steps"], "--seed", seed]
@@ -108,10 +117,10 @@ def train(protocol: dict[str, Any], arm: Arm, seed: int, arguments: argparse.Nam
 
 def score(protocol: dict[str, Any], arms: list[Arm], arguments: argparse.Namespace) -> None:
     """Render the test masks with every arm that is trained, and compare with the test images."""
-    tiles = open_tiles(arguments.data, None, tuple(protocol["size"]), 1, split="test")
+    tiles = open_tiles(arguments.data, None, tuple(protocol["view_size"]), 1, split="test")
     pixels, groups = _views(tiles, protocol)
     reals = pixels[..., 1:]
-    floor = _views(open_tiles(arguments.data, None, tuple(protocol["size"]), 1), protocol)[0][..., 1:]
+    floor = _views(open_tiles(arguments.data, None, tuple(protocol["view_size"]), 1), protocol)[0][..., 1:]
     fakes: dict[tuple[str, int], Pixels] = {}
     for seed in protocol["seeds"]:
         for arm in arms:
@@ -136,7 +145,7 @@ def _is_finished(folder: Path, steps: int) -> bool:
 
 def _views(tiles: Tiles, protocol: dict[str, Any]) -> tuple[Pixels, list[str]]:
     """Views of real tiles, uint8 [N, h, w, 4], and the patient of each."""
-    views = ImageViews(tiles, tuple(protocol["size"]), protocol["views"], protocol["view_seed"], 0.85)
+    views = ImageViews(tiles, tuple(protocol["view_size"]), protocol["views"], protocol["view_seed"], 0.85)
     return views.draw(0), [tiles.group(views.place(number)) for number in views.numbers(0)]
 
 

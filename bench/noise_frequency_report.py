@@ -59,13 +59,13 @@ def write_report(
     out: Path,
 ) -> None:
     """Write noise-frequency.md, .json and .png into `RESULTS`, and the sheet, which has real images, into `out`."""
-    size = "x".join(map(str, protocol["size"]))
+    size, shown = ("x".join(map(str, protocol[name])) for name in ("size", "view_size"))
     lines = [
         "# Noise in the right frequency: Ki-67 standing in for PD-L1",
         "",
         f"`python -m bench.noise_frequency`, `configs/experiments/noise_frequency.yaml`: {protocol['base']} with "
-        f"{protocol['set']}, {protocol['steps']} steps of one view of {size}, seeds {protocol['seeds']}; "
-        f"{protocol['views']} views of held-out patients. Frechet distances of the features named: none is an FID. "
+        f"{protocol['set']}, {protocol['steps']} steps of 4 views of {size}, seeds {protocol['seeds']}; "
+        f"{protocol['views']} views of {shown} of held-out patients. Frechet distances of the features named: none is an FID. "
         "Intervals: 95 % over draws of whole patients, the same draws for all.",
     ]
     document: dict[str, Any] = {"protocol": dict(protocol), "features": {}}

@@ -341,7 +341,7 @@ def test_a_run_leaves_a_history_a_plot_sheets_and_weights_with_their_card(
     assert {path.name for path in out.iterdir()} == {"run.yaml", BEST, "best.json", LAST, HISTORY, PLOT, SAMPLES}
     assert [path.name for path in sorted((out / SAMPLES).iterdir())] == ["step-000002.png", "step-000004.png"]
     sheet = np.asarray(Image.open(out / SAMPLES / "step-000004.png"))
-    assert sheet.shape == (2 * 32 + 3 * 4, 3 * 64 + 4 * 4, 3)  # two masks, three columns, gaps of 4
+    assert sheet.shape == (8 * 32 + 9 * 4, 3 * 64 + 4 * 4, 3)  # eight masks of four steps, three columns, gaps of 4
     colours = {tuple(colour) for colour in sheet.reshape(-1, 3).tolist()}
     assert colours == {(96, 96, 96), *(label.colour for label in get_scheme("tissue").classes)}
     assert (out / PLOT).read_bytes().startswith(b"\x89PNG")

@@ -25,7 +25,7 @@ def quiz(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[SYNTH]...",
+            metavar="SYNTH",
             help="Data sets of synthetic tiles, all splits; with --score the readers' files. [default: data/synth]",
         ),
     ] = None,
