@@ -65,8 +65,8 @@ def write_report(
         "",
         f"`python -m bench.noise_frequency`, `configs/experiments/noise_frequency.yaml`: {protocol['base']} with "
         f"{protocol['set']}, {protocol['steps']} steps of 4 views of {size}, seeds {protocol['seeds']}; "
-        f"{protocol['views']} views of {shown} of held-out patients. Frechet distances of the features named: none is an FID. "
-        "Intervals: 95 % over draws of whole patients, the same draws for all.",
+        f"{protocol['views']} views of {shown} of held-out patients. Frechet distances of the features named: none "
+        "is an FID. Intervals: 95 % over draws of whole patients, the same draws for all.",
     ]
     document: dict[str, Any] = {"protocol": dict(protocol), "features": {}}
     for name, figures in found.items():

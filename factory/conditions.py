@@ -63,6 +63,13 @@ def draw_condition(config: ConditionConfig, tile: Tile, rng: np.random.Generator
     return Condition(CONDITIONS[config.kind](tile, config, rng), tile.mpp, tile.scheme)
 
 
+def refusal_of(config: ConditionConfig, mpp: float) -> str | None:
+    """Why a condition map cannot be drawn at a resolution, or None."""
+    if config.kind == "polygons+noise" and config.spacing_um < mpp:
+        return f"spacing_um: expected noise at least a pixel apart, {mpp:g} um, got {config.spacing_um:g}"
+    return None
+
+
 def channels_of_condition(kind: Kind, scheme: LabelScheme) -> int:
     """One-hot channels of a kind of condition map: the classes, and one for the noise label where it has one."""
     return len(scheme) + (kind == "polygons+noise")

@@ -11,7 +11,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from factory.conditions import ConditionConfig, channels_of_condition, scatter_noise
+from factory.cells_by_colour import with_cells
+from factory.conditions import ConditionConfig, channels_of_condition, refusal_of, scatter_noise
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.looks import Looks, measure_looks
@@ -81,15 +82,22 @@ class ImageLesson:
         return self._channels + (3 if self._config.look else 0)
 
     def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
-        """Condition maps uint8 [N, H, W], images uint8 [N, H, W, 3], looks float32 [N, classes, 3]."""
+        """Condition maps uint8 [N, H, W], images uint8 [N, H, W, 3], looks float32 [N, classes, 3].
+
+        Raises:
+            UserError: for noise closer than the pixels of the tiles.
+        """
         config = self._config
+        if reason := refusal_of(config.condition, tiles.mpp):
+            raise UserError(f"condition.{reason}. Use a larger --set condition.spacing_um=.")
         self._mpp, self._classes = tiles.mpp, _classes_of(tiles, self._drawn)
         self._looks = measure_looks(tiles) if config.look else None
-        views = self.streams(tiles)
+        streams = self.streams(tiles)
 
         def draw(step: int) -> list[Views]:
-            conditions, looks = self._conditions(views[0], step)
-            return [conditions, views[-1].draw(step)[..., 1:], looks]
+            views = [stream.draw(step) for stream in streams]
+            numbers = streams[0].numbers(step)
+            return [self._conditions(views[0], numbers), views[-1][..., 1:], self._looks_of(streams[0], numbers)]
 
         return draw
 
@@ -98,24 +106,26 @@ class ImageLesson:
         config = self._config
         return [ImageViews(tiles, config.size, config.batch, config.seed, config.max_background)]
 
-    def _conditions(self, views: ImageViews, step: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    def _conditions(self, views: npt.NDArray[np.uint8], numbers: range) -> npt.NDArray[np.uint8]:
+        """Condition maps of views [N, H, W, 4], whose numbers seed the noise."""
         config, scheme = self._config.condition, self._scheme
-        seen = views.draw(step)
-        labels = seen[..., 0]
+        labels = views[..., 0]
         if config.kind == "polygons+air+cells":
-            from factory.cells_by_colour import with_cells
-
-            labels = np.stack([with_cells(v[..., 0], v[..., 1:], self._mpp, scheme, self._drawn) for v in seen])
+            labels = np.stack([with_cells(v[..., 0], v[..., 1:], self._mpp, scheme, self._drawn) for v in views])
         if config.kind == "polygons+noise":
-            rngs = [generator(self._config.seed, Stream.CONDITION, number) for number in views.numbers(step)]
+            rngs = [generator(self._config.seed, Stream.CONDITION, number) for number in numbers]
             label = len(self._drawn)
             maps = [scatter_noise(m, config, self._mpp, label, r) for m, r in zip(labels, rngs, strict=True)]
             labels = np.stack(maps)
-        looks = np.zeros((len(labels), len(self._drawn), 3), np.float32)
+        return labels
+
+    def _looks_of(self, views: ImageViews, numbers: range) -> npt.NDArray[np.float32]:
+        """The look of each view's slide: float32 [N, classes, 3], 0 where none is told."""
+        looks = np.zeros((len(numbers), len(self._drawn), 3), np.float32)
         if self._looks is not None:
-            groups = [self._looks.names.index(views.tiles.group(views.place(n))) for n in views.numbers(step)]
+            groups = [self._looks.names.index(views.tiles.group(views.place(n))) for n in numbers]
             looks[:, : self._looks.colours.shape[1]] = self._looks.colours[groups]
-        return labels, looks
+        return looks
 
     def seen(self, views: list[Views]) -> torch.Tensor:
         """What the network sees of what `draw_from` drew: float32 [N, in_channels, H, W]."""

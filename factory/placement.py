@@ -36,7 +36,7 @@ class Population:
         on: classes of the region mask on which centres lie. within: classes whose pixels they may cover.
         room: radii round a centre that are kept free where there is space; 0 = none.
         touching: share of the nuclei that lie beside or partly behind another of their kind, approximately.
-        along: whether they are turned along `Cells.flow`.
+        along: whether they are turned along `Cells.flow`. attracted: whether `Cells.attraction` holds for them.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Population:
     room: float = 0.0
     touching: float = 0.0
     along: bool = False
+    attracted: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def settle_population(
     rules[VOTE, list(positive)] = 1
     limits = np.array([cells.overlap, cells.trim, cells.smallest_px, cells.tries, wanted], np.float64)
     flow = cells.flow if population.along and cells.flow is not None else _NO_FLOW
-    attraction = _EVERYWHERE if cells.attraction is None else cells.attraction
+    attraction = cells.attraction if population.attracted and cells.attraction is not None else _EVERYWHERE
     seed = np.uint64(rng.integers(0, 2**64, dtype=np.uint64))
     partner = _partners(len(outlines), population.touching, rng)
     done = settle(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from factory.composition import Request
-from factory.conditions import Condition, ConditionConfig, channels_of_condition
+from factory.conditions import Condition, ConditionConfig, channels_of_condition, refusal_of
 from factory.core.config import parse
 from factory.nets.stitching import draw
 from factory.trained import Trained, TrainedConfig, scheme_of
@@ -55,7 +55,7 @@ class TrainedRenderer(Trained):
 
     def refusal(self, request: Request) -> str | None:
         """Why the weights cannot render what a request asks for, or None."""
-        if reason := self.misfit(request):
+        if reason := self.misfit(request) or refusal_of(self.condition, request.mpp):
             return reason
         looks = self.card.fields["looks"]
         if isinstance(self.config.look, int) and not 0 <= self.config.look < len(looks):

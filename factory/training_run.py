@@ -182,6 +182,7 @@ def train(
     _refuse_other_threads(run, resume, torch.get_num_threads())
     torch.manual_seed(config.seed)
     lesson = lesson_class(run.name)(config, run.tiles.scheme, device)
+    draw = lesson.draw_from(run.tiles)
     run.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(run.out):
         begin(run.out, run.document, config.model_dump(mode="json"), clear=not resume)
@@ -191,7 +192,7 @@ def train(
                 lesson=lesson,
                 scheme=run.tiles.scheme,
                 steps=run.steps,
-                draw=lesson.draw_from(run.tiles),
+                draw=draw,
                 out=run.out,
                 card=_card(run),
                 fingerprint=digest(run.document),

@@ -113,7 +113,7 @@ def write_points(dataset: Dataset, positives: list[int]) -> None:
 
 
 def audit_command(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """``call("synth", ...)`` runs the command in `folder` with a judge that sees darkness; ``card`` is what its card says.
+    """``call("synth", ...)`` runs the command with a judge that sees darkness; ``card`` is what its card says.
 
     ``judge`` gives another network, and the scheme of its classes.
     """

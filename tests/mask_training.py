@@ -27,6 +27,8 @@ COMMON: dict[str, Any] = {
     "learning_rate": 1e-3, "precision": "fp32", "threads": 1,
 }  # fmt: skip
 
+NOISE = {"kind": "polygons+noise", "spacing_um": 2.0}
+
 LESSONS: dict[str, dict[str, Any]] = {
     "depas": {
         "network": {"latent_tile": 2, "latent_place": 3, "widths": [8, 8, 6, 4, 4], "mixing": 1},
@@ -43,11 +45,15 @@ LESSONS: dict[str, dict[str, Any]] = {
     },
     "pix2pixhd": {
         "network": {"width": 4, "downs": 2, "blocks": 1, "kernel": 3, "upsampling": "resize"},
-        "judges": 2, "judge_width": 4, "judge_depth": 2, "loss": {"feature": 2}, "look": True,
+        "judges": 2, "judge_width": 4, "judge_depth": 2, "loss": {"feature": 2},
+        "condition": NOISE, "look": True,
     },
-    "pix2pix": {"network": {"width": 4, "depth": 4, "dropout": 0.3}, "judge_width": 4, "loss": {"l1": 10}},
+    "pix2pix": {
+        "network": {"width": 4, "depth": 4, "dropout": 0.3}, "judge_width": 4, "loss": {"l1": 10}, "condition": NOISE,
+    },
     "renderers/cyclegan": {
-        "network": {"width": 4, "blocks": 1, "kernel": 3}, "judge_width": 4, "pool": 3, "look": True,
+        "network": {"width": 4, "blocks": 1, "kernel": 3}, "judge_width": 4, "pool": 3,
+        "condition": NOISE, "look": True,
     },
 }  # fmt: skip
 """Values over `COMMON` that make each lesson small; a lesson that is not here is trained with `COMMON` alone."""
@@ -79,7 +85,7 @@ def write_masks(
     scheme: str = "tissue",
     *,
     mpp: float = 0.5,
-    split: str = "train",
+    split: str | Callable[[int], str] = "train",
     group: Callable[[int], str | None] = lambda index: f"slide-{index % 3}",
     images: Callable[[int], npt.NDArray[np.uint8]] | None = None,
 ) -> Dataset:
@@ -90,7 +96,8 @@ def write_masks(
 
     def sample(index: int) -> tuple[npt.NDArray[np.uint8], Tile, dict[str, object]]:
         row = {
-            "sample_id": f"{root.name.replace('_', '-')}-{index}", "split": split, "source": "real",
+            "sample_id": f"{root.name.replace('_', '-')}-{index}", "source": "real",
+            "split": split if isinstance(split, str) else split(index),
             "group_id": group(index), "height": size[0], "width": size[1], "mpp": mpp, "label_scheme": scheme,
             "seed": 0, "label_origin": "exact", "licence": "test",
         }  # fmt: skip

@@ -22,9 +22,9 @@ from manifests.errors import FaultError, UserError
 from manifests.store import Layout
 from segment import experiment
 from segment.compare import cells
-from segment.compare.config import BootstrapConfig, Cell, CompareConfig, grid
+from segment.compare.config import BootstrapConfig, Cell, CompareConfig, grid, twice
 from segment.compare.report import Setting, write_report
-from segment.compare.statistics import bootstrap_mean, cohens_dz
+from segment.compare.statistics import bootstrap_mean, bootstrap_relative, cohens_dz
 from segment.compare.summary import CellScores, Scores, sentences, summarise
 from tests.conftest import Outcome, assert_refused, write_dataset
 
@@ -117,6 +117,24 @@ def test_effect_size_is_that_of_the_images_averaged_over_seeds() -> None:
     # Averages over seeds 1, 2, 3: mean 2, standard deviation 1.
     assert cohens_dz(np.array([[0.0, 2.0, 3.0], [2.0, 2.0, 3.0]])) == pytest.approx(2.0)
     assert math.isnan(cohens_dz(np.array([[1.0]])))
+
+
+def test_relative_gain_equals_resampling_both_means_one_by_one() -> None:
+    rng = np.random.default_rng(5)
+    reference = rng.uniform(0.3, 0.6, (3, 10))
+    gain = rng.normal(0.1, 0.05, (3, 10))
+    gain[0, 0] = math.nan
+    estimate = bootstrap_relative(gain, reference, list("abcdefghij"), BootstrapConfig(resamples=8000))
+    known = ~np.isnan(gain)
+    ratios = []
+    for _ in range(8000):
+        drawn = np.ix_(rng.integers(3, size=3), rng.integers(10, size=10))
+        there = known[drawn]
+        ratios.append(gain[drawn][there].sum() / reference[drawn][there].sum())
+    assert estimate.mean == pytest.approx(gain[known].mean() / reference[known].mean())
+    assert (estimate.low, estimate.high) == pytest.approx(np.quantile(ratios, (0.025, 0.975)), abs=0.01)
+    nothing = bootstrap_relative(gain, np.zeros_like(gain), list("abcdefghij"), BootstrapConfig(resamples=200))
+    assert math.isnan(nothing.mean)
 
 
 # --- the grid ----------------------------------------------------------------------------------------------------
@@ -409,20 +427,28 @@ def made_up(config: CompareConfig, gain: float, images: int = 12) -> Scores:
     return Scores(names, names, found, {})
 
 
+PATIENTS = {0.5: 2, 1.0: 4}
 ENOUGH = {"seeds": 3, "claims": {"min_steps": 2, "min_seeds": 3, "min_patients": 10}}
 
 
 def test_a_claim_is_a_sentence_where_the_interval_leaves_out_zero() -> None:
     config = config_of(**ENOUGH)
     scores = made_up(config, gain=0.1)
-    summary = summarise(scores, config)
+    summary = summarise(scores, config, PATIENTS)
     said = sentences(scores, summary, config)
-    assert len(said) == 8
+    assert len(said) == 10
     assert re.match(r"With 50% of the real patients, S\* against R\*: AJI is higher by 0\.(09|10)", said[0])
     assert "no difference in AJI shown" in said[2]
+    assert re.match(
+        r"With 50% of the real patients, S\* against R\* with 100% of them: AJI is higher by 0\.(09|10)", said[8]
+    )
+    assert "With 100% of the real patients, R* against R* with 50% of them: no difference" in said[9]
     gain = next(d for d in summary.differences if (d.arm, d.than, d.fraction) == ("S*", "R*", 1.0))
     assert gain.estimate.low < 0.1 < gain.estimate.high
     assert gain.effect > 2
+    baseline = scores.matrix("R*", 1.0, "aji", 3).mean()
+    assert gain.relative.mean == pytest.approx(gain.estimate.mean / baseline)
+    assert f"{gain.relative.mean:.1%} of R*" in said[1]
 
 
 @pytest.mark.parametrize(
@@ -436,7 +462,7 @@ def test_a_claim_is_a_sentence_where_the_interval_leaves_out_zero() -> None:
 def test_no_claim_is_made_below_the_minimum(changes: dict[str, object], images: int, short: str) -> None:
     config = config_of(**changes)
     scores = made_up(config, gain=0.3, images=images)
-    (said,) = sentences(scores, summarise(scores, config), config)
+    (said,) = sentences(scores, summarise(scores, config, PATIENTS), config)
     assert said == f"No claim: too few for one ({short})."
 
 
@@ -445,7 +471,7 @@ def test_an_arm_whose_trainings_failed_gets_no_claim() -> None:
     whole = made_up(config, gain=0.3)
     lost = Cell("S*", 1.0, 2)
     scores = replace(whole, cells={c: s for c, s in whole.cells.items() if c != lost}, failed={lost: "diverged"})
-    said = sentences(scores, summarise(scores, config), config)
+    said = sentences(scores, summarise(scores, config, PATIENTS), config)
     assert "S* against R*: no claim, 2 seeds and 12 test patients have both" in said[1]
     assert "AJI is higher" in said[0]
 
@@ -463,12 +489,44 @@ def test_report_marks_published_values_and_needs_no_other_file(tmp_path: Path) -
     assert row[1:-1] == ["-"] * (len(header) - 2)
     assert row[-1] == "AJI 0.618 (Graham et al. 2019) |"
     assert r"| S\* - R\* | 50% | AJI | +0." in markdown
+    assert r"| S\* - R\* | 2 (50%) against 4 (100%) | AJI | +0." in markdown
+    assert r"| R\* - R\* | 4 (100%) against 2 (50%) | AJI | " in markdown
+    assert "as many further real patients" in html
     assert "leaves out 0" in markdown
     assert "HoVer-Net &lt;1&gt;" in html
     assert "data:image/png;base64," in html
     assert "http" not in html
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert pq.read_table(tmp_path / "scores.parquet").num_rows == 3 * 7 * 12
+    document = json.loads((tmp_path / "summary.json").read_text())
+    further = [d for d in document["differences"] if d["fraction"] != d["than_fraction"]]
+    assert [(d["arm"], d["real_patients"], d["than"], d["than_real_patients"]) for d in further] == [
+        ("S*", 2, "R*", 4),
+        ("R*", 4, "R*", 2),
+    ]
+    assert further[0]["estimate"]["low"] < 0.1 < further[0]["estimate"]["high"]
+    assert further[0]["relative"]["mean"] > 0.1
+
+
+def test_twice_is_by_numbers_of_patients_and_near_enough() -> None:
+    assert twice({0.1: 2, 0.2: 4, 0.5: 9, 1.0: 18}) == {0.1: 0.2, 0.2: 0.5, 0.5: 1.0}
+    assert twice({0.1: 2, 0.2: 4, 0.25: 6, 0.5: 11, 1.0: 22}) == {0.1: 0.2, 0.25: 0.5, 0.5: 1.0}, "6 are not twice 4"
+    assert twice({0.3: 4, 0.5: 7, 0.6: 9}) == {0.3: 0.5}, "7 and 9 are as near to 8: the smaller"
+    assert twice({1.0: 5}) == {}
+
+
+def test_without_such_fractions_the_report_says_that_nothing_can_be_said(tmp_path: Path) -> None:
+    config = config_of(**ENOUGH)
+    setting = Setting(tmp_path, {0.5: 1, 1.0: 4}, {0.5: 1, 1.0: 4}, ["a.png"], tmp_path, 6, "cpu", 1)
+    write_report(made_up(config, gain=0.1), config, setting, tmp_path)
+    assert "No fraction comes to twice the patients of another" in (tmp_path / "report.md").read_text()
+    assert not [d for d in summarise(made_up(config, 0.1), config, setting.patients).differences if d.is_further]
+
+
+def test_regions_are_compared_by_the_metrics_of_the_noise_paper() -> None:
+    figures = {name: np.array([0.5]) for name in ("dice", "mean_iou", "wiou", "wprecision", "wrecall", "t_objective")}
+    scores = Scores(("a",), ("a",), {Cell("R", 1.0, 0): CellScores(figures)}, {})
+    assert scores.metrics == ["mean_iou", "wiou", "wprecision", "wrecall", "dice"]
 
 
 # --- the command -------------------------------------------------------------------------------------------------
@@ -509,7 +567,7 @@ def test_bad_requests_are_one_line_and_write_nothing(cli: Callable[..., Outcome]
     for words, message in (
         (["--arms", "R,Q"], "arms.1"),
         (["--fractions", "half"], "fractions.0"),
-        (["--config", "nothing"], "expected a YAML file or a shipped name \\(monuseg\\), got 'nothing'"),
+        (["--config", "nothing"], "expected a YAML file or a shipped name \\(ki67, monuseg\\), got 'nothing'"),
         (["--published", "published.csv"], "expected the columns name,metric,value,source, got method,aji"),
         (["--published", "none.csv"], "none.csv: expected a CSV file"),
         (["--real", home / "synth"], "expected real tiles, got synthetic ones"),

@@ -6,6 +6,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -16,11 +17,11 @@ import manifests
 import segment.cli
 from factory.core.config import configs_dir, parse
 from factory.core.registry import resolve
-from factory.masks import MASKS, TRAINABLE
+from factory.masks import MASKS
 from factory.order import resolve_config
 from factory.pipeline import recipe_of
 from factory.renderers import RENDERERS
-from factory.training_run import lesson_class, resolve_lesson
+from factory.training_run import lesson_class, lessons, resolve_lesson
 from manifests import SCHEMA, SCHEMES
 from tests.conftest import Outcome, write_dataset
 
@@ -75,18 +76,39 @@ def test_every_segment_config_resolves(path: Path) -> None:
     parse(TrainConfig, yaml.safe_load(path.read_text()), path.name)
 
 
+SHARED = {"cyclegan": "masks/cyclegan", "cyclegan_images": "renderers/cyclegan"}
+"""How the configs of the lessons are called whose name is in both tables."""
+
+
 @pytest.mark.parametrize("path", sorted((configs_dir() / "train").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_training_config_resolves(path: Path) -> None:
-    generator = path.stem.partition("_")[0]
-    assert generator in TRAINABLE
-    parse(lesson_class(generator).Config, yaml.safe_load(path.read_text()), path.name)
+    starts = [name for name in (*lessons(), *SHARED) if path.stem == name or path.stem.startswith(f"{name}_")]
+    name = max(starts, key=len)
+    parse(lesson_class(SHARED.get(name, name)).Config, yaml.safe_load(path.read_text()), path.name)
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
-def test_every_generator_that_learns_has_the_papers_configuration_and_a_light_one(name: str) -> None:
+@pytest.mark.parametrize("name", lessons())
+def test_every_lesson_has_the_papers_configuration_and_a_light_one(name: str) -> None:
     paper, light = (resolve_lesson(name, None, [], {"precision": "fp32"}, device) for device in ("cuda", "cpu"))
-    assert (paper.size, paper.epochs) == ((512, 1024), 100)
-    assert (light.size, paper.learning_rate, paper.beta1) == ((128, 256), 2e-4, 0.5)
+    is_renderer = lesson_class(name).kind == "renderer-weights"
+    assert (paper.size, paper.epochs) == ((512, 1024), 200 if is_renderer else 100)
+    assert (paper.learning_rate, paper.beta1) == (2e-4, 0.5)
+    assert light.size == (128, 256) if not is_renderer else max(light.size) <= 256
+    assert light.learning_rate == paper.learning_rate
+    shipped = [config for config, lesson in SHARED.items() if lesson == name] or [name]
+    assert f"`{shipped[0]}`" in README
+
+
+def test_pix2pixhd_has_the_constants_of_its_authors_and_those_of_the_noise_paper() -> None:
+    def constants(config: str) -> tuple[object, ...]:
+        values: dict[str, Any] = resolve_lesson("pix2pixhd", config, [], {}, "cpu").model_dump()
+        network, loss = values["network"], values["loss"]
+        assert (network["width"], network["downs"], network["blocks"], network["norm"]) == (64, 4, 9, "instance")
+        assert (values["judges"], values["judge_width"], values["judge_depth"]) == (2, 64, 3)
+        return values["epochs"], values["decay_epochs"], values["judging"], values["fooling"], loss["feature"]
+
+    assert constants("pix2pixhd") == (200, 100, "lsgan", "lsgan", 10)
+    assert constants("pix2pixhd_paper") == (700, 200, "lsgan", "bce", 1)
 
 
 def test_pix2pix_has_its_own_weights_and_those_of_priorpaths_text() -> None:

@@ -1,7 +1,8 @@
-"""Tissue regions with nuclei: PD-L1 tiles whose TPS is exact by area and by cells. Nothing here is trained.
+"""Tissue regions with nuclei: PD-L1 and Ki-67 tiles whose TPS is exact by area and by cells. Nothing here is trained.
 
 Regions come first, from `factory.regions`; nuclei then lie inside them: round to oval ones in the tumour, small
-round and dense lymphocytes in inflammation, thin spindles along the fibres of the stroma, none on air.
+round and dense lymphocytes in inflammation, thin spindles along the fibres of the stroma, none on air. A scheme
+without a class for inflammation has its lymphocytes in other tissue, most of them where inflammation would be.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from pydantic import Field
 
 from factory.composition import Request, Scores, check, shares
 from factory.core.config import Config
+from factory.fields import FloatMap
 from factory.geometry import OutlineConfig, draw_outlines
 from factory.placement import Cells, Population, too_coarse
 from factory.quantiles import target_count
-from factory.regions import NODE_UM, RegionsConfig, draw_regions, region_fields, region_fractions
+from factory.regions import NODE_UM, Regions, RegionsConfig, draw_regions, region_fields, region_fractions
 
 _PACKING = 0.42
 """Share of a region that nuclei of mean size can cover before placing them begins to fail; measured."""
+_INFLAMED = 0.2
+"""Share of other tissue that is as dense in lymphocytes as inflammation, where the scheme has no class for that."""
 
 
 class PopulationConfig(Config):
@@ -62,9 +66,9 @@ class IhcConfig(Config):
 
 
 class Ihc:
-    """Draws regions and the nuclei in them, for the schemes `pdl1` and `pdl1_cells`."""
+    """Draws regions and the nuclei in them, for the schemes of `pdl1` and `ki67`."""
 
-    schemes: tuple[str, ...] = ("pdl1", "pdl1_cells")
+    schemes: tuple[str, ...] = ("pdl1", "pdl1_cells", "ki67", "ki67_cells")
     Config = IhcConfig
 
     def __init__(self, config: IhcConfig, device: str = "cpu") -> None:
@@ -74,7 +78,7 @@ class Ihc:
     def refusal(self, request: Request) -> str | None:
         """Why a request can never be met, or None."""
         if request.scheme.name not in self.schemes:
-            return f"scheme: ihc draws {' and '.join(self.schemes)}, got {request.scheme.name}"
+            return f"scheme: ihc draws {', '.join(self.schemes)}, got {request.scheme.name}"
         reason = check(request) or too_coarse([kind.outline for kind in self._kinds() if kind.density_mm2], request.mpp)
         if reason or request.cells is None:
             return reason
@@ -104,7 +108,7 @@ class Ihc:
 
     def _draw(self, request: Request, rng: np.random.Generator) -> Scores:
         height, width, mpp = request.height, request.width, request.mpp
-        regions = draw_regions(rng, height, width, mpp, self.config.regions)
+        regions = draw_regions(rng, height, width, mpp, self.config.regions, request.scheme)
         fractions = region_fractions(rng, request.scheme)
         stated = fractions if request.fractions is None else request.fractions
         counts = _deal(self._expected(request, stated), request.cells)
@@ -114,6 +118,7 @@ class Ihc:
             overlap=self.config.overlap,
             flow=regions.flow(),
             flow_step_px=NODE_UM / mpp,
+            attraction=None if request.scheme.ids("inflammation") else _crowded(regions, height, width),
             drawn_as=request.scheme.names.index("cell") if "cell" in request.scheme.names else None,
         )
         return Scores(region_fields(regions, rng, request.scheme, height, width), fractions, cells=cells)
@@ -134,11 +139,11 @@ class Ihc:
         scheme = request.scheme
         tumour = tuple(sorted((*scheme.ids("tumour_positive"), *scheme.ids("tumour_negative"))))
         inflamed, other = scheme.ids("inflammation"), (scheme.names.index("other"),)
-        homes = ((tumour, tumour), (inflamed, (*inflamed, *other)), (other, (*inflamed, *other)))
+        homes = ((tumour, tumour), (inflamed or other, (*inflamed, *other)), (other, (*inflamed, *other)))
         return tuple(
             Population(
                 name, draw_outlines(rng, int(count), request.mpp, kind.outline), on, within,
-                kind.room, kind.touching, along=name == "spindle",
+                kind.room, kind.touching, along=name == "spindle", attracted=name == "lymphocyte",
             )
             for name, count, kind, (on, within) in zip(
                 ("tumour", "lymphocyte", "spindle"), counts, self._kinds(), homes, strict=True
@@ -147,14 +152,29 @@ class Ihc:
 
 
 def _region_shares(request: Request, fractions: tuple[float, ...]) -> tuple[float, float, float]:
-    """Shares of all pixels that are tumour, inflammation and other tissue, cells counted with their region."""
+    """Shares of all pixels that are tumour, inflammation and other tissue, cells counted with their region.
+
+    Inflammation is `_INFLAMED` of other tissue where the scheme has no class for it.
+    """
     asked = shares(request, fractions)
     cell = asked.fractions[request.scheme.names.index("cell")] if "cell" in request.scheme.names else 0.0
     widened = asked.tissue / max(asked.tissue - cell, 1e-9)
     tumour, inflammation = min(asked.tumour * widened, 1.0), min(asked.inflammation * widened, 1.0)
     total = request.height * request.width
     tumour = target_count(tumour, total) / total
-    return tumour, inflammation, max(asked.tissue - tumour - inflammation, 0.0)
+    other = max(asked.tissue - tumour - inflammation, 0.0)
+    if not request.scheme.ids("inflammation"):
+        inflammation, other = _INFLAMED * other, (1.0 - _INFLAMED) * other
+    return tumour, inflammation, other
+
+
+def _crowded(regions: Regions, height: int, width: int) -> FloatMap:
+    """How likely lymphocytes settle at a pixel: certain where inflammation would be, else rare; [H, W] in [0, 1]."""
+    field = regions.at_pixels(regions.inflammation, height, width)
+    rank = int((1.0 - _INFLAMED) * field.size)
+    level = np.partition(field.ravel(), rank)[rank]
+    crowded: FloatMap = np.clip((field - level) * np.float32(4.0) + np.float32(0.8), np.float32(0.05), np.float32(1.0))
+    return crowded
 
 
 def _deal(expected: npt.NDArray[np.float64], total: int | None) -> npt.NDArray[np.int64]:

@@ -48,7 +48,8 @@ class Polygons:
         return [self._draw(request, rng) for request, rng in zip(requests, rngs, strict=True)]
 
     def _draw(self, request: Request, rng: np.random.Generator) -> Scores:
-        regions = draw_regions(rng, request.height, request.width, request.mpp, self.config.regions)
-        fractions = region_fractions(rng, request.scheme)
-        fields = region_fields(regions, rng, request.scheme, request.height, request.width)
+        scheme, height, width = request.scheme, request.height, request.width
+        regions = draw_regions(rng, height, width, request.mpp, self.config.regions, scheme)
+        fractions = region_fractions(rng, scheme)
+        fields = region_fields(regions, rng, scheme, height, width)
         return Scores(fields, fractions)

@@ -6,15 +6,29 @@ saved or loaded into.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from factory.core.precision import Precision
-from factory.nets.inference_layers import Convolution, Doubling, FullPrecisionHead, InstanceNorm, Pair, ThriftyDoubling
+from factory.nets.inference_layers import (
+    Convolution,
+    Doubling,
+    FullPrecisionHead,
+    InstanceNorm,
+    Pair,
+    ThriftyConvolution,
+    ThriftyDoubling,
+    UnevenDoubling,
+    WideHead,
+)  # fmt: skip
 from factory.nets.layers import fold_batch_norm
+from factory.nets.pix2pixhd import GlobalGenerator
+
+_WIDE = 5
+"""Rows of a kernel from which on a last layer is a `WideHead`, where it is computed in float32."""
 
 
 def ready(network: nn.Module, precision: Precision, device: str) -> nn.Module:
@@ -22,7 +36,7 @@ def ready(network: nn.Module, precision: Precision, device: str) -> nn.Module:
 
     Args:
         network: with its weights; its last layer is `head`, a convolution or an `nn.Sequential` that ends in one.
-        precision: bf16 computes all but the last layer in bfloat16.
+        precision: bf16 computes in bfloat16, but for the last layer of networks that draw masks.
         device: where to compute.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -30,16 +44,49 @@ def ready(network: nn.Module, precision: Precision, device: str) -> nn.Module:
     for layer in network.modules():
         if isinstance(layer, nn.ReLU):
             layer.inplace = True  # no network here uses again what went into one
-    network.head = _head(cast(nn.Module, network.head))
+    # An image has 256 levels anyway; a mask is cut at a quantile of its logits, and rounding would make ties of these.
+    head_dtype = dtype if isinstance(network, GlobalGenerator) else torch.float32
+    network.head = _head(cast(nn.Module, network.head), head_dtype)
+    _join_upsampling(network)
     _replace_layers(network, dtype)
     return network.to(device)
 
 
-def _head(head: nn.Module) -> FullPrecisionHead:
+def _head(head: nn.Module, dtype: torch.dtype) -> nn.Module:
     layers = list(head) if isinstance(head, nn.Sequential) else [head]
     last = layers.pop()
     assert isinstance(last, nn.Conv2d | nn.ConvTranspose2d)
-    return FullPrecisionHead(nn.Sequential(*layers), last)
+    before = nn.Sequential(*layers)
+    shape = (last.stride, last.padding, last.dilation)
+    wide = last.kernel_size[0] >= _WIDE or dtype != torch.float32
+    if isinstance(last, nn.Conv2d) and wide and shape == ((1, 1), (0, 0), (1, 1)):
+        return WideHead(before, last, dtype)
+    return FullPrecisionHead(before, last)
+
+
+def _join_upsampling(network: nn.Module) -> None:
+    """Nearest neighbours x 2 and a convolution of kernel 3, one after the other, as one transposed one of kernel 4.
+
+    Each kind of output pixels sees 2 x 2 pixels, some of them through a sum of weights: 16 multiplications, not 36.
+    """
+    for module in network.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for index, (first, second) in enumerate(pairwise(module)):
+            if isinstance(first, nn.Upsample) and isinstance(second, nn.Conv2d):
+                assert (first.scale_factor, first.mode) == (2, "nearest")
+                assert (second.kernel_size, second.stride, second.padding) == ((3, 3), (1, 1), (1, 1))
+                module[index], module[index + 1] = nn.Identity(), _joined(second)
+
+
+def _joined(layer: nn.Conv2d) -> nn.ConvTranspose2d:
+    weight = layer.weight.detach().transpose(0, 1)
+    for axis in (2, 3):
+        k0, k1, k2 = weight.unbind(axis)
+        weight = torch.stack([k2, k1 + k2, k0 + k1, k0], axis)
+    joined = nn.ConvTranspose2d(layer.in_channels, layer.out_channels, 4, stride=2, padding=1)
+    joined.weight, joined.bias = nn.Parameter(weight, requires_grad=False), layer.bias
+    return joined
 
 
 def _replace_layers(module: nn.Module, dtype: torch.dtype) -> None:
@@ -59,6 +106,9 @@ def _convolution(layer: nn.Conv2d, dtype: torch.dtype) -> nn.Module:
     assert layer.groups == 1
     padding, dilation = cast(Pair, layer.padding), cast(Pair, layer.dilation)
     stride = cast(Pair, layer.stride)
+    shape = (layer.kernel_size, stride, padding, dilation)
+    if shape == ((3, 3), (1, 1), (0, 0), (1, 1)) and ThriftyConvolution.pays(layer.in_channels, layer.out_channels):
+        return ThriftyConvolution(layer.weight, layer.bias, dtype)
     if layer.padding_mode == "zeros":
         return Convolution(layer.weight, layer.bias, stride, padding, dilation, dtype)
     assert layer.padding_mode == "replicate"
@@ -69,8 +119,8 @@ def _convolution(layer: nn.Conv2d, dtype: torch.dtype) -> nn.Module:
 def _transposed(layer: nn.ConvTranspose2d, dtype: torch.dtype) -> nn.Module:
     """A `Doubling` where the layer doubles; DCGAN's first layer, which sees one pixel, stays as it is, in float32."""
     shape = (layer.kernel_size, layer.stride, layer.padding, layer.output_padding)
-    if shape == ((3, 3), (2, 2), (1, 1), (1, 1)):  # the same with a last row and column of zeros
-        return Doubling(F.pad(layer.weight, (0, 1, 0, 1)), layer.bias, dtype)
+    if shape == ((3, 3), (2, 2), (1, 1), (1, 1)):
+        return UnevenDoubling(layer.weight, layer.bias, dtype)
     if shape == ((4, 4), (2, 2), (1, 1), (0, 0)):
         thrifty = ThriftyDoubling.pays(layer.in_channels, layer.out_channels)
         return (ThriftyDoubling if thrifty else Doubling)(layer.weight, layer.bias, dtype)

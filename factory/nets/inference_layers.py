@@ -97,6 +97,38 @@ class Doubling(nn.Module):
         return doubled.permute(0, 3, 1, 2)
 
 
+class UnevenDoubling(nn.Module):
+    """A transposed convolution of kernel 3, stride 2, padding 1 and output padding 1, without a product too many.
+
+    Even rows of the output see one row of the input, odd ones two, and columns likewise: four plain convolutions with
+    one, two, two and four of the nine weights, whose outputs are interleaved.
+
+    Args:
+        weight: [I, O, 3, 3], of the transposed convolution. bias: [O] or None. dtype: what is computed in.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        plain = weight.transpose(0, 1)
+        taps = ([1], [2, 0])  # of even and of odd outputs, in the order of the inputs that they see
+        self.kinds = nn.ModuleList(
+            Convolution(plain[:, :, rows][:, :, :, columns], bias, (1, 1), (row, column), (1, 1), dtype)
+            for row, rows in enumerate(taps)
+            for column, columns in enumerate(taps)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, O, 2 H, 2 W] of [N, I, H, W]."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        kinds = [kind(x).permute(0, 2, 3, 1) for kind in self.kinds]
+        count, height, width, channels = kinds[0].shape
+        doubled = kinds[0].new_empty(count, height, 2, width, 2, channels)
+        for kind, seen in enumerate(kinds):
+            row, column = divmod(kind, 2)  # of two taps, the first output saw the zeros before the border
+            doubled[:, :, row, :, column] = seen[:, row:, column:]
+        return doubled.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
 class ThriftyDoubling(Doubling):
     """A `Doubling` with 9 multiplications where it has 16: Winograd's F(2, 2), rows and columns (Lavin & Gray 2016).
 
@@ -184,6 +216,76 @@ def _pair_outputs(products: list[torch.Tensor], axis: int) -> torch.Tensor:
     return outputs.flatten(axis, axis + 1)
 
 
+class ThriftyConvolution(nn.Module):
+    """A convolution of kernel 3 without padding, with 4 multiplications where it has 9: Winograd's F(2x2, 3x3).
+
+    Along one axis, four inputs a, b, a', b' give two outputs with a kernel k (Lavin & Gray 2016): with the products
+    p = (a - a') k0, q = (b + a') (k0 + k1 + k2) / 2, r = (a' - b) (k0 - k1 + k2) / 2 and s = (b - b') k2 they are
+    p + q + r and q - r - s. Sums in bfloat16 make the layer's rounding error 2.3 times that of a `Convolution`.
+
+    Args:
+        weight: [O, I, 3, 3]. bias: [O] or None. dtype: what is computed in.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        kernels = [kernel for rows in _four_kernels(weight.detach(), 2) for kernel in _four_kernels(rows, 3)]
+        # The product q q is in every output once: the bias comes in there.
+        self.products = nn.ModuleList(
+            Convolution(kernel, bias if place == _Q_Q else None, (1, 1), (0, 0), (1, 1), dtype)
+            for place, kernel in enumerate(kernels)
+        )
+
+    @staticmethod
+    def pays(in_channels: int, out_channels: int) -> bool:
+        """Whether there are so many channels that the products cost much more than the additions."""
+        return min(in_channels, out_channels) >= 256
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, O, H - 2, W - 2] of [N, I, H, W]."""
+        height, width = x.shape[2] - 2, x.shape[3] - 2
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, width % 2, 0, height % 2))
+        pixels = x.to(self.dtype, memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        rows = []
+        for row, terms in enumerate(_four_terms(pixels, 1)):
+            products = [
+                self.products[4 * row + column](term.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+                for column, term in enumerate(_four_terms(terms, 2))
+            ]
+            rows.append(_two_outputs(products, 2))
+        return _two_outputs(rows, 1)[:, :height, :width].permute(0, 3, 1, 2)
+
+
+_Q_Q = 5
+"""Place of the product that is q along both axes."""
+
+
+def _four_kernels(weight: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
+    """What the terms of p, q, r and s are multiplied by, along an axis of [O, I, ...], which has one place left."""
+    k0, k1, k2 = (tap.unsqueeze(axis) for tap in weight.unbind(axis))
+    return k0, (k0 + k1 + k2) / 2, (k0 - k1 + k2) / 2, k2
+
+
+def _four_terms(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
+    """The terms of p, q, r and s along an axis, of every two pairs that follow each other."""
+    pairs = x.shape[axis] // 2
+    a, b = x.view(*x.shape[:axis], pairs, 2, *x.shape[axis + 1 :]).unbind(axis + 1)
+    (a, later_a), (b, later_b) = ((part.narrow(axis, 0, pairs - 1), part.narrow(axis, 1, pairs - 1)) for part in (a, b))
+    return a - later_a, b + later_a, later_a - b, b - later_b
+
+
+def _two_outputs(products: list[torch.Tensor], axis: int) -> torch.Tensor:
+    """The outputs p + q + r and q - r - s, one after the other along an axis."""
+    p, q, r, s = products
+    outputs = q.new_empty([*q.shape[: axis + 1], 2, *q.shape[axis + 1 :]])
+    first, second = outputs.unbind(axis + 1)
+    torch.add(q, r, out=first).add_(p)
+    torch.sub(q, r, out=second).sub_(s)
+    return outputs.flatten(axis, axis + 1)
+
+
 class InstanceNorm(nn.Module):
     """`nn.InstanceNorm2d` without weights: the batch norm of a batch of one, which torch computes in this layout.
 
@@ -214,6 +316,35 @@ def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     F.batch_norm(x, mean, variance, training=True, momentum=1.0)
     count = x.numel() // x.shape[1]
     return mean, variance * ((count - 1) / count)  # running variances are unbiased, those that norms use are not
+
+
+class WideHead(nn.Module):
+    """The last convolution of an image's network: a wide kernel, few outputs, stride 1, no padding of its own.
+
+    One convolution of a kernel one row high gives what each row of pixels adds to each of the rows of output that see
+    it; these are many more outputs, and fill a kernel's vectors. Then the rows are added up, in float32.
+
+    Args:
+        before: what comes between the last hidden layer and the convolution (ReLU, padding).
+        layer: the convolution. dtype: what is computed in.
+    """
+
+    def __init__(self, before: nn.Module, layer: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.before, self.channels, self.height = before, layer.out_channels, cast(Pair, layer.kernel_size)[0]
+        rows = layer.weight.permute(2, 0, 1, 3).flatten(0, 1)[:, :, None]  # [kh O, I, 1, kw]
+        self.rows = Convolution(rows, None, (1, 1), (0, 0), (1, 1), dtype)
+        self.bias = None if layer.bias is None else nn.Buffer(layer.bias.detach().float()[:, None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Float32 [N, O, H', W'] of [N, I, H, W]."""
+        added = self.rows(self.before(x)).contiguous(memory_format=torch.contiguous_format)
+        height = added.shape[2] - self.height + 1
+        first, *others = added.split(self.channels, 1)
+        logits: torch.Tensor = first[:, :, :height].to(torch.float32, copy=True)
+        for row, part in enumerate(others, 1):
+            logits += part[:, :, row : row + height]
+        return logits if self.bias is None else logits.add_(self.bias)
 
 
 class FullPrecisionHead(nn.Module):

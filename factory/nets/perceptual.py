@@ -32,10 +32,11 @@ class PerceptualDistance(nn.Module):
         super().__init__()
         from torchvision.models import vgg19
 
-        features = vgg19(weights=None).features[: max(LAYERS) + 1]
-        tensors = {name.removeprefix("features."): tensor for name, tensor in read_tensors(path).items()}
+        with torch.device("meta"):  # its classifier, which is not needed, would take half a gigabyte
+            features = vgg19(weights=None).features[: max(LAYERS) + 1]
+        tensors = {name.removeprefix("features."): tensor.float() for name, tensor in read_tensors(path).items()}
         try:
-            features.load_state_dict({name: tensors[name] for name in features.state_dict()})
+            features.load_state_dict({name: tensors[name] for name in features.state_dict()}, assign=True)
         except (KeyError, RuntimeError) as error:
             raise UserError(f"{path}: expected the weights of torchvision's vgg19, got other tensors.") from error
         self.features = features.requires_grad_(False).eval()

@@ -33,7 +33,7 @@ Read = Callable[[slice, slice], torch.Tensor]
 _SAMPLES = 9
 """Places of a tile that the frozen statistics are measured on, each of half the window's side, at most."""
 
-_LEAST_STRIDES = 4
+_LEAST_STEPS = 4
 """Of a place's side: fewer than two pixels at the smallest size have none to reflect."""
 
 
@@ -62,7 +62,8 @@ def draw(
         raise ValueError(f"size: expected multiples of {stride}, got {size[0]}x{size[1]}")
     with torch.inference_mode():
         if size[0] * size[1] <= window_px**2:
-            return to_pixels(_forward(network, read, slice(0, size[0]), slice(0, size[1])))[0]
+            whole: npt.NDArray[np.uint8] = to_pixels(_forward(network, read, slice(0, size[0]), slice(0, size[1])))[0]
+            return whole
         with frozen_norms(network, read, size, window_px):
             image: npt.NDArray[np.uint8] = np.empty((*size, out_channels), np.uint8)
             for rows, columns, logits in logits_in_windows(network, read, size, window_px):
@@ -74,8 +75,9 @@ def logits_in_windows(
     network: nn.Module, read: Read, size: tuple[int, int], window_px: int
 ) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """Rows and columns of every window, and what a network whose norms are frozen, or that has none, says there."""
-    for rows, around_rows in _windows(network, size[0], window_px):
-        for columns, around_columns in _windows(network, size[1], window_px):
+    stride, halo = _step(network, size), cast(int, network.halo_px)
+    for rows, around_rows in _windows(size[0], window_px, stride, halo):
+        for columns, around_columns in _windows(size[1], window_px, stride, halo):
             said = _forward(network, read, around_rows, around_columns)
             yield rows, columns, said[..., _inside(rows, around_rows), _inside(columns, around_columns)]
 
@@ -89,7 +91,7 @@ def frozen_norms(network: nn.Module, read: Read, size: tuple[int, int], window_p
     norms = [layer for layer in network.modules() if isinstance(layer, InstanceNorm)]
     try:
         if norms:
-            places = _sample_places(cast(int, network.stride), size, window_px)
+            places = _sample_places(_step(network, size), size, window_px)
             samples = torch.cat([read(rows, columns) for rows, columns in places])
             for norm in norms:
                 norm.pools = True
@@ -120,40 +122,50 @@ def _device(network: nn.Module) -> torch.device:
     return next(network.buffers()).device
 
 
-def _windows(network: nn.Module, side: int, window_px: int) -> Iterator[tuple[slice, slice]]:
+def _step(network: nn.Module, size: tuple[int, int]) -> int:
+    """What windows start at multiples of: twice the stride where that can be.
+
+    Then every layer that takes pixels in pairs (`inference_layers.ThriftyConvolution`) takes the same ones in a window
+    as in the whole tile, and rounds the same.
+    """
+    stride = cast(int, network.stride)
+    return stride if size[0] % (2 * stride) or size[1] % (2 * stride) else 2 * stride
+
+
+def _windows(side: int, window_px: int, step: int, halo: int) -> Iterator[tuple[slice, slice]]:
     """What is kept of each window along one side, and that with the halo, which ends where the tile does."""
-    stride, halo = cast(int, network.stride), cast(int, network.halo_px)
-    for start, stop in pairwise(_cuts(side, stride, math.ceil(side / window_px))):
+    halo = -(-halo // step) * step
+    for start, stop in pairwise(_cuts(side, step, math.ceil(side / window_px))):
         yield slice(start, stop), slice(max(start - halo, 0), min(stop + halo, side))
 
 
-def _cuts(side: int, stride: int, parts: int) -> list[int]:
-    """Where a side is cut into parts that are multiples of the stride and differ by one stride at most."""
-    units = side // stride
+def _cuts(side: int, step: int, parts: int) -> list[int]:
+    """Where a side is cut into parts that are multiples of the step and differ by one step at most."""
+    units = side // step
     parts = min(parts, units)
-    return [units * part // parts * stride for part in range(parts + 1)]
+    return [units * part // parts * step for part in range(parts + 1)]
 
 
 def _inside(kept: slice, around: slice) -> slice:
     return slice(kept.start - around.start, kept.stop - around.start)
 
 
-def _sample_places(stride: int, size: tuple[int, int], window_px: int) -> list[tuple[slice, slice]]:
+def _sample_places(step: int, size: tuple[int, int], window_px: int) -> list[tuple[slice, slice]]:
     """Places of one size, evenly spread over the tile in rows and columns, none twice."""
-    half = max(window_px // 2 // stride, _LEAST_STRIDES) * stride
+    half = max(window_px // 2 // step, _LEAST_STEPS) * step
     sides = [min(half, side) for side in size]
     most = [math.ceil(side / part) for side, part in zip(size, sides, strict=True)]
     count = min(max(round(math.sqrt(_SAMPLES * size[0] / size[1])), 1), most[0], _SAMPLES)
     counts = (count, min(_SAMPLES // count, most[1]))
     rows, columns = (
-        [slice(start, start + part) for start in _starts(side - part, stride, count)]
+        [slice(start, start + part) for start in _starts(side - part, step, count)]
         for side, part, count in zip(size, sides, counts, strict=True)
     )
     return [(row, column) for row in rows for column in columns]
 
 
-def _starts(room: int, stride: int, count: int) -> list[int]:
-    """Multiples of the stride from 0 to `room`; the middle of it for one."""
+def _starts(room: int, step: int, count: int) -> list[int]:
+    """Multiples of the step from 0 to `room`; the middle of it for one."""
     if count == 1:
-        return [room // 2 // stride * stride]
-    return [room * index // (count - 1) // stride * stride for index in range(count)]
+        return [room // 2 // step * step]
+    return [room * index // (count - 1) // step * step for index in range(count)]

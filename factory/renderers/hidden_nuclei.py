@@ -1,16 +1,21 @@
 """Nuclei for masks that label none: regions alone would render as empty sheets of colour.
 
 Each kind of tissue gets its own density, size and shape on a jittered grid: crowded round lymphocytes, larger
-epithelial nuclei, sparse spindle cells. They are drawn like labelled ones and stand in no mask.
+epithelial nuclei, sparse spindle cells. They are drawn like labelled ones and stand in no mask. Where the marker is
+nuclear, the nuclei of the tumour are what the regions are about, so they follow them (`scatter_marked_nuclei`).
 """
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from factory.core.compiled import compiled
 from factory.renderers.cells import IMMUNE, MIXED, POSITIVE, STROMA, TUMOUR
+
+Places = npt.NDArray[np.float64]
+"""Nuclei to draw, [6, n]: y, x, long and short half-axis (px), angle, wobble phase."""
 
 # Per kind of tissue: spacing of the grid (um), share of its places taken, radius (um), its spread, aspect ratio.
 _LAYOUT = {
@@ -19,6 +24,10 @@ _LAYOUT = {
     TUMOUR: (11.0, 0.92, 3.9, 0.18, 1.3),
     POSITIVE: (11.0, 0.92, 3.9, 0.18, 1.3),
 }
+_MANY = 100
+"""Nuclei from which a region of the tumour just holds what the grid puts there: in it chance evens out."""
+_INFLAMED_BELOW = -0.8
+"""`zones` below which stroma is full of immune cells: a fifth of it."""
 
 
 def scatter_nuclei(
@@ -45,25 +54,139 @@ def scatter_nuclei(
     instance = np.zeros(kind.shape, np.int32)
     first = 1
     for here in (IMMUNE, TUMOUR, STROMA):
-        places = _places(kind.shape, here, mpp, rng)
-        y, x = places[:2].astype(np.intp)
-        there = resolved[y, x]
-        places = places[:, (there == here) | ((here == TUMOUR) & (there == POSITIVE))]
+        places = _places_on(resolved, here, angle, mpp, rng)
         if places.shape[1]:
-            y, x = places[:2].astype(np.intp)
-            if here == STROMA:
-                places[4] = angle[y, x] + 0.25 * places[4]
             _stamp(instance, resolved, places.T.copy(), first, here)
             first += places.shape[1]
     return instance, resolved
+
+
+def scatter_marked_nuclei(
+    kind: npt.NDArray[np.uint8],
+    zones: npt.NDArray[np.float32],
+    angle: npt.NDArray[np.float32],
+    mpp: float,
+    rng: np.random.Generator,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    """Draw nuclei for regions of a nuclear marker, whose positive regions may be no larger than a cell.
+
+    Every region, positive or negative, gets the nuclei that its area holds at the density of the tumour, to within one;
+    so the share of the tumour's nuclei that are positive is the TPS of the mask by area. Nuclei keep off the border
+    between positive and negative tumour, and one that reaches over it counts with its centre. A scheme without a class
+    for inflammation has its immune cells in the stroma, where `zones` is low.
+
+    Args and returns as `scatter_nuclei`, but the pixels under a nucleus of the tumour all take the kind of its region.
+    """
+    resolved = np.where(kind == MIXED, _zone_kinds(zones), kind)
+    if not (kind == IMMUNE).any():
+        resolved[(resolved == STROMA) & (zones < _INFLAMED_BELOW)] = IMMUNE
+    tumour = _places_on(resolved, TUMOUR, angle, mpp, rng)
+    if tumour.shape[1]:
+        sides = [_fill_regions(tumour, resolved == side, mpp, rng) for side in (POSITIVE, TUMOUR)]
+        tumour = _keep_off(np.concatenate(sides, axis=1), resolved)
+    y, x = tumour[:2].astype(np.intp)
+    own = np.concatenate([[0], resolved[y, x]]).astype(np.uint8)
+    instance = np.zeros(kind.shape, np.int32)
+    first = 1
+    for here, places in (
+        (TUMOUR, tumour),
+        (IMMUNE, _places_on(resolved, IMMUNE, angle, mpp, rng)),
+        (STROMA, _places_on(resolved, STROMA, angle, mpp, rng)),
+    ):
+        if places.shape[1]:
+            _stamp(instance, resolved, places.T.copy(), first, here)
+            first += places.shape[1]
+    of_tumour = (instance > 0) & (instance < len(own))
+    return instance, np.where(of_tumour, own[np.where(of_tumour, instance, 0)], resolved)
+
+
+def _fill_regions(places: Places, side: npt.NDArray[np.bool_], mpp: float, rng: np.random.Generator) -> Places:
+    """Of the candidates on one side of the tumour as many in each of its regions as that holds."""
+    depth = _depth(side)
+    count, region, boxes, _ = cv2.connectedComponentsWithStats(side.astype(np.uint8), connectivity=4)
+    spacing_um, taken = _LAYOUT[TUMOUR][:2]
+    holds = boxes[:, cv2.CC_STAT_AREA] * (taken * (mpp / spacing_um) ** 2)
+    small = (holds <= _MANY) & (np.arange(count) > 0)
+    # the rounding of one region carries over to the next, so that all of them together are right to within one
+    wanted = np.diff(np.floor(np.cumsum(holds * small) + rng.random()), prepend=0.0).astype(np.int64)
+    y, x = places[:2].astype(np.intp)
+    order = np.lexsort((-depth[y, x], region[y, x]))  # by region, the deepest first
+    at = region[y, x][order]
+    rank = np.arange(len(at)) - np.searchsorted(at, at)
+    kept = places[:, order[(at > 0) & (~small[at] | (rank < wanted[at]))]]
+    missing = np.where(small, np.maximum(wanted - np.bincount(at, minlength=count), 0), 0)
+    centres = _deepest_free(kept[:2].astype(np.intp), depth, region, boxes, missing)
+    shapes = places[2:, rng.integers(places.shape[1], size=centres.shape[1])]
+    return np.concatenate([np.concatenate([centres, shapes]), kept], axis=1)
+
+
+def _deepest_free(
+    chosen: npt.NDArray[np.intp],
+    depth: npt.NDArray[np.float32],
+    region: npt.NDArray[np.int32],
+    boxes: npt.NDArray[np.int32],
+    missing: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    """Pixels of regions, `missing` of each, far from its border and from the `chosen` ones: float64 [2, k]."""
+    free = np.ones(depth.shape, np.bool_)
+    free[tuple(chosen)] = False
+    found = []
+    for number in np.flatnonzero(missing):
+        left, top, width, height = boxes[number, :4]
+        box = np.s_[top : top + height, left : left + width]
+        inside = np.where(region[box] == number, depth[box], np.float32(0))
+        for _ in range(missing[number]):
+            away = np.float32(0.5) * _depth(free[box])
+            best = np.unravel_index(np.argmax(np.minimum(inside, away)), inside.shape)
+            free[box][best] = False
+            found.append((top + best[0], left + best[1]))
+    return np.array(found, np.float64).reshape(-1, 2).T
+
+
+def _depth(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Distance in pixels to what is outside, 0 there and at most the length of a side of the tile."""
+    away = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5)
+    return np.minimum(away, np.float32(max(inside.shape)))
+
+
+def _keep_off(places: Places, kind: npt.NDArray[np.uint8]) -> Places:
+    """Move nuclei away from the border between positive and negative by their radius, within their kind of tissue."""
+    positive = kind == POSITIVE
+    apart = _depth(positive) + _depth(~positive)
+    down, right = np.gradient(cv2.GaussianBlur(apart, (0, 0), 1.0))
+    places = places.copy()
+    last = np.array(kind.shape)[:, None] - 1
+    for _ in range(3):
+        y, x = places[:2].astype(np.intp)
+        gap = np.maximum(np.sqrt(places[2] * places[3]) - apart[y, x], 0.0)
+        slope = np.stack([down[y, x], right[y, x]])
+        moved = np.clip(places[:2] + 0.5 * gap * slope / (np.linalg.norm(slope, axis=0) + 1e-6), 0, last)
+        v, u = moved.astype(np.intp)
+        better = (apart[v, u] > apart[y, x]) & (kind[v, u] == kind[y, x])
+        places[:2, better] = moved[:, better]
+    return places
 
 
 def _zone_kinds(zones: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return np.where(zones > 0.15, TUMOUR, np.where(zones < -1.5, IMMUNE, STROMA)).astype(np.uint8)
 
 
-def _places(shape: tuple[int, int], kind: int, mpp: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Candidate nuclei of one kind: float64 [6, n] of y, x, long and short half-axis (px), angle, wobble phase."""
+def _places_on(
+    kind: npt.NDArray[np.uint8], here: int, angle: npt.NDArray[np.float32], mpp: float, rng: np.random.Generator
+) -> Places:
+    """The candidates of one kind that lie on its tissue; those of stroma are turned along the fibres."""
+    places = _places(kind.shape, here, mpp, rng)
+    y, x = places[:2].astype(np.intp)
+    there = kind[y, x]
+    places = places[:, (there == here) | ((here == TUMOUR) & (there == POSITIVE))]
+    if here == STROMA:
+        y, x = places[:2].astype(np.intp)
+        places[4] = angle[y, x] + 0.25 * places[4]
+    return places
+
+
+def _places(shape: tuple[int, int], kind: int, mpp: float, rng: np.random.Generator) -> Places:
+    """Candidate nuclei of one kind."""
     spacing_um, taken, radius_um, spread, aspect = _LAYOUT[kind]
     step = max(spacing_um / mpp, 2.0)
     rows, columns = (np.arange(step / 2, length, step) for length in shape)

@@ -50,7 +50,8 @@ def staining_of(config: StainConfig, scheme: LabelScheme) -> Staining:
     positive = scheme.ids("tumour_positive")
     if not positive:
         return "he"
-    return "nuclear_dab" if set(positive) & set(scheme.ids("nucleus")) else "membrane_dab"
+    nuclear = {*scheme.ids("nucleus"), *scheme.ids("nuclear_marker")}
+    return "nuclear_dab" if nuclear & set(positive) else "membrane_dab"
 
 
 def draw_look(config: StainConfig, staining: Staining, mpp: float, rng: np.random.Generator) -> Look:

@@ -27,7 +27,7 @@ from factory.renderers.cells import (
     nucleus_classes,
     with_centres,
 )
-from factory.renderers.hidden_nuclei import scatter_nuclei
+from factory.renderers.hidden_nuclei import scatter_marked_nuclei, scatter_nuclei
 from factory.renderers.look import Look, draw_look, staining_of
 from factory.renderers.noise_tables import SIZE, grain, smooth
 from factory.renderers.paint import Brush, Scene, outline, paint
@@ -188,5 +188,6 @@ def _nuclei(condition: Condition, fields: Fields, rng: np.random.Generator) -> N
     kind = kind_table(condition.scheme)[classes.astype(np.uint8)]
     if instance.any() or nucleus_classes(condition.scheme):
         return find_nuclei(kind, instance)
-    hidden, kind = scatter_nuclei(kind, fields.zones, fields.fibre_angle(), condition.mpp, rng)
+    scatter = scatter_marked_nuclei if condition.scheme.ids("nuclear_marker") else scatter_nuclei
+    hidden, kind = scatter(kind, fields.zones, fields.fibre_angle(), condition.mpp, rng)
     return find_nuclei(kind, hidden)

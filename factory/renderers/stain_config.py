@@ -187,7 +187,8 @@ class StainConfig(Config):
     """Configuration of `Stain`."""
 
     stain: Mode = "auto"
-    """auto: nuclear DAB where a positive class is a nucleus, membranous DAB where it is a region, otherwise H&E."""
+    """auto: nuclear DAB where a positive class is a nucleus or its marker nuclear, membranous DAB where it is another
+    region, otherwise H&E."""
     he: HePreparation = HePreparation()
     ihc: IhcPreparation = IhcPreparation()
     anatomy: Anatomy = Anatomy()

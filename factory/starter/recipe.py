@@ -10,8 +10,10 @@ from pathlib import Path
 
 from factory.core.checkpoints import BEST, read_checkpoint, write_weights
 from factory.core.console import run
+from factory.core.weights import read_card
 from factory.trained import STARTER
-from factory.trained_masks import WEIGHTS_KIND
+from factory.trained_masks import WEIGHTS_KIND as MASKS_KIND
+from factory.trained_renderers import WEIGHTS_KIND as RENDERER_KIND
 from manifests.errors import UserError
 from manifests.files import sha256_file
 
@@ -30,7 +32,9 @@ def pack(folder: Path, name: str, out: Path = STARTER) -> Path:
     Raises:
         UserError: for a name of another generator, or a file above 16 MB, which is then not left behind.
     """
-    best = read_checkpoint(folder / BEST, WEIGHTS_KIND)
+    path = folder / BEST
+    kind = RENDERER_KIND if read_card(path).kind == RENDERER_KIND else MASKS_KIND
+    best = read_checkpoint(path, kind)
     if not name.startswith(f"{best.card['generator']}-"):
         raise UserError(f"NAME: expected {best.card['generator']}-WHAT, got {name!r}.")
     half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in best.tensors.items()}
@@ -41,11 +45,11 @@ def pack(folder: Path, name: str, out: Path = STARTER) -> Path:
         **best.card,
         "name": f"starter: {name}",
         "stored_as": "float16",
-        "packed_from_sha256": sha256_file(folder / BEST),
+        "packed_from_sha256": sha256_file(path),
     }
-    path = out / f"{name}.safetensors"
-    write_weights(path, half, card)
-    return path
+    packed = out / f"{name}.safetensors"
+    write_weights(packed, half, card)
+    return packed
 
 
 def main(arguments: list[str]) -> None:

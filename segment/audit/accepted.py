@@ -1,4 +1,4 @@
-"""The tiles that an audit let pass, opened as a data set: the rows of its `accepted.parquet`, pixels where they were."""
+"""The tiles that an audit let pass as a data set: the rows of its `accepted.parquet`, the pixels where they were."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_accepted(path: Path) -> Dataset:
             "folder of a data set, or run segment audit."
         ) from error
     if not (root / SUMS).is_file():
-        raise UserError(f"{path}: expected the audited data set in {root}, got none. Run this from where it was audited.")
+        raise UserError(f"{path}: expected the audited data set in {root}, got none. Run this where it was audited.")
     if sha256_file(root / SUMS) != sha256:
         raise UserError(f"{path}: expected {root} as it was audited, got other files. Audit it again.")
     return open_dataset(root, path)

@@ -173,7 +173,8 @@ def _relations(findings: Sequence[Finding], groups: Sequence[str]) -> dict[str, 
     """How audited TPS follows the claims, and where the stain lies; without what the tiles know nothing of."""
     audited, claimed = column(findings, "audited_tps"), column(findings, "claimed_tps")
     # A mask that was asked for meets its request: only beside annotated cells does it claim something else.
-    mask = np.where(np.isnan(column(findings, "requested_tps")), column(findings, "mask_tps"), np.nan)
+    of_real = np.isnan(column(findings, "requested_tps")) & ~np.isnan(claimed)
+    mask = np.where(of_real, column(findings, "mask_tps"), np.nan)
     mask = mask if (np.abs(mask - claimed) > _ROUNDING).any() else np.full_like(mask, np.nan)
     counts = np.stack([column(findings, name) for name in PLACED], axis=1)  # [N, 4]: nuclei, stained of either region
     found = {

@@ -39,7 +39,7 @@ def compare(
     config: Annotated[
         str | None,
         typer.Option(
-            help="YAML with what differs from the defaults: a file, or a shipped name (monuseg). [default: none]"
+            help="YAML with what differs from the defaults: a file, or a shipped name (ki67, monuseg). [default: none]"
         ),
     ] = None,
     assignments: Annotated[
@@ -57,7 +57,8 @@ def compare(
     """Train R, R*, S and S* at fractions of the real patients over seeds, and report the differences.
 
     Every training has the same network, steps and initial weights per seed; the test split is scored in whole images.
-    The report (Parquet, Markdown, HTML, plot) has paired bootstrap intervals and effect sizes. Run it again to go on.
+    The report (Parquet, JSON, Markdown, HTML, plot) has paired bootstrap intervals and effect sizes, and where a
+    fraction comes to twice the patients of another, S* against as many further real ones. Run it again to go on.
     """
     from factory.core.console import console, progress
     from factory.core.devices import resolve_device
@@ -106,7 +107,7 @@ def compare(
             on_step=bar.to,
             on_cell=on_cell,
         )
-    for line in report.describe_result(scores, settings):
+    for line in report.describe_result(scores, settings, setting):
         say(line)
     for path in report.write_report(scores, settings, setting, out):
         say(f"wrote {path}")

@@ -20,7 +20,7 @@ from manifests.files import sha256_file
 from segment import experiment
 from segment.compare.config import SET_BY_GRID, Cell, CompareConfig, grid
 from segment.compare.records import ImageFigures, Record, collect, read_record, write_record
-from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, Setting
+from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, SUMMARY, Setting
 from segment.compare.summary import Scores
 from segment.evaluate import evaluate
 from segment.experiment import Experiment, training_part
@@ -31,7 +31,7 @@ from segment.wholes import whole_images, whole_parts
 
 CELLS = "cells"
 _REPORTED = dict.fromkeys(("arms", "fractions", "seeds", "bootstrap", "claims", "published"), True)
-_OWN = frozenset({RUN, CELLS, SCORES, MARKDOWN, HTML, PLOT})
+_OWN = frozenset({RUN, CELLS, SCORES, MARKDOWN, HTML, PLOT, SUMMARY})
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,11 +23,16 @@ ARMS = {
 Arm = Literal["R", "R*", "S", "S*"]
 
 METRICS = ("aji", "pq", "foreground_dice", "mean_iou")
-"""What is compared, where the scheme has it; the first is the one that a claim is about."""
+"""What is compared where the scheme has nuclei; the first is the one that a claim is about."""
+
+REGION_METRICS = ("mean_iou", "wiou", "wprecision", "wrecall", "dice")
+"""The same where it has none: Eqs. 1 to 4 of "Noise in the correct frequency", and the mean Dice of the classes."""
 
 DIFFERENCES = (("S*", "R*"), ("R*", "R"), ("S*", "R"), ("S", "R"))
 """Pairs of arms that are compared, the question of the command first."""
 
+FURTHER_TOLERANCE = 0.125
+"""Numbers of patients are rounded, so what stands for 2n patients may differ from them by this share."""
 
 SET_BY_GRID = ("mix", "seed", "real_fraction")
 """Fields of `TrainConfig` that differ between the trainings of a comparison."""
@@ -141,6 +147,24 @@ class Cell:
         if config.final:  # one validation, after the last step: nothing to choose between, and not to be waited for
             values |= {"validate_every": config.train.steps, "validate_tiles": 1}
         return config.train.model_copy(update=values)
+
+
+def twice(patients: Mapping[float, int]) -> dict[float, float]:
+    """For each fraction the one with twice its patients, or nearest to that within `FURTHER_TOLERANCE`.
+
+    Args:
+        patients: fraction -> patients that it comes to.
+
+    Returns:
+        Fraction -> larger fraction; without those that have none.
+    """
+    pairs = {}
+    for fraction, count in patients.items():
+        larger = [other for other in patients if patients[other] > count]
+        nearest = min(larger, key=lambda other: (abs(patients[other] - 2 * count), other), default=None)
+        if nearest is not None and abs(patients[nearest] - 2 * count) <= FURTHER_TOLERANCE * 2 * count:
+            pairs[fraction] = nearest
+    return pairs
 
 
 def grid(config: CompareConfig) -> list[Cell]:

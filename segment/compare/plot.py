@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from segment.compare.config import ARMS, CompareConfig
+from segment.compare.config import ARMS, CompareConfig, twice
 from segment.compare.summary import LABELS, Level, Summary
 
 _COLOURS = {"R": "#0072B2", "R*": "#56B4E9", "S": "#D55E00", "S*": "#009E73"}
@@ -31,6 +31,7 @@ def plot_curves(summary: Summary, config: CompareConfig, patients: dict[float, i
         for arm in config.arms:
             levels = [level for level in summary.levels if (level.arm, level.metric) == (arm, metric)]
             _draw(axes, arm, levels, config)
+        _draw_further(axes, [level for level in summary.levels if level.metric == metric], config, patients)
         axes.set(title=LABELS[metric], xlabel="real patients", xscale="log")
         axes.set_xticks(config.fractions, [f"{share:.0%}\n({patients[share]})" for share in config.fractions])
         axes.set_xticks([], minor=True)
@@ -58,3 +59,21 @@ def _draw(axes: Any, arm: str, levels: list[Level], config: CompareConfig) -> No
     axes.plot(shares, means, color=colour, marker="o", markersize=4, label=label)
     axes.fill_between(shares, lows, highs, color=colour, alpha=0.15, linewidth=0)
     axes.vlines(shares, lows, highs, color=colour, linewidth=1)
+
+
+def _draw_further(axes: Any, levels: list[Level], config: CompareConfig, patients: dict[float, int]) -> None:
+    """Where S* would have to be to be worth as many further real patients: R* with twice those of the place."""
+    means = {level.fraction: level.estimate.mean for level in levels if level.arm == "R*"}
+    pairs = twice({fraction: patients[fraction] for fraction in config.fractions})
+    if not means or not pairs or "S*" not in config.arms:
+        return
+    axes.plot(
+        list(pairs),
+        [means[further] for further in pairs.values()],
+        linestyle="none",
+        marker="D",
+        markersize=6,
+        markerfacecolor="none",
+        color=_COLOURS["R*"],
+        label="R* with twice the real patients of this place",
+    )

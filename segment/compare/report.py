@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,17 +17,19 @@ import pyarrow.parquet as pq
 import yaml
 
 from manifests.files import write_atomic
-from segment.compare.config import ARMS, SET_BY_GRID, Cell, CompareConfig, grid
+from manifests.schema import DISCLAIMER
+from segment.compare.config import ARMS, FURTHER_TOLERANCE, SET_BY_GRID, Cell, CompareConfig, grid
 from segment.compare.document import Block, Bullets, Grid, Heading, Listing, Paragraph, Picture, to_html, to_markdown
 from segment.compare.plot import plot_curves
 from segment.compare.records import Record
 from segment.compare.statistics import Estimate
-from segment.compare.summary import LABELS, Scores, Summary, sentences, shortfalls, summarise
+from segment.compare.summary import LABELS, Difference, Scores, Summary, sentences, shortfalls, summarise
 
 SCORES = "scores.parquet"
 MARKDOWN = "report.md"
 HTML = "report.html"
 PLOT = "curves.png"
+SUMMARY = "summary.json"
 PUBLISHED = "published, not run here"
 
 
@@ -68,20 +72,28 @@ def describe_record(record: Record, scores: Scores, config: CompareConfig) -> st
     return f"{head} {', '.join(f'{LABELS[name]} {value:.4f}' for name, value in means.items())}"
 
 
-def describe_result(scores: Scores, config: CompareConfig) -> list[str]:
+def describe_result(scores: Scores, config: CompareConfig, setting: Setting) -> list[str]:
     """The lines that a comparison ends with."""
     failed = [f"failed: {cell.name}: {error}" for cell, error in scores.failed.items()]
-    return [*failed, *sentences(scores, summarise(scores, config), config)]
+    summary = summarise(scores, config, setting.patients)
+    further = [
+        f"{d.arm} - {d.than}, {_patients(d, setting)}: {LABELS[d.metric]} {_interval(d.estimate, sign='+')}, "
+        f"relative {_percent(d.relative)}"
+        for d in summary.differences
+        if d.is_further and d.metric == scores.metrics[0]
+    ]
+    return [*failed, *further, *sentences(scores, summary, config)]
 
 
 def write_report(scores: Scores, config: CompareConfig, setting: Setting, out: Path) -> list[Path]:
-    """Write scores, plot, Markdown and HTML, each whole or not at all; returns their paths."""
-    summary = summarise(scores, config)
+    """Write scores, figures, plot, Markdown and HTML, each whole or not at all; returns their paths."""
+    summary = summarise(scores, config, setting.patients)
     png = plot_curves(summary, config, setting.patients)
     title = "Do synthetic tiles help?"
     blocks = list(_blocks(scores, summary, config, setting, png))
     files = {
         SCORES: encode_scores(scores, config),
+        SUMMARY: encode_summary(summary, setting),
         PLOT: png,
         MARKDOWN: to_markdown(title, blocks).encode(),
         HTML: to_html(title, blocks).encode(),
@@ -117,6 +129,30 @@ def encode_scores(scores: Scores, config: CompareConfig) -> bytes:
     return buffer.getvalue()
 
 
+def encode_summary(summary: Summary, setting: Setting) -> bytes:
+    """JSON: every level and difference with its interval; null where there is nothing to average."""
+    levels = [asdict(level) for level in summary.levels]
+    differences = [
+        {
+            **asdict(difference),
+            "real_patients": setting.patients[difference.fraction],
+            "than_real_patients": setting.patients[difference.than_fraction],
+        }
+        for difference in summary.differences
+    ]
+    document = {"levels": levels, "differences": differences, "use": DISCLAIMER}
+    return (json.dumps(_without_nan(document), indent=1, allow_nan=False) + "\n").encode()
+
+
+def _without_nan(value: Any) -> Any:
+    """The same document with null for NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _status(cell: Cell, scores: Scores) -> str:
     return "finished" if cell in scores.cells else "failed" if cell in scores.failed else "missing"
 
@@ -131,8 +167,10 @@ def _blocks(scores: Scores, summary: Summary, config: CompareConfig, setting: Se
         "at that fraction. S has no real patients and is trained once per seed."
     )
     yield Heading("Differences")
-    yield _difference_table(summary, has_claims=not shortfalls(scores, config))
+    has_claims = not shortfalls(scores, config)
+    yield _difference_table([d for d in summary.differences if not d.is_further], setting, has_claims=has_claims)
     yield Paragraph(_method(scores, config))
+    yield from _further(summary, config, setting, has_claims=has_claims)
     yield from _failures(scores, config)
     yield Heading("How it was run")
     yield Bullets(_protocol(config, setting))
@@ -171,24 +209,57 @@ def _score_table(scores: Scores, summary: Summary, config: CompareConfig) -> Gri
     return Grid([*header, PUBLISHED], rows)
 
 
-def _difference_table(summary: Summary, *, has_claims: bool) -> Grid:
-    header = ["difference", "real patients", "metric", "mean [interval]", "d_z", "seeds", "patients"]
+def _further(summary: Summary, config: CompareConfig, setting: Setting, *, has_claims: bool) -> Iterator[Block]:
+    """Synthetic tiles against as many further real patients, where the fractions have such pairs."""
+    if "R*" not in config.arms:
+        return
+    yield Heading("Against as many further real patients")
+    differences = [d for d in summary.differences if d.is_further]
+    if not differences:
+        yield Paragraph(
+            "No fraction comes to twice the patients of another, so nothing can be said here. Add one to --fractions."
+        )
+        return
+    yield _difference_table(differences, setting, has_claims=has_claims)
+    yield Paragraph(
+        "S* with n real patients against R* with 2n: below 0, as many further patients help more than the synthetic "
+        "tiles do. R* against R* is what these patients add by themselves. Paired by seed and image as above. Numbers "
+        "of patients are rounded: where no fraction comes to 2n, "
+        f"the nearest within {FURTHER_TOLERANCE:.1%} of it stands for it."
+    )
+
+
+def _difference_table(differences: Sequence[Difference], setting: Setting, *, has_claims: bool) -> Grid:
+    header = ["difference", "real patients", "metric", "mean [interval]", "relative", "d_z", "seeds", "patients"]
     rows = [
         [
             f"{d.arm} - {d.than}",
-            f"{d.fraction:.0%}",
+            _patients(d, setting) if d.is_further else f"{d.fraction:.0%}",
             LABELS[d.metric],
             _interval(d.estimate, sign="+"),
+            _percent(d.relative),
             "-" if math.isnan(d.effect) else f"{d.effect:+.2f}",
             str(d.estimate.seeds),
             str(d.estimate.patients),
         ]
-        for d in summary.differences
+        for d in differences
     ]
     if not has_claims:  # whether an interval leaves out 0 would be read as one
         return Grid(header, rows)
-    shown = ["yes" if d.shown else "no" for d in summary.differences]
+    shown = ["yes" if d.shown else "no" for d in differences]
     return Grid([*header, "leaves out 0"], [[*row, word] for row, word in zip(rows, shown, strict=True)])
+
+
+def _patients(difference: Difference, setting: Setting) -> str:
+    """Real patients of both arms, where one has further ones."""
+    ours, theirs = setting.patients[difference.fraction], setting.patients[difference.than_fraction]
+    return f"{ours} ({difference.fraction:.0%}) against {theirs} ({difference.than_fraction:.0%})"
+
+
+def _percent(estimate: Estimate) -> str:
+    if math.isnan(estimate.mean):
+        return "-"
+    return f"{estimate.mean:+.1%} [{estimate.low:+.1%}, {estimate.high:+.1%}]"
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
@@ -201,7 +272,8 @@ def _method(scores: Scores, config: CompareConfig) -> str:
     boot, claims = config.bootstrap, config.claims
     groups = len(set(scores.groups))
     return (
-        "A difference is taken between trainings of one seed on one test image, then averaged. Intervals: percentiles "
+        "A difference is taken between trainings of one seed on one test image, then averaged; relative: as a share of "
+        "the mean of the arm that is subtracted, over the same pairs. Intervals: percentiles "
         f"of {boot.resamples} resamples that draw the seeds and, independently of them, the {groups} test patients "
         "with replacement (pigeonhole bootstrap, Owen 2007), the same draw for both arms. With few seeds or patients "
         "they are somewhat too narrow, and with a single one they say nothing of it; they are not corrected for "

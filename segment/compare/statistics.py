@@ -51,27 +51,49 @@ def bootstrap_mean(values: Floats, groups: Sequence[str], config: BootstrapConfi
     Raises:
         ValueError: when `groups` does not fit.
     """
-    if values.ndim != 2 or values.shape[1] != len(groups):
+    return _bootstrap(values, np.ones_like(values), groups, config)
+
+
+def bootstrap_relative(
+    differences: Floats, reference: Floats, groups: Sequence[str], config: BootstrapConfig
+) -> Estimate:
+    """Mean difference as a share of the mean that it is a difference to, with its interval.
+
+    Both means are over the same pairs of seed and image, and both are drawn anew in every resample.
+
+    Args:
+        differences: float64 [seeds, images]; NaN = nothing to score. reference: the same, what was subtracted.
+        groups: as for `bootstrap_mean`. config: likewise.
+    """
+    return _bootstrap(differences, reference, groups, config)
+
+
+def _bootstrap(values: Floats, divisor: Floats, groups: Sequence[str], config: BootstrapConfig) -> Estimate:
+    """Sum of values over sum of divisors, of the pairs that have both; NaN where the divisors sum up to 0 or less."""
+    if values.ndim != 2 or values.shape[1] != len(groups) or divisor.shape != values.shape:
         raise ValueError(f"expected [seeds, images] with a group for each image, got {values.shape}, {len(groups)}")
-    known = ~np.isnan(values)
-    if not known.any():
+    known = ~np.isnan(values) & ~np.isnan(divisor)
+    if not known.any() or divisor[known].sum() <= 0:
         return Estimate(math.nan, math.nan, math.nan, 0, 0, 0)
     rng = np.random.default_rng(config.seed)
     # With a whole seed missing (a failed training), it is not there to be drawn; likewise an image without a score.
     rows, columns = known.any(axis=1), known.any(axis=0)
-    values, known = values[rows][:, columns], known[rows][:, columns]
+    values, divisor = values[rows][:, columns], divisor[rows][:, columns]
+    known = known[rows][:, columns]
     owners = [groups[column] for column in np.flatnonzero(columns).tolist()]
     place = {owner: number for number, owner in enumerate(dict.fromkeys(owners))}
     seed_weight = _multiplicities(rng, config.resamples, values.shape[0])
     image_weight = _multiplicities(rng, config.resamples, len(place))[:, [place[owner] for owner in owners]]
-    total = ((seed_weight @ np.where(known, values, 0.0)) * image_weight).sum(axis=1)
-    count = ((seed_weight @ known) * image_weight).sum(axis=1)
+    total, count = (
+        ((seed_weight @ np.where(known, array, 0.0)) * image_weight).sum(axis=1) for array in (values, divisor)
+    )
     means = total[count > 0] / count[count > 0]
     low, high = np.quantile(means, ((1 - config.level) / 2, (1 + config.level) / 2)).tolist()
     if len(place) < 2:
         low = high = math.nan
     seeds, images = values.shape
-    return Estimate(float(values[known].mean()), low, high, seeds, images, len(place))
+    mean = float(values[known].sum() / divisor[known].sum())
+    return Estimate(mean, low, high, seeds, images, len(place))
 
 
 def _multiplicities(rng: np.random.Generator, resamples: int, count: int) -> Floats:

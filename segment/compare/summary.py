@@ -8,11 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segment.compare.config import DIFFERENCES, METRICS, Cell, ClaimConfig, CompareConfig
-from segment.compare.statistics import Estimate, Floats, bootstrap_mean, cohens_dz
+from segment.compare.config import DIFFERENCES, METRICS, REGION_METRICS, Cell, ClaimConfig, CompareConfig, twice
+from segment.compare.statistics import Estimate, Floats, bootstrap_mean, bootstrap_relative, cohens_dz
 
-LABELS = {"aji": "AJI", "pq": "PQ", "foreground_dice": "Dice", "dice": "Dice", "mean_iou": "mIoU"}
-"""Metrics by their names in the literature; Dice is that of the nuclei's pixels, whatever the instance."""
+LABELS = {
+    "aji": "AJI",
+    "pq": "PQ",
+    "foreground_dice": "Dice",
+    "dice": "Dice",
+    "mean_iou": "mIoU",
+    "wiou": "wIoU",
+    "wprecision": "wPrecision",
+    "wrecall": "wRecall",
+}
+"""Metrics by their names in the literature; Dice is that of the nuclei's pixels, whatever the instance, and the mean of
+the classes' where a scheme has no nuclei."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +48,9 @@ class Scores:
 
     @property
     def metrics(self) -> list[str]:
-        """Those of `METRICS` that the scheme has, in their order."""
-        return [name for name in METRICS if any(name in scores.figures for scores in self.cells.values())]
+        """Those of `METRICS` that the scheme has, in their order; of `REGION_METRICS` where it has no nuclei."""
+        there = {name for scores in self.cells.values() for name in scores.figures}
+        return [name for name in (METRICS if METRICS[0] in there else REGION_METRICS) if name in there]
 
     def matrix(self, arm: str, fraction: float | None, metric: str, seeds: int) -> Floats:
         """float64 [seeds, images]; NaN where a training is not there or an image has nothing to score."""
@@ -62,14 +73,27 @@ class Level:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better `arm` is than `than`, of pairs of the same seed and image; `effect` is Cohen's d_z."""
+    """How much better `arm` is than `than`, of pairs of the same seed and image.
+
+    Attributes:
+        arm, than: their names. fraction, than_fraction: of the real patients, of either; the same, but where one has
+            twice the patients of the other. metric: which score.
+        estimate: of the difference. relative: the same as a share of the mean of `than`. effect: Cohen's d_z.
+    """
 
     arm: str
     than: str
     fraction: float
+    than_fraction: float
     metric: str
     estimate: Estimate
+    relative: Estimate
     effect: float
+
+    @property
+    def is_further(self) -> bool:
+        """Whether one of the two has further real patients."""
+        return self.fraction != self.than_fraction
 
     @property
     def shown(self) -> bool:
@@ -85,9 +109,13 @@ class Summary:
     differences: tuple[Difference, ...]
 
 
-def summarise(scores: Scores, config: CompareConfig) -> Summary:
-    """Estimate everything that the report shows."""
-    return Summary(tuple(_levels(scores, config)), tuple(_differences(scores, config)))
+def summarise(scores: Scores, config: CompareConfig, patients: Mapping[float, int]) -> Summary:
+    """Estimate everything that the report shows.
+
+    Args:
+        scores: of the trainings. config: of the comparison. patients: fraction -> real patients that it comes to.
+    """
+    return Summary(tuple(_levels(scores, config)), tuple(_differences(scores, config, patients)))
 
 
 def _levels(scores: Scores, config: CompareConfig) -> Iterator[Level]:
@@ -98,15 +126,34 @@ def _levels(scores: Scores, config: CompareConfig) -> Iterator[Level]:
                 yield Level(arm, fraction, metric, bootstrap_mean(values, scores.groups, config.bootstrap))
 
 
-def _differences(scores: Scores, config: CompareConfig) -> Iterator[Difference]:
+def _differences(scores: Scores, config: CompareConfig, patients: Mapping[float, int]) -> Iterator[Difference]:
+    """At every fraction, then against twice the patients: the third arm of "Noise in the correct frequency" (5A)."""
+    further = twice({fraction: patients[fraction] for fraction in config.fractions})
+    pairs = [((arm, f), (than, f)) for arm, than in DIFFERENCES for f in config.fractions]
+    pairs += [(("S*", f), ("R*", double)) for f, double in further.items()]
+    pairs += [(("R*", double), ("R*", f)) for f, double in further.items()]
     for metric in scores.metrics:
-        for arm, than in DIFFERENCES:
-            if not {arm, than} <= set(config.arms):
-                continue
-            for fraction in config.fractions:
-                ours, theirs = (scores.matrix(name, fraction, metric, config.seeds) for name in (arm, than))
-                estimate = bootstrap_mean(ours - theirs, scores.groups, config.bootstrap)
-                yield Difference(arm, than, fraction, metric, estimate, cohens_dz(ours - theirs))
+        for ours, theirs in pairs:
+            if {ours[0], theirs[0]} <= set(config.arms):
+                yield _difference(scores, config, ours, theirs, metric)
+
+
+def _difference(
+    scores: Scores, config: CompareConfig, ours: tuple[str, float], theirs: tuple[str, float], metric: str
+) -> Difference:
+    """Of two arms, each at a fraction."""
+    higher, lower = (scores.matrix(arm, fraction, metric, config.seeds) for arm, fraction in (ours, theirs))
+    gain = higher - lower
+    return Difference(
+        ours[0],
+        theirs[0],
+        ours[1],
+        theirs[1],
+        metric,
+        bootstrap_mean(gain, scores.groups, config.bootstrap),
+        bootstrap_relative(gain, lower, scores.groups, config.bootstrap),
+        cohens_dz(gain),
+    )
 
 
 def shortfalls(scores: Scores, config: CompareConfig) -> list[str]:
@@ -135,6 +182,8 @@ def sentences(scores: Scores, summary: Summary, config: CompareConfig) -> list[s
 def _sentence(difference: Difference, claims: ClaimConfig, level: float) -> str:
     estimate = difference.estimate
     where = f"With {difference.fraction:.0%} of the real patients, {difference.arm} against {difference.than}"
+    if difference.is_further:
+        where += f" with {difference.than_fraction:.0%} of them"
     if estimate.seeds < claims.min_seeds or estimate.patients < claims.min_patients:
         return (
             f"{where}: no claim, {estimate.seeds} seeds and {estimate.patients} test patients have both "
@@ -145,4 +194,5 @@ def _sentence(difference: Difference, claims: ClaimConfig, level: float) -> str:
     if not difference.shown:
         return f"{where}: no difference in {label} shown ({interval})."
     better = "higher" if estimate.mean > 0 else "lower"
-    return f"{where}: {label} is {better} by {abs(estimate.mean):.4f} ({interval}, d_z {difference.effect:+.2f})."
+    gain = f"{abs(estimate.mean):.4f}, {abs(difference.relative.mean):.1%} of {difference.than}"
+    return f"{where}: {label} is {better} by {gain} ({interval}, d_z {difference.effect:+.2f})."
