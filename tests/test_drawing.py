@@ -11,7 +11,16 @@ from torch import nn
 from factory.nets import inference_layers
 from factory.nets.depas import DcganGenerator, DepasGenerator
 from factory.nets.drawing import ready
-from factory.nets.inference_layers import Convolution, Doubling, FullPrecisionHead, InstanceNorm, ThriftyDoubling
+from factory.nets.inference_layers import (
+    Convolution,
+    Doubling,
+    FullPrecisionHead,
+    InstanceNorm,
+    ThriftyConvolution,
+    ThriftyDoubling,
+    UnevenDoubling,
+    WideHead,
+)
 from factory.nets.resnet import ResnetGenerator
 from factory.nets.unet import UNet
 
@@ -125,6 +134,53 @@ def test_thrifty_doubling_rounds_little_more_than_plain_in_bfloat16() -> None:
     plain, thrifty = (kind(weight, None, torch.bfloat16)(x).float() - exact for kind in (Doubling, ThriftyDoubling))
     assert float(thrifty.std()) < 2.5 * float(plain.std())
     assert float(thrifty.std()) < 0.01 * float(exact.std())
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 4), (3, 5), (4, 6)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_uneven_doubling_is_the_transposed_convolution(height: int, width: int, bias: bool) -> None:
+    layer = nn.ConvTranspose2d(5, 3, 3, stride=2, padding=1, output_padding=1, bias=bias).requires_grad_(False)
+    x = torch.randn(2, 5, height, width)
+    torch.testing.assert_close(UnevenDoubling(layer.weight, layer.bias, FP32)(x), layer(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (3, 6), (4, 4), (8, 5), (10, 12)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_thrifty_convolution_is_the_convolution(height: int, width: int, bias: bool) -> None:
+    layer = nn.Conv2d(5, 4, 3, bias=bias).requires_grad_(False)
+    x = torch.randn(2, 5, height, width)
+    torch.testing.assert_close(ThriftyConvolution(layer.weight, layer.bias, FP32)(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
+def test_thrifty_convolution_rounds_little_more_than_plain_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    weight, x = 0.02 * torch.randn(64, 256, 3, 3), torch.randn(1, 256, 18, 18).relu().bfloat16()
+    exact = F.conv2d(x.float(), weight)
+    plain = Convolution(weight, None, (1, 1), (0, 0), (1, 1), torch.bfloat16)(x).float() - exact
+    thrifty = ThriftyConvolution(weight, None, torch.bfloat16)(x).float() - exact
+    assert float(thrifty.std()) < 3 * float(plain.std())
+    assert float(thrifty.std()) < 0.01 * float(exact.std())
+
+
+def test_nearest_neighbours_and_a_convolution_become_one_doubling() -> None:
+    layers = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(5, 4, 3, padding=1))
+    network = nn.ModuleDict({"layers": layers.requires_grad_(False), "head": nn.Conv2d(4, 1, 1)})
+    x = torch.randn(2, 5, 6, 7)
+    before = layers(x)
+    ready(network, "fp32", "cpu")
+    assert isinstance(layers[1], Doubling)
+    torch.testing.assert_close(layers(x), before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(6, 3, 7), nn.Conv2d(6, 2, (5, 3), bias=False), nn.Conv2d(6, 3, 1)])
+def test_wide_head_is_its_convolution(layer: nn.Conv2d) -> None:
+    x = torch.randn(2, 6, 12, 17)
+    with torch.inference_mode():
+        exact = layer(x.relu())
+        full, half = (WideHead(nn.ReLU(), layer, dtype)(x) for dtype in (FP32, torch.bfloat16))
+    torch.testing.assert_close(full, exact, rtol=1e-5, atol=1e-6)
+    assert half.dtype == FP32
+    assert float((half - exact).std()) < 0.01 * float(exact.std())
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ class UnevenDoubling(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         kinds = [kind(x).permute(0, 2, 3, 1) for kind in self.kinds]
         count, height, width, channels = kinds[0].shape
-        doubled = kinds[0].new_empty(count, height, 2, width, 2, channels)
+        doubled: torch.Tensor = kinds[0].new_empty(count, height, 2, width, 2, channels)
         for kind, seen in enumerate(kinds):
             row, column = divmod(kind, 2)  # of two taps, the first output saw the zeros before the border
             doubled[:, :, row, :, column] = seen[:, row:, column:]
@@ -240,7 +240,7 @@ class ThriftyConvolution(nn.Module):
     @staticmethod
     def pays(in_channels: int, out_channels: int) -> bool:
         """Whether there are so many channels that the products cost much more than the additions."""
-        return min(in_channels, out_channels) >= 256
+        return min(in_channels, out_channels) >= 192
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, O, H - 2, W - 2] of [N, I, H, W]."""
