@@ -23,6 +23,7 @@ from factory.realism.kernel import KernelDistance, kernel_distance
 from factory.realism.mask_statistics import MaskStatistics, class_fractions, mask_statistics, measured_classes
 from factory.realism.modes import ModeFigures, find_modes, mode_space
 from factory.realism.neighbours import Neighbourhood, neighbourhood
+from factory.realism.periodicity import Periodicity, periodic_excess
 from factory.realism.pictures import to_pictures
 from factory.realism.projections import Projection, kl_divergence, ks_2d, project_pca, project_tsne
 from factory.realism.settings import Settings
@@ -75,6 +76,7 @@ class Comparison:
         statistics, curves: of masks, per class; empty for images. modes: of the real tiles.
         copies: None without training tiles, which are searched whole; their limit is set by the whole pool of reals.
         price: bins of the allocation shift; empty without shifts. training: those tiles.
+        periodicity: of images; None for masks.
         measured: fakes, reals, shuffled, pool (all real tiles) -> statistics of every tile,
             per class; empty for images.
     """
@@ -100,6 +102,7 @@ class Comparison:
     modes: ModeFigures
     copies: CopyFigures | None
     price: tuple[ShiftBin, ...]
+    periodicity: Periodicity | None
     training: TileSet | None
     measured: Mapping[str, tuple[MaskStatistics, ...]]
 
@@ -171,9 +174,16 @@ def compare_sets(
             modes=_modes(f, r, measured, reals.ids, settings),
             copies=_copies(fakes, sets["reals"], training, features, settings),
             price=_price(sets["fakes"], sets["reals"], features, settings),
+            periodicity=_periodicity(fakes, reals),
             training=training,
             measured=measured,
         )
+
+
+def _periodicity(fakes: TileSet, reals: TileSet) -> Periodicity | None:
+    if fakes.scheme is not None:
+        return None
+    return Periodicity(periodic_excess(fakes.pixels), periodic_excess(reals.pixels))
 
 
 def choose(tiles: TileSet, count: int, seed: int) -> TileSet:

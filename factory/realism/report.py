@@ -9,6 +9,7 @@ from factory.realism.compare import FAKES, HALVES_BY_GROUP, RANDOM_HALVES, SHUFF
 from factory.realism.copies import FEW_REALS
 from factory.realism.frechet import draws_by_group
 from factory.realism.mask_statistics import STATISTICS
+from factory.realism.periodicity import PERIODS
 from manifests.schema import DISCLAIMER
 
 _MOST_LISTED = 50
@@ -127,10 +128,23 @@ def markdown(comparison: Comparison, title: str, notes: Sequence[str]) -> str:
         *_statistics(c),
         *_grids(c),
         *_modes(c),
+        *_periodicity(c),
         *_price(c),
         *_copies(c),
     ]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ").replace(".\n- ", ".\n\n- ") + "\n"
+
+
+def _periodicity(c: Comparison) -> list[str]:
+    if c.periodicity is None:
+        return []
+    rows = [(name, *(number(value) for value in getattr(c.periodicity, name))) for name in ("fakes", "reals")]
+    return [
+        "## Periodic patterns",
+        "Power of the spectrum at the frequencies of each period over the power around them: 1 for none, more for the "
+        "checkerboards that a network's strides leave.",
+        _table(["", *(f"{period} px" for period in PERIODS)], rows),
+    ]
 
 
 def _statistics(c: Comparison) -> list[str]:
