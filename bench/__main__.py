@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("start", "store", "malloc", "make", "metrics", "loading", "training", "masks")
+NAMES = ("start", "store", "malloc", "make", "metrics", "loading", "training", "masks", "images")
 
 
 def main() -> None:

@@ -163,9 +163,9 @@ typed = {"scheme": "tissue", "threads": 1, "steps": STEPS, "look_every": STEPS}
 config = training_run.resolve_lesson(preset.split("_")[0], preset, [], typed, "cpu")
 run = training_run.prepare(preset.split("_")[0], config, [data], out)
 half = lambda: torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16")
-views = training_run.Views(run.tiles, config.size, config.batch, 0).draw(0)
-real = torch.from_numpy(views)[:, None].float()
 lesson = training_run.lesson_class(run.name)(config, run.tiles.scheme, "cpu")
+views = lesson.draw_from(run.tiles)(0)[0]
+real = torch.from_numpy(views)[:, None].float()
 generator, judges = (lesson.networks[name].train() for name in ("generator", "judges"))
 adam_g, adam_j = (
     torch.optim.Adam(part.parameters(), config.learning_rate, (0.5, 0.999)) for part in (generator, judges)

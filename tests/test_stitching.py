@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from factory.nets import stitching
 from factory.nets.drawing import ready
 from factory.nets.pix2pixhd import GlobalGenerator
 from factory.nets.resnet import ResnetGenerator
-from factory.nets.stitching import _cuts, _sample_places, draw, frozen_norms, logits_in_windows, to_pixels
+from factory.nets.stitching import _cuts, _sample_places, _weights, draw, frozen_norms, logits_in_windows, to_pixels
 from factory.nets.unet import UNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,13 +107,22 @@ def test_norms_are_ordinary_again_after_a_large_tile_and_after_a_failure() -> No
         assert torch.equal(network(tile), before)
 
 
-def test_frozen_statistics_of_samples_that_cover_an_even_tile_are_nearly_its_own() -> None:
-    network, size = _network("pix2pixhd"), (192, 192)
-    tile = _tile((384, 384))[..., 192:, 192:]
+def test_samples_weigh_what_makes_them_like_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    means = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    weights = _weights(means, torch.tensor([0.2, 0.7, 0.1]))
+    assert weights.tolist() == pytest.approx([0.1, 0.1, 0.7, 0.1], abs=0.01)
+    assert _weights(means[:2], torch.tensor([0.2, 0.7, 0.1])).tolist() == [0.5, 0.5]  # none has the class
+
+    network, size = _network("pix2pixhd"), (256, 256)
+    tile = _tile(size)
+    for columns in (slice(0, 56), slice(100, 156)):  # two of three samples in less than half of the tile
+        tile[:, :2, :, columns] = torch.tensor([0.0, 1.0])[:, None, None]
     with torch.inference_mode():
-        own = to_pixels(network(tile))[0]
-    drawn = draw(network, _reader(tile), size, window_px=128)
-    assert np.abs(drawn.astype(np.int64) - own).mean() < 5
+        own = to_pixels(network(tile))[0].astype(np.int64)
+    weighted = draw(network, _reader(tile), size, window_px=128)
+    monkeypatch.setattr(stitching, "_weights", lambda samples, _: torch.full((len(samples),), 1 / len(samples)))
+    even = draw(network, _reader(tile), size, window_px=128)
+    assert np.abs(weighted - own).mean() < 0.7 * np.abs(even - own).mean()
 
 
 def test_no_window_of_the_whole_tile_is_ever_read() -> None:
@@ -154,7 +164,7 @@ def test_samples_are_spread_evenly_and_lie_in_the_tile(size: tuple[int, int]) ->
     assert len({(rows.start, columns.start) for rows, columns in places}) == len(places)
     for axis, side in enumerate(size):
         spans = [place[axis] for place in places]
-        assert {span.stop - span.start for span in spans} == {min(512, side)}
+        assert {span.stop - span.start for span in spans} == {min(352, side)}
         assert all(span.start % 32 == 0 for span in spans)
         assert min(span.start for span in spans) + max(span.stop for span in spans) == pytest.approx(side, abs=32)
         assert min(span.start for span in spans) >= 0

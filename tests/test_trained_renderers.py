@@ -21,6 +21,8 @@ from factory.core.seeds import Stream, generator
 from factory.core.weights import read_card
 from factory.nets.stitching import to_pixels
 from factory.renderers import RENDERERS, TRAINABLE
+from factory.starter.recipe import LARGEST_BYTES, pack
+from factory.trained import STARTER, scheme_of
 from factory.trained_renderers import WEIGHTS_KIND, TrainedRenderer, to_network
 from manifests.errors import FaultError, UserError
 from manifests.labels import IGNORE, LabelClass, LabelScheme, get_scheme
@@ -355,3 +357,41 @@ def test_a_scheme_of_that_name_with_other_classes_is_another(weights: Weights) -
     refusal = build("pix2pix", weights("pix2pix")).refusal(dataclasses.replace(request_for(), scheme=own))
     assert refusal is not None
     assert "scheme" in refusal
+
+
+# What comes with the package.
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_packed_weights_are_half_as_large_and_draw_the_same_image(name: str, weights: Weights, tmp_path: Path) -> None:
+    run = weights(name)
+    path = pack(run, f"{name}-test", tmp_path)
+    assert path.stat().st_size < 0.75 * (run / BEST).stat().st_size  # cards are as long as ever
+    one, other = (rendered(build(name, weights_of), 0).astype(int) for weights_of in (run, path))
+    assert np.abs(one - other).max() <= 2
+    assert read_card(path, WEIGHTS_KIND).fields["stored_as"] == "float16"
+    with pytest.raises(UserError, match=f"NAME: expected {name}-WHAT, got 'depas-test'"):
+        pack(run, "depas-test", tmp_path)
+
+
+STARTERS = [path for path in sorted(STARTER.glob("*.safetensors")) if read_card(path).kind == WEIGHTS_KIND]
+
+
+@pytest.mark.parametrize("path", STARTERS, ids=lambda path: path.stem)
+def test_starter_weights_are_small_known_and_draw(path: Path) -> None:
+    card = read_card(path, WEIGHTS_KIND)
+    name, scheme = card.fields["generator"], scheme_of(card)
+    assert path.stat().st_size <= LARGEST_BYTES
+    assert path.stem.startswith(f"{name}-")
+    assert card.fields["sources"]
+    assert card.fields["licences"]
+    assert "not for diagnosis" in card.fields["use"]
+    renderer = build(name, path)
+    request = Request(128, 128, card.fields["mpp"], scheme)
+    assert renderer.refusal(request) is None
+    tile = Tile(blobs(0, len(scheme), (128, 128)), np.zeros((128, 128), np.int32), request.mpp, scheme)
+    condition = draw_condition(renderer.condition, tile, generator(0, Stream.CONDITION))
+    (image,) = renderer.render([condition], [generator(0, Stream.RENDER)])
+    colours = np.array([image[tile.semantic == label.id].mean(0) for label in scheme.classes])
+    (air,), (positive,) = scheme.ids("air"), scheme.ids("tumour_positive")
+    assert colours[air].mean() > colours[positive].mean() + 20  # air is light, and stain is not

@@ -92,20 +92,21 @@ def test_the_scheme_of_the_weights_is_the_default_and_its_plan(weights: Weights,
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
-def test_neither_workers_nor_the_batch_of_a_shard_change_a_byte(
+def test_neither_the_batch_nor_shards_nor_workers_change_a_byte(
     name: str, weights: Weights, tmp_path: Path, cli: Cli
 ) -> None:
     words = make_words(name, weights(name), "--tps", "0.1", n=4)
     assert cli(*words, "--out", "one").code == 0
-    two = cli(*words, "--workers", "2", "--out", "two")
-    assert two.code == 0, two
-    assert tree(tmp_path / "one") == tree(tmp_path / "two")
-    batched = cli(*words, "--set", "batch=3", "--set", "shard=4", "--out", "three")
+    batched = cli(*words, "--set", "batch=3", "--set", "shard=4", "--out", "batched")
     assert batched.code == 0, batched
-    one, three = open_dataset(tmp_path / "one"), open_dataset(tmp_path / "three")
+    one, other = open_dataset(tmp_path / "one"), open_dataset(tmp_path / "batched")
     for column in ("image_sha256", "semantic_sha256"):
-        assert one.table[column].to_pylist() == three.table[column].to_pylist()
+        assert one.table[column].to_pylist() == other.table[column].to_pylist()
     assert len(set(one.table["image_sha256"].to_pylist())) == 4
+    if name == "pix2pixhd":  # all draw by the same lines, and processes take long to start
+        two = cli(*words, "--workers", "2", "--out", "two")
+        assert two.code == 0, two
+        assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
 def test_masks_and_images_of_two_networks_keep_both_provenances(

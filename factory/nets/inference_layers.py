@@ -290,32 +290,38 @@ class InstanceNorm(nn.Module):
     """`nn.InstanceNorm2d` without weights: the batch norm of a batch of one, which torch computes in this layout.
 
     Attributes:
-        pools: normalise all samples of the next inputs as if they were one, and keep that one's statistics.
-        frozen: mean and variance of each channel, float32, to normalise by; None for each sample's own.
+        pooled: weights of the samples of the next input, which sum to 1: all are then normalised as if they were one,
+            by statistics that are kept. None for each sample's own.
+        frozen: mean and variance of each channel, float32, to normalise by; None for those of the input.
             `factory.nets.stitching` sets these two.
     """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
-        self.eps, self.pools = eps, False
+        self.eps = eps
+        self.pooled: torch.Tensor | None = None
         self.frozen: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C, H, W] with mean 0 and variance 1 over the pixels of each channel of each sample, unless frozen."""
-        if self.pools:
-            self.frozen = _moments(x)
+        if self.pooled is not None:
+            self.frozen = _pooled_moments(x, self.pooled)
         if self.frozen is not None:
             return F.batch_norm(x, *self.frozen, training=False, eps=self.eps)
         normed = [F.batch_norm(sample, None, None, training=True, eps=self.eps) for sample in torch.split(x, 1)]
         return normed[0] if len(normed) == 1 else torch.cat(normed)
 
 
-def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of every channel over pixels and samples, float32 [C] each."""
-    mean, variance = torch.zeros(x.shape[1], device=x.device), torch.ones(x.shape[1], device=x.device)
-    F.batch_norm(x, mean, variance, training=True, momentum=1.0)
-    count = x.numel() // x.shape[1]
-    return mean, variance * ((count - 1) / count)  # running variances are unbiased, those that norms use are not
+def _pooled_moments(x: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of every channel over the pixels of all samples, weighted: float32 [C] each."""
+    means, variances = (torch.zeros(*x.shape[:2], device=x.device) for _ in range(2))
+    for sample, mean, variance in zip(torch.split(x, 1), means, variances, strict=True):
+        F.batch_norm(sample, mean, variance, training=True, momentum=1.0)
+    pixels = x[0, 0].numel()
+    variances *= (pixels - 1) / pixels  # running variances are unbiased, those that norms use are not
+    weights = weights.to(x.device)[:, None]
+    mean = (weights * means).sum(0)
+    return mean, (weights * (variances + (means - mean) ** 2)).sum(0)
 
 
 class WideHead(nn.Module):

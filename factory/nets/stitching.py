@@ -4,7 +4,8 @@ These networks are convolutions, which see a few hundred pixels, and instance no
 drawn one by one would each be normalised by themselves, and their borders would show. So the norms' statistics are
 measured first, over samples spread evenly over the tile, and frozen. Every norm is then a fixed affine map of each
 channel, the network sees no further than its convolutions do, and a window that is drawn with that many pixels around
-it holds, once they are cut off, what one pass over the whole tile would have drawn with the same statistics.
+it holds, once they are cut off, what one pass over the whole tile would have drawn with the same statistics. Samples
+are weighted so that together they have as much of every class as the tile.
 
     read = lambda rows, columns: one_hot(mask[rows, columns])  # float32 [1, C, h, w]
     image = draw(ready(network, "bf16", "cpu"), read, mask.shape, window_px=1024)  # uint8 [H, W, 3]
@@ -17,12 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.optimize import nnls
 from torch import nn
 
 from factory.nets.inference_layers import InstanceNorm
@@ -31,10 +33,13 @@ Read = Callable[[slice, slice], torch.Tensor]
 """Rows and columns of a tile -> its condition map there, float32 [1, C, h, w]; a network's noise is part of it."""
 
 _SAMPLES = 9
-"""Places of a tile that the frozen statistics are measured on, each of half the window's side, at most."""
+"""Places of a tile that the frozen statistics are measured on, at most; together as large as a window."""
 
 _LEAST_STEPS = 4
 """Of a place's side: fewer than two pixels at the smallest size have none to reflect."""
+
+_EVEN = 0.03
+"""How much it counts that samples weigh the same, against 1 for each channel's mean being the tile's."""
 
 
 def draw(
@@ -91,19 +96,42 @@ def frozen_norms(network: nn.Module, read: Read, size: tuple[int, int], window_p
     norms = [layer for layer in network.modules() if isinstance(layer, InstanceNorm)]
     try:
         if norms:
-            places = _sample_places(_step(network, size), size, window_px)
-            samples = torch.cat([read(rows, columns) for rows, columns in places])
+            step = _step(network, size)
+            samples = torch.cat([read(*place) for place in _sample_places(step, size, window_px)])
+            weights = _weights(samples.mean((2, 3)), _mean_of_tile(read, size, window_px, step))
             for norm in norms:
-                norm.pools = True
+                norm.pooled = weights
             with torch.inference_mode():
                 network(samples.to(_device(network)))
             del samples
             for norm in norms:
-                norm.pools = False
+                norm.pooled = None
         yield
     finally:
         for norm in norms:
-            norm.pools, norm.frozen = False, None
+            norm.pooled = norm.frozen = None
+
+
+def _mean_of_tile(read: Read, size: tuple[int, int], window_px: int, step: int) -> torch.Tensor:
+    """Mean of every channel of the condition map of a whole tile, read window by window: float64 [C]."""
+    windows = [[slice(*cut) for cut in pairwise(_cuts(side, step, math.ceil(side / window_px)))] for side in size]
+    total = torch.stack([read(*place)[0].sum((1, 2)).cpu().double() for place in product(*windows)]).sum(0)
+    mean: torch.Tensor = total / math.prod(size)
+    return mean
+
+
+def _weights(samples: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
+    """Weights of samples, 0 or more and 1 together, so that their means [N, C] are nearly a tile's [C]: float32 [N].
+
+    What a norm sees depends on the class above all; a few places of a large tile have too much of some and too little
+    of others. Least squares with a little ridge, so that weights that do no good stay even.
+    """
+    count = len(samples)
+    ridge = _EVEN * math.sqrt(count)
+    rows = [samples.double().cpu().numpy().T, np.full((1, count), 10.0), ridge * np.eye(count)]
+    wanted = [tile.double().numpy(), np.array([10.0]), np.full(count, ridge / count)]
+    found, _ = nnls(np.concatenate(rows), np.concatenate(wanted))
+    return torch.from_numpy(found / found.sum()).float()
 
 
 def to_pixels(logits: torch.Tensor) -> npt.NDArray[np.uint8]:
@@ -152,8 +180,8 @@ def _inside(kept: slice, around: slice) -> slice:
 
 def _sample_places(step: int, size: tuple[int, int], window_px: int) -> list[tuple[slice, slice]]:
     """Places of one size, evenly spread over the tile in rows and columns, none twice."""
-    half = max(window_px // 2 // step, _LEAST_STEPS) * step
-    sides = [min(half, side) for side in size]
+    part = max(round(window_px / math.sqrt(_SAMPLES) / step), _LEAST_STEPS) * step
+    sides = [min(part, side) for side in size]
     most = [math.ceil(side / part) for side, part in zip(size, sides, strict=True)]
     count = min(max(round(math.sqrt(_SAMPLES * size[0] / size[1])), 1), most[0], _SAMPLES)
     counts = (count, min(_SAMPLES // count, most[1]))
