@@ -25,11 +25,11 @@ from bench.tissue_masks_report import write_report
 from factory.core.config import configs_dir, read_yaml
 from factory.core.malloc import keep_freed_memory
 from factory.core.weights import read_card
-from factory.sample_sheet import write_sample_sheet
 from factory.realism.compare import Comparison, compare_sets
 from factory.realism.features import Extractor, open_extractor
 from factory.realism.settings import Settings
 from factory.realism.tiles import TileSet
+from factory.sample_sheet import write_sample_sheet
 from factory.views import Tiles, Views, open_tiles
 from manifests.dataset import open_dataset
 from manifests.files import write_atomic
@@ -81,7 +81,8 @@ def train(
 ) -> None:
     """Train one generator with the ordinary command; goes on where it was, and skips what is finished."""
     plan = protocol["generators"][name]
-    command = [sys.executable, "-m", "factory.cli", "train", plan.get("lesson", name), "--config", plan["config"], "--out", out, "--resume"]
+    command = [sys.executable, "-m", "factory.cli", "train", plan.get("lesson", name), "--config", plan["config"]]
+    command += ["--out", out, "--resume"]
     command += [word for path in data for word in ("--data", path)]
     command += ["--size", "x".join(map(str, protocol["size"])), "--seed", seed, "--device", "cpu"]
     command += [

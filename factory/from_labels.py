@@ -40,7 +40,17 @@ class ImageLessonConfig(LessonConfig):
     look: bool = False
     batch: int = Field(default=1, ge=1)
 
-    def check_scheme(self, scheme: LabelScheme) -> LabelScheme:
+    def check_data(self, scheme: LabelScheme, mpp: float) -> None:
+        """Refuse masks that cannot give the condition map, and noise closer than a pixel.
+
+        Raises:
+            UserError: saying why.
+        """
+        self.drawn_scheme(scheme)
+        if reason := refusal_of(self.condition, mpp):
+            raise UserError(f"condition.{reason}. Use a larger --set condition.spacing_um=.")
+
+    def drawn_scheme(self, scheme: LabelScheme) -> LabelScheme:
         """The scheme of the condition map for masks of a scheme.
 
         Raises:
@@ -70,7 +80,7 @@ class ImageLesson:
 
     def __init__(self, config: ImageLessonConfig, scheme: LabelScheme, device: str) -> None:
         self._config, self._scheme, self._device = config, scheme, device
-        self._drawn = config.check_scheme(scheme)
+        self._drawn = config.drawn_scheme(scheme)
         self._channels = channels_of_condition(config.condition.kind, self._drawn)
         self._looks: Looks | None = None
         self._classes: list[str] = []
@@ -82,16 +92,9 @@ class ImageLesson:
         return self._channels + (3 if self._config.look else 0)
 
     def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
-        """Condition maps uint8 [N, H, W], images uint8 [N, H, W, 3], looks float32 [N, classes, 3].
-
-        Raises:
-            UserError: for noise closer than the pixels of the tiles.
-        """
-        config = self._config
-        if reason := refusal_of(config.condition, tiles.mpp):
-            raise UserError(f"condition.{reason}. Use a larger --set condition.spacing_um=.")
+        """Condition maps uint8 [N, H, W], images uint8 [N, H, W, 3], looks float32 [N, classes, 3]."""
         self._mpp, self._classes = tiles.mpp, _classes_of(tiles, self._drawn)
-        self._looks = measure_looks(tiles) if config.look else None
+        self._looks = measure_looks(tiles) if self._config.look else None
         streams = self.streams(tiles)
 
         def draw(step: int) -> list[Views]:

@@ -70,6 +70,16 @@ class LessonConfig(Config):
     seed: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1)
 
+    def check_data(self, scheme: LabelScheme, mpp: float) -> None:
+        """Refuse masks that the lesson cannot learn from, before anything is written.
+
+        Args:
+            scheme: of the masks. mpp: micrometres per pixel.
+
+        Raises:
+            UserError: saying why; by default any will do.
+        """
+
     @field_validator("size")
     @classmethod
     def _divides(cls, size: tuple[int, int]) -> tuple[int, int]:

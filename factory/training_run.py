@@ -139,6 +139,7 @@ def prepare(
         UserError: for whatever is wrong with the data.
     """
     tiles = open_tiles(data, config.scheme, config.size, config.batch, on_tile=on_tile)
+    config.check_data(tiles.scheme, tiles.mpp)
     config = config.model_copy(update={"scheme": tiles.scheme.name})
     digests = tuple(_manifest_digest(path) for path in data)
     notes = []

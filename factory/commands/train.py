@@ -9,7 +9,12 @@ from factory.commands import options
 
 
 def train(
-    name: Annotated[str, typer.Argument(help="depas, dcgan, priorpath, masks/cyclegan; pix2pixhd, pix2pix, renderers/cyclegan.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="depas, dcgan, priorpath, masks/cyclegan; pix2pixhd, pix2pix, renderers/cyclegan.", show_default=False
+        ),
+    ],
     data: Annotated[
         list[Path] | None,
         typer.Option(help="Data set to learn from (its train split). Repeatable. [default: data/real]"),
@@ -37,7 +42,10 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, print the configuration, stop.")] = False,
 ) -> None:
-    """Train a generator of masks, or a renderer of images. Stopped? The same command with --resume goes on, to the same bytes on a CPU."""
+    """Train a generator of masks, or a renderer of images.
+
+    Stopped? The same command with --resume goes on, to the same bytes on a CPU.
+    """
     import yaml
 
     from factory import training_run
