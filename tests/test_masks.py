@@ -178,7 +178,7 @@ def test_refusal_names_a_scheme_that_is_not_drawn(name: str) -> None:
     mpp=st.sampled_from([0.25, 0.37, 0.5, 1.0]),
     tumour=st.sampled_from([0.02, 0.3, 0.9]),
     tissue=st.sampled_from([0.3, 0.85, 1.0]),
-    scheme=st.sampled_from(["pdl1", "pdl1_cells"]),
+    scheme=st.sampled_from(Ihc.schemes),
     crowding=st.sampled_from([None, 0.0, 0.2, 1.0]),
 )
 def test_ihc_is_exact_by_area_and_by_cells(
@@ -186,16 +186,15 @@ def test_ihc_is_exact_by_area_and_by_cells(
     crowding: float | None,
 ) -> None:  # fmt: skip
     masks = Ihc(Ihc.Config())
-    rest = 1.0 - tumour
-    fractions = (
-        0.7 * rest * tissue,
-        0.3 * rest * tissue,
-        tumour * (1 - tps) * tissue,
-        tumour * tps * tissue,
-        1 - tissue,
-    )
-    fractions += (0.0,) * (len(get_scheme(scheme)) - 5)
-    request = Request(*size, mpp, get_scheme(scheme), tps=tps, tissue=tissue, fractions=fractions)
+    labels = get_scheme(scheme)
+    inflamed = 0.3 * (1.0 - tumour) if labels.ids("inflammation") else 0.0
+    by_role = {
+        "inflammation": inflamed * tissue, "tumour_negative": tumour * (1 - tps) * tissue,
+        "tumour_positive": tumour * tps * tissue, "air": 1 - tissue,
+    }  # fmt: skip
+    fractions = tuple(sum(by_role.get(role, 0.0) for role in label.roles) for label in labels.classes)
+    fractions = (1.0 - sum(fractions[1:]), *fractions[1:])
+    request = Request(*size, mpp, labels, tps=tps, tissue=tissue, fractions=fractions)
     if crowding is not None:
         request = dataclasses.replace(request, cells=int(crowding * masks.capacity(request)))
     assert masks.refusal(request) is None
@@ -203,11 +202,14 @@ def test_ihc_is_exact_by_area_and_by_cells(
     tile = realise(masks, request, seed)
 
     achieved = measure(tile)
-    tumour_px = int(np.isin(tile.semantic, (2, 3)).sum())
-    assert abs(int((tile.semantic == 3).sum()) - tps * tumour_px) <= 0.5 + 1e-9
-    assert abs(int((tile.semantic != 4).sum()) - tissue * tile.semantic.size) <= 0.5 + 1e-9
+    positive_px, negative_px, air_px = (
+        int(np.isin(tile.semantic, labels.ids(role)).sum()) for role in ("tumour_positive", "tumour_negative", "air")
+    )
+    tumour_px = positive_px + negative_px
+    assert abs(positive_px - tps * tumour_px) <= 0.5 + 1e-9
+    assert abs(air_px - (1 - tissue) * tile.semantic.size) <= 0.5 + 1e-9
     tumour_cells = achieved.cells_positive + achieved.cells_negative
-    if scheme == "pdl1":
+    if "cell" not in labels.names:
         assert abs(achieved.cells_positive - tps * tumour_cells) <= 0.5 + 1e-9
         assert abs(tumour_px - tumour * tissue * tile.semantic.size) <= 0.5 + 1e-6
     if request.cells is not None:

@@ -49,13 +49,14 @@ def condition(scheme: str, height: int = 128, width: int = 160, mpp: float = 0.5
             semantic *= 1 + (instance // 3) % 2
     else:
         semantic = np.broadcast_to(np.arange(width) * len(labels) // width, (height, width)).astype(np.int32)
-        if scheme == "pdl1_cells":
-            semantic = np.where(semantic == 5, 3, semantic)
+        cell = labels.names.index("cell") if "cell" in labels.names else None
+        if cell is not None:
+            semantic = np.where(semantic == cell, labels.ids("tumour_positive")[0], semantic)
         instance[np.isin(semantic, labels.ids("air"))] = 0
         if scheme == "tissue":
             instance[:] = 0
-        if scheme == "pdl1_cells":
-            semantic[instance > 0] = 5
+        if cell is not None:
+            semantic[instance > 0] = cell
     return Condition(np.stack([semantic, instance]), mpp, labels)
 
 
@@ -192,6 +193,8 @@ def test_auto_follows_the_roles_of_the_classes() -> None:
     assert modes == {
         "pdl1": "membrane_dab",
         "pdl1_cells": "membrane_dab",
+        "ki67": "nuclear_dab",
+        "ki67_cells": "nuclear_dab",
         "nuclei": "he",
         "ihc": "nuclear_dab",
         "tissue": "he",
