@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("start", "store", "malloc", "make", "metrics", "loading", "training", "masks", "images")
+NAMES = ("start", "store", "malloc", "make", "metrics", "loading", "training", "masks", "images", "renders")
 
 
 def main() -> None:

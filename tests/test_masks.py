@@ -321,6 +321,39 @@ def test_positive_nuclei_lie_together() -> None:
     assert np.mean(same) > 0.65
 
 
+@pytest.mark.parametrize("name", ["polygons", "ihc"])
+def test_regions_of_a_nuclear_marker_are_of_few_cells_and_those_of_pdl1_are_not(name: str) -> None:
+    areas = {}
+    for scheme in ("pdl1", "ki67"):
+        positive = get_scheme(scheme).ids("tumour_positive")
+        request = request_for(scheme, 384, 384, tps=0.2, tissue=0.9)
+        labelled = [
+            ndimage.label(np.isin(realise(build(name), request, seed).semantic, positive))[0] for seed in range(4)
+        ]
+        areas[scheme] = np.mean([(labels > 0).sum() / labels.max() for labels in labelled]) * 0.25
+    assert 130 < areas["ki67"] < 400  # um2
+    assert areas["pdl1"] > 2 * areas["ki67"]
+
+
+def test_ihc_sets_lymphocytes_on_other_tissue_where_no_class_is_theirs() -> None:
+    masks = Ihc(Ihc.Config())
+    request = Request(384, 384, 0.5, get_scheme("ki67"), tps=0.2, tissue=1.0)
+    (scores,) = masks.draw([request], [generator(4, Stream.MASK)])
+    assert scores.cells is not None
+    lymphocytes = next(p for p in scores.cells.populations if p.name == "lymphocyte")
+    tile = allocate(scores, request, generator(4, Stream.TIES)).tile
+    tumour = int(measure(tile).cells_positive + measure(tile).cells_negative)
+    ids = np.unique(tile.instance[tile.semantic == 0])
+    assert len(lymphocytes.outlines) > 30
+    # ids go by population: tumour, lymphocytes, spindles
+    placed = np.isin(tile.instance, tumour + 1 + np.arange(len(lymphocytes.outlines)))
+    assert (tile.semantic[placed] == 0).all()
+    assert len(ids) > len(lymphocytes.outlines)
+    assert scores.cells.attraction is not None
+    crowded = scores.cells.attraction
+    assert crowded[placed].mean() > crowded[tile.semantic == 0].mean()
+
+
 def test_polygons_have_clean_borders() -> None:
     masks = Polygons(Polygons.Config())
     islands, regions = [], []
@@ -364,7 +397,9 @@ def test_regions_are_the_same_tissue_at_every_mpp() -> None:
     assert (fine[::2, ::2] == coarse).mean() > 0.9
 
 
-@pytest.mark.parametrize(("name", "scheme"), [("ihc", "pdl1"), ("nuclei", "nuclei"), ("nuclei", "ihc")])
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("ihc", "pdl1"), ("ihc", "ki67"), ("nuclei", "nuclei"), ("nuclei", "ihc")]
+)
 def test_a_resolution_too_coarse_for_nuclei_is_refused_before_drawing(name: str, scheme: str) -> None:
     generator_class = resolve(MASKS, name, "--masks")
     generator = generator_class(generator_class.Config())

@@ -14,15 +14,29 @@ from hypothesis import strategies as st
 from skimage import data
 from skimage.color import rgb2hed, rgb2lab
 
+from factory.composition import Request, allocate
 from factory.conditions import Condition
 from factory.core.config import Config, canonical, configs_dir, parse
-from factory.renderers.cells import AIR, CELL, POSITIVE, POSITIVE_CELL, STROMA, find_nuclei, kind_table
+from factory.masks.polygons import Polygons
+from factory.renderers.cells import (
+    AIR,
+    CELL,
+    IMMUNE,
+    POSITIVE,
+    POSITIVE_CELL,
+    STROMA,
+    TUMOUR,
+    find_nuclei,
+    kind_table,
+)
 from factory.renderers.dyes import DAB, HAEMATOXYLIN_IHC, densities, optical_density
+from factory.renderers.hidden_nuclei import scatter_marked_nuclei
 from factory.renderers.look import staining_of
 from factory.renderers.scan_fit import fit_scan
 from factory.renderers.stain import Stain
 from factory.renderers.stain_config import Scanner, StainConfig
 from factory.renderers.territories import spread_territories
+from factory.renderers.tissue import draw_fields
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelClass, LabelScheme
 
@@ -180,6 +194,86 @@ def test_positive_regions_carry_dab_and_the_others_none(scheme: str, seed: int) 
     assert np.percentile(positive, 90) > np.percentile(negative, 99)
 
 
+def regions(tps: float, height: int = 384, width: int = 384, seed: int = 0) -> Condition:
+    """A mask of the scheme `ki67` without instances, positive regions of few cells."""
+    request = Request(height, width, 0.5, SCHEMES["ki67"], tps=tps, tissue=0.9)
+    (scores,) = Polygons(Polygons.Config()).draw([request], [np.random.default_rng(seed)])
+    tile = allocate(scores, request, np.random.default_rng(seed)).tile
+    return Condition(np.stack([tile.semantic.astype(np.int32), tile.instance]), 0.5, tile.scheme)
+
+
+def scattered(tile: Condition, seed: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """The nuclei drawn on a mask that labels none, int32 [H, W], and what each of them is, from id 1 on."""
+    rng = np.random.default_rng(seed)
+    fields = draw_fields(tile.array.shape[1:], tile.mpp, rng)
+    kind = kind_table(tile.scheme)[tile.array[0]]
+    nuclei = find_nuclei(*scatter_marked_nuclei(kind, fields.zones, fields.fibre_angle(), tile.mpp, rng)[::-1])
+    return nuclei.number, nuclei.table["kind"][1:]
+
+
+def test_share_of_positive_nuclei_follows_the_tps_of_regions() -> None:
+    asked = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    drawn = []
+    for seed, tps in enumerate(asked):
+        _, kinds = scattered(regions(tps, seed=seed), seed)
+        drawn.append((kinds == POSITIVE).sum() / np.isin(kinds, (TUMOUR, POSITIVE)).sum())
+    slope, offset = np.polyfit(asked, drawn, 1)
+    assert slope == pytest.approx(1.0, abs=0.03)
+    assert offset == pytest.approx(0.0, abs=0.01)
+    assert np.abs(np.array(drawn) - asked).max() < 0.02
+
+
+def test_a_region_of_one_cell_holds_one_stained_nucleus() -> None:
+    semantic = np.ones((400, 400), np.int32)
+    spots = discs(400, 400, 16, 80)  # 200 um2, of which a nucleus takes 90 to 150
+    semantic[spots > 0] = 2
+    number, kinds = scattered(Condition(np.stack([semantic, 0 * semantic]), 0.5, SCHEMES["ki67"]), 1)
+    counts = [len(np.unique(number[(spots == spot) & (number > 0)])) for spot in np.unique(spots[spots > 0])]
+    assert min(counts) >= 1
+    stained = np.isin(number, np.flatnonzero(kinds == POSITIVE) + 1)
+    assert 25 <= (kinds == POSITIVE).sum() <= 75
+    assert (stained & (semantic == 1)).sum() < 0.15 * stained.sum()
+
+
+@pytest.mark.parametrize("semantic", [0, 1, 2, 3])
+@pytest.mark.parametrize("size", [32, 96])
+def test_marked_regions_may_fill_the_tile(semantic: int, size: int) -> None:
+    array = np.zeros((2, size, size), np.int32)
+    array[0] = semantic
+    _, kinds = scattered(Condition(array, 0.5, SCHEMES["ki67"]), 0)
+    expected = ({STROMA, IMMUNE}, {TUMOUR}, {POSITIVE}, set())[semantic]
+    assert set(kinds.tolist()) <= expected
+    assert bool(len(kinds)) == bool(expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_positive_regions_of_a_nuclear_marker_stain_nuclei_and_nothing_else(seed: int) -> None:
+    tile = regions(0.3, seed=seed)
+    brown = rgb2hed(render(tile, seed))[..., 2]
+    negative, positive, other = (brown[tile.array[0] == label] for label in (1, 2, 0))
+    assert np.percentile(positive, 90) > 3 * np.percentile(negative, 90)
+    # between the nuclei there is no wash of DAB, and stroma stays blue
+    assert np.percentile(positive, 25) < np.percentile(negative, 90)
+    assert np.percentile(other, 95) < np.percentile(positive, 80)
+
+
+@pytest.mark.parametrize("scheme", ["ki67", "ki67_cells"])
+def test_labelled_nuclei_of_a_marker_are_stained_by_their_region(scheme: str) -> None:
+    tile = condition(scheme, 192, 256, 0.25)
+    brown = rgb2hed(render(tile, 2))[..., 2]
+    under = condition("ki67", 192, 256, 0.25).array[0] if scheme == "ki67" else tile.array[0]
+    means: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    for number in np.unique(tile.array[1][tile.array[1] > 0]):
+        inside = tile.array[1] == number
+        around = cv2.dilate(inside.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        votes = np.bincount(under[inside if scheme == "ki67" else around & ~inside], minlength=3)[:3]
+        if votes.max() > 0.9 * votes.sum():
+            means[int(votes.argmax())].append(brown[inside].mean())
+    assert min(len(values) for values in means.values()) >= 3
+    assert min(means[2]) > max(means[1])
+    assert min(means[2]) > max(means[0])
+
+
 def test_he_of_a_scheme_with_positives_shows_no_dab() -> None:
     tile = condition("pdl1", 128, 320)
     image = render(tile, 0, NO_FAULTS.model_copy(update={"stain": "he"})).astype(float)
@@ -284,7 +378,8 @@ def test_shipped_render_configs_load_and_render() -> None:
     for file in files:
         values = dict(yaml.safe_load(file.read_text())["renderer"])
         assert values.pop("name") == "stain"
-        render(condition("ihc", 64, 64), 0, parse(StainConfig, values, str(file)))
+        for scheme in ("ihc", "ki67"):
+            render(condition(scheme, 64, 64), 0, parse(StainConfig, values, str(file)))
 
 
 def test_config_given_in_part_keeps_the_other_defaults_of_its_group() -> None:

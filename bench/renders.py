@@ -1,0 +1,170 @@
+"""Image renderers at work: `factory make` against the bare forward pass, `factory train` against a bare loop.
+
+One thread on both sides. The published generator has random weights, in a file as `factory train` writes it.
+FACTORY_BENCH_TILES sets the number of tiles (default 12).
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from bench.masks import _cpu, _line, _measured, _ms
+from factory.core.precision import resolve_precision
+
+MADE = ("published", "starter")
+TRAINED = ("pix2pixhd_light", "pix2pix_light")
+
+COMMON = """
+import json, os, resource, statistics, sys, time
+from pathlib import Path
+import numpy as np, torch
+from factory.core.malloc import keep_freed_memory
+keep_freed_memory()
+torch.set_num_threads(1)
+clock = time.process_time if os.environ.get("FACTORY_BENCH_CLOCK") == "cpu" else time.perf_counter
+
+def seconds_of(work, repeats):
+    work()
+    seconds = []
+    for _ in range(repeats):
+        started = clock()
+        work()
+        seconds.append(clock() - started)
+    return seconds
+"""
+
+MAKE = (
+    COMMON
+    + """
+from factory.core.pool import single_threaded
+single_threaded()
+from factory import pipeline
+from factory.core.checkpoints import write_weights
+from factory.order import resolve_config
+from factory.renderers.pix2pixhd import Pix2PixHd
+from manifests.labels import get_scheme
+
+which, folder, tiles = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+assignments = []
+if which == "published":
+    torch.manual_seed(0)
+    scheme = get_scheme("ki67")
+    shape = {"in_channels": len(scheme) + 1}
+    card = {
+        "kind": Pix2PixHd.kind, "generator": "pix2pixhd", "network": shape, "scheme": scheme.to_dict(), "mpp": 0.5,
+        "condition": {"kind": "polygons+noise"}, "classes": list(scheme.names), "looks": [],
+        "sources": [], "licences": [],
+    }
+    write_weights(folder / "random.safetensors", Pix2PixHd.build(shape).state_dict(), card)
+    assignments = [f"renderer.weights={folder / 'random.safetensors'}"]
+plan = {"n": tiles, "size": [512, 1024], "tps": "0.01-0.5"}
+config, scheme = resolve_config(plan, {"masks": "polygons", "renderer": "pix2pixhd"}, None, assignments)
+order = pipeline.prepare(config, scheme, folder / "made", manifest=None, like=None, device="cpu")
+realiser = pipeline._realiser(order.recipe)
+list(realiser.realise(order.rows_of(0)[:1]))  # weights are loaded and kernels compiled
+network = realiser.renderer.network
+x = torch.rand(1, realiser.renderer.card.fields["network"]["in_channels"], 512, 1024)
+
+def forward():
+    with torch.inference_mode():
+        network(x)
+
+bare = seconds_of(forward, 5)
+started = clock()
+pipeline.make(order, workers=1)
+whole = (clock() - started) / tiles
+bare += seconds_of(forward, 5)  # before and after, so that a machine that grows warm or busy shows
+print(json.dumps([statistics.median(bare), whole, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]))
+"""
+)
+
+STEP = (
+    COMMON
+    + """
+import torch.nn.functional as F
+from factory import training_run
+
+preset, data, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+name, STEPS = preset.removesuffix("_light"), 12
+typed = {"threads": 1, "steps": STEPS, "look_every": STEPS}
+config = training_run.resolve_lesson(name, preset, [], typed, "cpu")
+run = training_run.prepare(name, config, [data], out)
+half = lambda: torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16")
+lesson = training_run.lesson_class(run.name)(config, run.tiles.scheme, "cpu")
+views = lesson.draw_from(run.tiles)(0)
+layout = lesson._layout
+seen, real = (part.contiguous(memory_format=layout) for part in (lesson.seen(views), lesson.images(views)))
+generator, judges = (lesson.networks[part].train() for part in ("generator", "judges"))
+adam_g, adam_j = (
+    torch.optim.Adam(part.parameters(), config.learning_rate, (0.5, 0.999)) for part in (generator, judges)
+)
+if config.judging == "lsgan":
+    says = lambda logits, truth: (logits.float() - truth).square().mean()
+else:
+    says = lambda logits, truth: F.softplus(-logits.float() if truth else logits.float()).mean()
+
+def step():
+    # As a first script is written: the same networks, losses and number format, data in memory.
+    noise = [torch.randn(len(seen), 1, *seen.shape[2:])] if name == "pix2pix" else []
+    with half():
+        fake = generator(torch.cat([seen, *noise], 1)).tanh()
+        told = judges(torch.cat([seen, real], 1)), judges(torch.cat([seen, fake.detach().to(seen.dtype)], 1))
+        loss = 0.5 * sum(says(r[-1], 1.0) + says(f[-1], 0.0) for r, f in zip(*told)) / config.judges
+    adam_j.zero_grad()
+    loss.backward()
+    adam_j.step()
+    judges.requires_grad_(False)
+    with half():
+        made = judges(torch.cat([seen, fake.to(seen.dtype)], 1))
+        loss = sum(says(f[-1], 1.0) for f in made) / config.judges
+        if config.loss.feature:
+            with torch.no_grad():
+                true = judges(torch.cat([seen, real], 1))
+            layers = [(a, b) for m, t in zip(made, true) for a, b in zip(m[:-1], t[:-1])]
+            gaps = [(a.float() - b.float()).abs().mean() for a, b in layers]
+            loss = loss + config.loss.feature * sum(gaps) / config.judges
+        if config.loss.l1:
+            loss = loss + config.loss.l1 * (fake.float() - real).abs().mean()
+    adam_g.zero_grad()
+    loss.backward()
+    adam_g.step()
+    judges.requires_grad_(True)
+
+bare, ours = seconds_of(step, STEPS), []
+for _ in range(2):
+    stamps = []
+    training_run.train(run, overwrite=True, on_step=lambda done: stamps.append(clock()))
+    ours += list(np.diff(stamps))
+    bare += seconds_of(step, STEPS)
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+print(json.dumps([statistics.median(bare), statistics.median(ours), memory]))
+"""
+)
+
+
+def main() -> None:
+    """Print the tables."""
+    print(f"one thread; {_cpu()}; torch {torch.__version__}; {resolve_precision('auto', 'cpu')} by default here\n")
+    with tempfile.TemporaryDirectory(dir=os.environ.get("FACTORY_BENCH_DIR")) as name:
+        folder = Path(name)
+        _line("made, 512x1024", "bare forward pass", "factory make", "of the forward pass", "peak memory, GB")
+        for which in MADE:
+            (folder / which).mkdir()
+            bare, whole, memory = _measured(MAKE, which, folder / which, os.environ.get("FACTORY_BENCH_TILES", "12"))
+            _line(which, _ms(bare), _ms(whole), f"{bare / whole:.2f}", f"{memory:.2f}")
+        _make_tiles_to_learn(folder / "real")
+        _line("\ntraining step", "bare loop", "factory train", "of the bare loop", "peak memory, GB")
+        for preset in TRAINED:
+            bare, ours, memory = _measured(STEP, preset, folder / "real", folder / f"run-{preset}")
+            _line(preset, _ms(bare), _ms(ours), f"{bare / ours:.2f}", f"{memory:.2f}")
+
+
+def _make_tiles_to_learn(out: Path) -> None:
+    command = [sys.executable, "-m", "factory.cli", "make", "--scheme", "ki67", "--renderer", "stain", "--n", "48"]
+    subprocess.run(
+        [*command, "--size", "256x256", "--workers", "1", "--out", str(out)], check=True, capture_output=True
+    )
