@@ -82,10 +82,10 @@ def scatter_marked_nuclei(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
     """Draw nuclei for regions of a nuclear marker, whose positive regions may be no larger than a cell.
 
-    Every region, positive or negative, gets the nuclei that its area holds at the density of the tumour, to within one;
-    so the share of the tumour's nuclei that are positive is the TPS of the mask by area. Nuclei keep off the border
-    between positive and negative tumour, and one that reaches over it counts with its centre. A scheme without a class
-    for inflammation has its immune cells in the stroma, where `zones` is low.
+    Every region of up to `_MANY` nuclei, positive or negative, gets as many as its area holds at the density of the
+    tumour, to within one; so the share of the tumour's nuclei that are positive is the TPS of the mask by area. Nuclei
+    keep off the border between positive and negative tumour, and one that reaches over it counts with its centre. Where
+    nothing is inflammation, immune cells lie in the stroma where `zones` is low.
 
     Args and returns as `scatter_nuclei`, but the pixels under a nucleus of the tumour all take the kind of its region.
     """
@@ -156,7 +156,7 @@ def _deepest_free(
 def _depth(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
     """Distance in pixels to what is outside, 0 there and at most the length of a side of the tile."""
     away = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5)
-    return np.minimum(away, np.float32(max(inside.shape)))
+    return np.asarray(np.minimum(away, max(inside.shape)), np.float32)
 
 
 def _keep_off(places: Places, kind: npt.NDArray[np.uint8]) -> Places:
