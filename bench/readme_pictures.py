@@ -2,6 +2,7 @@
 
 python -m bench.readme_pictures [FILE]            default bench/pictures/montage.jpg, 1600 px wide
 python -m bench.readme_pictures learnt [FILE]     default bench/pictures/learnt.jpg: starter weights under `stain`
+python -m bench.readme_pictures images [FILE]     default bench/pictures/images.jpg: `pix2pixhd`, starter weights
 """
 
 import sys
@@ -19,6 +20,7 @@ from manifests import open_dataset
 
 Image = npt.NDArray[np.uint8]
 _DEFAULT, _LEARNT = Path("bench/pictures/montage.jpg"), Path("bench/pictures/learnt.jpg")
+_IMAGES = Path("bench/pictures/images.jpg")
 _WIDTH, _GAP = 1600, 8
 _MOST_BYTES = 900_000
 _SEED = 11
@@ -32,6 +34,9 @@ def main() -> None:
     if arguments[:1] == ["learnt"]:
         target = Path(arguments[1]) if len(arguments) > 1 else _LEARNT
         picture = _learnt()
+    elif arguments[:1] == ["images"]:
+        target = Path(arguments[1]) if len(arguments) > 1 else _IMAGES
+        picture = _images()
     else:
         target = Path(arguments[0]) if arguments else _DEFAULT
         picture = _montage()
@@ -53,6 +58,23 @@ def _learnt() -> Image:
             samples = open_dataset(Path(folder) / name)
             rows += [_row([scheme.palette[sample.tile.semantic], sample.image]) for sample in samples]
     return np.concatenate(rows)[:-_GAP]
+
+
+def _images() -> Image:
+    """Masks of Ki-67 regions above what `pix2pixhd` makes of them, at three TPS."""
+    rows: list[list[Image]] = [[], []]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, tps in enumerate(("0.02", "0.15", "0.4")):
+            plan = {"n": 1, "tps": tps, "size": (384, 512), "seed": _SEED + number}
+            config, scheme = resolve_config(
+                plan, {"masks": "polygons", "renderer": "pix2pixhd"}, None, ["renderer.precision=fp32"]
+            )
+            order = prepare(config, scheme, Path(folder) / tps, manifest=None, like=None, device="cpu")
+            make(order, workers=1)
+            for sample in open_dataset(Path(folder) / tps):
+                rows[0].append(scheme.palette[sample.tile.semantic])
+                rows[1].append(sample.image)
+    return np.concatenate([_row(row) for row in rows])[:-_GAP]
 
 
 def _montage() -> Image:

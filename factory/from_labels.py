@@ -33,11 +33,15 @@ class ImageLessonConfig(LessonConfig):
     Attributes:
         condition: the map that the network sees.
         look: tell the network the mean colours of the slide, see `factory.looks`. Not of the papers.
+        look_jitter: each channel of a view is scaled by up to so much more or less and shifted by up to as much of the
+            range, and the colours of its look alike. Slides are few, so that without it a look says which slide it is
+            and how many of its cells are positive, and not only its colours.
         max_background: of a view; the papers drop such tiles.
     """
 
     condition: ConditionConfig = ConditionConfig()
     look: bool = False
+    look_jitter: float = Field(default=0.0, ge=0, le=0.5)
     batch: int = Field(default=1, ge=1)
 
     def check_data(self, scheme: LabelScheme, mpp: float) -> None:
@@ -100,7 +104,8 @@ class ImageLesson:
         def draw(step: int) -> list[Views]:
             views = [stream.draw(step) for stream in streams]
             numbers = streams[0].numbers(step)
-            return [self._conditions(views[0], numbers), views[-1][..., 1:], self._looks_of(streams[0], numbers)]
+            conditions, looks = self._conditions(views[0], numbers), self._looks_of(streams[0], numbers)
+            return [conditions, *self._jittered(views[-1][..., 1:], looks, numbers)]
 
         return draw
 
@@ -129,6 +134,20 @@ class ImageLesson:
             groups = [self._looks.names.index(views.tiles.group(views.place(n))) for n in numbers]
             looks[:, : self._looks.colours.shape[1]] = self._looks.colours[groups]
         return looks
+
+    def _jittered(
+        self, images: npt.NDArray[np.uint8], looks: npt.NDArray[np.float32], numbers: range
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Images uint8 [N, H, W, 3] and looks float32 [N, classes, 3] in other colours, the same for both."""
+        most = self._config.look_jitter
+        if not most:
+            return images, looks
+        drawn = np.stack([generator(self._config.seed, Stream.JITTER, n).uniform(-most, most, (2, 3)) for n in numbers])
+        gain, shift = (drawn[:, part, None].astype(np.float32) for part in (0, 1))  # [N, 1, 3], in units of -1..1
+        other = images / np.float32(127.5) - 1
+        other = other * (1 + gain[:, None]) + shift[:, None]
+        pixels = np.clip(np.rint((other + 1) * 127.5), 0, 255).astype(np.uint8)
+        return pixels, looks * (1 + gain) + shift
 
     def seen(self, views: list[Views]) -> torch.Tensor:
         """What the network sees of what `draw_from` drew: float32 [N, in_channels, H, W]."""

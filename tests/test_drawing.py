@@ -16,12 +16,11 @@ from factory.nets.inference_layers import (
     Doubling,
     FullPrecisionHead,
     InstanceNorm,
-    ThriftyConvolution,
-    ThriftyDoubling,
     UnevenDoubling,
     WideHead,
 )
 from factory.nets.resnet import ResnetGenerator
+from factory.nets.thrifty_layers import ThriftyConvolution, ThriftyDoubling
 from factory.nets.unet import UNet
 
 FP32 = torch.float32
@@ -114,7 +113,7 @@ def test_ready_leaves_the_inputs_as_they_are() -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 4), (3, 5), (4, 6)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_doubling_is_the_transposed_convolution(height: int, width: int, bias: bool, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("factory.nets.inference_layers._MANY_PIXELS", 1)
+    monkeypatch.setattr("factory.nets.thrifty_layers._MANY_PIXELS", 1)
     layer = nn.ConvTranspose2d(5, 3, 4, stride=2, padding=1, bias=bias).requires_grad_(False)
     x = torch.randn(2, 5, height, width)
     for kind in (Doubling, ThriftyDoubling):

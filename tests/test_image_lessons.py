@@ -49,6 +49,19 @@ def lesson_of(name: str, scheme: str = "ki67", **changes: Any) -> Any:
 # Views.
 
 
+def test_jitter_colours_image_and_look_alike(tiles: Tiles) -> None:
+    draw = lesson_of("pix2pixhd", condition={"kind": "polygons"}, look=True, look_jitter=0.2).draw_from(tiles)
+    plain = lesson_of("pix2pixhd", condition={"kind": "polygons"}, look=True).draw_from(tiles)
+    for step in range(3):
+        labels, images, looks = draw(step)
+        told = np.clip(np.rint((looks + 1) * 127.5), 0, 255)
+        for place in range(len(labels)):  # the images show the looks' colours, whatever these are
+            np.testing.assert_allclose(images[place], told[place][labels[place]], atol=1.0)
+        assert np.abs(looks - plain(step)[2]).max() > 0.02
+        np.testing.assert_array_equal(images, draw(step)[1])
+    assert np.ptp(np.stack([draw(step)[2][0] for step in range(8)]), axis=0).min() > 0.02
+
+
 @pytest.mark.parametrize("name", PAIRED)
 def test_condition_and_image_are_cut_from_the_same_place(name: str, tiles: Tiles) -> None:
     draw = lesson_of(name).draw_from(tiles)

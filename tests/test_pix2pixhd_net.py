@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from factory.nets.drawing import ready
-from factory.nets.inference_layers import Doubling, InstanceNorm, ThriftyConvolution, UnevenDoubling, WideHead
+from factory.nets.inference_layers import Doubling, ExactInstanceNorm, UnevenDoubling, WideHead
 from factory.nets.pix2pixhd import GlobalGenerator
 from factory.nets.stitching import to_pixels
+from factory.nets.thrifty_layers import ThriftyConvolution
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,7 +60,7 @@ def test_ready_takes_the_fast_layers() -> None:
     wide = _network("transposed", width=48)  # 192 channels in the blocks
     kinds = [type(layer) for layer in ready(wide, "fp32", "cpu").modules()]
     assert (kinds.count(ThriftyConvolution), kinds.count(UnevenDoubling), kinds.count(WideHead)) == (4, 2, 1)
-    assert kinds.count(InstanceNorm) == 1 + 2 + 4 + 2
+    assert kinds.count(ExactInstanceNorm) == 1 + 2 + 4 + 2
     kinds = [type(layer) for layer in ready(_network("resize"), "bf16", "cpu").modules()]
     assert kinds.count(Doubling) == 2
     assert nn.Upsample not in kinds

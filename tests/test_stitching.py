@@ -1,6 +1,7 @@
 """Tiles drawn in windows are what one pass with the same statistics draws."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from factory.nets import stitching
 from factory.nets.drawing import ready
 from factory.nets.pix2pixhd import GlobalGenerator
 from factory.nets.resnet import ResnetGenerator
-from factory.nets.stitching import _cuts, _sample_places, _weights, draw, frozen_norms, logits_in_windows, to_pixels
+from factory.nets.stitching import _sample_places, _weights, _windows, draw, frozen_norms, logits_in_windows, to_pixels
 from factory.nets.unet import UNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,9 +53,9 @@ def _reader(tile: torch.Tensor) -> Callable[[slice, slice], torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("window_px", [8, 40])
+@pytest.mark.parametrize("window_px", [16, 24])
 def test_windows_are_the_one_pass_with_the_same_statistics(name: str, window_px: int) -> None:
-    network, size = _network(name), (64, 104)
+    network, size = _network(name), (72, 128)
     tile = _tile(size)
     read, drawn = _reader(tile), torch.full((1, 3, *size), torch.nan)
     with torch.inference_mode(), frozen_norms(network, read, size, window_px):
@@ -126,7 +127,7 @@ def test_samples_weigh_what_makes_them_like_the_tile(monkeypatch: pytest.MonkeyP
 
 
 def test_no_window_of_the_whole_tile_is_ever_read() -> None:
-    network, size = _network("cyclegan"), (512, 640)
+    network, size = _network("cyclegan"), (256, 384)
     tile, read = _tile(size), []
 
     def reading(rows: slice, columns: slice) -> torch.Tensor:
@@ -134,7 +135,7 @@ def test_no_window_of_the_whole_tile_is_ever_read() -> None:
         return tile[..., rows, columns]
 
     draw(network, reading, size, window_px=64)
-    assert max(read) <= (64 + 2 * network.halo_px) ** 2
+    assert max(read) <= (64 + 2 * (network.halo_px + network.stride)) ** 2
 
 
 def test_a_size_between_strides_is_refused() -> None:
@@ -143,16 +144,21 @@ def test_a_size_between_strides_is_refused() -> None:
         draw(network, _reader(torch.zeros(1, 3, 30, 64)), (30, 64), window_px=32)
 
 
-@pytest.mark.parametrize(
-    ("side", "stride", "window_px"), [(96, 32, 64), (10_016, 32, 1024), (64, 32, 16), (128, 4, 100)]
-)
-def test_cuts_cover_the_side_in_multiples_of_the_stride(side: int, stride: int, window_px: int) -> None:
-    cuts = _cuts(side, stride, -(-side // window_px))
-    parts = np.diff(cuts)
-    assert (cuts[0], cuts[-1]) == (0, side)
-    assert not np.any(parts % stride)
-    assert parts.max() - parts.min() <= stride
-    assert parts.max() < max(window_px, stride) + stride
+@pytest.mark.parametrize("side", [96, 768, 800, 1024, 1056, 4096, 10_016])
+@pytest.mark.parametrize("window_px", [32, 100, 512])
+def test_windows_cover_the_side_once_with_a_halo_around_each(side: int, window_px: int) -> None:
+    network = GlobalGenerator(1, width=1, downs=3, blocks=1)
+    step, halo = 2 * network.stride, network.halo_px
+    windows = _windows(network, (side, side), window_px, 0)
+    kept, around = zip(*windows, strict=True)
+    assert (kept[0].start, kept[-1].stop) == (0, side)
+    assert all(one.stop == after.start for one, after in pairwise(kept))
+    assert len({whole.stop - whole.start for whole in around}) == 1
+    assert all(whole.start % step == 0 and whole.start >= 0 and whole.stop <= side for whole in around)
+    for own, whole in windows:
+        assert own.start - whole.start >= halo or whole.start == 0
+        assert whole.stop - own.stop >= halo or whole.stop == side
+        assert whole.stop - whole.start <= window_px + step + 2 * (halo + step)
 
 
 @pytest.mark.parametrize(

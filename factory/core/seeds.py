@@ -21,6 +21,7 @@ class Stream(IntEnum):
     TRAIN_VIEW = 8
     TRAIN_NOISE = 9
     SAMPLE = 10
+    JITTER = 11
 
 
 def generator(seed: int, stream: Stream, attempt: int = 0) -> np.random.Generator:

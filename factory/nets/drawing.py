@@ -16,16 +16,16 @@ from factory.core.precision import Precision
 from factory.nets.inference_layers import (
     Convolution,
     Doubling,
+    ExactInstanceNorm,
     FullPrecisionHead,
     InstanceNorm,
     Pair,
-    ThriftyConvolution,
-    ThriftyDoubling,
     UnevenDoubling,
     WideHead,
 )  # fmt: skip
 from factory.nets.layers import fold_batch_norm
 from factory.nets.pix2pixhd import GlobalGenerator
+from factory.nets.thrifty_layers import ThriftyConvolution, ThriftyDoubling
 
 _WIDE = 5
 """Rows of a kernel from which on a last layer is a `WideHead`, where it is computed in float32."""
@@ -48,7 +48,7 @@ def ready(network: nn.Module, precision: Precision, device: str) -> nn.Module:
     head_dtype = dtype if isinstance(network, GlobalGenerator) else torch.float32
     network.head = _head(cast(nn.Module, network.head), head_dtype)
     _join_upsampling(network)
-    _replace_layers(network, dtype)
+    _replace_layers(network, dtype, ExactInstanceNorm if isinstance(network, GlobalGenerator) else InstanceNorm)
     return network.to(device)
 
 
@@ -89,7 +89,7 @@ def _joined(layer: nn.Conv2d) -> nn.ConvTranspose2d:
     return joined
 
 
-def _replace_layers(module: nn.Module, dtype: torch.dtype) -> None:
+def _replace_layers(module: nn.Module, dtype: torch.dtype, norm: type[InstanceNorm]) -> None:
     """Put the layers of `inference_layers` in the place of torch's, all the way down."""
     for name, layer in module.named_children():
         if isinstance(layer, nn.Conv2d):
@@ -97,9 +97,9 @@ def _replace_layers(module: nn.Module, dtype: torch.dtype) -> None:
         elif isinstance(layer, nn.ConvTranspose2d):
             setattr(module, name, _transposed(layer, dtype))
         elif isinstance(layer, nn.InstanceNorm2d) and not layer.affine and not layer.track_running_stats:
-            setattr(module, name, InstanceNorm(layer.eps))
+            setattr(module, name, norm(layer.eps))
         else:
-            _replace_layers(layer, dtype)
+            _replace_layers(layer, dtype, norm)
 
 
 def _convolution(layer: nn.Conv2d, dtype: torch.dtype) -> nn.Module:

@@ -18,8 +18,8 @@ Pair = tuple[int, int]
 _PIXELS_AT_ONCE = 8192
 """Pixels that the last layer converts to float32 at a time: few enough to stay in a core's cache."""
 
-_MANY_PIXELS = 512
-"""Of a map, from which on products take longer than bringing their kernels from memory."""
+_BAND_PIXELS = 4096
+"""Pixels that are summed up in one go for the statistics of a norm."""
 
 
 _OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_is_mkldnn_bf16_supported")
@@ -129,163 +129,6 @@ class UnevenDoubling(nn.Module):
         return doubled.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
-class ThriftyDoubling(Doubling):
-    """A `Doubling` with 9 multiplications where it has 16: Winograd's F(2, 2), rows and columns (Lavin & Gray 2016).
-
-    Along one axis, a pair of inputs (a, b) gives four outputs with a kernel k. With d = a - b, and e = b' - a, where b'
-    is of the pair before and 0 beyond the border, they are
-
-        e k3 + a (k1 + k3),    d k2 + b (k0 + k2),    a (k1 + k3) - d k1,    b (k0 + k2) - e" k0,
-
-    e" of the next pair: 6 multiplications, not 8. Sums in bfloat16 make the layer's rounding error 1.7 to 1.9 times
-    that of a `Doubling`. It pays where channels and pixels are many; `Doubling` does maps that are small or odd.
-
-    Args:
-        weight: [I, O, 4, 4], of the transposed convolution. bias: [O] or None. dtype: what is computed in.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
-        super().__init__(weight, bias, dtype)
-        self.dtype = dtype
-        channels = weight.shape[1]
-        self.bias = nn.Buffer((weight.new_zeros(channels) if bias is None else bias).detach().to(dtype))
-        # For e, d, a, b of the rows, each: for e, d, a, b of the columns, what these are multiplied by.
-        for row, row_kernels in enumerate(_pair_kernels(weight.detach())):
-            for column in range(4):
-                kernels = [_pair_kernels(kernel)[column] for kernel in row_kernels]  # [kinds of rows][of columns]
-                joined = torch.cat([kernel for kinds in kernels for kernel in kinds], 1)
-                self.register_buffer(f"kernels_{row}{column}", joined.to(dtype))
-
-    @staticmethod
-    def pays(in_channels: int, out_channels: int) -> bool:
-        """Whether there are so many channels that the products cost much more than the additions."""
-        return in_channels >= 256 and out_channels >= 128
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, O, 2 H, 2 W] of [N, I, H, W]."""
-        if x.shape[2] % 2 or x.shape[3] % 2 or x.shape[2] * x.shape[3] < _MANY_PIXELS:
-            return super().forward(x)
-        pixels = x.to(self.dtype, memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        rows = [self._along_rows(row, terms) for row, terms in enumerate(_pair_terms(pixels, 1))]
-        return _pair_outputs(rows, 1).permute(0, 3, 1, 2)
-
-    def _along_rows(self, row: int, pixels: torch.Tensor) -> torch.Tensor:
-        """[N, h, kinds, 2 W, O] of one term of the rows, [N, h, W, I]."""
-        products = []
-        for column, terms in enumerate(_pair_terms(pixels, 2)):
-            flat, kernels = terms.flatten(0, 2), self.get_buffer(f"kernels_{row}{column}")
-            # Every output has one product of a or b along both axes: the bias comes in there.
-            product = torch.addmm(self.bias, flat, kernels) if row >= 2 and column >= 2 else torch.mm(flat, kernels)
-            kinds = (_KINDS[row], _KINDS[column], self.channels)
-            products.append(product.view(*terms.shape[:3], *kinds).transpose(2, 3))
-        return _pair_outputs(products, 3)
-
-
-_KINDS = (2, 2, 1, 1)
-"""Outputs of a pair that each of e, d, a, b takes part in with a kernel of its own."""
-
-
-def _pair_kernels(weight: torch.Tensor) -> tuple[list[torch.Tensor], ...]:
-    """What e, d, a and b are multiplied by, along axis 2 of [I, O, 4, ...]."""
-    k0, k1, k2, k3 = weight.unbind(2)
-    return [k3, k0], [k1, k2], [k1 + k3], [k0 + k2]
-
-
-def _pair_terms(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
-    """e, d, a and b along an axis, which is half as long in these, and one longer in e."""
-    pairs = x.shape[axis] // 2
-    a, b = x.view(*x.shape[:axis], pairs, 2, *x.shape[axis + 1 :]).unbind(axis + 1)
-    e = a.new_empty([*a.shape[:axis], pairs + 1, *a.shape[axis + 1 :]])
-    torch.sub(b.narrow(axis, 0, pairs - 1), a.narrow(axis, 1, pairs - 1), out=e.narrow(axis, 1, pairs - 1))
-    torch.neg(a.select(axis, 0), out=e.select(axis, 0))
-    e.select(axis, pairs).copy_(b.select(axis, pairs - 1))
-    return e, a - b, a, b
-
-
-def _pair_outputs(products: list[torch.Tensor], axis: int) -> torch.Tensor:
-    """The four outputs of every pair, from products that have the pairs on one axis and the kinds on the next."""
-    (e, next_e), (d, next_d) = (product.unbind(axis + 1) for product in products[:2])
-    a, b = (product.select(axis + 1, 0) for product in products[2:])
-    pairs = a.shape[axis]
-    outputs = a.new_empty([*a.shape[: axis + 1], 4, *a.shape[axis + 1 :]])
-    first, second, third, fourth = outputs.unbind(axis + 1)
-    torch.add(a, e.narrow(axis, 0, pairs), out=first)
-    torch.add(b, next_d, out=second)
-    torch.sub(a, d, out=third)
-    torch.sub(b, next_e.narrow(axis, 1, pairs), out=fourth)
-    return outputs.flatten(axis, axis + 1)
-
-
-class ThriftyConvolution(nn.Module):
-    """A convolution of kernel 3 without padding, with 4 multiplications where it has 9: Winograd's F(2x2, 3x3).
-
-    Along one axis, four inputs a, b, a', b' give two outputs with a kernel k (Lavin & Gray 2016): with the products
-    p = (a - a') k0, q = (b + a') (k0 + k1 + k2) / 2, r = (a' - b) (k0 - k1 + k2) / 2 and s = (b - b') k2 they are
-    p + q + r and q - r - s. Sums in bfloat16 make the layer's rounding error 2.3 times that of a `Convolution`.
-
-    Args:
-        weight: [O, I, 3, 3]. bias: [O] or None. dtype: what is computed in.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-        kernels = [kernel for rows in _four_kernels(weight.detach(), 2) for kernel in _four_kernels(rows, 3)]
-        # The product q q is in every output once: the bias comes in there.
-        self.products = nn.ModuleList(
-            Convolution(kernel, bias if place == _Q_Q else None, (1, 1), (0, 0), (1, 1), dtype)
-            for place, kernel in enumerate(kernels)
-        )
-
-    @staticmethod
-    def pays(in_channels: int, out_channels: int) -> bool:
-        """Whether there are so many channels that the products cost much more than the additions."""
-        return min(in_channels, out_channels) >= 192
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, O, H - 2, W - 2] of [N, I, H, W]."""
-        height, width = x.shape[2] - 2, x.shape[3] - 2
-        if height % 2 or width % 2:
-            x = F.pad(x, (0, width % 2, 0, height % 2))
-        pixels = x.to(self.dtype, memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        rows = []
-        for row, terms in enumerate(_four_terms(pixels, 1)):
-            products = [
-                self.products[4 * row + column](term.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-                for column, term in enumerate(_four_terms(terms, 2))
-            ]
-            rows.append(_two_outputs(products, 2))
-        return _two_outputs(rows, 1)[:, :height, :width].permute(0, 3, 1, 2)
-
-
-_Q_Q = 5
-"""Place of the product that is q along both axes."""
-
-
-def _four_kernels(weight: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
-    """What the terms of p, q, r and s are multiplied by, along an axis of [O, I, ...], which has one place left."""
-    k0, k1, k2 = (tap.unsqueeze(axis) for tap in weight.unbind(axis))
-    return k0, (k0 + k1 + k2) / 2, (k0 - k1 + k2) / 2, k2
-
-
-def _four_terms(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
-    """The terms of p, q, r and s along an axis, of every two pairs that follow each other."""
-    pairs = x.shape[axis] // 2
-    a, b = x.view(*x.shape[:axis], pairs, 2, *x.shape[axis + 1 :]).unbind(axis + 1)
-    (a, later_a), (b, later_b) = ((part.narrow(axis, 0, pairs - 1), part.narrow(axis, 1, pairs - 1)) for part in (a, b))
-    return a - later_a, b + later_a, later_a - b, b - later_b
-
-
-def _two_outputs(products: list[torch.Tensor], axis: int) -> torch.Tensor:
-    """The outputs p + q + r and q - r - s, one after the other along an axis."""
-    p, q, r, s = products
-    outputs = q.new_empty([*q.shape[: axis + 1], 2, *q.shape[axis + 1 :]])
-    first, second = outputs.unbind(axis + 1)
-    torch.add(q, r, out=first).add_(p)
-    torch.sub(q, r, out=second).sub_(s)
-    return outputs.flatten(axis, axis + 1)
-
-
 class InstanceNorm(nn.Module):
     """`nn.InstanceNorm2d` without weights: the batch norm of a batch of one, which torch computes in this layout.
 
@@ -308,18 +151,51 @@ class InstanceNorm(nn.Module):
             self.frozen = _pooled_moments(x, self.pooled)
         if self.frozen is not None:
             return F.batch_norm(x, *self.frozen, training=False, eps=self.eps)
-        normed = [F.batch_norm(sample, None, None, training=True, eps=self.eps) for sample in torch.split(x, 1)]
+        normed = [self.of_one(sample) for sample in torch.split(x, 1)]
         return normed[0] if len(normed) == 1 else torch.cat(normed)
+
+    def of_one(self, x: torch.Tensor) -> torch.Tensor:
+        """One sample normalised by its own statistics, which torch rounds to the format of the input."""
+        return F.batch_norm(x, None, None, training=True, eps=self.eps)
+
+
+class ExactInstanceNorm(InstanceNorm):
+    """An `InstanceNorm` whose statistics are float32, and whose sums over many pixels lose no digits.
+
+    Over half a million pixels the sums of an `InstanceNorm` are good to three or four digits. Masks are drawn so, and
+    stay the same; in an image it shows as a level of grey.
+    """
+
+    def of_one(self, x: torch.Tensor) -> torch.Tensor:
+        """One sample normalised by its own statistics."""
+        return F.batch_norm(x, *_moments(x), training=False, eps=self.eps)
+
+
+def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of every channel of one sample, float32 [C] each."""
+    if x.device.type != "cpu":
+        variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+        return mean, variance
+    # Of bands of few pixels first: torch's sums in this layout have one running total for each channel.
+    bands = torch.split(x, max(_BAND_PIXELS // x.shape[3], 1), 2)
+    means, variances = (torch.zeros(len(bands), x.shape[1]) for _ in range(2))
+    for band, mean, variance in zip(bands, means, variances, strict=True):
+        F.batch_norm(band, mean, variance, training=True, momentum=1.0)
+    pixels = torch.tensor([[float(band[0, 0].numel())] for band in bands])
+    variances *= (pixels - 1) / pixels  # running variances are unbiased, those that norms use are not
+    return _joined_moments(means, variances, pixels / pixels.sum())
 
 
 def _pooled_moments(x: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of every channel over the pixels of all samples, weighted: float32 [C] each."""
-    means, variances = (torch.zeros(*x.shape[:2], device=x.device) for _ in range(2))
-    for sample, mean, variance in zip(torch.split(x, 1), means, variances, strict=True):
-        F.batch_norm(sample, mean, variance, training=True, momentum=1.0)
-    pixels = x[0, 0].numel()
-    variances *= (pixels - 1) / pixels  # running variances are unbiased, those that norms use are not
-    weights = weights.to(x.device)[:, None]
+    means, variances = (torch.stack(parts) for parts in zip(*map(_moments, torch.split(x, 1)), strict=True))
+    return _joined_moments(means, variances, weights.to(x.device)[:, None])
+
+
+def _joined_moments(
+    means: torch.Tensor, variances: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Those of a whole, of those of its parts [N, C] and their weights [N, 1], which sum to 1."""
     mean = (weights * means).sum(0)
     return mean, (weights * (variances + (means - mean) ** 2)).sum(0)
 

@@ -45,15 +45,15 @@ _EVEN = 0.03
 def draw(
     network: nn.Module, read: Read, size: tuple[int, int], *, window_px: int, out_channels: int = 3
 ) -> npt.NDArray[np.uint8]:
-    """Draw one tile: in one pass where it has at most `window_px`^2 pixels, in windows with frozen norms otherwise.
+    """Draw one tile: in one pass where it has at most `window_px`^2 pixels or fits into one window, in windows otherwise.
 
     Args:
         network: from `drawing.ready`; a `GlobalGenerator`, `ResnetGenerator` or `UNet`, which say how far they see
             (`halo_px`) and what their sides are multiples of (`stride`).
         read: gives the condition map of a window; asked for each place at most a few times, in any order.
         size: height and width of the tile, multiples of the stride.
-        window_px: side of the windows, of what is kept of them. It decides how much memory is used, and it is part of
-            the result: a tile that is drawn in windows has statistics of samples, another has its own.
+        window_px: side of the windows, without what is drawn around them. It decides how much memory is used, and it is
+            part of the result: a tile that is drawn in windows has statistics of samples, another has its own.
         out_channels: of the image.
 
     Returns:
@@ -65,8 +65,9 @@ def draw(
     stride = cast(int, network.stride)
     if size[0] % stride or size[1] % stride:
         raise ValueError(f"size: expected multiples of {stride}, got {size[0]}x{size[1]}")
+    alone = all(len(_windows(network, size, window_px, axis)) == 1 for axis in (0, 1))
     with torch.inference_mode():
-        if size[0] * size[1] <= window_px**2:
+        if alone or size[0] * size[1] <= window_px**2:
             whole: npt.NDArray[np.uint8] = to_pixels(_forward(network, read, slice(0, size[0]), slice(0, size[1])))[0]
             return whole
         with frozen_norms(network, read, size, window_px):
@@ -80,11 +81,10 @@ def logits_in_windows(
     network: nn.Module, read: Read, size: tuple[int, int], window_px: int
 ) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """Rows and columns of every window, and what a network whose norms are frozen, or that has none, says there."""
-    stride, halo = _step(network, size), cast(int, network.halo_px)
-    for rows, around_rows in _windows(size[0], window_px, stride, halo):
-        for columns, around_columns in _windows(size[1], window_px, stride, halo):
-            said = _forward(network, read, around_rows, around_columns)
-            yield rows, columns, said[..., _inside(rows, around_rows), _inside(columns, around_columns)]
+    windows = [_windows(network, size, window_px, axis) for axis in (0, 1)]
+    for (rows, around_rows), (columns, around_columns) in product(*windows):
+        said = _forward(network, read, around_rows, around_columns)
+        yield rows, columns, said[..., _inside(rows, around_rows), _inside(columns, around_columns)]
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def frozen_norms(network: nn.Module, read: Read, size: tuple[int, int], window_p
         if norms:
             step = _step(network, size)
             samples = torch.cat([read(*place) for place in _sample_places(step, size, window_px)])
-            weights = _weights(samples.mean((2, 3)), _mean_of_tile(read, size, window_px, step))
+            weights = _weights(samples.mean((2, 3)), _mean_of_tile(read, size, window_px))
             for norm in norms:
                 norm.pooled = weights
             with torch.inference_mode():
@@ -112,10 +112,10 @@ def frozen_norms(network: nn.Module, read: Read, size: tuple[int, int], window_p
             norm.pooled = norm.frozen = None
 
 
-def _mean_of_tile(read: Read, size: tuple[int, int], window_px: int, step: int) -> torch.Tensor:
-    """Mean of every channel of the condition map of a whole tile, read window by window: float64 [C]."""
-    windows = [[slice(*cut) for cut in pairwise(_cuts(side, step, math.ceil(side / window_px)))] for side in size]
-    total = torch.stack([read(*place)[0].sum((1, 2)).cpu().double() for place in product(*windows)]).sum(0)
+def _mean_of_tile(read: Read, size: tuple[int, int], window_px: int) -> torch.Tensor:
+    """Mean of every channel of the condition map of a whole tile, read piece by piece: float64 [C]."""
+    pieces = [[slice(at, min(at + window_px, side)) for at in range(0, side, window_px)] for side in size]
+    total = torch.stack([read(*piece)[0].sum((1, 2)).cpu().double() for piece in product(*pieces)]).sum(0)
     mean: torch.Tensor = total / math.prod(size)
     return mean
 
@@ -153,25 +153,24 @@ def _device(network: nn.Module) -> torch.device:
 def _step(network: nn.Module, size: tuple[int, int]) -> int:
     """What windows start at multiples of: twice the stride where that can be.
 
-    Then every layer that takes pixels in pairs (`inference_layers.ThriftyConvolution`) takes the same ones in a window
+    Then every layer that takes pixels in pairs (`factory.nets.thrifty_layers`) takes the same ones in a window
     as in the whole tile, and rounds the same.
     """
     stride = cast(int, network.stride)
     return stride if size[0] % (2 * stride) or size[1] % (2 * stride) else 2 * stride
 
 
-def _windows(side: int, window_px: int, step: int, halo: int) -> Iterator[tuple[slice, slice]]:
-    """What is kept of each window along one side, and that with the halo, which ends where the tile does."""
-    halo = -(-halo // step) * step
-    for start, stop in pairwise(_cuts(side, step, math.ceil(side / window_px))):
-        yield slice(start, stop), slice(max(start - halo, 0), min(stop + halo, side))
+def _windows(network: nn.Module, size: tuple[int, int], window_px: int, axis: int) -> list[tuple[slice, slice]]:
+    """What is kept of each window along an axis, and that with what is around it, which ends where the tile does.
 
-
-def _cuts(side: int, step: int, parts: int) -> list[int]:
-    """Where a side is cut into parts that are multiples of the step and differ by one step at most."""
-    units = side // step
-    parts = min(parts, units)
-    return [units * part // parts * step for part in range(parts + 1)]
+    With what is around them all are of one length, so that neither memory nor kernels are made anew.
+    """
+    step, side = _step(network, size), size[axis]
+    halo, window = (max(-(-length // step), 1) * step for length in (cast(int, network.halo_px), window_px))
+    whole = min(window + 2 * halo, side)
+    starts = _starts(side - whole, step, 1 if whole == side else math.ceil((side - 2 * halo) / window))
+    cuts = [0, *(start + halo for start in starts[1:]), side]
+    return [(slice(*cut), slice(start, start + whole)) for cut, start in zip(pairwise(cuts), starts, strict=True)]
 
 
 def _inside(kept: slice, around: slice) -> slice:
