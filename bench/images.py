@@ -1,7 +1,7 @@
 """Image renderers: drawing against stock torch and the convolution peak, and what stitching costs in memory.
 
 All on one thread, on both sides; random weights. The peak is that of the best of two large 3x3 convolutions of 1024
-channels in bfloat16, measured in the same process; the share of it counts the multiplications that the network's layers
+channels in bfloat16, measured between the others; the share of it counts the multiplications that the network's layers
 ask for, so layers that do with fewer can bring it over 100 %. FACTORY_BENCH_CLOCK=cpu measures the time that the
 process computed instead of the time that passed, for a machine where other work runs. FACTORY_BENCH_STITCH sets the
 sides of the tiles that are stitched (default 2048,4096; 10016 takes some minutes).

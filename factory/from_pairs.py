@@ -86,8 +86,8 @@ class FromPairs(ImageLesson):
         width, depth, norm = config.judge_width, config.judge_depth, config.judge_norm
         judges = [PatchDiscriminator(self.in_channels + 3, width, depth, norm) for _ in range(config.judges)]
         self._layout = _layout_for(network)
-        self._judges = Scales(judges).to(self._device, memory_format=self._layout)
-        self._network = network.to(self._device, memory_format=self._layout)
+        self._judges = Scales(judges).to(self._device).to(memory_format=self._layout)
+        self._network = network.to(self._device).to(memory_format=self._layout)
         self.networks = {"generator": self._network, "judges": self._judges}
         self._perceptual: nn.Module | None = None
         if config.perceptual_weights:

@@ -45,7 +45,7 @@ _EVEN = 0.03
 def draw(
     network: nn.Module, read: Read, size: tuple[int, int], *, window_px: int, out_channels: int = 3
 ) -> npt.NDArray[np.uint8]:
-    """Draw one tile: in one pass where it has at most `window_px`^2 pixels or fits into one window, in windows otherwise.
+    """Draw one tile: in one pass if it has at most `window_px`^2 pixels or fits into one window, in windows otherwise.
 
     Args:
         network: from `drawing.ready`; a `GlobalGenerator`, `ResnetGenerator` or `UNet`, which say how far they see
