@@ -41,8 +41,7 @@ class PairsConfig(ImageLessonConfig):
     Attributes:
         judge_width, judge_depth: of each PatchGAN. judges: at 100, 50 ... % of the size. judge_norm: of theirs.
         judging, fooling: what judges and generator minimise, cross entropy or least squares.
-        loss: weights of the generator's terms. feature_window_px: see `feature_matching`; 1 in the paper.
-        perceptual_weights: file of VGG19's, needed with ``loss.perceptual``.
+        loss: weights of the generator's terms. perceptual_weights: file of VGG19's, needed with ``loss.perceptual``.
     """
 
     judge_width: int = Field(default=64, ge=1)
@@ -52,7 +51,6 @@ class PairsConfig(ImageLessonConfig):
     judging: Adversarial = "lsgan"
     fooling: Adversarial = "lsgan"
     loss: ImageLossWeights = ImageLossWeights()
-    feature_window_px: int = Field(default=1, ge=1)
     perceptual_weights: str | None = None
 
     @model_validator(mode="after")
@@ -143,7 +141,7 @@ class FromPairs(ImageLesson):
         if weights.feature:
             with torch.no_grad():
                 of_real = self._judge(seen, real)
-            matched = [feature_matching(m, r, config.feature_window_px) for m, r in zip(of_made, of_real, strict=True)]
+            matched = [feature_matching(m, r) for m, r in zip(of_made, of_real, strict=True)]
             terms["feature"] = _FEATURE_LAYERS * torch.stack(matched).mean()
         if self._perceptual is not None:
             terms["perceptual"] = self._perceptual(made, real)

@@ -70,11 +70,11 @@ def draw(
         if alone or size[0] * size[1] <= window_px**2:
             whole: npt.NDArray[np.uint8] = to_pixels(_forward(network, read, slice(0, size[0]), slice(0, size[1])))[0]
             return whole
+        image: npt.NDArray[np.uint8] = np.empty((*size, out_channels), np.uint8)  # first: it outlives all else
         with frozen_norms(network, read, size, window_px):
-            image: npt.NDArray[np.uint8] = np.empty((*size, out_channels), np.uint8)
             for rows, columns, logits in logits_in_windows(network, read, size, window_px):
                 image[rows, columns] = to_pixels(logits)[0]
-            return image
+        return image
 
 
 def logits_in_windows(
