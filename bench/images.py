@@ -130,7 +130,7 @@ def main() -> None:
 
 def _forward_passes() -> None:
     peaks = [_measured(PEAK)]
-    columns = ("stock eager fp32", "ours fp32", "ours bf16", "bf16 of the peak", "levels fp32, bf16")
+    columns = ("stock eager fp32", "ours fp32", "ours bf16", "bf16 of the peak", "levels moved, mean/max")
     _line("forward pass, 512x1024", *columns)
     with tempfile.TemporaryDirectory(dir=os.environ.get("FACTORY_BENCH_DIR")) as folder:
         for name, options in NETWORKS.items():
@@ -139,7 +139,7 @@ def _forward_passes() -> None:
             (full, *moved), (half, *moved_more) = (_measured(FORWARD, shape, kind, kept) for kind in ("fp32", "bf16"))
             peaks.append(_measured(PEAK))
             gains = (f"{_ms(seconds)} ({stock / seconds:.2f} x)" for seconds in (full, half))
-            levels = ", ".join(f"{mean:.2f} (max {most})" for mean, most in (moved, moved_more))
+            levels = ", ".join(f"{mean:.2f}/{most}" for mean, most in (moved, moved_more))
             _line(name, _ms(stock), *gains, f"{asked / half / max(peaks):.0%}", levels)
     print(f"peak: {max(peaks) / 1e9:.0f} GFLOP/s in bfloat16, best of {len(peaks)} runs")
 
