@@ -106,6 +106,8 @@ print(json.dumps(max(found)))
 STITCH = (
     COMMON
     + """
+from factory.core.malloc import keep_freed_memory
+keep_freed_memory()
 shape, side = sys.argv[1], int(sys.argv[2])
 network, mask = ready(built(shape), "bf16", "cpu"), regions(side, side)
 read = lambda rows, columns: one_hot(mask[rows, columns])

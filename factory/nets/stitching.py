@@ -115,9 +115,9 @@ def frozen_norms(network: nn.Module, read: Read, size: tuple[int, int], window_p
 def _mean_of_tile(read: Read, size: tuple[int, int], window_px: int) -> torch.Tensor:
     """Mean of every channel of the condition map of a whole tile, read piece by piece: float64 [C]."""
     pieces = [[slice(at, min(at + window_px, side)) for at in range(0, side, window_px)] for side in size]
-    total = torch.stack([read(*piece)[0].sum((1, 2)).cpu().double() for piece in product(*pieces)]).sum(0)
-    mean: torch.Tensor = total / math.prod(size)
-    return mean
+    # Plain numbers: a tensor kept of each piece would lie between the large ones, and the memory fall to bits.
+    sums = [read(*piece)[0].sum((1, 2)).tolist() for piece in product(*pieces)]
+    return torch.tensor(sums, dtype=torch.float64).sum(0) / math.prod(size)
 
 
 def _weights(samples: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
