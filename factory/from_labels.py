@@ -209,17 +209,6 @@ class ImageLesson:
         }
 
 
-def odd(kernel: int) -> int:
-    """A pydantic validator of kernel sizes.
-
-    Raises:
-        ValueError: for an even one.
-    """
-    if kernel % 2 == 0:
-        raise ValueError("expected an odd number")
-    return kernel
-
-
 def _classes_of(tiles: Tiles, drawn: LabelScheme) -> list[str]:
     """Names of the classes that the masks hold; what the colours add (cells) is taken for held."""
     counts = sum(np.bincount(tiles.read(position).ravel(), minlength=256) for position in range(len(tiles)))

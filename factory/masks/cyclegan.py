@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
-from factory.core.config import Config
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.from_coarse import CoarseConfig, CoarseLessonConfig, FromCoarse, coarse_views
@@ -20,6 +19,7 @@ from factory.nets.discriminators import PatchDiscriminator, refuse_small_views
 from factory.nets.history_pool import pooled
 from factory.nets.objectives import Adversarial, judged_as
 from factory.nets.resnet import ResnetGenerator
+from factory.nets.shapes import ResnetShape
 from factory.trained_masks import WEIGHTS_KIND
 from factory.training import Views
 from factory.views import Tiles, mask_streams
@@ -27,22 +27,6 @@ from manifests.labels import LabelScheme
 
 _SAMPLES = 6
 _SIDES = ("fine", "coarse")
-
-
-class ResnetShape(Config):
-    """Shape of both generators, see `ResnetGenerator`; the defaults are the paper's for 256 x 256."""
-
-    width: int = Field(default=64, ge=1)
-    blocks: int = Field(default=9, ge=1)
-    norm: str = Field(default="instance", pattern="^(batch|instance)$")
-    kernel: int = Field(default=7, ge=3, le=15)
-
-    @field_validator("kernel")
-    @classmethod
-    def _is_odd(cls, kernel: int) -> int:
-        if kernel % 2 == 0:
-            raise ValueError("expected an odd number")
-        return kernel
 
 
 class CycleGanLessonConfig(CoarseLessonConfig):

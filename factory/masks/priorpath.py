@@ -18,6 +18,7 @@ from factory.from_coarse import CoarseConfig, CoarseLessonConfig, FromCoarse, co
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
 from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_views
 from factory.nets.objectives import Adversarial, feature_matching, judged_as
+from factory.nets.shapes import UNetShape
 from factory.nets.unet import UNet
 from factory.trained_masks import WEIGHTS_KIND
 from factory.training import Views
@@ -25,15 +26,6 @@ from factory.views import Tiles, mask_streams
 from manifests.labels import LabelScheme
 
 _SAMPLES = 6
-
-
-class UNetShape(Config):
-    """The generator's shape, see `UNet`; the defaults are pix2pix'."""
-
-    width: int = Field(default=64, ge=1)
-    depth: int = Field(default=8, ge=2, le=10)
-    norm: str = Field(default="instance", pattern="^(batch|instance)$")
-    dropout: float = Field(default=0.5, ge=0, lt=1)
 
 
 class LossWeights(Config):
@@ -68,9 +60,7 @@ class PriorPathLessonConfig(CoarseLessonConfig):
 
     @model_validator(mode="after")
     def _deep_enough(self) -> PriorPathLessonConfig:
-        step = 2**self.network.depth
-        if any(side % step for side in self.size):
-            raise ValueError(f"size: expected multiples of {step}, 2^depth, got {self.size[0]}x{self.size[1]}")
+        self.network.check_size(self.size)
         refuse_small_views(self.size, self.judge_depth, self.judges)
         return self
 

@@ -8,32 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
-from factory.core.config import Config
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.from_labels import ImageLesson, ImageLessonConfig, odd
+from factory.from_labels import ImageLesson, ImageLessonConfig
 from factory.nets.discriminators import PatchDiscriminator, refuse_small_views
 from factory.nets.history_pool import pooled
 from factory.nets.objectives import Adversarial, judged_as
 from factory.nets.resnet import ResnetGenerator
+from factory.nets.shapes import ResnetShape
 from factory.trained_renderers import TrainedRenderer
 from factory.training import Views
 from factory.views import ImageViews, Tiles
 from manifests.labels import LabelScheme
-
-
-class ResnetShape(Config):
-    """Shape of both generators, see `ResnetGenerator`; the defaults are the paper's for 256 x 256."""
-
-    width: int = Field(default=64, ge=1)
-    blocks: int = Field(default=9, ge=1)
-    norm: str = Field(default="instance", pattern="^(batch|instance)$")
-    kernel: int = Field(default=7, ge=3, le=15)
-
-    _odd = field_validator("kernel")(odd)
 
 
 class CycleGanConfig(ImageLessonConfig):

@@ -7,25 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import nn
 
-from factory.core.config import Config
 from factory.core.seeds import Stream, generator
 from factory.from_pairs import FromPairs, ImageLossWeights, PairsConfig
 from factory.nets.objectives import Adversarial
+from factory.nets.shapes import UNetShape
 from factory.nets.unet import UNet
 from factory.trained_renderers import TrainedRenderer
 from manifests.labels import LabelScheme
-
-
-class UNetShape(Config):
-    """Shape of the generator, see `UNet`; the defaults are pix2pix'."""
-
-    width: int = Field(default=64, ge=1)
-    depth: int = Field(default=8, ge=2, le=10)
-    norm: str = Field(default="instance", pattern="^(batch|instance)$")
-    dropout: float = Field(default=0.5, ge=0, lt=1)
 
 
 class Pix2PixConfig(PairsConfig):
@@ -42,9 +33,7 @@ class Pix2PixConfig(PairsConfig):
 
     @model_validator(mode="after")
     def _deep_enough(self) -> Pix2PixConfig:
-        step = 2**self.network.depth
-        if any(side % step for side in self.size):
-            raise ValueError(f"size: expected multiples of {step}, 2^depth, got {self.size[0]}x{self.size[1]}")
+        self.network.check_size(self.size)
         return self
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from factory.core.config import Config
-from factory.from_labels import odd
 from factory.from_pairs import FromPairs, PairsConfig
 from factory.nets.pix2pixhd import GlobalGenerator, Upsampling
+from factory.nets.shapes import odd
 from factory.trained_renderers import TrainedRenderer
 from manifests.labels import LabelScheme
 
