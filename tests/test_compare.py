@@ -314,6 +314,25 @@ def test_weights_that_were_kept_stay_and_a_larger_grid_makes_none_again(home: Pa
     assert not (tmp_path / "out/cells/R-1-1" / BEST).exists()
 
 
+def test_trainings_without_synthetic_tiles_are_taken_over_from_another_comparison(
+    finished: tuple[cells.Comparison, Scores], home: Path, tmp_path: Path
+) -> None:
+    first, scores = finished
+    other = tmp_path / "synth"
+    write_dataset(other, n=4, source="synthetic", size=(64, 32))
+    config = config_of(arms=["R", "S*"], fractions=[0.5])
+    second = cells.prepare(config, home / "real", other, tmp_path / "out", reuse=first.out)
+    assert first.document != second.document
+    trained = []
+    found = cells.run(second, on_cell=lambda record, scores: trained.append(record.cell.arm))
+    assert trained == ["S*"]
+    (taken,) = (cell for cell in found.cells if cell.arm == "R")
+    assert np.array_equal(found.cells[taken].figures["aji"], scores.cells[taken].figures["aji"])
+    shorter = config_of(arms=["R", "S*"], fractions=[0.5], train={**TRAIN, "steps": 1})
+    with pytest.raises(UserError, match="--reuse: expected the folder of a comparison with a training that is the same"):
+        cells.prepare(shorter, home / "real", other, tmp_path / "none", reuse=first.out)
+
+
 # --- refusals ----------------------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,13 @@ def compare(
     ] = None,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/compare"),
+    reuse: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of another comparison, say with other synthetic tiles: trainings that are the same are taken "
+            "over. [default: none]"
+        ),
+    ] = None,
     keep_weights: Annotated[
         bool, typer.Option("--keep-weights", help="Keep the weights of finished trainings in OUT/cells.")
     ] = False,
@@ -80,7 +87,7 @@ def compare(
 
     given = {key: value for key, value in flags.items() if value is not None}
     settings = resolve(CompareConfig, config, assignments or [], given, command="segment compare", shipped="compare")
-    comparison = cells.prepare(settings, real, synth, out, device=device)
+    comparison = cells.prepare(settings, real, synth, out, device=device, reuse=reuse)
     settings, setting = comparison.config, cells.setting(comparison, device)
     terminal = console()
 

@@ -19,7 +19,7 @@ from manifests.errors import FaultError, UserError
 from manifests.files import sha256_file
 from segment import experiment
 from segment.compare.config import SET_BY_GRID, Cell, CompareConfig, grid
-from segment.compare.records import ImageFigures, Record, collect, read_record, write_record
+from segment.compare.records import ImageFigures, Record, collect, read_any_record, read_record, write_record
 from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, SUMMARY, Setting
 from segment.compare.summary import Scores
 from segment.evaluate import evaluate
@@ -41,12 +41,14 @@ class Comparison:
     Attributes:
         config: resolved: network, scheme and crop spelt out. sources: real tiles, then synthetic where an arm has them.
         out: its folder. encoder_sha256: of the file of encoder weights, None for random ones.
+        reuse: folder of another comparison, whose trainings are taken over where they are the same.
     """
 
     config: CompareConfig
     sources: tuple[Source, ...]
     out: Path
     encoder_sha256: str | None = None
+    reuse: Path | None = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -80,10 +82,13 @@ class Comparison:
         data = {source.role: source.fingerprint for source in self.sources}
         return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
 
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the document."""
-        return digest(self.document)
+    def fingerprint(self, cell: Cell) -> str:
+        """sha256 of what decides a training's result: of the document, without synthetic tiles where none are used."""
+        document = self.document
+        if not cell.has_synth:
+            document["config"].pop("synth_share")
+            document["data"].pop("synth", None)
+        return digest(document)
 
 
 def setting(comparison: Comparison, device: str) -> Setting:
@@ -111,17 +116,19 @@ def _with_val_in_train(source: Source) -> Source:
     return replace(source, dataset=replace(source.dataset, table=table))
 
 
-def prepare(config: CompareConfig, real: Path, synth: Path, out: Path, *, device: str = "cpu") -> Comparison:
+def prepare(
+    config: CompareConfig, real: Path, synth: Path, out: Path, *, device: str = "cpu", reuse: Path | None = None
+) -> Comparison:
     """Open and check everything; writes nothing.
 
     Args:
         config: as asked for. real, synth: data sets. out: the comparison's folder.
-        device: that automatic precision is for.
+        device: that automatic precision is for. reuse: folder of another comparison, see `Comparison`.
 
     Raises:
         UserError: for whatever is wrong with the request or the data: above all, a patient on both sides.
     """
-    has_synth = any(arm in ("S", "S*") for arm in config.arms)
+    has_synth = any(cell.has_synth for cell in grid(config))
     sources = tuple(open_sources(Mix(("real", "synth") if has_synth else ("real",)), real, synth))
     _check_patients(sources)
     test = sources[0].split("test")
@@ -138,8 +145,13 @@ def prepare(config: CompareConfig, real: Path, synth: Path, out: Path, *, device
     )
     same = {name: getattr(widest.config, name) for name in ("scheme", "crop", "network", "precision")}
     config = config.model_copy(update={"train": config.train.model_copy(update=same)})
-    comparison = Comparison(config, sources, out, widest.encoder_sha256)
+    comparison = Comparison(config, sources, out, widest.encoder_sha256, reuse)
     _check_fractions(comparison)
+    if reuse is not None and not _same_elsewhere(comparison):
+        raise UserError(
+            f"--reuse: expected the folder of a comparison with a training that is the same here, got {reuse}. "
+            "Those without synthetic tiles are, where real tiles and config are. Leave --reuse out."
+        )
     for cell in comparison.cells:
         if cell.seed == 0 and cell.fraction in (None, config.fractions[0]):  # one of each arm shows what is wrong
             _prepare_cell(comparison, cell)
@@ -214,7 +226,11 @@ def run(
     with lock_folder(comparison.out):
         begin(comparison.out, comparison.document, comparison.config.model_dump(mode="json"), clear=False)
         folder.mkdir(exist_ok=True)
-        found = {cell: read_record(folder, cell, comparison.fingerprint) for cell in comparison.cells}
+        found = {cell: read_record(folder, cell, comparison.fingerprint(cell)) for cell in comparison.cells}
+        for cell, record in _same_elsewhere(comparison).items():
+            if found[cell] is None:
+                write_record(folder, record)
+                found[cell] = record
         records = {cell: record for cell, record in found.items() if record and record.error is None}
         on_start(len(records) * steps, len(found) * steps)
         for cell in comparison.cells:
@@ -232,6 +248,18 @@ def run(
     return collect(records.values(), images)
 
 
+def _same_elsewhere(comparison: Comparison) -> dict[Cell, Record]:
+    """Finished trainings of the other comparison that are this one's as well."""
+    if comparison.reuse is None:
+        return {}
+    found = {}
+    for cell in comparison.cells:
+        record = read_any_record(comparison.reuse / CELLS, cell)
+        if record is not None and record.error is None and record.fingerprint == comparison.fingerprint(cell):
+            found[cell] = record
+    return found
+
+
 def _run_cell(comparison: Comparison, cell: Cell, device: str, on_step: Callable[[int], None]) -> Record:
     """Train a cell, from its checkpoint where there is one, and score it on the whole test images."""
     job = _prepare_cell(comparison, cell)
@@ -240,10 +268,10 @@ def _run_cell(comparison: Comparison, cell: Cell, device: str, on_step: Callable
         weights = load_weights(job.out, device)
         scores = evaluate(weights, [(comparison.sources[0], comparison.test)], precision=job.config.precision)
     except (FaultError, torch.OutOfMemoryError) as error:
-        return Record(cell, comparison.fingerprint, error=" ".join(str(error).split()))
+        return Record(cell, comparison.fingerprint(cell), error=" ".join(str(error).split()))
     images = tuple(ImageFigures(score.name, score.group, score.figures) for score in scores)
     step, sha256 = weights.card["step"], sha256_file(weights.path)
-    return Record(cell, comparison.fingerprint, images, step=step, weights_sha256=sha256)
+    return Record(cell, comparison.fingerprint(cell), images, step=step, weights_sha256=sha256)
 
 
 def _prepare_cell(comparison: Comparison, cell: Cell) -> Experiment:

@@ -139,6 +139,11 @@ class Cell:
             (self.arm.replace("*", "+"), "all" if self.fraction is None else f"{self.fraction:g}", str(self.seed))
         )
 
+    @property
+    def has_synth(self) -> bool:
+        """Whether it sees synthetic tiles."""
+        return self.arm.startswith("S")
+
     def train_config(self, config: CompareConfig) -> TrainConfig:
         """The training of this cell; all that the grid does not set is the same in every cell."""
         mix = {"S": "synth", "S*": f"real+synth:{config.synth_share:g}"}.get(self.arm, "real")

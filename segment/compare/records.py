@@ -34,7 +34,7 @@ class Record:
     """How a training ended.
 
     Attributes:
-        cell: which one. fingerprint: of the comparison that it belongs to.
+        cell: which one. fingerprint: of what decides its result.
         images: scores on the test images; empty for a failed one. step: of the weights that were scored.
         weights_sha256: of their file. error: what stopped it, None for a finished one.
     """
@@ -76,10 +76,23 @@ def read_record(folder: Path, cell: Cell, fingerprint: str) -> Record | None:
     Raises:
         FaultError: when it is damaged or another comparison's.
     """
+    found = read_any_record(folder, cell)
+    if found is not None and (found.cell, found.fingerprint) != (cell, fingerprint):
+        path = record_path(folder, cell)
+        raise FaultError(f"{path}: expected a record of this comparison, got another's. Remove it and run again.")
+    return found
+
+
+def read_any_record(folder: Path, cell: Cell) -> Record | None:
+    """The record under a cell's name, whatever comparison it belongs to; None where there is none.
+
+    Raises:
+        FaultError: when it is damaged.
+    """
     path = record_path(folder, cell)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        found = Record(
+        return Record(
             Cell(document["arm"], document["fraction"], document["seed"]),
             document["fingerprint"],
             tuple(ImageFigures(i["name"], i["group"], _with_nan(i["figures"])) for i in document["images"]),
@@ -91,9 +104,6 @@ def read_record(folder: Path, cell: Cell, fingerprint: str) -> Record | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FaultError(f"{path}: expected a whole record, got {error!r}. Remove it and run again.") from error
-    if (found.cell, found.fingerprint) != (cell, fingerprint):
-        raise FaultError(f"{path}: expected a record of this comparison, got another's. Remove it and run again.")
-    return found
 
 
 def collect(records: Iterable[Record], images: Sequence[tuple[str, str]]) -> Scores:
