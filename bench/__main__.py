@@ -3,7 +3,9 @@
 import importlib
 import sys
 
-NAMES = ("start", "store", "malloc", "make", "metrics", "loading", "training", "masks", "images", "renders")
+NAMES = (
+    "start", "store", "malloc", "make", "metrics", "loading", "training", "masks", "images", "renders", "nuclear_maps"
+)  # fmt: skip
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from factory.commands.inspect import inspect
 from factory.commands.make import make
 from factory.commands.plan import plan
 from factory.commands.quiz import quiz
+from factory.commands.render import render
 from factory.commands.replay import replay
 from factory.commands.score import score
 from factory.commands.sketches import sketches
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (plan, make, train, ingest, inspect, score, verify, replay, sketches, quiz, doctor):
+for command in (plan, make, render, train, ingest, inspect, score, verify, replay, sketches, quiz, doctor):
     app.command()(command)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from factory.core.config import Config
+from factory.nuclear_maps import distance_map, skeleton_map
 from manifests.labels import LabelScheme
 from manifests.tile import Tile
 
@@ -19,16 +20,21 @@ NOISE_UM = 7.5
 """Mean distance of the pixels of the noise label: 15 px at 0.5 um, the best of the eight that the paper tried."""
 
 Pixels = npt.NDArray[np.bool_]
-Kind = Literal["labels", "polygons", "polygons+noise", "polygons+air+cells"]
+Kind = Literal["labels", "polygons", "polygons+noise", "polygons+air+cells", "distance", "skeleton"]
+
+RELIEF_STEPS = 127
+"""A relief is stored in 8 bits: so many steps make 1, the height of a nucleus, and a skeleton adds as many."""
 
 
 class ConditionConfig(Config):
-    """Which condition map ("Noise in the correct frequency", 3.6).
+    """Which condition map ("Noise in the correct frequency", 3.6; "Enhanced Sharp-GAN", 2.2).
 
     Attributes:
         kind: ``labels``: class and instance ids, for renderers without a network. ``polygons``: the classes alone.
             ``polygons+noise``: single pixels of a further class scattered over them. ``polygons+air+cells``: classes
-            of a scheme that has air and cells, which `factory.cells_by_colour` finds in real images.
+            of a scheme that has air and cells, which `factory.cells_by_colour` finds in real images. ``distance``,
+            ``skeleton``: the classes and the relief of their nuclei, see `factory.nuclear_maps`: how far each pixel
+            is from the contour, and that with the skeletons added.
         spacing_um: mean distance of the noise pixels. arrangement: what that means, see `grid_noise`, `poisson_noise`.
     """
 
@@ -47,11 +53,13 @@ class Condition:
             used, so that a large tile has them a window at a time.
         mpp: micrometres per pixel.
         scheme: what class ids mean.
+        relief: uint8 [H, W] in 1 / `RELIEF_STEPS`, one more channel; None for kinds without.
     """
 
     array: npt.NDArray[Any]
     mpp: float
     scheme: LabelScheme
+    relief: npt.NDArray[np.uint8] | None = None
 
 
 def draw_condition(config: ConditionConfig, tile: Tile, rng: np.random.Generator) -> Condition:
@@ -60,7 +68,17 @@ def draw_condition(config: ConditionConfig, tile: Tile, rng: np.random.Generator
     Raises:
         ValueError: for noise closer than one pixel.
     """
-    return Condition(CONDITIONS[config.kind](tile, config, rng), tile.mpp, tile.scheme)
+    relief = draw_relief(config.kind, tile.instance) if config.kind in RELIEFS else None
+    return Condition(CONDITIONS[config.kind](tile, config, rng), tile.mpp, tile.scheme, relief)
+
+
+def draw_relief(kind: Kind, instance: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """The relief of nuclei, uint8 [H, W] in 1 / `RELIEF_STEPS`.
+
+    Args:
+        kind: one of `RELIEFS`. instance: int32 [H, W], 0 = background.
+    """
+    return np.rint(RELIEFS[kind](instance) * RELIEF_STEPS).astype(np.uint8)
 
 
 def refusal_of(config: ConditionConfig, mpp: float) -> str | None:
@@ -70,9 +88,14 @@ def refusal_of(config: ConditionConfig, mpp: float) -> str | None:
     return None
 
 
-def channels_of_condition(kind: Kind, scheme: LabelScheme) -> int:
-    """One-hot channels of a kind of condition map: the classes, and one for the noise label where it has one."""
+def labels_of_condition(kind: Kind, scheme: LabelScheme) -> int:
+    """Labels of a kind of condition map: the classes, and the noise where it has some."""
     return len(scheme) + (kind == "polygons+noise")
+
+
+def channels_of_condition(kind: Kind, scheme: LabelScheme) -> int:
+    """Channels of a kind of condition map: one for each label, and one for the relief where it has one."""
+    return labels_of_condition(kind, scheme) + (kind in RELIEFS)
 
 
 def _labels(tile: Tile, config: ConditionConfig, rng: np.random.Generator) -> npt.NDArray[Any]:
@@ -150,5 +173,13 @@ CONDITIONS: dict[str, Callable[[Tile, ConditionConfig, np.random.Generator], npt
     "polygons": _classes,
     "polygons+noise": _with_noise,
     "polygons+air+cells": _classes,
+    "distance": _classes,
+    "skeleton": _classes,
 }
 """Kinds of condition map by name."""
+
+RELIEFS: dict[str, Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]]] = {
+    "distance": distance_map,
+    "skeleton": skeleton_map,
+}
+"""What the kinds that need instances add to the classes."""

@@ -12,14 +12,23 @@ from pydantic import Field
 from torch import nn
 
 from factory.cells_by_colour import with_cells
-from factory.conditions import ConditionConfig, channels_of_condition, refusal_of, scatter_noise
+from factory.conditions import (
+    RELIEFS,
+    ConditionConfig,
+    channels_of_condition,
+    draw_relief,
+    labels_of_condition,
+    refusal_of,
+    scatter_noise,
+)
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.looks import Looks, measure_looks
 from factory.nets.stitching import to_pixels
+from factory.nuclear_maps import contour_of
 from factory.trained_renderers import WEIGHTS_KIND, to_network
 from factory.training import LessonConfig, Views
-from factory.views import ImageViews, Tiles
+from factory.views import ImageViews, NucleiViews, Tiles, instances_of
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
 
@@ -51,8 +60,19 @@ class ImageLessonConfig(LessonConfig):
             UserError: saying why.
         """
         self.drawn_scheme(scheme)
+        if self.reads_nuclei and not scheme.ids("nucleus"):
+            able = ", ".join(name for name, known in SCHEMES.items() if known.ids("nucleus"))
+            raise UserError(
+                f"--data: expected masks of nuclei ({able}), which condition.kind={self.condition.kind} and the terms "
+                f"of contours need, got {scheme.name}. Use other data, or another kind without those terms."
+            )
         if reason := refusal_of(self.condition, mpp):
             raise UserError(f"condition.{reason}. Use a larger --set condition.spacing_um=.")
+
+    @property
+    def reads_nuclei(self) -> bool:
+        """Whether instances are needed: for the condition map, or for terms of the loss."""
+        return self.condition.kind in RELIEFS
 
     def drawn_scheme(self, scheme: LabelScheme) -> LabelScheme:
         """The scheme of the condition map for masks of a scheme.
@@ -92,11 +112,14 @@ class ImageLesson:
 
     @property
     def in_channels(self) -> int:
-        """Channels that the network sees: one-hot classes, and three of the look."""
+        """Channels that the network sees: those of the condition map, and three of the look."""
         return self._channels + (3 if self._config.look else 0)
 
     def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
-        """Condition maps uint8 [N, H, W], images uint8 [N, H, W, 3], looks float32 [N, classes, 3]."""
+        """Condition maps uint8 [N, H, W], images uint8 [N, H, W, 3], looks float32 [N, classes, 3].
+
+        Where instances are read also reliefs uint8 [N, H, W] (see `Condition`) and contours bool [N, H, W].
+        """
         self._mpp, self._classes = tiles.mpp, _classes_of(tiles, self._drawn)
         self._looks = measure_looks(tiles) if self._config.look else None
         streams = self.streams(tiles)
@@ -105,21 +128,31 @@ class ImageLesson:
             views = [stream.draw(step) for stream in streams]
             numbers = streams[0].numbers(step)
             conditions, looks = self._conditions(views[0], numbers), self._looks_of(streams[0], numbers)
-            return [conditions, *self._jittered(views[-1][..., 1:], looks, numbers)]
+            pairs: list[Views] = [conditions, *self._jittered(views[-1][..., 1:4], looks, numbers)]
+            return pairs + self._nuclei(views[0]) if self._config.reads_nuclei else pairs
 
         return draw
 
     def streams(self, tiles: Tiles) -> list[ImageViews]:
         """Where conditions (the first) and images (the last) are from: the same views where they are pairs."""
         config = self._config
-        return [ImageViews(tiles, config.size, config.batch, config.seed, config.max_background)]
+        kind = NucleiViews if config.reads_nuclei else ImageViews
+        return [kind(tiles, config.size, config.batch, config.seed, config.max_background)]
+
+    def _nuclei(self, views: npt.NDArray[np.uint8]) -> list[Views]:
+        """Reliefs and contours of views [N, H, W, 8]; no relief where the condition map has none."""
+        instances, kind = instances_of(views), self._config.condition.kind
+        contours = np.stack([contour_of(instance) for instance in instances])
+        if kind not in RELIEFS:
+            return [np.zeros((len(views), 0), np.uint8), contours]
+        return [np.stack([draw_relief(kind, instance) for instance in instances]), contours]
 
     def _conditions(self, views: npt.NDArray[np.uint8], numbers: range) -> npt.NDArray[np.uint8]:
-        """Condition maps of views [N, H, W, 4], whose numbers seed the noise."""
+        """Condition maps of views [N, H, W, 4 or more], whose numbers seed the noise."""
         config, scheme = self._config.condition, self._scheme
         labels = views[..., 0]
         if config.kind == "polygons+air+cells":
-            labels = np.stack([with_cells(v[..., 0], v[..., 1:], self._mpp, scheme, self._drawn) for v in views])
+            labels = np.stack([with_cells(v[..., 0], v[..., 1:4], self._mpp, scheme, self._drawn) for v in views])
         if config.kind == "polygons+noise":
             rngs = [generator(self._config.seed, Stream.CONDITION, number) for number in numbers]
             label = len(self._drawn)
@@ -152,7 +185,9 @@ class ImageLesson:
     def seen(self, views: list[Views]) -> torch.Tensor:
         """What the network sees of what `draw_from` drew: float32 [N, in_channels, H, W]."""
         labels, looks = (torch.from_numpy(part).to(self._device) for part in (views[0], views[2]))
-        return to_network(labels, self._channels, looks if self._config.look else None)
+        kind = self._config.condition.kind
+        relief = torch.from_numpy(views[3]).to(self._device) if kind in RELIEFS else None
+        return to_network(labels, labels_of_condition(kind, self._drawn), looks if self._config.look else None, relief)
 
     def images(self, views: list[Views]) -> torch.Tensor:
         """Images in -1..1: float32 [N, 3, H, W]."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from factory.core.config import Config
 from factory.core.precision import autocast
+from factory.core.seeds import Stream, generator
 from factory.from_labels import ImageLesson, ImageLessonConfig
+from factory.nets.contours import contrast, grey_of, sharpness, smoothness
 from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_views
 from factory.nets.objectives import Adversarial, feature_matching, judged_as
 from factory.nets.perceptual import PerceptualDistance
@@ -27,12 +30,22 @@ class ImageLossWeights(Config):
     Attributes:
         adversarial: mean over the judges. feature: feature matching, scaled as in pix2pixHD's code. perceptual: VGG19.
         l1: mean absolute difference from the paired image (pix2pix: 100).
+        smoothness, contrast: of contours, L_s1 and L_s2 of Enhanced Sharp-GAN. sharpness: of Sharp-GAN, which they
+            replace; see `factory.nets.contours`.
     """
 
     adversarial: float = Field(default=1.0, ge=0)
     feature: float = Field(default=0.0, ge=0)
     perceptual: float = Field(default=0.0, ge=0)
     l1: float = Field(default=0.0, ge=0)
+    smoothness: float = Field(default=0.0, ge=0)
+    contrast: float = Field(default=0.0, ge=0)
+    sharpness: float = Field(default=0.0, ge=0)
+
+    @property
+    def of_contours(self) -> bool:
+        """Whether a term needs the contours of nuclei."""
+        return bool(self.smoothness or self.contrast or self.sharpness)
 
 
 class PairsConfig(ImageLessonConfig):
@@ -42,6 +55,7 @@ class PairsConfig(ImageLessonConfig):
         judge_width, judge_depth: of each PatchGAN. judges: at 100, 50 ... % of the size. judge_norm: of theirs.
         judging, fooling: what judges and generator minimise, cross entropy or least squares.
         loss: weights of the generator's terms. perceptual_weights: file of VGG19's, needed with ``loss.perceptual``.
+        contrast_levels: lambda of the terms of contours, the difference in grey from which on there is contrast, 0..1.
     """
 
     judge_width: int = Field(default=64, ge=1)
@@ -52,6 +66,12 @@ class PairsConfig(ImageLessonConfig):
     fooling: Adversarial = "lsgan"
     loss: ImageLossWeights = ImageLossWeights()
     perceptual_weights: str | None = None
+    contrast_levels: float = Field(default=0.1, gt=0, le=1)
+
+    @property
+    def reads_nuclei(self) -> bool:
+        """Whether instances are needed: for the condition map, or for terms of the loss."""
+        return super().reads_nuclei or self.loss.of_contours
 
     @model_validator(mode="after")
     def _judges_fit(self) -> PairsConfig:
@@ -77,6 +97,8 @@ class FromPairs(ImageLesson):
     """Trains a generator on pairs, against PatchGANs that see condition and image."""
 
     _config: PairsConfig
+    noise_channels = 0
+    """Of Gaussian noise that the network sees after the condition map and the look."""
 
     def equip(self, network: nn.Module) -> None:
         """Take a generator, and make judges and optimisers for it."""
@@ -117,6 +139,8 @@ class FromPairs(ImageLesson):
         self._judges.requires_grad_(False)
         with autocast(config.precision, self._device):
             terms = self._terms(seen, real, made)
+        if config.loss.of_contours:
+            terms |= self._terms_of_contours(made, torch.from_numpy(views[4]).to(self._device))
         total = torch.stack([getattr(config.loss, name) * value for name, value in terms.items()]).sum()
         total.backward()  # type: ignore[no-untyped-call]
         self._judges.requires_grad_(True)
@@ -125,9 +149,19 @@ class FromPairs(ImageLesson):
 
     def made(self, seen: torch.Tensor, step: int) -> torch.Tensor:
         """Images of a training step, float [N, 3, H, W] in -1..1."""
-        del step
-        made: torch.Tensor = self._network(seen).tanh()
+        made: torch.Tensor = self._network(self._with_noise(seen, Stream.TRAIN_NOISE, step)).tanh()
         return made
+
+    def said(self, network: nn.Module, seen: torch.Tensor) -> torch.Tensor:
+        """What tanh makes images of, for the sheet of samples, of always the same noise."""
+        return super().said(network, self._with_noise(seen, Stream.SAMPLE, 0))
+
+    def _with_noise(self, seen: torch.Tensor, stream: Stream, step: int) -> torch.Tensor:
+        if not self.noise_channels:
+            return seen
+        rng = generator(self._config.seed, stream, step)
+        noise = torch.from_numpy(rng.standard_normal((len(seen), self.noise_channels, *seen.shape[2:]), np.float32))
+        return torch.cat([seen, noise.to(self._device)], 1)
 
     def _judge(self, seen: torch.Tensor, image: torch.Tensor) -> list[list[torch.Tensor]]:
         said: list[list[torch.Tensor]] = self._judges(torch.cat([seen, image.to(seen.dtype)], 1))
@@ -147,6 +181,19 @@ class FromPairs(ImageLesson):
             terms["perceptual"] = self._perceptual(made, real)
         if weights.l1:
             terms["l1"] = (made.float() - real).abs().mean()
+        return terms
+
+    def _terms_of_contours(self, made: torch.Tensor, contours: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The terms of contours that count; contours bool [N, H, W]."""
+        weights, levels = self._config.loss, self._config.contrast_levels
+        grey = grey_of(made.float())
+        terms = {}
+        if weights.smoothness:
+            terms["smoothness"] = smoothness(grey, contours)
+        if weights.contrast:
+            terms["contrast"] = contrast(grey, contours, levels)
+        if weights.sharpness:
+            terms["sharpness"] = sharpness(grey, contours, levels)
         return terms
 
     def shape(self) -> dict[str, Any]:

@@ -96,6 +96,15 @@ class Outlines:
     def __len__(self) -> int:
         return len(self.radius)
 
+    @property
+    def areas_px(self) -> npt.NDArray[np.float64]:
+        """Area of every outline in pixels: float64 [N]."""
+        x, y = (self.vertices[:, axis].astype(np.int64) for axis in (0, 1))
+        after = np.arange(1, len(x) + 1)
+        after[self.offsets[1:] - 1] = self.offsets[:-1]
+        doubled = np.concatenate([[0], np.cumsum(x * y[after] - x[after] * y)])
+        return np.abs(np.diff(doubled[self.offsets])) / (2.0 * FIXED * FIXED)
+
     def pick(self, indices: npt.NDArray[np.int64], scale: float = 1.0) -> Outlines:
         """The outlines at `indices`, in that order, enlarged by `scale` (rounded to 1/256 px)."""
         sizes = np.diff(self.offsets)[indices]

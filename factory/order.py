@@ -14,6 +14,7 @@ from factory.masks import MASKS
 from factory.pipeline import MakeConfig
 from factory.plan import Draft, load_scheme
 from factory.renderers import RENDERERS
+from factory.rendering import RenderConfig
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
 
@@ -71,6 +72,38 @@ def resolve_config(
     if "plan" in values:
         values["plan"] = {key: None if value == _NONE else value for key, value in values["plan"].items()}
     return parse(MakeConfig, values, where), scheme
+
+
+def resolve_rendering(
+    scheme: LabelScheme,
+    typed: Mapping[str, Any],
+    renderer: str | None,
+    config_file: Path | None,
+    assignments: Sequence[str],
+) -> RenderConfig:
+    """As `resolve_config`, for images on masks that are there: the scheme's defaults give the renderer alone.
+
+    Args:
+        scheme: of the masks. typed: fields of `RenderConfig` besides the renderer; None where nothing was typed.
+        renderer: by name, or None. config_file, assignments: of `RenderConfig` keys.
+
+    Raises:
+        UserError: for an unknown key, or a value of the wrong form.
+    """
+    where = str(config_file) if config_file else "configuration"
+    named = {"renderer": {"name": renderer}} if renderer else {}
+    layers = [read_yaml(config_file) if config_file else {}, parse_assignments(assignments)]
+    _refuse_scalars(layers, where)
+    if named:  # values without a name are those of the part that was typed
+        layers = [
+            layer | ({"renderer": named["renderer"] | layer["renderer"]} if "renderer" in layer else {})
+            for layer in layers
+        ]
+    defaults = configs_dir() / "plan" / f"{scheme.name}.yaml"
+    values = {"renderer": read_yaml(defaults)["renderer"]} if defaults.is_file() else {}
+    for layer in (*layers, named, {key: value for key, value in typed.items() if value is not None}):
+        values = _lay_over(values, layer)
+    return parse(RenderConfig, values, where)
 
 
 def _scheme_of_weights(layers: Sequence[Mapping[str, Any]]) -> LabelScheme | None:

@@ -16,8 +16,10 @@ from factory.composition import Allocation, Unmet, allocate
 from factory.conditions import draw_condition
 from factory.core.config import Config, parse
 from factory.core.registry import resolve
-from factory.core.runs import RunSpec, library_versions, open_run, write_shard
+from factory.core.runs import RunSpec, library_versions, write_shard
 from factory.core.seeds import Stream, generator
+from factory.core.shards import write_missing
+from factory.fitting import Fitted, fit_parts
 from factory.masks import MASKS, TRAINABLE
 from factory.plan import REQUESTS, Draft, PlanConfig, complete, plan, request_of, requests_digest
 from factory.reference import Reference
@@ -31,7 +33,8 @@ from manifests.tile import Tile
 
 Sample = tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]
 _CHECKED_AT_ONCE = 4096
-_BYTE_MAKERS = ("numpy", "numba", "opencv-python-headless", "scipy", "pyarrow", "zarr")
+BYTE_MAKERS = ("numpy", "numba", "opencv-python-headless", "scipy", "pyarrow", "zarr")
+"""Libraries whose versions are kept with the tiles."""
 
 
 class MakeConfig(Config):
@@ -80,7 +83,7 @@ class Recipe:
             (resolve(MASKS, self.masks, "--masks"), self.mask_config),
             (resolve(RENDERERS, self.renderer, "--renderer"), self.render_config),
         )
-        return tuple((part, config) for part, config in parts if _has_weights(part))
+        return tuple((part, config) for part, config in parts if has_weights(part))
 
     @property
     def precision(self) -> str:
@@ -118,9 +121,9 @@ def recipe_of(document: dict[str, Any], scheme: LabelScheme, device: str = "cpu"
     render_config = parse(render_class.Config, render_values, f"renderer ({renderer})")
     return Recipe(
         masks=masks,
-        mask_config=mask_class.settle(mask_config, device) if _has_weights(mask_class) else mask_config,
+        mask_config=mask_class.settle(mask_config, device) if has_weights(mask_class) else mask_config,
         renderer=renderer,
-        render_config=render_class.settle(render_config, device) if _has_weights(render_class) else render_config,
+        render_config=render_class.settle(render_config, device) if has_weights(render_class) else render_config,
         scheme=scheme,
         attempts=document["attempts"],
         shift_bound=document["shift_bound"],
@@ -134,12 +137,13 @@ def _draws(mask_class: Any, scheme: LabelScheme) -> bool:
 
     What one with weights draws depends on these, so its `refusal` says it.
     """
-    if _has_weights(mask_class):
+    if has_weights(mask_class):
         return True
     return scheme.name in mask_class.schemes or ("*" in mask_class.schemes and scheme.name not in SCHEMES)
 
 
-def _has_weights(part: Any) -> bool:
+def has_weights(part: Any) -> bool:
+    """Whether what a mask generator or renderer draws with is trained."""
     return bool(getattr(part, "from_weights", False))
 
 
@@ -243,11 +247,12 @@ def _realiser(recipe: Recipe) -> Realiser:
 
 @dataclass(frozen=True)
 class Order:
-    """A resolved order: what will be written and how, nothing written yet."""
+    """A resolved order: what will be written and how, nothing written yet; and what was fitted, in lines."""
 
     spec: RunSpec
     recipe: Recipe
     rows: pa.Table
+    fits: tuple[str, ...] = ()
 
     def rows_of(self, shard: int) -> list[dict[str, Any]]:
         """The requested rows of a shard."""
@@ -266,24 +271,28 @@ def prepare(
         scheme: the label scheme, as `order.resolve_config` found it.
         out: the data set's folder.
         manifest: a plan to follow instead of drawing one.
-        like: real images to fit the renderer to.
+        like: real tiles to fit the renderer and the masks to, where these fit themselves.
         device: where networks run.
 
     Raises:
         UserError: when a part, a key or a request does not fit.
     """
     recipe = recipe_of(config.model_dump(mode="json"), scheme, device)
-    if like is not None:
-        recipe = _fitted(recipe, like)
     rows = complete(manifest, config.plan, scheme) if manifest else plan(config.plan)
+    fitted = None
+    if like is not None:
+        request = request_of(rows.slice(0, 1).to_pylist()[0], scheme)
+        parts = (recipe.masks, recipe.mask_config), (recipe.renderer, recipe.render_config)
+        fitted = fit_parts(*parts, like, request, frozenset(config.masks) - {"name"})
+        recipe = replace(recipe, mask_config=fitted.mask_config, render_config=fitted.render_config)
     refuse_impossible(rows, recipe)
     layout = Layout(len(rows), rows["height"][0].as_py(), rows["width"][0].as_py(), config.shard)
     # The digest tells when a file that the plan was read from (a histogram, another data set) has changed since.
     asked = {} if manifest else config.plan.model_dump(mode="json")
     asked["requests_sha256"] = requests_digest(rows)
     document = {"plan": asked, "scheme": scheme.to_dict(), **recipe.document, "shard": config.shard}
-    versions = library_versions(*_BYTE_MAKERS, *(("torch",) if recipe.trained else ()))
-    sources, licences = _provenance(recipe, like)
+    versions = library_versions(*BYTE_MAKERS, *(("torch",) if recipe.trained else ()))
+    sources, licences = _provenance(recipe, fitted)
     info = DatasetInfo(
         is_synthetic=True,
         generator=f"pathology-tile-factory {versions['pathology-tile-factory']}: {recipe.masks} + {recipe.renderer}",
@@ -292,7 +301,7 @@ def prepare(
         training_sources=sources,
         licences=licences,
     )
-    return Order(RunSpec(out, document, layout, info), recipe, rows)
+    return Order(RunSpec(out, document, layout, info), recipe, rows, fitted.notes if fitted else ())
 
 
 def make(
@@ -304,41 +313,25 @@ def make(
     on_start: Callable[[int, int], None] = lambda done, total: None,
     on_tiles: Callable[[int], None] = lambda made: None,
 ) -> tuple[pa.Table, int]:
-    """Write what is missing of an order.
-
-    Args:
-        order: from `prepare`.
-        workers: processes of this machine.
-        scheduler: address of a dask scheduler to use instead.
-        overwrite: remove another data set from the folder first.
-        on_start: called with the tiles that are there and the tiles in all.
-        on_tiles: called with the number of tiles made so far.
-
-    Returns:
-        The manifest's rows, and how many tiles were made now.
-    """
-    from factory.core.pool import run_tasks
-
-    spec = order.spec
-    with open_run(spec, overwrite=overwrite) as run:
-        todo = run.todo
-        missing = sum(len(spec.layout.rows(shard)) for shard in todo)
-        on_start(spec.layout.n - missing, spec.layout.n)
-        task = MakeShard(replace(spec, out=spec.out.absolute()), order.recipe)  # a dask worker has its own folder
-        made = 0
-        for shard, record in run_tasks(
-            task, todo, order.rows_of, workers=workers, scheduler=scheduler, on_ticks=on_tiles
-        ):
-            run.add(record)
-            made += len(spec.layout.rows(shard))
-            if scheduler:  # whose workers tell nothing until a shard is done
-                on_tiles(made)
-        return run.finish(), missing
+    """Write what is missing of an order from `prepare`: its rows, and how many tiles were made; see `write_missing`."""
+    task = MakeShard(
+        replace(order.spec, out=order.spec.out.absolute()), order.recipe
+    )  # a dask worker has its own folder
+    return write_missing(
+        order.spec,
+        task,
+        order.rows_of,
+        workers=workers,
+        scheduler=scheduler,
+        overwrite=overwrite,
+        on_start=on_start,
+        on_tiles=on_tiles,
+    )
 
 
-def _provenance(recipe: Recipe, like: Reference | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sources and licences behind the images fitted to and the weights drawn with."""
-    sources, licences = (set(like.sources), set(like.licences)) if like else (set[str](), set[str]())
+def _provenance(recipe: Recipe, fitted: Fitted | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sources and licences behind the tiles fitted to and the weights drawn with."""
+    sources, licences = (set(fitted.sources), set(fitted.licences)) if fitted else (set[str](), set[str]())
     for part, config in recipe.trained:
         learnt, under = part.provenance(config)
         sources, licences = sources | set(learnt), licences | set(under)
@@ -346,19 +339,9 @@ def _provenance(recipe: Recipe, like: Reference | None) -> tuple[tuple[str, ...]
 
 
 def notes_of(order: Order) -> tuple[str, ...]:
-    """What a person should know of how the inputs of networks were read, one line each."""
+    """What a person should know of what was fitted and how the inputs of networks were read, one line each."""
     size = (order.spec.layout.height, order.spec.layout.width)
-    return tuple(note for part, config in order.recipe.trained for note in part.notes(config, size))
-
-
-def _fitted(recipe: Recipe, like: Reference) -> Recipe:
-    """The recipe with the renderer fitted to real images."""
-    render_class = resolve(RENDERERS, recipe.renderer, "--renderer")
-    if not hasattr(render_class, "fit"):
-        able = [name for name in RENDERERS if hasattr(resolve(RENDERERS, name, "--renderer"), "fit")]
-        raise UserError(f"--like: expected a renderer that fits itself ({', '.join(able)}), got {recipe.renderer}.")
-    fitted = render_class.fit(like.images, recipe.scheme, recipe.render_config)
-    return replace(recipe, render_config=fitted)
+    return order.fits + tuple(note for part, config in order.recipe.trained for note in part.notes(config, size))
 
 
 def resolve_part_device(config: MakeConfig, name: str) -> str:
@@ -371,6 +354,15 @@ def resolve_part_device(config: MakeConfig, name: str) -> str:
         resolve(MASKS, str(config.masks.get("name")), "--masks"),
         resolve(RENDERERS, str(config.renderer.get("name")), "--renderer"),
     )
+    return device_for(parts, name)
+
+
+def device_for(parts: Sequence[Any], name: str) -> str:
+    """The device for mask generators and renderers; torch is asked only where one of them has networks.
+
+    Raises:
+        UserError: for a device that this machine does not have.
+    """
     if name in ("auto", "cpu") and not any(getattr(part, "uses_torch", False) for part in parts):
         return "cpu"
     from factory.core.devices import resolve_device
@@ -386,7 +378,7 @@ def refuse_impossible(rows: pa.Table, recipe: Recipe) -> None:
     """
     parts = [resolve(MASKS, recipe.masks, "--masks")(recipe.mask_config, recipe.device)]
     render_class = resolve(RENDERERS, recipe.renderer, "--renderer")
-    if _has_weights(render_class):
+    if has_weights(render_class):
         parts.append(render_class(recipe.render_config, recipe.device))
     asked = rows.select(["height", "width", "mpp", *REQUESTS])
     position = 0

@@ -152,13 +152,17 @@ def settle_population(
 def _partners(count: int, touching: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """An earlier nucleus for each that shall touch one, else -1: int64 [count].
 
-    The first `touching` x `count` nuclei form groups of two or three, a chain each; one that is left over stays alone.
+    The first `touching` x `count` nuclei form groups of two or three, a chain each, the last group of four where one
+    would be left over. A single one touches nothing, so a pair stands for it in every other tile.
     """
     partner = np.full(count, -1, np.int64)
     in_groups = int(np.floor(touching * count + 0.5))
+    if in_groups == 1 and count > 1:
+        in_groups = 2 * int(rng.integers(2))
     at = 0
     while in_groups - at >= 2:
         size = min(int(rng.integers(2, 4)), in_groups - at)
+        size += int(in_groups - at - size == 1)
         partner[at + 1 : at + size] = np.arange(at, at + size - 1)
         at += size
     return partner

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from factory.core.config import digest
 from factory.core.runs import RUN, library_versions, read_run
 from factory.pipeline import Realiser, recipe_of
+from factory.rendering import MASKS, draw_again
 from manifests.dataset import Sample, open_dataset
 from manifests.errors import FaultError, UserError
 from manifests.files import write_atomic
@@ -80,8 +81,11 @@ class Replay:
         write_atomic(path, content.tobytes())
 
 
-def replay(root: Path, sample_id: str) -> Replay:
+def replay(root: Path, sample_id: str, masks_of: Path | None = None) -> Replay:
     """Make a tile of a synthetic data set again.
+
+    Args:
+        root: the data set. sample_id: of the tile. masks_of: the data set whose masks it was drawn on, where it was.
 
     Raises:
         UserError: when the data set is real or has no such sample.
@@ -95,8 +99,26 @@ def replay(root: Path, sample_id: str) -> Replay:
     if digest(document) != stored.row["config_sha256"]:
         raise FaultError(f"{root / RUN}: expected what made {sample_id}, got another run's. Run factory verify.")
     config: dict[str, Any] = document["config"]
-    recipe = recipe_of(config, LabelScheme.from_dict(config["scheme"]), stored.row["device"] or "cpu")
-    ((image, tile, _),) = Realiser(recipe).realise([stored.row])
+    if MASKS in config:
+        image, tile = _drawn_on(config, stored.row, root, masks_of)
+    else:
+        image, tile = _made(config, stored.row)
     now = library_versions(*(name for name in dataset.info.versions if name != "pathology-tile-factory"))
     changed = tuple(f"{name}=={made}" for name, made in dataset.info.versions.items() if now.get(name) != made)
     return Replay(stored, image, tile, changed)
+
+
+def _made(config: dict[str, Any], row: dict[str, Any]) -> tuple[npt.NDArray[np.uint8], Tile]:
+    recipe = recipe_of(config, LabelScheme.from_dict(config["scheme"]), row["device"] or "cpu")
+    ((image, tile, _),) = Realiser(recipe).realise([row])
+    return image, tile
+
+
+def _drawn_on(
+    config: dict[str, Any], row: dict[str, Any], root: Path, masks_of: Path | None
+) -> tuple[npt.NDArray[np.uint8], Tile]:
+    if masks_of is None:
+        raise UserError(
+            f"{root}: expected --masks-of with the data set whose masks these are, {config[MASKS]['name']}, got none."
+        )
+    return draw_again(config, row, masks_of)

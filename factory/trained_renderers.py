@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from factory.composition import Request
-from factory.conditions import Condition, ConditionConfig, channels_of_condition, refusal_of
+from factory.conditions import RELIEF_STEPS, Condition, ConditionConfig, labels_of_condition, refusal_of
 from factory.core.config import parse
 from factory.nets.stitching import draw
 from factory.trained import Trained, TrainedConfig, scheme_of
@@ -44,9 +44,12 @@ class TrainedRenderer(Trained):
     kind = WEIGHTS_KIND
     Config = RendererConfig
     label_origin = "conditioned"
-    noise_channels: ClassVar[int] = 0
-    """Of Gaussian noise that the network sees after the condition map."""
     config: RendererConfig
+
+    @property
+    def noise_channels(self) -> int:
+        """Of Gaussian noise that the network sees after condition map and look."""
+        return 0
 
     @property
     def condition(self) -> ConditionConfig:
@@ -83,10 +86,14 @@ class TrainedRenderer(Trained):
         self._refuse_unknown(labels)
         colours = self._draw_look(rng)
         noise = torch.from_numpy(rng.standard_normal((1, self.noise_channels, *labels.shape), np.float32))
-        channels = channels_of_condition(self.condition.kind, scheme_of(self.card))
+        count, relief = labels_of_condition(self.condition.kind, scheme_of(self.card)), condition.relief
 
         def read(rows: slice, columns: slice) -> torch.Tensor:
-            seen = to_network(torch.from_numpy(np.ascontiguousarray(labels[rows, columns]))[None], channels, colours)
+            window, heights = (
+                None if part is None else torch.from_numpy(np.ascontiguousarray(part[rows, columns]))[None]
+                for part in (labels, relief)
+            )
+            seen = to_network(window, count, colours, heights)
             return torch.cat([seen, noise[..., rows, columns]], 1).to(self.device)
 
         with torch.inference_mode():
@@ -98,7 +105,7 @@ class TrainedRenderer(Trained):
         scheme, names = scheme_of(self.card), set(self.card.fields["classes"])
         known = np.zeros(256, np.bool_)
         known[[label.id for label in scheme.classes if label.name in names]] = True
-        known[len(scheme) : channels_of_condition(self.condition.kind, scheme)] = True
+        known[len(scheme) : labels_of_condition(self.condition.kind, scheme)] = True
         known[IGNORE] = True
         return known
 
@@ -121,17 +128,23 @@ class TrainedRenderer(Trained):
         return torch.from_numpy(colours)
 
 
-def to_network(labels: torch.Tensor, channels: int, colours: torch.Tensor | None) -> torch.Tensor:
-    """What a network sees of condition maps: float32 [N, channels (+ 3), H, W].
+def to_network(
+    labels: torch.Tensor, count: int, colours: torch.Tensor | None, relief: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What a network sees of condition maps: float32 [N, count (+ 1) (+ 3), H, W].
 
     Args:
-        labels: uint8 [N, H, W]; `IGNORE` is 0 in all channels. channels: of the one-hot map.
+        labels: uint8 [N, H, W]; `IGNORE` is 0 in all channels. count: of the labels, a channel each.
         colours: the slide's mean colour of every class, float32 [N, classes, 3], which each pixel is told of its own
             class in three more channels; 0 where the class has none, as the noise label.
+        relief: uint8 [N, H, W] in 1 / `RELIEF_STEPS`, a channel after those of the labels.
     """
-    classes = torch.arange(channels, dtype=torch.uint8, device=labels.device)[None, :, None, None]
+    classes = torch.arange(count, dtype=torch.uint8, device=labels.device)[None, :, None, None]
     seen = (labels[:, None] == classes).float()
-    if colours is None:
-        return seen
-    told = F.pad(colours, (0, 0, 0, channels - colours.shape[1]))
-    return torch.cat([seen, torch.einsum("nkhw,nkc->nchw", seen, told)], 1)
+    parts = [seen]
+    if relief is not None:
+        parts.append(relief[:, None].float() / RELIEF_STEPS)
+    if colours is not None:
+        told = F.pad(colours, (0, 0, 0, count - colours.shape[1]))
+        parts.append(torch.einsum("nkhw,nkc->nchw", seen, told))
+    return torch.cat(parts, 1)

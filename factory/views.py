@@ -59,6 +59,12 @@ class Tiles:
         dataset = self.datasets[part]
         return dataset.store.read(dataset.table["index"][row].as_py(), "image")
 
+    def read_instance(self, position: int) -> npt.NDArray[np.int32]:
+        """The instances at a position: int32 [H, W]."""
+        part, row = self.rows[position]
+        dataset = self.datasets[part]
+        return dataset.store.read(dataset.table["index"][row].as_py(), "instance").astype(np.int32)
+
     def group(self, position: int) -> str:
         """Patient or slide of the mask at a position, with its data set's name before it."""
         part, row = self.rows[position]
@@ -247,6 +253,19 @@ class ImageViews(Views):
 
     def _read(self, position: int) -> npt.NDArray[np.uint8]:
         return np.dstack([self.tiles.read(position), self.tiles.read_image(position)])
+
+
+class NucleiViews(ImageViews):
+    """Views with their instances too: uint8 [N, h, w, 8], the last four channels being the bytes of an int32."""
+
+    def _read(self, position: int) -> npt.NDArray[np.uint8]:
+        instance = self.tiles.read_instance(position)
+        return np.dstack([super()._read(position), instance.view(np.uint8).reshape(*instance.shape, 4)])
+
+
+def instances_of(views: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """Instances int32 [N, h, w] of `NucleiViews`."""
+    return np.ascontiguousarray(views[..., 4:]).view(np.int32)[..., 0]
 
 
 def mask_streams(

@@ -48,6 +48,10 @@ LESSONS: dict[str, dict[str, Any]] = {
         "judges": 2, "judge_width": 4, "judge_depth": 2, "loss": {"feature": 2},
         "condition": NOISE, "look": True,
     },
+    "sharpgan": {
+        "architecture": "resnet", "resnet": {"width": 4, "downs": 2, "blocks": 1, "kernel": 3, "upsampling": "resize"},
+        "judge_width": 4, "judge_depth": 2, "loss": {"feature": 2}, "condition": NOISE, "look": True,
+    },
     "pix2pix": {
         "network": {"width": 4, "depth": 4, "dropout": 0.3}, "judge_width": 4, "loss": {"l1": 10}, "condition": NOISE,
     },

@@ -329,8 +329,55 @@ def test_trainings_without_synthetic_tiles_are_taken_over_from_another_compariso
     (taken,) = (cell for cell in found.cells if cell.arm == "R")
     assert np.array_equal(found.cells[taken].figures["aji"], scores.cells[taken].figures["aji"])
     shorter = config_of(arms=["R", "S*"], fractions=[0.5], train={**TRAIN, "steps": 1})
-    with pytest.raises(UserError, match="--reuse: expected the folder of a comparison with a training that is the same"):
+    with pytest.raises(
+        UserError, match="--reuse: expected the folder of a comparison with a training that is the same"
+    ):
         cells.prepare(shorter, home / "real", other, tmp_path / "none", reuse=first.out)
+
+
+def test_tiles_from_elsewhere_are_scored_by_every_training_and_reported_by_themselves(
+    cli: Callable[..., Outcome], finished: tuple[cells.Comparison, Scores], home: Path, tmp_path: Path
+) -> None:
+    other = rewritten(
+        write_dataset(tmp_path / "other", n=6, groups=6, seed=5, size=(32, 64)),
+        tmp_path / "elsewhere",
+        lambda i: {"split": "test", "group_id": f"other-{i}"},
+    )
+    base = ["--real", home / "real", "--synth", home / "synth", "--device", "cpu", "--arms", "R,S*", "--fractions", 0.5]
+    base += ["--seeds", 1, "--also-test", other, "--out", tmp_path / "out"]
+    values = json.dumps({"train": TRAIN, "bootstrap": {"resamples": 200}})
+    (tmp_path / "c.yaml").write_text(values)
+    done = cli("segment", "compare", *base, "--config", tmp_path / "c.yaml")
+    assert done.code == 0, done.err
+    own, further = (pq.read_table(tmp_path / "out" / part / "scores.parquet") for part in (".", "elsewhere"))
+    assert set(further["group"].to_pylist()) == {f"other-{i}" for i in range(6)}
+    assert (len(own), len(further)) == (2 * 4, 2 * 6)
+    comparison, scores = finished  # the same trainings without further tests: these change nothing
+    for cell in comparison.cells:
+        row = [
+            value for value, arm in zip(own["aji"].to_pylist(), own["arm"].to_pylist(), strict=True) if arm == cell.arm
+        ]
+        np.testing.assert_array_equal(np.array(row, float), scores.cells[cell].figures["aji"])
+    assert "test split of" in (tmp_path / "out/elsewhere/report.md").read_text()
+    assert_refused(
+        cli("segment", "compare", *base[:-4], "--config", tmp_path / "c.yaml", "--out", tmp_path / "out"),
+        "expected an empty folder or a comparison, got 'elsewhere' in it",
+    )
+    again = cli("segment", "compare", *base, "--config", tmp_path / "c.yaml")
+    assert again.code == 0
+    assert "2 of 2" in (tmp_path / "out/elsewhere/report.md").read_text()
+
+
+def test_a_patient_that_is_trained_on_is_not_tested_elsewhere(home: Path, tmp_path: Path) -> None:
+    other = rewritten(open_dataset(home / "real"), tmp_path / "elsewhere", lambda i: {"split": "test"})
+    with pytest.raises(UserError, match=r"--also-test .*expected patients that are not trained on, got 'real-slide-"):
+        cells.prepare(config_of(), home / "real", home / "synth", tmp_path / "out", elsewhere=[other])
+    untested = rewritten(
+        open_dataset(home / "real"), tmp_path / "none", lambda i: {"split": "train", "group_id": f"other-{i}"}
+    )
+    with pytest.raises(UserError, match="expected tiles with split test, got none"):
+        cells.prepare(config_of(), home / "real", home / "synth", tmp_path / "out", elsewhere=[untested])
+    assert not (tmp_path / "out").exists()
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------
@@ -498,7 +545,7 @@ def test_an_arm_whose_trainings_failed_gets_no_claim() -> None:
 def test_report_marks_published_values_and_needs_no_other_file(tmp_path: Path) -> None:
     published = [{"name": "HoVer-Net <1>", "metric": "aji", "value": 0.618, "source": "Graham et al. 2019"}]
     config = config_of(**ENOUGH, published=published)
-    setting = Setting(tmp_path, {0.5: 2, 1.0: 4}, {0.5: 2, 1.0: 4}, ["a.png"], tmp_path, 6, "cpu", 1)
+    setting = Setting(tmp_path, {0.5: 2, 1.0: 4}, {0.5: 2, 1.0: 4}, tmp_path, ["a.png"], tmp_path, 6, "cpu", 1)
     write_report(made_up(config, gain=0.1), config, setting, tmp_path)
     markdown, html = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
     table = [line.split(" | ") for line in markdown.splitlines() if line.startswith("| ")]
@@ -536,7 +583,7 @@ def test_twice_is_by_numbers_of_patients_and_near_enough() -> None:
 
 def test_without_such_fractions_the_report_says_that_nothing_can_be_said(tmp_path: Path) -> None:
     config = config_of(**ENOUGH)
-    setting = Setting(tmp_path, {0.5: 1, 1.0: 4}, {0.5: 1, 1.0: 4}, ["a.png"], tmp_path, 6, "cpu", 1)
+    setting = Setting(tmp_path, {0.5: 1, 1.0: 4}, {0.5: 1, 1.0: 4}, tmp_path, ["a.png"], tmp_path, 6, "cpu", 1)
     write_report(made_up(config, gain=0.1), config, setting, tmp_path)
     assert "No fraction comes to twice the patients of another" in (tmp_path / "report.md").read_text()
     assert not [d for d in summarise(made_up(config, 0.1), config, setting.patients).differences if d.is_further]

@@ -13,10 +13,13 @@ from scipy.spatial import cKDTree
 from factory.conditions import (
     CONDITIONS,
     NOISE_UM,
+    RELIEF_STEPS,
+    RELIEFS,
     ConditionConfig,
     channels_of_condition,
     draw_condition,
     grid_noise,
+    labels_of_condition,
     poisson_noise,
     scatter_noise,
 )
@@ -94,15 +97,29 @@ def test_conditions_depend_on_the_generator_only(kind: str) -> None:
 def test_every_value_of_a_condition_has_a_channel(kind: str, scheme: str) -> None:
     tile = make_tile(64, 64, scheme=scheme)
     array = draw_condition(config_of(kind=kind, spacing_um=2.0), tile, np.random.default_rng(0)).array
-    channels = channels_of_condition(kind, get_scheme(scheme))  # type: ignore[arg-type]
-    assert channels == len(get_scheme(scheme)) + (kind == "polygons+noise")
-    assert set(np.unique(array)) == {*range(channels), IGNORE}
+    labels = labels_of_condition(kind, get_scheme(scheme))  # type: ignore[arg-type]
+    assert labels == len(get_scheme(scheme)) + (kind == "polygons+noise")
+    assert channels_of_condition(kind, get_scheme(scheme)) == labels + (kind in RELIEFS)  # type: ignore[arg-type]
+    assert set(np.unique(array)) == {*range(labels), IGNORE}
+
+
+@pytest.mark.parametrize("kind", RELIEFS)
+def test_a_relief_is_the_map_of_the_nuclei_in_eight_bits(kind: str) -> None:
+    tile = make_tile(48, 64, scheme="nuclei")
+    relief = draw_condition(config_of(kind=kind), tile, np.random.default_rng(0)).relief
+    assert relief is not None
+    assert relief.dtype == np.uint8
+    np.testing.assert_allclose(relief / RELIEF_STEPS, RELIEFS[kind](tile.instance), atol=0.5 / RELIEF_STEPS)
+    assert draw_condition(config_of(kind="polygons"), tile, np.random.default_rng(0)).relief is None
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"kind": "polygon"}, "kind: expected .*'polygons', 'polygons.noise' or 'polygons.air.cells'"),
+        (
+            {"kind": "polygon"},
+            "kind: expected .*'polygons', 'polygons.noise', 'polygons.air.cells', 'distance' or 'skeleton'",
+        ),
         ({"spacing_um": 0}, "spacing_um: .*greater than 0"),
         ({"arrangement": "hexagons"}, "arrangement: expected 'grid' or 'poisson'"),
         ({"spacing": 15}, "Did you mean spacing_um"),

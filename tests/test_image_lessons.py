@@ -394,7 +394,10 @@ def test_a_config_that_cannot_be_trained_is_refused(name: str, changes: dict[str
         lesson_config(name, **changes)
 
 
-PRESETS = {"pix2pixhd": 182, "pix2pixhd_paper": 182, "pix2pix": 54, "cyclegan_images": 11}
+PRESETS = {
+    "pix2pixhd": 182, "pix2pixhd_paper": 182, "pix2pix": 54, "cyclegan_images": 11,
+    "sharpgan": 54, "sharpgan_2022": 54, "sharpgan_pix2pix": 54,
+}  # fmt: skip
 """Millions of parameters of the published generators."""
 
 

@@ -54,6 +54,10 @@ def score(
     feature_weights: Annotated[
         Path | None, typer.Option(help="safetensors file for the feature extractor. [default: none, or its download]")
     ] = None,
+    paired: Annotated[
+        bool,
+        typer.Option("--paired", help="Images: also SSIM, FSIM, GMSD of each fake and the real tile of its mask."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. [default: runs/score/NAME]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto; for the feature extractor.")] = "auto",
@@ -61,15 +65,19 @@ def score(
 ) -> None:
     """Score fakes against held-out real tiles: distances with floor and ceiling, coverage, mask statistics, copies.
 
-    Writes score.json, score.md, score.png, modes.png and, with --train, nearest.png.
+    Writes score.json, score.md, score.png, modes.png; with --train nearest.png, with --paired pairs.png and .parquet.
     """
     from factory.core.console import console
-    from factory.realism.report import headline
+    from factory.realism.paired import find_pairs
+    from factory.realism.report import headline, pairs_headline
     from factory.realism.scoring import check_out, check_settings, default_out, write_score
     from factory.realism.scoring import score as compare
     from factory.realism.settings import Settings
     from factory.realism.sources import open_inputs
+    from manifests.errors import UserError
 
+    if paired and on is not Compared.images:
+        raise UserError("--paired: expected --on images beside it, got masks, which are the same. Add --on images.")
     folder = default_out(fake) if out is None else out
     check_out(folder, overwrite=overwrite)
     settings = check_settings(
@@ -88,12 +96,16 @@ def score(
         training=train or [],
         training_split=train_split.value,
         controls=control or [],
+        paired=paired,
     )
-    done = compare(inputs, settings, n)
+    done = compare(inputs, settings, n, find_pairs(inputs) if paired else None)
     terminal = console()
     for note in (*done.notes, done.comparison.halves_note):
         terminal.print(note, markup=False, highlight=False, soft_wrap=True)
-    terminal.print(_table(headline(done.comparison), fake.resolve().name))
+    rows = headline(done.comparison)
+    if done.paired is not None:
+        rows = [*pairs_headline(done.paired), *rows]
+    terminal.print(_table(rows, fake.resolve().name))
     for path in write_score(folder, done, inputs, overwrite=overwrite):
         terminal.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 

@@ -12,7 +12,8 @@ def train(
     name: Annotated[
         str,
         typer.Argument(
-            help="depas, dcgan, priorpath, masks/cyclegan; pix2pixhd, pix2pix, renderers/cyclegan.", show_default=False
+            help="depas, dcgan, priorpath, masks/cyclegan; pix2pixhd, sharpgan, pix2pix, renderers/cyclegan.",
+            show_default=False,
         ),
     ],
     data: Annotated[

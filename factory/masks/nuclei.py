@@ -16,73 +16,25 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import Field, field_validator
 
 from factory.composition import Request, Scores, check
-from factory.core.config import Config
 from factory.fields import FloatMap, nodes, noise, spline
-from factory.geometry import OutlineConfig, Outlines, draw_outlines
+from factory.geometry import Outlines, draw_outlines
+from factory.masks.nuclei_config import Layout, NucleiConfig
+from factory.masks.nuclei_fit import fit_layouts
 from factory.placement import Cells, Population, too_coarse
+from manifests.tile import Tile
 
 _PACKING = 0.5
 """Share of a tile that nuclei of mean size can cover before placing them begins to fail; measured."""
 _SMALLEST_BIAS = 0.5
 """How small the radii of a crowded tile may become, as a factor on the configured bias."""
 _HOU_AREA_MM2 = (256 * 0.25e-3) ** 2
-
-
-class NucleiConfig(Config):
-    """What `Nuclei` draws; lengths in micrometres, so that they follow mpp.
-
-    Attributes:
-        tumour, lymphocyte, spindle: the outlines of each kind.
-        shares: of the nuclei that are of each kind, in that order.
-        bias: mean factor on the radii of a tile without crowding. bias_spread: its standard deviation over tiles.
-        warp: largest stretch that all nuclei of a tile share.
-        crowding: smallest and largest d; without a requested count, 30 d + 20 nuclei per 256x256 px at 0.25 um.
-        count_spread: standard deviation of that count.
-        overlap: largest share of a nucleus behind others.
-        touching: share of nuclei that touch another, approximately.
-        clusters: 0 = nuclei lie anywhere, 1 = only where the cluster field is high. cluster_um: size of clusters.
-        positive_um: size of the patches in which cells are positive. positive_noise: share of the rank that is the
-            cell's own, 0-1.
-    """
-
-    tumour: OutlineConfig = OutlineConfig(
-        radius_um=(2.125, 3.25), elongation=(1.0, 1.3), irregularity=(0.6, 2.6), spikiness=(0.02, 0.10)
-    )
-    lymphocyte: OutlineConfig = OutlineConfig(
-        radius_um=(1.9, 2.5), elongation=(1.0, 1.15), irregularity=(0.3, 0.7), spikiness=(0.01, 0.06)
-    )
-    spindle: OutlineConfig = OutlineConfig(
-        radius_um=(1.8, 2.6), elongation=(2.2, 4.5), irregularity=(0.3, 0.7), spikiness=(0.02, 0.08)
-    )
-    shares: tuple[float, float, float] = (0.72, 0.18, 0.10)
-    bias: float = Field(default=1.2, gt=0.2, lt=4)
-    bias_spread: float = Field(default=0.32, ge=0, lt=1)
-    warp: float = Field(default=1.3, ge=1, le=3)
-    crowding: tuple[float, float] = (0.0, 3.0)
-    count_spread: float = Field(default=40.0, ge=0)
-    overlap: float = Field(default=0.15, ge=0, lt=0.5)
-    touching: float = Field(default=0.3, ge=0, le=1)
-    clusters: float = Field(default=0.5, ge=0, le=1)
-    cluster_um: float = Field(default=28.0, gt=2, lt=1000)
-    positive_um: float = Field(default=40.0, gt=2, lt=1000)
-    positive_noise: float = Field(default=0.35, ge=0, le=1)
-
-    @field_validator("shares")
-    @classmethod
-    def _is_mixture(cls, values: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(values) < 0 or not sum(values) > 0:
-            raise ValueError("expected three shares from 0, not all 0")
-        return values
-
-    @field_validator("crowding")
-    @classmethod
-    def _is_range(cls, values: tuple[float, float]) -> tuple[float, float]:
-        if not 0 <= values[0] <= values[1]:
-            raise ValueError("expected smallest and largest from 0")
-        return values
+_LOOSE_UP_TO = 0.31
+_FORCED = 2.05
+"""Of nuclei that cover a share c of a tile, `_FORCED` (c - `_LOOSE_UP_TO`) touch though none shall; measured."""
+_JITTER = 0.05
+"""Standard deviation of the logarithm of a tile's density round that of the layout it follows."""
 
 
 class Nuclei:
@@ -115,7 +67,22 @@ class Nuclei:
     def capacity(self, request: Request) -> int:
         """The largest number of nuclei that fit a tile, each as small as `_bias` lets it be."""
         area_um2 = request.height * request.width * request.mpp**2
-        return int(area_um2 * _PACKING / (self._mean_area_um2() * self._least_bias() ** 2))
+        return int(area_um2 * _PACKING / self._mean_area_um2(self._least_bias()))
+
+    @staticmethod
+    def fit(tiles: Sequence[Tile], request: Request, config: NucleiConfig, typed: frozenset[str]) -> NucleiConfig:
+        """The config whose layouts are like real ones; deterministic. See `nuclei_fit`.
+
+        Args:
+            tiles: real ones with instances.
+            request: of which size and resolution tiles will be drawn; they are compared at that size.
+            config: what is kept where real tiles do not tell.
+            typed: fields of it that stay as they are.
+
+        Raises:
+            UserError: when too few nuclei lie whole in the tiles.
+        """
+        return fit_layouts(tiles, request, config, typed, lambda fitted: Nuclei(fitted).draw)
 
     def draw(self, requests: Sequence[Request], rngs: Sequence[np.random.Generator]) -> list[Scores]:
         """Nuclei for every request, each from its own generator; the score fields are empty, cells say it all."""
@@ -125,8 +92,10 @@ class Nuclei:
         config = self.config
         height, width, mpp = request.height, request.width, request.mpp
         crowding = float(rng.uniform(*config.crowding))
-        count = self._count(request, crowding, float(rng.normal()))
-        bias = self._bias(request, count, crowding, float(rng.normal()))
+        deviates = float(rng.normal()), float(rng.normal())
+        layout = _pick(config.layouts, request, rng)
+        count = self._count(request, layout, crowding, deviates[0])
+        bias = self._bias(request, count, layout, crowding, deviates[1])
         warp = float(rng.uniform(1.0, config.warp))
         kinds = rng.choice(3, count, p=np.array(config.shares) / sum(config.shares))
         sizes = np.bincount(kinds, minlength=3)
@@ -134,8 +103,11 @@ class Nuclei:
             draw_outlines(rng, int(n), mpp, outline, bias, warp)
             for n, outline in zip(sizes, (config.tumour, config.lymphocyte, config.spindle), strict=True)
         ]
+        outlines = _shuffled(drawn, rng)
+        touching = config.touching if layout.touching is None else layout.touching
+        grouped = _grouped(touching, float(outlines.areas_px.sum()) / (height * width))
         cells = Cells(
-            populations=(Population("nucleus", _shuffled(drawn, rng), (0,), (0,), room=1.1, touching=config.touching),),
+            populations=(Population("nucleus", outlines, (0,), (0,), room=config.room, touching=grouped),),
             smallest_px=max(4.0, 0.5 * config.tumour.smallest_um2 / mpp**2),
             overlap=config.overlap,
             attraction=self._attraction(rng, height, width, mpp),
@@ -145,29 +117,34 @@ class Nuclei:
         fractions = (1.0,) + (0.0,) * (len(request.scheme) - 1)
         return Scores(empty, fractions, tps=float(rng.uniform()), cells=cells)
 
-    def _count(self, request: Request, crowding: float, deviate: float) -> int:
-        """The requested count, or Hou's; at least one cell where a TPS is asked of them."""
+    def _count(self, request: Request, layout: Layout, crowding: float, deviate: float) -> int:
+        """The requested count, the layout's or Hou's; at least one cell where a TPS is asked of them."""
         if request.cells is not None:
             return request.cells
-        per_area = request.height * request.width * request.mpp**2 * 1e-6 / _HOU_AREA_MM2
-        count = round(abs(30.0 * crowding + 20.0 + self.config.count_spread * deviate) * per_area)
-        return min(max(count, 1 if request.tps is not None else 0), self.capacity(request))
+        area_mm2 = request.height * request.width * request.mpp**2 * 1e-6
+        if layout.density_per_mm2 is None:
+            wanted = abs(30.0 * crowding + 20.0 + self.config.count_spread * deviate) * area_mm2 / _HOU_AREA_MM2
+        else:
+            wanted = layout.density_per_mm2 * math.exp(_JITTER * deviate) * area_mm2
+        return min(max(round(wanted), 1 if request.tps is not None else 0), self.capacity(request))
 
-    def _bias(self, request: Request, count: int, crowding: float, deviate: float) -> float:
-        """Factor on the radii: Hou's, but never so large that the nuclei would not fit."""
-        drawn = self.config.bias + crowding / 8.0 + self.config.bias_spread * deviate
+    def _bias(self, request: Request, count: int, layout: Layout, crowding: float, deviate: float) -> float:
+        """Factor on the radii: the layout's or Hou's, but never so large that the nuclei would not fit."""
+        drawn = layout.bias or self.config.bias + crowding / 8.0 + self.config.bias_spread * deviate
         area_um2 = request.height * request.width * request.mpp**2
         largest = math.sqrt(area_um2 * _PACKING / (max(count, 1) * self._mean_area_um2()))
         return max(min(drawn, largest), self._least_bias())
 
     def _least_bias(self) -> float:
-        return _SMALLEST_BIAS * self.config.bias
+        biases = [layout.bias for layout in self.config.layouts if layout.bias is not None]
+        return min([_SMALLEST_BIAS * self.config.bias, *biases])
 
-    def _mean_area_um2(self) -> float:
+    def _mean_area_um2(self, bias: float = 1.0) -> float:
+        """What a nucleus covers on average under a bias; none is smaller than its kind lets it be."""
         config = self.config
         kinds = (config.tumour, config.lymphocyte, config.spindle)
-        weighted = sum(s * kind.mean_area_um2 for s, kind in zip(config.shares, kinds, strict=True))
-        return weighted / sum(config.shares)
+        areas = [max(kind.mean_area_um2 * bias * bias, kind.smallest_um2) for kind in kinds]
+        return float(np.average(areas, weights=config.shares))
 
     def _attraction(self, rng: np.random.Generator, height: int, width: int, mpp: float) -> FloatMap | None:
         """How likely a site is taken: high in clusters, 1 everywhere without clusters."""
@@ -185,6 +162,33 @@ class Nuclei:
         own = np.float32(self.config.positive_noise)
         patches = _smooth(rng, height, width, mpp, self.config.positive_um)
         return patches * (np.float32(1) - own) + _smooth(rng, height, width, mpp, 4.0) * own
+
+
+def _pick(layouts: Sequence[Layout], request: Request, rng: np.random.Generator) -> Layout:
+    """A layout at random, of the quarter closest to the requested density where one is asked; an empty one for none."""
+    if not layouts:
+        return Layout()
+    if request.cells is not None:
+        density = request.cells / (request.height * request.width * request.mpp**2 * 1e-6)
+        gaps = [abs((layout.density_per_mm2 or density) - density) for layout in layouts]
+        layouts = [layouts[place] for place in np.argsort(gaps, kind="stable")[: -(-len(layouts) // 4)]]
+    return layouts[int(rng.integers(len(layouts)))]
+
+
+def _grouped(touching: float, cover: float) -> float:
+    """Share of nuclei to set down in touching groups, so that with those that touch for want of space it is `touching`.
+
+    Of the 1 - g that are in no group a share a (1 - g) touches all the same, where a is what touches without groups.
+
+    Args:
+        touching: share wanted. cover: area of all outlines over that of the tile.
+    """
+    forced = min(_FORCED * max(cover - _LOOSE_UP_TO, 0.0), 0.45)
+    if touching <= forced:
+        return 0.0
+    if forced < 1e-6:
+        return touching
+    return 1.0 - (1.0 - math.sqrt(1.0 - 4.0 * forced * (1.0 - touching))) / (2.0 * forced)
 
 
 def _smooth(rng: np.random.Generator, height: int, width: int, mpp: float, scale_um: float) -> FloatMap:

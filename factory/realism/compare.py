@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from factory.core.console import progress
+from factory.nuclear_statistics import NuclearStatistics
 from factory.realism.control_price import ShiftBin, price_of_control
 from factory.realism.controls import ControlRow, Halves, control_row, random_draws, shuffle_patches, split_halves
 from factory.realism.copies import CopyFigures, FeatureSets, find_copies, searches
@@ -23,6 +24,7 @@ from factory.realism.kernel import KernelDistance, kernel_distance
 from factory.realism.mask_statistics import MaskStatistics, class_fractions, mask_statistics, measured_classes
 from factory.realism.modes import ModeFigures, find_modes, mode_space
 from factory.realism.neighbours import Neighbourhood, neighbourhood
+from factory.realism.nuclear_figures import NuclearFigures, compare_nuclei, measure_nuclei
 from factory.realism.periodicity import Periodicity, periodic_excess
 from factory.realism.pictures import to_pictures
 from factory.realism.projections import Projection, kl_divergence, ks_2d, project_pca, project_tsne
@@ -77,6 +79,7 @@ class Comparison:
         copies: None without training tiles, which are searched whole; their limit is set by the whole pool of reals.
         price: bins of the allocation shift; empty without shifts. training: those tiles.
         periodicity: of images; None for masks.
+        nuclei: of masks with instances on both sides, else empty. nuclei_measured: fakes, reals, pool -> their nuclei.
         measured: fakes, reals, shuffled, pool (all real tiles) -> statistics of every tile,
             per class; empty for images.
     """
@@ -105,6 +108,8 @@ class Comparison:
     periodicity: Periodicity | None
     training: TileSet | None
     measured: Mapping[str, tuple[MaskStatistics, ...]]
+    nuclei: tuple[NuclearFigures, ...] = ()
+    nuclei_measured: Mapping[str, NuclearStatistics] = field(default_factory=dict)
 
     def row(self, name: str) -> ControlRow | None:
         """The row of the table of controls with that name, where there is one."""
@@ -148,6 +153,7 @@ def compare_sets(
     extractor = extractor or open_extractor(settings.features, _path(settings.feature_weights))
     features = _features(extractor, sets, settings)
     measured = _statistics({"fakes": fakes, "pool": sets["reals"], "shuffled": sets["shuffled"]}, count)
+    nuclei = measure_nuclei(fakes, sets["reals"], count)
     halves = split_halves(sets["reals"].groups, len(sets["reals"]), count, settings.draws, settings.seed)
     f, r = features["fakes"][:count], features["reals"][:count]
     # Small matrices: one thread is faster than several, and the figures do not depend on how many there are.
@@ -177,6 +183,8 @@ def compare_sets(
             periodicity=_periodicity(fakes, reals),
             training=training,
             measured=measured,
+            nuclei=compare_nuclei(nuclei, halves),
+            nuclei_measured=nuclei,
         )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from factory.realism.compare import Comparison
+from factory.realism.paired import PairedFigures
 from factory.realism.tiles import TileSet
 
-_LEFT_OUT = ("measured", "training")  # statistics of every tile, and tiles
+_LEFT_OUT = ("measured", "nuclei_measured", "training")  # statistics of every tile and nucleus, and tiles
 
 
 def to_document(comparison: Comparison) -> dict[str, Any]:
@@ -30,6 +31,23 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
         "hit_share": comparison.modes.hit_share,
     }
     return document
+
+
+def paired_document(figures: PairedFigures) -> dict[str, Any]:
+    """The measures over all pairs, JSON-ready; those of each pair stand in pairs.parquet."""
+    return {
+        "pairs": len(figures.pairs),
+        "groups": figures.groups,
+        "interval_draws": "groups" if figures.by_group else "tiles",
+        **{
+            one.name: {
+                "mean": one.mean,
+                "interval": list(one.interval),
+                **{which: _plain(figures.pairs[getattr(one, which)]) for which in ("best", "median", "worst")},
+            }
+            for one in figures.measures
+        },
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from factory.nuclear_statistics import NUCLEAR
 from factory.realism.compare import Comparison, ProjectionFigures
 from factory.realism.mask_statistics import STATISTICS, MaskStatistics
-from factory.realism.two_samples import CurveFigures
+from factory.realism.nuclear_figures import NuclearFigures
+from factory.realism.two_samples import CurveFigures, Floats
 
 REAL, FAKE, SHUFFLED = "#0072B2", "#D55E00", "#999999"
 """Of Okabe and Ito's palette, which colour-blind readers tell apart."""
@@ -47,6 +49,7 @@ def _panels(c: Comparison) -> list[Callable[[Any], None]]:
     panels += [partial(_curves, curves=curves) for curves in c.curves]
     sides = zip(*(c.measured[name] for name in ("fakes", "reals", "shuffled")), strict=True) if c.measured else ()
     panels += [partial(_histogram, name=name, sides=of_class, c=c) for of_class in sides for name in STATISTICS]
+    panels += [partial(_of_nuclei, figures=figures, c=c) for figures in c.nuclei]
     return panels
 
 
@@ -146,15 +149,30 @@ def _curves(axes: Any, curves: CurveFigures) -> None:
 
 
 def _histogram(axes: Any, name: str, sides: tuple[MaskStatistics, ...], c: Comparison) -> None:
-    values = [side.values[name][np.isfinite(side.values[name])] for side in sides]
+    looks = ((FAKE, "fake", 1.5), (REAL, "real", 1.5), (SHUFFLED, "shuffled", 1.0))
+    figures = next(s for s in c.statistics if (s.class_name, s.name) == (sides[0].class_name, name))
+    title = f"{sides[0].class_name}: KS {figures.ks:.2f} (floor {figures.floor:.2f})"
+    _steps(axes, [side.values[name] for side in sides], looks, STATISTICS[name], title)
+
+
+def _of_nuclei(axes: Any, figures: NuclearFigures, c: Comparison) -> None:
+    sides = [c.nuclei_measured[side].values[figures.name] for side in ("fakes", "reals")]
+    title = f"each {figures.per}: KS {figures.ks:.2f} (floor {figures.floor:.2f})"
+    _steps(axes, sides, ((FAKE, "fake", 1.5), (REAL, "real", 1.5)), NUCLEAR[figures.name], title)
+
+
+def _steps(
+    axes: Any, columns: Sequence[Floats], looks: Sequence[tuple[str, str, float]], label: str, title: str
+) -> None:
+    """Histograms as outlines, one for each column: its colour, name and line width."""
+    values = [column[np.isfinite(column)] for column in columns]
     joint = np.concatenate(values)
     if not len(joint):
         axes.set_axis_off()
         return
     # Sizes and counts have long tails: equal steps up to where 98 % of all tiles are.
     bins = np.linspace(joint.min(), max(np.quantile(joint, 0.98), joint.min() + 1e-9), 25)
-    looks = ((FAKE, "fake", 1.5), (REAL, "real", 1.5), (SHUFFLED, "shuffled", 1.0))
-    for side, (colour, label, width) in zip(values, looks, strict=True):
+    for side, (colour, name, width) in zip(values, looks, strict=True):
         if len(side):
             weights = np.full(len(side), 1 / len(side))
             axes.hist(
@@ -164,8 +182,7 @@ def _histogram(axes: Any, name: str, sides: tuple[MaskStatistics, ...], c: Compa
                 histtype="step",
                 color=colour,
                 lw=width,
-                label=label,
+                label=name,
             )
-    figures = next(s for s in c.statistics if (s.class_name, s.name) == (sides[0].class_name, name))
-    axes.set(xlabel=STATISTICS[name], title=f"{sides[0].class_name}: KS {figures.ks:.2f} (floor {figures.floor:.2f})")
+    axes.set(xlabel=label, title=title)
     axes.legend(frameon=False, fontsize=8)

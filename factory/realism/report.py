@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from factory.nuclear_statistics import NUCLEAR
 from factory.realism.compare import FAKES, HALVES_BY_GROUP, RANDOM_HALVES, SHUFFLED, TRAINING, Comparison
 from factory.realism.copies import FEW_REALS
 from factory.realism.frechet import draws_by_group
 from factory.realism.mask_statistics import STATISTICS
+from factory.realism.paired import LOWER_IS_BETTER, PairedFigures
 from factory.realism.periodicity import PERIODS
 from manifests.schema import DISCLAIMER
 
@@ -54,6 +56,12 @@ def headline(comparison: Comparison) -> list[tuple[str, str, str]]:
         )
     hit = len(c.modes.modes) - len(c.modes.missing)
     rows.append(("modes hit", f"{hit} of {len(c.modes.modes)}", f"distribution off by {c.modes.variation:.0%}"))
+    if c.nuclei:
+        worst = max(c.nuclei, key=lambda f: f.ks)
+        mean, floor = (sum(getattr(f, which) for f in c.nuclei) / len(c.nuclei) for which in ("ks", "floor"))
+        rows.append(
+            ("KS of nuclei", number(mean), f"floor {number(floor)}; largest {worst.ks:.3f}, {NUCLEAR[worst.name]}")
+        )
     if c.copies is not None:
         rows.append(("copies", f"{c.copies.share:.1%}", _copies_line(c)))
     return rows
@@ -95,11 +103,12 @@ def _copies_line(comparison: Comparison) -> str:
     )
 
 
-def markdown(comparison: Comparison, title: str, notes: Sequence[str]) -> str:
+def markdown(comparison: Comparison, title: str, notes: Sequence[str], paired: PairedFigures | None = None) -> str:
     """The whole report.
 
     Args:
         comparison: the figures. title: the fakes' name. notes: what was done to the data, one line each.
+        paired: fakes against the images of their masks, where they have some.
     """
     c = comparison
     draws = "whole groups of reals" if draws_by_group(c.reals.groups) else "reals one by one"
@@ -113,6 +122,7 @@ def markdown(comparison: Comparison, title: str, notes: Sequence[str]) -> str:
         f"Bootstrap: {c.settings.bootstrap} draws, {draws}.",
         *(f"- {note}" for note in notes),
         _table(["figure", "value", "beside it"], headline(c)),
+        *(_pairs(paired) if paired else ()),
         "## Controls, all at one sample size",
         _table(
             ["set", c.distance_name, "spread", "kernel distance", "precision", "recall", "density", "coverage"],
@@ -126,6 +136,7 @@ def markdown(comparison: Comparison, title: str, notes: Sequence[str]) -> str:
             ],
         ),
         *_statistics(c),
+        *_nuclei(c),
         *_grids(c),
         *_modes(c),
         *_periodicity(c),
@@ -133,6 +144,36 @@ def markdown(comparison: Comparison, title: str, notes: Sequence[str]) -> str:
         *_copies(c),
     ]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ").replace(".\n- ", ".\n\n- ") + "\n"
+
+
+def pairs_headline(paired: PairedFigures) -> list[tuple[str, str, str]]:
+    """Mean of every measure of the pairs, and what to hold it against."""
+    count, draws = len(paired.pairs), f"{paired.groups} groups" if paired.by_group else "tiles"
+    return [
+        (
+            f"{one.name.upper()} of pairs",
+            f"{one.mean:.4f}",
+            f"95 % {one.interval[0]:.4f} to {one.interval[1]:.4f}, {count} pairs, draws of {draws}; "
+            f"{0 if one.name in LOWER_IS_BETTER else 1} for the same image",
+        )
+        for one in paired.measures
+    ]
+
+
+def _pairs(paired: PairedFigures) -> list[str]:
+    rows = [
+        (one.name.upper(), which, f"{getattr(pair.quality, one.name):.4f}", pair.fake, pair.real, pair.group)
+        for one in paired.measures
+        for which, pair in ((which, paired.pairs[getattr(one, which)]) for which in ("best", "median", "worst"))
+    ]
+    return [
+        "## Pairs: each fake against the real image of its mask",
+        "On luminance. Means weigh every pair alike; the interval says how they vary over the real tiles, not over "
+        "other draws of the generator. A mask leaves stain, focus and all that it does not label open, so that no fake "
+        "that was not told these comes near the same image. Every pair: pairs.parquet; these: pairs.png.",
+        _table(["figure", "mean", "beside it"], pairs_headline(paired)),
+        _table(["measure", "pair", "value", "fake", "real", "group"], rows),
+    ]
 
 
 def _periodicity(c: Comparison) -> list[str]:
@@ -174,6 +215,30 @@ def _statistics(c: Comparison) -> list[str]:
         _table(columns, rows),
         "Two-point correlation: distance of the mean curves (root mean square), KS at each lag.",
         _table(["class", "distance", "largest KS", "mean KS", *_FLOORS], curves),
+    ]
+
+
+def _nuclei(c: Comparison) -> list[str]:
+    if not c.nuclei:
+        return []
+    rows = [
+        (
+            f.per,
+            NUCLEAR[f.name],
+            number(f.fake_median),
+            number(f.real_median),
+            *(number(value) for value in (f.ks, f.floor, f.floor_by_group)),
+            f"{f.fake_count} / {f.real_count}",
+        )
+        for f in c.nuclei
+    ]
+    columns = ["of each", "statistic", "median, fakes", "median, reals", "KS", *_FLOORS[:2], "values, fakes / reals"]
+    return [
+        "## Nuclei",
+        "By their ids. Size and form are of nuclei that no border of a tile cuts; two touch where a pixel of one is "
+        "among the eight neighbours of a pixel of the other; the neighbour distance is between centres within a tile, and "
+        "over that of as many scattered points it is below 1 for clusters and above 1 for regular spacing.",
+        _table(columns, rows),
     ]
 
 

@@ -11,20 +11,22 @@ from factory.core.devices import resolve_device
 from factory.core.folder import is_begun
 from factory.core.runs import library_versions, lock_folder
 from factory.realism.compare import Comparison, compare_sets
-from factory.realism.document import to_document
+from factory.realism.document import paired_document, to_document
 from factory.realism.features import check_extractor, open_extractor
+from factory.realism.paired import PairedFigures, Pairing, measure_pairs, pairs_table
 from factory.realism.pictures import reduction
 from factory.realism.plots import plot_score
 from factory.realism.report import markdown
 from factory.realism.settings import Settings
-from factory.realism.sheets import modes_sheet, nearest_sheet
+from factory.realism.sheets import modes_sheet, nearest_sheet, pairs_sheet
 from factory.realism.sources import Inputs, load
 from manifests.errors import UserError
 from manifests.files import remove_orphans, write_atomic
 from manifests.store import STORE
 
 JSON, MARKDOWN, PLOT, NEAREST, MODES = "score.json", "score.md", "score.png", "nearest.png", "modes.png"
-FILES = (JSON, MARKDOWN, PLOT, NEAREST, MODES)
+PAIRS, PAIRS_TABLE = "pairs.png", "pairs.parquet"
+FILES = (JSON, MARKDOWN, PLOT, NEAREST, MODES, PAIRS, PAIRS_TABLE)
 
 LEAST_PICTURE_PX = 32
 """What extractors with five poolings need."""
@@ -34,10 +36,11 @@ _KIND = "a score"
 
 @dataclass(frozen=True)
 class Score:
-    """What was compared, and what was done to it first, in lines."""
+    """What was compared, what was done to it first, in lines, and the pairs where these were asked for."""
 
     comparison: Comparison
     notes: tuple[str, ...]
+    paired: PairedFigures | None = None
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
@@ -78,11 +81,12 @@ def check_size(inputs: Inputs, settings: Settings) -> None:
         )
 
 
-def score(inputs: Inputs, settings: Settings, n: int | None = None) -> Score:
+def score(inputs: Inputs, settings: Settings, n: int | None = None, pairing: Pairing | None = None) -> Score:
     """Read the tiles and compare them.
 
     Args:
         inputs: from `open_inputs`. settings: from `check_settings`. n: tiles of either kind, at most.
+        pairing: from `find_pairs`, to measure all its pairs as well.
 
     Raises:
         UserError: when too few tiles are left. FaultError: when weights cannot be fetched.
@@ -107,7 +111,8 @@ def score(inputs: Inputs, settings: Settings, n: int | None = None) -> Score:
         controls=loaded.controls,
         extractor=extractor,
     )
-    return Score(comparison, tuple(notes))
+    paired = measure_pairs(pairing, inputs, settings.seed) if pairing else None
+    return Score(comparison, (*notes, *(paired.notes if paired else ())), paired)
 
 
 def write_score(out: Path, done: Score, inputs: Inputs, *, overwrite: bool) -> list[Path]:
@@ -144,14 +149,20 @@ def _files(done: Score, inputs: Inputs) -> dict[str, bytes]:
         "versions": library_versions("numpy", "scipy", "torch", "torchvision", "timm", "scikit-learn"),
         **to_document(comparison),
     }
+    if done.paired is not None:
+        document["paired"] = paired_document(done.paired)
     files = {
         JSON: (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
-        MARKDOWN: markdown(comparison, name, done.notes).encode(),
+        MARKDOWN: markdown(comparison, name, done.notes, done.paired).encode(),
         PLOT: plot_score(comparison),
         MODES: modes_sheet(comparison),
     }
     nearest = nearest_sheet(comparison)
-    return files if nearest is None else files | {NEAREST: nearest}
+    if nearest is not None:
+        files[NEAREST] = nearest
+    if done.paired is not None:
+        files |= {PAIRS: pairs_sheet(done.paired, name), PAIRS_TABLE: pairs_table(done.paired)}
+    return files
 
 
 def default_out(fake: Path) -> Path:

@@ -64,5 +64,6 @@ STREAMS = {
     "shuffle": 6,
     "planted": 7,
     "shift": 8,
+    "pairs": 9,
 }
 """Number of each stream of random draws; frozen, so that a new figure never moves an old one."""

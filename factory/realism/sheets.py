@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from factory.realism.compare import Comparison
 from factory.realism.copies import Pair
+from factory.realism.paired import PairedFigures
 from factory.realism.pictures import to_pictures
 from factory.realism.similarity import inverse, overlap, turned
 
@@ -48,6 +49,19 @@ def modes_sheet(comparison: Comparison) -> bytes:
         for mode in modes
     ]
     return _sheet(pictures, captions, f"{comparison.fakes.name}: modes of the real tiles", 4)
+
+
+def pairs_sheet(figures: PairedFigures, name: str) -> bytes:
+    """A PNG with the best, the median and the worst pair of each measure in a row: fake, and the real image."""
+    pictures, captions = [], []
+    for one in figures.measures:
+        for which in ("best", "median", "worst"):
+            place = getattr(one, which)
+            pair = figures.pairs[place]
+            pictures.append(_beside(*figures.shown[place]))
+            value = getattr(pair.quality, one.name)
+            captions.append(f"{one.name.upper()} {value:.3f}, {which}\n{pair.fake[:28]} | {pair.real[:28]}")
+    return _sheet(pictures, captions, f"{name}: fakes (left) and the real images of their masks", _PER_ROW)
 
 
 def _window(training: Picture, pair: Pair, shape: tuple[int, int]) -> Picture:

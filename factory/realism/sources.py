@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from factory.core.console import progress
-from factory.core.leaks import tested_groups_among
+from factory.core.leaks import MASKS_OF, tested_groups_among
 from factory.core.resolutions import SAME_MPP
 from factory.realism.compare import LEAST_TILES
 from factory.realism.tiles import TileSet, generator, labelled, random_crops
@@ -92,13 +92,15 @@ def open_inputs(
     training: Sequence[Path] = (),
     training_split: str = "train",
     controls: Sequence[Path] = (),
+    paired: bool = False,
 ) -> Inputs:
     """Open the data sets of a score and refuse what cannot be compared, or is too little; no pixel is read yet.
 
     Args:
         fake: data set of the fakes, whose every row counts. reals: real data sets. on: what is compared.
         split: of the real ones and controls, or all. training, training_split: what the generator was trained on.
-        controls: other data sets for the table.
+        controls: other data sets for the table. paired: whether fakes are held against the images of their own masks,
+            and so may be of the groups that are scored.
 
     Raises:
         UserError: for a missing data set, an empty split, schemes without a common one, other resolutions, or leaks.
@@ -111,7 +113,9 @@ def open_inputs(
     control_sources = tuple(_open("--control", root, _split_of_control(root, split)) for root in controls)
     sources = (fakes, *real_sources, *training_sources, *control_sources)
     _refuse_synthetic(real_sources)
-    refuse_leaks(fakes, real_sources, training_sources)
+    if not paired:
+        refuse_leaks(fakes, real_sources)
+    refuse_shared_groups(real_sources, training_sources)
     scheme = common_scheme([own for source in sources for own in source.dataset.schemes]) if on == "masks" else None
     shapes = [(source.dataset.store.layout.height, source.dataset.store.layout.width) for source in sources]
     shape = (min(height for height, _ in shapes), min(width for _, width in shapes))
@@ -154,8 +158,8 @@ def _refuse_synthetic(reals: Sequence[Source]) -> None:
             raise UserError(f"--real {source.root}: expected real tiles, got synthetic ones.")
 
 
-def refuse_leaks(fake: Source, reals: Sequence[Source], training: Sequence[Source]) -> None:
-    """Refuse fakes, or training tiles, of the groups that are scored against.
+def refuse_leaks(fake: Source, reals: Sequence[Source]) -> None:
+    """Refuse fakes of the groups that are scored against.
 
     A group counts as a source alone or as the beginning of a file's name (``p1`` in ``p1-a.png``), the rule of
     `segment train`.
@@ -164,12 +168,24 @@ def refuse_leaks(fake: Source, reals: Sequence[Source], training: Sequence[Sourc
         UserError: naming the group.
     """
     scored = {group for source in reals for group in source.groups}
-    shared = tested_groups_among([*fake.dataset.info.training_sources, *fake.groups], scored)
+    sources = fake.dataset.info.training_sources
+    shared = tested_groups_among([*sources, *fake.groups], scored)
     if shared:
+        drawn = any(source.startswith(MASKS_OF) for source in sources)
+        advice = "Add --on images --paired, which holds each against its own." if drawn else ""
         raise UserError(
             f"{fake.root}: expected fakes of a generator that never saw the real tiles scored, got group {shared[0]!r} "
-            f"({len(shared)} such) among its sources. Score against other groups, or train without them."
+            f"({len(shared)} such) among its sources. {advice or 'Score against other groups, or train without them.'}"
         )
+
+
+def refuse_shared_groups(reals: Sequence[Source], training: Sequence[Source]) -> None:
+    """Refuse training tiles of the groups that are scored against.
+
+    Raises:
+        UserError: naming the group.
+    """
+    scored = {group for source in reals for group in source.groups}
     for source in training:
         both = sorted(source.groups & scored)
         if both:
@@ -280,7 +296,7 @@ def _widen(tiles: TileSet, others: Sequence[TileSet]) -> TileSet:
 def _read(source: Source, shape: tuple[int, int] | None, inputs: Inputs, seed: int, ignored: dict[str, int]) -> TileSet:
     """The tiles of a source without ignored pixels, cropped at random to `shape` first where one is given."""
     rows = source.dataset.table.select(
-        ["sample_id", "index", "group_id", "label_scheme", "allocation_shift"]
+        ["sample_id", "index", "group_id", "label_scheme", "allocation_shift", "cells"]
     ).to_pylist()
     store = source.dataset.store
     if inputs.scheme is None:
@@ -288,12 +304,18 @@ def _read(source: Source, shape: tuple[int, int] | None, inputs: Inputs, seed: i
     else:
         tables = {own.name: own.projection(inputs.scheme) for own in source.dataset.schemes}
         pixels = np.stack([tables[row["label_scheme"]][store.read(row["index"], "semantic")] for row in rows])
+    instances = None
+    if inputs.scheme is not None and any(row["cells"] for row in rows):
+        instances = np.stack([store.read(row["index"], "instance").astype(np.int32) for row in rows])
     if shape is not None:
         pixels = random_crops(pixels, shape, generator(seed, "crops"))
+        instances = None if instances is None else random_crops(instances, shape, generator(seed, "crops"))
     if inputs.scheme is not None:
         kept = labelled(pixels)
         ignored[f"{source.role} {source.root}"] = len(rows) - len(kept)
-        pixels, rows = (pixels, rows) if len(kept) == len(rows) else (pixels[kept], [rows[place] for place in kept])
+        if len(kept) < len(rows):
+            pixels, rows = pixels[kept], [rows[place] for place in kept]
+            instances = None if instances is None else instances[kept]
     shifts = np.array(
         [np.nan if row["allocation_shift"] is None else row["allocation_shift"] for row in rows], np.float64
     )
@@ -309,6 +331,7 @@ def _read(source: Source, shape: tuple[int, int] | None, inputs: Inputs, seed: i
         if source.groups
         else None,
         shifts if np.isfinite(shifts).any() else None,
+        instances,
     )
 
 
@@ -316,8 +339,9 @@ def _join(name: str, parts: Sequence[TileSet], inputs: Inputs) -> TileSet:
     """One set of several; ids and groups as they are, groups None unless all parts know theirs."""
     if len(parts) == 1:
         only = parts[0]
-        return TileSet(name, only.pixels, only.mpp, only.scheme, only.ids, only.groups, only.shifts)
+        return replace(only, name=name)
     groups = [part.groups for part in parts]
+    instances = [part.instances for part in parts]
     known = None if any(of_part is None for of_part in groups) else tuple(g for of in groups if of for g in of)
     return TileSet(
         name,
@@ -326,6 +350,9 @@ def _join(name: str, parts: Sequence[TileSet], inputs: Inputs) -> TileSet:
         inputs.scheme,
         tuple(tile for part in parts for tile in part.ids),
         known,
+        instances=None
+        if any(own is None for own in instances)
+        else np.concatenate([own for own in instances if own is not None]),
     )
 
 

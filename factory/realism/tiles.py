@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from factory.realism.settings import STREAMS
 from manifests.labels import IGNORE, LabelScheme, get_scheme
+
+Value = TypeVar("Value", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class TileSet:
         ids: of the tiles, each once.
         groups: patient or slide of each tile; None where not known.
         shifts: float64 [N], how far the quantile allocation moved each tile's threshold; None where there was none.
+        instances: int32 [N, H, W], ids of nuclei; None where masks have none, and for images.
     """
 
     name: str
@@ -33,6 +37,7 @@ class TileSet:
     ids: tuple[str, ...]
     groups: tuple[str, ...] | None = None
     shifts: npt.NDArray[np.float64] | None = None
+    instances: npt.NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         wanted = 4 if self.scheme is None else 3
@@ -63,10 +68,11 @@ class TileSet:
             tuple(self.ids[place] for place in places),
             None if self.groups is None else tuple(self.groups[place] for place in places),
             None if self.shifts is None else self.shifts[places],
+            None if self.instances is None else self.instances[places],
         )
 
     def with_pixels(self, pixels: npt.NDArray[np.uint8]) -> TileSet:
-        """The same tiles with other pixels."""
+        """The same tiles with other pixels, and so without their instances."""
         return TileSet(self.name, pixels, self.mpp, self.scheme, self.ids, self.groups, self.shifts)
 
     @classmethod
@@ -97,9 +103,7 @@ def labelled(masks: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
     return np.flatnonzero([not (mask == IGNORE).any() for mask in masks])
 
 
-def random_crops(
-    pixels: npt.NDArray[np.uint8], shape: tuple[int, int], rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
+def random_crops(pixels: npt.NDArray[Value], shape: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[Value]:
     """One crop of every tile at a random place: uint8 [N, h, w, ...]; tiles of that size stay as they are."""
     count, height, width = pixels.shape[:3]
     if (height, width) == shape:

@@ -8,12 +8,13 @@ where what the mask says is what is drawn, "conditioned" where a network was ask
 `trained_renderers.TrainedRenderer` and has a ``Lesson`` for `factory train`.
 """
 
-TRAINABLE = ("pix2pixhd", "pix2pix", "cyclegan")
+TRAINABLE = ("pix2pixhd", "sharpgan", "pix2pix", "cyclegan")
 """Those that `factory train` can train; listed so that its help need not import them."""
 
 RENDERERS: dict[str, str] = {
     "stain": "factory.renderers.stain:Stain",
     "pix2pixhd": "factory.renderers.pix2pixhd:Pix2PixHd",
+    "sharpgan": "factory.renderers.sharpgan:SharpGan",
     "pix2pix": "factory.renderers.pix2pix:Pix2Pix",
     "cyclegan": "factory.renderers.cyclegan:CycleGan",
     "palette": "factory.renderers.palette:Palette",

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from pydantic import model_validator
-from torch import nn
 
-from factory.core.seeds import Stream, generator
 from factory.from_pairs import FromPairs, ImageLossWeights, PairsConfig
 from factory.nets.objectives import Adversarial
 from factory.nets.shapes import UNetShape
@@ -41,7 +37,7 @@ class Pix2PixLesson(FromPairs):
     """Trains a U-Net that sees a channel of noise, see `UNet`."""
 
     Config = Pix2PixConfig
-    _config: Pix2PixConfig
+    noise_channels = 1
 
     def __init__(self, config: Pix2PixConfig, scheme: LabelScheme, device: str) -> None:
         super().__init__(config, scheme, device)
@@ -52,27 +48,17 @@ class Pix2PixLesson(FromPairs):
         """Shape of the generator."""
         return dict(self._shape)
 
-    def made(self, seen: torch.Tensor, step: int) -> torch.Tensor:
-        """Images of a training step."""
-        made: torch.Tensor = self._network(self._with_noise(seen, Stream.TRAIN_NOISE, step)).tanh()
-        return made
-
-    def said(self, network: nn.Module, seen: torch.Tensor) -> torch.Tensor:
-        """The same of always the same noise, before tanh."""
-        return super().said(network, self._with_noise(seen, Stream.SAMPLE, 0))
-
-    def _with_noise(self, seen: torch.Tensor, stream: Stream, step: int) -> torch.Tensor:
-        rng = generator(self._config.seed, stream, step)
-        noise = torch.from_numpy(rng.standard_normal((len(seen), 1, *seen.shape[2:]), np.float32))
-        return torch.cat([seen, noise.to(self._device)], 1)
-
 
 class Pix2Pix(TrainedRenderer):
     """Renders condition maps whose sides are multiples of 2^depth."""
 
     name = "pix2pix"
     Lesson = Pix2PixLesson
-    noise_channels = 1
+
+    @property
+    def noise_channels(self) -> int:
+        """The one of `UNet`."""
+        return 1
 
     @property
     def stride(self) -> int:

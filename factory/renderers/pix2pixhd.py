@@ -5,29 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 
-from factory.core.config import Config
 from factory.from_pairs import FromPairs, PairsConfig
-from factory.nets.pix2pixhd import GlobalGenerator, Upsampling
-from factory.nets.shapes import odd
+from factory.nets.pix2pixhd import GlobalGenerator
+from factory.nets.shapes import GlobalShape
 from factory.trained_renderers import TrainedRenderer
 from manifests.labels import LabelScheme
-
-
-class GlobalShape(Config):
-    """Shape of the generator, see `GlobalGenerator`; the defaults are pix2pixHD's."""
-
-    width: int = Field(default=64, ge=1)
-    downs: int = Field(default=4, ge=1, le=5)
-    blocks: int = Field(default=9, ge=1)
-    norm: str = Field(default="instance", pattern="^(batch|instance)$")
-    kernel: int = Field(default=7, ge=3, le=15)
-    widest: int = Field(default=1024, ge=1)
-    upsampling: Upsampling = "transposed"
-    modulated: bool = False
-
-    _odd = field_validator("kernel")(odd)
 
 
 class Pix2PixHdConfig(PairsConfig):
@@ -41,9 +25,7 @@ class Pix2PixHdConfig(PairsConfig):
 
     @model_validator(mode="after")
     def _reflects(self) -> Pix2PixHdConfig:
-        least = 2 ** (self.network.downs + 1)
-        if min(self.size) < least:
-            raise ValueError(f"size: expected sides from {least}, which reflection padding needs, got {self.size}")
+        self.network.check_size(self.size)
         return self
 
 

@@ -54,6 +54,13 @@ def compare(
             "over. [default: none]"
         ),
     ] = None,
+    also_test: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Data set of real tiles from elsewhere, whose test split every training is scored on too, with a "
+            "report of its own in OUT/NAME. Repeatable. [default: none]"
+        ),
+    ] = None,
     keep_weights: Annotated[
         bool, typer.Option("--keep-weights", help="Keep the weights of finished trainings in OUT/cells.")
     ] = False,
@@ -87,7 +94,7 @@ def compare(
 
     given = {key: value for key, value in flags.items() if value is not None}
     settings = resolve(CompareConfig, config, assignments or [], given, command="segment compare", shipped="compare")
-    comparison = cells.prepare(settings, real, synth, out, device=device, reuse=reuse)
+    comparison = cells.prepare(settings, real, synth, out, device=device, reuse=reuse, elsewhere=also_test or [])
     settings, setting = comparison.config, cells.setting(comparison, device)
     terminal = console()
 
@@ -118,6 +125,12 @@ def compare(
         say(line)
     for path in report.write_report(scores, settings, setting, out):
         say(f"wrote {path}")
+    for name, further in cells.scores_elsewhere(comparison).items():
+        where = cells.setting(comparison, device, name)
+        for line in (f"{name}:", *report.describe_result(further, settings, where)):
+            say(line)
+        for path in report.write_report(further, settings, where, out / name):
+            say(f"wrote {path}")
     if scores.failed:
         raise typer.Exit(1)
 

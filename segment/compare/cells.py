@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, SUMMARY, Settin
 from segment.compare.summary import Scores
 from segment.evaluate import evaluate
 from segment.experiment import Experiment, training_part
-from segment.sources import Mix, Source, check_leaks, open_sources
+from segment.sources import Mix, Source, check_leaks, choose_scheme, open_sources
 from segment.training import UNHASHED
 from segment.weights import load_weights
 from segment.wholes import whole_images, whole_parts
 
 CELLS = "cells"
+OWN_TEST = ""
 _REPORTED = dict.fromkeys(("arms", "fractions", "seeds", "bootstrap", "claims", "published"), True)
 _OWN = frozenset({RUN, CELLS, SCORES, MARKDOWN, HTML, PLOT, SUMMARY})
 
@@ -42,6 +43,7 @@ class Comparison:
         config: resolved: network, scheme and crop spelt out. sources: real tiles, then synthetic where an arm has them.
         out: its folder. encoder_sha256: of the file of encoder weights, None for random ones.
         reuse: folder of another comparison, whose trainings are taken over where they are the same.
+        elsewhere: real tiles of other origin, whose test splits are scored too and reported by themselves.
     """
 
     config: CompareConfig
@@ -49,6 +51,7 @@ class Comparison:
     out: Path
     encoder_sha256: str | None = None
     reuse: Path | None = None
+    elsewhere: tuple[Source, ...] = ()
 
     @property
     def cells(self) -> list[Cell]:
@@ -63,9 +66,15 @@ class Comparison:
         }
 
     @property
+    def tests(self) -> dict[str, tuple[Source, Dataset]]:
+        """What is scored: the test split of the real tiles under no name, and further ones under their folders'."""
+        further = {source.dataset.root.resolve().name: (source, source.split("test")) for source in self.elsewhere}
+        return {OWN_TEST: (self.sources[0], self.sources[0].split("test")), **further}
+
+    @property
     def test(self) -> Dataset:
-        """The real tiles that are scored."""
-        return self.sources[0].split("test")
+        """The real tiles that are scored, those of elsewhere left out."""
+        return self.tests[OWN_TEST][1]
 
     def real_training(self, fraction: float, seed: int) -> Dataset:
         """The real tiles that a fraction of the patients gives: of the train split, and where `final` of val too."""
@@ -80,6 +89,7 @@ class Comparison:
         """
         config = self.config.model_dump(mode="json", exclude={**_REPORTED, "train": {*UNHASHED, *SET_BY_GRID}})
         data = {source.role: source.fingerprint for source in self.sources}
+        data |= {f"test {name}": source.fingerprint for name, (source, _) in self.tests.items() if name != OWN_TEST}
         return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
 
     def fingerprint(self, cell: Cell) -> str:
@@ -91,8 +101,8 @@ class Comparison:
         return digest(document)
 
 
-def setting(comparison: Comparison, device: str) -> Setting:
-    """What the report says of the data and the machine."""
+def setting(comparison: Comparison, device: str, test: str = OWN_TEST) -> Setting:
+    """What the report says of the data and the machine; one for each of the test sets."""
     real, config = comparison.sources[0], comparison.config
     parts = {fraction: comparison.real_training(fraction, 0) for fraction in config.fractions}
     synth = comparison.sources[1] if len(comparison.sources) > 1 else None
@@ -100,7 +110,8 @@ def setting(comparison: Comparison, device: str) -> Setting:
         real=real.dataset.root,
         patients={fraction: len(part.table["group_id"].unique()) for fraction, part in parts.items()},
         tiles={fraction: len(part) for fraction, part in parts.items()},
-        test=[whole.name for whole in whole_parts(comparison.test)],
+        scored=comparison.tests[test][0].dataset.root,
+        test=[whole.name for whole in whole_parts(comparison.tests[test][1])],
         synth=None if synth is None else synth.dataset.root,
         synth_tiles=0 if synth is None else len(synth.split("train")),
         device=device,
@@ -117,13 +128,21 @@ def _with_val_in_train(source: Source) -> Source:
 
 
 def prepare(
-    config: CompareConfig, real: Path, synth: Path, out: Path, *, device: str = "cpu", reuse: Path | None = None
+    config: CompareConfig,
+    real: Path,
+    synth: Path,
+    out: Path,
+    *,
+    device: str = "cpu",
+    reuse: Path | None = None,
+    elsewhere: Sequence[Path] = (),
 ) -> Comparison:
     """Open and check everything; writes nothing.
 
     Args:
         config: as asked for. real, synth: data sets. out: the comparison's folder.
         device: that automatic precision is for. reuse: folder of another comparison, see `Comparison`.
+        elsewhere: data sets of further test tiles.
 
     Raises:
         UserError: for whatever is wrong with the request or the data: above all, a patient on both sides.
@@ -131,11 +150,14 @@ def prepare(
     has_synth = any(cell.has_synth for cell in grid(config))
     sources = tuple(open_sources(Mix(("real", "synth") if has_synth else ("real",)), real, synth))
     _check_patients(sources)
-    test = sources[0].split("test")
-    if not len(test):
-        raise UserError(f"{real}: expected tiles with split test, got none. Ingest it with a test split.")
-    for _ in whole_images(test):  # tiles that disagree are found now and not after the first training
-        pass
+    further = tuple(source for path in elsewhere for source in open_sources(Mix(("real",)), path, synth))
+    _check_elsewhere(sources, further)
+    for source in (sources[0], *further):
+        test = source.split("test")
+        if not len(test):
+            raise UserError(f"{source.path}: expected tiles with split test, got none. Ingest it with a test split.")
+        for _ in whole_images(test):  # tiles that disagree are found now and not after the first training
+            pass
     if not config.final and not len(sources[0].split("val")):
         raise UserError(f"{real}: expected tiles with split val, got none. Ingest it with one, or use --final.")
     # One scheme, crop, network and precision for all trainings, whatever tiles the arm of each has.
@@ -145,9 +167,10 @@ def prepare(
     )
     same = {name: getattr(widest.config, name) for name in ("scheme", "crop", "network", "precision")}
     config = config.model_copy(update={"train": config.train.model_copy(update=same)})
-    comparison = Comparison(config, sources, out, widest.encoder_sha256, reuse)
+    comparison = Comparison(config, sources, out, widest.encoder_sha256, reuse, further)
+    _check_schemes(comparison)
     _check_fractions(comparison)
-    if reuse is not None and not _same_elsewhere(comparison):
+    if reuse is not None and not _same_in_reuse(comparison):
         raise UserError(
             f"--reuse: expected the folder of a comparison with a training that is the same here, got {reuse}. "
             "Those without synthetic tiles are, where real tiles and config are. Leave --reuse out."
@@ -175,6 +198,30 @@ def _check_patients(sources: tuple[Source, ...]) -> None:
         )
 
 
+def _check_elsewhere(sources: Sequence[Source], further: Sequence[Source]) -> None:
+    """Refuse further test sets of one name, and such with a patient who is trained on or chosen by."""
+    names = [source.dataset.root.resolve().name for source in further]
+    taken = [name for name in names if name in _OWN or names.count(name) > 1]
+    if taken:
+        raise UserError(f"--also-test: expected folders of different names, got {taken[0]!r}. Rename one.")
+    check_leaks([*sources, *further])
+    for source in further:
+        seen = sources[0].groups("train") | sources[0].groups("val")
+        if shared := sorted(seen & source.groups("test")):
+            raise UserError(
+                f"--also-test {source.path}: expected patients that are not trained on, got {shared[0]!r} "
+                f"({len(shared)} such) in {sources[0].dataset.root} as well. Leave them out, or rename their groups."
+            )
+
+
+def _check_schemes(comparison: Comparison) -> None:
+    """Refuse further test tiles that do not read as the scheme of the trainings."""
+    scheme = choose_scheme(comparison.sources, comparison.config.train.scheme)
+    for source in comparison.elsewhere:
+        for own in source.dataset.schemes:
+            own.projection(scheme)
+
+
 def _check_fractions(comparison: Comparison) -> None:
     """Refuse two fractions that come to the same patients: they would be one training, shown as two."""
     seen: dict[int, float] = {}
@@ -194,7 +241,7 @@ def check_target(comparison: Comparison) -> None:
     Raises:
         UserError: with what to do about it.
     """
-    if is_begun(comparison.out, "a comparison", _OWN.__contains__):
+    if is_begun(comparison.out, "a comparison", {*_OWN, *comparison.tests}.__contains__):
         check_same(comparison.out, "a comparison", comparison.document, "Use another --out.")
 
 
@@ -221,13 +268,13 @@ def run(
     """
     check_target(comparison)
     folder, steps = comparison.out / CELLS, comparison.config.train.steps
-    images = [(parts.name, parts.group or parts.name) for parts in whole_parts(comparison.test)]
+    images = _images(comparison, OWN_TEST)
     comparison.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(comparison.out):
         begin(comparison.out, comparison.document, comparison.config.model_dump(mode="json"), clear=False)
         folder.mkdir(exist_ok=True)
         found = {cell: read_record(folder, cell, comparison.fingerprint(cell)) for cell in comparison.cells}
-        for cell, record in _same_elsewhere(comparison).items():
+        for cell, record in _same_in_reuse(comparison).items():
             if found[cell] is None:
                 write_record(folder, record)
                 found[cell] = record
@@ -248,7 +295,20 @@ def run(
     return collect(records.values(), images)
 
 
-def _same_elsewhere(comparison: Comparison) -> dict[Cell, Record]:
+def scores_elsewhere(comparison: Comparison) -> dict[str, Scores]:
+    """Scores of all finished trainings on each of the further test sets, by its name."""
+    folder = comparison.out / CELLS
+    found = [read_record(folder, cell, comparison.fingerprint(cell)) for cell in comparison.cells]
+    records = [record for record in found if record is not None]
+    return {name: collect(records, _images(comparison, name), name) for name in comparison.tests if name != OWN_TEST}
+
+
+def _images(comparison: Comparison, test: str) -> list[tuple[str, str]]:
+    """Name and patient of every image of a test set."""
+    return [(parts.name, parts.group or parts.name) for parts in whole_parts(comparison.tests[test][1])]
+
+
+def _same_in_reuse(comparison: Comparison) -> dict[Cell, Record]:
     """Finished trainings of the other comparison that are this one's as well."""
     if comparison.reuse is None:
         return {}
@@ -266,10 +326,14 @@ def _run_cell(comparison: Comparison, cell: Cell, device: str, on_step: Callable
     try:
         experiment.run(job, device=device, resume=True, on_step=on_step)
         weights = load_weights(job.out, device)
-        scores = evaluate(weights, [(comparison.sources[0], comparison.test)], precision=job.config.precision)
+        scores = [
+            (name, score)
+            for name, part in comparison.tests.items()
+            for score in evaluate(weights, [part], precision=job.config.precision)
+        ]
     except (FaultError, torch.OutOfMemoryError) as error:
         return Record(cell, comparison.fingerprint(cell), error=" ".join(str(error).split()))
-    images = tuple(ImageFigures(score.name, score.group, score.figures) for score in scores)
+    images = tuple(ImageFigures(score.name, score.group, score.figures, name) for name, score in scores)
     step, sha256 = weights.card["step"], sha256_file(weights.path)
     return Record(cell, comparison.fingerprint(cell), images, step=step, weights_sha256=sha256)
 

@@ -21,12 +21,14 @@ from segment.compare.summary import CellScores, Scores
 class ImageFigures:
     """One test image: its name, its patient or slide (None where unknown), and metric -> value.
 
-    Values that are not finite are kept as NaN: there was nothing to score.
+    Values that are not finite are kept as NaN: there was nothing to score. `test` names the further test set that it is
+    of, and is empty for the test split of the real tiles.
     """
 
     name: str
     group: str | None
     figures: Mapping[str, float]
+    test: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def write_record(folder: Path, record: Record) -> None:
         "weights_sha256": record.weights_sha256,
         "error": record.error,
         "images": [
-            {"name": image.name, "group": image.group, "figures": _finite(image.figures)} for image in record.images
+            {"test": image.test, "name": image.name, "group": image.group, "figures": _finite(image.figures)}
+            for image in record.images
         ],
     }
     content = json.dumps(document, indent=1, allow_nan=False) + "\n"
@@ -95,7 +98,7 @@ def read_any_record(folder: Path, cell: Cell) -> Record | None:
         return Record(
             Cell(document["arm"], document["fraction"], document["seed"]),
             document["fingerprint"],
-            tuple(ImageFigures(i["name"], i["group"], _with_nan(i["figures"])) for i in document["images"]),
+            tuple(ImageFigures(i["name"], i["group"], _with_nan(i["figures"]), i["test"]) for i in document["images"]),
             document["step"],
             document["weights_sha256"],
             document["error"],
@@ -106,12 +109,12 @@ def read_any_record(folder: Path, cell: Cell) -> Record | None:
         raise FaultError(f"{path}: expected a whole record, got {error!r}. Remove it and run again.") from error
 
 
-def collect(records: Iterable[Record], images: Sequence[tuple[str, str]]) -> Scores:
-    """Scores of all records.
+def collect(records: Iterable[Record], images: Sequence[tuple[str, str]], test: str = "") -> Scores:
+    """Scores of all records on one test set.
 
     Args:
         records: finished and failed ones.
-        images: (name, group) of every test image, in the order of the result.
+        images: (name, group) of every test image, in the order of the result. test: the set, see `ImageFigures`.
 
     Raises:
         FaultError: when a record scored other images.
@@ -122,11 +125,12 @@ def collect(records: Iterable[Record], images: Sequence[tuple[str, str]]) -> Sco
         if record.error is not None:
             failed[record.cell] = record.error
             continue
-        if [image.name for image in record.images] != names:
+        scored = [image for image in record.images if image.test == test]
+        if [image.name for image in scored] != names:
             raise FaultError(f"{record.cell.name}: expected scores of the {len(names)} test images, got others.")
-        metrics = list(record.images[0].figures)
+        metrics = list(scored[0].figures)
         cells[record.cell] = CellScores(
-            {metric: np.array([image.figures[metric] for image in record.images]) for metric in metrics}
+            {metric: np.array([image.figures[metric] for image in scored]) for metric in metrics}
         )
     return Scores(tuple(names), tuple(group for _, group in images), cells, failed)
 

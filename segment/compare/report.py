@@ -38,13 +38,15 @@ class Setting:
     """What the trainings ran on, for the reader.
 
     Attributes:
-        real: folder. patients, tiles: fraction -> how many of the training set, with seed 0. test: whole test images.
+        real: folder. patients, tiles: fraction -> how many of the training set, with seed 0.
+        scored: folder of the test images. test: these, whole, by name.
         synth: folder, None without. synth_tiles: in its train split. device, threads: of the computation.
     """
 
     real: Path
     patients: dict[float, int]
     tiles: dict[float, int]
+    scored: Path
     test: list[str]
     synth: Path | None
     synth_tiles: int
@@ -98,6 +100,7 @@ def write_report(scores: Scores, config: CompareConfig, setting: Setting, out: P
         MARKDOWN: to_markdown(title, blocks).encode(),
         HTML: to_html(title, blocks).encode(),
     }
+    out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomic(out / name, content)
     return [out / name for name in files]
@@ -327,7 +330,7 @@ def _protocol(config: CompareConfig, setting: Setting) -> list[str]:
         f"of {train.crop[0]}x{train.crop[1]}, learning rate {train.lr:g}: the same for all arms, none is tuned.",
         "A seed gives every arm the same initial weights and the same patients; smaller fractions are part of larger.",
         chosen,
-        f"Scored on the test split of the real tiles, {len(test)} whole images: {', '.join(test[:3])}"
+        f"Scored on the test split of {setting.scored}, {len(test)} whole images: {', '.join(test[:3])}"
         + (f" and {len(test) - 3} more." if len(test) > 3 else "."),
         f"Computed on {setting.device} in {train.precision}, {setting.threads} threads of torch.",
     ]

@@ -1,0 +1,90 @@
+"""Sharp-GAN and Enhanced Sharp-GAN (Butte et al. 2022, 2023): nuclei with clean edges, in the stain of any slide.
+
+Two things tell it from pix2pix: the map that the generator sees (`factory.nuclear_maps`) and terms of the loss that
+look at contours (`factory.nets.contours`). Both are keys of the config, so that its presets are the rows of the paper's
+table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from factory.conditions import ConditionConfig
+from factory.from_pairs import FromPairs, PairsConfig
+from factory.nets.objectives import Adversarial
+from factory.nets.pix2pixhd import GlobalGenerator
+from factory.nets.shapes import GlobalShape, UNetShape
+from factory.nets.unet import UNet
+from factory.trained_renderers import TrainedRenderer
+from manifests.labels import LabelScheme
+
+Architecture = Literal["unet", "resnet"]
+
+
+class SharpGanConfig(PairsConfig):
+    """How Sharp-GAN is trained.
+
+    Attributes:
+        architecture: of the generator: the U-Net of pix2pix, on which the paper builds, or pix2pixHD's.
+        unet, resnet: its shape, of which the one that `architecture` names counts.
+        judging, fooling, condition: as in the paper. Its terms of the loss stand in its presets.
+    """
+
+    architecture: Architecture = "unet"
+    unet: UNetShape = UNetShape()
+    resnet: GlobalShape = GlobalShape()
+    condition: ConditionConfig = ConditionConfig(kind="skeleton")
+    judging: Adversarial = "bce"
+    fooling: Adversarial = "bce"
+
+    @model_validator(mode="after")
+    def _fits(self) -> SharpGanConfig:
+        (self.unet if self.architecture == "unet" else self.resnet).check_size(self.size)
+        return self
+
+
+class SharpGanLesson(FromPairs):
+    """Trains a generator that sees the relief of nuclei, with terms of their contours."""
+
+    Config = SharpGanConfig
+
+    def __init__(self, config: SharpGanConfig, scheme: LabelScheme, device: str) -> None:
+        super().__init__(config, scheme, device)
+        self.noise_channels = int(config.architecture == "unet")
+        shape = config.unet if config.architecture == "unet" else config.resnet
+        own = {"architecture": config.architecture, "in_channels": self.in_channels}
+        self._shape = {**shape.model_dump(mode="json"), **own}
+        self.equip(SharpGan.build(self._shape))
+
+    def shape(self) -> dict[str, Any]:
+        """Shape of the generator."""
+        return dict(self._shape)
+
+
+class SharpGan(TrainedRenderer):
+    """Renders masks of nuclei."""
+
+    name = "sharpgan"
+    Lesson = SharpGanLesson
+
+    @property
+    def noise_channels(self) -> int:
+        """Of Gaussian noise that the network sees after the condition map."""
+        return int(self.card.fields["network"]["architecture"] == "unet")
+
+    @property
+    def stride(self) -> int:
+        """What sides of a tile are multiples of."""
+        network = self.card.fields["network"]
+        return max(super().stride, 1 << network["depth"] if network["architecture"] == "unet" else 1)
+
+    @staticmethod
+    def build(network: Mapping[str, Any]) -> UNet | GlobalGenerator:
+        """The network of a card, with any weights: condition map, and noise for the U-Net, in; RGB out."""
+        shape = dict(network)
+        if shape.pop("architecture") == "resnet":
+            return GlobalGenerator(**shape)
+        return UNet(shape.pop("in_channels") + 1, 3, **shape)
