@@ -12,10 +12,7 @@ import os
 import tempfile
 from typing import Any
 
-import torch
-
-from bench.masks import _cpu, _line, _measured, _ms
-from factory.core.precision import resolve_precision
+from bench.alone import measured, ms, show, show_machine
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "pix2pixhd": {},
@@ -28,13 +25,15 @@ COMMON = """
 import json, os, resource, statistics, sys, time
 from pathlib import Path
 import numpy as np, torch
+from bench import timing
+from bench.timing import chosen_clock
 from torch import nn
 from factory.nets.drawing import ready
 from factory.nets.pix2pixhd import GlobalGenerator
 from factory.nets.stitching import draw, to_pixels
 
 torch.set_num_threads(1)
-clock = time.process_time if os.environ.get("FACTORY_BENCH_CLOCK") == "cpu" else time.perf_counter
+clock = chosen_clock()
 CLASSES = torch.arange(5, dtype=torch.uint8)[:, None, None]
 
 def built(shape):
@@ -54,13 +53,7 @@ def one_hot(mask):
     return (torch.from_numpy(mask) == CLASSES).float()[None]
 
 def seconds_of(work, repeats=5):
-    work()
-    seconds = []
-    for _ in range(repeats):
-        started = clock()
-        work()
-        seconds.append(clock() - started)
-    return seconds
+    return timing.seconds_of(work, repeats, clock)
 """
 
 FORWARD = (
@@ -125,29 +118,29 @@ print(json.dumps([seconds, (peak - held - image.nbytes) / 1e6]))
 
 def main() -> None:
     """Print the tables."""
-    print(f"one thread; {_cpu()}; torch {torch.__version__}; {resolve_precision('auto', 'cpu')} by default here\n")
+    show_machine()
     _forward_passes()
     _stitching()
 
 
 def _forward_passes() -> None:
-    peaks = [_measured(PEAK)]
+    peaks = [measured(PEAK)]
     columns = ("stock eager fp32", "ours fp32", "ours bf16", "bf16 of the peak", "levels moved, mean/max")
-    _line("forward pass, 512x1024", *columns)
+    show("forward pass, 512x1024", *columns)
     with tempfile.TemporaryDirectory(dir=os.environ.get("FACTORY_BENCH_DIR")) as folder:
         for name, options in NETWORKS.items():
             shape, kept = json.dumps(options), f"{folder}/stock.npy"
-            stock, asked = _measured(FORWARD, shape, "stock", kept)
-            (full, *moved), (half, *moved_more) = (_measured(FORWARD, shape, kind, kept) for kind in ("fp32", "bf16"))
-            peaks.append(_measured(PEAK))
-            gains = (f"{_ms(seconds)} ({stock / seconds:.2f} x)" for seconds in (full, half))
+            stock, asked = measured(FORWARD, shape, "stock", kept)
+            (full, *moved), (half, *moved_more) = (measured(FORWARD, shape, kind, kept) for kind in ("fp32", "bf16"))
+            peaks.append(measured(PEAK))
+            gains = (f"{ms(seconds)} ({stock / seconds:.2f} x)" for seconds in (full, half))
             levels = ", ".join(f"{mean:.2f}/{most}" for mean, most in (moved, moved_more))
-            _line(name, _ms(stock), *gains, f"{asked / half / max(peaks):.0%}", levels)
+            show(name, ms(stock), *gains, f"{asked / half / max(peaks):.0%}", levels)
     print(f"peak: {max(peaks) / 1e9:.0f} GFLOP/s in bfloat16, best of {len(peaks)} runs")
 
 
 def _stitching() -> None:
-    _line(f"\nstitched, {STITCHED}", "time", "megapixels/s", "beyond mask and image")
+    show(f"\nstitched, {STITCHED}", "time", "megapixels/s", "beyond mask and image")
     for side in os.environ.get("FACTORY_BENCH_STITCH", "2048,4096").split(","):
-        seconds, extra = _measured(STITCH, json.dumps(NETWORKS[STITCHED]), side)
-        _line(f"{side}x{side}", f"{seconds:.1f} s", f"{int(side) ** 2 / seconds / 1e6:.2f}", f"{extra:.0f} MB")
+        seconds, extra = measured(STITCH, json.dumps(NETWORKS[STITCHED]), side)
+        show(f"{side}x{side}", f"{seconds:.1f} s", f"{int(side) ** 2 / seconds / 1e6:.2f}", f"{extra:.0f} MB")

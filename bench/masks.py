@@ -6,33 +6,30 @@ FACTORY_BENCH_TILES sets the tiles that are made (default 24). FACTORY_BENCH_CLO
 process computed instead of the time that passed, for a machine where other work runs.
 """
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from factory.core.precision import resolve_precision
+from bench.alone import measured, ms, show, show_machine
 
 NETWORKS = ("depas", "depas_light", "priorpath", "priorpath_paper", "priorpath_light")
 MADE = ("depas", "priorpath")
 STARTER_BOUNDS = {"shift bound": (), "no shift bound": ("shift_bound=null",)}
 TRAINED = ("depas_light", "priorpath_light")
-SHOWN_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 COMMON = """
 import json, os, statistics, sys, time
 import numpy as np, torch
+from bench import timing
+from bench.timing import chosen_clock
 from factory.core.config import configs_dir, read_yaml
 from factory.core.registry import resolve
 from factory.masks import MASKS
 
 torch.set_num_threads(1)
-clock = time.process_time if os.environ.get("FACTORY_BENCH_CLOCK") == "cpu" else time.perf_counter
+clock = chosen_clock()
 SIZE = (512, 1024)
 
 def built(preset):
@@ -51,13 +48,7 @@ def inputs_of(network):
     return (torch.cat([coarse, torch.from_numpy(rng.standard_normal(coarse.shape, np.float32))], 1),)
 
 def seconds_of(work, repeats=7):
-    work()
-    seconds = []
-    for _ in range(repeats):
-        started = clock()
-        work()
-        seconds.append(clock() - started)
-    return seconds
+    return timing.seconds_of(work, repeats, clock)
 """
 
 FORWARD = (
@@ -226,60 +217,34 @@ print(json.dumps([statistics.median(bare), statistics.median(ours)]))
 
 def main() -> None:
     """Print the tables."""
-    print(f"one thread; {_cpu()}; torch {torch.__version__}; {resolve_precision('auto', 'cpu')} by default here\n")
-    _line("forward pass, 512x1024", "stock eager fp32", "ours fp32", "ours bf16", "pixels other: fp32, bf16")
+    show_machine()
+    show("forward pass, 512x1024", "stock eager fp32", "ours fp32", "ours bf16", "pixels other: fp32, bf16")
     for preset in NETWORKS:
         (stock, _), (full, moved), (half, moved_more) = (
-            _measured(FORWARD, preset, setting) for setting in ("stock", "fp32", "bf16")
+            measured(FORWARD, preset, setting) for setting in ("stock", "fp32", "bf16")
         )
-        gains = (f"{_ms(seconds)} ({stock / seconds:.2f} x)" for seconds in (full, half))
-        _line(preset, _ms(stock), *gains, f"{moved:.4%}, {moved_more:.2%}")
+        gains = (f"{ms(seconds)} ({stock / seconds:.2f} x)" for seconds in (full, half))
+        show(preset, ms(stock), *gains, f"{moved:.4%}, {moved_more:.2%}")
     with tempfile.TemporaryDirectory(dir=os.environ.get("FACTORY_BENCH_DIR")) as name:
         folder = Path(name)
-        _line("\nmade, 512x1024", "bare forward pass", "factory make", "masks/s", "of the forward pass")
+        show("\nmade, 512x1024", "bare forward pass", "factory make", "masks/s", "of the forward pass")
         for preset in MADE:
             (folder / preset).mkdir()
-            bare, whole = _measured(MAKE, preset, folder / preset, os.environ.get("FACTORY_BENCH_TILES", "24"))
-            _line(preset, _ms(bare), _ms(whole), f"{1 / whole:.2f}", f"{bare / whole:.2f}")
-        _line("\nstarter weights, 512x1024", "factory make", "masks/s", "attempts per mask")
+            bare, whole = measured(MAKE, preset, folder / preset, os.environ.get("FACTORY_BENCH_TILES", "24"))
+            show(preset, ms(bare), ms(whole), f"{1 / whole:.2f}", f"{bare / whole:.2f}")
+        show("\nstarter weights, 512x1024", "factory make", "masks/s", "attempts per mask")
         for label, assignments in STARTER_BOUNDS.items():
             (folder / label).mkdir()
             tiles = os.environ.get("FACTORY_BENCH_TILES", "24")
-            whole, attempts = _measured(STARTER, folder / label, tiles, *assignments)
-            _line(f"depas, {label}", _ms(whole), f"{1 / whole:.2f}", f"{attempts:.2f}")
+            whole, attempts = measured(STARTER, folder / label, tiles, *assignments)
+            show(f"depas, {label}", ms(whole), f"{1 / whole:.2f}", f"{attempts:.2f}")
         _make_masks_to_learn(folder / "real")
-        _line("\ntraining step", "bare loop", "factory train", "", "of the bare loop")
+        show("\ntraining step", "bare loop", "factory train", "", "of the bare loop")
         for preset in TRAINED:
-            bare, ours = _measured(STEP, preset, folder / "real", folder / f"run-{preset}")
-            _line(preset, _ms(bare), _ms(ours), "", f"{bare / ours:.2f}")
-
-
-def _line(name: str, *cells: str) -> None:
-    print(f"{name:<{24 + name.count(chr(10))}}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms"
-
-
-def _measured(script: str, *arguments: object) -> Any:
-    """What a script prints, run in a process of its own: the allocator setting is one of the process."""
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+            bare, ours = measured(STEP, preset, folder / "real", folder / f"run-{preset}")
+            show(preset, ms(bare), ms(ours), "", f"{bare / ours:.2f}")
 
 
 def _make_masks_to_learn(out: Path) -> None:
     command = [sys.executable, "-m", "factory.cli", "make", "--renderer", "palette", "--size", "256x512", "--n", "48"]
     subprocess.run([*command, "--workers", "1", "--out", str(out)], check=True, capture_output=True)
-
-
-def _cpu() -> str:
-    """Model and those flags that decide the speed."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = [flag for flag in SHOWN_FLAGS if flag in known.get("flags", "").split()]
-    return f"{known.get('model name', 'unknown CPU')} ({', '.join(flags) or 'no vector flags known'})"

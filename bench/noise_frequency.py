@@ -96,6 +96,8 @@ def main() -> None:
 
 def train(protocol: dict[str, Any], arm: Arm, seed: int, arguments: argparse.Namespace) -> None:
     """Train one arm with the ordinary command; goes on where it was, and skips what is finished."""
+    if _is_finished(arm.folder(arguments.out, seed), protocol["steps"]):
+        return
     values = {f"condition.{key}": value for key, value in arm.condition.items()} | {"threads": arguments.threads}
     values |= protocol["set"] if arm.lesson == "pix2pixhd" else {}
     command: list[object] = [

@@ -10,10 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
-from bench.masks import _cpu, _line, _measured, _ms
-from factory.core.precision import resolve_precision
+from bench.alone import measured, ms, show, show_machine
 
 MADE = ("published", "starter")
 TRAINED = ("pix2pixhd_light", "pix2pix_light")
@@ -22,19 +19,15 @@ COMMON = """
 import json, os, resource, statistics, sys, time
 from pathlib import Path
 import numpy as np, torch
+from bench import timing
+from bench.timing import chosen_clock
 from factory.core.malloc import keep_freed_memory
 keep_freed_memory()
 torch.set_num_threads(1)
-clock = time.process_time if os.environ.get("FACTORY_BENCH_CLOCK") == "cpu" else time.perf_counter
+clock = chosen_clock()
 
 def seconds_of(work, repeats):
-    work()
-    seconds = []
-    for _ in range(repeats):
-        started = clock()
-        work()
-        seconds.append(clock() - started)
-    return seconds
+    return timing.seconds_of(work, repeats, clock)
 """
 
 MAKE = (
@@ -148,19 +141,19 @@ print(json.dumps([statistics.median(bare), statistics.median(ours), memory]))
 
 def main() -> None:
     """Print the tables."""
-    print(f"one thread; {_cpu()}; torch {torch.__version__}; {resolve_precision('auto', 'cpu')} by default here\n")
+    show_machine()
     with tempfile.TemporaryDirectory(dir=os.environ.get("FACTORY_BENCH_DIR")) as name:
         folder = Path(name)
-        _line("made, 512x1024", "bare forward pass", "factory make", "of the forward pass", "peak memory, GB")
+        show("made, 512x1024", "bare forward pass", "factory make", "of the forward pass", "peak memory, GB")
         for which in MADE:
             (folder / which).mkdir()
-            bare, whole, memory = _measured(MAKE, which, folder / which, os.environ.get("FACTORY_BENCH_TILES", "12"))
-            _line(which, _ms(bare), _ms(whole), f"{bare / whole:.2f}", f"{memory:.2f}")
+            bare, whole, memory = measured(MAKE, which, folder / which, os.environ.get("FACTORY_BENCH_TILES", "12"))
+            show(which, ms(bare), ms(whole), f"{bare / whole:.2f}", f"{memory:.2f}")
         _make_tiles_to_learn(folder / "real")
-        _line("\ntraining step", "bare loop", "factory train", "of the bare loop", "peak memory, GB")
+        show("\ntraining step", "bare loop", "factory train", "of the bare loop", "peak memory, GB")
         for preset in TRAINED:
-            bare, ours, memory = _measured(STEP, preset, folder / "real", folder / f"run-{preset}")
-            _line(preset, _ms(bare), _ms(ours), f"{bare / ours:.2f}", f"{memory:.2f}")
+            bare, ours, memory = measured(STEP, preset, folder / "real", folder / f"run-{preset}")
+            show(preset, ms(bare), ms(ours), f"{bare / ours:.2f}", f"{memory:.2f}")
 
 
 def _make_tiles_to_learn(out: Path) -> None:
