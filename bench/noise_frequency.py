@@ -11,65 +11,37 @@ which has real images in it, is left in --out.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.noise_frequency_report import ArmFigures, write_report
-from factory.cells_by_colour import with_cells
-from factory.conditions import draw_condition
-from factory.core.config import configs_dir, parse, read_yaml
+from bench.arms import Arm, Pixels, is_finished, real_views, render, train
+from bench.noise_frequency_report import CELLS, POLYGONS, ArmFigures, noise_arm, write_report
+from factory.core.config import configs_dir, read_yaml
 from factory.core.malloc import keep_freed_memory
-from factory.core.registry import resolve
-from factory.core.seeds import Stream, generator
 from factory.realism.features import extract, open_extractor
 from factory.realism.frechet import frechet_distance
-from factory.renderers import RENDERERS
-from factory.trained import scheme_of
-from factory.views import ImageViews, Tiles, open_tiles
-from manifests.labels import LabelScheme
-from manifests.tile import Tile
+from factory.views import open_tiles
 
 PROTOCOL = "experiments/noise_frequency.yaml"
-POLYGONS, CELLS = "polygons", "polygons + air + cells"
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One renderer to train: name, lesson, shipped config and condition map; `spacing_um` of its noise, if any."""
-
-    name: str
-    lesson: str
-    config: str
-    condition: dict[str, Any]
-    spacing_um: float | None = None
-
-    @property
-    def renderer(self) -> str:
-        """Name in the table of renderers."""
-        return self.lesson.rpartition("/")[2]
-
-    def folder(self, out: Path, seed: int) -> Path:
-        """Of its run."""
-        return out / f"{self.name.replace(' ', '-').replace('+', 'and')}-{seed}"
 
 
 def arms_of(protocol: dict[str, Any]) -> list[Arm]:
     """All arms, in the order in which they are trained: first those that the question is about."""
-    lesson, base = "pix2pixhd", protocol["base"]
-    arms = [Arm(POLYGONS, lesson, base, {"kind": "polygons"}), Arm(CELLS, lesson, base, {"kind": "polygons+air+cells"})]
-    for spacing in protocol["spacings_um"]:
-        condition = {"kind": "polygons+noise", "spacing_um": spacing}
-        arms.append(Arm(f"noise {spacing:g} um", lesson, base, condition, float(spacing)))
-    return arms + [Arm(name, **plan) for name, plan in protocol["baselines"].items()]
+
+    def of_base(name: str, **condition: Any) -> Arm:
+        values = {f"condition.{key}": value for key, value in condition.items()}
+        return Arm(name, "pix2pixhd", protocol["base"], {**values, **protocol["set"]})
+
+    arms = [of_base(POLYGONS, kind="polygons"), of_base(CELLS, kind="polygons+air+cells")]
+    arms += [of_base(noise_arm(um), kind="polygons+noise", spacing_um=um) for um in protocol["spacings_um"]]
+    for name, plan in protocol["baselines"].items():
+        values = {f"condition.{key}": value for key, value in plan["condition"].items()}
+        arms.append(Arm(name, plan["lesson"], plan["config"], values))
+    return arms
 
 
 def main() -> None:
@@ -89,45 +61,22 @@ def main() -> None:
     if arguments.part == "train":
         for seed in protocol["seeds"]:
             for arm in arms:
-                train(protocol, arm, seed, arguments)
+                train(arm, seed, protocol, arguments.data, arguments.out, arguments.threads)
     else:
         score(protocol, arms, arguments)
-
-
-def train(protocol: dict[str, Any], arm: Arm, seed: int, arguments: argparse.Namespace) -> None:
-    """Train one arm with the ordinary command; goes on where it was, and skips what is finished."""
-    if _is_finished(arm.folder(arguments.out, seed), protocol["steps"]):
-        return
-    values = {f"condition.{key}": value for key, value in arm.condition.items()} | {"threads": arguments.threads}
-    values |= protocol["set"] if arm.lesson == "pix2pixhd" else {}
-    command: list[object] = [
-        sys.executable,
-        "-m",
-        "factory.cli",
-        "train",
-        arm.lesson,
-        "--config",
-        arm.config,
-        "--resume",
-    ]
-    command += [word for path in arguments.data for word in ("--data", path)]
-    command += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
-    command += ["--size", "x".join(map(str, protocol["size"])), "--steps", protocol["steps"], "--seed", seed]
-    command += ["--device", "cpu", "--out", arm.folder(arguments.out, seed)]
-    subprocess.run(list(map(str, command)), check=True)
 
 
 def score(protocol: dict[str, Any], arms: list[Arm], arguments: argparse.Namespace) -> None:
     """Render the test masks with every arm that is trained, and compare with the test images."""
     tiles = open_tiles(arguments.data, None, tuple(protocol["view_size"]), 1, split="test")
-    pixels, groups = _views(tiles, protocol)
+    pixels, groups = real_views(tiles, protocol)
     reals = pixels[..., 1:]
-    floor = _views(open_tiles(arguments.data, None, tuple(protocol["view_size"]), 1), protocol)[0][..., 1:]
+    floor = real_views(open_tiles(arguments.data, None, tuple(protocol["view_size"]), 1), protocol)[0][..., 1:]
     fakes: dict[tuple[str, int], Pixels] = {}
     for seed in protocol["seeds"]:
         for arm in arms:
             folder = arm.folder(arguments.out, seed)
-            if _is_finished(folder, protocol["steps"]):
+            if is_finished(folder, protocol["steps"]):
                 fakes[arm.name, seed] = render(arm, folder, pixels, tiles.mpp, tiles.scheme, seed)
     found = {}
     for name in protocol["features"]:
@@ -138,34 +87,6 @@ def score(protocol: dict[str, Any], arms: list[Arm], arguments: argparse.Namespa
         made = {key: extract(extractor, part) for key, part in fakes.items()}
         found[extractor.distance] = _figures(made, real, training, groups, protocol)
     write_report(protocol, arms, found, fakes, pixels, tiles.scheme, arguments.out)
-
-
-def _is_finished(folder: Path, steps: int) -> bool:
-    card = folder / "best.json"
-    return card.is_file() and json.loads(card.read_text())["step"] == steps
-
-
-def _views(tiles: Tiles, protocol: dict[str, Any]) -> tuple[Pixels, list[str]]:
-    """Views of real tiles, uint8 [N, h, w, 4], and the patient of each."""
-    views = ImageViews(tiles, tuple(protocol["view_size"]), protocol["views"], protocol["view_seed"], 0.85)
-    return views.draw(0), [tiles.group(views.place(number)) for number in views.numbers(0)]
-
-
-def render(arm: Arm, folder: Path, pixels: Pixels, mpp: float, scheme: LabelScheme, seed: int) -> Pixels:
-    """What an arm makes of the masks of real views: uint8 [N, h, w, 3]."""
-    part = resolve(RENDERERS, arm.renderer, "--renderer")
-    config = part.settle(parse(part.Config, {"weights": str(folder)}, arm.name), "cpu")
-    renderer = part(config)
-    drawn = scheme_of(renderer.card)
-    images = []
-    for number, view in enumerate(pixels):
-        labels, image = np.ascontiguousarray(view[..., 0]), view[..., 1:]
-        if drawn.name != scheme.name:
-            labels = with_cells(labels, image, mpp, scheme, drawn)
-        tile = Tile(labels, np.zeros(labels.shape, np.int32), mpp, drawn)
-        condition = draw_condition(renderer.condition, tile, generator(seed, Stream.CONDITION, number))
-        images += renderer.render([condition], [generator(seed, Stream.RENDER, number)])
-    return np.stack(images)
 
 
 def _figures(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from bench.arms import Arm
 from factory.sample_sheet import write_sample_sheet
 from manifests.files import write_atomic
 from manifests.labels import LabelScheme
@@ -22,6 +23,13 @@ matplotlib.use("Agg")
 RESULTS = Path("bench/results")
 POLYGONS, CELLS = "polygons", "polygons + air + cells"
 _SHOWN = 5
+
+
+def noise_arm(spacing_um: float) -> str:
+    """Name of the arm with noise of a spacing."""
+    return f"noise {spacing_um:g} um"
+
+
 Key = tuple[str, int]
 Draws = npt.NDArray[np.float64]
 
@@ -49,12 +57,12 @@ class ArmFigures:
         values = np.array([values for (name, _), values in self.draws.items() if name == arm])
         rng = np.random.default_rng([ord(letter) for letter in arm])
         drawn = rng.integers(0, len(values), values.shape)
-        return np.take_along_axis(values, drawn, 0).mean(0)
+        return np.asarray(np.take_along_axis(values, drawn, 0).mean(0), np.float64)
 
 
 def write_report(
     protocol: Mapping[str, Any],
-    arms: Sequence[Any],
+    arms: Sequence[Arm],
     found: Mapping[str, ArmFigures],
     fakes: Mapping[Key, npt.NDArray[np.uint8]],
     views: npt.NDArray[np.uint8],
@@ -69,29 +77,30 @@ def write_report(
         f"`python -m bench.noise_frequency`, `configs/experiments/noise_frequency.yaml`: {protocol['base']} with "
         f"{protocol['set']}, {protocol['steps']} steps of 4 views of {size}, seeds {protocol['seeds']}; "
         f"{protocol['views']} views of {shown} of held-out patients. Frechet distances of the features named: none "
-        "is an FID. Intervals: 95 % over draws of whole patients, the same for all, and of seeds, for every arm by itself.",
+        "is an FID. Intervals: 95 % over draws of whole patients, the same for all, and of seeds, for every "
+        "arm by itself.",
     ]
     document: dict[str, Any] = {"protocol": dict(protocol), "features": {}}
     for name, figures in found.items():
-        lines += ["", f"## {name}", "", *_table(arms, figures), "", *_answers(arms, figures, protocol["fixed_um"])]
+        lines += ["", f"## {name}", "", *_table(arms, figures), "", *_answers(protocol, figures)]
         document["features"][name] = {
             "floor": figures.floor,
             "runs": [
                 {"arm": arm, "seed": seed, "distance": value, "interval": _interval(figures.draws[arm, seed])}
                 for (arm, seed), value in figures.distances.items()
             ],
-            "answers": _answers(arms, figures, protocol["fixed_um"]),
+            "answers": _answers(protocol, figures),
         }
     for folder in (RESULTS, out):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "noise-frequency.md", ("\n".join(lines) + "\n").encode())
         write_atomic(folder / "noise-frequency.json", json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
-        _plot(protocol, arms, found, folder / "noise-frequency.png")
+        _plot(protocol, found, folder / "noise-frequency.png")
     columns = [views[:_SHOWN, ..., 0], *(images[:_SHOWN] for images in fakes.values()), views[:_SHOWN, ..., 1:]]
     write_sample_sheet(out / "sheet.png", columns, scheme)
 
 
-def _table(arms: Sequence[Any], figures: ArmFigures) -> list[str]:
+def _table(arms: Sequence[Arm], figures: ArmFigures) -> list[str]:
     lines = ["| condition | runs | distance | 95 % interval |", "|---|---|---|---|"]
     for arm in arms:
         values = [value for (name, _), value in figures.distances.items() if name == arm.name]
@@ -102,9 +111,9 @@ def _table(arms: Sequence[Any], figures: ArmFigures) -> list[str]:
     return [*lines, f"| real images of the training patients | | {figures.floor:.4g} | |"]
 
 
-def _answers(arms: Sequence[Any], figures: ArmFigures, fixed_um: float) -> list[str]:
+def _answers(protocol: Mapping[str, Any], figures: ArmFigures) -> list[str]:
     """The two questions: which spacing, and how much of the gain of real cells."""
-    noise = {arm.name: arm.spacing_um for arm in arms if arm.spacing_um and figures.mean(arm.name) is not None}
+    noise = _spacings(protocol, figures)
     if not noise or figures.mean(POLYGONS) is None:
         return []
     means = {name: figures.mean(name) or 0.0 for name in noise}
@@ -113,10 +122,17 @@ def _answers(arms: Sequence[Any], figures: ArmFigures, fixed_um: float) -> list[
     wins = np.bincount(draws.argmin(0), minlength=len(noise)) / draws.shape[1]
     often = ", ".join(f"{noise[name]:g} um {share:.0%}" for name, share in zip(noise, wins, strict=True) if share)
     lines = [f"Smallest distance: {best}. Over the draws the smallest is at {often}.", ""]
+    fixed_um = protocol["fixed_um"]
     fixed = next((name for name in noise if noise[name] == fixed_um), None)
     if fixed:
         lines += [_gain(figures, fixed, f"At {fixed_um:g} um, the cells' own distance, fixed beforehand"), ""]
     return [*lines, _gain(figures, best, f"At the best, {best}, which was chosen on these same views")]
+
+
+def _spacings(protocol: Mapping[str, Any], figures: ArmFigures) -> dict[str, float]:
+    """The arms with noise that are trained, and their spacings in um."""
+    arms = {noise_arm(spacing): float(spacing) for spacing in protocol["spacings_um"]}
+    return {name: spacing for name, spacing in arms.items() if figures.mean(name) is not None}
 
 
 def _gain(figures: ArmFigures, name: str, where: str) -> str:
@@ -139,23 +155,23 @@ def _interval(draws: Draws) -> list[float]:
     return [float(low), float(high)]
 
 
-def _plot(protocol: Mapping[str, Any], arms: Sequence[Any], found: Mapping[str, ArmFigures], path: Path) -> None:
+def _plot(protocol: Mapping[str, Any], found: Mapping[str, ArmFigures], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, max(len(found), 1), figsize=(5.2 * max(len(found), 1), 3.8), squeeze=False)
     for axis, (name, figures) in zip(axes[0], found.items(), strict=False):
-        _curve(axis, protocol, arms, figures)
+        _curve(axis, protocol, figures)
         axis.set_title(name, fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 
 
-def _curve(axis: Axes, protocol: Mapping[str, Any], arms: Sequence[Any], figures: ArmFigures) -> None:
-    noise = [arm for arm in arms if arm.spacing_um and figures.mean(arm.name) is not None]
-    spacings = [arm.spacing_um for arm in noise]
-    means = np.array([figures.mean(arm.name) for arm in noise])
-    spread = np.array([_interval(figures.mean_draws(arm.name)) for arm in noise]).reshape(-1, 2)
+def _curve(axis: Axes, protocol: Mapping[str, Any], figures: ArmFigures) -> None:
+    noise = _spacings(protocol, figures)
+    spacings = list(noise.values())
+    means = np.array([figures.mean(name) for name in noise])
+    spread = np.array([_interval(figures.mean_draws(name)) for name in noise]).reshape(-1, 2)
     axis.axvspan(*protocol["cell_spacing_um"], color="0.9", label="distance of cells")
     axis.errorbar(spacings, means, np.abs(spread.T - means), marker="o", capsize=3, label="polygons + noise")
     for name, style in ((POLYGONS, "--"), (CELLS, "-.")):

@@ -1,0 +1,101 @@
+"""Arms of an experiment: one renderer each, trained by the ordinary command and shown the same masks of real views."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.cells_by_colour import with_cells
+from factory.conditions import draw_condition
+from factory.core.config import parse
+from factory.core.registry import resolve
+from factory.core.seeds import Stream, generator
+from factory.renderers import RENDERERS
+from factory.trained import scheme_of
+from factory.views import ImageViews, NucleiViews, Tiles, instances_of
+from manifests.labels import LabelScheme
+from manifests.tile import Tile
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One renderer to train.
+
+    Attributes:
+        name: of the arm. lesson, config: for `factory train`. values: dotted keys over the config.
+    """
+
+    name: str
+    lesson: str
+    config: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def renderer(self) -> str:
+        """Name in the table of renderers."""
+        return self.lesson.rpartition("/")[2]
+
+    def folder(self, out: Path, seed: int) -> Path:
+        """Of its run."""
+        return out / f"{self.name.replace(' ', '-').replace('+', 'and')}-{seed}"
+
+
+def train(
+    arm: Arm, seed: int, protocol: Mapping[str, Any], data: Sequence[Path], out: Path, threads: int, device: str = "cpu"
+) -> None:
+    """Train an arm with the ordinary command; goes on where it was, and skips what is finished.
+
+    Args:
+        arm, seed: what. protocol: with ``size`` of the views, ``batch`` where it is not the config's, and ``steps``.
+        data: data sets. out: of all runs. threads: of torch. device: where.
+    """
+    if is_finished(arm.folder(out, seed), protocol["steps"]):
+        return
+    values = {**arm.values, "threads": threads}
+    command: list[object] = [sys.executable, "-m", "factory.cli", "train", arm.lesson, "--config", arm.config]
+    command += [word for path in data for word in ("--data", path)]
+    command += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    command += ["--size", "x".join(map(str, protocol["size"])), "--steps", protocol["steps"], "--seed", seed]
+    command += ["--resume", "--device", device, "--out", arm.folder(out, seed)]
+    subprocess.run(list(map(str, command)), check=True)
+
+
+def is_finished(folder: Path, steps: int) -> bool:
+    """Whether a run has made all its steps."""
+    card = folder / "best.json"
+    return card.is_file() and json.loads(card.read_text())["step"] == steps
+
+
+def real_views(tiles: Tiles, protocol: Mapping[str, Any], *, nuclei: bool = False) -> tuple[Pixels, list[str]]:
+    """Views of real tiles, uint8 [N, h, w, 4] or, with nuclei, 8 (see `NucleiViews`), and the patient of each."""
+    kind = NucleiViews if nuclei else ImageViews
+    views = kind(tiles, tuple(protocol["view_size"]), protocol["views"], protocol["view_seed"], 0.85)
+    return views.draw(0), [tiles.group(views.place(number)) for number in views.numbers(0)]
+
+
+def render(arm: Arm, folder: Path, pixels: Pixels, mpp: float, scheme: LabelScheme, seed: int) -> Pixels:
+    """What an arm makes of the masks of `real_views`: uint8 [N, h, w, 3]."""
+    part = resolve(RENDERERS, arm.renderer, "--renderer")
+    config = part.settle(parse(part.Config, {"weights": str(folder)}, arm.name), "cpu")
+    renderer = part(config)
+    drawn = scheme_of(renderer.card)
+    images = []
+    for number, view in enumerate(pixels):
+        labels, image = np.ascontiguousarray(view[..., 0]), view[..., 1:4]
+        if drawn.name != scheme.name:
+            labels = with_cells(labels, image, mpp, scheme, drawn)
+        instance = instances_of(view) if view.shape[-1] == 8 else np.zeros(labels.shape, np.int32)
+        tile = Tile(labels, instance, mpp, drawn)
+        condition = draw_condition(renderer.condition, tile, generator(seed, Stream.CONDITION, number))
+        images += renderer.render([condition], [generator(seed, Stream.RENDER, number)])
+    return np.stack(images)
