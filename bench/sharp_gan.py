@@ -1,0 +1,130 @@
+"""Enhanced Sharp-GAN's image table: four arms trained, scored against the real images of held-out masks. Resumes.
+
+    python -m bench.sharp_gan train --data data/monuseg [--arms "pix2pix,enhanced"]
+    python -m bench.sharp_gan score --data data/monuseg [--encoder lite0.safetensors]
+
+The protocol is configs/experiments/sharp_gan.yaml. What is finished is skipped; a second call of `train` may run beside
+the first with other arms. AJI is that of the segmenter that comes with `segment` (starter weights, trained on patients
+of the train split), in the generated images, against the masks; it is also run on the real images. The report is
+bench/results/sharp-gan.md and .json; a sheet of samples, which has real images in it, is left in --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.arms import Arm, Pixels, is_finished, real_views, render, train
+from bench.sharp_gan_report import RunFigures, write_report
+from factory.core.config import configs_dir, read_yaml
+from factory.core.malloc import keep_freed_memory
+from factory.realism.features import extract, open_extractor
+from factory.realism.frechet import frechet_distance
+from factory.realism.image_quality import image_quality
+from factory.views import Tiles, instances_of, open_tiles
+from segment import metrics
+from segment.inference import predict_maps
+from segment.instances import read_tile
+from segment.weights import Weights, load_weights
+
+PROTOCOL = "experiments/sharp_gan.yaml"
+
+
+def main() -> None:
+    """Do one part of the experiment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("train", "score"))
+    parser.add_argument("--data", nargs="+", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/sharp-gan"))
+    parser.add_argument("--arms", help="comma-separated; default all")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--encoder", type=Path, help="safetensors of the timm features; left out without")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    protocol = read_yaml(configs_dir() / PROTOCOL)
+    wanted = None if arguments.arms is None else [name.strip() for name in arguments.arms.split(",")]
+    arms = [arm for arm in arms_of(protocol) if wanted is None or arm.name in wanted]
+    if arguments.part == "train":
+        for seed in protocol["seeds"]:
+            for arm in arms:
+                train(arm, seed, protocol, arguments.data, arguments.out, arguments.threads, arguments.device)
+    else:
+        score(protocol, arms, arguments)
+
+
+def arms_of(protocol: dict[str, Any]) -> list[Arm]:
+    """All arms, in the order of the paper's table."""
+    return [
+        Arm(name, "sharpgan", protocol["base"], {**protocol["set"], **values})
+        for name, values in protocol["arms"].items()
+    ]
+
+
+def score(protocol: dict[str, Any], arms: Sequence[Arm], arguments: argparse.Namespace) -> None:
+    """Render the test masks with every arm that is trained, and compare with the test images."""
+    tiles = open_tiles(arguments.data, None, tuple(protocol["view_size"]), 1, split="test")
+    views, groups = real_views(tiles, protocol, nuclei=True)
+    reals, segmenter = views[..., 1:4], load_weights("starter", "cpu")
+    shown: dict[tuple[str, int], Pixels] = {}
+    for seed in protocol["seeds"]:
+        for arm in arms:
+            folder = arm.folder(arguments.out, seed)
+            if is_finished(folder, protocol["steps"]):
+                shown[arm.name, seed] = render(arm, folder, views, tiles.mpp, tiles.scheme, seed)
+    instances = instances_of(views)
+    found = {
+        key: RunFigures(_quality(images, reals), _aji(segmenter, images, instances)) for key, images in shown.items()
+    }
+    ceiling = _aji(segmenter, reals, instances)
+    distances = _distances(shown, reals, _floor(arguments.data, protocol), protocol, arguments.encoder)
+    write_report(protocol, found, ceiling, groups, distances, shown, views, tiles.scheme, arguments.out)
+
+
+def _floor(data: Sequence[Path], protocol: dict[str, Any]) -> Pixels:
+    """Views of the train patients: real images of others."""
+    training: Tiles = open_tiles(data, None, tuple(protocol["view_size"]), 1)
+    return real_views(training, protocol, nuclei=True)[0][..., 1:4]
+
+
+def _quality(images: Pixels, reals: Pixels) -> npt.NDArray[np.float64]:
+    """SSIM, FSIM and GMSD of every view: float64 [N, 3]."""
+    found = [
+        image_quality(np.ascontiguousarray(fake), np.ascontiguousarray(real))
+        for fake, real in zip(images, reals, strict=True)
+    ]
+    return np.array([(one.ssim, one.fsim, one.gmsd) for one in found])
+
+
+def _aji(segmenter: Weights, images: Pixels, instances: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """AJI of the segmenter in every view against the mask: float64 [N], NaN where neither has a nucleus."""
+    values = []
+    for image, truth in zip(images, instances, strict=True):
+        maps = predict_maps(segmenter.network, segmenter.head, np.ascontiguousarray(image), segmenter.device)
+        found = read_tile(maps, segmenter.scheme, segmenter.mpp or 0.25, segmenter.instances)
+        values.append(metrics.instance_scores(metrics.overlap(truth, found.instance)).figures["aji"])
+    return np.array(values)
+
+
+def _distances(
+    shown: dict[tuple[str, int], Pixels], reals: Pixels, floor: Pixels, protocol: dict[str, Any], encoder: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Frechet distance of every run and of the training views, by features."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in protocol["features"]:
+        if name.startswith("timm:") and encoder is None:
+            continue
+        extractor = open_extractor(name, encoder if name.startswith("timm:") else None)
+        of_real = extract(extractor, reals)
+        runs = {key: frechet_distance(extract(extractor, images), of_real) for key, images in shown.items()}
+        found[extractor.distance] = {"runs": runs, "floor": frechet_distance(extract(extractor, floor), of_real)}
+    return found
+
+
+if __name__ == "__main__":
+    main()
