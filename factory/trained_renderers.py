@@ -29,11 +29,14 @@ class RendererConfig(TrainedConfig):
     Attributes:
         look: which slide's colours the weights are told, where they know some: by its number on the card, or
             ``random``, another for every tile.
+        look_jitter: how far each tile's look is moved from that, by the scale and shift of every channel as in training
+            (see `ImageLessonConfig`): more stains than there are slides. Weights trained with it can follow.
         window_px: side of the largest square that is drawn in one pass; larger tiles are stitched from windows, which
             shows nowhere but changes what the norms of the network see, so it is part of the result.
     """
 
     look: Literal["random"] | int = "random"
+    look_jitter: float = Field(default=0.0, ge=0, le=0.5)
     window_px: int = Field(default=1024, ge=256)
 
 
@@ -64,6 +67,8 @@ class TrainedRenderer(Trained):
         if isinstance(self.config.look, int) and not 0 <= self.config.look < len(looks):
             known = f"0 to {len(looks) - 1}, or random" if looks else "random, as the weights know none"
             return f"renderer.look: expected {known}, got {self.config.look}"
+        if self.config.look_jitter and not looks:
+            return f"renderer.look_jitter: expected 0, as the weights know no look, got {self.config.look_jitter:g}"
         for label in request.scheme.classes:
             asked = None if request.fractions is None else request.fractions[label.id]
             if label.name not in self.card.fields["classes"] and asked != 0:
@@ -89,11 +94,8 @@ class TrainedRenderer(Trained):
         count, relief = labels_of_condition(self.condition.kind, scheme_of(self.card)), condition.relief
 
         def read(rows: slice, columns: slice) -> torch.Tensor:
-            window, heights = (
-                None if part is None else torch.from_numpy(np.ascontiguousarray(part[rows, columns]))[None]
-                for part in (labels, relief)
-            )
-            seen = to_network(window, count, colours, heights)
+            heights = None if relief is None else _window(relief, rows, columns)
+            seen = to_network(_window(labels, rows, columns), count, colours, heights)
             return torch.cat([seen, noise[..., rows, columns]], 1).to(self.device)
 
         with torch.inference_mode():
@@ -125,7 +127,15 @@ class TrainedRenderer(Trained):
         place = int(rng.integers(len(looks))) if self.config.look == "random" else self.config.look
         colours = np.zeros((1, len(scheme_of(self.card)), 3), np.float32)
         colours[0, : len(looks[place])] = looks[place]
+        if most := self.config.look_jitter:
+            gain, shift = rng.uniform(-most, most, (2, 3)).astype(np.float32)
+            colours[0, : len(looks[place])] = np.clip(colours[0, : len(looks[place])] * (1 + gain) + shift, -1, 1)
         return torch.from_numpy(colours)
+
+
+def _window(maps: npt.NDArray[np.uint8], rows: slice, columns: slice) -> torch.Tensor:
+    """A part of a map, uint8 [1, h, w]."""
+    return torch.from_numpy(np.ascontiguousarray(maps[rows, columns]))[None]
 
 
 def to_network(

@@ -132,6 +132,20 @@ def test_the_look_that_is_asked_for_is_drawn_whatever_the_seed(weights: Weights)
     assert {rendered(drawn, seed).tobytes() for seed in range(12)} == set.union(*by_look)
 
 
+def test_jitter_gives_more_looks_than_there_are_slides(weights: Weights) -> None:
+    run = weights("pix2pixhd")
+    images = {rendered(build("pix2pixhd", run, look_jitter=0.1), seed).tobytes() for seed in range(8)}
+    assert len(images) == 8
+    near, far = (
+        np.mean([np.abs(rendered(build("pix2pixhd", run, look=0, look_jitter=j), seed).astype(int)
+                        - rendered(build("pix2pixhd", run, look=0), seed)).mean() for seed in range(6)])
+        for j in (0.02, 0.3)
+    )  # fmt: skip
+    assert 0 < near < far
+    plain = build("pix2pixhd", weights("pix2pixhd", look=False), look_jitter=0.1)
+    assert plain.refusal(request_for()) == "renderer.look_jitter: expected 0, as the weights know no look, got 0.1"
+
+
 def test_what_is_drawn_is_what_the_network_says(variant: Callable[..., Any]) -> None:
     renderer = variant(**({"look": 1} if variant().card.fields["looks"] else {}))
     card = renderer.card.fields

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pyarrow.compute as pc
 
 from factory.core.leaks import tested_groups_among
-from factory.core.resolutions import SAME_MPP
+from factory.core.resolutions import common_mpp
 from factory.inspect.report import open_finished
 from manifests.dataset import Dataset
 from manifests.errors import UserError
@@ -157,17 +156,9 @@ def _shape(sources: Sequence[Source], size: tuple[int, int] | None) -> tuple[int
 
 
 def _common_mpp(sources: Sequence[Source]) -> float:
-    reals = [source.dataset.table["mpp"].to_numpy() for source in sources if source.truth == "real"]
-    mpp = float(np.median(np.concatenate(reals)))
-    for source in sources:
-        values = source.dataset.table["mpp"].to_numpy()
-        worst = float(values[np.abs(values / mpp - 1).argmax()])
-        if abs(worst / mpp - 1) > SAME_MPP:
-            raise UserError(
-                f"{source.where}: expected {mpp:g} um per pixel as the real tiles have, got {worst:g}: sizes alone "
-                "would tell them apart. Ingest or make it again at that resolution (--resample-mpp, --mpp)."
-            )
-    return mpp
+    tiles = {source.where: source.dataset.table["mpp"].to_numpy() for source in sources}
+    reals = [source.where for source in sources if source.truth == "real"]
+    return common_mpp(tiles, reals, ": sizes alone would tell them apart")
 
 
 def _refuse_seen(inputs: Inputs) -> None:

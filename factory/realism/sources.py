@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from factory.core.console import progress
 from factory.core.leaks import MASKS_OF, tested_groups_among
-from factory.core.resolutions import SAME_MPP
+from factory.core.resolutions import common_mpp
 from factory.realism.compare import LEAST_TILES
 from factory.realism.tiles import TileSet, generator, labelled, random_crops
 from manifests.checksums import SUMS
@@ -197,16 +197,8 @@ def refuse_shared_groups(reals: Sequence[Source], training: Sequence[Source]) ->
 
 
 def _common_mpp(sources: Sequence[Source], reals: Sequence[Source]) -> float:
-    mpp = float(np.median(np.concatenate([source.dataset.table["mpp"].to_numpy() for source in reals])))
-    for source in sources:
-        values = source.dataset.table["mpp"].to_numpy()
-        worst = float(values[np.abs(values / mpp - 1).argmax()])
-        if abs(worst / mpp - 1) > SAME_MPP:
-            raise UserError(
-                f"{source.role} {source.root}: expected {mpp:g} um per pixel as the real tiles have, got {worst:g}. "
-                "Ingest or make it again at that resolution (--resample-mpp, --mpp)."
-            )
-    return mpp
+    tiles = {f"{source.role} {source.root}": source.dataset.table["mpp"].to_numpy() for source in sources}
+    return common_mpp(tiles, [f"{source.role} {source.root}" for source in reals])
 
 
 @dataclass(frozen=True)
