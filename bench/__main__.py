@@ -4,7 +4,8 @@ import importlib
 import sys
 
 NAMES = (
-    "start", "store", "malloc", "make", "metrics", "loading", "training", "masks", "images", "renders", "nuclear_maps"
+    "start", "store", "malloc", "make", "metrics", "loading", "training", "masks", "layouts", "images", "renders",
+    "nuclear_maps",
 )  # fmt: skip
 
 

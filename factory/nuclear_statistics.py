@@ -15,6 +15,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from manifests.measure import cut_cells
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.integer]
@@ -96,7 +98,7 @@ def _of_tile(instance: Labels, mpp: float) -> tuple[Floats, tuple[float, ...]]:
     centres, area, elongation = _moments(labels, count)
     neighbour = np.asarray(cKDTree(centres).query(centres, [2])[0])[:, 0] * mpp if count > 1 else np.full(count, np.nan)
     form = np.stack([area * mpp * mpp, elongation, _solidity(labels, area)], 1)
-    form[cut_by_border(labels)] = np.nan
+    form[cut_cells(labels) - 1] = np.nan
     # Scattered points lie 1 / (2 sqrt(density)) from their nearest neighbour on average.
     scattered = 0.5e3 / np.sqrt(density)
     rate = float(touching(labels).mean())
@@ -131,14 +133,6 @@ def touching(labels: npt.NDArray[np.int32]) -> Bools:
         meet = (first != second) & (first > 0) & (second > 0)
         found[first[meet]] = True
         found[second[meet]] = True
-    return found[1:]
-
-
-def cut_by_border(labels: npt.NDArray[np.int32]) -> Bools:
-    """Which nuclei reach the border of the tile, so that part of them may be missing: bool [n] for ids 1..n."""
-    found = np.zeros(int(labels.max(initial=0)) + 1, np.bool_)
-    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        found[edge] = True
     return found[1:]
 
 

@@ -97,3 +97,13 @@ def count_cells(
     present_tumour = np.bincount(ids[is_tumour]) > 0
     positive = int(np.count_nonzero(balance[present_tumour] > 0))
     return cells, positive, int(np.count_nonzero(present_tumour)) - positive
+
+
+def cut_cells(instance: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    """Ids of the instances that reach the border of their tile, ascending: part of each may lie beyond it.
+
+    Nothing marks them in a store: they are kept, drawn and annotated ones alike, and this tells them from whole ones.
+    """
+    edges = (instance[:1], instance[-1:], instance[:, :1], instance[:, -1:])
+    ids = np.unique(np.concatenate([edge.ravel() for edge in edges])).astype(np.int64)
+    return ids[ids > 0]

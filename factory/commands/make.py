@@ -29,7 +29,10 @@ def make(
     renderer: Annotated[str | None, typer.Option(help="Renderer. [default: stain]")] = None,
     like: Annotated[
         Path | None,
-        typer.Option(help="Fit the renderer to a data set (its train split), a folder or an image. [default: no fit]"),
+        typer.Option(
+            help="Fit the renderer, and nuclei to instances, to a data set (its train split), a folder or an image. "
+            "[default: no fit]"
+        ),
     ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,

@@ -67,7 +67,7 @@ class Nuclei:
     def capacity(self, request: Request) -> int:
         """The largest number of nuclei that fit a tile, each as small as `_bias` lets it be."""
         area_um2 = request.height * request.width * request.mpp**2
-        return int(area_um2 * _PACKING / self._mean_area_um2(self._least_bias()))
+        return int(area_um2 * _PACKING / (self._mean_area_um2() * self._least_bias() ** 2))
 
     @staticmethod
     def fit(tiles: Sequence[Tile], request: Request, config: NucleiConfig, typed: frozenset[str]) -> NucleiConfig:
@@ -111,7 +111,7 @@ class Nuclei:
             smallest_px=max(4.0, 0.5 * config.tumour.smallest_um2 / mpp**2),
             overlap=config.overlap,
             attraction=self._attraction(rng, height, width, mpp),
-            rank=self._rank(rng, height, width, mpp),
+            rank=self._rank(rng, height, width, mpp) if request.scheme.ids("tumour_positive") else None,
         )
         empty = np.broadcast_to(np.float32(0), (len(request.scheme), height, width))
         fractions = (1.0,) + (0.0,) * (len(request.scheme) - 1)
@@ -139,12 +139,10 @@ class Nuclei:
         biases = [layout.bias for layout in self.config.layouts if layout.bias is not None]
         return min([_SMALLEST_BIAS * self.config.bias, *biases])
 
-    def _mean_area_um2(self, bias: float = 1.0) -> float:
-        """What a nucleus covers on average under a bias; none is smaller than its kind lets it be."""
+    def _mean_area_um2(self) -> float:
         config = self.config
         kinds = (config.tumour, config.lymphocyte, config.spindle)
-        areas = [max(kind.mean_area_um2 * bias * bias, kind.smallest_um2) for kind in kinds]
-        return float(np.average(areas, weights=config.shares))
+        return float(np.average([kind.mean_area_um2 for kind in kinds], weights=config.shares))
 
     def _attraction(self, rng: np.random.Generator, height: int, width: int, mpp: float) -> FloatMap | None:
         """How likely a site is taken: high in clusters, 1 everywhere without clusters."""
@@ -176,7 +174,7 @@ def _pick(layouts: Sequence[Layout], request: Request, rng: np.random.Generator)
 
 
 def _grouped(touching: float, cover: float) -> float:
-    """Share of nuclei to set down in touching groups, so that with those that touch for want of space it is `touching`.
+    """Share of nuclei to set down in touching groups; with those that touch for want of space it makes `touching`.
 
     Of the 1 - g that are in no group a share a (1 - g) touches all the same, where a is what touches without groups.
 

@@ -33,9 +33,9 @@ class NucleiConfig(Config):
         crowding: smallest and largest d; without a requested count, 30 d + 20 nuclei per 256x256 px at 0.25 um.
         count_spread: standard deviation of that count.
         overlap: largest share of a nucleus behind others.
-        touching: share of nuclei that touch another, by the eight neighbours of their pixels: the mean over tiles comes
-            within .04 of it. Where nuclei cover more than a third of a tile some touch whatever is asked: .3 of them
-            at 44 %.
+        touching: share of nuclei that touch another, by the eight neighbours of their pixels. The mean over tiles comes
+            within .02 of it up to 20 nuclei in 256x256 px at 0.25 um and within .07 of it beyond, but for want of
+            space some touch whatever is asked: .08 of 40 nuclei, .24 of 80, .31 of 120.
         room: radii round a nucleus that stay free of others where there is space and it need touch none.
         layouts: where there are any, each tile follows one of them, in place of what `crowding`, `count_spread`,
             `bias`, `bias_spread` and `touching` say; where a number of cells is asked, one of the quarter that is

@@ -73,7 +73,8 @@ def fit_layouts(
     """
     mpp = float(np.median([tile.mpp for tile in tiles]))
     chosen = list(_windows([tile for tile in tiles if abs(tile.mpp / mpp - 1.0) < 0.02], request))
-    chosen = [chosen[int(place)] for place in np.unique(np.linspace(0, len(chosen) - 1, MOST_LAYOUTS).astype(int))]
+    if chosen:
+        chosen = [chosen[int(place)] for place in np.unique(np.linspace(0, len(chosen) - 1, MOST_LAYOUTS).astype(int))]
     measured = nuclear_statistics(chosen, mpp)
     whole = int(np.isfinite(measured.values["area_um2"]).sum())
     if whole < LEAST_NUCLEI:

@@ -236,8 +236,8 @@ def _nuclei(c: Comparison) -> list[str]:
     return [
         "## Nuclei",
         "By their ids. Size and form are of nuclei that no border of a tile cuts; two touch where a pixel of one is "
-        "among the eight neighbours of a pixel of the other; the neighbour distance is between centres within a tile, and "
-        "over that of as many scattered points it is below 1 for clusters and above 1 for regular spacing.",
+        "among the eight neighbours of a pixel of the other. Distances are between centres within a tile; over those "
+        "of as many scattered points they are below 1 for clusters and above 1 for regular spacing.",
         _table(columns, rows),
     ]
 
