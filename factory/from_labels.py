@@ -63,16 +63,21 @@ class ImageLessonConfig(LessonConfig):
         if self.reads_nuclei and not scheme.ids("nucleus"):
             able = ", ".join(name for name, known in SCHEMES.items() if known.ids("nucleus"))
             raise UserError(
-                f"--data: expected masks of nuclei ({able}), which condition.kind={self.condition.kind} and the terms "
-                f"of contours need, got {scheme.name}. Use other data, or another kind without those terms."
+                f"--data: expected masks of nuclei ({able}), which {' and '.join(self.nuclei_needed_by)} need, got "
+                f"{scheme.name}. Use other data or settings."
             )
         if reason := refusal_of(self.condition, mpp):
             raise UserError(f"condition.{reason}. Use a larger --set condition.spacing_um=.")
 
     @property
+    def nuclei_needed_by(self) -> list[str]:
+        """The settings that need instances: the kind of condition map, or terms of the loss."""
+        return [f"condition.kind={self.condition.kind}"] if self.condition.kind in RELIEFS else []
+
+    @property
     def reads_nuclei(self) -> bool:
-        """Whether instances are needed: for the condition map, or for terms of the loss."""
-        return self.condition.kind in RELIEFS
+        """Whether instances are needed."""
+        return bool(self.nuclei_needed_by)
 
     def drawn_scheme(self, scheme: LabelScheme) -> LabelScheme:
         """The scheme of the condition map for masks of a scheme.

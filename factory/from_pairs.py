@@ -43,9 +43,9 @@ class ImageLossWeights(Config):
     sharpness: float = Field(default=0.0, ge=0)
 
     @property
-    def of_contours(self) -> bool:
-        """Whether a term needs the contours of nuclei."""
-        return bool(self.smoothness or self.contrast or self.sharpness)
+    def of_contours(self) -> list[str]:
+        """The terms that need the contours of nuclei, of those that count."""
+        return [name for name in ("smoothness", "contrast", "sharpness") if getattr(self, name)]
 
 
 class PairsConfig(ImageLessonConfig):
@@ -69,9 +69,9 @@ class PairsConfig(ImageLessonConfig):
     contrast_levels: float = Field(default=0.1, gt=0, le=1)
 
     @property
-    def reads_nuclei(self) -> bool:
-        """Whether instances are needed: for the condition map, or for terms of the loss."""
-        return super().reads_nuclei or self.loss.of_contours
+    def nuclei_needed_by(self) -> list[str]:
+        """The settings that need instances."""
+        return [*super().nuclei_needed_by, *(f"loss.{name}" for name in self.loss.of_contours)]
 
     @model_validator(mode="after")
     def _judges_fit(self) -> PairsConfig:

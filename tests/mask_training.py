@@ -50,7 +50,8 @@ LESSONS: dict[str, dict[str, Any]] = {
     },
     "sharpgan": {
         "architecture": "resnet", "resnet": {"width": 4, "downs": 2, "blocks": 1, "kernel": 3, "upsampling": "resize"},
-        "judge_width": 4, "judge_depth": 2, "loss": {"feature": 2}, "condition": NOISE, "look": True,
+        "judge_width": 4, "judge_depth": 2, "loss": {"feature": 2, "smoothness": 0, "contrast": 0},
+        "condition": NOISE, "look": True,
     },
     "pix2pix": {
         "network": {"width": 4, "depth": 4, "dropout": 0.3}, "judge_width": 4, "loss": {"l1": 10}, "condition": NOISE,

@@ -107,9 +107,13 @@ def test_contour_terms_without_a_relief_have_contours(data: Path) -> None:
 
 
 def test_masks_without_nuclei_are_refused() -> None:
-    for changes in (RELIEF, {"condition": {"kind": "polygons"}, **CONTOURS}):
+    for changes, needs in (
+        (RELIEF, "condition.kind=skeleton need"),
+        ({"condition": {"kind": "polygons"}, **CONTOURS}, "loss.smoothness and loss.contrast need"),
+    ):
         config = lesson_config("sharpgan", **changes)
-        with pytest.raises(UserError, match=r"--data: expected masks of nuclei \(nuclei, ihc\), which condition.kind="):
+        said = rf"--data: expected masks of nuclei \(nuclei, ihc\), which {needs}, got ki67"
+        with pytest.raises(UserError, match=said):
             config.check_data(get_scheme("ki67"), 0.5)
         config.check_data(get_scheme("ihc"), 0.5)
 

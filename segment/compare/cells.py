@@ -88,7 +88,7 @@ class Comparison:
         The grid may grow, and what the report alone depends on may change, without a training being made again.
         """
         config = self.config.model_dump(mode="json", exclude={**_REPORTED, "train": {*UNHASHED, *SET_BY_GRID}})
-        data = {source.role: source.fingerprint for source in self.sources}
+        data: dict[str, str] = {source.role: source.fingerprint for source in self.sources}
         data |= {f"test {name}": source.fingerprint for name, (source, _) in self.tests.items() if name != OWN_TEST}
         return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
 
