@@ -138,6 +138,27 @@ print(json.dumps([statistics.median(bare), statistics.median(ours), memory]))
 """
 )
 
+CONTOURS = (
+    COMMON
+    + """
+from factory import training_run
+from factory.views import open_tiles
+
+data, STEPS = Path(sys.argv[1]), 8
+lessons = []
+for terms in ((), ("loss.smoothness=0", "loss.contrast=0")):
+    config = training_run.resolve_lesson("sharpgan", "sharpgan_light", list(terms), {"threads": 1}, "cpu")
+    tiles = open_tiles([data], None, config.size, config.batch)
+    lesson = training_run.lesson_class("sharpgan")(config, tiles.scheme, "cpu")
+    lessons.append((lesson, lesson.draw_from(tiles)(0)))
+found = [[], []]
+for _ in range(3):  # in turns, so that a machine that grows warm or busy slows both
+    for seconds, (lesson, views) in zip(found, lessons):
+        seconds += seconds_of(lambda: lesson.step(views, 0, 0), STEPS)
+print(json.dumps([statistics.median(seconds) for seconds in found]))
+"""
+)
+
 
 def main() -> None:
     """Print the tables."""
@@ -154,10 +175,14 @@ def main() -> None:
         for preset in TRAINED:
             bare, ours, memory = measured(STEP, preset, folder / "real", folder / f"run-{preset}")
             show(preset, ms(bare), ms(ours), f"{bare / ours:.2f}", f"{memory:.2f}")
+        _make_tiles_to_learn(folder / "nuclei", "nuclei")
+        show("\nterms of contours", "step with them", "step without", "share of the step")
+        with_them, without = measured(CONTOURS, folder / "nuclei")
+        show("sharpgan_light", ms(with_them), ms(without), f"{1 - without / with_them:.1%}")
 
 
-def _make_tiles_to_learn(out: Path) -> None:
-    command = [sys.executable, "-m", "factory.cli", "make", "--scheme", "ki67", "--renderer", "stain", "--n", "48"]
+def _make_tiles_to_learn(out: Path, scheme: str = "ki67") -> None:
+    command = [sys.executable, "-m", "factory.cli", "make", "--scheme", scheme, "--renderer", "stain", "--n", "48"]
     subprocess.run(
         [*command, "--size", "256x256", "--workers", "1", "--out", str(out)], check=True, capture_output=True
     )
