@@ -69,7 +69,8 @@ def without_gradient_by_design(network: torch.nn.Module) -> set[str]:
 
 def test_lessons_are_named_as_in_their_tables_and_by_table_where_both_have_the_name() -> None:
     assert set(lessons()) == {
-        "depas", "dcgan", "priorpath", "masks/cyclegan", "pix2pixhd", "pix2pix", "renderers/cyclegan",
+        "depas", "dcgan", "priorpath", "masks/cyclegan", "pix2pixhd", "sharpgan", "pix2pix",
+        "renderers/cyclegan",
     }  # fmt: skip
     for part, table in (("masks", masks), ("renderers", renderers)):
         for name in table.TRAINABLE:
