@@ -388,6 +388,16 @@ def test_packed_weights_are_half_as_large_and_draw_the_same_image(name: str, wei
         pack(run, "depas-test", tmp_path)
 
 
+def test_looks_can_be_left_off_a_packed_card(weights: Weights, tmp_path: Path) -> None:
+    run = weights("pix2pixhd")
+    looks = read_card(run / BEST, WEIGHTS_KIND).fields["looks"]
+    path = pack(run, "pix2pixhd-test", tmp_path, without_looks=[1])
+    assert read_card(path, WEIGHTS_KIND).fields["looks"] == [looks[0], looks[2]]
+    with pytest.raises(UserError, match="--without-looks: expected numbers below 3, got 3"):
+        pack(run, "pix2pixhd-other", tmp_path, without_looks=[0, 3])
+    assert not (tmp_path / "pix2pixhd-other.safetensors").exists()
+
+
 STARTERS = [path for path in sorted(STARTER.glob("*.safetensors")) if read_card(path).kind == WEIGHTS_KIND]
 
 

@@ -1,11 +1,13 @@
 """How starter weights are packed; the steps before are ordinary commands (README.md beside this file).
 
 python -m factory.starter.recipe pack runs/tissue-masks/depas-0 depas-tissue
+python -m factory.starter.recipe pack runs/ihc pix2pixhd-ihc --without-looks 5,9,10,11,19
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from factory.core.checkpoints import BEST, read_checkpoint, write_weights
@@ -20,17 +22,19 @@ from manifests.files import sha256_file
 LARGEST_BYTES = 16_000_000
 
 
-def pack(folder: Path, name: str, out: Path = STARTER) -> Path:
+def pack(folder: Path, name: str, out: Path = STARTER, without_looks: Collection[int] = ()) -> Path:
     """Write a run's weights in half precision under a starter's name.
 
     Args:
         folder: of the run. name: ``GENERATOR-WHAT``, e.g. ``depas-tissue``. out: folder of the file.
+        without_looks: numbers of looks that are left off the card, so that none is drawn with.
 
     Returns:
         The file.
 
     Raises:
-        UserError: for a name of another generator, or a file above 16 MB, which is then not left behind.
+        UserError: for a name of another generator, looks that it has not, or a file above 16 MB, which is then not
+            left behind.
     """
     path = folder / BEST
     kind = RENDERER_KIND if read_card(path).kind == RENDERER_KIND else MASKS_KIND
@@ -41,8 +45,13 @@ def pack(folder: Path, name: str, out: Path = STARTER) -> Path:
     size = sum(tensor.nbytes for tensor in half.values())
     if size > LARGEST_BYTES:
         raise UserError(f"{folder}: expected at most {LARGEST_BYTES / 1e6:.0f} MB in float16, got {size / 1e6:.1f} MB.")
+    looks = best.card.get("looks", [])
+    if unknown := sorted(set(without_looks) - set(range(len(looks)))):
+        raise UserError(f"--without-looks: expected numbers below {len(looks)}, got {unknown[0]}.")
+    kept = {"looks": [look for number, look in enumerate(looks) if number not in without_looks]} if looks else {}
     card = {
         **best.card,
+        **kept,
         "name": f"starter: {name}",
         "stored_as": "float16",
         "packed_from_sha256": sha256_file(path),
@@ -54,9 +63,10 @@ def pack(folder: Path, name: str, out: Path = STARTER) -> Path:
 
 def main(arguments: list[str]) -> None:
     """Run the one command there is."""
-    if len(arguments) != 3 or arguments[0] != "pack":
-        raise UserError(f"expected: pack RUN NAME, got {' '.join(arguments) or 'nothing'}.")
-    print(pack(Path(arguments[1]), arguments[2]))  # noqa: T201
+    if len(arguments) not in (3, 5) or arguments[0] != "pack" or arguments[3:4] not in ([], ["--without-looks"]):
+        raise UserError(f"expected: pack RUN NAME [--without-looks 1,2], got {' '.join(arguments) or 'nothing'}.")
+    looks = {int(word) for word in arguments[4].split(",")} if len(arguments) == 5 else set()
+    print(pack(Path(arguments[1]), arguments[2], without_looks=looks))  # noqa: T201
 
 
 if __name__ == "__main__":
