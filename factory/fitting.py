@@ -47,7 +47,8 @@ def fit_parts(
     fits_masks, fits_looks = hasattr(mask_class, "fit"), hasattr(render_class, "fit")
     if not fits_looks and not (fits_masks and like.layouts):
         missing = "; its masks could be fitted to a data set with instances" if fits_masks else ""
-        raise UserError(f"--like: expected a renderer that fits itself ({_fitting()}), got {renderer[0]}{missing}.")
+        got = f"{renderer[0]}{missing}"
+        raise UserError(f"--like: expected a renderer that fits itself ({_fitting()}), got {got}. Name one.")
     mask_config, render_config = masks[1], renderer[1]
     sources, licences, notes = set[str](), set[str](), []
     if fits_looks:
@@ -75,7 +76,7 @@ def fit_renderer(name: str, config: Any, scheme: LabelScheme, like: Reference) -
     """
     render_class = resolve(RENDERERS, name, "--renderer")
     if not hasattr(render_class, "fit"):
-        raise UserError(f"--like: expected a renderer that fits itself ({_fitting()}), got {name}.")
+        raise UserError(f"--like: expected a renderer that fits itself ({_fitting()}), got {name}. Name one.")
     return render_class.fit(like.images, scheme, config)
 
 
