@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import numpy.typing as npt
 from factory.cells_by_colour import with_cells
 from factory.conditions import draw_condition
 from factory.core.config import parse
+from factory.core.malloc import keep_freed_memory
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
+from factory.realism.features import Extractor, open_extractor
 from factory.renderers import RENDERERS
 from factory.trained import scheme_of
 from factory.views import ImageViews, NucleiViews, Tiles, instances_of
@@ -48,6 +51,39 @@ class Arm:
     def folder(self, out: Path, seed: int) -> Path:
         """Of its run."""
         return out / f"{self.name.replace(' ', '-').replace('+', 'and')}-{seed}"
+
+
+def run_experiment(
+    about: str | None,
+    protocol: dict[str, Any],
+    arms: Sequence[Arm],
+    out: Path,
+    score: Callable[[dict[str, Any], list[Arm], argparse.Namespace], None],
+) -> None:
+    """Do what the command line asks: train the arms, seed by seed, or score those that are trained.
+
+    Args:
+        about: the experiment's docstring. protocol: its configuration. arms: all of them. out: of the runs, by default.
+        score: given protocol, the arms asked for and the arguments (``data``, ``out``, ``encoder``).
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("train", "score"))
+    parser.add_argument("--data", nargs="+", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--arms", help="comma-separated; default all")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--encoder", type=Path, help="safetensors of the timm features; left out without")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    wanted = None if arguments.arms is None else [name.strip() for name in arguments.arms.split(",")]
+    chosen = [arm for arm in arms if wanted is None or arm.name in wanted]
+    if arguments.part == "score":
+        score(protocol, chosen, arguments)
+        return
+    for seed in protocol["seeds"]:
+        for arm in chosen:
+            train(arm, seed, protocol, arguments.data, arguments.out, arguments.threads, arguments.device)
 
 
 def train(
@@ -81,6 +117,26 @@ def real_views(tiles: Tiles, protocol: Mapping[str, Any], *, nuclei: bool = Fals
     kind = NucleiViews if nuclei else ImageViews
     views = kind(tiles, tuple(protocol["view_size"]), protocol["views"], protocol["view_seed"], 0.85)
     return views.draw(0), [tiles.group(views.place(number)) for number in views.numbers(0)]
+
+
+def render_finished(
+    arms: Sequence[Arm], protocol: Mapping[str, Any], out: Path, pixels: Pixels, tiles: Tiles
+) -> dict[tuple[str, int], Pixels]:
+    """(arm, seed) -> what `render` gives, of every run that is finished."""
+    return {
+        (arm.name, seed): render(arm, arm.folder(out, seed), pixels, tiles.mpp, tiles.scheme, seed)
+        for seed in protocol["seeds"]
+        for arm in arms
+        if is_finished(arm.folder(out, seed), protocol["steps"])
+    }
+
+
+def extractors(protocol: Mapping[str, Any], encoder: Path | None) -> Iterator[Extractor]:
+    """Those that the protocol names; the one with weights of timm is left out without its file."""
+    for name in protocol["features"]:
+        is_timm = name.startswith("timm:")
+        if not is_timm or encoder is not None:
+            yield open_extractor(name, encoder if is_timm else None)
 
 
 def render(arm: Arm, folder: Path, pixels: Pixels, mpp: float, scheme: LabelScheme, seed: int) -> Pixels:

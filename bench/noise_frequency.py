@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.arms import Arm, Pixels, is_finished, real_views, render, train
+from bench.arms import Arm, extractors, real_views, render_finished, run_experiment
 from bench.noise_frequency_report import CELLS, POLYGONS, ArmFigures, noise_arm, write_report
 from factory.core.config import configs_dir, read_yaml
-from factory.core.malloc import keep_freed_memory
-from factory.realism.features import extract, open_extractor
+from factory.realism.features import extract
 from factory.realism.frechet import frechet_distance
 from factory.views import open_tiles
 
@@ -46,24 +45,8 @@ def arms_of(protocol: dict[str, Any]) -> list[Arm]:
 
 def main() -> None:
     """Do one part of the experiment."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("train", "score"))
-    parser.add_argument("--data", nargs="+", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("runs/noise-frequency"))
-    parser.add_argument("--arms", help="comma-separated; default all")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--encoder", type=Path, help="safetensors of the timm features; left out without")
-    arguments = parser.parse_args()
-    keep_freed_memory()
     protocol = read_yaml(configs_dir() / PROTOCOL)
-    wanted = None if arguments.arms is None else [name.strip() for name in arguments.arms.split(",")]
-    arms = [arm for arm in arms_of(protocol) if wanted is None or arm.name in wanted]
-    if arguments.part == "train":
-        for seed in protocol["seeds"]:
-            for arm in arms:
-                train(arm, seed, protocol, arguments.data, arguments.out, arguments.threads)
-    else:
-        score(protocol, arms, arguments)
+    run_experiment(__doc__, protocol, arms_of(protocol), Path("runs/noise-frequency"), score)
 
 
 def score(protocol: dict[str, Any], arms: list[Arm], arguments: argparse.Namespace) -> None:
@@ -72,17 +55,9 @@ def score(protocol: dict[str, Any], arms: list[Arm], arguments: argparse.Namespa
     pixels, groups = real_views(tiles, protocol)
     reals = pixels[..., 1:]
     floor = real_views(open_tiles(arguments.data, None, tuple(protocol["view_size"]), 1), protocol)[0][..., 1:]
-    fakes: dict[tuple[str, int], Pixels] = {}
-    for seed in protocol["seeds"]:
-        for arm in arms:
-            folder = arm.folder(arguments.out, seed)
-            if is_finished(folder, protocol["steps"]):
-                fakes[arm.name, seed] = render(arm, folder, pixels, tiles.mpp, tiles.scheme, seed)
+    fakes = render_finished(arms, protocol, arguments.out, pixels, tiles)
     found = {}
-    for name in protocol["features"]:
-        if name.startswith("timm:") and arguments.encoder is None:
-            continue
-        extractor = open_extractor(name, arguments.encoder if name.startswith("timm:") else None)
+    for extractor in extractors(protocol, arguments.encoder):
         real, training = (extract(extractor, part) for part in (reals, floor))
         made = {key: extract(extractor, part) for key, part in fakes.items()}
         found[extractor.distance] = _figures(made, real, training, groups, protocol)

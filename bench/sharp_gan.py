@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.arms import Arm, Pixels, is_finished, real_views, render, train
+from bench.arms import Arm, Pixels, extractors, real_views, render_finished, run_experiment
 from bench.sharp_gan_report import RunFigures, write_report
 from factory.core.config import configs_dir, read_yaml
-from factory.core.malloc import keep_freed_memory
-from factory.realism.features import extract, open_extractor
+from factory.realism.features import extract
 from factory.realism.frechet import frechet_distance
 from factory.realism.image_quality import image_quality
 from factory.views import Tiles, instances_of, open_tiles
@@ -37,25 +36,8 @@ PROTOCOL = "experiments/sharp_gan.yaml"
 
 def main() -> None:
     """Do one part of the experiment."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("train", "score"))
-    parser.add_argument("--data", nargs="+", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("runs/sharp-gan"))
-    parser.add_argument("--arms", help="comma-separated; default all")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--encoder", type=Path, help="safetensors of the timm features; left out without")
-    arguments = parser.parse_args()
-    keep_freed_memory()
     protocol = read_yaml(configs_dir() / PROTOCOL)
-    wanted = None if arguments.arms is None else [name.strip() for name in arguments.arms.split(",")]
-    arms = [arm for arm in arms_of(protocol) if wanted is None or arm.name in wanted]
-    if arguments.part == "train":
-        for seed in protocol["seeds"]:
-            for arm in arms:
-                train(arm, seed, protocol, arguments.data, arguments.out, arguments.threads, arguments.device)
-    else:
-        score(protocol, arms, arguments)
+    run_experiment(__doc__, protocol, arms_of(protocol), Path("runs/sharp-gan"), score)
 
 
 def arms_of(protocol: dict[str, Any]) -> list[Arm]:
@@ -71,12 +53,7 @@ def score(protocol: dict[str, Any], arms: Sequence[Arm], arguments: argparse.Nam
     tiles = open_tiles(arguments.data, None, tuple(protocol["view_size"]), 1, split="test")
     views, groups = real_views(tiles, protocol, nuclei=True)
     reals, segmenter = views[..., 1:4], load_weights("starter", "cpu")
-    shown: dict[tuple[str, int], Pixels] = {}
-    for seed in protocol["seeds"]:
-        for arm in arms:
-            folder = arm.folder(arguments.out, seed)
-            if is_finished(folder, protocol["steps"]):
-                shown[arm.name, seed] = render(arm, folder, views, tiles.mpp, tiles.scheme, seed)
+    shown = render_finished(arms, protocol, arguments.out, views, tiles)
     instances = instances_of(views)
     found = {
         key: RunFigures(_quality(images, reals), _aji(segmenter, images, instances)) for key, images in shown.items()
@@ -116,10 +93,7 @@ def _distances(
 ) -> dict[str, dict[str, Any]]:
     """Frechet distance of every run and of the training views, by features."""
     found: dict[str, dict[str, Any]] = {}
-    for name in protocol["features"]:
-        if name.startswith("timm:") and encoder is None:
-            continue
-        extractor = open_extractor(name, encoder if name.startswith("timm:") else None)
+    for extractor in extractors(protocol, encoder):
         of_real = extract(extractor, reals)
         runs = {key: frechet_distance(extract(extractor, images), of_real) for key, images in shown.items()}
         found[extractor.distance] = {"runs": runs, "floor": frechet_distance(extract(extractor, floor), of_real)}
