@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from factory.cells_by_colour import with_cells
 from factory.conditions import draw_condition
-from factory.core.config import parse
+from factory.core.config import configs_dir, parse, read_yaml
 from factory.core.malloc import keep_freed_memory
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
@@ -55,29 +55,32 @@ class Arm:
 
 def run_experiment(
     about: str | None,
-    protocol: dict[str, Any],
-    arms: Sequence[Arm],
-    out: Path,
+    name: str,
+    arms_of: Callable[[dict[str, Any]], list[Arm]],
     score: Callable[[dict[str, Any], list[Arm], argparse.Namespace], None],
 ) -> None:
     """Do what the command line asks: train the arms, seed by seed, or score those that are trained.
 
     Args:
-        about: the experiment's docstring. protocol: its configuration. arms: all of them. out: of the runs, by default.
-        score: given protocol, the arms asked for and the arguments (``data``, ``out``, ``encoder``).
+        about: the experiment's docstring. name: its protocol in configs/experiments, unless another is asked for.
+        arms_of: all arms of a protocol. score: given protocol, the arms asked for and the arguments (``protocol``,
+            its name, ``data``, ``out``, ``encoder``).
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("train", "score"))
+    parser.add_argument("--protocol", default=name, help="in configs/experiments")
     parser.add_argument("--data", nargs="+", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--out", type=Path, help="of the runs; default runs/PROTOCOL")
     parser.add_argument("--arms", help="comma-separated; default all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--encoder", type=Path, help="safetensors of the timm features; left out without")
     arguments = parser.parse_args()
+    arguments.out = arguments.out or Path("runs") / arguments.protocol.replace("_", "-")
     keep_freed_memory()
-    wanted = None if arguments.arms is None else [name.strip() for name in arguments.arms.split(",")]
-    chosen = [arm for arm in arms if wanted is None or arm.name in wanted]
+    protocol = read_yaml(configs_dir() / f"experiments/{arguments.protocol}.yaml")
+    wanted = None if arguments.arms is None else [each.strip() for each in arguments.arms.split(",")]
+    chosen = [arm for arm in arms_of(protocol) if wanted is None or arm.name in wanted]
     if arguments.part == "score":
         score(protocol, chosen, arguments)
         return

@@ -11,7 +11,6 @@ which has real images in it, is left in --out.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,10 @@ import numpy.typing as npt
 
 from bench.arms import Arm, extractors, real_views, render_finished, run_experiment
 from bench.noise_frequency_report import CELLS, POLYGONS, ArmFigures, noise_arm, write_report
-from factory.core.config import configs_dir, read_yaml
 from factory.realism.features import extract
 from factory.realism.frechet import frechet_distance
 from factory.views import open_tiles
 
-PROTOCOL = "experiments/noise_frequency.yaml"
 Floats = npt.NDArray[np.float64]
 
 
@@ -45,8 +42,7 @@ def arms_of(protocol: dict[str, Any]) -> list[Arm]:
 
 def main() -> None:
     """Do one part of the experiment."""
-    protocol = read_yaml(configs_dir() / PROTOCOL)
-    run_experiment(__doc__, protocol, arms_of(protocol), Path("runs/noise-frequency"), score)
+    run_experiment(__doc__, "noise_frequency", arms_of, score)
 
 
 def score(protocol: dict[str, Any], arms: list[Arm], arguments: argparse.Namespace) -> None:

@@ -2,11 +2,13 @@
 
     python -m bench.sharp_gan train --data data/monuseg [--arms "pix2pix,enhanced"]
     python -m bench.sharp_gan score --data data/monuseg [--encoder lite0.safetensors]
+    python -m bench.sharp_gan train --data data/monuseg-val --protocol sharp_gan_tuning
 
-The protocol is configs/experiments/sharp_gan.yaml. What is finished is skipped; a second call of `train` may run beside
-the first with other arms. AJI is that of the segmenter that comes with `segment` (starter weights, trained on patients
-of the train split), in the generated images, against the masks; it is also run on the real images. The report is
-bench/results/sharp-gan.md and .json; a sheet of samples, which has real images in it, is left in --out.
+The protocol is configs/experiments/sharp_gan.yaml, whose weights of losses were chosen with sharp_gan_tuning.yaml. What
+is finished is skipped; a second call of `train` may run beside the first with other arms. AJI is that of the segmenter
+that comes with `segment` (starter weights, trained on patients of the train split), in the generated images, against
+the masks; it is also run on the real images. The report has the protocol's name: bench/results/sharp-gan.md and .json;
+a sheet of samples, which has real images in it, is left in --out.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ import numpy.typing as npt
 
 from bench.arms import Arm, Pixels, extractors, real_views, render_finished, run_experiment
 from bench.sharp_gan_report import RunFigures, write_report
-from factory.core.config import configs_dir, read_yaml
 from factory.realism.features import extract
 from factory.realism.frechet import frechet_distance
 from factory.realism.image_quality import image_quality
@@ -31,13 +32,10 @@ from segment.inference import predict_maps
 from segment.instances import read_tile
 from segment.weights import Weights, load_weights
 
-PROTOCOL = "experiments/sharp_gan.yaml"
-
 
 def main() -> None:
     """Do one part of the experiment."""
-    protocol = read_yaml(configs_dir() / PROTOCOL)
-    run_experiment(__doc__, protocol, arms_of(protocol), Path("runs/sharp-gan"), score)
+    run_experiment(__doc__, "sharp_gan", arms_of, score)
 
 
 def arms_of(protocol: dict[str, Any]) -> list[Arm]:
@@ -49,8 +47,8 @@ def arms_of(protocol: dict[str, Any]) -> list[Arm]:
 
 
 def score(protocol: dict[str, Any], arms: Sequence[Arm], arguments: argparse.Namespace) -> None:
-    """Render the test masks with every arm that is trained, and compare with the test images."""
-    tiles = open_tiles(arguments.data, None, tuple(protocol["view_size"]), 1, split="test")
+    """Render the held-out masks with every arm that is trained, and compare with the held-out images."""
+    tiles = open_tiles(arguments.data, None, tuple(protocol["view_size"]), 1, split=protocol["split"])
     views, groups = real_views(tiles, protocol, nuclei=True)
     reals, segmenter = views[..., 1:4], load_weights("starter", "cpu")
     shown = render_finished(arms, protocol, arguments.out, views, tiles)
@@ -60,7 +58,9 @@ def score(protocol: dict[str, Any], arms: Sequence[Arm], arguments: argparse.Nam
     }
     ceiling = _aji(segmenter, reals, instances)
     distances = _distances(shown, reals, _floor(arguments.data, protocol), protocol, arguments.encoder)
-    write_report(protocol, found, ceiling, groups, distances, shown, views, tiles.scheme, arguments.out)
+    write_report(
+        arguments.protocol, protocol, found, ceiling, groups, distances, shown, views, tiles.scheme, arguments.out
+    )
 
 
 def _floor(data: Sequence[Path], protocol: dict[str, Any]) -> Pixels:

@@ -43,6 +43,7 @@ class RunFigures:
 
 
 def write_report(
+    name: str,
     protocol: Mapping[str, Any],
     found: Mapping[Key, RunFigures],
     ceiling: Floats,
@@ -53,7 +54,7 @@ def write_report(
     scheme: LabelScheme,
     out: Path,
 ) -> None:
-    """Write sharp-gan.md and .json into `RESULTS`, and the sheet, which has real images, into `out`."""
+    """Write the protocol's .md and .json into `RESULTS`, and the sheet, which has real images, into `out`."""
     bootstrap = BootstrapConfig(resamples=protocol["resamples"])
     arms = [name for name in protocol["arms"] if any(arm == name for arm, _ in found)]
     values = {
@@ -67,7 +68,7 @@ def write_report(
     lines = [
         "# Enhanced Sharp-GAN: do the skeleton map and the terms of contours help?",
         "",
-        f"`python -m bench.sharp_gan`, `configs/experiments/sharp_gan.yaml`: {protocol['base']} with "
+        f"`python -m bench.sharp_gan --protocol {name}`, `configs/experiments/{name}.yaml`: {protocol['base']} with "
         f"{protocol['set']}, {protocol['steps']} steps of 4 views of {size}, seeds {protocol['seeds']}; "
         f"{protocol['views']} views of {shown} of {len(set(groups))} held-out patients, each rendered "
         "from its mask. 95 % intervals over seeds and patients. GMSD: lower is better. AJI: of the starter weights of "
@@ -89,10 +90,11 @@ def write_report(
             for name, each in distances.items()
         },
     }
+    stem = name.replace("_", "-")
     for folder in (RESULTS, out):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "sharp-gan.md", ("\n".join(lines) + "\n").encode())
-        write_atomic(folder / "sharp-gan.json", json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
+        write_atomic(folder / f"{stem}.md", ("\n".join(lines) + "\n").encode())
+        write_atomic(folder / f"{stem}.json", json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
     first = [next(images[key] for key in images if key[0] == arm)[:_SHOWN] for arm in arms]
     write_sample_sheet(out / "sheet.png", [views[:_SHOWN, ..., 0], *first, views[:_SHOWN, ..., 1:4]], scheme)
 
@@ -110,7 +112,9 @@ def _table(
             ", ".join(f"{value:.1f}" for (name, _), value in each["runs"].items() if name == arm)
             for each in distances.values()
         )
-        known = ", ".join("?" if value is None else f"{value:.3f}" for value in protocol["published"][arm])
+        known = ", ".join(
+            "?" if value is None else f"{value:.3f}" for value in protocol.get("published", {}).get(arm, [])
+        )
         lines.append(f"| {arm} | {cells} | {away} | {known} |")
     return lines
 
