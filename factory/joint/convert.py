@@ -1,0 +1,134 @@
+"""The original implementation's weights (NVlabs/stylegan2-ada-pytorch, `G_ema`) -> our `Generator`.
+
+Theirs come as pickles of code, which are never opened here. Whoever has them saves the plain tensors first::
+
+    safetensors.torch.save_file({k: v.contiguous() for k, v in G_ema.state_dict().items()}, "g_ema.safetensors")
+
+Those weights may be licensed for research alone; that is for their owner to say, and the card of what is made of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from factory.core.checkpoints import read_tensors
+from factory.nets.stylegan2 import Generator, StyleGan2Shape
+from factory.nets.stylegan2_layers import Blur
+from manifests.errors import UserError
+
+_BLOCK = re.compile(r"synthesis\.b(\d+)\.")
+_LAYER = re.compile(r"mapping\.fc(\d+)\.weight")
+_CLAMP = 256.0
+"""What the original's training script bounds convolutions by; a setting of the network, so no weights tell it."""
+
+
+def read_original(path: Path, conv_clamp: float | None = _CLAMP) -> Generator:
+    """The generator of a safetensors file with the original's names.
+
+    Args:
+        path: the file. conv_clamp: what its convolutions were bounded by; None where they were not.
+
+    Raises:
+        UserError: for a file that is not whole safetensors, or not such a generator.
+    """
+    return converted(read_tensors(path), conv_clamp, where=str(path))
+
+
+def converted(
+    tensors: Mapping[str, torch.Tensor], conv_clamp: float | None = _CLAMP, *, where: str = "weights"
+) -> Generator:
+    """The generator of the original's tensors by name, in eval mode; equal images up to rounding.
+
+    Args:
+        tensors: the `state_dict` of an unconditional `G_ema`, floats. conv_clamp: see `read_original`. where: named in
+        errors.
+
+    Raises:
+        UserError: for tensors that are missing, too many, of another shape, or of another architecture.
+    """
+    shape, side = _shape_of(tensors, conv_clamp, where)
+    network = Generator(shape, (side, side))
+    ours = network.state_dict()
+    theirs = {name: _original_name(name) for name in ours}
+    filters = {name for name in tensors if name.endswith(".resample_filter")}
+    _refuse_other_filters({name: tensors[name] for name in filters}, where)
+    _refuse_other_names(set(theirs.values()), set(tensors) - filters, where)
+    for name, original in theirs.items():
+        if tensors[original].shape != ours[name].shape:
+            raise UserError(
+                f"{where}: {original}: expected {_text(ours[name])}, got {_text(tensors[original])}. "
+                "Only the default architecture with skips is converted."
+            )
+    network.load_state_dict({name: tensors[original].float() for name, original in theirs.items()})
+    return network.eval()
+
+
+def _shape_of(tensors: Mapping[str, torch.Tensor], conv_clamp: float | None, where: str) -> tuple[StyleGan2Shape, int]:
+    """Shape and side of a generator with such tensors."""
+    if any(name.startswith("mapping.embed.") for name in tensors):
+        raise UserError(f"{where}: expected an unconditional generator, got one with classes. Use another.")
+    sides = sorted({int(found[1]) for found in map(_BLOCK.match, tensors) if found})
+    layers = [name for name in tensors if _LAYER.fullmatch(name)]
+    first = tensors.get("mapping.fc0.weight")
+    if first is None or len(sides) < 2 or sides != [4 << n for n in range(len(sides))]:
+        raise UserError(
+            f"{where}: expected the state dict of the original's G_ema (mapping.fc0.weight, synthesis.b4.const ...), "
+            f"got {', '.join(sorted(tensors)[:3]) or 'nothing'} .... Save G_ema.state_dict()."
+        )
+    widths = {side: _width(tensors, side, where) for side in sides}
+    widest = max(widths.values())
+    narrower = [side * width for side, width in widths.items() if width < widest]
+    base = max(narrower) if narrower else widest * sides[-1]
+    shape = StyleGan2Shape(
+        z_dim=first.shape[1],
+        w_dim=first.shape[0],
+        mapping_layers=len(layers),
+        channel_base=base,
+        channel_max=widest,
+        conv_clamp=conv_clamp,
+    )
+    return shape, sides[-1]
+
+
+def _width(tensors: Mapping[str, torch.Tensor], side: int, where: str) -> int:
+    name = f"synthesis.b{side}.conv1.weight"
+    if name not in tensors:
+        raise UserError(f"{where}: {name}: expected a tensor, got none. Save the whole G_ema.state_dict().")
+    return int(tensors[name].shape[0])
+
+
+def _original_name(name: str) -> str:
+    """The original's name of one of our tensors."""
+    name = re.sub(r"^mapping\.layers\.(\d+)\.", r"mapping.fc\1.", name)
+    name = re.sub(r"^synthesis\.constant$", "synthesis.b4.const", name)
+    found = re.match(r"synthesis\.blocks\.(\d+)\.(.*)", name)
+    if not found:
+        return name
+    rest = found[2].removeprefix("convolutions.").replace("to_rgb.", "torgb.").replace(".convolution.", ".")
+    return f"synthesis.b{4 << int(found[1])}.{rest}"
+
+
+def _refuse_other_filters(filters: Mapping[str, torch.Tensor], where: str) -> None:
+    ours = Blur(0).kernel[0, 0]
+    for name, kernel in filters.items():
+        if kernel.shape != ours.shape or not torch.allclose(kernel.float(), ours, atol=1e-6):
+            raise UserError(f"{where}: {name}: expected the filter [1, 3, 3, 1], got another. Use other weights.")
+
+
+def _refuse_other_names(expected: set[str], got: set[str], where: str) -> None:
+    for names, wrong in ((expected - got, "none"), (got - expected, "one")):
+        if names:
+            wanted = "a tensor" if wrong == "none" else "no tensor"
+            more = f" ({len(names) - 1} more)" if len(names) > 1 else ""
+            raise UserError(
+                f"{where}: {min(names)}: expected {wanted} of that name, got {wrong}{more}. "
+                "Only the default architecture with skips is converted."
+            )
+
+
+def _text(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"

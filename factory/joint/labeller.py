@@ -1,0 +1,341 @@
+"""Labels read off a generator's features: training on a few annotated images, votes, doubt, and calibration.
+
+Histopathology-DatasetGAN (Rizvi et al.) trains one pixel classifier on 16 annotated images; DatasetGAN (Zhang et al.
+2021) trains ten, takes the label that most vote for, and drops images on which they disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from factory.core.checkpoints import read_checkpoint, write_weights
+from factory.core.config import Config
+from factory.core.seeds import Stream, generator, row_seed
+from factory.joint.features import Features
+from factory.joint.pixels import PixelSampler
+from factory.nets.pixel_classifier import Ensemble
+from manifests.errors import FaultError, UserError
+
+KIND = "hdgan-labeller"
+
+_STANDARDISED_ON = 65_536
+_CHUNK = 16_384
+
+
+class PixelClassifierConfig(Config):
+    """The network's shape, see `PixelClassifier`; the defaults are the published ones."""
+
+    widths: tuple[int, int] = (128, 32)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+
+
+class LabellerConfig(Config):
+    """How a labeller is trained; the defaults are the published settings (paper and its authors' code).
+
+    Attributes:
+        network: of each member. members: of the ensemble, 1 in HDGAN and 10 in DatasetGAN.
+        batch: pixels in a step. epochs: a round takes as many steps as the labelled pixels fill.
+        steps: instead of epochs, where given; for each member.
+        balanced: draw all classes equally often, however rare they are.
+        optimiser: sgd as published, or adam. learning_rate: of either. momentum: of sgd.
+        label_smoothing: share of the target that goes to all classes alike.
+        seed: of weights, pixels and dropout; member i is the same however many there are.
+    """
+
+    network: PixelClassifierConfig = PixelClassifierConfig()
+    members: int = Field(default=1, ge=1, le=100)
+    batch: int = Field(default=65_536, ge=2)
+    epochs: int = Field(default=25, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    balanced: bool = True
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = Field(default=1e-4, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """An image that a person labelled: features, and classes uint8 [H, W] with 255 where nothing is said."""
+
+    features: Features
+    labels: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training made: the ensemble in eval mode, and the loss of every step of every member."""
+
+    ensemble: Ensemble
+    losses: tuple[tuple[float, ...], ...]
+
+
+def fit_labeller(
+    images: Sequence[Annotated],
+    classes: int,
+    config: LabellerConfig,
+    *,
+    device: str = "cpu",
+    on_step: Callable[[int, int, float], None] = lambda member, step, loss: None,
+) -> Fitted:
+    """Train the members one after the other; on a CPU the same images and config give the same bytes.
+
+    Args:
+        images: of one generator, features with the same channels. classes: of the labels.
+        config: how. device: where. on_step: called with member and step, from 0, and the loss.
+
+    Raises:
+        UserError: for labels of another size, other classes, or nothing labelled.
+        FaultError: when a loss is no longer a number.
+    """
+    sampler = _sampler(images, classes, balanced=config.balanced)
+    steps = config.steps or config.epochs * math.ceil(sampler.labelled / config.batch)
+    channels = sum(images[0].features.record.channels)
+    devices = [device] if device.startswith("cuda") else []
+    losses = []
+    with torch.random.fork_rng(devices):
+        ensemble = Ensemble(channels, classes, config.members, config.network.widths, config.network.dropout)
+        rng = generator(config.seed, Stream.FIT)
+        ensemble.standardise_by(_batch(images, sampler, rng, min(_STANDARDISED_ON, sampler.labelled))[0])
+        ensemble.to(device)
+        for member in range(config.members):
+            torch.manual_seed(row_seed(config.seed, member))
+            losses.append(_fit_member(ensemble, member, images, sampler, steps, config, on_step))
+    return Fitted(ensemble.eval(), tuple(losses))
+
+
+def _fit_member(
+    ensemble: Ensemble,
+    number: int,
+    images: Sequence[Annotated],
+    sampler: PixelSampler,
+    steps: int,
+    config: LabellerConfig,
+    on_step: Callable[[int, int, float], None],
+) -> tuple[float, ...]:
+    member = ensemble.members[number].train()
+    member.draw_weights()  # type: ignore[operator]  # here, so that they are the member's own
+    optimiser: torch.optim.Optimizer
+    if config.optimiser == "sgd":
+        optimiser = torch.optim.SGD(member.parameters(), config.learning_rate, config.momentum)
+    else:
+        optimiser = torch.optim.Adam(member.parameters(), config.learning_rate)
+    losses = []
+    for step in range(steps):
+        rng = generator(row_seed(config.seed, number), Stream.TRAIN_ORDER, step)
+        x, truth = (part.to(ensemble.mean.device) for part in _batch(images, sampler, rng, config.batch))
+        logits = member(ensemble.standardised(x))
+        loss = F.cross_entropy(logits, truth, label_smoothing=config.label_smoothing)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise FaultError(
+                f"labeller: expected a finite loss, got {losses[-1]} at step {step + 1} of member {number + 1}. "
+                "Lower learning_rate."
+            )
+        on_step(number, step, losses[-1])
+    return tuple(losses)
+
+
+def _sampler(images: Sequence[Annotated], classes: int, *, balanced: bool) -> PixelSampler:
+    for image in images:
+        record = image.features.record
+        if image.labels.shape != record.size:
+            raise UserError(
+                f"annotation of {record.name}: expected {record.size[0]}x{record.size[1]} pixels like its image, "
+                f"got {'x'.join(map(str, image.labels.shape))}."
+            )
+        if record.channels != images[0].features.record.channels:
+            raise UserError(
+                f"features of {record.name}: expected taps of {images[0].features.record.channels} channels as for "
+                f"the first image, got {record.channels}. Write all with the same blocks."
+            )
+    return PixelSampler([(image.features.record.name, image.labels) for image in images], classes, balanced=balanced)
+
+
+def _batch(
+    images: Sequence[Annotated], sampler: PixelSampler, rng: np.random.Generator, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features float32 [P, C] and classes int64 [P] of pixels drawn at random."""
+    drawn = sampler.draw(rng, count)
+    features = [images[number].features.gather(pixels) for number, pixels, _ in drawn]
+    classes = np.concatenate([classes for _, _, classes in drawn])
+    return torch.from_numpy(np.concatenate(features)), torch.from_numpy(classes)
+
+
+def majority_vote(logits: torch.Tensor) -> torch.Tensor:
+    """The class that most members of an ensemble choose: uint8 [...] of logits [E, K, ...].
+
+    Where several are chosen equally often, it is the one of these with the largest mean probability.
+    """
+    choices = logits.max(1).indices  # like argmax, which is many times slower on a CPU
+    labels: torch.Tensor = choices[0].to(torch.uint8)
+    if len(logits) == 1:
+        return labels
+    votes = torch.stack([(choices == label).sum(0) for label in range(logits.shape[1])])
+    chosen = votes + 0.5 * logits.float().softmax(1).mean(0)
+    return chosen.max(0).indices.to(torch.uint8)
+
+
+def disagreement(logits: torch.Tensor) -> torch.Tensor:
+    """Jensen-Shannon divergence between the members of an ensemble: float32 [...] of logits [E, K, ...], in nats.
+
+    The entropy of the mean of their distributions less the mean of their entropies (Zhang et al. 2021):
+    0 where all say the same with the same confidence, at most the logarithm of K and of E.
+    """
+    log = logits.float().log_softmax(1)
+    p = log.exp()
+    mean = p.mean(0)
+    divergence: torch.Tensor = (p * log).sum(1).mean(0) - torch.special.xlogy(mean, mean).sum(0)
+    return divergence.clamp_min_(0.0)
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Pixels whose confidence lies above `low` and up to `high`: how many, mean confidence, and share that is right."""
+
+    low: float
+    high: float
+    pixels: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether confidence is what it says (Guo et al. 2017).
+
+    Attributes:
+        pixels: that were looked at. accuracy: share of them that is right.
+        error: expected calibration error, the mean distance of confidence and accuracy of the bins, weighed by pixels.
+        bins: the reliability table; None in a bin without pixels.
+    """
+
+    pixels: int
+    accuracy: float
+    error: float
+    bins: tuple[ReliabilityBin, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def calibration_of(
+    probabilities: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.integer[Any]], bins: int = 15
+) -> Calibration:
+    """Calibration of class probabilities [P, K] against classes [P], P > 0, in bins of equal width (15 as in Guo)."""
+    confidence, right = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == truth
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    places = np.clip(np.searchsorted(edges, confidence) - 1, 0, bins - 1)
+    counts = np.bincount(places, minlength=bins)
+    sums = [np.bincount(places, weights, bins) for weights in (confidence, right.astype(np.float64))]
+    error = float(np.abs(sums[0] - sums[1]).sum() / truth.size)
+    table = tuple(
+        ReliabilityBin(float(low), float(high), int(n), float(c / n) if n else None, float(a / n) if n else None)
+        for (low, high), n, c, a in zip(pairwise(edges), counts, *sums, strict=True)
+    )
+    return Calibration(int(truth.size), float(right.mean()), error, table)
+
+
+def calibrate(
+    ensemble: Ensemble, images: Sequence[Annotated], *, seed: int, pixels: int = 65_536, bins: int = 15
+) -> Calibration:
+    """Calibration of an ensemble's mean probabilities on pixels of held-out images, drawn as often as they occur.
+
+    Args:
+        ensemble: in eval mode. images: that it was not trained on. seed: of the draw. pixels: how many. bins: of equal
+            width.
+
+    Raises:
+        UserError: as `fit_labeller`.
+    """
+    sampler = _sampler(images, ensemble.classes, balanced=False)
+    x, truth = _batch(images, sampler, generator(seed, Stream.SAMPLE), pixels)
+    with torch.inference_mode():
+        said = [ensemble(part.to(ensemble.mean.device)).softmax(1).mean(0).T.cpu() for part in torch.split(x, _CHUNK)]
+    return calibration_of(torch.cat(said).numpy(), truth.numpy(), bins)
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """An ensemble in eval mode and the card that it came with."""
+
+    ensemble: Ensemble
+    card: Mapping[str, Any]
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the taps that it reads, in order."""
+        return tuple(self.card["channels"])
+
+
+def write_labeller(
+    path: Path,
+    fitted: Fitted,
+    config: LabellerConfig,
+    images: Sequence[Annotated],
+    card: Mapping[str, Any],
+    calibration: Calibration | None = None,
+) -> None:
+    """Write a labeller as safetensors with its card, and the card beside as JSON.
+
+    Args:
+        path: the file. fitted, config, images: what was trained, how, and on what.
+        card: what else to say: the scheme, sources, licences. calibration: on held-out images, where there are some.
+    """
+    records = [image.features.record for image in images]
+    document = {
+        **card,
+        "kind": KIND,
+        "network": {
+            "channels": fitted.ensemble.channels,
+            "classes": fitted.ensemble.classes,
+            "members": config.members,
+            **config.network.model_dump(mode="json"),
+        },
+        "channels": list(records[0].channels),
+        "generator_sha256": records[0].weights_sha256,
+        "latents_sha256": [record.latent_sha256 for record in records],
+        "config": config.model_dump(mode="json"),
+        "calibration": None if calibration is None else calibration.to_dict(),
+    }
+    write_weights(path, fitted.ensemble.state_dict(), document)
+
+
+def read_labeller(path: Path, generator_sha256: str | None = None) -> Labeller:
+    """Read a labeller; `generator_sha256` is that of the weights whose features it must be for, None takes any.
+
+    Raises:
+        UserError: for a file that is missing, damaged, of another kind, or for another generator.
+    """
+    checkpoint = read_checkpoint(path, KIND)
+    card = checkpoint.card
+    found = str(card.get("generator_sha256"))
+    if generator_sha256 is not None and found != generator_sha256:
+        raise UserError(
+            f"{path}: expected a labeller for the generator {generator_sha256[:12]}, got one for {found[:12]}. "
+            "Features of one generator mean nothing to the labeller of another: train one for these weights."
+        )
+    try:
+        ensemble = Ensemble(**card["network"])
+        ensemble.load_state_dict(checkpoint.tensors)
+        if sum(card["channels"]) != ensemble.channels:
+            raise ValueError("channels")
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: expected the weights that its card describes, got others. Get it again.") from error
+    return Labeller(ensemble.eval(), card)

@@ -1,0 +1,95 @@
+"""Pixels of annotated images, drawn at random: all classes equally often, or as often as they occur."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.core.compiled import compiled
+from manifests.errors import UserError
+from manifests.labels import IGNORE
+
+_BLOCK = 1024
+"""Pixels that are counted together: a list of all pixels of each class would take eight bytes for every one."""
+
+Drawn = list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+"""For each image with drawn pixels its number, rows and columns int64 [P, 2], and classes int64 [P]."""
+
+
+class PixelSampler:
+    """Draws labelled pixels, with replacement; which, is a function of the generator it is given.
+
+    Args:
+        images: name and classes uint8 [H, W] of each, 255 where nothing is said. classes: how many there are.
+        balanced: draw every class that occurs equally often.
+
+    Raises:
+        UserError: for a class that does not exist, or when nothing is labelled.
+    """
+
+    def __init__(self, images: Sequence[tuple[str, npt.NDArray[np.uint8]]], classes: int, *, balanced: bool) -> None:
+        self._labels = [np.ascontiguousarray(labels).reshape(-1) for _, labels in images]
+        self._widths = [labels.shape[1] for _, labels in images]
+        counts = []
+        for (name, _), flat in zip(images, self._labels, strict=True):
+            other = flat[(flat >= classes) & (flat != IGNORE)]
+            if other.size:
+                raise UserError(
+                    f"annotation of {name}: expected classes 0 to {classes - 1}, or {IGNORE} where nothing is said, "
+                    f"got {int(other[0])}. Use the scheme that it was made with."
+                )
+            starts = np.arange(0, flat.size, _BLOCK)
+            counts.append([np.add.reduceat(flat == label, starts, dtype=np.int64) for label in range(classes)])
+        self._first_blocks = np.cumsum([0, *(len(blocks[0]) for blocks in counts)])
+        joined = np.concatenate(counts, 1) if counts else np.zeros((classes, 0), np.int64)
+        self._before = np.concatenate([np.zeros((classes, 1), np.int64), joined.cumsum(1)], 1)  # [class, block]
+        totals = self._before[:, -1]
+        if not totals.any():
+            raise UserError("annotations: expected labelled pixels, got none.")
+        self._chances = (totals > 0) / np.count_nonzero(totals) if balanced else totals / totals.sum()
+
+    @property
+    def labelled(self) -> int:
+        """Pixels that have a class."""
+        return int(self._before[:, -1].sum())
+
+    def draw(self, rng: np.random.Generator, count: int) -> Drawn:
+        """So many pixels, image by image and class by class."""
+        drawn: list[list[tuple[npt.NDArray[np.int64], int]]] = [[] for _ in self._labels]
+        for label, number in enumerate(rng.multinomial(count, self._chances)):
+            before = self._before[label]
+            ranks = np.sort(rng.integers(0, max(before[-1], 1), number))
+            blocks = np.searchsorted(before, ranks, "right") - 1
+            cuts = np.searchsorted(blocks, self._first_blocks)
+            for image, flat in enumerate(self._labels):
+                part = slice(cuts[image], cuts[image + 1])
+                starts = (blocks[part] - self._first_blocks[image]) * _BLOCK
+                places = _find(flat, label, starts, ranks[part] - before[blocks[part]])
+                drawn[image].append((places, label))
+        found: Drawn = []
+        for image, parts in enumerate(drawn):
+            places = np.concatenate([places for places, _ in parts])
+            classes = np.concatenate([np.full(places.size, label, np.int64) for places, label in parts])
+            if places.size:
+                found.append((image, np.stack(np.divmod(places, self._widths[image]), 1), classes))
+        return found
+
+
+@compiled()
+def _find(
+    labels: npt.NDArray[np.uint8], label: int, starts: npt.NDArray[np.int64], ranks: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Where in flat labels the pixels with `label` are that have so many of their class before them from a start on."""
+    places = np.empty(starts.size, np.int64)
+    for number in range(starts.size):
+        place, left = starts[number], ranks[number]
+        while True:
+            if labels[place] == label:
+                if left == 0:
+                    break
+                left -= 1
+            place += 1
+        places[number] = place
+    return places

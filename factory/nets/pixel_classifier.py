@@ -1,0 +1,149 @@
+"""The pixel classifier of Histopathology-DatasetGAN: a small network from a pixel's features to its class.
+
+The layers are those of the paper (Rizvi et al., "a 3-layer MLP with ReLU activations, Batch Normalization and
+Dropout") in the order of its authors' code, where batch norm follows ReLU. Several of them make an ensemble, as in
+DatasetGAN (Zhang et al. 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from factory.nets.layers import draw_first_weights
+
+
+class PixelClassifier(nn.Module):
+    """Standardised features -> logits.
+
+    Args:
+        channels: of the features. classes: of the labels.
+        widths: of the two hidden layers. dropout: share of the first hidden layer that a step leaves out.
+    """
+
+    def __init__(self, channels: int, classes: int, widths: tuple[int, int] = (128, 32), dropout: float = 0.3) -> None:
+        super().__init__()
+        self.first = nn.Linear(channels, widths[0])
+        self.first_norm = nn.BatchNorm1d(widths[0])
+        self.dropout = nn.Dropout(dropout)
+        self.second = nn.Linear(widths[0], widths[1])
+        self.second_norm = nn.BatchNorm1d(widths[1])
+        self.third = nn.Linear(widths[1], classes)
+        self.draw_weights()
+
+    def draw_weights(self) -> None:
+        """Draw first weights from N(0, 0.02), as the authors' code has it, from torch's global generator."""
+        draw_first_weights(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [P, K] of standardised features [P, C]."""
+        x = self.dropout(self.first_norm(self.first(x).relu()))
+        logits: torch.Tensor = self.third(self.second_norm(self.second(x).relu()))
+        return logits
+
+
+class Ensemble(nn.Module):
+    """Pixel classifiers that see the same features, with the standardisation of these.
+
+    Args:
+        channels, classes, widths, dropout: of each `PixelClassifier`. members: how many; 1 in HDGAN, 10 in DatasetGAN.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        members: int = 1,
+        widths: Sequence[int] = (128, 32),
+        dropout: float = 0.3,
+    ) -> None:
+        super().__init__()
+        first, second = widths
+        self.channels, self.classes = channels, classes
+        self.mean, self.std = nn.Buffer(torch.zeros(channels)), nn.Buffer(torch.ones(channels))
+        self.members = nn.ModuleList(
+            PixelClassifier(channels, classes, (first, second), dropout) for _ in range(members)
+        )
+
+    def standardise_by(self, features: torch.Tensor) -> None:
+        """Take mean and standard deviation from features [P, C]; a channel that never changes keeps its scale."""
+        values = features.double()
+        std = values.std(0, correction=0)
+        self.mean.copy_(values.mean(0))
+        self.std.copy_(torch.where(std > 0, std, 1.0))
+
+    def standardised(self, x: torch.Tensor) -> torch.Tensor:
+        """Features [P, C] with mean 0 and standard deviation 1, as far as they are like those of `standardise_by`."""
+        return (x - self.mean) / self.std
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [E, K, P] of all members for features [P, C] as a generator has them."""
+        x = self.standardised(x)
+        return torch.stack([member(x).T for member in self.members])
+
+
+@dataclass(frozen=True)
+class FoldedEnsemble:
+    """An ensemble in eval mode as three linear maps with ReLU between them, all members side by side; float32.
+
+    Attributes:
+        mean: [C], taken from the features first. It is not folded into the bias: a feature whose mean is far from 0
+            would lose digits, in bfloat16 most of them.
+        first: [C, E D], the scale of the standardisation folded in. first_bias: [E D].
+        second: [E, D, F], the first batch norm folded in. second_bias: [E, F].
+        third: [E, K, F], the second batch norm folded in. third_bias: [E, K, 1].
+    """
+
+    mean: torch.Tensor
+    first: torch.Tensor
+    first_bias: torch.Tensor
+    second: torch.Tensor
+    second_bias: torch.Tensor
+    third: torch.Tensor
+    third_bias: torch.Tensor
+
+    @property
+    def members(self) -> int:
+        """How many classifiers these are."""
+        return len(self.second)
+
+    @property
+    def classes(self) -> int:
+        """Classes that they tell apart."""
+        return self.third.shape[1]
+
+
+def fold(ensemble: Ensemble) -> FoldedEnsemble:
+    """Fold standardisation and batch norms into the linear maps; computed in float64."""
+    firsts, seconds, thirds = [], [], []
+    for member in ensemble.members:
+        assert isinstance(member, PixelClassifier)
+        scale = 1.0 / ensemble.std.detach().double()
+        firsts.append((member.first.weight.detach().double() * scale, member.first.bias.detach().double()))
+        seconds.append(_after_norm(member.first_norm, member.second))
+        thirds.append(_after_norm(member.second_norm, member.third))
+    (first, first_bias), (second, second_bias), (third, third_bias) = (
+        [torch.stack(parts).float() for parts in zip(*pairs, strict=True)] for pairs in (firsts, seconds, thirds)
+    )
+    return FoldedEnsemble(
+        mean=ensemble.mean.detach().float().clone(),
+        first=first.flatten(0, 1).T.contiguous(),
+        first_bias=first_bias.flatten(),
+        second=second.transpose(1, 2).contiguous(),
+        second_bias=second_bias,
+        third=third,
+        third_bias=third_bias[:, :, None],
+    )
+
+
+def _after_norm(norm: nn.BatchNorm1d, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias, float64, of a linear map that does what batch norm in eval mode and `linear` do."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    shift = norm.bias.detach().double() - norm.running_mean.double() * scale
+    weight = linear.weight.detach().double()
+    return weight * scale, weight @ shift + linear.bias.detach().double()
