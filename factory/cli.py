@@ -2,6 +2,8 @@
 
 import typer
 
+from factory.commands.annotate import annotate
+from factory.commands.convert import convert
 from factory.commands.doctor import doctor
 from factory.commands.ingest import ingest
 from factory.commands.inspect import inspect
@@ -10,6 +12,7 @@ from factory.commands.plan import plan
 from factory.commands.quiz import quiz
 from factory.commands.render import render
 from factory.commands.replay import replay
+from factory.commands.sample import sample
 from factory.commands.score import score
 from factory.commands.sketches import sketches
 from factory.commands.train import train
@@ -23,8 +26,24 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (plan, make, render, train, ingest, inspect, score, verify, replay, sketches, quiz, doctor):
+for command in (
+    plan,
+    make,
+    render,
+    train,
+    convert,
+    sample,
+    ingest,
+    inspect,
+    score,
+    verify,
+    replay,
+    sketches,
+    quiz,
+    doctor,
+):
     app.command()(command)
+app.add_typer(annotate, name="annotate")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factory.core.config import configs_dir, merge, parse, parse_assignments, read_yaml
 from factory.core.registry import resolve
@@ -17,6 +17,9 @@ from factory.renderers import RENDERERS
 from factory.rendering import RenderConfig
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
+
+if TYPE_CHECKING:
+    from factory.joint_making import JointMakeConfig
 
 _NONE = "none"
 _REGIONS = ("tumour", "inflammation")
@@ -72,6 +75,66 @@ def resolve_config(
     if "plan" in values:
         values["plan"] = {key: None if value == _NONE else value for key, value in values["plan"].items()}
     return parse(MakeConfig, values, where), scheme
+
+
+def resolve_joint(
+    plan_flags: Mapping[str, Any],
+    typed: Mapping[str, Any],
+    shares: Sequence[str],
+    config_file: Path | None,
+    assignments: Sequence[str],
+    draft: Draft | None = None,
+) -> JointMakeConfig:
+    """As `resolve_config`, for the joint route: nothing is asked but what is typed, as weights have no defaults.
+
+    Args:
+        plan_flags: fields of `PlanConfig` as typed. typed: ``name`` and fields of the part's Config; None where nothing
+        was typed. shares: ``CLASS=DISTRIBUTION`` words. config_file, assignments: of `JointMakeConfig` keys.
+        draft: a plan to follow.
+
+    Raises:
+        UserError: for an unknown key, a value of the wrong form, or a flag against the draft.
+    """
+    from factory.joint_making import JointMakeConfig  # which imports torch
+
+    where = str(config_file) if config_file else "configuration"
+    if draft:
+        _refuse_contradiction(
+            plan_flags, load_scheme(str(plan_flags["scheme"])) if plan_flags.get("scheme") else None, draft
+        )
+    asked: dict[str, str] = {}
+    for word in shares:
+        name, separator, text = word.partition("=")
+        if not separator:
+            raise UserError(
+                f"--share: expected CLASS=DISTRIBUTION, got {word!r}. Write for example glomerulus=0.05-0.2."
+            )
+        asked[name] = text
+    values: dict[str, Any] = {"plan": {}, "joint": {}}
+    layers = [read_yaml(config_file) if config_file else {}, parse_assignments(assignments)]
+    flags = {key: value for key, value in plan_flags.items() if value is not None}
+    given = {key: value for key, value in typed.items() if value is not None}
+    _refuse_scalars(layers, where)
+    for layer in (*layers, {"plan": flags, "joint": given, **({"shares": asked} if asked else {})}):
+        values = merge(values, layer)
+    values["plan"] = {key: None if value == _NONE else value for key, value in values["plan"].items()}
+    return parse(JointMakeConfig, values, where)
+
+
+def refuse_mixed(joint: str | None, of_joint: Mapping[str, Any], of_others: Mapping[str, Any]) -> None:
+    """Refuse options of the joint route without it, and those of masks and renderers with it.
+
+    Args:
+        joint: as typed. of_joint, of_others: options by field name; None where nothing was typed.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, value in (of_others if joint else of_joint).items():
+        if value is not None and joint:
+            raise UserError(f"--{name}: expected none beside --joint, which draws both. Leave one out.")
+        if value is not None:
+            raise UserError(f"--{name.replace('_', '-')}: expected --joint beside it, got none. Name it.")
 
 
 def resolve_rendering(
@@ -138,7 +201,7 @@ def _attribute(values: Mapping[str, Any], part: str, attribute: str) -> Any:
 
 def _refuse_scalars(layers: Sequence[Mapping[str, Any]], where: str) -> None:
     """Refuse a value where a mapping belongs: laid over the defaults, it would drop them all in silence."""
-    for part in ("plan", "masks", "renderer"):
+    for part in ("plan", "masks", "renderer", "joint", "shares"):
         for layer in layers:
             if part in layer and not isinstance(layer[part], dict):
                 raise UserError(

@@ -92,6 +92,27 @@ class Recipe:
         return "bfloat16" if "bf16" in used else "float32"
 
     @property
+    def title(self) -> str:
+        """In a few words."""
+        return f"masks {self.masks}, renderer {self.renderer}"
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Values that are not the defaults."""
+        parts = {"masks": self.mask_config, "renderer": self.render_config}
+        return {
+            f"{p}.{k}": v for p, config in parts.items() for k, v in config.model_dump(exclude_defaults=True).items()
+        }
+
+    def realiser(self) -> Realiser:
+        """What makes tiles by this recipe."""
+        return Realiser(self)
+
+    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """How the inputs of networks were read for tiles of a size, one line each."""
+        return tuple(note for part, config in self.trained for note in part.notes(config, size))
+
+    @property
     def document(self) -> dict[str, Any]:
         """The part of run.yaml that `recipe_of` reads back."""
         return {
@@ -221,7 +242,7 @@ class MakeShard:
     """The task of one shard: rows in, a published record out."""
 
     spec: RunSpec
-    recipe: Recipe
+    recipe: Any
 
     def __call__(self, shard: int, rows: Sequence[dict[str, Any]], tick: Callable[[], None]) -> ShardRecord:
         """Make the tiles of a shard and publish it."""
@@ -234,23 +255,26 @@ class MakeShard:
         return write_shard(self.spec, shard, counted())
 
 
-_ready: tuple[Recipe, Realiser] | None = None
+_ready: tuple[Any, Any] | None = None
 
 
-def _realiser(recipe: Recipe) -> Realiser:
+def _realiser(recipe: Any) -> Any:
     """This process's realiser; building one may load weights."""
     global _ready
     if _ready is None or _ready[0] != recipe:
-        _ready = recipe, Realiser(recipe)
+        _ready = recipe, recipe.realiser()
     return _ready[1]
 
 
 @dataclass(frozen=True)
 class Order:
-    """A resolved order: what will be written and how, nothing written yet; and what was fitted, in lines."""
+    """A resolved order: what will be written and how, nothing written yet; and what was fitted, in lines.
+
+    The recipe is a `Recipe`, or another that has its `scheme`, `title`, `changed`, `realiser` and `notes`.
+    """
 
     spec: RunSpec
-    recipe: Recipe
+    recipe: Any
     rows: pa.Table
     fits: tuple[str, ...] = ()
 
@@ -341,7 +365,7 @@ def _provenance(recipe: Recipe, fitted: Fitted | None) -> tuple[tuple[str, ...],
 def notes_of(order: Order) -> tuple[str, ...]:
     """What a person should know of what was fitted and how the inputs of networks were read, one line each."""
     size = (order.spec.layout.height, order.spec.layout.width)
-    return order.fits + tuple(note for part, config in order.recipe.trained for note in part.notes(config, size))
+    return order.fits + tuple(order.recipe.notes(size))
 
 
 def resolve_part_device(config: MakeConfig, name: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
@@ -77,9 +78,18 @@ class PlanConfig(Config):
     @field_validator("split")
     @classmethod
     def _shares(cls, split: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(split) < 0 or abs(sum(split) - 1) > 1e-6:
-            raise ValueError("expected three shares of train, val and test that sum to 1")
-        return split
+        return check_shares(split)
+
+
+def check_shares(split: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Shares of train, val and test as they are.
+
+    Raises:
+        ValueError: when one is negative, or they do not sum to 1.
+    """
+    if min(split) < 0 or abs(sum(split) - 1) > 1e-6:
+        raise ValueError("expected three shares of train, val and test that sum to 1")
+    return split
 
 
 def load_scheme(name: str) -> LabelScheme:
@@ -89,8 +99,11 @@ def load_scheme(name: str) -> LabelScheme:
     return get_scheme(name)
 
 
-def plan(config: PlanConfig) -> pa.Table:
+def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
     """Draw the requests of a data set.
+
+    Args:
+        config: what is asked. scheme: the one that it names, where that is not known by name.
 
     Returns:
         A manifest with null in the achieved columns; rows in random order of their requests.
@@ -98,7 +111,7 @@ def plan(config: PlanConfig) -> pa.Table:
     Raises:
         UserError: when the scheme has no such quantity or a distribution is malformed.
     """
-    scheme = load_scheme(config.scheme)
+    scheme = scheme or load_scheme(config.scheme)
     _check_scheme(config, scheme)
     asked = {quantity: _draw(config, quantity) for quantity in _QUANTITIES}
     fractions = _fractions(config, scheme, asked)
@@ -333,14 +346,20 @@ def _fractions(config: PlanConfig, scheme: LabelScheme, asked: dict[Quantity, Va
 
 
 def _assign_splits(config: PlanConfig, n: int, strata: Values | None) -> list[str]:
-    """Splits in the asked shares, spread evenly over the requests: each split sees the whole distribution.
-
-    In the order of the requests, every row goes to the split that is furthest behind its share.
-    """
+    """Splits in the asked shares, spread evenly over the requests: each split sees the whole distribution."""
     order = np.arange(n) if strata is None else np.argsort(strata, kind="stable")
-    shares = np.array(config.split)
+    return spread_splits(config.split, order)
+
+
+def spread_splits(split: Sequence[float], order: npt.NDArray[np.intp]) -> list[str]:
+    """The split of each of n rows: in an order of them, every row goes to the split that is furthest behind its share.
+
+    Args:
+        split: shares of train, val, test. order: a permutation of 0..n-1.
+    """
+    shares = np.array(split)
     given = np.zeros(len(SPLITS))
-    splits = [""] * n
+    splits = [""] * len(order)
     for position, index in enumerate(order, start=1):
         chosen = int(np.argmax(shares * position - given))
         given[chosen] += 1

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from factory.core.config import digest
 from factory.core.runs import RUN, library_versions, read_run
-from factory.pipeline import Realiser, recipe_of
+from factory.joint import DRAWING, HDGAN
+from factory.pipeline import recipe_of
 from factory.rendering import MASKS, draw_again
 from manifests.dataset import Sample, open_dataset
 from manifests.errors import FaultError, UserError
@@ -101,6 +102,12 @@ def replay(root: Path, sample_id: str, masks_of: Path | None = None) -> Replay:
     config: dict[str, Any] = document["config"]
     if MASKS in config:
         image, tile = _drawn_on(config, stored.row, root, masks_of)
+    elif (
+        DRAWING in config and HDGAN not in config
+    ):  # labels are a person's, or none yet: only the image can be made again
+        from factory.sampling import draw_again as sample_again  # which imports torch
+
+        image, tile = sample_again(root, stored.row), stored.tile
     else:
         image, tile = _made(config, stored.row)
     now = library_versions(*(name for name in dataset.info.versions if name != "pathology-tile-factory"))
@@ -109,8 +116,14 @@ def replay(root: Path, sample_id: str, masks_of: Path | None = None) -> Replay:
 
 
 def _made(config: dict[str, Any], row: dict[str, Any]) -> tuple[npt.NDArray[np.uint8], Tile]:
-    recipe = recipe_of(config, LabelScheme.from_dict(config["scheme"]), row["device"] or "cpu")
-    ((image, tile, _),) = Realiser(recipe).realise([row])
+    scheme, device = LabelScheme.from_dict(config["scheme"]), row["device"] or "cpu"
+    if HDGAN in config:
+        from factory.joint_making import recipe_of_joint  # which imports torch
+
+        recipe: Any = recipe_of_joint(config[HDGAN], scheme, device)
+    else:
+        recipe = recipe_of(config, scheme, device)
+    ((image, tile, _),) = recipe.realiser().realise([row])
     return image, tile
 
 

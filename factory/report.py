@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from rich.table import Table
 
+from factory.joint import SHARES
+from factory.picking import quantile_error
 from factory.pipeline import Order
 from manifests.labels import LabelScheme
 
@@ -48,6 +50,29 @@ def closing_table(table: pa.Table, scheme: LabelScheme) -> Table:
             f"{(error * totals[achieved][both]).max():.2f} {unit}",
             f"{kolmogorov_smirnov(asked[both], got[both]):.4f}",
         )
+    return shown
+
+
+def choice_table(table: pa.Table, order: Order) -> Table:
+    """How near the chosen tiles of the joint route come to what was asked of each, and all together to its spread."""
+    shown = Table("", "mean distance", "largest", "quantile error", "KS", title="Chosen, not made to measure")
+    scheme, shares = order.recipe.scheme, order.spec.config[SHARES]
+    pairs = [
+        (name, *(table[column].to_numpy(zero_copy_only=False).astype(np.float64) for column in (request, achieved)))
+        for name, request, achieved, _ in _PAIRS
+        if achieved not in ("tps_area", "tps_cells") or achieved == f"tps_{scheme.tps_basis}"
+    ]
+    if not table["request_fractions"].null_count:
+        asked, got = (np.array(table[name].to_pylist()) for name in ("request_fractions", "class_fractions"))
+        chosen = [label for label in scheme.classes if not shares or label.name in shares]
+        pairs += [(f"share of {label.name}", asked[:, label.id], got[:, label.id]) for label in chosen]
+    for name, asked, got in pairs:
+        both = np.isfinite(asked) & np.isfinite(got)
+        if both.any():
+            asked, got = asked[both], got[both]
+            error = np.abs(asked - got)
+            figures = (error.mean(), error.max(), quantile_error(asked, got), kolmogorov_smirnov(asked, got))
+            shown.add_row(name, *(f"{figure:.4f}" for figure in figures))
     return shown
 
 
@@ -92,18 +117,14 @@ def class_table(table: pa.Table, scheme: LabelScheme) -> Table:
 def order_text(order: Order) -> str:
     """The resolved order in a few lines; run.yaml has every value."""
     layout, recipe = order.spec.layout, order.recipe
-    changed = {
-        **{f"masks.{key}": value for key, value in recipe.mask_config.model_dump(exclude_defaults=True).items()},
-        **{f"renderer.{key}": value for key, value in recipe.render_config.model_dump(exclude_defaults=True).items()},
-    }
     plan = {key: value for key, value in order.spec.config["plan"].items() if value is not None and value is not False}
     plan.pop("requests_sha256", None)
     lines = [
         f"{layout.n} tiles of {layout.height}x{layout.width} in {layout.shards} shards: "
-        f"masks {recipe.masks}, renderer {recipe.renderer}, scheme {recipe.scheme.name} -> {order.spec.out}",
+        f"{recipe.title}, scheme {recipe.scheme.name} -> {order.spec.out}",
         "  " + ", ".join(f"{key} {value}" for key, value in plan.items()),
     ]
-    lines += [f"  {key} = {_brief(value)}" for key, value in changed.items()]
+    lines += [f"  {key} = {_brief(value)}" for key, value in recipe.changed.items()]
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from factory import masks, renderers
+from factory import joint, masks, renderers
 from factory.core.checkpoints import BEST, LAST
 from factory.core.config import configs_dir, digest, merge, parse, parse_assignments, read_yaml
 from factory.core.folder import begin, check_same, is_begun
@@ -103,6 +103,8 @@ def lesson_class(name: str) -> Any:
     Raises:
         UserError: for a generator that is not trained, or no generator.
     """
+    if name in joint.FITTED:
+        raise UserError(f"NAME: expected one of {', '.join(lessons())}, got {name}, which is fitted, not taught.")
     if name in {*masks.MASKS, *renderers.RENDERERS} and name not in {*masks.TRAINABLE, *renderers.TRAINABLE}:
         raise UserError(f"NAME: expected one of {', '.join(lessons())}, got {name}, which needs no training.")
     if name in masks.TRAINABLE and name in renderers.TRAINABLE:
@@ -115,7 +117,12 @@ def lesson_class(name: str) -> Any:
 def lessons() -> dict[str, str]:
     """What can be trained, by name; ``masks/`` or ``renderers/`` stands before a name that both tables have."""
     both = set(masks.TRAINABLE) & set(renderers.TRAINABLE)
-    tables = (("masks", masks.MASKS, masks.TRAINABLE), ("renderers", renderers.RENDERERS, renderers.TRAINABLE))
+    taught = tuple(name for name in joint.TRAINABLE if name not in joint.FITTED)
+    tables = (
+        ("masks", masks.MASKS, masks.TRAINABLE),
+        ("renderers", renderers.RENDERERS, renderers.TRAINABLE),
+        ("joint", joint.JOINT, taught),
+    )
     return {f"{part}/{name}" if name in both else name: table[name] for part, table, names in tables for name in names}
 
 
@@ -138,17 +145,19 @@ def prepare(
     Raises:
         UserError: for whatever is wrong with the data.
     """
-    tiles = open_tiles(data, config.scheme, config.size, config.batch, on_tile=on_tile)
+    images_alone = getattr(lesson_class(name), "images_alone", False)
+    tiles = open_tiles(data, config.scheme, config.size, config.batch, keep_ignored=images_alone, on_tile=on_tile)
     config.check_data(tiles.scheme, tiles.mpp)
     config = config.model_copy(update={"scheme": tiles.scheme.name})
-    digests = tuple(_manifest_digest(path) for path in data)
+    digests = tuple(manifest_digest(path) for path in data)
     notes = []
     if tiles.left_out:
         notes.append(f"{tiles.left_out} tiles hold ignored pixels (255) and are left out")
     return TrainingRun(name, config, tiles, out or Path("runs/train") / name.replace("/", "-"), digests, tuple(notes))
 
 
-def _manifest_digest(root: Path) -> str:
+def manifest_digest(root: Path) -> str:
+    """sha256 of what a data set's manifest says."""
     path = root / MANIFEST
     return sha256_file(path) if path.is_file() else digest([sha256_file(p) for p in sorted(root.glob("manifest/*"))])
 
@@ -179,8 +188,8 @@ def train(
     """Train, and leave weights, card, state, history, plot and sheets in the run folder."""
     check_target(run, resume=resume, overwrite=overwrite)
     config = run.config
-    torch.set_num_threads(config.threads or _usable_cores())
-    _refuse_other_threads(run, resume, torch.get_num_threads())
+    torch.set_num_threads(config.threads or usable_cores())
+    refuse_other_threads(run.out, resume, torch.get_num_threads())
     torch.manual_seed(config.seed)
     lesson = lesson_class(run.name)(config, run.tiles.scheme, device)
     draw = lesson.draw_from(run.tiles)
@@ -206,13 +215,13 @@ def train(
         )
 
 
-def _refuse_other_threads(run: TrainingRun, resume: bool, threads: int) -> None:
+def refuse_other_threads(out: Path, resume: bool, threads: int) -> None:
     """Sums come out otherwise in their last bits with another number of threads, so a resumed run keeps its own.
 
     Raises:
         UserError: when the checkpoint to go on from was written with another number.
     """
-    path = run.out / LAST
+    path = out / LAST
     if not resume or not path.exists():
         return
     before = read_card(path).fields.get("threads")
@@ -222,7 +231,8 @@ def _refuse_other_threads(run: TrainingRun, resume: bool, threads: int) -> None:
         )
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -26,7 +26,7 @@ class Tiles:
 
     Attributes:
         datasets: training rows of each data set. scheme: that all of them read as. mpp: micrometres per pixel.
-        rows: (data set, row) of every mask without ignored pixels. left_out: masks that have some.
+        rows: (data set, row) of every mask without ignored pixels, or of all. left_out: masks that are not in `rows`.
     """
 
     datasets: tuple[Dataset, ...]
@@ -107,6 +107,7 @@ def open_tiles(
     split: str = "train",
     where: str = "--data",
     advice: str = "Ingest more, or use a smaller --set batch=N.",
+    keep_ignored: bool = False,
     on_tile: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tiles:
     """Open data sets to learn masks from and look at every mask once; writes nothing.
@@ -114,7 +115,8 @@ def open_tiles(
     Args:
         paths: folders of data sets. scheme: to learn; None takes the richest that all read as.
         size: height and width of a view. batch: views in a step. split: rows that are used. where: the option that
-        named the paths. advice: where there are too few. on_tile: told of progress.
+        named the paths. advice: where there are too few. keep_ignored: take tiles that hold ignored pixels too, where
+        images alone are learnt. on_tile: told of progress.
 
     Raises:
         UserError: for whatever does not fit: no such data set, schemes without a common reading, resolutions that
@@ -135,7 +137,7 @@ def open_tiles(
                 f"{part.root}: expected tiles of at least {size[0]}x{size[1]}, the size that is learnt, "
                 f"got {height}x{width}. Use a smaller --set size=[H,W]."
             )
-    rows, left_out = _survey(parts, chosen, on_tile)
+    rows, left_out = _survey(parts, chosen, keep_ignored, on_tile)
     if len(rows) < batch:
         wanted = f"at least {batch} tiles with split {split}, a batch" if batch > 1 else f"tiles with split {split}"
         ignored = f" ({left_out} more hold ignored pixels)" if left_out else ""
@@ -177,9 +179,9 @@ def _fits(size: tuple[int, int], height: int, width: int) -> bool:
 
 
 def _survey(
-    parts: Sequence[Dataset], scheme: LabelScheme, on_tile: Callable[[int, int], None]
+    parts: Sequence[Dataset], scheme: LabelScheme, keep_ignored: bool, on_tile: Callable[[int, int], None]
 ) -> tuple[list[tuple[int, int]], int]:
-    """Every mask without ignored pixels, and how many have some."""
+    """Every mask that may be used, and how many are left out for their ignored pixels."""
     total = sum(len(part) for part in parts)
     tiles = Tiles(tuple(parts), scheme, 0.0, tuple((p, r) for p, part in enumerate(parts) for r in range(len(part))), 0)
     rows, left_out = [], 0
@@ -193,7 +195,7 @@ def _survey(
                 f"{parts[part].root}: {name}: expected classes 0 to {len(own) - 1} of {own.name}, "
                 f"got {wrong[0]}. Ingest it again with --class-map."
             )
-        if (own.projection(scheme)[present] == IGNORE).any():
+        if not keep_ignored and (own.projection(scheme)[present] == IGNORE).any():
             left_out += 1
         else:
             rows.append((part, row))

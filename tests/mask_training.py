@@ -60,6 +60,10 @@ LESSONS: dict[str, dict[str, Any]] = {
         "network": {"width": 4, "blocks": 1, "kernel": 3}, "judge_width": 4, "pool": 3,
         "condition": NOISE, "look": True,
     },
+    "stylegan2": {
+        "network": {"z_dim": 6, "w_dim": 5, "mapping_layers": 2, "channel_base": 256, "channel_max": 8},
+        "ema": 0, "mbstd_group_size": 2,
+    },
 }  # fmt: skip
 """Values over `COMMON` that make each lesson small; a lesson that is not here is trained with `COMMON` alone."""
 

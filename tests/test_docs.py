@@ -17,9 +17,13 @@ import manifests
 import segment.cli
 from factory.core.config import configs_dir, parse
 from factory.core.registry import resolve
+from factory.joint import FITTED
+from factory.joint.labeller import LabellerConfig
+from factory.labeller_run import LabellerRunConfig, resolve_labeller
 from factory.masks import MASKS
 from factory.order import resolve_config
 from factory.pipeline import recipe_of
+from factory.plan import load_scheme
 from factory.renderers import RENDERERS
 from factory.training_run import lesson_class, lessons, resolve_lesson
 from manifests import SCHEMA, SCHEMES
@@ -31,6 +35,13 @@ COMMANDS = [
     (program, name, command)
     for program, app in APPS.items()
     for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+]
+
+
+COMMANDS += [
+    (program, f"{group} {name}", command)
+    for program, group, grouped in COMMANDS
+    for name, command in getattr(grouped, "commands", {}).items()
 ]
 
 
@@ -76,29 +87,44 @@ def test_every_segment_config_resolves(path: Path) -> None:
     parse(TrainConfig, yaml.safe_load(path.read_text()), path.name)
 
 
+@pytest.mark.parametrize("path", sorted((configs_dir() / "schemes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_scheme_loads_and_stands_in_the_readme(path: Path) -> None:
+    scheme = load_scheme(str(path))
+    assert scheme.name == path.stem
+    assert scheme.reads_as(SCHEMES["tissue"])
+    assert f"configs/schemes/{path.name}" in README
+
+
 SHARED = {"cyclegan": "masks/cyclegan", "cyclegan_images": "renderers/cyclegan"}
 """How the configs of the lessons are called whose name is in both tables."""
 
 
 @pytest.mark.parametrize("path", sorted((configs_dir() / "train").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_training_config_resolves(path: Path) -> None:
-    starts = [name for name in (*lessons(), *SHARED) if path.stem == name or path.stem.startswith(f"{name}_")]
+    starts = [name for name in (*lessons(), *SHARED, *FITTED) if path.stem == name or path.stem.startswith(f"{name}_")]
     name = max(starts, key=len)
-    parse(lesson_class(SHARED.get(name, name)).Config, yaml.safe_load(path.read_text()), path.name)
+    config = LabellerRunConfig if name in FITTED else lesson_class(SHARED.get(name, name)).Config
+    parse(config, yaml.safe_load(path.read_text()), path.name)
 
 
-OTHER_PAPERS = {"sharpgan": ((256, 256), 150, 1e-4, 0.5)}
-"""Size, epochs, learning rate and beta1 of papers that state others than most."""
+def test_hdgan_is_configured_as_published() -> None:
+    config, published = resolve_labeller("hdgan", [], {}, "cpu"), LabellerConfig().model_dump()
+    assert {name: value for name, value in config.model_dump().items() if name in published} == published
+    assert config.blocks == 5
+
+
+OTHER_PAPERS = {"sharpgan": ((256, 256), 150, 1e-4, 0.5), "stylegan2": ((512, 512), 100, 2.5e-3, 0.0)}
+"""Size, epochs, learning rate and beta1 of papers that state others than most; stylegan2 counts steps and no epochs."""
 
 
 @pytest.mark.parametrize("name", lessons())
 def test_every_lesson_has_the_papers_configuration_and_a_light_one(name: str) -> None:
     paper, light = (resolve_lesson(name, None, [], {"precision": "fp32"}, device) for device in ("cuda", "cpu"))
-    is_renderer = lesson_class(name).kind == "renderer-weights"
+    is_renderer, is_joint = (lesson_class(name).kind == f"{part}-weights" for part in ("renderer", "joint"))
     others = ((512, 1024), 200 if is_renderer else 100, 2e-4, 0.5)
     assert (paper.size, paper.epochs, paper.learning_rate, paper.beta1) == OTHER_PAPERS.get(name, others)
-    assert light.size == (128, 256) if not is_renderer else max(light.size) <= 256
-    assert light.learning_rate == 2e-4
+    assert max(light.size) <= 256 if is_renderer or is_joint else light.size == (128, 256)
+    assert light.learning_rate == (paper.learning_rate if is_joint else 2e-4)
     shipped = [config for config, lesson in SHARED.items() if lesson == name] or [name]
     assert f"`{shipped[0]}`" in README
 

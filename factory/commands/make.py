@@ -34,6 +34,23 @@ def make(
             "[default: no fit]"
         ),
     ] = None,
+    joint: Annotated[
+        str | None, typer.Option(help="hdgan: image and labels of one generator, tiles chosen. [default: none]")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="--joint: run of factory train hdgan. [default: starter]")] = None,
+    pool: Annotated[
+        int | None, typer.Option(help="--joint: tiles drawn to choose from. [default: 4 for each asked]")
+    ] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(help="--joint: CLASS=SHARE of all pixels, forms as --tps. Repeatable. [default: none]"),
+    ] = None,
+    max_uncertainty: Annotated[
+        float | None, typer.Option(help="--joint: leave out tiles with more doubt, in nats. [default: none]")
+    ] = None,
+    max_pixel_uncertainty: Annotated[
+        float | None, typer.Option(help="--joint: pixels with more doubt become 255, ignore. [default: none]")
+    ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     scheduler: Annotated[
@@ -72,16 +89,30 @@ def make(
         scheme=scheme,
     )
     draft = read_draft(manifest) if manifest else None
+    typed = {
+        "weights": weights,
+        "pool": pool,
+        "max_uncertainty": max_uncertainty,
+        "max_pixel_uncertainty": max_pixel_uncertainty,
+    }
     parts = {"masks": masks, "renderer": renderer}
-    resolved, label_scheme = order.resolve_config(flags, parts, config, assignments or [], draft)
-    prepared = prepare(
-        resolved,
-        label_scheme,
-        out,
-        manifest=draft,
-        like=read_reference(like) if like else None,
-        device=resolve_part_device(resolved, device),
-    )
+    order.refuse_mixed(joint, {**typed, "share": share}, {**parts, "like": like})
+    if joint:
+        from factory import joint_making
+        from factory.core.devices import resolve_device
+
+        asked = order.resolve_joint(flags, {**typed, "name": joint}, share or [], config, assignments or [], draft)
+        prepared = joint_making.prepare(asked, out, manifest=draft, device=resolve_device(device))
+    else:
+        resolved, label_scheme = order.resolve_config(flags, parts, config, assignments or [], draft)
+        prepared = prepare(
+            resolved,
+            label_scheme,
+            out,
+            manifest=draft,
+            like=read_reference(like) if like else None,
+            device=resolve_part_device(resolved, device),
+        )
     terminal = console()
     terminal.print(report.order_text(prepared), highlight=False)
     for note in notes_of(prepared):
@@ -91,6 +122,25 @@ def make(
         terminal.print("dry run: nothing was written.")
         return
     started = time.monotonic()
+    if joint:
+        with progress("drawing a pool", 0) as bar:
+            there = 0
+
+            def begin(done: int, total: int) -> None:
+                nonlocal there
+                there = done
+                bar.resume_at(done, total)
+
+            prepared = joint_making.choose(
+                prepared,
+                workers=order.parse_workers(workers),
+                scheduler=scheduler,
+                overwrite=overwrite,
+                on_start=begin,
+                on_tiles=lambda count: bar.to(there + count),
+            )
+        for note in prepared.fits:
+            terminal.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     with progress("making tiles", len(prepared.rows)) as bar:
         already = 0
 
@@ -110,4 +160,6 @@ def make(
     seconds = time.monotonic() - started
     terminal.print(report.closing_table(table, prepared.recipe.scheme))
     terminal.print(report.class_table(table, prepared.recipe.scheme))
+    if joint and (shown := report.choice_table(table, prepared)).row_count:
+        terminal.print(shown)
     terminal.print(report.closing_line(out, len(table), made, seconds), highlight=False)

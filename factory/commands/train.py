@@ -12,7 +12,8 @@ def train(
     name: Annotated[
         str,
         typer.Argument(
-            help="depas, dcgan, priorpath, masks/cyclegan; pix2pixhd, sharpgan, pix2pix, renderers/cyclegan.",
+            help="depas, dcgan, priorpath, masks/cyclegan; pix2pixhd, sharpgan, pix2pix, renderers/cyclegan; "
+            "stylegan2, hdgan.",
             show_default=False,
         ),
     ],
@@ -37,24 +38,30 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16 or auto: bf16 where the machine computes it. [default: auto]")
     ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="hdgan: run of the generator whose annotated images --data has. [default: none]")
+    ] = None,
     device: options.Device = "auto",
     out: Annotated[Path | None, typer.Option(help="The run's folder. [default: runs/train/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, print the configuration, stop.")] = False,
 ) -> None:
-    """Train a generator of masks, or a renderer of images.
+    """Train a generator of masks, a renderer or generator of images, or what labels a generator's images.
 
     Stopped? The same command with --resume goes on, to the same bytes on a CPU.
     """
     import yaml
 
-    from factory import training_run
+    from factory import joint, training_run
+    from factory.commands.train_labeller import train_labeller
     from factory.core.console import console, progress
     from factory.core.devices import resolve_device
     from factory.order import parse_size
+    from manifests.errors import UserError
 
-    training_run.lesson_class(name)  # an unknown name is said before torch looks for devices
+    if name not in joint.FITTED:
+        training_run.lesson_class(name)  # an unknown name is said before torch looks for devices
     device = resolve_device(device)
     typed: dict[str, Any] = {
         "scheme": scheme,
@@ -65,6 +72,22 @@ def train(
         "precision": precision,
     }
     given = {key: value for key, value in typed.items() if value is not None}
+    if name in joint.FITTED:
+        train_labeller(
+            generator,
+            data,
+            config,
+            assignments or [],
+            given,
+            device=device,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            dry_run=dry_run,
+        )
+        return
+    if generator is not None:
+        raise UserError(f"--generator: expected none for {name}; it is for {', '.join(joint.FITTED)}. Leave it out.")
     lesson = training_run.resolve_lesson(name, config, assignments or [], given, device)
     with progress("looking at masks", 0, unit="tiles") as bar:
         run = training_run.prepare(name, lesson, data or [Path("data/real")], out, on_tile=bar.to)

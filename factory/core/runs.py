@@ -40,10 +40,13 @@ POINTS = "points.parquet"
 REGIONS = "regions.json"
 """How region labels made of such points agree with them: what `ingest --regions` writes."""
 
+POOL = "pool.parquet"
+"""What `factory make --joint` chose its tiles from."""
+
 _BYTES_PER_PIXEL = 3.5
 """Room that a pixel takes on the disk at worst seen: a noisy RGB image hardly compresses, masks do."""
 
-_OWN = frozenset({RUN, STORE, LEDGER, MANIFEST, PARTS, SUMS, POINTS, REGIONS})
+_OWN = frozenset({RUN, STORE, LEDGER, MANIFEST, PARTS, SUMS, POINTS, REGIONS, POOL})
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,14 @@ class RunSpec:
         config: resolved and JSON-ready; everything that can change a byte of the output.
         layout: sizes of the store.
         info: what is true of all rows.
+        beside: files that are in the folder before the run begins, and stay whatever was there.
     """
 
     out: Path
     config: dict[str, Any]
     layout: Layout
     info: DatasetInfo
+    beside: frozenset[str] = frozenset()
 
     @property
     def document(self) -> dict[str, Any]:
@@ -114,7 +119,16 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(spec: RunSpec, *, overwrite: bool = False) -> Iterator[Run]:
-    """Open a run folder for writing: lock it, check that it is this run's, prepare what is missing.
+    """Open a run folder for writing: as `open_folder`, and prepare what is missing."""
+    with open_folder(spec, overwrite=overwrite):
+        write_atomic(spec.out / RUN, _encode(spec))
+        create_store(spec.out, spec.layout, spec.info.to_dict())
+        yield Run(spec)
+
+
+@contextlib.contextmanager
+def open_folder(spec: RunSpec, *, overwrite: bool = False) -> Iterator[None]:
+    """Lock a run folder, and check that it is this run's, or empty.
 
     Args:
         spec: what will be written.
@@ -130,11 +144,9 @@ def open_run(spec: RunSpec, *, overwrite: bool = False) -> Iterator[Run]:
     with lock_folder(spec.out):
         _check_target(spec, overwrite)
         if overwrite and not _is_same(spec):
-            _clear(spec.out)
+            _clear(spec)
         remove_orphans(spec.out)
-        write_atomic(spec.out / RUN, _encode(spec))
-        create_store(spec.out, spec.layout, spec.info.to_dict())
-        yield Run(spec)
+        yield
 
 
 def write_shard(
@@ -214,7 +226,7 @@ def _check_target(spec: RunSpec, overwrite: bool) -> None:
         raise UserError(f"{out}: expected a folder for the data set, got a file. Choose another --out.")
     if not out.is_dir():
         return
-    names = {path.name for path in out.iterdir() if not is_temporary(path)}
+    names = {path.name for path in out.iterdir() if not is_temporary(path)} - spec.beside
     if not names or (overwrite and names <= _OWN):
         return
     if RUN not in names or not names <= _OWN:
@@ -272,9 +284,12 @@ def lock_folder(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _clear(out: Path) -> None:
+def _clear(spec: RunSpec) -> None:
     """Remove a data set; the manifest's checksum first, so that what is left never looks whole."""
-    for name in (SUMS, MANIFEST, PARTS, POINTS, REGIONS, LEDGER, STORE, RUN):
+    out = spec.out
+    for name in (SUMS, MANIFEST, PARTS, POINTS, REGIONS, POOL, LEDGER, STORE, RUN):
+        if name in spec.beside:
+            continue
         path = out / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

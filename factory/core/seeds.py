@@ -22,6 +22,7 @@ class Stream(IntEnum):
     TRAIN_NOISE = 9
     SAMPLE = 10
     JITTER = 11
+    LATENT = 12
 
 
 def generator(seed: int, stream: Stream, attempt: int = 0) -> np.random.Generator:

@@ -1,1 +1,25 @@
-"""Images and labels from one generator: the image is drawn first, its labels are read off the generator (HDGAN)."""
+"""Images and labels from one generator, by name: the image is drawn first, its labels are read off the generator.
+
+Adding one is a file here and a line below. ``stylegan2`` learns images by a ``Lesson``; ``hdgan`` is fitted to the
+features and the annotated images of a trained generator (Histopathology DatasetGAN).
+"""
+
+TRAINABLE = ("stylegan2", "hdgan")
+"""Those that `factory train` can train; listed so that its help need not import them."""
+
+FITTED = ("hdgan",)
+"""Those among them that are fitted to the features of a generator, in one go, and have no ``Lesson``."""
+
+JOINT: dict[str, str] = {
+    "stylegan2": "factory.joint.stylegan2:StyleGan2",
+    "hdgan": "factory.joint.hdgan:Hdgan",
+}
+
+DRAWING = "drawing"
+"""Key of run.yaml that says how a generator drew the images; what else makes images has none."""
+
+HDGAN = "hdgan"
+"""Key of run.yaml with the labeller that gave the labels, and its name."""
+
+SHARES = "shares"
+"""Key of run.yaml with the classes whose shares of the pixels were asked for."""

@@ -11,19 +11,75 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from factory.core.checkpoints import read_tensors
+from factory.core.checkpoints import BEST, read_tensors, write_weights
+from factory.core.folder import is_begun
+from factory.joint.stylegan2 import WEIGHTS_KIND
 from factory.nets.stylegan2 import Generator, StyleGan2Shape
 from factory.nets.stylegan2_layers import Blur
 from manifests.errors import UserError
+from manifests.files import sha256_file
+from manifests.labels import LabelScheme
+from manifests.schema import DISCLAIMER
 
 _BLOCK = re.compile(r"synthesis\.b(\d+)\.")
 _LAYER = re.compile(r"mapping\.fc(\d+)\.weight")
 _CLAMP = 256.0
 """What the original's training script bounds convolutions by; a setting of the network, so no weights tell it."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What no tensor tells, and the card must say.
+
+    Attributes:
+        mpp: micrometres per pixel of the images. scheme: that their labels are read in until annotations say another.
+        sources: what the weights were trained on. licences: of the weights and of that.
+    """
+
+    mpp: float
+    scheme: LabelScheme
+    sources: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
+
+
+def convert(
+    path: Path, out: Path, origin: Origin, conv_clamp: float | None = _CLAMP, *, overwrite: bool = False
+) -> Generator:
+    """Write the original's weights as those of a run of ours: ``best.safetensors`` with its card.
+
+    Args:
+        path: a safetensors file with the original's names. out: folder of the run. origin: for the card.
+        conv_clamp: see `read_original`. overwrite: weights that are in the folder.
+
+    Raises:
+        UserError: for other weights, a resolution that is none, or a folder that holds something else.
+    """
+    if not origin.mpp > 0:
+        raise UserError(f"--mpp: expected micrometres per pixel above 0, got {origin.mpp:g}.")
+    card_path = Path(BEST).with_suffix(".json").name
+    if is_begun(out, "converted weights", {BEST, card_path}.__contains__) and not overwrite:
+        raise UserError(f"{out}: expected an empty folder, got weights. Use --overwrite or another --out.")
+    network = read_original(path, conv_clamp)
+    card = {
+        "kind": WEIGHTS_KIND,
+        "generator": "stylegan2",
+        "network": {**network.shape.model_dump(mode="json"), "size": list(network.size)},
+        "scheme": origin.scheme.to_dict(),
+        "mpp": origin.mpp,
+        "trained_size": list(network.size),
+        "converted_from": {"name": path.name, "sha256": sha256_file(path)},
+        "sources": list(origin.sources),
+        "licences": list(origin.licences),
+        "use": f"research; {DISCLAIMER}",
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_weights(out / BEST, network.state_dict(), card)
+    return network
 
 
 def read_original(path: Path, conv_clamp: float | None = _CLAMP) -> Generator:

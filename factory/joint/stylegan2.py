@@ -100,9 +100,13 @@ class StyleGan2Lesson:
 
     Args:
         config: how to train. scheme: of the masks, which are not looked at but to drop views of air. device: where.
+
+    Attributes:
+        images_alone: tiles with ignored pixels are learnt from too.
     """
 
     Config = StyleGan2Config
+    images_alone = True
     kept = "average"
     kind = WEIGHTS_KIND
 
@@ -286,6 +290,14 @@ def build(network: Mapping[str, Any]) -> Generator:
     """The generator of a card's ``network``, with any weights."""
     shape = {name: value for name, value in network.items() if name != "size"}
     return Generator(StyleGan2Shape(**shape), (network["size"][0], network["size"][1]))
+
+
+class StyleGan2:
+    """StyleGAN2 in the table of what is trained; `factory.joint.generators` draws with its weights."""
+
+    kind = WEIGHTS_KIND
+    Lesson = StyleGan2Lesson
+    build = staticmethod(build)
 
 
 def pixels_of(images: torch.Tensor) -> npt.NDArray[np.uint8]:

@@ -210,7 +210,7 @@ class Generator(nn.Module):
 
     def __init__(self, shape: StyleGan2Shape, size: tuple[int, int]) -> None:
         super().__init__()
-        self.z_dim, self.size = shape.z_dim, size
+        self.shape, self.z_dim, self.size = shape, shape.z_dim, size
         self.mapping = Mapping(shape)
         self.synthesis = Synthesis(shape, size)
 

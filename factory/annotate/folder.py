@@ -1,0 +1,153 @@
+"""The folder that goes to a person: images as PNG, an annotation file for each, and a record of what they are."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from factory.annotate import TOOLS
+from factory.annotate.shapes import read_json
+from factory.core.registry import resolve
+from factory.joint.generators import drawing_of
+from factory.sampling import choose_diverse, latents_of
+from manifests.checksums import SUMS
+from manifests.dataset import Dataset, open_dataset
+from manifests.errors import UserError
+from manifests.files import write_atomic
+from manifests.labels import LabelScheme
+from manifests.schema import DISCLAIMER
+from manifests.table import read_manifest
+
+RECORD = "images.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is in a folder of images for annotation.
+
+    Attributes:
+        tool: by its name. scheme: by its name. data: name of the data set. generator: digest of what drew the images.
+        size: height and width. images: sample_id -> sha256 of the decoded image.
+    """
+
+    tool: str
+    scheme: str
+    data: str
+    generator: str
+    size: tuple[int, int]
+    images: Mapping[str, str]
+    version: int = _VERSION
+    use: str = f"synthetic; {DISCLAIMER}"
+
+
+def open_drawn(root: Path) -> tuple[Dataset, str]:
+    """A finished data set whose images a generator drew, all rows with their latents, and the generator's digest.
+
+    Raises:
+        UserError: for any other data set.
+    """
+    dataset = open_dataset(root)
+    if not (root / SUMS).is_file():
+        raise UserError(f"{root}: expected a finished data set with {SUMS}, got none. Run its command again.")
+    drawing_of(root)
+    latents_of(dataset)
+    digests = set(dataset.table["image_weights_sha256"].to_pylist())
+    if len(digests) != 1 or None in digests:
+        raise UserError(f"{root}: expected images of one generator, got {len(digests)}. Draw them with factory sample.")
+    return dataset, str(digests.pop())
+
+
+def export(
+    root: Path,
+    out: Path,
+    tool: str,
+    scheme: LabelScheme | None = None,
+    *,
+    diverse: int | None = None,
+    chosen: Path | None = None,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Write the images of a data set for a person's tool; returns how many.
+
+    Args:
+        root: the data set. out: a folder that is empty or not there yet, as annotations are never overwritten.
+        tool: by name. scheme: of the labels to be; None takes the data set's. diverse: only so many that differ most.
+        chosen: instead a manifest with the rows that are wanted. on_image: told of progress.
+
+    Raises:
+        UserError: for what cannot be exported; nothing is written then.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: expected an empty folder, got one with files. Choose another --out.")
+    dataset, generator = open_drawn(root)
+    written_by, scheme = resolve(TOOLS, tool, "--tool"), scheme or dataset.schemes[0]
+    places, layout = _places(dataset, diverse, chosen), dataset.store.layout
+    size = (layout.height, layout.width)
+    out.mkdir(parents=True, exist_ok=True)
+    images = {}
+    for place in places:
+        row = dataset.row(place)
+        name = row["sample_id"]
+        mark = {"sample_id": name, "generator": generator, "is_synthetic": True, "use": DISCLAIMER}
+        write_atomic(out / f"{name}.png", _png(dataset.store.read(row["index"], "image"), mark))
+        _write_json(out / f"{name}{written_by.suffix}", written_by.skeleton(name, size, mark))
+        images[name] = row["image_sha256"]
+        on_image(len(images), len(places))
+    for name, content in written_by.beside(scheme).items():
+        write_atomic(out / name, content.encode())
+    record = Record(tool, scheme.name, dataset.root.resolve().name, generator, size, images)
+    _write_json(out / RECORD, asdict(record))
+    return len(images)
+
+
+def _places(dataset: Dataset, diverse: int | None, chosen: Path | None) -> Sequence[int]:
+    """Positions of the rows that are exported."""
+    if diverse is not None and chosen is not None:
+        raise UserError("--diverse and --chosen: expected one of them, got both. Leave one out.")
+    if diverse is not None:
+        return choose_diverse(dataset, diverse)
+    if chosen is not None:
+        return [dataset.find(name) for name in read_manifest(chosen)[0]["sample_id"].to_pylist()]
+    return range(len(dataset))
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a folder.
+
+    Raises:
+        UserError: when there is none, or it is damaged.
+    """
+    if not (folder / RECORD).is_file():
+        raise UserError(f"{folder}: expected a folder of factory annotate export with its {RECORD}, got none.")
+    document = read_json(folder / RECORD)
+    try:
+        record = Record(**{**document, "size": tuple(document["size"]), "images": dict(document["images"])})
+        resolve(TOOLS, record.tool, "tool")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / RECORD}: expected the record of an export, got {error!r}. Export anew.") from error
+    if record.version != _VERSION:
+        raise UserError(f"{folder / RECORD}: expected version {_VERSION}, got {record.version!r}. Export anew.")
+    return record
+
+
+def _png(image: npt.NDArray[np.uint8], mark: Mapping[str, Any]) -> bytes:
+    """A PNG that says what it is in its text."""
+    text = PngInfo()
+    text.add_text("Comment", f"synthetic; {DISCLAIMER}; {json.dumps(dict(mark), sort_keys=True)}")
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG", pnginfo=text)
+    return stream.getvalue()
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    write_atomic(path, json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")

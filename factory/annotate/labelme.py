@@ -1,0 +1,91 @@
+"""JSON as labelme reads and writes it: one file for each image, shapes as lists of points in pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory.annotate.shapes import Shape, read_json, ring_of
+from manifests.errors import UserError
+from manifests.labels import LabelScheme
+
+_VERSION = "5.0.0"
+_CIRCLE_CORNERS = 256
+
+
+class Labelme:
+    """labelme (Wada 2016)."""
+
+    suffix = ".json"
+
+    @staticmethod
+    def skeleton(name: str, size: tuple[int, int], mark: Mapping[str, Any]) -> dict[str, Any]:
+        """An annotation file without annotations; `mark` says what its image is, and labelme keeps it."""
+        return {
+            "version": _VERSION,
+            "flags": {},
+            "shapes": [],
+            "imagePath": f"{name}.png",
+            "imageData": None,
+            "imageHeight": size[0],
+            "imageWidth": size[1],
+            "pathology_tiles": dict(mark),
+        }
+
+    @staticmethod
+    def beside(scheme: LabelScheme) -> dict[str, str]:
+        """The list for ``labelme --labels classes.txt``."""
+        return {"classes.txt": "".join(f"{name}\n" for name in scheme.names)}
+
+    @staticmethod
+    def read(path: Path, size: tuple[int, int]) -> list[Shape]:
+        """The shapes of a file that labelme wrote.
+
+        Raises:
+            UserError: for another kind of file, an image of another name or size, or shapes that are no areas.
+        """
+        document = read_json(path)
+        if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
+            raise UserError(f"{path}: expected labelme's JSON with shapes, got other JSON. Save it in labelme again.")
+        found = (document.get("imageHeight"), document.get("imageWidth"))
+        if found != size:
+            raise UserError(
+                f"{path}: expected annotations of an image of {size[0]}x{size[1]}, got {found[0]}x{found[1]}. "
+                "Annotate the exported image."
+            )
+        image = str(document.get("imagePath")).replace("\\", "/").rpartition("/")[2]
+        if image != f"{path.stem}.png":
+            raise UserError(f"{path}: expected annotations of {path.stem}.png, got those of {image}. Rename the file.")
+        return [_shape(shape, size, f"{path}: shape {n}") for n, shape in enumerate(document["shapes"], 1)]
+
+
+def _shape(shape: Any, size: tuple[int, int], where: str) -> Shape:
+    label, points, kind = (
+        (shape.get(key) for key in ("label", "points", "shape_type")) if isinstance(shape, dict) else (None,) * 3
+    )
+    if not isinstance(label, str) or not isinstance(points, list):
+        raise UserError(f"{where}: expected a label and points, got {str(shape)[:60]}. Save it in labelme again.")
+    try:
+        if kind == "rectangle" and len(points) == 2:
+            (x0, y0), (x1, y1) = points
+            points = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
+        elif kind == "circle" and len(points) == 2:
+            points = _circle(*np.array(points, np.float64))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: expected two points (x, y), got {str(points)[:60]}.") from error
+    if kind not in ("polygon", "rectangle", "circle", None):
+        raise UserError(
+            f"{where}: expected a polygon, rectangle or circle, got a {kind}. Delete it, or draw it as a polygon."
+        )
+    return Shape(label, ((ring_of(points, size, where),),))
+
+
+def _circle(centre: Any, edge: Any) -> list[list[float]]:
+    """A polygon of a circle through a point on its edge."""
+    turns = 2 * np.pi * np.arange(_CIRCLE_CORNERS) / _CIRCLE_CORNERS
+    corners = centre + np.hypot(*(edge - centre)) * np.stack([np.cos(turns), np.sin(turns)], 1)
+    found: list[list[float]] = corners.tolist()
+    return found

@@ -1,0 +1,148 @@
+"""Shapes that a person drew, and the mask that they make; and JSON files that a person may have edited."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.errors import UserError
+from manifests.labels import IGNORE, LabelScheme
+
+Ring = npt.NDArray[np.float64]
+"""A closed outline, (x, y) [V, 2] in pixels from the upper left corner of the image."""
+
+Mask = npt.NDArray[np.uint8]
+_FIXED = 256
+_MAX_FILE_BYTES = 256 << 20
+_SLACK = 0.02
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What was drawn at once: the name of its class, and polygons, each an outline followed by its holes."""
+
+    label: str
+    polygons: tuple[tuple[Ring, ...], ...]
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A mask uint8 [H, W] of shapes, how many pixels shapes of several classes claim, and how many none does."""
+
+    semantic: Mask
+    disputed_px: int
+    unlabelled_px: int
+
+
+def paint(shapes: Sequence[Shape], scheme: LabelScheme, size: tuple[int, int], fill: int = IGNORE) -> Painted:
+    """The mask of shapes; where they overlap the later one counts.
+
+    Args:
+        shapes: with classes of the scheme. size: height and width. fill: label of what no shape covers.
+    """
+    semantic = np.full(size, IGNORE, np.uint8)
+    disputed = np.zeros(size, np.bool_)
+    ids = {name: number for number, name in enumerate(scheme.names)}
+    for shape in shapes:
+        label = ids[shape.label]
+        for rings in shape.polygons:
+            part, inside = rasterise(rings, size)
+            there = semantic[part]
+            disputed[part] |= inside & (there != IGNORE) & (there != label)
+            there[inside] = label
+    unlabelled = semantic == IGNORE
+    semantic[unlabelled] = fill
+    return Painted(semantic, int(np.count_nonzero(disputed)), int(np.count_nonzero(unlabelled)))
+
+
+def rasterise(rings: Sequence[Ring], size: tuple[int, int]) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
+    """The pixels whose centres lie inside, by the even-odd rule over all rings, and where in the image they are.
+
+    As in `geometry.scan`, a centre on a left or upper edge is inside and one on a right or lower edge is not, so that
+    neighbours share no pixel. Every edge flips the pixel where it cuts a row; a running exclusive or along the row then
+    tells inside from outside.
+
+    Args:
+        rings: of one polygon. size: height and width of the image; what lies beyond is cut off.
+    """
+    height, width = size
+    fixed = [np.round((ring - 0.5) * _FIXED).astype(np.int64) for ring in rings]
+    corners = np.concatenate(fixed)
+    left, top = np.clip(corners.min(0) // _FIXED, 0, [width, height]).tolist()
+    right, bottom = np.clip(corners.max(0) // _FIXED + 1, 0, [width, height]).tolist()
+    flips = np.zeros((max(bottom - top, 0), max(right - left, 0) + 1), np.uint8)
+    for ring in fixed:
+        x0, y0 = ring.T
+        x1, y1 = np.roll(ring, -1, axis=0).T
+        down = y0 <= y1
+        x0, x1 = np.where(down, x0, x1), np.where(down, x1, x0)
+        y0, y1 = np.where(down, y0, y1), np.where(down, y1, y0)
+        first, last = np.clip(-(-y0 // _FIXED), top, bottom), np.clip(-(-y1 // _FIXED), top, bottom)
+        rows = last - first
+        edge = np.repeat(np.arange(len(ring)), rows)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows, rows) + first[edge]
+        crossing = x0[edge] + (row * _FIXED - y0[edge]) * (x1 - x0)[edge] // np.maximum(y1 - y0, 1)[edge]
+        column = np.clip(-(-crossing // _FIXED), left, max(right, left)) - left
+        np.bitwise_xor.at(flips, (row - top, column), 1)
+    inside = np.bitwise_xor.accumulate(flips, axis=1)[:, :-1].astype(np.bool_)
+    return (slice(top, top + inside.shape[0]), slice(left, left + inside.shape[1])), inside
+
+
+def ring_of(points: Any, size: tuple[int, int], where: str) -> Ring:
+    """A ring of (x, y) pairs as JSON has them.
+
+    Raises:
+        UserError: for fewer than three points, what are no points, or points outside the image by more than a brush
+            may reach, as those of an image of another size are.
+    """
+    try:
+        ring = np.array([[float(pair[0]), float(pair[1])] for pair in points], np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
+        raise UserError(f"{where}: expected a list of points (x, y), got {str(points)[:60]}.") from error
+    if len(ring) < 3 or not np.isfinite(ring).all():
+        raise UserError(f"{where}: expected three points or more, all of them numbers, got {str(points)[:60]}.")
+    height, width = size
+    reach = np.array([width, height]) * _SLACK
+    outside = ((ring < -reach) | (ring > np.array([width, height]) + reach)).any(1)
+    if outside.any():
+        x, y = ring[outside][0]
+        raise UserError(
+            f"{where}: expected points within the image of {height}x{width}, got ({x:g}, {y:g}). "
+            "Were these drawn on an image of another size?"
+        )
+    return ring
+
+
+def check_class(label: str, scheme: LabelScheme, where: str) -> None:
+    """Whether a scheme has a class.
+
+    Raises:
+        UserError: when it has not, with the nearest one.
+    """
+    if label not in scheme.names:
+        near = difflib.get_close_matches(label, scheme.names, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"{where}: expected a class of {scheme.name} ({', '.join(scheme.names)}), got {label!r}.{hint}")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: for a file that is missing, a link, too large or no JSON.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"{path}: expected a JSON file, got {'a link' if path.is_symlink() else 'none'}.")
+    if (found := path.stat().st_size) > _MAX_FILE_BYTES:
+        raise UserError(f"{path}: expected at most {_MAX_FILE_BYTES:,} bytes, got {found:,}. Export it without images.")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path}: expected JSON, got {str(error).splitlines()[0]}. Export it again.") from error

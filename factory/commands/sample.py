@@ -1,0 +1,105 @@
+"""`factory sample`: images from a trained generator, their latents kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from factory.commands import options
+
+if TYPE_CHECKING:
+    from manifests.dataset import Dataset
+
+
+def sample(
+    weights: Annotated[
+        Path, typer.Option(help="Run's folder of factory train stylegan2 or factory convert, or its weights' file.")
+    ] = Path("runs/train/stylegan2"),
+    n: Annotated[int, typer.Option("--n", help="Number of images.")] = 100,
+    out: Annotated[Path, typer.Option(help="The new data set's folder.")] = Path("data/sampled"),
+    psi: Annotated[float, typer.Option(help="Truncation: 1 for all variety, less for more typical images.")] = 0.7,
+    noise: Annotated[str, typer.Option(help="drawn for each image, or the weights' constant noise.")] = "drawn",
+    seed: options.Seed = None,
+    diverse: Annotated[
+        int | None,
+        typer.Option(help="Also choose so many images that differ most: OUT-diverse.parquet. [default: none]"),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto: bf16 where the machine computes it.")] = "fp32",
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the data set of another configuration in --out.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be made, stop.")] = False,
+) -> None:
+    """Draw images from a generator, without labels: every pixel is 255, ignore. Stopped? The same command goes on.
+
+    A contact sheet stands beside the data set (OUT-gallery.png), with --diverse of the images chosen, and their rows
+    (OUT-diverse.parquet). factory annotate takes them to a person and back.
+    """
+    import time
+
+    from factory import order, sampling
+    from factory.core.config import parse
+    from factory.core.console import console, progress
+    from factory.core.devices import resolve_device
+    from manifests.dataset import open_dataset
+    from manifests.errors import UserError
+
+    drawing = {"weights": str(weights), "psi": psi, "noise": noise, "precision": precision}
+    values = {"drawing": drawing, "n": n, "seed": seed or 0}
+    config = parse(sampling.SampleConfig, values, "factory sample")
+    if diverse is not None and not 1 <= diverse <= n:
+        raise UserError(f"--diverse: expected 1 to {n} images, as many as --n, got {diverse}.")
+    prepared = sampling.prepare(config, out, device=resolve_device(device))
+    terminal, layout = console(), prepared.spec.layout
+
+    def say(line: str) -> None:
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    say(f"{layout.n} images of {layout.height}x{layout.width} from {weights}, truncation {psi:g} -> {out}")
+    if dry_run:
+        say("dry run: nothing was written.")
+        return
+    started, already = time.monotonic(), 0
+    with progress("drawing images", layout.n, unit="images") as bar:
+
+        def resume(done: int, total: int) -> None:
+            nonlocal already
+            already = done
+            bar.resume_at(done, total)
+
+        _, made = sampling.sample(
+            prepared,
+            workers=order.parse_workers(workers),
+            overwrite=overwrite,
+            on_start=resume,
+            on_tiles=lambda count: bar.to(already + count),
+        )
+    seconds = time.monotonic() - started
+    say(f"{out}: {layout.n} images; {made} drawn in {seconds:.1f} s, {made / seconds:.1f} images/s")
+    for line in _beside(open_dataset(out), diverse):
+        say(line)
+
+
+def _beside(dataset: Dataset, diverse: int | None) -> list[str]:
+    """Write what stands beside the data set, and never in it, as its SHA256SUMS lists every file."""
+    from factory import sampling
+    from factory.inspect.gallery import MOST, write_gallery
+    from manifests.table import write_manifest
+
+    root, lines = dataset.root.resolve(), []
+    places, note = list(range(len(dataset))), f"the first {min(MOST, len(dataset))} of {len(dataset)} images"
+    if diverse is not None:
+        places, note = (
+            sampling.choose_diverse(dataset, diverse),
+            f"{diverse} of {len(dataset)} images, chosen to differ",
+        )
+        table = root.with_name(f"{root.name}-diverse.parquet")
+        write_manifest(table, dataset.table.take(places), dataset.info)
+        lines.append(f"chosen  {table}")
+    sheet = root.with_name(f"{root.name}-gallery.png")
+    write_gallery(dataset, places[:MOST], sheet, note)
+    return [*lines, f"sheet   {sheet}"]

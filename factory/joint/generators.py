@@ -1,0 +1,204 @@
+"""Trained generators of images, ready to draw: `open_generator`. An image is a function of its row's seed alone.
+
+The latent is z, drawn from the seed by `Stream.LATENT`; the noise of every layer comes from `Stream.RENDER`. How else
+images are drawn (weights, truncation, noise) is a `DrawConfig`, which stands in run.yaml and is read back by
+`drawing_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from factory.core.checkpoints import read_tensors
+from factory.core.config import parse
+from factory.core.precision import Precision, autocast, resolve_precision
+from factory.core.runs import read_run
+from factory.core.seeds import Stream, generator
+from factory.core.weights import BEST, Card, read_card
+from factory.joint import DRAWING as DRAWING
+from factory.joint.stylegan2 import SAMPLE_PSI, WEIGHTS_KIND, build, pixels_of
+from factory.nets.stylegan2 import Generator, Tap
+from factory.trained import STARTER, TrainedConfig
+from manifests.errors import UserError
+
+GENERATOR = "stylegan2"
+Image = npt.NDArray[np.uint8]
+Latents = npt.NDArray[np.float32]
+Rngs = Sequence[np.random.Generator] | None
+
+
+class DrawConfig(TrainedConfig):
+    """Which weights draw images, and how.
+
+    Attributes:
+        psi: truncation: styles are drawn to their mean by it, 1 leaves them as they are.
+        noise: ``drawn`` for each image, or the ``constant`` maps that belong to the weights.
+        precision: fp32 where nothing else is asked, as labels are read off the features.
+    """
+
+    psi: float = Field(default=SAMPLE_PSI, ge=0, le=2)
+    noise: Literal["drawn", "constant"] = "drawn"
+    precision: Precision = "fp32"
+
+
+class OpenGenerator:
+    """A generator with its weights; made by `open_generator`.
+
+    Attributes:
+        network: in eval mode. card: of the weights. digest: sha256 of card and tensors, as rows keep it.
+        size: height and width of the images. mpp: micrometres per pixel. device: where it is.
+    """
+
+    def __init__(self, network: Generator, card: Card, device: str, precision: Precision) -> None:
+        self.network, self.card, self.device = network, card, device
+        self.digest, self.size, self.mpp = card.sha256, network.size, float(card.fields["mpp"])
+        self._precision = precision
+
+    def draw(self, latents: Latents, rngs: Rngs, psi: float) -> Image:
+        """Images uint8 [N, H, W, 3], RGB, each drawn by itself, so that no batch changes a bit of it.
+
+        Args:
+            latents: float32 [N, z_dim]. rngs: of the noise, one for each; None takes the weights' constant noise.
+            psi: of the truncation.
+        """
+        images = [self._drawn(latents[n], None if rngs is None else rngs[n], psi) for n in range(len(latents))]
+        return np.stack(images) if images else np.zeros((0, *self.size, 3), np.uint8)
+
+    def draw_with_taps(self, latent: Latents, rng: np.random.Generator | None, psi: float) -> tuple[Image, list[Tap]]:
+        """One image uint8 [H, W, 3] of a latent [z_dim], and what every convolution gave on the way, [1, C, h, w]."""
+        with self._computing():
+            image, taps = self.network.synthesis(*self._inputs(latent, rng, psi), taps=True)
+        return pixels_of(image)[0], taps
+
+    def styles(self, latents: Latents) -> Latents:
+        """Styles float32 [N, w_dim] of latents [N, z_dim], not truncated."""
+        with torch.inference_mode():
+            styles: Latents = self.network.mapping(torch.from_numpy(latents).to(self.device)).float().cpu().numpy()
+        return styles
+
+    def _drawn(self, latent: Latents, rng: np.random.Generator | None, psi: float) -> Image:
+        with self._computing():
+            pixels: Image = pixels_of(self.network.synthesis(*self._inputs(latent, rng, psi)))[0]
+        return pixels
+
+    def _inputs(
+        self, latent: Latents, rng: np.random.Generator | None, psi: float
+    ) -> tuple[torch.Tensor, list[torch.Tensor] | None]:
+        """Styles for every layer, [1, layers, w_dim], and the noise of every convolution; None for the weights' own."""
+        synthesis, mapping = self.network.synthesis, self.network.mapping
+        ws = mapping.truncated(mapping(torch.from_numpy(latent[None]).to(self.device)), synthesis.layers, psi)
+        if rng is None:
+            return ws, None
+        maps = (rng.standard_normal((1, 1, *size), np.float32) for size in synthesis.noise_sizes)
+        return ws, [torch.from_numpy(drawn).to(self.device) for drawn in maps]
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with torch.inference_mode(), autocast(self._precision, self.device):
+            yield
+
+
+def draw_latents(seeds: Sequence[int], z_dim: int) -> Latents:
+    """Latents float32 [N, z_dim] of rows, each from its own seed."""
+    drawn = [generator(seed, Stream.LATENT).standard_normal(z_dim, np.float32) for seed in seeds]
+    return np.stack(drawn) if drawn else np.zeros((0, z_dim), np.float32)
+
+
+def noise_of(seeds: Sequence[int], config: DrawConfig) -> Rngs:
+    """What `OpenGenerator.draw` takes the noise of rows from: None for constant noise."""
+    return None if config.noise == "constant" else [generator(seed, Stream.RENDER) for seed in seeds]
+
+
+def weights_path(weights: str | Path) -> Path:
+    """The file that is meant: a run's folder, a file, or ``starter``.
+
+    Raises:
+        UserError: when there are no starter weights.
+    """
+    if str(weights) == "starter":
+        found = sorted(STARTER.glob(f"{GENERATOR}-*.safetensors"))
+        if not found:
+            raise UserError("--weights: expected a run's folder or a file, as there are no starter weights.")
+        return found[0]
+    path = Path(weights)
+    return path / BEST if path.is_dir() else path
+
+
+def generator_card(weights: str | Path) -> Card:
+    """The card of a generator's weights, without loading them.
+
+    Raises:
+        UserError: for weights that are missing, damaged or of another kind.
+    """
+    path = weights_path(weights)
+    card = read_card(path, WEIGHTS_KIND)
+    if card.fields.get("generator") != GENERATOR:
+        raise UserError(
+            f"{path}: expected weights of {GENERATOR}, got those of {card.fields.get('generator')}. Use other weights."
+        )
+    return card
+
+
+def open_generator(
+    weights: str | Path, device: str = "cpu", *, precision: Precision = "fp32", threads: int | None = None
+) -> OpenGenerator:
+    """Load a generator.
+
+    Args:
+        weights: see `weights_path`. device: where it draws. precision: of its convolutions.
+        threads: of torch on a CPU; None leaves them as they are.
+
+    Raises:
+        UserError: for weights that are missing, damaged, of another kind, or do not fit their card.
+    """
+    path, card = weights_path(weights), generator_card(weights)
+    if device == "cpu" and threads is not None:
+        torch.set_num_threads(threads)
+    network = build(card.fields["network"])
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in read_tensors(path).items()})
+    except RuntimeError as error:
+        raise UserError(f"{path}: expected weights that fit their card, got others. Train them again.") from error
+    network = network.eval().requires_grad_(False).to(device)
+    return OpenGenerator(network, card, device, resolve_precision(precision, device))
+
+
+def settle(config: DrawConfig, device: str) -> DrawConfig:
+    """The config with the weights' digest and the precision spelt out.
+
+    Raises:
+        UserError: for weights that cannot be used, or are not those of the digest.
+    """
+    card = generator_card(config.weights)
+    if config.weights_sha256 not in (None, card.sha256):
+        raise UserError(
+            f"{weights_path(config.weights)}: expected the weights {str(config.weights_sha256)[:12]}..., "
+            f"got {card.sha256[:12]}.... Put those back, or draw anew."
+        )
+    settled: dict[str, Any] = {
+        "weights_sha256": card.sha256,
+        "precision": resolve_precision(config.precision, device),
+    }
+    return config.model_copy(update=settled)
+
+
+def drawing_of(root: Path) -> DrawConfig:
+    """How the images of a data set were drawn: one of `factory sample`, or its annotated images.
+
+    Raises:
+        UserError: for a data set whose images no such generator drew.
+    """
+    config = read_run(root)["config"]
+    if DRAWING not in config:
+        raise UserError(
+            f"{root}: expected images that a generator drew (factory sample, factory annotate import), got others."
+        )
+    return parse(DrawConfig, config[DRAWING], f"{root}/run.yaml: {DRAWING}")
