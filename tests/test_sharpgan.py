@@ -15,6 +15,7 @@ from factory.conditions import Condition, draw_condition, draw_relief
 from factory.core.config import parse
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
+from factory.nets.contours import contrast, grey_of, sharpness, smoothness
 from factory.nuclear_maps import contour_of
 from factory.renderers import RENDERERS
 from factory.training_run import lesson_class
@@ -98,6 +99,26 @@ def test_terms_of_contours_count_and_change_what_is_learnt(changes: dict[str, An
         learnt[name] = torch.cat([p.detach().flatten() for p in lesson.networks["generator"].parameters()])
     assert not torch.equal(learnt["with"], learnt["without"])
     assert len(views) == 5
+
+
+def test_contours_as_real_count_by_what_they_exceed_those_of_the_real_images(data: Path) -> None:
+    loss = {"loss": {"adversarial": 1, "smoothness": 1, "contrast": 1, "sharpness": 1}}
+    views = lesson_of(**loss).draw_from(open_tiles([data], None, SIZE, 1))(0)
+    full, above = (
+        {name: float(value) for name, value in lesson_of(**loss, contours_as_real=choice).step(views, 0, 0).items()}
+        for choice in (False, True)
+    )
+    grey = grey_of(torch.from_numpy(views[1]).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    contours, levels = torch.from_numpy(views[4]), lesson_config("sharpgan").contrast_levels
+    real = {
+        "smoothness": smoothness(grey, contours),
+        "contrast": contrast(grey, contours, levels),
+        "sharpness": sharpness(grey, contours, levels),
+    }
+    for name, value in real.items():
+        assert above[name] == pytest.approx(max(full[name] - float(value), 0), abs=1e-5)
+    assert above["contrast"] < full["contrast"]
+    assert full["adversarial"] == above["adversarial"]
 
 
 def test_contour_terms_without_a_relief_have_contours(data: Path) -> None:
