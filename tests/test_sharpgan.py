@@ -127,6 +127,11 @@ def test_contour_terms_without_a_relief_have_contours(data: Path) -> None:
     assert float(terms["sharpness"]) > 0
 
 
+def test_a_unet_has_one_channel_of_noise() -> None:
+    with pytest.raises(UserError, match="noise_channels: expected 1 with architecture unet, got 0"):
+        lesson_config("sharpgan", **{**RELIEF, **UNET, "noise_channels": 0})
+
+
 def test_masks_without_nuclei_are_refused() -> None:
     for changes, needs in (
         (RELIEF, "condition.kind=skeleton need"),

@@ -31,7 +31,7 @@ class SharpGanConfig(PairsConfig):
         architecture: of the generator: the U-Net of pix2pix, on which the paper builds, or pix2pixHD's.
         unet, resnet: its shape, of which the one that `architecture` names counts.
         noise_channels: of Gaussian noise that it sees beside the map, from which it makes what no map says: without,
-            wide areas between nuclei are flat.
+            wide areas between nuclei are flat. A `UNet` has one.
         judging, fooling, condition: as in the paper. Its terms of the loss stand in its presets.
     """
 
@@ -46,6 +46,8 @@ class SharpGanConfig(PairsConfig):
     @model_validator(mode="after")
     def _fits(self) -> SharpGanConfig:
         (self.unet if self.architecture == "unet" else self.resnet).check_size(self.size)
+        if self.architecture == "unet" and self.noise_channels != 1:
+            raise ValueError(f"noise_channels: expected 1 with architecture unet, got {self.noise_channels}")
         return self
 
 
