@@ -339,9 +339,15 @@ def _provenance(recipe: Recipe, fitted: Fitted | None) -> tuple[tuple[str, ...],
 
 
 def notes_of(order: Order) -> tuple[str, ...]:
-    """What a person should know of what was fitted and how the inputs of networks were read, one line each."""
+    """What a person should know of fits, of how networks read their inputs, and of densities that do not fit."""
     size = (order.spec.layout.height, order.spec.layout.width)
-    return order.fits + tuple(note for part, config in order.recipe.trained for note in part.notes(config, size))
+    notes = order.fits + tuple(note for part, config in order.recipe.trained for note in part.notes(config, size))
+    masks = resolve(MASKS, order.recipe.masks, "--masks")
+    if not hasattr(masks, "caution"):
+        return notes
+    first = request_of(order.rows.slice(0, 1).to_pylist()[0], order.recipe.scheme)
+    caution = masks(order.recipe.mask_config).caution(first)
+    return notes if caution is None else (*notes, caution)
 
 
 def resolve_part_device(config: MakeConfig, name: str) -> str:

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from factory.conditions import Condition, draw_condition, draw_relief
+from factory import trained_renderers
+from factory.conditions import RELIEF_STEPS, Condition, draw_condition, draw_relief
 from factory.core.config import parse
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
+from factory.nets import stitching
 from factory.nets.contours import contrast, grey_of, sharpness, smoothness
 from factory.nuclear_maps import contour_of
 from factory.renderers import RENDERERS
@@ -171,9 +173,7 @@ def condition_of(renderer: Any, data: Path, tile: int = 0) -> Condition:
 
 
 @pytest.mark.parametrize("name", ["resnet", "unet"])
-def test_images_follow_the_relief_and_not_only_the_classes(
-    name: str, data: Path, weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_follow_the_relief_and_not_only_the_classes(name: str, data: Path, weights: Callable[..., Path]) -> None:
     renderer = build(weights(name), look=0)
     instance = np.zeros((64, 64), np.int32)
     instance[16:48, 16:48] = 1
@@ -189,20 +189,36 @@ def test_images_follow_the_relief_and_not_only_the_classes(
     assert np.abs(images[0] - images[1])[20:44, 28:36].max() > 0  # two nuclei that touch are not one
 
 
-def test_a_tile_larger_than_a_window_has_its_relief_in_every_window(data: Path, weights: Callable[..., Path]) -> None:
-    size = (288, 320)
+def test_a_tile_larger_than_a_window_has_its_relief_in_every_window(
+    data: Path, weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (312, 344)
     rng = np.random.default_rng(0)
     instance = np.zeros(size, np.int32)
-    for number, (y, x) in enumerate(rng.integers(0, 260, (60, 2)), 1):
+    for number, (y, x) in enumerate(rng.integers(0, 298, (60, 2)), 1):
         instance[y : y + 14, x : x + 12] = number
     tile = Tile((instance > 0).astype(np.uint8), instance, 0.5, get_scheme("nuclei"))
-    drawn = []
+    given: list[tuple[slice, slice, torch.Tensor]] = []
+
+    def watched(network: torch.nn.Module, read: stitching.Read, *words: Any, **options: Any) -> Any:
+        def kept(rows: slice, columns: slice) -> torch.Tensor:
+            given.append((rows, columns, read(rows, columns)))
+            return given[-1][2]
+
+        return stitching.draw(network, kept, *words, **options)
+
+    monkeypatch.setattr(trained_renderers, "draw", watched)
     for window in (512, 256):
         renderer = build(weights("resnet"), look=0, window_px=window)
         condition = draw_condition(renderer.condition, tile, generator(0, Stream.CONDITION))
-        (image,) = renderer.render([condition], [generator(0, Stream.RENDER)])
-        drawn.append(image.astype(int))
-    assert np.abs(drawn[0] - drawn[1]).mean() < 6  # norms of samples of the tile, not of all of it
+        renderer.render([condition], [generator(0, Stream.RENDER)])
+    (*_, whole), *parts = given
+    assert whole.shape[2:] == size
+    assert condition.relief is not None
+    np.testing.assert_allclose(whole[0, 2], condition.relief / RELIEF_STEPS, atol=1e-6)
+    assert sum(seen.shape[2:] == (304, 304) for *_, seen in parts) == 4  # windows with what is around them
+    for rows, columns, seen in parts:
+        torch.testing.assert_close(seen, whole[..., rows, columns], rtol=0, atol=0)
 
 
 def test_factory_makes_nuclei_with_it(
