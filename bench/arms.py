@@ -23,11 +23,14 @@ from factory.core.seeds import Stream, generator
 from factory.realism.features import Extractor, open_extractor
 from factory.renderers import RENDERERS
 from factory.trained import scheme_of
+from factory.training_run import resolve_lesson
 from factory.views import ImageViews, NucleiViews, Tiles, instances_of
 from manifests.labels import LabelScheme
 from manifests.tile import Tile
 
 Pixels = npt.NDArray[np.uint8]
+_OF_DATA_AND_MACHINE = ("scheme", "precision", "threads")
+"""Fields of a lesson's configuration that are settled when it meets its data and machine."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class Arm:
     def renderer(self) -> str:
         """Name in the table of renderers."""
         return self.lesson.rpartition("/")[2]
+
+    @property
+    def assignments(self) -> list[str]:
+        """Its values as words of ``--set``."""
+        return [f"{key}={value}" for key, value in self.values.items()]
 
     def folder(self, out: Path, seed: int) -> Path:
         """Of its run."""
@@ -98,21 +106,27 @@ def train(
         arm, seed: what. protocol: with ``size`` of the views, ``batch`` where it is not the config's, and ``steps``.
         data: data sets. out: of all runs. threads: of torch. device: where.
     """
-    if is_finished(arm.folder(out, seed), protocol["steps"]):
+    if is_finished(arm, seed, protocol, out):
         return
-    values = {**arm.values, "threads": threads}
     command: list[object] = [sys.executable, "-m", "factory.cli", "train", arm.lesson, "--config", arm.config]
     command += [word for path in data for word in ("--data", path)]
-    command += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    command += [word for value in [*arm.assignments, f"threads={threads}"] for word in ("--set", value)]
     command += ["--size", "x".join(map(str, protocol["size"])), "--steps", protocol["steps"], "--seed", seed]
     command += ["--resume", "--device", device, "--out", arm.folder(out, seed)]
     subprocess.run(list(map(str, command)), check=True)
 
 
-def is_finished(folder: Path, steps: int) -> bool:
-    """Whether a run has made all its steps."""
-    card = folder / "best.json"
-    return card.is_file() and json.loads(card.read_text())["step"] == steps
+def is_finished(arm: Arm, seed: int, protocol: Mapping[str, Any], out: Path) -> bool:
+    """Whether a run has made all its steps, with the configuration that the protocol gives it now."""
+    path = arm.folder(out, seed) / "best.json"
+    if not path.is_file():
+        return False
+    card = json.loads(path.read_text())
+    typed = {"size": tuple(protocol["size"]), "steps": protocol["steps"], "seed": seed}
+    asked = resolve_lesson(arm.lesson, arm.config, arm.assignments, typed, "cpu").model_dump(mode="json")
+    settled = {key: value for key, value in asked.items() if key not in _OF_DATA_AND_MACHINE}
+    made = {key: value for key, value in card["config"].items() if key not in _OF_DATA_AND_MACHINE}
+    return card["step"] == protocol["steps"] and made == settled
 
 
 def real_views(tiles: Tiles, protocol: Mapping[str, Any], *, nuclei: bool = False) -> tuple[Pixels, list[str]]:
@@ -130,7 +144,7 @@ def render_finished(
         (arm.name, seed): render(arm, arm.folder(out, seed), pixels, tiles.mpp, tiles.scheme, seed)
         for seed in protocol["seeds"]
         for arm in arms
-        if is_finished(arm.folder(out, seed), protocol["steps"])
+        if is_finished(arm, seed, protocol, out)
     }
 
 

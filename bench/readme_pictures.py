@@ -1,11 +1,12 @@
 """Makes the README's pictures from fresh tiles: PD-L1 with its labels, Ki-67 and H&E; and masks learnt. All synthetic.
 
-python -m bench.readme_pictures [FILE]            default bench/pictures/montage.jpg, 1600 px wide
-python -m bench.readme_pictures learnt [FILE]     default bench/pictures/learnt.jpg: starter weights under `stain`
-python -m bench.readme_pictures images [FILE]     default bench/pictures/images.jpg: `pix2pixhd`, starter weights
+python -m bench.readme_pictures [montage|learnt|images|nuclei] [FILE]      default montage, bench/pictures/NAME.jpg
+
+All are 1600 px wide. learnt: masks of the starter weights, under `stain`; images: `pix2pixhd`, nuclei: `sharpgan`, both
+with their starter weights.
 """
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from factory.nuclear_maps import contour_of
 from factory.order import resolve_config
 from factory.pipeline import make, prepare
 from manifests import open_dataset
 
 Image = npt.NDArray[np.uint8]
-_DEFAULT, _LEARNT = Path("bench/pictures/montage.jpg"), Path("bench/pictures/learnt.jpg")
-_IMAGES = Path("bench/pictures/images.jpg")
+_PICTURES = Path("bench/pictures")
 _WIDTH, _GAP = 1600, 8
 _MOST_BYTES = 900_000
 _SEED = 11
@@ -30,16 +31,13 @@ _PAINTED = 0.45
 
 def main() -> None:
     """Make small data sets and put their tiles together."""
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["learnt"]:
-        target = Path(arguments[1]) if len(arguments) > 1 else _LEARNT
-        picture = _learnt()
-    elif arguments[:1] == ["images"]:
-        target = Path(arguments[1]) if len(arguments) > 1 else _IMAGES
-        picture = _images()
-    else:
-        target = Path(arguments[0]) if arguments else _DEFAULT
-        picture = _montage()
+    pictures = {"montage": _montage, "learnt": _learnt, "images": _images, "nuclei": _nuclei}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", choices=pictures, default="montage")
+    parser.add_argument("file", nargs="?", type=Path)
+    arguments = parser.parse_args()
+    target = arguments.file or _PICTURES / f"{arguments.name}.jpg"
+    picture = pictures[arguments.name]()
     target.parent.mkdir(parents=True, exist_ok=True)
     _write(target, picture)
     print(f"{target}: {picture.shape[1]} x {picture.shape[0]}, {target.stat().st_size / 1e3:.0f} kB")
@@ -75,6 +73,27 @@ def _images() -> Image:
                 rows[0].append(scheme.palette[sample.tile.semantic])
                 rows[1].append(sample.image)
     return np.concatenate([_row(row) for row in rows])[:-_GAP]
+
+
+def _nuclei() -> Image:
+    """Masks of few, clustered and crowded nuclei, each in the looks of four slides: `sharpgan`."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (cells, touching) in enumerate((("20", 0.0), ("45", 0.6), ("110", 0.3))):
+            row: list[Image] = []
+            for look in (0, 4, 9, 14):
+                values = [f"renderer.look={look}", f"masks.touching={touching}", "renderer.precision=fp32"]
+                plan = {"n": 1, "scheme": "nuclei", "cells": cells, "seed": _SEED + number}
+                config, scheme = resolve_config(plan, {"renderer": "sharpgan"}, None, values)
+                out = Path(folder) / f"{cells}-{look}"
+                order = prepare(config, scheme, out, manifest=None, like=None, device="cpu")
+                make(order, workers=1)
+                for sample in open_dataset(out):
+                    labels = scheme.palette[sample.tile.semantic]
+                    labels[contour_of(sample.tile.instance)] = 0
+                    row += [sample.image] if row else [labels, sample.image]
+            rows.append(_row(row))
+    return np.concatenate(rows)[:-_GAP]
 
 
 def _montage() -> Image:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.arms import Arm, Pixels, extractors, real_views, render_finished, run_experiment
-from bench.sharp_gan_report import RunFigures, write_report
+from bench.sharp_gan_report import RunFigures, Scored, write_report
 from factory.realism.features import extract
 from factory.realism.frechet import frechet_distance
 from factory.realism.image_quality import image_quality
@@ -53,14 +53,19 @@ def score(protocol: dict[str, Any], arms: Sequence[Arm], arguments: argparse.Nam
     reals, segmenter = views[..., 1:4], load_weights("starter", "cpu")
     shown = render_finished(arms, protocol, arguments.out, views, tiles)
     instances = instances_of(views)
-    found = {
-        key: RunFigures(_quality(images, reals), _aji(segmenter, images, instances)) for key, images in shown.items()
-    }
-    ceiling = _aji(segmenter, reals, instances)
-    distances = _distances(shown, reals, _floor(arguments.data, protocol), protocol, arguments.encoder)
-    write_report(
-        arguments.protocol, protocol, found, ceiling, groups, distances, shown, views, tiles.scheme, arguments.out
+    scored = Scored(
+        figures={
+            key: RunFigures(_quality(images, reals), _aji(segmenter, images, instances))
+            for key, images in shown.items()
+        },
+        ceiling=_aji(segmenter, reals, instances),
+        groups=tuple(groups),
+        distances=_distances(shown, reals, _floor(arguments.data, protocol), protocol, arguments.encoder),
+        images=shown,
+        views=views,
+        scheme=tiles.scheme,
     )
+    write_report(arguments.protocol, protocol, scored, arguments.out)
 
 
 def _floor(data: Sequence[Path], protocol: dict[str, Any]) -> Pixels:

@@ -42,52 +42,70 @@ class RunFigures:
         return self.aji if measure == "AJI" else self.quality[:, MEASURES.index(measure)]
 
 
-def write_report(
-    name: str,
-    protocol: Mapping[str, Any],
-    found: Mapping[Key, RunFigures],
-    ceiling: Floats,
-    groups: Sequence[str],
-    distances: Mapping[str, Mapping[str, Any]],
-    images: Mapping[Key, Pixels],
-    views: Pixels,
-    scheme: LabelScheme,
-    out: Path,
-) -> None:
+@dataclass(frozen=True)
+class Scored:
+    """What the experiment found on N views of held-out patients.
+
+    Attributes:
+        figures: of every finished run. ceiling: float64 [N], AJI of the segmenter in the real images.
+        groups: the patient of each view. distances: Frechet distances by features: of the ``runs`` and the ``floor``.
+        images: of every finished run, uint8 [N, H, W, 3]. views: uint8 [N, H, W, 8], see `factory.views.NucleiViews`.
+        scheme: of the masks.
+    """
+
+    figures: Mapping[Key, RunFigures]
+    ceiling: Floats
+    groups: tuple[str, ...]
+    distances: Mapping[str, Mapping[str, Any]]
+    images: Mapping[Key, Pixels]
+    views: Pixels
+    scheme: LabelScheme
+
+    def seeds(self, arm: str) -> list[int]:
+        """Those of an arm that are finished."""
+        return sorted(seed for name, seed in self.figures if name == arm)
+
+    def values(self, arm: str, measure: str, seeds: Sequence[int]) -> Floats:
+        """Of an arm's runs on every view: float64 [seeds, N]."""
+        return np.stack([self.figures[arm, seed].of(measure) for seed in seeds])
+
+
+def write_report(name: str, protocol: Mapping[str, Any], scored: Scored, out: Path) -> None:
     """Write the protocol's .md and .json into `RESULTS`, and the sheet, which has real images, into `out`."""
     bootstrap = BootstrapConfig(resamples=protocol["resamples"])
-    arms = [name for name in protocol["arms"] if any(arm == name for arm, _ in found)]
-    values = {
-        (arm, measure): np.array([run.of(measure) for (name, _), run in found.items() if name == arm])
+    arms = [arm for arm in protocol["arms"] if scored.seeds(arm)]
+    levels = {
+        (arm, measure): bootstrap_mean(scored.values(arm, measure, scored.seeds(arm)), scored.groups, bootstrap)
         for arm in arms
         for measure in MEASURES
     }
-    levels = {key: bootstrap_mean(each, tuple(groups), bootstrap) for key, each in values.items()}
-    real = bootstrap_mean(ceiling[None], tuple(groups), bootstrap)
-    size, shown = ("x".join(map(str, protocol[name])) for name in ("size", "view_size"))
+    real = bootstrap_mean(scored.ceiling[None], scored.groups, bootstrap)
+    size, shown = ("x".join(map(str, protocol[key])) for key in ("size", "view_size"))
     lines = [
         "# Enhanced Sharp-GAN: do the skeleton map and the terms of contours help?",
         "",
         f"`python -m bench.sharp_gan --protocol {name}`, `configs/experiments/{name}.yaml`: {protocol['base']} with "
-        f"{protocol['set']}, {protocol['steps']} steps of 4 views of {size}, seeds {protocol['seeds']}; "
-        f"{protocol['views']} views of {shown} of {len(set(groups))} held-out patients, each rendered "
-        "from its mask. 95 % intervals over seeds and patients. GMSD: lower is better. AJI: of the starter weights of "
-        "`segment` in the images, against the masks.",
+        f"{protocol['set']}, {protocol['steps']} steps of 4 views of {size}, {len(protocol['seeds'])} seeds planned; "
+        f"{protocol['views']} views of {shown} of {len(set(scored.groups))} {protocol['split']} patients, each "
+        "rendered from its mask. 95 % intervals over seeds and patients. GMSD: lower is better. AJI: of the starter "
+        "weights of `segment` in the images, against the masks; above that of the real images nuclei are easier to "
+        "find than real ones.",
         "",
-        *_table(protocol, arms, levels, distances),
-        f"| real images | | | | {_shown(real)} | {_floors(distances)} |",
+        *_table(protocol, arms, levels, scored),
+        f"| real images | | | | | {_shown(real)} | {_floors(scored.distances)} | |",
         "",
-        "Differences to the row above, pairs of one seed and view:",
+        "Differences to the row above, of the same seeds and views:",
         "",
-        *_steps(arms, values, groups, bootstrap),
+        *_steps(arms, scored, bootstrap),
     ]
     document = {
         "protocol": dict(protocol),
         "levels": [{"arm": arm, "measure": measure, **vars(e)} for (arm, measure), e in levels.items()],
+        "seeds": {arm: scored.seeds(arm) for arm in arms},
         "real_aji": vars(real),
         "distances": {
-            name: {"floor": each["floor"], "runs": [[*key, value] for key, value in each["runs"].items()]}
-            for name, each in distances.items()
+            key: {"floor": each["floor"], "runs": [[*run, value] for run, value in each["runs"].items()]}
+            for key, each in scored.distances.items()
         },
     }
     stem = name.replace("_", "-")
@@ -95,43 +113,36 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / f"{stem}.md", ("\n".join(lines) + "\n").encode())
         write_atomic(folder / f"{stem}.json", json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
-    first = [next(images[key] for key in images if key[0] == arm)[:_SHOWN] for arm in arms]
-    write_sample_sheet(out / "sheet.png", [views[:_SHOWN, ..., 0], *first, views[:_SHOWN, ..., 1:4]], scheme)
+    first = [scored.images[arm, scored.seeds(arm)[0]][:_SHOWN] for arm in arms]
+    masks, reals = scored.views[:_SHOWN, ..., 0], scored.views[:_SHOWN, ..., 1:4]
+    write_sample_sheet(out / "sheet.png", [masks, *first, reals], scored.scheme)
 
 
 def _table(
-    protocol: Mapping[str, Any],
-    arms: Sequence[str],
-    levels: Mapping[tuple[str, str], Estimate],
-    distances: Mapping[str, Mapping[str, Any]],
+    protocol: Mapping[str, Any], arms: Sequence[str], levels: Mapping[tuple[str, str], Estimate], scored: Scored
 ) -> list[str]:
-    lines = [f"| | {' | '.join(MEASURES)} | {', '.join(distances) or 'no features'} | published |", "|---" * 7 + "|"]
+    features = ", ".join(scored.distances) or "no features"
+    lines = [f"| | seeds | {' | '.join(MEASURES)} | {features} | published |", "|---" * 8 + "|"]
     for arm in arms:
         cells = " | ".join(_shown(levels[arm, measure]) for measure in MEASURES)
         away = "; ".join(
             ", ".join(f"{value:.1f}" for (name, _), value in each["runs"].items() if name == arm)
-            for each in distances.values()
+            for each in scored.distances.values()
         )
-        known = ", ".join(
-            "?" if value is None else f"{value:.3f}" for value in protocol.get("published", {}).get(arm, [])
-        )
-        lines.append(f"| {arm} | {cells} | {away} | {known} |")
+        known = ", ".join(f"{value:.3f}" for value in protocol.get("published", {}).get(arm, []))
+        lines.append(f"| {arm} | {', '.join(map(str, scored.seeds(arm)))} | {cells} | {away} | {known} |")
     return lines
 
 
-def _steps(
-    arms: Sequence[str], values: Mapping[tuple[str, str], Floats], groups: Sequence[str], bootstrap: BootstrapConfig
-) -> list[str]:
-    lines = [f"| | {' | '.join(MEASURES)} |", "|---" * 5 + "|"]
+def _steps(arms: Sequence[str], scored: Scored, bootstrap: BootstrapConfig) -> list[str]:
+    lines = [f"| | seeds | {' | '.join(MEASURES)} |", "|---" * 6 + "|"]
     for above, arm in itertools.pairwise(arms):
-        count = min(len(values[above, "AJI"]), len(values[arm, "AJI"]))
-        cells = " | ".join(
-            _shown(
-                bootstrap_mean(values[arm, m][:count] - values[above, m][:count], tuple(groups), bootstrap), sign="+"
-            )
-            for m in MEASURES
-        )
-        lines.append(f"| {arm} - {above} | {cells} |")
+        seeds = sorted({*scored.seeds(above)} & {*scored.seeds(arm)})
+        if not seeds:
+            continue
+        gains = (scored.values(arm, each, seeds) - scored.values(above, each, seeds) for each in MEASURES)
+        cells = " | ".join(_shown(bootstrap_mean(gain, scored.groups, bootstrap), sign="+") for gain in gains)
+        lines.append(f"| {arm} - {above} | {', '.join(map(str, seeds))} | {cells} |")
     return lines
 
 

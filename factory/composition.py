@@ -292,7 +292,7 @@ def _with_classified_cells(
     for population in cells.populations:
         placed = settle_population(instance, background, cells, population, rng, first=settled + 1)
         if request.cells is not None and placed < len(population.outlines):
-            raise Unmet(f"{placed} of {len(population.outlines)} {population.name} nuclei fit")
+            raise Unmet(f"{settled + placed} of {request.cells} cells fit")
         settled += placed
     ids = scheme.ids("nucleus")
     positive = [i for i in ids if i in scheme.ids("tumour_positive")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,9 @@ class PairsConfig(ImageLessonConfig):
         judging, fooling: what judges and generator minimise, cross entropy or least squares.
         loss: weights of the generator's terms. perceptual_weights: file of VGG19's, needed with ``loss.perceptual``.
         contrast_levels: lambda of the terms of contours, the difference in grey from which on there is contrast, 0..1.
+        contours_as_real: the terms of contours count only by what they exceed those of the real images of the step, so
+            that contours become as clear as real ones and no clearer. Not in the papers: there they count in full, and
+            as training goes on the network draws an outline around every nucleus.
     """
 
     judge_width: int = Field(default=64, ge=1)
@@ -67,6 +72,7 @@ class PairsConfig(ImageLessonConfig):
     loss: ImageLossWeights = ImageLossWeights()
     perceptual_weights: str | None = None
     contrast_levels: float = Field(default=0.1, gt=0, le=1)
+    contours_as_real: bool = False
 
     @property
     def nuclei_needed_by(self) -> list[str]:
@@ -140,7 +146,7 @@ class FromPairs(ImageLesson):
         with autocast(config.precision, self._device):
             terms = self._terms(seen, real, made)
         if config.loss.of_contours:
-            terms |= self._terms_of_contours(made, torch.from_numpy(views[4]).to(self._device))
+            terms |= self._terms_of_contours(made, real, torch.from_numpy(views[4]).to(self._device))
         total = torch.stack([getattr(config.loss, name) * value for name, value in terms.items()]).sum()
         total.backward()  # type: ignore[no-untyped-call]
         self._judges.requires_grad_(True)
@@ -183,17 +189,20 @@ class FromPairs(ImageLesson):
             terms["l1"] = (made.float() - real).abs().mean()
         return terms
 
-    def _terms_of_contours(self, made: torch.Tensor, contours: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _terms_of_contours(
+        self, made: torch.Tensor, real: torch.Tensor, contours: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """The terms of contours that count; contours bool [N, H, W]."""
-        weights, levels = self._config.loss, self._config.contrast_levels
-        grey = grey_of(made.float())
-        terms = {}
-        if weights.smoothness:
-            terms["smoothness"] = smoothness(grey, contours)
-        if weights.contrast:
-            terms["contrast"] = contrast(grey, contours, levels)
-        if weights.sharpness:
-            terms["sharpness"] = sharpness(grey, contours, levels)
+        config = self._config
+        measures: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+            "smoothness": smoothness,
+            "contrast": partial(contrast, levels=config.contrast_levels),
+            "sharpness": partial(sharpness, levels=config.contrast_levels),
+        }
+        grey, like = (grey_of(images.float()) for images in (made, real))
+        terms = {name: measures[name](grey, contours) for name in config.loss.of_contours}
+        if config.contours_as_real:
+            terms = {name: torch.relu(term - measures[name](like, contours)) for name, term in terms.items()}
         return terms
 
     def shape(self) -> dict[str, Any]:

@@ -75,7 +75,11 @@ class OutlineConfig(Config):
     @property
     def mean_area_um2(self) -> float:
         """Area of a disc of the mean square radius: what a nucleus of this kind covers on average."""
-        low, high = self.radius_um
+        return self.mean_area_at_um2(1.0)
+
+    def mean_area_at_um2(self, bias: float) -> float:
+        """The same with radii `bias` times as large: never below `smallest_um2`, to which outlines are enlarged."""
+        low, high = (bias * radius for radius in self.radius_um)
         return max(math.pi * (low * low + low * high + high * high) / 3.0, self.smallest_um2)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from factory.composition import Request
 from factory.core.config import Config, digest, parse
 from factory.core.registry import resolve
 from factory.core.resolutions import SAME_MPP
@@ -80,9 +81,9 @@ class JointRecipe:
         """What makes tiles by this recipe."""
         return JointRealiser(self)
 
-    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
+    def notes(self, request: Request) -> tuple[str, ...]:
         """What a person should know of the labels."""
-        del size
+        del request
         held = joint_of(self.config, self.device).card.fields.get("held_out")
         if held is None:
             return ("labels are predicted, and no held-out image says how well",)

@@ -32,6 +32,35 @@ _DIAGONAL = (
 """Pairs of neighbours: east and south, southeast and southwest."""
 
 
+def renumbered(instance: npt.NDArray[np.integer]) -> Instances:
+    """The same nuclei as 1, 2, ... without gaps, in the order of their ids: int32 [H, W]."""
+    if int(instance.max(initial=0)) > instance.size:  # sparse ids of foreign maps: do not let them size the table
+        ids, labels = np.unique(instance, return_inverse=True)
+        return (labels.reshape(instance.shape) + int(ids[0] != 0)).astype(np.int32)
+    present = np.bincount(instance.ravel()) > 0
+    present[0] = False
+    table: Instances = np.where(present, np.cumsum(present), 0).astype(np.int32)
+    return table[instance]
+
+
+def touching(labels: Instances) -> npt.NDArray[np.bool_]:
+    """Which nuclei have a pixel of another among the eight neighbours of one of theirs.
+
+    Args:
+        labels: int32 [H, W], ids 1..n.
+
+    Returns:
+        bool [n].
+    """
+    found = np.zeros(int(labels.max(initial=0)) + 1, np.bool_)
+    for one, other in (*_STRAIGHT, *_DIAGONAL):
+        first, second = labels[one], labels[other]
+        meet = (first != second) & (first > 0) & (second > 0)
+        found[first[meet]] = True
+        found[second[meet]] = True
+    return found[1:]
+
+
 def distance_map(instance: Instances, metric: Metric = "chessboard") -> npt.NDArray[np.float32]:
     """Which erosion takes each pixel away, as a share of the erosions that take its whole nucleus (2.2).
 
@@ -54,9 +83,9 @@ def distance_map(instance: Instances, metric: Metric = "chessboard") -> npt.NDAr
     _check_metric(metric)
     if lowest == highest:
         return np.full(instance.shape, highest > 0, np.float32)
-    if highest > instance.size:  # sparse ids of foreign maps: do not let them size the table
-        ranks = np.unique(np.append(instance, 0), return_inverse=True)[1][:-1]
-        instance, highest = ranks.reshape(instance.shape).astype(np.int32), int(ranks.max())
+    if highest > instance.size:
+        instance = renumbered(instance)
+        highest = int(instance.max())
     counts = np.empty(instance.shape, np.float32)
     largest = np.ones(highest + 1, np.float32)
     _count_erosions(instance, metric == "chessboard", counts, largest)

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from factory.nuclear_maps import renumbered, touching
 from manifests.measure import cut_cells
 
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.integer]
 
 OF_NUCLEI = {
@@ -103,37 +103,6 @@ def _of_tile(instance: Labels, mpp: float) -> tuple[Floats, tuple[float, ...]]:
     scattered = 0.5e3 / np.sqrt(density)
     rate = float(touching(labels).mean())
     return np.column_stack([form, neighbour]), (density, rate, float(neighbour.mean() / scattered))
-
-
-def renumbered(instance: Labels) -> npt.NDArray[np.int32]:
-    """The same nuclei as 1, 2, ... without gaps, in the order of their ids: int32 [H, W]."""
-    if int(instance.max(initial=0)) > instance.size:  # sparse ids of foreign maps: do not let them size the table
-        ids, labels = np.unique(instance, return_inverse=True)
-        return (labels.reshape(instance.shape) + int(ids[0] != 0)).astype(np.int32)
-    present = np.bincount(instance.ravel()) > 0
-    present[0] = False
-    table: npt.NDArray[np.int32] = np.where(present, np.cumsum(present), 0).astype(np.int32)
-    return table[instance]
-
-
-def touching(labels: npt.NDArray[np.int32]) -> Bools:
-    """Which nuclei have a pixel of another among the eight neighbours of one of theirs.
-
-    Args:
-        labels: int32 [H, W], ids 1..n.
-
-    Returns:
-        bool [n].
-    """
-    found = np.zeros(int(labels.max(initial=0)) + 1, np.bool_)
-    height, width = labels.shape
-    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        first = labels[: height - down, max(0, -right) : width - max(0, right)]
-        second = labels[down:, max(0, right) : width + min(0, right)]
-        meet = (first != second) & (first > 0) & (second > 0)
-        found[first[meet]] = True
-        found[second[meet]] = True
-    return found[1:]
 
 
 def _moments(labels: npt.NDArray[np.int32], count: int) -> tuple[Floats, Floats, Floats]:

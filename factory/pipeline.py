@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from factory.composition import Allocation, Unmet, allocate
+from factory.composition import Allocation, Request, Unmet, allocate
 from factory.conditions import draw_condition
 from factory.core.config import Config, parse
 from factory.core.registry import resolve
@@ -108,9 +108,13 @@ class Recipe:
         """What makes tiles by this recipe."""
         return Realiser(self)
 
-    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """How the inputs of networks were read for tiles of a size, one line each."""
-        return tuple(note for part, config in self.trained for note in part.notes(config, size))
+    def notes(self, request: Request) -> tuple[str, ...]:
+        """How the inputs of networks were read, and densities that do not fit, for such a request; one line each."""
+        size = (request.height, request.width)
+        notes = [note for part, config in self.trained for note in part.notes(config, size)]
+        masks = resolve(MASKS, self.masks, "--masks")
+        caution = masks(self.mask_config).caution(request) if hasattr(masks, "caution") else None
+        return tuple(notes if caution is None else [*notes, caution])
 
     @property
     def document(self) -> dict[str, Any]:
@@ -363,9 +367,9 @@ def _provenance(recipe: Recipe, fitted: Fitted | None) -> tuple[tuple[str, ...],
 
 
 def notes_of(order: Order) -> tuple[str, ...]:
-    """What a person should know of what was fitted and how the inputs of networks were read, one line each."""
-    size = (order.spec.layout.height, order.spec.layout.width)
-    return order.fits + tuple(order.recipe.notes(size))
+    """What a person should know of fits, of how networks read their inputs, and of densities that do not fit."""
+    first = request_of(order.rows.slice(0, 1).to_pylist()[0], order.recipe.scheme)
+    return (*order.fits, *order.recipe.notes(first))
 
 
 def resolve_part_device(config: MakeConfig, name: str) -> str:

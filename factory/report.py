@@ -98,6 +98,8 @@ def request_table(table: pa.Table) -> Table:
         if len(values):
             quartiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
             shown.add_row(name.removeprefix("request_"), str(len(values)), *(f"{value:.4g}" for value in quartiles))
+    if not shown.row_count:
+        shown.add_row("nothing: the masks' own", str(len(table)))
     splits = table["split"].value_counts().to_pylist()
     shown.caption = ", ".join(f"{entry['counts']} {entry['values']}" for entry in splits)
     return shown

@@ -24,6 +24,7 @@ class Composition:
         tissue_fraction: 1 - air share of the labelled pixels; None where the scheme knows no air.
         class_fractions: share of the labelled pixels per class, in scheme order.
         cells: instances; cells_positive and cells_negative: tumour instances of either kind.
+        cells_cut: instances that reach the border of the tile: part of each may lie beyond it.
     """
 
     tps_area: float | None
@@ -35,6 +36,7 @@ class Composition:
     cells: int
     cells_positive: int | None
     cells_negative: int | None
+    cells_cut: int
 
 
 def measure(tile: Tile) -> Composition:
@@ -63,6 +65,7 @@ def measure(tile: Tile) -> Composition:
         cells=cells,
         cells_positive=cells_positive if knows_tumour else None,
         cells_negative=cells_negative if knows_tumour else None,
+        cells_cut=len(cut_cells(tile.instance)),
     )
 
 
@@ -102,7 +105,7 @@ def count_cells(
 def cut_cells(instance: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     """Ids of the instances that reach the border of their tile, ascending: part of each may lie beyond it.
 
-    Nothing marks them in a store: they are kept, drawn and annotated ones alike, and this tells them from whole ones.
+    They are kept, drawn and annotated ones alike; the column `cells_cut` counts them, and this says which they are.
     """
     edges = (instance[:1], instance[-1:], instance[:, :1], instance[:, -1:])
     ids = np.unique(np.concatenate([edge.ravel() for edge in edges])).astype(np.int64)

@@ -44,7 +44,7 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("has_tumour", pa.bool_()),
         pa.field("tissue_fraction", _SHARE),
         pa.field("class_fractions", pa.list_(pa.float64())),
-        *(pa.field(name, _COUNT) for name in ("cells", "cells_positive", "cells_negative")),
+        *(pa.field(name, _COUNT) for name in ("cells", "cells_positive", "cells_negative", "cells_cut")),
         pa.field("allocation_shift", pa.float64()),
         pa.field("attempts", _COUNT),
         *(pa.field(name, _TEXT) for name in ("image_sha256", "semantic_sha256", "instance_sha256")),
@@ -69,6 +69,7 @@ ACHIEVED = (
     "cells",
     "cells_positive",
     "cells_negative",
+    "cells_cut",
 )
 """The columns that `measure` fills, named as the fields of `Composition`."""
 
@@ -88,6 +89,7 @@ _LOWER_BOUNDS = {
     "cells": 0,
     "cells_positive": 0,
     "cells_negative": 0,
+    "cells_cut": 0,
     "attempts": 0,
     "shard": 0,
 }

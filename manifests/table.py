@@ -112,11 +112,13 @@ def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
 
 def _refuse_many(metadata: pq.FileMetaData, path: Path) -> None:
     """Refuse a file that claims more than a manifest can hold, before any of it is read."""
-    if metadata.num_rows > ROWS_PER_FILE:
-        raise UserError(
-            f"{path}: expected at most {ROWS_PER_FILE:,} rows in a file, got {metadata.num_rows:,}. Split it."
-        )
+    groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    rows = max(metadata.num_rows, groups)
+    if rows > ROWS_PER_FILE:
+        raise UserError(f"{path}: expected at most {ROWS_PER_FILE:,} rows in a file, got {rows:,}. Split it.")
     for number in range(metadata.num_columns):
+        if metadata.schema.column(number).max_repetition_level == 0:
+            continue  # a value for each row; pyarrow ends the process where it shows what is wrong with a chunk
         chunks = [metadata.row_group(group).column(number) for group in range(metadata.num_row_groups)]
         values = sum(chunk.num_values for chunk in chunks)
         if values > _MAX_VALUES:

@@ -323,16 +323,65 @@ def test_trainings_without_synthetic_tiles_are_taken_over_from_another_compariso
     config = config_of(arms=["R", "S*"], fractions=[0.5])
     second = cells.prepare(config, home / "real", other, tmp_path / "out", reuse=first.out)
     assert first.document != second.document
+    assert [cell.arm for cell in cells.taken_over(second)] == ["R"]
     trained = []
     found = cells.run(second, on_cell=lambda record, scores: trained.append(record.cell.arm))
     assert trained == ["S*"]
     (taken,) = (cell for cell in found.cells if cell.arm == "R")
     assert np.array_equal(found.cells[taken].figures["aji"], scores.cells[taken].figures["aji"])
+    assert not cells.taken_over(second), "it is in this one now"
     shorter = config_of(arms=["R", "S*"], fractions=[0.5], train={**TRAIN, "steps": 1})
     with pytest.raises(
         UserError, match="--reuse: expected the folder of a comparison with a training that is the same"
     ):
         cells.prepare(shorter, home / "real", other, tmp_path / "none", reuse=first.out)
+
+
+def test_the_command_says_how_many_trainings_are_taken_over_and_with_other_tests_none_are(
+    cli: Callable[..., Outcome], finished: tuple[cells.Comparison, Scores], home: Path, tmp_path: Path
+) -> None:
+    first, _ = finished
+    write_dataset(tmp_path / "synth", n=4, source="synthetic", size=(64, 32))
+    elsewhere = rewritten(
+        open_dataset(home / "real"), tmp_path / "lgg", lambda i: {"split": "test", "group_id": f"other-{i}"}
+    )
+    (tmp_path / "c.yaml").write_text(json.dumps({**QUICK, "arms": ["R", "S*"], "fractions": [0.5]}))
+    words = ["--config", tmp_path / "c.yaml", "--real", home / "real", "--synth", tmp_path / "synth", "--dry-run"]
+    words += ["--device", "cpu", "--reuse", first.out, "--out", tmp_path / "out"]
+    done = cli("segment", "compare", *words)
+    assert done.code == 0, done.err
+    assert f"1 of 2 trainings taken over from {first.out}" in done.out
+    assert_refused(
+        cli("segment", "compare", *words, "--also-test", elsewhere),
+        r"Those without synthetic tiles are, where real tiles, config and --also-test are\.",
+    )
+    help_of = " ".join(cli("segment", "compare", "--help").out.replace("│", " ").split())
+    assert "give the same --also-test" in help_of
+
+
+def test_a_comparison_that_is_stopped_has_the_reports_of_its_complete_seeds_of_every_test_set(
+    cli: Callable[..., Outcome], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = rewritten(
+        open_dataset(home / "real"), tmp_path / "lgg", lambda i: {"split": "test", "group_id": f"other-{i}"}
+    )
+    (tmp_path / "c.yaml").write_text(json.dumps({**QUICK, "arms": ["R"], "fractions": [1.0], "seeds": 2}))
+    run = experiment.run
+
+    def stop(job: experiment.Experiment, **options: object) -> object:
+        if job.config.seed == 1:
+            raise UserError("stopped in the second seed")
+        return run(job, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(experiment, "run", stop)
+    words = ["--config", tmp_path / "c.yaml", "--real", home / "real", "--also-test", other, "--device", "cpu"]
+    done = cli("segment", "compare", *words, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert done.err.endswith("error: stopped in the second seed\n")
+    for folder, images in ((tmp_path / "out", 4), (tmp_path / "out/lgg", 12)):
+        rows = pq.read_table(folder / "scores.parquet").to_pylist()
+        assert [(row["seed"], row["status"]) for row in rows] == [(0, "finished")] * images + [(1, "missing")]
+        assert (folder / "report.md").is_file()
 
 
 def test_tiles_from_elsewhere_are_scored_by_every_training_and_reported_by_themselves(
@@ -633,7 +682,10 @@ def test_bad_requests_are_one_line_and_write_nothing(cli: Callable[..., Outcome]
     for words, message in (
         (["--arms", "R,Q"], "arms.1"),
         (["--fractions", "half"], "fractions.0"),
-        (["--config", "nothing"], "expected a YAML file or a shipped name \\(ki67, monuseg\\), got 'nothing'"),
+        (
+            ["--config", "nothing"],
+            "expected a YAML file or a shipped name \\(ki67, monuseg, monuseg_segnet\\), got 'nothing'",
+        ),
         (["--published", "published.csv"], "expected the columns name,metric,value,source, got method,aji"),
         (["--published", "none.csv"], "none.csv: expected a CSV file"),
         (["--real", home / "synth"], "expected real tiles, got synthetic ones"),

@@ -156,6 +156,38 @@ def test_every_name_in_a_table_resolves_and_stands_in_the_readme(table: dict[str
     assert f"`{name}`" in README
 
 
+@pytest.mark.parametrize("name", ["train", "compare"])
+def test_shipped_configs_of_segment_stand_in_the_help_and_the_readme(name: str) -> None:
+    command = typer.main.get_command(segment.cli.app).commands[name]  # type: ignore[attr-defined]
+    (said,) = (parameter.help for parameter in command.params if parameter.name == "config")
+    rows = [line for line in README.splitlines() if line.startswith("| `--config`")]
+    shipped = {path.stem for path in (configs_dir() / {"train": "segment"}.get(name, name)).glob("*.yaml")}
+    assert shipped <= set(re.findall(r"\w+", said))
+    assert any(shipped <= set(re.findall(r"`(\w+)`", row)) for row in rows)
+
+
+def test_the_readme_names_the_presets_whose_tiles_are_multiples_of_256() -> None:
+    presets = {path.stem: yaml.safe_load(path.read_text()) for path in (configs_dir() / "train").glob("*pix2pix*.yaml")}
+    presets |= {
+        path.stem: yaml.safe_load(path.read_text()) for path in (configs_dir() / "train").glob("sharpgan*.yaml")
+    }
+    shapes = {name: values.get("unet", values.get("network", {})) for name, values in presets.items()}
+    said = README.split("\nAny size that is a multiple of 32")[1].split(". A tile")[0]
+    assert set(re.findall(r"`(\w+)`", said)) == {name for name, shape in shapes.items() if shape.get("depth") == 8}
+
+
+def test_what_is_not_here_yet_names_no_renderer_that_is_here() -> None:
+    missing = README.split("## What is not here yet\n")[1].split(".")[0].lower().replace("-", "")
+    assert not [name for name in RENDERERS if name in missing]
+
+
+def test_the_import_linter_keeps_all_generators_and_renderers_apart() -> None:
+    document = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())
+    contracts = document["tool"]["importlinter"]["contracts"]
+    apart = {module for contract in contracts if contract["type"] == "independence" for module in contract["modules"]}
+    assert {target.split(":")[0] for target in [*MASKS.values(), *RENDERERS.values()]} <= apart
+
+
 def test_the_readme_names_every_column_and_scheme() -> None:
     for name in [*SCHEMA.names, *SCHEMES]:
         assert f"`{name}`" in README, name

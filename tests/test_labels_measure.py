@@ -91,6 +91,14 @@ def test_measure_by_hand() -> None:
     assert found.tps_cells == 1 / 3
 
 
+def test_cut_cells_are_counted_by_hand() -> None:
+    # 7 and 9 reach a side, 4 a corner only, 5 lies inside; ids have gaps.
+    cells = [[4, 0, 7, 0, 0], [0, 0, 7, 5, 0], [0, 0, 0, 0, 9], [0, 0, 0, 0, 0]]
+    found = measure(tile(np.ones((4, 5)), cells, get_scheme("nuclei")))
+    assert (found.cells, found.cells_cut) == (4, 3)
+    assert measure(tile([[0, 1]])).cells_cut == 0
+
+
 def test_measure_without_tumour_air_or_labels() -> None:
     found = measure(tile([[0, 1]]))
     assert found.tps_area is None

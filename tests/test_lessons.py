@@ -23,7 +23,7 @@ from tests.mask_training import SIZE, lesson_config, write_blobs
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCHEMES = ("tissue", "pdl1_cells")
-DRAWS_NOISE = {"depas", "dcgan", "priorpath", "pix2pix", "stylegan2"}
+DRAWS_NOISE = {"depas", "dcgan", "priorpath", "pix2pix", "sharpgan", "stylegan2"}
 """Lessons whose steps draw random numbers of their own, besides those of what they see."""
 
 FOLLOWS = {"average"}

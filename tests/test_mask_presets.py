@@ -42,3 +42,19 @@ def test_default_outlines_are_as_solid_as_annotated_nuclei_and_the_published_one
     # 0.957 is the median of 6612 annotated nuclei of MoNuSeg's training set (bench/stain_constants.py)
     assert solidity(NucleiConfig()) == pytest.approx(0.957, abs=0.01)
     assert solidity(published) < solidity(NucleiConfig()) - 0.008
+
+
+def test_published_nuclei_are_of_one_kind_and_as_many_as_published() -> None:
+    values = dict(yaml.safe_load((configs_dir() / "masks" / "hou2019.yaml").read_text())["masks"])
+    published = parse(NucleiConfig, {key: value for key, value in values.items() if key != "name"}, "hou2019.yaml")
+    assert published.shares == (1.0, 0.0, 0.0)
+    assert published.tumour.elongation == (1.0, 1.0)
+    assert published.clusters == 0.0
+    # mean and spread of N(30 d + 20, 40) in 460x460 px and of N(1.2 + d / 8, 0.32) over d of U(0, 3)
+    rng = np.random.default_rng(0)
+    d, deviates = rng.uniform(0, 3, 100_000), rng.normal(size=(2, 100_000))
+    counts = (30 * d + 20 + 40 * deviates[0]) * (256 / 460) ** 2
+    sizes = 1.2 + d / 8 + 0.32 * deviates[1]
+    assert published.crowding == (0.0, 0.0)
+    assert (20.0, published.count_spread) == pytest.approx((counts.mean(), counts.std()), rel=0.03)
+    assert (published.bias, published.bias_spread) == pytest.approx((sizes.mean(), sizes.std()), rel=0.02)

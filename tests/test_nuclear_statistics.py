@@ -11,7 +11,8 @@ from skimage.measure import regionprops
 
 from factory.composition import Request, allocate
 from factory.masks.nuclei import Nuclei, NucleiConfig
-from factory.nuclear_statistics import NUCLEAR, nuclear_statistics, renumbered, touching
+from factory.nuclear_maps import renumbered, touching
+from factory.nuclear_statistics import NUCLEAR, nuclear_statistics
 from factory.realism.compare import compare_sets
 from factory.realism.controls import split_halves
 from factory.realism.nuclear_figures import compare_nuclei, measure_nuclei

@@ -13,7 +13,8 @@ from factory.composition import Request, Unmet, allocate
 from factory.masks.nuclei import Nuclei, NucleiConfig
 from factory.masks.nuclei_config import Layout
 from factory.masks.nuclei_fit import LEAST_NUCLEI
-from factory.nuclear_statistics import NuclearStatistics, nuclear_statistics, touching
+from factory.nuclear_maps import touching
+from factory.nuclear_statistics import NuclearStatistics, nuclear_statistics
 from factory.placement import _partners
 from factory.realism.two_samples import ks_statistic
 from manifests import open_dataset
@@ -73,9 +74,17 @@ def test_no_nucleus_of_the_groups_stays_alone() -> None:
         assert abs(grouped - np.floor(0.5 * count + 0.5)) <= 1
 
 
-def test_the_largest_number_that_is_said_to_fit_does() -> None:
+LARGE = NucleiConfig().tumour.model_copy(update={"smallest_um2": 20.0})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [NucleiConfig(), NucleiConfig(bias=0.3), NucleiConfig(bias=2.0), NucleiConfig(tumour=LARGE, shares=(1, 0, 0))],
+    ids=["default", "small", "large", "enlarged"],
+)
+def test_the_largest_number_that_is_said_to_fit_does(config: NucleiConfig) -> None:
     for size, mpp in ((64, 0.25), (128, 0.5)):
-        masks = Nuclei(NucleiConfig())
+        masks = Nuclei(config)
         most = masks.capacity(Request(size, size, mpp, SCHEMES["nuclei"]))
         for cells in (most, most + 1):
             request = Request(size, size, mpp, SCHEMES["nuclei"], cells=cells)
@@ -90,6 +99,44 @@ def test_the_largest_number_that_is_said_to_fit_does() -> None:
             except Unmet:
                 failed += 1
         assert failed <= 1
+
+
+def test_small_nuclei_are_enlarged_so_no_more_of_them_fit(tmp_path: Path, cli: Cli) -> None:
+    done = cli("factory", "make", *SMALL, "--set", "masks.bias=0.3", "--cells", "200")
+    assert done.code == 2
+    assert "cells: 200 do not fit into 128x128, at most 76 do" in done.err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_density_that_no_tile_can_have_is_refused_before_anything_is_written(tmp_path: Path, cli: Cli) -> None:
+    layouts = ("--set", "masks.layouts=[{density_per_mm2: 200000}]")
+    for asked, said in (
+        (("--set", "masks.crowding=[60,60]"), "crowding: asks for at least 455 cells in 128x128, at most 76 fit (9.46"),
+        (("--set", "masks.bias=3.9", "--set", "masks.crowding=[1,1]"), "at least 12 cells in 128x128, at most 8 fit"),
+        (layouts, "layouts: density_per_mm2: asks for at least 205 cells in 128x128, at most 76 fit"),
+    ):
+        refused = cli("factory", "make", *SMALL, *asked)
+        assert (refused.code, len(refused.err.strip().splitlines())) == (2, 1)
+        assert said in refused.err
+        assert not (tmp_path / "data").exists()
+    # what the config says of crowding has no meaning where a number is asked
+    assert cli("factory", "make", *SMALL, "--set", "masks.crowding=[60,60]", "--cells", "20", "--dry-run").code == 0
+
+
+def test_a_density_that_only_some_tiles_cannot_have_is_said(cli: Cli) -> None:
+    done = cli("factory", "make", *SMALL, "--set", "masks.crowding=[0,60]", "--dry-run")
+    assert done.code == 0, done.err
+    said = "note: masks.crowding: asks for up to 455 cells in 128x128, at most 76 fit (9.46 does); denser tiles"
+    assert said in done.out
+    usual = cli("factory", "make", *SMALL, "--dry-run")
+    assert "crowding" not in usual.out
+
+
+def test_what_a_draw_lacks_is_said_of_cells() -> None:
+    request = Request(64, 64, 0.25, SCHEMES["nuclei"], cells=60)
+    (scores,) = Nuclei(NucleiConfig()).draw([request], [np.random.default_rng(0)])
+    with pytest.raises(Unmet, match=r"^\d+ of 60 cells fit$"):
+        allocate(scores, request, np.random.default_rng(1))
 
 
 def test_empty_layouts_and_cut_nuclei_are_drawn() -> None:

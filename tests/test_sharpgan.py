@@ -11,10 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from factory.conditions import Condition, draw_condition, draw_relief
+from factory import trained_renderers
+from factory.conditions import RELIEF_STEPS, Condition, draw_condition, draw_relief
 from factory.core.config import parse
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
+from factory.nets import stitching
+from factory.nets.contours import contrast, grey_of, sharpness, smoothness
 from factory.nuclear_maps import contour_of
 from factory.renderers import RENDERERS
 from factory.training_run import lesson_class
@@ -100,10 +103,35 @@ def test_terms_of_contours_count_and_change_what_is_learnt(changes: dict[str, An
     assert len(views) == 5
 
 
+def test_contours_as_real_count_by_what_they_exceed_those_of_the_real_images(data: Path) -> None:
+    loss = {"loss": {"adversarial": 1, "smoothness": 1, "contrast": 1, "sharpness": 1}}
+    views = lesson_of(**loss).draw_from(open_tiles([data], None, SIZE, 1))(0)
+    full, above = (
+        {name: float(value) for name, value in lesson_of(**loss, contours_as_real=choice).step(views, 0, 0).items()}
+        for choice in (False, True)
+    )
+    grey = grey_of(torch.from_numpy(views[1]).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    contours, levels = torch.from_numpy(views[4]), lesson_config("sharpgan").contrast_levels
+    real = {
+        "smoothness": smoothness(grey, contours),
+        "contrast": contrast(grey, contours, levels),
+        "sharpness": sharpness(grey, contours, levels),
+    }
+    for name, value in real.items():
+        assert above[name] == pytest.approx(max(full[name] - float(value), 0), abs=1e-5)
+    assert above["contrast"] < full["contrast"]
+    assert full["adversarial"] == above["adversarial"]
+
+
 def test_contour_terms_without_a_relief_have_contours(data: Path) -> None:
     lesson = lesson_of(condition={"kind": "polygons"}, loss={"feature": 1, "sharpness": 1})
     terms = lesson.step(lesson.draw_from(open_tiles([data], None, SIZE, 1))(0), 0, 0)
     assert float(terms["sharpness"]) > 0
+
+
+def test_a_unet_has_one_channel_of_noise() -> None:
+    with pytest.raises(UserError, match="noise_channels: expected 1 with architecture unet, got 0"):
+        lesson_config("sharpgan", **{**RELIEF, **UNET, "noise_channels": 0})
 
 
 def test_masks_without_nuclei_are_refused() -> None:
@@ -145,9 +173,7 @@ def condition_of(renderer: Any, data: Path, tile: int = 0) -> Condition:
 
 
 @pytest.mark.parametrize("name", ["resnet", "unet"])
-def test_images_follow_the_relief_and_not_only_the_classes(
-    name: str, data: Path, weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_follow_the_relief_and_not_only_the_classes(name: str, data: Path, weights: Callable[..., Path]) -> None:
     renderer = build(weights(name), look=0)
     instance = np.zeros((64, 64), np.int32)
     instance[16:48, 16:48] = 1
@@ -163,20 +189,36 @@ def test_images_follow_the_relief_and_not_only_the_classes(
     assert np.abs(images[0] - images[1])[20:44, 28:36].max() > 0  # two nuclei that touch are not one
 
 
-def test_a_tile_larger_than_a_window_has_its_relief_in_every_window(data: Path, weights: Callable[..., Path]) -> None:
-    size = (288, 320)
+def test_a_tile_larger_than_a_window_has_its_relief_in_every_window(
+    data: Path, weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (312, 344)
     rng = np.random.default_rng(0)
     instance = np.zeros(size, np.int32)
-    for number, (y, x) in enumerate(rng.integers(0, 260, (60, 2)), 1):
+    for number, (y, x) in enumerate(rng.integers(0, 298, (60, 2)), 1):
         instance[y : y + 14, x : x + 12] = number
     tile = Tile((instance > 0).astype(np.uint8), instance, 0.5, get_scheme("nuclei"))
-    drawn = []
+    given: list[tuple[slice, slice, torch.Tensor]] = []
+
+    def watched(network: torch.nn.Module, read: stitching.Read, *words: Any, **options: Any) -> Any:
+        def kept(rows: slice, columns: slice) -> torch.Tensor:
+            given.append((rows, columns, read(rows, columns)))
+            return given[-1][2]
+
+        return stitching.draw(network, kept, *words, **options)
+
+    monkeypatch.setattr(trained_renderers, "draw", watched)
     for window in (512, 256):
         renderer = build(weights("resnet"), look=0, window_px=window)
         condition = draw_condition(renderer.condition, tile, generator(0, Stream.CONDITION))
-        (image,) = renderer.render([condition], [generator(0, Stream.RENDER)])
-        drawn.append(image.astype(int))
-    assert np.abs(drawn[0] - drawn[1]).mean() < 6  # norms of samples of the tile, not of all of it
+        renderer.render([condition], [generator(0, Stream.RENDER)])
+    (*_, whole), *parts = given
+    assert whole.shape[2:] == size
+    assert condition.relief is not None
+    np.testing.assert_allclose(whole[0, 2], condition.relief / RELIEF_STEPS, atol=1e-6)
+    assert sum(seen.shape[2:] == (304, 304) for *_, seen in parts) == 4  # windows with what is around them
+    for rows, columns, seen in parts:
+        torch.testing.assert_close(seen, whole[..., rows, columns], rtol=0, atol=0)
 
 
 def test_factory_makes_nuclei_with_it(

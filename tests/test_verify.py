@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from manifests import DatasetInfo, open_dataset, verify
@@ -16,6 +17,7 @@ from manifests.checksums import write_sums
 from manifests.dataset import forget_faulty_shards
 from manifests.files import temporary_beside, walk
 from manifests.ledger import finished, publish_record, read_record
+from manifests.schema import metadata_of
 from manifests.table import write_manifest
 from tests.conftest import write_dataset
 
@@ -182,3 +184,25 @@ def test_a_record_with_its_own_digest_and_rows_of_another_form_is_a_fault(copy: 
     assert record is not None
     publish_record(copy, replace(record, rows=({"tps_area": "high"},)))
     assert any("rows are not those" in fault.message for fault in verify(copy))
+
+
+def test_a_set_from_before_a_column_was_measured_holds_and_keeps_its_bytes(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data", n=6).root
+    assert open_dataset(root).table["cells_cut"].null_count == 0
+    info = open_dataset(root).info
+    for shard in range(2):
+        record = read_record(root, shard)
+        assert record is not None
+        rows = tuple({name: row[name] for name in row if name != "cells_cut"} for row in record.rows)
+        publish_record(root, replace(record, rows=rows))
+    table = open_dataset(root).table.drop_columns(["cells_cut"]).replace_schema_metadata(metadata_of(info))
+    pq.write_table(table, root / "manifest.parquet")
+    write_sums(root, {})
+    sums = (root / "SHA256SUMS").read_bytes()
+    assert verify(root) == []
+    assert open_dataset(root).table["cells_cut"].null_count == 6
+    write_dataset(tmp_path / "data", n=6)  # the same command again: what names the data set stays as it is
+    assert (root / "SHA256SUMS").read_bytes() == sums
+    rows = open_dataset(root).table.to_pylist()
+    write_manifest(root / "manifest.parquet", pa.Table.from_pylist([{**row, "cells_cut": 99} for row in rows]), info)
+    assert sum("cells_cut: the manifest says 99" in fault.message for fault in verify(root)) == 6

@@ -110,7 +110,8 @@ class Run:
             raise ValueError(f"shards {self.todo[:5]} are not done")
         records = [self.done[shard] for shard in range(spec.layout.shards)]
         table = rows_to_table([row for record in records for row in record.rows])
-        write_dataset_manifest(spec.out, table, spec.info)
+        if not _is_written(spec, table):
+            write_dataset_manifest(spec.out, table, spec.info)
         remove_orphans(spec.out)
         known = {file.path: file.sha256 for record in records for file in record.files}
         write_sums(spec.out, known)
@@ -204,6 +205,15 @@ def library_versions(*names: str) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
             versions[name] = metadata.version(name)
     return versions
+
+
+def _is_written(spec: RunSpec, table: pa.Table) -> bool:
+    """Whether the folder's manifest says just that: it is left alone then, for its digest is known to others."""
+    try:
+        found, info = read_dataset_manifest(spec.out)
+    except UserError:
+        return False
+    return bool(found.equals(table)) and canonical(info.to_dict()) == canonical(spec.info.to_dict())
 
 
 def _encode(spec: RunSpec) -> bytes:

@@ -43,10 +43,12 @@ class Canvas(Protocol):
     Attributes:
         points: of the image, at the tiles' resolution.
         marked: those of them that region labels were made of; None where no region labels are made.
+        doubts: what is probably wrong with its labels, a line each.
     """
 
     points: Points | None
     marked: Points | None
+    doubts: tuple[str, ...]
 
     def read(self, y: int, x: int, height: int, width: int) -> Region:
         """The pixels of a rectangle that lies inside."""
@@ -109,6 +111,7 @@ class _FlatCanvas:
 
     def __init__(self, source: Source, frame: Frame, config: IngestConfig, threshold: int) -> None:
         image, labels = read_flat(source, config)
+        self.doubts = labels.doubts
         self.points = labels.points.moved(1 / frame.scale, 0, 0) if labels.points is not None else None
         if frame.scale != 1:
             image, labels = _resampled(image, labels, frame)
@@ -131,6 +134,7 @@ class _FlatCanvas:
 class _SlideCanvas:
     points: Points | None = None
     marked: Points | None = None
+    doubts: tuple[str, ...] = ()
 
     def __init__(self, reader: SlideReader, level: int, frame: Frame, config: IngestConfig, threshold: int) -> None:
         self._reader, self._level, self._frame = reader, level, frame

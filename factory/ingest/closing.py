@@ -38,7 +38,7 @@ def plan_table(plan: Plan) -> Table:
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """What a plan will write, in words: labels, resolution, what is left out, points, bytes before compression."""
+    """What a plan will write, in words: labels, resolution, size, what is left out, points, what is doubtful."""
     layout, config = plan.spec.layout, plan.job.config
     size = layout.n * layout.height * layout.width * _BYTES_PER_PX
     resolutions = sorted({f"{image.frame.mpp:.4g}" for image in plan.images})
@@ -56,6 +56,7 @@ def plan_lines(plan: Plan) -> list[str]:
     points = Counter(name for image in plan.images if image.points is not None for name in image.points.classes)
     if points:
         lines.append("points in the images: " + ", ".join(f"{count} {name}" for name, count in sorted(points.items())))
+    lines += [f"warning: {doubt}." for image in plan.images for doubt in image.doubts]
     return lines + [f"left out: {line}" for line in plan.job.pairing.unpaired]
 
 

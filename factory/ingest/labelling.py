@@ -19,6 +19,10 @@ from manifests.labels import IGNORE, LabelScheme
 from manifests.tile import MAX_INSTANCE
 
 _BLOCK_PX = 2**22
+_FAR = 3.0
+"""Diameters of a typical nucleus that pieces of one id must lie apart to count as those of two."""
+_MANY_IDS, _MANY_SHARE = 8, 0.05
+"""Ids of an 8-bit map in pieces far apart, and their share of all, from which the map is doubted."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,14 @@ class Labels:
         instance: int32 [H, W], ids as in the file.
         roi: bool [H, W], where the image is labelled.
         points: cells without outlines.
+        doubts: what is readable and probably not what was meant, a line each that names the file.
     """
 
     semantic: npt.NDArray[np.uint8] | None
     instance: npt.NDArray[np.int32] | None
     roi: npt.NDArray[np.bool_] | None
     points: Points | None
+    doubts: tuple[str, ...] = ()
 
 
 def read_labels(
@@ -54,6 +60,7 @@ def read_labels(
     """
     scheme = config.label_scheme
     problems: list[str] = []
+    doubts: list[str] = []
     arrays: dict[str, npt.NDArray[Any]] = {}
     for kind in ("semantic", "classes", "instances", "roi"):
         if kind not in source.files or kind in skip:
@@ -69,6 +76,7 @@ def read_labels(
         problems += [f"{source.uris[kind]}: {problem}" for problem in found]
         if not found:
             arrays[kind] = array
+            doubts += [f"{source.uris[kind]}: {doubt}" for doubt in _doubts(array) if kind == "instances"]
     semantic = next(
         (_mapped(arrays[kind], config.class_map) for kind in ("semantic", "classes") if kind in arrays), None
     )
@@ -77,7 +85,7 @@ def read_labels(
         problems += [f"{source.uris['classes']}: {p}" for p in _disagreement(semantic, instance)]
     points, found = _points(source, config, size)
     roi = arrays["roi"] != 0 if "roi" in arrays else None
-    return Labels(semantic, instance, roi, points), problems + found
+    return Labels(semantic, instance, roi, points, tuple(doubts)), problems + found
 
 
 def air(image: npt.NDArray[np.uint8], threshold: int) -> npt.NDArray[np.bool_]:
@@ -132,6 +140,42 @@ def _instance_problems(array: npt.NDArray[Any]) -> list[str]:
         )
         return [f"expected instance ids, got 8 bits with ids up to 255. {remedy}"]
     return []
+
+
+def _doubts(array: npt.NDArray[Any]) -> list[str]:
+    """Whether ids of an instance map were probably lost because they ran past 8 bits: a line, or none.
+
+    Ids above 255 come round again, so that two nuclei anywhere in the image share one. The pieces of one nucleus,
+    split by another that lies on it, are never farther apart than it is long. What counts is therefore how many rows
+    or columns lie empty between the pieces of an id: none for anything in one piece, of whatever form, about a
+    diameter for a split nucleus, and most of the image for two that have nothing to do with each other. A few
+    mistakes of annotators do not make a map doubtful; `_MANY_IDS` and `_MANY_SHARE` of its ids do.
+    """
+    if array.dtype.itemsize > 1:
+        return []
+    height, width = array.shape
+    in_row, in_column = np.zeros((256, height), np.bool_), np.zeros((256, width), np.bool_)
+    area_px, columns = np.zeros(256, np.int64), np.arange(width)
+    for row, line in enumerate(array.astype(np.uint8, copy=False)):
+        in_row[line, row] = True
+        in_column[line, columns] = True
+        area_px += np.bincount(line, minlength=256)
+    ids = np.flatnonzero(area_px[1:]) + 1
+    if len(ids) < _MANY_IDS:
+        return []
+    far_px = _FAR * 2.0 * float(np.sqrt(np.median(area_px[ids]) / np.pi))
+    apart = sum(max(_gap(in_row[number]), _gap(in_column[number])) > far_px for number in ids)
+    if apart < max(_MANY_IDS, _MANY_SHARE * len(ids)):
+        return []
+    return [
+        f"{apart} of {len(ids)} ids lie in pieces far apart, as where ids above 255 were written in 8 bits and came "
+        "round again. If so, export it in 16 bits: nuclei are joined as it is"
+    ]
+
+
+def _gap(taken: npt.NDArray[np.bool_]) -> int:
+    """The largest number of free places between two that are taken."""
+    return int(np.diff(np.flatnonzero(taken)).max(initial=1)) - 1
 
 
 def _class_problems(array: npt.NDArray[Any], scheme: LabelScheme, class_map: dict[int, int] | None) -> list[str]:

@@ -33,6 +33,7 @@ class Surveyed:
         dropped: tiles with too much background or without a labelled pixel.
         points: of the image, at the tiles' resolution.
         agreement: of region labels with the marked cells; None where no region labels are made.
+        doubts: what is probably wrong with its labels, a line each.
     """
 
     source: Source
@@ -41,6 +42,7 @@ class Surveyed:
     dropped: int
     points: Points | None = None
     agreement: ImageAgreement | None = None
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class _Seen:
     kept: tuple[tuple[int, int], ...] = ()
     points: Points | None = None
     agreement: ImageAgreement | None = None
+    doubts: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -131,7 +134,8 @@ def _look_closer(part: _Part, config: IngestConfig, size: tuple[int, int]) -> _S
                 share = (int(np.count_nonzero(region.background)) + padding_px) / (size[0] * size[1])
                 if share <= config.max_background and bool(np.any(region.semantic != IGNORE)):
                     kept.append((y, x))
-            return _Seen(len(part.origins), tuple(kept), canvas.points, _agreement(canvas, frame, kept, size, config))
+            agreement = _agreement(canvas, frame, kept, size, config)
+            return _Seen(len(part.origins), tuple(kept), canvas.points, agreement, canvas.doubts)
     except SourceError as error:
         return _Seen(problems=tuple(error.problems))
 
@@ -155,4 +159,4 @@ def _agreement(
 def _joined(source: Source, frame: Frame, seen: list[_Seen]) -> Surveyed:
     kept = tuple(origin for outcome in seen for origin in outcome.kept)
     dropped = sum(outcome.tiles for outcome in seen) - len(kept)
-    return Surveyed(source, frame, kept, dropped, seen[0].points, seen[0].agreement)
+    return Surveyed(source, frame, kept, dropped, seen[0].points, seen[0].agreement, seen[0].doubts)

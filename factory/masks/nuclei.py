@@ -3,11 +3,11 @@
 Hou, Agarwal, Samaras, Kurc, Gupta, Saltz: Robust histopathology image analysis: to label or to synthesize?, CVPR
 2019, with the numbers of its public code, given there in pixels at 0.25 um: radius U(8.5, 13) x bias with bias
 N(1.2 + d/8, 0.32), irregularity U(0.6, 2.6) clipped to 1, spikiness U(0.04, 0.24), 10-17 vertices, a warp that the
-tile shares, area over 140 px, overlap up to 0.15 and N(30 d + 20, 40) nuclei, 0-256, in 256x256. Ours: ids are kept,
-d (how crowded a tile is) is drawn from U(0, 3) where no count is asked, counts below 0 are mirrored and not cut, so
-that few tiles are empty, and there are two further kinds of nucleus. Spikiness is U(0.02, 0.10): annotated nuclei of
-MoNuSeg's training set have a median solidity of 0.957, outlines with Hou's 0.945 and with ours 0.957
-(`bench/stain_constants.py`). configs/masks/hou2019.yaml has the published value.
+tile shares, area over 140 px, overlap up to 0.15 and N(30 d + 20, 40) nuclei, 0-256, in 460x460. Ours: ids are kept,
+that number is of 256x256 and d (how crowded a tile is) is drawn from U(0, 3) where no count is asked, counts below 0
+are mirrored and not cut, so that few tiles are empty, and there are two further kinds of nucleus. Spikiness is
+U(0.02, 0.10): annotated nuclei of MoNuSeg's training set have a median solidity of 0.957, outlines with Hou's 0.945
+and with ours 0.957 (`bench/stain_constants.py`). configs/masks/hou2019.yaml has what is published.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ from manifests.tile import Tile
 
 _PACKING = 0.5
 """Share of a tile that nuclei of mean size can cover before placing them begins to fail; measured."""
+_TIGHTEST = 0.65
+"""Share that nuclei can cover which are as small as they may become (some overlap, some shrink further); measured."""
 _SMALLEST_BIAS = 0.5
 """How small the radii of a crowded tile may become, as a factor on the configured bias."""
 _HOU_AREA_MM2 = (256 * 0.25e-3) ** 2
+_PER_CROWDING, _UNCROWDED = 30.0, 20.0
+"""Nuclei of a tile of that area: `_PER_CROWDING` d + `_UNCROWDED` (Hou 2019)."""
 _LOOSE_UP_TO = 0.31
 _FORCED = 2.05
 """Of nuclei that cover a share c of a tile, `_FORCED` (c - `_LOOSE_UP_TO`) touch though none shall; measured."""
@@ -62,12 +66,41 @@ class Nuclei:
             return f"cells: {request.cells} do not fit into {request.height}x{request.width}, at most {most} do"
         if request.tps is not None and (request.cells == 0 or most == 0):
             return f"tps: {request.tps:g} is asked of a tile without cells"
+        if request.cells is None and self._asked(request)[0] > most:
+            return self._too_dense(request, "at least", self._asked(request)[0])
         return None
 
+    def caution(self, request: Request) -> str | None:
+        """What some tiles of a request will not have as the config says, or None; what no tile can have is refused."""
+        largest = self._asked(request)[1]
+        if request.cells is not None or largest <= self.capacity(request):
+            return None
+        return f"{self._too_dense(request, 'up to', largest)}; denser tiles get as many as fit"
+
     def capacity(self, request: Request) -> int:
-        """The largest number of nuclei that fit a tile, each as small as `_bias` lets it be."""
+        """The largest number of nuclei that fit a tile, each as small as `_bias` and its kind let it be."""
         area_um2 = request.height * request.width * request.mpp**2
-        return int(area_um2 * _PACKING / (self._mean_area_um2() * self._least_bias() ** 2))
+        return int(area_um2 * _TIGHTEST / self._mean_area_um2(self._least_bias()))
+
+    def _asked(self, request: Request) -> tuple[int, int]:
+        """How many nuclei the config asks of the sparsest and of the densest tile, deviations left out."""
+        area_mm2 = request.height * request.width * request.mpp**2 * 1e-6
+        crowded = [(_PER_CROWDING * crowding + _UNCROWDED) / _HOU_AREA_MM2 for crowding in self.config.crowding]
+        densities = []
+        for layout in self.config.layouts or (Layout(),):
+            densities += crowded if layout.density_per_mm2 is None else [layout.density_per_mm2]
+        return round(min(densities) * area_mm2), round(max(densities) * area_mm2)
+
+    def _too_dense(self, request: Request, how: str, asked: int) -> str:
+        """That `asked` nuclei do not fit, and which value of the config would."""
+        most = self.capacity(request)
+        per_mm2 = most / (request.height * request.width * request.mpp**2 * 1e-6)
+        field, fits = "crowding", (per_mm2 * _HOU_AREA_MM2 - _UNCROWDED) / _PER_CROWDING
+        if any(layout.density_per_mm2 is not None for layout in self.config.layouts):
+            field, fits = "layouts: density_per_mm2", per_mm2
+        remedy = f"{math.floor(fits * 100) / 100:g} does" if fits >= 0 else "smaller nuclei do"
+        size = f"{request.height}x{request.width}"
+        return f"masks.{field}: asks for {how} {asked} cells in {size}, at most {most} fit ({remedy})"
 
     @staticmethod
     def fit(tiles: Sequence[Tile], request: Request, config: NucleiConfig, typed: frozenset[str]) -> NucleiConfig:
@@ -123,7 +156,11 @@ class Nuclei:
             return request.cells
         area_mm2 = request.height * request.width * request.mpp**2 * 1e-6
         if layout.density_per_mm2 is None:
-            wanted = abs(30.0 * crowding + 20.0 + self.config.count_spread * deviate) * area_mm2 / _HOU_AREA_MM2
+            wanted = (
+                abs(_PER_CROWDING * crowding + _UNCROWDED + self.config.count_spread * deviate)
+                * area_mm2
+                / _HOU_AREA_MM2
+            )
         else:
             wanted = layout.density_per_mm2 * math.exp(_JITTER * deviate) * area_mm2
         return min(max(round(wanted), 1 if request.tps is not None else 0), self.capacity(request))
@@ -139,10 +176,10 @@ class Nuclei:
         biases = [layout.bias for layout in self.config.layouts if layout.bias is not None]
         return min([_SMALLEST_BIAS * self.config.bias, *biases])
 
-    def _mean_area_um2(self) -> float:
+    def _mean_area_um2(self, bias: float = 1.0) -> float:
         config = self.config
         kinds = (config.tumour, config.lymphocyte, config.spindle)
-        return float(np.average([kind.mean_area_um2 for kind in kinds], weights=config.shares))
+        return float(np.average([kind.mean_area_at_um2(bias) for kind in kinds], weights=config.shares))
 
     def _attraction(self, rng: np.random.Generator, height: int, width: int, mpp: float) -> FloatMap | None:
         """How likely a site is taken: high in clusters, 1 everywhere without clusters."""

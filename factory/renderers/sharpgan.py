@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from factory.conditions import ConditionConfig
 from factory.from_pairs import FromPairs, PairsConfig
@@ -30,12 +30,15 @@ class SharpGanConfig(PairsConfig):
     Attributes:
         architecture: of the generator: the U-Net of pix2pix, on which the paper builds, or pix2pixHD's.
         unet, resnet: its shape, of which the one that `architecture` names counts.
+        noise_channels: of Gaussian noise that it sees beside the map, from which it makes what no map says: without,
+            wide areas between nuclei are flat. A `UNet` has one.
         judging, fooling, condition: as in the paper. Its terms of the loss stand in its presets.
     """
 
     architecture: Architecture = "unet"
     unet: UNetShape = UNetShape()
     resnet: GlobalShape = GlobalShape()
+    noise_channels: int = Field(default=1, ge=0)
     condition: ConditionConfig = ConditionConfig(kind="skeleton")
     judging: Adversarial = "bce"
     fooling: Adversarial = "bce"
@@ -43,6 +46,8 @@ class SharpGanConfig(PairsConfig):
     @model_validator(mode="after")
     def _fits(self) -> SharpGanConfig:
         (self.unet if self.architecture == "unet" else self.resnet).check_size(self.size)
+        if self.architecture == "unet" and self.noise_channels != 1:
+            raise ValueError(f"noise_channels: expected 1 with architecture unet, got {self.noise_channels}")
         return self
 
 
@@ -53,9 +58,11 @@ class SharpGanLesson(FromPairs):
 
     def __init__(self, config: SharpGanConfig, scheme: LabelScheme, device: str) -> None:
         super().__init__(config, scheme, device)
-        self.noise_channels = int(config.architecture == "unet")
+        self.noise_channels = config.noise_channels
         shape = config.unet if config.architecture == "unet" else config.resnet
-        own = {"architecture": config.architecture, "in_channels": self.in_channels}
+        own = {
+            "architecture": config.architecture, "in_channels": self.in_channels, "noise_channels": self.noise_channels,
+        }  # fmt: skip
         self._shape = {**shape.model_dump(mode="json"), **own}
         self.equip(SharpGan.build(self._shape))
 
@@ -73,7 +80,7 @@ class SharpGan(TrainedRenderer):
     @property
     def noise_channels(self) -> int:
         """Of Gaussian noise that the network sees after the condition map."""
-        return int(self.card.fields["network"]["architecture"] == "unet")
+        return int(self.card.fields["network"]["noise_channels"])
 
     @property
     def stride(self) -> int:
@@ -83,8 +90,7 @@ class SharpGan(TrainedRenderer):
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> UNet | GlobalGenerator:
-        """The network of a card, with any weights: condition map, and noise for the U-Net, in; RGB out."""
+        """The network of a card, with any weights: condition map and noise in, RGB out."""
         shape = dict(network)
-        if shape.pop("architecture") == "resnet":
-            return GlobalGenerator(**shape)
-        return UNet(shape.pop("in_channels") + 1, 3, **shape)
+        architecture, seen = shape.pop("architecture"), shape.pop("in_channels") + shape.pop("noise_channels")
+        return GlobalGenerator(seen, **shape) if architecture == "resnet" else UNet(seen, 3, **shape)

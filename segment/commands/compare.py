@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +40,8 @@ def compare(
     config: Annotated[
         str | None,
         typer.Option(
-            help="YAML with what differs from the defaults: a file, or a shipped name (ki67, monuseg). [default: none]"
+            help="YAML with what differs from the defaults: a file, or a shipped name (ki67, monuseg, "
+            "monuseg_segnet). [default: none]"
         ),
     ] = None,
     assignments: Annotated[
@@ -51,7 +53,7 @@ def compare(
         Path | None,
         typer.Option(
             help="Folder of another comparison, say with other synthetic tiles: trainings that are the same are taken "
-            "over. [default: none]"
+            "over. A training is its scores too: give the same --also-test. [default: none]"
         ),
     ] = None,
     also_test: Annotated[
@@ -103,14 +105,23 @@ def compare(
 
     for line in report.describe(settings, setting):
         say(line)
+    if reuse is not None:
+        say(f"{len(cells.taken_over(comparison))} of {len(comparison.cells)} trainings taken over from {reuse}")
     if dry_run:
         say(f"dry run: nothing written, the comparison would go to {out}")
         return
 
+    def results(scores: Any) -> Iterator[tuple[str, Any, Any, Path]]:
+        """Test set by test set, the comparison's own first: its name, scores, setting and the report's folder."""
+        yield cells.OWN_TEST, scores, setting, out
+        for name, further in cells.scores_elsewhere(comparison, scores).items():
+            yield name, further, cells.setting(comparison, device, name), out / name
+
     def on_cell(record: Any, scores: Any) -> None:
         say(report.describe_record(record, scores, settings))
-        if record.cell in comparison.last_of_seeds:
-            report.write_report(scores, settings, setting, out)  # so that a comparison that is stopped has one
+        if record.cell in comparison.last_of_seeds:  # so that a comparison that is stopped has its reports
+            for _, found, where, folder in results(scores):
+                report.write_report(found, settings, where, folder)
 
     with progress("training", len(comparison.cells) * settings.train.steps, unit="steps") as bar:
         scores = cells.run(
@@ -121,15 +132,10 @@ def compare(
             on_step=bar.to,
             on_cell=on_cell,
         )
-    for line in report.describe_result(scores, settings, setting):
-        say(line)
-    for path in report.write_report(scores, settings, setting, out):
-        say(f"wrote {path}")
-    for name, further in cells.scores_elsewhere(comparison).items():
-        where = cells.setting(comparison, device, name)
-        for line in (f"{name}:", *report.describe_result(further, settings, where)):
+    for name, found, where, folder in results(scores):
+        for line in ([f"{name}:"] if name else []) + report.describe_result(found, settings, where):
             say(line)
-        for path in report.write_report(further, settings, where, out / name):
+        for path in report.write_report(found, settings, where, folder):
             say(f"wrote {path}")
     if scores.failed:
         raise typer.Exit(1)

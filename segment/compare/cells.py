@@ -173,7 +173,7 @@ def prepare(
     if reuse is not None and not _same_in_reuse(comparison):
         raise UserError(
             f"--reuse: expected the folder of a comparison with a training that is the same here, got {reuse}. "
-            "Those without synthetic tiles are, where real tiles and config are. Leave --reuse out."
+            "Those without synthetic tiles are, where real tiles, config and --also-test are. Leave --reuse out."
         )
     for cell in comparison.cells:
         if cell.seed == 0 and cell.fraction in (None, config.fractions[0]):  # one of each arm shows what is wrong
@@ -273,11 +273,9 @@ def run(
     with lock_folder(comparison.out):
         begin(comparison.out, comparison.document, comparison.config.model_dump(mode="json"), clear=False)
         folder.mkdir(exist_ok=True)
+        for record in taken_over(comparison).values():
+            write_record(folder, record)
         found = {cell: read_record(folder, cell, comparison.fingerprint(cell)) for cell in comparison.cells}
-        for cell, record in _same_in_reuse(comparison).items():
-            if found[cell] is None:
-                write_record(folder, record)
-                found[cell] = record
         records = {cell: record for cell, record in found.items() if record and record.error is None}
         on_start(len(records) * steps, len(found) * steps)
         for cell in comparison.cells:
@@ -295,10 +293,10 @@ def run(
     return collect(records.values(), images)
 
 
-def scores_elsewhere(comparison: Comparison) -> dict[str, Scores]:
-    """Scores of all finished trainings on each of the further test sets, by its name."""
-    folder = comparison.out / CELLS
-    found = [read_record(folder, cell, comparison.fingerprint(cell)) for cell in comparison.cells]
+def scores_elsewhere(comparison: Comparison, scores: Scores) -> dict[str, Scores]:
+    """Scores of the same trainings on each of the further test sets, by its name."""
+    folder, ended = comparison.out / CELLS, {*scores.cells, *scores.failed}
+    found = [read_record(folder, cell, comparison.fingerprint(cell)) for cell in comparison.cells if cell in ended]
     records = [record for record in found if record is not None]
     return {name: collect(records, _images(comparison, name), name) for name in comparison.tests if name != OWN_TEST}
 
@@ -306,6 +304,14 @@ def scores_elsewhere(comparison: Comparison) -> dict[str, Scores]:
 def _images(comparison: Comparison, test: str) -> list[tuple[str, str]]:
     """Name and patient of every image of a test set."""
     return [(parts.name, parts.group or parts.name) for parts in whole_parts(comparison.tests[test][1])]
+
+
+def taken_over(comparison: Comparison) -> dict[Cell, Record]:
+    """What `run` takes over from the other comparison: trainings that are the same, and not yet in this one."""
+    folder = comparison.out / CELLS
+    return {
+        cell: record for cell, record in _same_in_reuse(comparison).items() if read_any_record(folder, cell) is None
+    }
 
 
 def _same_in_reuse(comparison: Comparison) -> dict[Cell, Record]:
