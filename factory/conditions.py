@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from factory.core.config import Config
-from factory.nuclear_maps import distance_map, skeleton_map
+from factory.nuclear_maps import Metric, distance_map, skeleton_map
 from manifests.labels import LabelScheme
 from manifests.tile import Tile
 
@@ -36,11 +36,13 @@ class ConditionConfig(Config):
             ``skeleton``: the classes and the relief of their nuclei, see `factory.nuclear_maps`: how far each pixel
             is from the contour, and that with the skeletons added.
         spacing_um: mean distance of the noise pixels. arrangement: what that means, see `grid_noise`, `poisson_noise`.
+        metric: of distances from the contour: erosions by a 3x3 square (``chessboard``) or by a cross (``cityblock``).
     """
 
     kind: Kind = "polygons"
     spacing_um: float = Field(default=NOISE_UM, gt=0, lt=10_000)
     arrangement: Literal["grid", "poisson"] = "grid"
+    metric: Metric = "chessboard"
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,17 @@ def draw_condition(config: ConditionConfig, tile: Tile, rng: np.random.Generator
     Raises:
         ValueError: for noise closer than one pixel.
     """
-    relief = draw_relief(config.kind, tile.instance) if config.kind in RELIEFS else None
+    relief = draw_relief(config, tile.instance) if config.kind in RELIEFS else None
     return Condition(CONDITIONS[config.kind](tile, config, rng), tile.mpp, tile.scheme, relief)
 
 
-def draw_relief(kind: Kind, instance: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+def draw_relief(config: ConditionConfig, instance: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
     """The relief of nuclei, uint8 [H, W] in 1 / `RELIEF_STEPS`.
 
     Args:
-        kind: one of `RELIEFS`. instance: int32 [H, W], 0 = background.
+        config: its kind is one of `RELIEFS`. instance: int32 [H, W], 0 = background.
     """
-    return np.rint(RELIEFS[kind](instance) * RELIEF_STEPS).astype(np.uint8)
+    return np.rint(RELIEFS[config.kind](instance, config.metric) * RELIEF_STEPS).astype(np.uint8)
 
 
 def refusal_of(config: ConditionConfig, mpp: float) -> str | None:
@@ -178,7 +180,7 @@ CONDITIONS: dict[str, Callable[[Tile, ConditionConfig, np.random.Generator], npt
 }
 """Kinds of condition map by name."""
 
-RELIEFS: dict[str, Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]]] = {
+RELIEFS: dict[str, Callable[[npt.NDArray[np.int32], Metric], npt.NDArray[np.float32]]] = {
     "distance": distance_map,
     "skeleton": skeleton_map,
 }

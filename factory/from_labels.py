@@ -146,11 +146,11 @@ class ImageLesson:
 
     def _nuclei(self, views: npt.NDArray[np.uint8]) -> list[Views]:
         """Reliefs and contours of views [N, H, W, 8]; no relief where the condition map has none."""
-        instances, kind = instances_of(views), self._config.condition.kind
-        contours = np.stack([contour_of(instance) for instance in instances])
-        if kind not in RELIEFS:
+        instances, condition = instances_of(views), self._config.condition
+        contours = np.stack([contour_of(instance, condition.metric) for instance in instances])
+        if condition.kind not in RELIEFS:
             return [np.zeros((len(views), 0), np.uint8), contours]
-        return [np.stack([draw_relief(kind, instance) for instance in instances]), contours]
+        return [np.stack([draw_relief(condition, instance) for instance in instances]), contours]
 
     def _conditions(self, views: npt.NDArray[np.uint8], numbers: range) -> npt.NDArray[np.uint8]:
         """Condition maps of views [N, H, W, 4 or more], whose numbers seed the noise."""

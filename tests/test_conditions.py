@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -103,13 +104,14 @@ def test_every_value_of_a_condition_has_a_channel(kind: str, scheme: str) -> Non
     assert set(np.unique(array)) == {*range(labels), IGNORE}
 
 
+@pytest.mark.parametrize("metric", ["chessboard", "cityblock"])
 @pytest.mark.parametrize("kind", RELIEFS)
-def test_a_relief_is_the_map_of_the_nuclei_in_eight_bits(kind: str) -> None:
+def test_a_relief_is_the_map_of_the_nuclei_in_eight_bits(kind: str, metric: Literal["chessboard", "cityblock"]) -> None:
     tile = make_tile(48, 64, scheme="nuclei")
-    relief = draw_condition(config_of(kind=kind), tile, np.random.default_rng(0)).relief
+    relief = draw_condition(config_of(kind=kind, metric=metric), tile, np.random.default_rng(0)).relief
     assert relief is not None
     assert relief.dtype == np.uint8
-    np.testing.assert_allclose(relief / RELIEF_STEPS, RELIEFS[kind](tile.instance), atol=0.5 / RELIEF_STEPS)
+    np.testing.assert_allclose(relief / RELIEF_STEPS, RELIEFS[kind](tile.instance, metric), atol=0.5 / RELIEF_STEPS)
     assert draw_condition(config_of(kind="polygons"), tile, np.random.default_rng(0)).relief is None
 
 
@@ -121,6 +123,7 @@ def test_a_relief_is_the_map_of_the_nuclei_in_eight_bits(kind: str) -> None:
             "kind: expected .*'polygons', 'polygons.noise', 'polygons.air.cells', 'distance' or 'skeleton'",
         ),
         ({"spacing_um": 0}, "spacing_um: .*greater than 0"),
+        ({"metric": "euclidean"}, "metric: expected 'chessboard' or 'cityblock'"),
         ({"arrangement": "hexagons"}, "arrangement: expected 'grid' or 'poisson'"),
         ({"spacing": 15}, "Did you mean spacing_um"),
     ],

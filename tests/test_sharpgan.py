@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from factory import trained_renderers
-from factory.conditions import RELIEF_STEPS, Condition, draw_condition, draw_relief
+from factory.conditions import RELIEF_STEPS, Condition, ConditionConfig, draw_condition, draw_relief
 from factory.core.config import parse
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
@@ -67,15 +67,15 @@ def test_views_bring_instances_of_the_same_place(data: Path) -> None:
     assert max(instance.max() for instance in map(instances_of, map(views.draw, range(3)))) > 1
 
 
-@pytest.mark.parametrize("kind", ["distance", "skeleton"])
-def test_relief_and_contours_are_those_of_the_view(kind: str, data: Path) -> None:
+@pytest.mark.parametrize(("kind", "metric"), [("distance", "chessboard"), ("skeleton", "cityblock")])
+def test_relief_and_contours_are_those_of_the_view(kind: str, metric: str, data: Path) -> None:
     tiles = open_tiles([data], None, SIZE, 1)
-    labels, images, _, reliefs, contours = lesson_of(condition={"kind": kind}).draw_from(tiles)(2)
-    config = lesson_config("sharpgan")
+    labels, images, _, reliefs, contours = lesson_of(condition={"kind": kind, "metric": metric}).draw_from(tiles)(2)
+    config, condition = lesson_config("sharpgan"), ConditionConfig.model_validate({"kind": kind, "metric": metric})
     views = NucleiViews(tiles, config.size, config.batch, config.seed, config.max_background).draw(2)
     for place, instance in enumerate(instances_of(views)):
-        np.testing.assert_array_equal(reliefs[place], draw_relief(kind, instance))  # type: ignore[arg-type]
-        np.testing.assert_array_equal(contours[place], contour_of(instance))
+        np.testing.assert_array_equal(reliefs[place], draw_relief(condition, instance))
+        np.testing.assert_array_equal(contours[place], contour_of(instance, condition.metric))
     np.testing.assert_array_equal(labels, views[..., 0])
     np.testing.assert_array_equal(images, views[..., 1:4])
 
