@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from factory.conditions import ConditionConfig
 from factory.core.config import configs_dir, parse
 from factory.nets.perceptual import LAYERS, PerceptualDistance
 from factory.training_run import lesson_class, lessons
@@ -125,7 +126,7 @@ def test_every_kind_of_condition_reaches_the_network_one_hot(
     assert torch.isfinite(torch.stack(list(lesson.step(views, 0, 0).values()))).all()
     card = lesson.card()
     assert card["scheme"] == get_scheme(card_scheme).to_dict()
-    assert card["condition"] == {"kind": "polygons", "spacing_um": 7.5, "arrangement": "grid", **condition}
+    assert card["condition"] == ConditionConfig.model_validate(condition).model_dump(mode="json")
     assert card["network"]["in_channels"] == channels
 
 

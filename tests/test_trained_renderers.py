@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 
 from factory.composition import Request
-from factory.conditions import Condition, draw_condition
+from factory.conditions import Condition, ConditionConfig, draw_condition
 from factory.core.checkpoints import BEST, LAST, read_checkpoint, write_weights
 from factory.core.config import parse
 from factory.core.registry import resolve
@@ -28,7 +28,7 @@ from factory.trained_renderers import WEIGHTS_KIND, TrainedRenderer, to_network
 from manifests.errors import FaultError, UserError
 from manifests.labels import IGNORE, LabelClass, LabelScheme, get_scheme
 from manifests.tile import Tile
-from tests.mask_training import SIZE, blobs, trained_once
+from tests.mask_training import NOISE, SIZE, blobs, trained_once
 
 Weights = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -360,7 +360,7 @@ def test_the_card_says_what_the_weights_are(weights: Weights) -> None:
     assert fields["generator"] == "pix2pixhd"
     assert fields["scheme"] == KI67.to_dict()
     assert fields["classes"] == list(KI67.names)
-    assert fields["condition"] == {"kind": "polygons+noise", "spacing_um": 2.0, "arrangement": "grid"}
+    assert fields["condition"] == ConditionConfig.model_validate(NOISE).model_dump(mode="json")
     assert fields["sources"] == [f"ki67/slide-{n}" for n in range(3)]
     assert fields["licences"] == ["licence of ki67"]
     assert (fields["mpp"], fields["trained_size"], fields["tiles"]) == (0.5, list(SIZE), 4)
