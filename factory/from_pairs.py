@@ -199,9 +199,10 @@ class FromPairs(ImageLesson):
             "contrast": partial(contrast, levels=config.contrast_levels),
             "sharpness": partial(sharpness, levels=config.contrast_levels),
         }
-        grey, like = (grey_of(images.float()) for images in (made, real))
+        grey = grey_of(made.float())
         terms = {name: measures[name](grey, contours) for name in config.loss.of_contours}
         if config.contours_as_real:
+            like = grey_of(real.float())
             terms = {name: torch.relu(term - measures[name](like, contours)) for name, term in terms.items()}
         return terms
 
