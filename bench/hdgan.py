@@ -1,10 +1,12 @@
 """Histopathology-DatasetGAN where the truth is exact: how good are labels read off a generator, and what do they teach?
 
-    python -m bench.hdgan --out runs/hdgan [--protocol FILE] [--device cuda] [--threads 2]
+    python -m bench.hdgan --out runs/hdgan [--protocol FILE] [--device cuda] [--threads 1]
 
-Tiles rendered by `stain` teach a StyleGAN2, and a segmenter, who then annotates samples of that generator as a person
-would; a labeller is trained on 16 of them. Every part is an ordinary command; what is finished is skipped, so the same
-call goes on. The protocol is configs/experiments/hdgan.yaml, the report bench/results/hdgan.md and .json.
+Tiles rendered by `stain`, whose truth is exact, stand in for real ones. A segmenter that learnt their truth annotates
+samples of a StyleGAN2 that learnt their images, as a person would; labellers are trained on 16 of these each. What
+pairs of a labeller teach is measured by `segment compare` on rendered tiles that nothing learnt from. Every part is an
+ordinary command and what is finished is skipped, so the same call goes on. The protocol is
+configs/experiments/hdgan.yaml, the report bench/results/hdgan.md and .json; a sheet is left in --out.
 """
 
 from __future__ import annotations
@@ -12,35 +14,28 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from bench.hdgan_report import Figures, write_report
+from bench.hdgan_copies import copy, said_by
+from bench.hdgan_report import Control, Found, write_report
+from bench.hdgan_scores import Counts, counts_of_labeller, counts_of_segmenter, tps_said
 from factory.core.config import configs_dir, read_yaml
 from factory.core.malloc import keep_freed_memory
-from factory.core.runs import RunSpec, open_run, read_run, write_shard
-from factory.joint.held_out import class_figures, confusion
+from factory.core.runs import read_run
 from factory.labeller_run import HELD_OUT
+from factory.picking import column
 from factory.sample_sheet import write_sample_sheet
-from manifests.checksums import SUMS
 from manifests.dataset import Dataset, open_dataset
-from manifests.labels import IGNORE
-from manifests.schema import DatasetInfo
-from manifests.store import Layout
-from manifests.tile import Tile
-from segment.inference import predict_maps
-from segment.instances import read_tile
+from manifests.files import sha256_file, write_atomic
 from segment.weights import Weights, load_weights
 
-_HELD_OUT_SEED = 1
-_SHARD = 64
 _SHOWN = 6
-_VALIDATION = 4
-"""Annotated images that the segmenter which learns from these alone is validated on; as many as were published."""
 
 
 @dataclass(frozen=True)
@@ -64,26 +59,21 @@ class Bench:
         print(f"$ {module.partition('.')[0]} {' '.join(map(str, words))}", flush=True)
         subprocess.run([sys.executable, "-m", module, *map(str, words)], check=True)
 
-    def render(self, name: str, n: int, seed: int) -> Path:
-        """Tiles with exact truth."""
-        protocol, out = self.protocol, self.out / name
-        size = "x".join(map(str, protocol["size"]))
-        self.factory(
-            "make", "--scheme", protocol["scheme"], "--renderer", "stain", "--n", n, "--size", size,
-            "--mpp", protocol["mpp"], "--seed", seed, "--workers", self.threads, "--out", out,
-        )  # fmt: skip
-        return out
-
-    def teach(self, name: str, pairs: Path) -> Weights:
-        """A segmenter that learnt from a data set, all with the same budget."""
-        plan, out = self.protocol["segmenter"], self.out / name
-        values = [word for value in plan["set"] for word in ("--set", value)]
+    def compare(self, name: str, arms: str, synth: Path, *, reuse: str | None = None) -> Path:
+        """`segment compare` with the rendered tiles as the real ones; the folder with its trainings."""
+        config, out = self.out / "compare.yaml", self.out / "compare" / name
+        write_atomic(config, yaml.safe_dump(self.protocol["compare"], sort_keys=False).encode())
         self.segment(
-            "train", "--mix", "synth", "--synth", pairs, "--scheme", self.protocol["scheme"],
-            "--config", plan["config"], "--steps", plan["steps"], *values,
-            "--device", self.device, "--out", out, "--resume",
+            "compare", "--config", config, "--arms", arms, "--real", self.out / "real", "--synth", synth,
+            "--set", f"train.threads={self.threads}", "--device", self.device, "--keep-weights", "--out", out,
+            *(() if reuse is None else ("--reuse", self.out / "compare" / reuse)),
         )  # fmt: skip
-        return load_weights(out, self.device)
+        return out / "cells"
+
+    def score(self, cells: Path, arm: str, truth: Dataset) -> Counts:
+        """What the trainings of an arm say of every tile, seed by seed."""
+        weights = [cells / f"{arm}-{seed}" for seed in range(self.protocol["compare"]["seeds"])]
+        return np.stack([counts_of_segmenter(each, truth, self.device, self.out / "scores") for each in weights])
 
 
 def main() -> None:
@@ -93,117 +83,157 @@ def main() -> None:
     parser.add_argument("--protocol", type=Path, default=configs_dir() / "experiments/hdgan.yaml")
     parser.add_argument("--results", type=Path, default=Path("bench/results"))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     keep_freed_memory()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(read_yaml(arguments.protocol), arguments.out, arguments.device, arguments.threads)
-    protocol = bench.protocol
+    write_report(bench.protocol, run(bench), arguments.results)
+    report = bench.out / "compare/pairs/report.md"
+    write_atomic(arguments.results / "hdgan-compare.md", report.read_bytes())
 
-    # Tiles whose truth is exact, and the segmenter that stands in for a person.
-    rendered = bench.render("rendered", protocol["tiles"], 0)
-    held_out = open_dataset(bench.render("held-out", protocol["held_out"], _HELD_OUT_SEED))
-    annotator = bench.teach("annotator", rendered)
 
-    # The generator, and samples that are annotated.
-    generator = train_generator(bench, rendered)
-    sampled = bench.out / "sampled"
+def run(bench: Bench) -> Found:
+    """Every part of the experiment, in order."""
+    out, protocol = bench.out, bench.protocol
+    few, whole = protocol["compare"]["fractions"]
+
+    # Tiles whose truth is exact, in the part of real ones, and what their truth teaches.
+    rendered = render(bench)
+    exact = copy(
+        out / "real", rendered, range(len(rendered)), lambda sample: sample.tile,
+        lambda place: {"source": "real"}, config={}, is_synthetic=False,
+    )  # fmt: skip
+    test = exact.where(np.array(exact.table["split"]) == "test")
+    by_truth = bench.compare("rendered", "R", exact.root)
+    annotator = load_weights(by_truth / f"R-{whole:g}-0", bench.device)
+
+    # The generator, and its samples, annotated.
+    generator = train_generator(bench, exact.root)
+    sampled = out / "sampled"
     bench.factory(
         "sample", "--weights", generator, "--n", protocol["samples"], "--psi", protocol["psi"],
-        "--device", bench.device, "--workers", 1, "--out", sampled,
+        "--device", bench.device, "--workers", bench.threads, "--out", sampled,
     )  # fmt: skip
     annotated = annotate(bench, open_dataset(sampled), annotator)
 
-    # The labeller, pairs of it, and pairs that meet a distribution.
-    labeller = bench.out / "labeller"
-    bench.factory(
-        "train", "hdgan", "--generator", generator, "--data", annotated, "--config", protocol["labeller"]["config"],
-        *(word for value in protocol["labeller"].get("set", ()) for word in ("--set", value)),
-        "--set", f"threads={bench.threads}", "--device", bench.device, "--out", labeller, "--resume",
+    # The labellers, each from images of its own, and pairs of the first one; the same images as the annotator has them.
+    labellers = [train_labeller(bench, generator, data, number) for number, data in enumerate(annotated)]
+    joint = (
+        "make", "--joint", "hdgan", "--weights", labellers[0], "--device", bench.device, "--workers", bench.threads,
     )  # fmt: skip
-    pairs, asked = bench.out / "pairs", bench.out / "asked"
-    joint = ("make", "--joint", "hdgan", "--weights", labeller, "--device", bench.device, "--workers", bench.threads)
-    bench.factory(*joint, "--n", protocol["pairs"], "--out", pairs)
-    want = protocol["asked"]
-    bench.factory(
-        *joint, "--n", want["n"], "--pool", want["pool"], "--tps", want["tps"], "--set", "joint.tolerance=1",
-        "--out", asked,
+    bench.factory(*joint, "--n", protocol["pairs"], "--split", "1,0,0", "--out", out / "pairs")
+    pairs = open_dataset(out / "pairs")
+    same = copy(
+        out / "same-images", pairs, range(len(pairs)), lambda sample: said_by(annotator, sample.image, sample.tile.mpp),
+        lambda place: {"label_origin": "weak"}, config={"annotator": sha256_file(annotator.path)},
     )  # fmt: skip
 
-    # What the pairs teach: the same segmenter, learnt from each, on tiles that none of them saw.
+    # What each teaches, on tiles that nothing learnt from.
+    by_pairs, by_same, by_samples = (
+        bench.compare(name, "R,S", data, reuse="rendered")
+        for name, data in (("pairs", pairs.root), ("same-images", same.root), ("samples", annotated[0]))
+    )
     segmenters = {
-        "rendered tiles, exact truth": annotator,
-        "pairs of the labeller": bench.teach("taught-by-pairs", pairs),
-        "the annotated samples alone": bench.teach("taught-by-annotated", annotated),
+        "rendered": bench.score(by_truth, f"R-{whole:g}", test),
+        "few rendered": bench.score(by_truth, f"R-{few:g}", test),
+        "pairs": bench.score(by_pairs, "S-all", test),
+        "same images": bench.score(by_same, "S-all", test),
+        "samples": bench.score(by_samples, "S-all", test),
     }
-    found = {name: dice_of(weights, held_out) for name, weights in segmenters.items()}
-    write_report(protocol, found, labeller / HELD_OUT, open_dataset(asked), arguments.results)
-    leave_sheet(bench, rendered, pairs)
+    leave_sheet(out / "sheet.png", rendered, pairs, same)
+    return Found(
+        scheme=annotator.scheme,
+        segmenters=segmenters,
+        labellers=np.stack(
+            [counts_of_labeller(*each, bench.device) for each in zip(labellers, annotated, strict=True)]
+        ),
+        held_out=labellers[0] / HELD_OUT,
+        control=control(bench, joint, annotator),
+    )
 
 
-def train_generator(bench: Bench, rendered: Path) -> Path:
-    """StyleGAN2 on the rendered images."""
+def render(bench: Bench) -> Dataset:
+    """Tiles with exact truth."""
+    protocol, out = bench.protocol, bench.out / "rendered"
+    bench.factory(
+        "make", "--scheme", protocol["scheme"], "--renderer", "stain", "--n", protocol["tiles"],
+        "--size", _size(protocol), "--mpp", protocol["mpp"], "--split", ",".join(map(str, protocol["split"])),
+        "--workers", bench.threads, "--out", out,
+    )  # fmt: skip
+    return open_dataset(out)
+
+
+def train_generator(bench: Bench, data: Path) -> Path:
+    """StyleGAN2 on the images of the train split."""
     plan, out = bench.protocol["generator"], bench.out / "generator"
     bench.factory(
-        "train", "stylegan2", "--data", rendered, "--config", plan["config"], "--steps", plan["steps"],
-        "--size", "x".join(map(str, bench.protocol["size"])), "--set", f"threads={bench.threads}",
-        *(word for value in plan.get("set", ()) for word in ("--set", value)),
+        "train", "stylegan2", "--data", data, "--config", plan["config"], "--steps", plan["steps"],
+        "--size", _size(bench.protocol), *_assignments(plan, threads=bench.threads),
         "--device", bench.device, "--out", out, "--resume",
     )  # fmt: skip
     return out
 
 
-def annotate(bench: Bench, sampled: Dataset, annotator: Weights) -> Path:
-    """The samples with the annotator's labels: the first ones to learn from, the others held out."""
-    out, config = bench.out / "annotated", read_run(sampled.root)["config"]
-    if (out / SUMS).is_file():
-        return out
-    first, layout = bench.protocol["annotated"], sampled.store.layout
-    info = DatasetInfo(
-        True, "bench.hdgan: labels of a segmenter", (annotator.scheme,), sampled.info.versions,
-        sampled.info.training_sources, sampled.info.licences,
+def annotate(bench: Bench, sampled: Dataset, annotator: Weights) -> list[Path]:
+    """For each labeller its own samples to learn from, and the same others held out, with the annotator's labels."""
+    protocol = bench.protocol
+    count, labellers = protocol["annotated"], protocol["labellers"]
+    held_out = range(count * labellers, len(sampled))
+    config = {**read_run(sampled.root)["config"], "annotator": sha256_file(annotator.path)}
+    found = []
+    for number in range(labellers):
+        own = range(count * number, count * (number + 1))
+        data = copy(
+            bench.out / f"annotated-{number}", sampled, [*own, *held_out],
+            lambda sample: said_by(annotator, sample.image, sample.row["mpp"]),
+            lambda place: {"label_origin": "annotated", "split": "test" if place in held_out else "train"},
+            config=config,
+        )  # fmt: skip
+        found.append(data.root)
+    return found
+
+
+def train_labeller(bench: Bench, generator: Path, data: Path, number: int) -> Path:
+    """A labeller of the generator's features; its number is its seed."""
+    plan, out = bench.protocol["labeller"], bench.out / f"labeller-{number}"
+    bench.factory(
+        "train", "hdgan", "--generator", generator, "--data", data, "--config", plan["config"], "--seed", number,
+        *_assignments(plan, threads=bench.threads), "--device", bench.device, "--out", out, "--resume",
     )  # fmt: skip
-    config = {**config, "annotator": annotator.card.get("config_sha256", str(annotator.path)), "annotated": first}
-    spec = RunSpec(out, config, Layout(layout.n, layout.height, layout.width, _SHARD), info)
-
-    def labelled(rows: range) -> Iterator[tuple[Any, Tile, dict[str, Any]]]:
-        for place in rows:
-            row, image = sampled.row(place), sampled.store.read(sampled.row(place)["index"], "image")
-            split = "train" if place < first else "val" if place < first + _VALIDATION else "test"
-            row |= {"label_origin": "annotated", "label_scheme": annotator.scheme.name, "split": split}
-            yield image, said_by(annotator, image, row["mpp"]), row
-
-    with open_run(spec) as run:
-        for shard in run.todo:
-            run.add(write_shard(spec, shard, labelled(spec.layout.rows(shard))))
-        run.finish()
     return out
 
 
-def said_by(weights: Weights, image: Any, mpp: float) -> Tile:
-    """What a segmenter sees in an image."""
-    maps = predict_maps(weights.network, weights.head, image, weights.device)
-    return read_tile(maps, weights.scheme, mpp, weights.instances)
+def control(bench: Bench, joint: tuple[object, ...], annotator: Weights) -> Control:
+    """Tiles chosen to meet a distribution of TPS: what was asked, what the labels say, and what the annotator says."""
+    want, out = bench.protocol["asked"], bench.out / "asked"
+    bench.factory(
+        *joint, "--n", want["n"], "--pool", want["pool"], "--tps", want["tps"], "--set", "joint.tolerance=1",
+        "--out", out,
+    )  # fmt: skip
+    asked = open_dataset(out)
+    measured = "tps_cells" if annotator.scheme.tps_basis == "cells" else "tps_area"
+    requested, labels = (column(asked.table, name) for name in ("request_tps", measured))
+    return Control(requested, labels, tps_said(annotator, asked))
 
 
-def dice_of(weights: Weights, held_out: Dataset) -> Figures:
-    """Dice of a segmenter by class, over the pixels of all held-out tiles."""
-    counts = np.zeros((len(weights.scheme),) * 2, np.int64)
-    for sample in held_out:
-        said = said_by(weights, sample.image, sample.tile.mpp).semantic
-        counts += confusion(sample.tile.semantic, said, len(weights.scheme))
-    classes = class_figures(counts, weights.scheme)
-    return Figures(len(held_out), {each.name: each.dice for each in classes})
+def leave_sheet(path: Path, rendered: Dataset, pairs: Dataset, same: Dataset) -> None:
+    """Rendered tiles with their truth beside tiles of the generator, labelled by the labeller and by the annotator."""
+    rows = min(_SHOWN, len(rendered), len(pairs))
+    tiles = [[dataset[place] for place in range(rows)] for dataset in (rendered, pairs, same)]
+    truths, said, annotated = (np.stack([sample.tile.semantic for sample in samples]) for samples in tiles)
+    images, drawn = (np.stack([sample.image for sample in samples]) for samples in tiles[:2])
+    write_sample_sheet(path, [images, truths, drawn, said, annotated], pairs.schemes[0])
 
 
-def leave_sheet(bench: Bench, rendered: Path, pairs: Path) -> None:
-    """Rendered tiles with their truth beside tiles of the labeller with its labels."""
-    columns = []
-    for dataset in map(open_dataset, (rendered, pairs)):
-        shown = [dataset[place] for place in range(min(_SHOWN, len(dataset)))]
-        columns += [np.stack([s.image for s in shown]), np.stack([s.tile.semantic for s in shown])]
-    assert not any((column == IGNORE).any() for column in columns[1::2])
-    rows = min(map(len, columns))
-    write_sample_sheet(bench.out / "sheet.png", [column[:rows] for column in columns], dataset.schemes[0])
+def _size(protocol: Mapping[str, Any]) -> str:
+    return "x".join(map(str, protocol["size"]))
+
+
+def _assignments(plan: Mapping[str, Any], **further: object) -> list[str]:
+    """Values of a plan as words of ``--set``."""
+    values = {**plan.get("set", {}), **further}
+    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
 
 
 if __name__ == "__main__":

@@ -1,135 +1,109 @@
-"""Labels of a generated image from 496 channels of features: by streaming, and by upsampling them all.
+"""Labels of a generated image by streaming, against upsampling its features: time, memory, disk, equality.
 
-One thread, time of the processor, a process for every way. The taps are those of the last five blocks of a StyleGAN2 of
-4096 x 4096, 2 x (128 + 64 + 32 + 16 + 8) channels, the last two at the image's size; weights and features are random.
+One thread, time of the processor, a process for every way; random weights and features with the channels of the
+published StyleGAN2. A case is SIDE:BLOCKS[:MEMBERS], blocks from the last one or "all"; the published way reads 5.
 
-"upsample all" is the published way: every tap upsampled and concatenated, then 65,536 pixels at a time through the
-network. "upsample tiles" does the same in tiles of 256 with a halo. FACTORY_BENCH_LARGE=1 labels 4096 x 4096 too, from
-features on disk, by streaming and in tiles; upsampling all takes 33 GB. FACTORY_BENCH_SIDES=256 does that size alone.
+`python -m bench labelling` is a quick look at 256 x 256. The figures of bench/results/labelling.md:
+`python -m bench.labelling --cases 1024:all 1024:5 4096:5 --memory 4096:5 4096:all --sampling 256:all --results
+bench/results`; cases of other runs stay in that file.
 """
 
+import argparse
+import json
 import os
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bench.alone import measured, show, show_machine
+from bench.alone import measured, show_machine
+from bench.labelling_report import write_report
+from bench.labelling_ways import MARGIN, STREAMING, WAYS
 
-SCRIPT = """
-import json, sys, time
+CALL = """
+import json, sys
 from pathlib import Path
-import numpy as np, torch
-import torch.nn.functional as F
-from bench.timing import median_seconds, peak_mb
 from factory.core.malloc import keep_freed_memory
 keep_freed_memory()
+import torch
 torch.set_num_threads(1)
-from factory.joint.features import FeatureStore
-from factory.joint.streaming import StreamingLabeller
-from factory.nets.pixel_classifier import Ensemble
-
-way, side, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-store, size = FeatureStore(folder, "random"), (side, side)
-SHAPES = [(8 * stride, side // stride, side // stride) for stride in (16, 8, 4, 2, 1) for _ in (0, 1)]
-rng = np.random.default_rng(0)
-if way == "write":
-    store.check_space(SHAPES, 1)
-    store.write("image", [rng.standard_normal(shape, np.float32) for shape in SHAPES], size, "random")
-    print(json.dumps([]))
-    sys.exit()
-torch.manual_seed(0)
-channels = [shape[0] for shape in SHAPES]
-members = int(way.partition(" x ")[2] or 1)
-ensemble = Ensemble(sum(channels), 5, members)
-for layer in ensemble.modules():
-    if isinstance(layer, torch.nn.Linear):
-        torch.nn.init.kaiming_normal_(layer.weight)
-    if isinstance(layer, torch.nn.BatchNorm1d):
-        torch.nn.init.uniform_(layer.running_mean)
-        torch.nn.init.uniform_(layer.running_var, 0.5, 2.0)
-ensemble.standardise_by(torch.randn(2000, sum(channels)) + torch.randn(sum(channels)))
-ensemble.eval()
-features = store.read("image")
-large = side >= 4096  # taps stay on disk in float16, as the published way has them
-taps = features.taps if large else [torch.from_numpy(tap).float().contiguous() for tap in features.taps]
-
-def whole():
-    with torch.inference_mode():
-        up = torch.cat([F.interpolate(tap[None], size=size, mode="bilinear", align_corners=False) for tap in taps], 1)
-        pixels = up[0].flatten(1).T
-        return torch.cat([ensemble(part)[0].argmax(0) for part in pixels.split(65536)]).view(size)
-
-def tiles(tile=256):
-    labels = torch.empty(size, dtype=torch.int64)
-    with torch.inference_mode():
-        for row in range(0, side, tile):
-            for column in range(0, side, tile):
-                parts = []
-                for tap in taps:
-                    stride = side // tap.shape[1]
-                    cuts = [(max(at // stride - 1, 0), (at + tile) // stride + 1) for at in (row, column)]
-                    (a, b), (c, d) = cuts
-                    part = torch.as_tensor(tap[:, a:b, c:d]).float()[None]
-                    up = F.interpolate(part, scale_factor=stride, mode="bilinear", align_corners=False)
-                    top, left = row - a * stride, column - c * stride
-                    parts.append(up[:, :, top : top + tile, left : left + tile])
-                said = ensemble(torch.cat(parts, 1)[0].flatten(1).T)[0].argmax(0)
-                labels[row : row + tile, column : column + tile] = said.view(min(tile, side - row), -1)
-    return labels
-
-if way.startswith("streaming"):
-    _, precision, tile_px = way.partition(" x ")[0].split()
-    labeller = StreamingLabeller(ensemble, channels, precision=precision)
-    label = lambda: labeller.label(taps, size, int(tile_px)).semantic
-elif way == "gather":
-    pixels = rng.integers(0, side, (65536, 2))
-    label = lambda: features.gather(pixels)
-else:
-    label = {"upsample all": whole, "upsample tiles": tiles}[way]
-said = []
-
-def work():
-    said[:] = [label()]
-
-before = peak_mb()
-seconds = median_seconds(work, 5 if side <= 256 else 1, time.process_time)
-peak = peak_mb()  # what follows is not of the work
-if way != "gather":
-    np.save(folder / f"{way}.npy", np.asarray(said[0], np.uint8))
-print(json.dumps([seconds, before, peak]))
+from bench import labelling_ways
+name, words, folder = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
+print(json.dumps(getattr(labelling_ways, name)(*words, folder)))
 """
 
-PUBLISHED, TILES = "upsample all", "upsample tiles"
-WAYS = (
-    "streaming fp32 64", "streaming fp32 128", "streaming bf16 64", "streaming fp32 32 x 10", TILES, PUBLISHED,
-)  # fmt: skip
 
-
-def main() -> None:
-    """Print a table for each size."""
+def main(words: Sequence[str] = ()) -> None:
+    """Measure what is asked; without words, a quick look."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="*", default=["256:all", "256:5:10"], help="times, and labels that differ")
+    parser.add_argument("--memory", nargs="*", default=["256:5"], help="of labels alone, and with the generator")
+    parser.add_argument("--sampling", nargs="*", default=["256:all"], help="an image against an image with labels")
+    parser.add_argument("--results", type=Path, help="folder for labelling.json and labelling.md")
+    arguments = parser.parse_args(list(words))
     show_machine()
-    for side in map(int, os.environ.get("FACTORY_BENCH_SIDES", "256,1024").split(",")):
-        _table(side, WAYS)
-    if os.environ.get("FACTORY_BENCH_LARGE") == "1":
-        _table(4096, WAYS[:-1])
+    found: dict[str, dict[str, Any]] = {"cases": {}, "memory": {}, "sampling": {}}
+    for part, measure in (("cases", time_of), ("memory", memory_of), ("sampling", sampling_of)):
+        for case in getattr(arguments, part):
+            before = os.getloadavg()[1]
+            found[part][case] = {**measure(*parse_case(case)), "load": [round(before, 1), round(os.getloadavg()[1], 1)]}
+            print(f"{part}, {case}: done", flush=True)
+    write_report(found, arguments.results)
 
 
-def _table(side: int, ways: tuple[str, ...]) -> None:
+def parse_case(text: str) -> tuple[int, int | None, int]:
+    """Side, blocks (None for all) and members of SIDE:BLOCKS[:MEMBERS]."""
+    side, blocks, members = [*text.split(":"), "1"][:3]
+    return int(side), None if blocks == "all" else int(blocks), int(members)
+
+
+def _call(name: str, words: Sequence[object], folder: Path) -> Any:
+    return measured(CALL, name, json.dumps(words), folder)
+
+
+def time_of(side: int, blocks: int | None, members: int) -> dict[str, Any]:
+    """Seconds of every way, and labels that are others than those of the network as it was trained."""
     with tempfile.TemporaryDirectory(prefix="factory-bench-") as name:
         folder = Path(name)
-        measured(SCRIPT, "write", side, folder)
-        found = {way: measured(SCRIPT, way, side, folder) for way in ways}
-        labels = {way: np.load(folder / f"{way}.npy") for way in ways}
-        rate = 65_536 / measured(SCRIPT, "gather", side, folder)[0]
-    fastest = found[WAYS[0]][0]
-    reference = labels.get(PUBLISHED, labels[TILES])
-    show(f"{side} x {side}", "seconds", "x streaming", "MB, before -> peak", "labels that differ")
-    for way, (seconds, before, peak) in found.items():
-        differ = "-" if " x " in way else f"{(labels[way] != reference).sum()}"
-        show(way, f"{seconds:.3f}", f"{seconds / fastest:.2f}", f"{before:.0f} -> {peak:.0f}", differ)
-    print(f"training pixels gathered from native maps: {rate:,.0f} a second\n", flush=True)
+        ways = {way: _call("timed", [way, side, blocks, members], folder) for way in WAYS}
+        labels = {way: np.load(folder / f"{way}.npy") for way in WAYS if "seconds" in ways[way]}
+        if members == 1:
+            plain, margins = np.load(folder / "plain.npy"), np.load(folder / "margins.npy")
+            for way, said in labels.items():
+                other = said != plain
+                ways[way] |= {
+                    "differ": int(other.sum()),
+                    "largest_margin": float(margins[other].max()) if other.any() else 0.0,
+                    "beyond": int((other & (margins >= MARGIN)).sum()),
+                }
+        else:
+            for way, said in labels.items():
+                ways[way]["differ"] = int((said != labels[STREAMING]).sum())
+    return {"ways": ways}
+
+
+def memory_of(side: int, blocks: int | None, members: int) -> dict[str, Any]:
+    """Bytes on disk, and memory of labels alone and of the whole pass."""
+    with tempfile.TemporaryDirectory(prefix="factory-bench-") as name:
+        folder = Path(name)
+        disk = _call("stored", [side, blocks], folder)
+        alone = _call("memory_alone", [side, blocks], folder)
+        _call("write_pair", [side, blocks, members, "fp32"], folder)
+        return {"disk": disk, "alone": alone, "in_all": _call("memory_in_all", [], folder)}
+
+
+def sampling_of(side: int, blocks: int | None, members: int) -> dict[str, Any]:
+    """Seconds of an image and of a labelled one, in both number formats."""
+    found = {}
+    for precision in ("fp32", "bf16"):
+        with tempfile.TemporaryDirectory(prefix="factory-bench-") as name:
+            _call("write_pair", [side, blocks, members, precision], Path(name))
+            found[precision] = _call("sampling", [precision], Path(name))
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

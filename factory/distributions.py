@@ -53,20 +53,23 @@ class Distribution:
     quantile: Callable[[Values], Values]
 
 
-def parse_distribution(text: str, quantity: Quantity, *, debias_n: int | None = None) -> Distribution:
+def parse_distribution(
+    text: str, quantity: Quantity, *, debias_n: int | None = None, where: str | None = None
+) -> Distribution:
     """Read a requested distribution.
 
     Args:
         text: one of the forms above.
         quantity: what is asked; shares lie in 0-1, cells are counts.
         debias_n: with ``like:``, the number of tiles to add so that the histogram becomes flat.
+        where: what errors begin with; the quantity's option where nothing else is given.
 
     Raises:
         UserError: for another form, a value outside the quantity's domain, or a reversed range.
         ValueError: for `debias_n` with another form.
     """
     text = text.strip()
-    where = f"--{quantity}"
+    where = where or f"--{quantity}"
     if debias_n is not None and not is_like(text):
         raise ValueError(f"debias_n is for like:DATASET, got {text}")
     kind, _, rest = text.partition(":")

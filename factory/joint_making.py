@@ -3,16 +3,19 @@
 Elsewhere a mask is made to the request and an image to the mask. Here the labels are read off the image, so nothing may
 move them; a request is met by choosing, among many tiles that were drawn and labelled (`factory.latent_pool`), the one
 that meets it best (`factory.picking`). A row gets the seed of its tile, which is all that it takes to draw it again.
+Where nothing is asked there is nothing to choose, and no pool is drawn.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
@@ -25,11 +28,12 @@ from factory.core.seeds import Stream, generator
 from factory.distributions import parse_distribution, stratified
 from factory.joint import DRAWING, FITTED, HDGAN, JOINT, SHARES
 from factory.joint.generators import GENERATOR
-from factory.joint.hdgan import HdganConfig
-from factory.latent_pool import MeasureChunk, class_share, column, fill_pool, joint_of
-from factory.picking import Picked, Target, pick
-from factory.pipeline import BYTE_MAKERS, Order, Sample
-from factory.plan import Draft, PlanConfig, complete, load_scheme, plan, requests_digest, sample_name
+from factory.joint.hdgan import Hdgan, HdganConfig
+from factory.latent_pool import MeasureChunk, fill_pool, joint_of
+from factory.picking import Picked, Target, column, pick, targets_of
+from factory.pipeline import BYTE_MAKERS, Order
+from factory.plan import REQUESTS, Draft, PlanConfig, complete, load_scheme, plan, requests_digest
+from factory.recipe import Sample
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
 from manifests.schema import DatasetInfo
@@ -77,6 +81,11 @@ class JointRecipe:
         """Values that are not the defaults."""
         return {f"joint.{key}": value for key, value in self.config.model_dump(exclude_defaults=True).items()}
 
+    @property
+    def part(self) -> Hdgan:
+        """This process's generator and labeller."""
+        return joint_of(self.config, self.device)
+
     def realiser(self) -> JointRealiser:
         """What makes tiles by this recipe."""
         return JointRealiser(self)
@@ -84,7 +93,7 @@ class JointRecipe:
     def notes(self, request: Request) -> tuple[str, ...]:
         """What a person should know of the labels."""
         del request
-        held = joint_of(self.config, self.device).card.fields.get("held_out")
+        held = self.part.card.fields.get("held_out")
         if held is None:
             return ("labels are predicted, and no held-out image says how well",)
         dice, images = held["mean_dice"], held["images"]
@@ -99,7 +108,7 @@ class JointRealiser:
 
     def realise(self, rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
         """Image, labels and completed row of each row, in order; each depends on its own seed alone."""
-        recipe, joint = self._recipe, joint_of(self._recipe.config, self._recipe.device)
+        recipe, joint = self._recipe, self._recipe.part
         for row in rows:
             drawn = joint.draw(row["seed"])
             yield (
@@ -121,8 +130,8 @@ class JointRealiser:
             )
 
 
-def recipe_of_joint(document: Mapping[str, Any], scheme: LabelScheme, device: str) -> JointRecipe:
-    """Resolve the ``hdgan`` part of a configuration.
+def recipe_of_joint(document: Mapping[str, Any], device: str) -> JointRecipe:
+    """Resolve the ``hdgan`` part of a configuration; the scheme is that of the labeller.
 
     Raises:
         UserError: for an unknown name or key, or weights that cannot be used.
@@ -130,7 +139,8 @@ def recipe_of_joint(document: Mapping[str, Any], scheme: LabelScheme, device: st
     values = dict(document)
     name = str(values.pop("name", HDGAN))
     part = resolve({each: JOINT[each] for each in FITTED}, name, "--joint")
-    return JointRecipe(part.settle(parse(part.Config, values, f"joint ({name})"), device), scheme, device)
+    config = part.settle(parse(part.Config, values, f"joint ({name})"), device)
+    return JointRecipe(config, part(config, device).scheme, device)
 
 
 def prepare(config: JointMakeConfig, out: Path, *, manifest: Draft | None, device: str) -> Order:
@@ -143,22 +153,16 @@ def prepare(config: JointMakeConfig, out: Path, *, manifest: Draft | None, devic
     Raises:
         UserError: for weights that cannot be used, and requests that make no sense for them.
     """
-    values = {"name": HDGAN, **config.joint}
-    part = resolve({each: JOINT[each] for each in FITTED}, str(values["name"]), "--joint")
-    typed = parse(part.Config, {key: value for key, value in values.items() if key != "name"}, "joint")
-    card = part.card_of(typed)
-    scheme = part(typed).scheme
-    recipe = recipe_of_joint(values, scheme, device)
+    for name in ("tumour", "inflammation"):
+        if getattr(config.plan, name) is not None:
+            raise UserError(f"--{name}: expected none with --joint, which takes shares by class. Write --share CLASS=.")
+    recipe = recipe_of_joint(config.joint, device)
+    scheme, card = recipe.scheme, recipe.part.card
     asked = _plan_for(config.plan, card.fields, scheme)
     rows = complete(manifest, asked, scheme) if manifest else plan(asked, scheme)
     _refuse_other_tiles(rows, card.fields, scheme)
     rows = _with_shares(rows, config, scheme)
-    n = len(rows)
-    pool = recipe.config.pool or (n * _POOL_FOR_EACH if _is_choice(rows, recipe.config) else n)
-    if pool < n:
-        raise UserError(f"--pool: expected at least the {n} tiles that are asked for, got {pool}. Raise it.")
-    recipe = replace(recipe, config=recipe.config.model_copy(update={"pool": pool}))
-    joint = joint_of(recipe.config, device)
+    recipe = _with_pool(recipe, rows)
     document = {
         "plan": {
             **({"seed": asked.seed} if manifest else asked.model_dump(mode="json")),
@@ -167,7 +171,7 @@ def prepare(config: JointMakeConfig, out: Path, *, manifest: Draft | None, devic
         SHARES: config.shares,
         "scheme": scheme.to_dict(),
         HDGAN: {"name": HDGAN, **recipe.config.model_dump(mode="json")},
-        DRAWING: joint.drawing.model_dump(mode="json"),
+        DRAWING: _drawing(recipe),
         "shard": config.shard,
     }
     versions = library_versions(*BYTE_MAKERS, "torch")
@@ -179,8 +183,14 @@ def prepare(config: JointMakeConfig, out: Path, *, manifest: Draft | None, devic
         training_sources=tuple(card.fields["sources"]),
         licences=tuple(card.fields["licences"]),
     )
-    layout = Layout(n, rows["height"][0].as_py(), rows["width"][0].as_py(), config.shard)
+    layout = Layout(len(rows), rows["height"][0].as_py(), rows["width"][0].as_py(), config.shard)
     return Order(RunSpec(out, document, layout, info, frozenset({POOL})), recipe, rows)
+
+
+def _drawing(recipe: JointRecipe) -> dict[str, Any]:
+    """How images are drawn, JSON-ready; weights that come with the package by that name, wherever it is installed."""
+    drawing: dict[str, Any] = recipe.part.drawing.model_dump(mode="json")
+    return {**drawing, "weights": "starter"} if recipe.config.weights == "starter" else drawing
 
 
 def choose(
@@ -194,12 +204,16 @@ def choose(
 ) -> Order:
     """Draw what is missing of the pool, and give every row of an order the seed of the tile that meets it best.
 
+    Where nothing is asked, tiles are taken as they come: the order stays as it is, and no pool is drawn.
+
     Raises:
         UserError: where that is farther from what is asked than the tolerance, with what the pool offers; the pool
             stays, for another request.
     """
     spec, recipe = order.spec, order.recipe
     config, seed = recipe.config, spec.config["plan"]["seed"]
+    if config.pool is None:
+        return order
     task = MeasureChunk(config, recipe.device)
     with open_folder(spec, overwrite=overwrite):
         pool = fill_pool(
@@ -216,11 +230,12 @@ def choose(
                 f"--max-uncertainty: expected {len(order.rows)} tiles within {bound}, got "
                 f"{len(members)} of a pool of {len(pool)}. Raise it, or --pool."
             )
-    targets = _targets(order.rows, pool, spec.config[SHARES], recipe.scheme)
+    targets = targets_of(order.rows, pool, recipe.scheme, spec.config[SHARES])
     picked = pick(targets, len(order.rows), members)
     _refuse_far(picked, targets, members, config.tolerance)
     notes.append(f"{len(order.rows)} tiles chosen from a pool of {len(pool)}")
-    return replace(order, rows=_seeded(order, pool, picked), fits=(*order.fits, *notes))
+    rows = _with_column(order.rows, "seed", pool["seed"].take(pa.array(picked.tiles)).combine_chunks())
+    return replace(order, rows=rows, fits=(*order.fits, *notes))
 
 
 def _plan_for(asked: PlanConfig, card: Mapping[str, Any], scheme: LabelScheme) -> PlanConfig:
@@ -253,52 +268,44 @@ def _with_shares(rows: pa.Table, config: JointMakeConfig, scheme: LabelScheme) -
     if not config.shares:
         return rows
     if rows["request_fractions"].null_count < len(rows):
-        raise UserError("--share: expected none beside --tumour, --inflammation or shares in a plan. Leave one out.")
+        raise UserError("--share: expected none beside a --manifest that asks for shares. Leave one out.")
     shares = np.full((len(rows), len(scheme)), np.nan)
     for name, text in config.shares.items():
         if name not in scheme.names:
             raise UserError(f"--share: expected a class of {scheme.name} ({', '.join(scheme.names)}), got {name!r}.")
         label = scheme.names.index(name)
         rng = generator(config.plan.seed, Stream.DRAW, _FIRST_CLASS_STREAM + label)
-        shares[:, label] = stratified(parse_distribution(text, "tumour"), len(rows), rng)
+        asked = parse_distribution(text, "tumour", where=f"--share {name}")
+        shares[:, label] = stratified(asked, len(rows), rng)
     total = np.nansum(shares, 1)
     if (total > 1 + 1e-9).any():
         row = int(np.argmax(total > 1 + 1e-9))
         raise UserError(f"--share: expected shares of at most 1 in all, got {total[row]:.3g} in row {row}. Narrow one.")
     left = np.isnan(shares).sum(1, keepdims=True)
     shares = np.where(np.isnan(shares), (1 - total)[:, None] / np.maximum(left, 1), shares)
-    values = pa.array(np.clip(shares, 0, 1).tolist(), pa.list_(pa.float64()))
-    return rows.set_column(
-        rows.schema.get_field_index("request_fractions"), rows.schema.field("request_fractions"), values
-    )
+    return _with_column(rows, "request_fractions", np.clip(shares, 0, 1).tolist())
 
 
-def _is_choice(rows: pa.Table, config: HdganConfig) -> bool:
-    """Whether it matters which tiles are taken."""
-    asked = ("request_tps", "request_tissue", "request_cells", "request_fractions")
-    return config.max_uncertainty is not None or any(rows[name].null_count < len(rows) for name in asked)
+def _with_column(rows: pa.Table, name: str, values: Any) -> pa.Table:
+    field = rows.schema.field(name)
+    return rows.set_column(rows.schema.get_field_index(name), field, pa.array(values, field.type))
 
 
-def _targets(rows: pa.Table, pool: pa.Table, shares: Mapping[str, str], scheme: LabelScheme) -> list[Target]:
-    """All that the rows ask, with what the pool offers."""
-    tps = "tps_cells" if scheme.tps_basis == "cells" else "tps_area"
-    offers = {"request_tps": tps, "request_tissue": "tissue_fraction", "request_cells": "cells"}
-    targets = []
-    for request, offered in offers.items():
-        asked = column(rows, request)
-        if np.isfinite(asked).any():
-            scale = max(float(np.nanmax(asked)), 1.0) if request == "request_cells" else 1.0
-            targets.append(Target(f"--{request.removeprefix('request_')}", asked, column(pool, offered), scale))
-    if rows["request_fractions"].null_count == 0:
-        asked = np.array(rows["request_fractions"].to_pylist())
-        chosen = [label for label in scheme.classes if not shares or label.name in shares]
-        targets += [
-            Target(f"share of {label.name}", asked[:, label.id], class_share(pool, label.id)) for label in chosen
-        ]
-    return targets
+def _with_pool(recipe: JointRecipe, rows: pa.Table) -> JointRecipe:
+    """The recipe with the size of its pool spelt out, None where nothing is asked that tiles could be chosen by."""
+    n, pool = len(rows), recipe.config.pool
+    is_choice = recipe.config.max_uncertainty is not None or any(rows[name].null_count < n for name in REQUESTS)
+    if is_choice and pool is None:
+        pool = n * _POOL_FOR_EACH
+    elif pool is not None and not is_choice:
+        raise UserError("--pool: expected --tps, --tissue, --cells, --share or --max-uncertainty beside it, got none.")
+    elif pool is not None and pool < n:
+        raise UserError(f"--pool: expected at least the {n} tiles that are asked for, got {pool}. Raise it.")
+    return replace(recipe, config=recipe.config.model_copy(update={"pool": pool}))
 
 
-def _refuse_far(picked: Picked, targets: Sequence[Target], members: Any, tolerance: float) -> None:
+def _refuse_far(picked: Picked, targets: Sequence[Target], members: npt.NDArray[np.int64], tolerance: float) -> None:
+    """Refuse a choice in which a tile is farther from its request than the tolerance, with what the pool offers."""
     far = np.flatnonzero(picked.misfit > tolerance)
     if not far.size:
         return
@@ -306,30 +313,24 @@ def _refuse_far(picked: Picked, targets: Sequence[Target], members: Any, toleran
     target = targets[picked.worst[row]]
     offered = target.offered[members]
     known = offered[np.isfinite(offered)]
-    asked = f"{np.nanmin(target.asked):.3g} to {np.nanmax(target.asked):.3g}"
+    low, high = (f"{end:.3g}" for end in (np.nanmin(target.asked), np.nanmax(target.asked)))
     offers = "none of it" if not known.size else (
         f"{known.min():.3g} to {known.max():.3g}, nine tenths within {np.quantile(known, 0.05):.3g} to "
         f"{np.quantile(known, 0.95):.3g}" + (f", in {known.size} of them" if known.size < len(members) else "")
     )  # fmt: skip
+    # A tile that has none of what is asked is too far whatever the tolerance.
+    enough = "" if np.isinf(picked.misfit).any() else (
+        f", or accept this with --set joint.tolerance={math.ceil(100 * picked.misfit.max()) / 100:g}"
+    )  # fmt: skip
     raise UserError(
-        f"{target.name}: expected tiles within {tolerance:g} of what is asked ({asked}), got {far.size} of "
-        f"{len(picked.misfit)} that are farther: a pool of {len(members)} offers {offers}. "
-        "Ask for less, raise --pool, or accept more with --set joint.tolerance=1."
+        f"{target.name}: expected tiles within {tolerance:g} of what is asked "
+        f"({low if low == high else f'{low} to {high}'}), got {far.size} of {len(picked.misfit)} that are farther: a "
+        f"pool of {len(members)} offers {offers}. Ask for less, raise --pool{enough}."
     )
 
 
-def _seeded(order: Order, pool: pa.Table, picked: Picked) -> pa.Table:
-    """The rows with the seeds of their tiles, and ids that follow from these."""
-    identity = digest(order.spec.document)
-    seeds = pool["seed"].take(pa.array(picked.tiles)).to_pylist()
-    names = pa.array([sample_name(identity, index, seed) for index, seed in enumerate(seeds)])
-    rows = order.rows
-    for name, values in (("seed", pa.array(seeds, pa.uint64())), ("sample_id", names), ("group_id", names)):
-        rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), values)
-    return rows
-
-
 def _fingerprint(config: Mapping[str, Any]) -> str:
-    """Of what decides the tiles of a pool: not how many there are, nor which of them are taken."""
-    ours = {key: value for key, value in config[HDGAN].items() if key not in ("pool", "tolerance", "max_uncertainty")}
-    return digest([ours, config[DRAWING], config["plan"]["seed"]])
+    """Of what decides the tiles of a pool: not how many there are, which are taken, nor where the weights lie."""
+    others = ("weights", "pool", "tolerance", "max_uncertainty")
+    parts = [{key: value for key, value in config[part].items() if key not in others} for part in (HDGAN, DRAWING)]
+    return digest([*parts, config["plan"]["seed"]])

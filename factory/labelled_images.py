@@ -64,7 +64,7 @@ def open_labelled(paths: Sequence[Path], card: Card) -> LabelledImages:
 
     Raises:
         UserError: for images of another generator or size, without latents, with classes outside of their scheme, of
-            several schemes, or drawn in several ways; for none to learn from.
+            several schemes, or drawn in several ways; for one that is there twice, or none to learn from.
     """
     parts, empty, drawings = [], 0, []
     for path in paths:
@@ -86,6 +86,7 @@ def open_labelled(paths: Sequence[Path], card: Card) -> LabelledImages:
     found = LabelledImages(
         tuple(parts), next(iter(schemes.values()), parts[0].info.label_schemes[0]), drawings[0], empty
     )
+    _refuse_twice(found)
     if not found.rows(held_out=False):
         raise UserError("--data: expected annotated images of split train, got none. Annotate some, or import them so.")
     return found
@@ -120,6 +121,17 @@ def _check_row(dataset: Dataset, row: Mapping[str, Any], card: Card) -> bool:
     return bool((present < IGNORE).any())
 
 
+def _refuse_twice(images: LabelledImages) -> None:
+    """An image in two data sets would count twice, or be learnt from and held out."""
+    places: dict[str, str] = {}
+    for dataset, row in (pair for held_out in (False, True) for pair in images.rows(held_out=held_out)):
+        made_of = _digest_of(np.array(row["latent"], np.float32), row["seed"])
+        place = f"{dataset.root}: {row['sample_id']}"
+        if made_of in places:
+            raise UserError(f"{place}: expected an image once, got it in {places[made_of]} too. Leave one out.")
+        places[made_of] = place
+
+
 def _other_generator(root: Path, sample: str, got: str, card: Card) -> UserError:
     return UserError(
         f"{root}: {sample}expected images of the generator {card.sha256[:12]}, got those of {got[:12]}. "
@@ -142,7 +154,8 @@ def write_features(
         taps: which features, by name, with their shapes. on_image: told of progress.
 
     Raises:
-        UserError: for an image that comes out otherwise, features of other weights or cut short, or a full disk.
+        UserError: for an image that comes out otherwise, features of other weights, cut short or damaged, or a full
+            disk.
     """
     names = [row["sample_id"] for _, row in rows]
     missing = set(store.missing(names))
@@ -158,7 +171,10 @@ def write_features(
             _refuse_other_image(image, dataset, row)
             arrays = [tap.float().cpu().numpy() for tap in taps_of(drawn, list(taps))]
             store.write(name, arrays, generator.size, made_of)
-        found.append(Annotated(store.read(name, made_of), dataset.store.read(row["index"], "semantic")))
+        features = store.read(name, made_of)
+        if name not in missing:
+            features.verify()  # of a run that was stopped; what is written now is as it is in memory
+        found.append(Annotated(features, dataset.store.read(row["index"], "semantic")))
     on_image(len(rows), len(rows))
     return found
 

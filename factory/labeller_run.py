@@ -182,6 +182,7 @@ def train(
     """Draw the annotated images again, train on their features, judge on those held out; leaves a whole folder."""
     check_target(run, resume=resume, overwrite=overwrite)
     if resume and is_finished(run):
+        _leave_features(run)
         return LabellerResult(None, None)
     config = run.config
     torch.set_num_threads(config.threads or usable_cores())
@@ -230,7 +231,12 @@ def _finish(run: LabellerRun, fitted: Fitted, learnt: Sequence[Annotated], found
     publish(temporary, run.out / BESIDE)
     calibration = None if found is None else found.calibration
     write_labeller(run.out / BEST, fitted, run.config, learnt, _card(run, found), calibration)
-    if not run.config.keep_features:
+    _leave_features(run)
+
+
+def _leave_features(run: LabellerRun) -> None:
+    """Remove the features of a run that is done, unless they are to stay; a kill may have come before that."""
+    if not run.config.keep_features and (run.out / FEATURES).exists():
         shutil.rmtree(run.out / FEATURES)
 
 

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,7 +22,7 @@ from manifests.files import write_atomic
 from manifests.measure import measure
 
 CHUNK = 32
-"""Tiles of a task."""
+"""Tiles of a task, or fewer where there are workers for more tasks; what a kill costs at most, for each worker."""
 
 _FINGERPRINT = b"pool_fingerprint"
 _SHARE, _COUNT = pa.float64(), pa.int64()
@@ -39,8 +37,6 @@ POOL_SCHEMA: pa.Schema = pa.schema(
     ]
 )
 """Columns of a pool: place and seed, then composition as in a manifest, then the labeller's doubt."""
-
-Values = npt.NDArray[np.float64]
 
 _ready: tuple[HdganConfig, str, Hdgan] | None = None
 
@@ -97,8 +93,9 @@ def fill_pool(
     there = read_pool(path, fingerprint)
     known = set() if there is None else set(there["member"].to_pylist())
     missing = [member for member in range(size) if member not in known]
-    chunks = [missing[at : at + CHUNK] for at in range(0, len(missing), CHUNK)]
-    table = POOL_SCHEMA.empty_table() if there is None else there
+    size_of_task = max(1, min(CHUNK, -(-len(missing) // max(workers, 1))))
+    chunks = [missing[at : at + size_of_task] for at in range(0, len(missing), size_of_task)]
+    table, made = POOL_SCHEMA.empty_table() if there is None else there, 0
     on_start(size - len(missing), size)
 
     def members_of(chunk: int) -> list[tuple[int, int]]:
@@ -107,6 +104,9 @@ def fill_pool(
     for _, rows in run_tasks(
         task, range(len(chunks)), members_of, workers=workers, scheduler=scheduler, on_ticks=on_tiles
     ):
+        made += len(rows)
+        if scheduler:  # whose workers tell nothing until a task is done
+            on_tiles(made)
         table = pa.concat_tables([table, pa.Table.from_pylist(rows, POOL_SCHEMA)]).sort_by("member")
         _write_pool(path, table, fingerprint)
     return table.slice(0, size)
@@ -129,14 +129,3 @@ def _write_pool(path: Path, table: pa.Table, fingerprint: str) -> None:
     marked = table.combine_chunks().replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
     pq.write_table(marked, buffer, compression="zstd", write_page_checksum=True)
     write_atomic(path, buffer.getvalue())
-
-
-def column(pool: pa.Table, name: str) -> Values:
-    """A column of a pool, float64, NaN where it has no value."""
-    values: Values = pool[name].to_numpy(zero_copy_only=False).astype(np.float64)
-    return values
-
-
-def class_share(pool: pa.Table, label: int) -> Values:
-    """The share of a class in every tile of a pool."""
-    return np.array([shares[label] for shares in pool["class_fractions"].to_pylist()], np.float64)

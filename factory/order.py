@@ -93,15 +93,15 @@ def resolve_joint(
         draft: a plan to follow.
 
     Raises:
-        UserError: for an unknown key, a value of the wrong form, or a flag against the draft.
+        UserError: for an unknown key, a value of the wrong form, or a flag against the draft, whose seeds count for
+            nothing here: tiles are chosen, and the seed that is typed is that of the pool.
     """
     from factory.joint_making import JointMakeConfig  # which imports torch
 
     where = str(config_file) if config_file else "configuration"
     if draft:
-        _refuse_contradiction(
-            plan_flags, load_scheme(str(plan_flags["scheme"])) if plan_flags.get("scheme") else None, draft
-        )
+        named = load_scheme(str(plan_flags["scheme"])) if plan_flags.get("scheme") else None
+        _refuse_contradiction({**plan_flags, "seed": None}, named, draft)
     asked: dict[str, str] = {}
     for word in shares:
         name, separator, text = word.partition("=")
@@ -109,6 +109,8 @@ def resolve_joint(
             raise UserError(
                 f"--share: expected CLASS=DISTRIBUTION, got {word!r}. Write for example glomerulus=0.05-0.2."
             )
+        if name in asked:
+            raise UserError(f"--share: expected each class once, got {name} twice. Leave one out.")
         asked[name] = text
     values: dict[str, Any] = {"plan": {}, "joint": {}}
     layers = [read_yaml(config_file) if config_file else {}, parse_assignments(assignments)]

@@ -3,18 +3,22 @@
 An assignment problem: what it costs to give tile j to request i is the sum, over all that is asked, of the squared
 distance between what i asks and what j has, in shares (for cells in shares of the most that is asked); the sum over all
 requests is made as small as it can be (Jonker and Volgenant's algorithm, as scipy has it). Many requests are dealt to
-blocks first, and the tiles with them, as cards are: both are in random order, so every block sees the same of both.
-Labels are never moved to meet a request; what is left is the distance that `Picked.misfit` tells.
+blocks first, and the tiles with them, as cards are: tiles are in random order and requests too, or sorted by a person,
+so every block sees the same of both. Labels are never moved to meet a request; what is left is the distance that
+`Picked.misfit` tells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from scipy.optimize import linear_sum_assignment
+
+from manifests.labels import LabelScheme
 
 Values = npt.NDArray[np.float64]
 
@@ -49,12 +53,50 @@ class Picked:
         tiles: int64 [requests], no number twice.
         misfit: float64 [requests], the largest distance over all that is asked, in shares; infinite where the tile
             has none of it.
-        worst: name of the target that each of these is of, by its place among the targets: int64 [requests].
+        worst: the target that each of these is of, by its place among the targets: int64 [requests].
     """
 
     tiles: npt.NDArray[np.int64]
     misfit: Values
     worst: npt.NDArray[np.int64]
+
+
+def targets_of(rows: pa.Table, tiles: pa.Table, scheme: LabelScheme, classes: Collection[str] = ()) -> list[Target]:
+    """All that rows ask, beside what tiles have of it.
+
+    Args:
+        rows: with the request columns of a manifest. tiles: with its columns of what was achieved. scheme: of both.
+        classes: names of those whose shares were asked for; none for all, where rows ask for shares at all.
+    """
+    tps = "tps_cells" if scheme.tps_basis == "cells" else "tps_area"
+    offers = {"request_tps": tps, "request_tissue": "tissue_fraction", "request_cells": "cells"}
+    targets = []
+    for request, offered in offers.items():
+        asked = column(rows, request)
+        if np.isfinite(asked).any():
+            scale = max(float(np.nanmax(asked)), 1.0) if request == "request_cells" else 1.0
+            targets.append(Target(f"--{request.removeprefix('request_')}", asked, column(tiles, offered), scale))
+    if rows["request_fractions"].null_count < len(rows):
+        wanted = shares_of(rows, "request_fractions", len(scheme))
+        there = shares_of(tiles, "class_fractions", len(scheme))
+        targets += [
+            Target(f"share of {label.name}", wanted[:, label.id], there[:, label.id])
+            for label in scheme.classes
+            if not classes or label.name in classes
+        ]
+    return targets
+
+
+def column(table: pa.Table, name: str) -> Values:
+    """A column of numbers, float64 [rows], NaN where it has none."""
+    values: Values = table[name].to_numpy(zero_copy_only=False).astype(np.float64)
+    return values
+
+
+def shares_of(table: pa.Table, name: str, classes: int) -> Values:
+    """A column of shares of all classes, float64 [rows, classes], NaN where it has none."""
+    nothing = [np.nan] * classes
+    return np.array([nothing if shares is None else shares for shares in table[name].to_pylist()], np.float64)
 
 
 def pick(targets: Sequence[Target], requests: int, tiles: npt.NDArray[np.int64]) -> Picked:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from factory.core.config import digest
 from factory.core.runs import RUN, library_versions, read_run
 from factory.joint import DRAWING, HDGAN
-from factory.pipeline import recipe_of
+from factory.recipe import recipe_of
 from factory.rendering import MASKS, draw_again
 from manifests.dataset import Sample, open_dataset
 from manifests.errors import FaultError, UserError
@@ -26,18 +26,19 @@ class Replay:
     """A stored tile beside the same tile made again.
 
     Attributes:
-        stored: from the store. image, tile: made now. changed_versions: libraries that differ from the run's.
+        stored: from the store. image: made now. tile: made now; None where nothing made the labels, as those of a
+            person. changed_versions: libraries that differ from the run's.
     """
 
     stored: Sample
     image: npt.NDArray[np.uint8]
-    tile: Tile
+    tile: Tile | None
     changed_versions: tuple[str, ...]
 
     @property
     def masks_equal(self) -> bool:
-        """Whether both masks are the same bytes."""
-        return bool(
+        """Whether both masks are the same bytes, where masks can be made again."""
+        return self.tile is None or bool(
             np.array_equal(self.tile.semantic, self.stored.tile.semantic)
             and np.array_equal(self.tile.instance, self.stored.tile.instance)
         )
@@ -49,17 +50,21 @@ class Replay:
 
     @property
     def holds(self) -> bool:
-        """Masks are equal, and so is the image, unless other versions or another device made it."""
-        return self.masks_equal and (self.image_difference == 0 or bool(self.changed_versions))
+        """Masks are equal, and so is the image, unless other versions made what a network drew or predicted."""
+        predicted, changed = self.stored.row["label_origin"] == "predicted", bool(self.changed_versions)
+        return (self.masks_equal or (predicted and changed)) and (self.image_difference == 0 or changed)
 
     @property
     def summary(self) -> str:
         """What was compared and found."""
         row = self.stored.row
         image = "same bytes" if self.image_difference == 0 else f"differs by up to {self.image_difference} grey levels"
-        masks = "same bytes" if self.masks_equal else "DIFFER"
+        masks = "masks same bytes" if self.masks_equal else "masks DIFFER"
+        if self.tile is None:
+            annotated = row["label_origin"] == "annotated"
+            masks = "labels are a person's and were not made again" if annotated else "no labels"
         changed = f"; other versions: {', '.join(self.changed_versions)}" if self.changed_versions else ""
-        return f"{row['sample_id']} ({row['recipe']}): masks {masks}, image {image}{changed}"
+        return f"{row['sample_id']} ({row['recipe']}): {masks}, image {image}{changed}"
 
     @property
     def advice(self) -> str:
@@ -100,14 +105,13 @@ def replay(root: Path, sample_id: str, masks_of: Path | None = None) -> Replay:
     if digest(document) != stored.row["config_sha256"]:
         raise FaultError(f"{root / RUN}: expected what made {sample_id}, got another run's. Run factory verify.")
     config: dict[str, Any] = document["config"]
+    tile: Tile | None
     if MASKS in config:
         image, tile = _drawn_on(config, stored.row, root, masks_of)
-    elif (
-        DRAWING in config and HDGAN not in config
-    ):  # labels are a person's, or none yet: only the image can be made again
+    elif DRAWING in config and HDGAN not in config:
         from factory.sampling import draw_again as sample_again  # which imports torch
 
-        image, tile = sample_again(root, stored.row), stored.tile
+        image, tile = sample_again(root, stored.row), None
     else:
         image, tile = _made(config, stored.row)
     now = library_versions(*(name for name in dataset.info.versions if name != "pathology-tile-factory"))
@@ -116,13 +120,13 @@ def replay(root: Path, sample_id: str, masks_of: Path | None = None) -> Replay:
 
 
 def _made(config: dict[str, Any], row: dict[str, Any]) -> tuple[npt.NDArray[np.uint8], Tile]:
-    scheme, device = LabelScheme.from_dict(config["scheme"]), row["device"] or "cpu"
+    device = row["device"] or "cpu"
     if HDGAN in config:
         from factory.joint_making import recipe_of_joint  # which imports torch
 
-        recipe: Any = recipe_of_joint(config[HDGAN], scheme, device)
+        recipe: Any = recipe_of_joint(config[HDGAN], device)
     else:
-        recipe = recipe_of(config, scheme, device)
+        recipe = recipe_of(config, LabelScheme.from_dict(config["scheme"]), device)
     ((image, tile, _),) = recipe.realiser().realise([row])
     return image, tile
 

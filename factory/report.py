@@ -11,7 +11,7 @@ import pyarrow as pa
 from rich.table import Table
 
 from factory.joint import SHARES
-from factory.picking import quantile_error
+from factory.picking import quantile_error, targets_of
 from factory.pipeline import Order
 from manifests.labels import LabelScheme
 
@@ -55,24 +55,16 @@ def closing_table(table: pa.Table, scheme: LabelScheme) -> Table:
 
 def choice_table(table: pa.Table, order: Order) -> Table:
     """How near the chosen tiles of the joint route come to what was asked of each, and all together to its spread."""
-    shown = Table("", "mean distance", "largest", "quantile error", "KS", title="Chosen, not made to measure")
-    scheme, shares = order.recipe.scheme, order.spec.config[SHARES]
-    pairs = [
-        (name, *(table[column].to_numpy(zero_copy_only=False).astype(np.float64) for column in (request, achieved)))
-        for name, request, achieved, _ in _PAIRS
-        if achieved not in ("tps_area", "tps_cells") or achieved == f"tps_{scheme.tps_basis}"
-    ]
-    if not table["request_fractions"].null_count:
-        asked, got = (np.array(table[name].to_pylist()) for name in ("request_fractions", "class_fractions"))
-        chosen = [label for label in scheme.classes if not shares or label.name in shares]
-        pairs += [(f"share of {label.name}", asked[:, label.id], got[:, label.id]) for label in chosen]
-    for name, asked, got in pairs:
-        both = np.isfinite(asked) & np.isfinite(got)
+    names = "", "rows", "asked, mean", "achieved, mean", "mean distance", "largest", "quantile error", "KS"
+    shown = Table(*names, title="Asked and chosen")
+    for target in targets_of(table, table, order.recipe.scheme, order.spec.config[SHARES]):
+        both = np.isfinite(target.asked) & np.isfinite(target.offered)
         if both.any():
-            asked, got = asked[both], got[both]
+            asked, got = target.asked[both], target.offered[both]
             error = np.abs(asked - got)
-            figures = (error.mean(), error.max(), quantile_error(asked, got), kolmogorov_smirnov(asked, got))
-            shown.add_row(name, *(f"{figure:.4f}" for figure in figures))
+            apart = error.mean(), error.max(), quantile_error(asked, got), kolmogorov_smirnov(asked, got)
+            figures = (f"{figure:.4f}" for figure in (asked.mean(), got.mean(), *apart))
+            shown.add_row(target.name.removeprefix("--"), str(int(both.sum())), *figures)
     return shown
 
 
@@ -98,6 +90,8 @@ def request_table(table: pa.Table) -> Table:
         if len(values):
             quartiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
             shown.add_row(name.removeprefix("request_"), str(len(values)), *(f"{value:.4g}" for value in quartiles))
+    if asked := len(table) - table["request_fractions"].null_count:
+        shown.add_row("shares of classes", str(asked), "in request_fractions")
     if not shown.row_count:
         shown.add_row("nothing: the masks' own", str(len(table)))
     splits = table["split"].value_counts().to_pylist()
@@ -121,10 +115,11 @@ def order_text(order: Order) -> str:
     layout, recipe = order.spec.layout, order.recipe
     plan = {key: value for key, value in order.spec.config["plan"].items() if value is not None and value is not False}
     plan.pop("requests_sha256", None)
+    shares = {f"share of {name}": text for name, text in order.spec.config.get(SHARES, {}).items()}
     lines = [
         f"{layout.n} tiles of {layout.height}x{layout.width} in {layout.shards} shards: "
         f"{recipe.title}, scheme {recipe.scheme.name} -> {order.spec.out}",
-        "  " + ", ".join(f"{key} {value}" for key, value in plan.items()),
+        "  " + ", ".join(f"{key} {value}" for key, value in {**plan, **shares}.items()),
     ]
     lines += [f"  {key} = {_brief(value)}" for key, value in recipe.changed.items()]
     return "\n".join(lines)

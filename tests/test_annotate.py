@@ -1,5 +1,7 @@
 """A generator's images to a person and back: shapes to masks, both tools, and all that can be wrong with them."""
 
+import base64
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,8 @@ from PIL import Image
 from factory import sampling
 from factory.annotate import TOOLS
 from factory.annotate.folder import RECORD, export, read_record
+from factory.annotate.labelme import Labelme
+from factory.annotate.qupath import QuPath
 from factory.annotate.reading import ImportConfig, prepare, write
 from factory.annotate.shapes import Shape, paint, rasterise
 from factory.core.config import configs_dir
@@ -25,6 +29,7 @@ from factory.sampling import SampleConfig
 from manifests import open_dataset, verify
 from manifests.errors import UserError
 from manifests.labels import IGNORE
+from manifests.table import write_manifest
 from tests.conftest import Outcome, assert_refused, write_dataset
 from tests.generator_weights import SIZE, write_generator
 
@@ -197,8 +202,15 @@ def labelme(**changes: Any) -> Callable[[Any], Any]:
     return lambda document: document | changes
 
 
-def drawn_as(kind: str, points: Any) -> Callable[[Any], Any]:
-    return labelme(shapes=[{"label": "artery", "points": points, "shape_type": kind}])
+def drawn_as(kind: str, points: Any, **more: Any) -> Callable[[Any], Any]:
+    return labelme(shapes=[{"label": "artery", "points": points, "shape_type": kind, **more}])
+
+
+def mask_png(mask: npt.NDArray[Any]) -> str:
+    """A mask as labelme writes one: a PNG with 1 inside, in base64."""
+    stream = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8)).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
 
 
 def area(*rings: Any) -> dict[str, Any]:
@@ -210,6 +222,11 @@ def area(*rings: Any) -> dict[str, Any]:
     [
         ("qupath", feature(properties={"classification": {"name": "Artery"}}), "got 'Artery'. Did you mean artery"),
         ("qupath", feature(properties={}), "annotation 1: expected an annotation with a class"),
+        (
+            "qupath",
+            feature(properties={"classification": {"names": ["artery", "wall"]}}),
+            "got 'artery: wall'. Did you",
+        ),
         ("qupath", feature(geometry={"type": "Point", "coordinates": [1, 2]}), "expected an area, got Point"),
         ("qupath", feature(geometry=None), "expected an area, got no geometry"),
         ("qupath", feature(geometry=area([[0, 0], [1, 1]])), "expected three points or more"),
@@ -224,8 +241,14 @@ def area(*rings: Any) -> dict[str, Any]:
         ("labelme", labelme(pathology_tiles={"sample_id": "t-9"}), "got those of t-9. Rename"),
         ("labelme", labelme(shapes=None), "expected labelme's JSON with shapes"),
         ("labelme", labelme(shapes=[{"label": "artery"}]), "expected a label and points"),
-        ("labelme", drawn_as("line", [[0, 0], [1, 1]]), "expected a polygon, rectangle or circle, got a line"),
-        ("labelme", drawn_as("circle", [[0, 0], ["a", 1]]), "expected two points"),
+        ("labelme", labelme(pathology_tiles={"generator": "f" * 64}), "got those for another .ffffffffffff"),
+        ("labelme", drawn_as("line", [[0, 0], [1, 1]]), "expected a polygon, rectangle, circle or mask, got a line"),
+        ("labelme", drawn_as("circle", [[0, 0], ["a", 1]]), "expected a list of points"),
+        ("labelme", drawn_as("circle", [[0, 0], [1, 1], [2, 2]]), "expected a circle of two points, got 3"),
+        ("labelme", drawn_as("circle", [[0, 0], [90, 1]]), r"got \(90, 1\). Were these drawn on an image"),
+        ("labelme", drawn_as("mask", [[0, 0], [1, 1]]), "expected a mask as PNG in base64, got None"),
+        ("labelme", drawn_as("mask", [[0, 0], [1, 1]], mask="AAAA"), "expected a mask as PNG in base64, got AAAA"),
+        ("labelme", drawn_as("mask", [[0, 0], [1, 1]], mask=mask_png(np.ones((64, 96)))), "got 64x96. Was it drawn on"),
         ("labelme", drawn_as("polygon", [[0, 0], [1, 1]]), "expected three points or more"),
     ],
 )
@@ -241,20 +264,40 @@ def test_wrong_annotations_are_refused(
     assert "\n" not in str(refused.value)
 
 
-def test_labelmes_rectangles_and_circles_are_areas(data: Path, tmp_path: Path) -> None:
-    names = exported(data, tmp_path / "a", "labelme")
-    path = tmp_path / "a" / f"{names[0]}.json"
-    document = json.loads(path.read_text())
-    document["shapes"] = [
+def test_labelmes_rectangles_circles_and_masks_are_areas(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).random((9, 14)) < 0.4
+    path = tmp_path / "a.json"
+    shapes = [
         {"label": "artery", "points": [[20, 32], [0, 0]], "shape_type": "rectangle"},
-        {"label": "glomerulus", "points": [[30, 16], [36, 16]], "shape_type": "circle"},
+        {"label": "glomerulus", "points": [[46, 16], [40, 16]], "shape_type": "circle"},  # beyond the edge at 48
+        {"label": "arteriole", "points": [[3, 20], [16, 28]], "shape_type": "mask", "mask": mask_png(drawn)},
     ]
-    path.write_text(json.dumps(document))
-    write(prepare(tmp_path / "a", data, KIDNEY, tmp_path / "out", ImportConfig()))
-    mask = open_dataset(tmp_path / "out")[0].tile.semantic
+    path.write_text(json.dumps({**Labelme.skeleton("a", SIZE, {}), "shapes": shapes}))
+    mask = paint(Labelme.read(path, SIZE), KIDNEY, SIZE).semantic
     y, x = np.indices(SIZE) + 0.5
-    expected = np.where((x - 30) ** 2 + (y - 16) ** 2 < 36, 2, np.where(x < 20, 4, IGNORE))
+    expected = np.where((x - 46) ** 2 + (y - 16) ** 2 < 36, 2, np.where(x < 20, 4, IGNORE))
+    expected[20:29, 3:17][drawn] = 3
     assert (mask != expected).sum() <= 2
+    np.testing.assert_array_equal(mask[:, :20], expected[:, :20])
+
+
+def test_qupaths_nested_objects_are_read_and_swatches_are_not(tmp_path: Path) -> None:
+    def annotation(label: Any, points: Points, **more: Any) -> dict[str, Any]:
+        return {
+            "type": "Feature",
+            "geometry": area([*points, points[0]]),
+            "properties": {"classification": label, **more},
+        }
+
+    inner = annotation({"name": "glomerulus", "color": [1, 2, 3]}, MIDDLE)
+    swatches = json.loads(QuPath.beside(KIDNEY)["classes.geojson"])["features"]
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps([annotation("artery", LEFT, childObjects=[inner]), *swatches]))
+    mask = paint(QuPath.read(path, SIZE), KIDNEY, SIZE).semantic
+    expected = np.full(SIZE, IGNORE, np.uint8)
+    expected[:, :20] = 4
+    expected[8:24, 10:30] = 2
+    np.testing.assert_array_equal(mask, expected)
 
 
 def test_other_folders_images_and_generators_are_refused(data: Path, tmp_path: Path) -> None:
@@ -286,8 +329,12 @@ def test_other_folders_images_and_generators_are_refused(data: Path, tmp_path: P
     Image.new("RGB", (48, 32)).save(picture)
     refused("expected the exported image, got other pixels")
     picture.write_bytes(content)
-    (tmp_path / "a" / RECORD).write_text('{"tool": "qupath"}')
-    refused("expected the record of an export")
+    record = json.loads((tmp_path / "a" / RECORD).read_text())
+    for damaged in ({"tool": "qupath"}, {**record, "generator": None}, {**record, "images": {}}):
+        (tmp_path / "a" / RECORD).write_text(json.dumps(damaged))
+        refused("expected the record of an export")
+    (tmp_path / "a" / RECORD).write_text(json.dumps({**record, "size": [32, 48, 3]}))
+    refused("images.json: expected images of 32x48, .* got 32x48x3")
 
 
 def test_a_folder_with_files_is_never_written_to(data: Path, tmp_path: Path) -> None:
@@ -296,7 +343,14 @@ def test_a_folder_with_files_is_never_written_to(data: Path, tmp_path: Path) -> 
         export(data, tmp_path / "a", "qupath")
     with pytest.raises(UserError, match="--diverse: expected 1 to 4 images"):
         export(data, tmp_path / "b", "qupath", diverse=5)
+    dataset = open_dataset(data)
+    write_manifest(tmp_path / "none.parquet", dataset.table.slice(0, 0), dataset.info)
+    with pytest.raises(UserError, match=r"none\.parquet: expected the rows of images, got none"):
+        export(data, tmp_path / "b", "qupath", chosen=tmp_path / "none.parquet")
     assert not (tmp_path / "b").exists()
+    with pytest.raises(UserError, match="expected a folder apart from"):
+        export(data, data / "b", "qupath")
+    assert verify(data) == []
 
 
 def test_the_commands_take_images_out_and_labels_back(cli: Callable[..., Outcome], data: Path) -> None:

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.joint import features
-from factory.joint.features import Features, FeatureStore, Record, check_shapes, need_bytes, places_between
+from factory.joint.features import Features, FeatureStore, Record, check_shapes, need_bytes
+from factory.joint.upsampling import places_between
 from manifests.errors import FaultError, UserError
 
 SIZE = (16, 32)
@@ -152,6 +153,7 @@ def _edit(**values: object) -> Callable[[Path], None]:
         (_edit(more=1), r"a\.json: expected the record .* got TypeError"),
         (_edit(size=[16, 31]), r"a\.json: expected the record .* got ValueError"),
         (_edit(weights_sha256="v" * 64), r"expected features of the generator wwwwwwwwwwww, got those of vvvvvvvvvvvv"),
+        (_edit(weights_sha256=None), r"a\.json: expected the record .* got TypeError"),
         (_edit(version=2), r"a\.json: expected features of the form"),
         (_edit(name="b"), r"a\.json: expected the features of a, got those of b"),
     ],

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from factory.core.checkpoints import read_checkpoint, write_weights
-from factory.joint.features import FeatureStore
+from factory.joint.features import Features, FeatureStore
 from factory.joint.labeller import (
     KIND,
     Annotated,
@@ -242,6 +242,19 @@ def test_calibration_is_that_of_a_plain_loop() -> None:
             error += len(inside) / 500 * abs(np.mean([c for c, _ in inside]) - np.mean([r for _, r in inside]))
     assert found.error == pytest.approx(error)
     assert sum(row.pixels for row in found.bins) == found.pixels == 500
+
+
+def test_calibration_has_the_features_of_few_pixels_in_memory(
+    images: list[Annotated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = fit_labeller(images[:2], 3, LabellerConfig.model_validate({**THRIFTY, "steps": 1})).ensemble
+    gathered, gather = [], Features.gather
+    monkeypatch.setattr("factory.joint.labeller._CHUNK", 300)
+    monkeypatch.setattr(
+        Features, "gather", lambda features, pixels: gathered.append(len(pixels)) or gather(features, pixels)
+    )
+    assert calibrate(ensemble, images[2:3], seed=0, pixels=700).pixels == 700
+    assert gathered == [300, 300, 100]
 
 
 def test_a_labeller_on_disk_says_what_it_is_for(images: list[Annotated], tmp_path: Path) -> None:

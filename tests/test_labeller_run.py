@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from factory import labeller_run
 from factory.core.checkpoints import BEST, LAST, read_checkpoint
 from factory.joint.features import FeatureStore
 from factory.joint.generators import DrawConfig
+from factory.joint.hdgan import tap_shapes
 from factory.joint.held_out import class_figures, confusion
 from factory.joint.labeller import STATE_KIND, read_labeller
 from factory.labeller_run import FEATURES, HELD_OUT, SHEET, LabellerRunConfig
 from manifests import get_scheme
 from manifests.errors import UserError
-from tests.annotated_images import SCHEME, write_annotated, write_generator
+from tests.annotated_images import NETWORK, SCHEME, write_annotated, write_generator
 from tests.conftest import Outcome, assert_refused
 
 pytestmark = pytest.mark.usefixtures("one_thread", "plain_plots")
@@ -75,8 +77,10 @@ def test_the_command_leaves_a_whole_folder_and_says_how_good_it_is(
     assert labeller.card["sources"] == ["slides/s1"]
     assert figures["mean_dice"] > 0.4  # by chance 0.2; a grey level lies in the features, but not alone
     assert figures["calibration"]["pixels"] > 0
+    (tmp_path / "run" / FEATURES).mkdir()  # what a kill leaves between the last two steps
     again = cli("factory", "train", "hdgan", *words, "--resume")
     assert (again.code, "was finished before" in again.out) == (0, True)
+    assert not (tmp_path / "run" / FEATURES).exists()
     assert_refused(cli("factory", "train", "hdgan", *words), "expected an empty folder, got a run")
 
 
@@ -105,6 +109,11 @@ def test_blocks_are_counted_from_the_last_and_all_are_read_by_default(
 ) -> None:
     everything, two = (run_of(generator, annotated, tmp_path / "run", blocks=blocks).taps for blocks in (None, 2))
     assert list(everything)[:2] == ["b4x8.conv1", "b8x16.conv0"]
+    before = torch.get_rng_state()
+    assert tap_shapes({**NETWORK, "size": [4096, 4096], "channel_base": 32768, "channel_max": 512})["b4096.conv1"] == (
+        8, 4096, 4096,
+    )  # fmt: skip
+    assert torch.equal(torch.get_rng_state(), before)  # nothing is drawn to know that
     assert list(two) == ["b16x32.conv0", "b16x32.conv1", "b32x64.conv0", "b32x64.conv1"]
     assert two["b32x64.conv1"] == (8, 32, 64)
     with pytest.raises(UserError, match="blocks: expected at most 4, as the generator has, got 5"):
@@ -152,6 +161,7 @@ def test_options_that_make_no_sense_are_refused(
     hdgan = ("factory", "train", "hdgan", "--generator", generator, "--data", annotated, "--out", tmp_path / "run")
     assert_refused(cli(*hdgan, "--size", "32x32"), "--size: expected none for hdgan")
     assert_refused(cli(*hdgan, "--set", "member=3"), "Did you mean members")
+    assert_refused(cli(*hdgan, "--set", "network.widths=[0, 4]"), "network.widths.0: expected greater than 0, got 0")
     assert_refused(cli("factory", "train", "hdgan", "--data", annotated), "--generator: expected the generator's run")
     assert_refused(cli("factory", "train", "depas", "--generator", generator), "--generator: expected none for depas")
     assert_refused(cli(*hdgan, "--generator", tmp_path / "none"), "none.*expected a safetensors file")
@@ -181,6 +191,14 @@ def test_an_image_that_its_latent_does_not_give_is_refused(generator: Path, tmp_
         labeller_run.train(run_of(generator, data, tmp_path / "run"))
 
 
+def test_an_image_that_is_there_twice_is_refused(generator: Path, annotated: Path, tmp_path: Path) -> None:
+    """Learnt from in one data set and held out in the other, it would make the figures better than they are."""
+    elsewhere = write_annotated(tmp_path / "elsewhere", generator, split="test").root
+    for data in ([annotated, annotated], [annotated, elsewhere]):
+        with pytest.raises(UserError, match=r"t-\d: expected an image once, got it in .*annotated: t-\d too"):
+            labeller_run.prepare(str(generator), data, LabellerRunConfig(), tmp_path / "run")
+
+
 def test_features_that_are_cut_short_or_of_other_weights_are_refused_on_resuming(
     generator: Path, annotated: Path, tmp_path: Path
 ) -> None:
@@ -195,6 +213,11 @@ def test_features_that_are_cut_short_or_of_other_weights_are_refused_on_resuming
     (features / "t-1.f16").write_bytes(whole[:-2])
     with pytest.raises(UserError, match=r"t-1.f16: expected .* bytes, got .*: the file is cut short"):
         labeller_run.check_target(run, resume=True, overwrite=False)
+    damaged = bytearray(whole)
+    damaged[7] ^= 1
+    (features / "t-1.f16").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"t-1.f16: expected sha256 .*: the file is damaged"):
+        labeller_run.train(run, resume=True)
     record = json.loads((features / "t-1.json").read_text())
     (features / "t-1.f16").write_bytes(whole)
     (features / "t-1.json").write_text(json.dumps({**record, "weights_sha256": "a" * 64}))

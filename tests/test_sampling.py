@@ -23,7 +23,7 @@ from manifests.labels import IGNORE
 from tests.conftest import Outcome, assert_refused, write_dataset
 from tests.generator_weights import SHAPE, SIZE, write_generator
 from tests.mask_training import as_assignments
-from tests.test_stylegan2 import their_tensors
+from tests.original_stylegan2 import their_tensors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -194,4 +194,6 @@ def test_converted_weights_are_drawn_from(cli: Cli) -> None:
     assert_refused(cli(*words), "run: expected an empty folder, got weights")
     torch.save(their_tensors(), "g.pt")
     assert_refused(cli("factory", "convert", "stylegan2", "g.pt", "--mpp", 1, "--out", "other"), "expected safetensors")
-    assert_refused(cli(*words[:-1], "third", "--mpp", 0), "--mpp: expected micrometres per pixel above 0")
+    for mpp in (0, "inf", "nan"):
+        assert_refused(cli(*words[:-1], "third", "--mpp", mpp), "--mpp: expected micrometres per pixel above 0")
+    assert_refused(cli(*words[:-1], "third", "--clamp", -1), "--clamp: expected a number above 0, or 0")

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from factory.joint import streaming
-from factory.joint.features import places_between
+from factory.joint import streaming, upsampling
+from factory.joint.hdgan import taps_of
 from factory.joint.labeller import disagreement, majority_vote
 from factory.joint.streaming import StreamingLabeller
+from factory.joint.upsampling import Grid, places_between
 from factory.nets.pixel_classifier import Ensemble, PixelClassifier
+from factory.nets.stylegan2 import Tap
+from manifests.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,26 +66,38 @@ def _streamed(labeller: StreamingLabeller, taps: list, size: tuple[int, int], ti
     return logits
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 4)), min_size=1, max_size=5),
-    st.integers(1, 4),
-    st.integers(1, 4),
-    st.integers(1, 40),
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=5),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(5, 40),
     st.integers(1, 3),
     st.booleans(),
+    st.integers(1, 6),
 )
 def test_any_tile_size_gives_what_upsampling_everything_gives(
-    kinds: list[tuple[int, int]], height: int, width: int, tile_px: int, members: int, wide: bool
+    kinds: list[tuple[int, int]], height: int, width: int, tile_px: int, members: int, wide: bool, band_rows: int
 ) -> None:
+    """Strides up to 32, of which those from 8 on are summed on lines; tiles that start and end anywhere between."""
     deepest = max(stride for _, stride in kinds)
     size = (height << deepest, (width << deepest) * (2 if wide else 1))
     taps = _taps([(channels, size[0] >> stride, size[1] >> stride) for channels, stride in kinds])
     ensemble = _ensemble(sum(channels for channels, _ in kinds), members)
     labeller = StreamingLabeller(ensemble, [channels for channels, _ in kinds])
-    torch.testing.assert_close(
-        _streamed(labeller, taps, size, tile_px), _direct(ensemble, taps, size), rtol=2e-5, atol=5e-5
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "_BAND_BYTES", band_rows * 4 * min(tile_px, size[1]) * 16)
+        found = _streamed(labeller, taps, size, tile_px)
+    torch.testing.assert_close(found, _direct(ensemble, taps, size), rtol=2e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("tile_px", [1, 3])
+def test_tiles_of_a_pixel_or_three_are_no_matter(tile_px: int) -> None:
+    size = (16, 16)
+    channels, taps = [4, 3, 2], _taps([(4, 1, 1), (3, 2, 4), (2, 8, 8)])  # strides of 16, of 8 and 4, and of 2
+    ensemble = _ensemble(sum(channels), 1)
+    found = _streamed(StreamingLabeller(ensemble, channels), taps, size, tile_px)
+    torch.testing.assert_close(found, _direct(ensemble, taps, size), rtol=2e-5, atol=5e-5)
 
 
 SHAPES = [(24, 2, 3), (24, 2, 3), (12, 8, 12), (6, 16, 24), (3, 32, 48), (3, 32, 48)]
@@ -98,6 +113,18 @@ def test_the_order_in_memory_and_the_number_format_of_taps_do_not_matter(tile_px
     expected = _direct(_ensemble(sum(channels), 1), halves, SIZE)
     for form in (halves, pixelwise, [tap.astype(np.float32) for tap in halves], [torch.from_numpy(t) for t in halves]):
         torch.testing.assert_close(_streamed(labeller, form, SIZE, tile_px), expected, rtol=2e-5, atol=5e-5)
+
+
+def test_taps_of_a_generator_are_laid_out_pixel_by_pixel_and_given_away() -> None:
+    given = [Tap(f"b{tap.shape[1]}.conv1", torch.from_numpy(tap[None])) for tap in _taps(SHAPES[2:5])]
+    expected = {tap.name: tap.features[0].clone() for tap in given}
+    read = taps_of(given, ["b32.conv1", "b8.conv1"])
+    assert given == []
+    for name, tap in zip(("b32.conv1", "b8.conv1"), read, strict=True):
+        assert torch.equal(tap, expected[name])
+        assert tap.permute(1, 2, 0).is_contiguous()
+    with pytest.raises(UserError, match=r"generator: expected the layer b4\.conv1"):
+        taps_of([Tap("b8.conv1", torch.zeros(1, 2, 8, 8))], ["b4.conv1"])
 
 
 def test_features_far_from_zero_keep_their_digits() -> None:
@@ -122,9 +149,9 @@ def test_bfloat16_moves_logits_a_little() -> None:
 
 
 def test_nothing_larger_than_a_tile_is_made() -> None:
-    size, tile_px = (256, 256), 16
+    size, tile_px = (96, 96), 16
     channels = [12, 12, 6, 3]
-    taps = _taps([(12, 16, 16), (12, 32, 32), (6, 128, 128), (3, 256, 256)])
+    taps = _taps([(12, 6, 6), (12, 12, 12), (6, 48, 48), (3, 96, 96)])
     labeller = StreamingLabeller(_ensemble(sum(channels), 1), channels)
     inputs = {torch.from_numpy(tap).untyped_storage().data_ptr() for tap in taps}
     largest = 0
@@ -175,14 +202,25 @@ def test_a_single_classifier_has_labels_and_no_doubt() -> None:
         labeller.label(taps, SIZE, 16, most_uncertain=0.1)
 
 
+def test_members_that_know_one_class_never_disagree() -> None:
+    channels = [shape[0] for shape in SHAPES]
+    labeller = StreamingLabeller(Ensemble(sum(channels), 1, 2).eval(), channels)
+    found = labeller.label(_taps(SHAPES), SIZE)
+    assert not found.semantic.any()
+    assert found.uncertainty == pytest.approx(0.0, abs=1e-6)
+
+
 def test_both_ways_to_upsample_a_tile_are_the_same() -> None:
     torch.manual_seed(0)
     outputs, total = torch.randn(6, 5, 8), torch.randn(24, 20, 8)
     down, along = places_between(np.arange(24), 24, 6), places_between(np.arange(20), 20, 5)
-    here, elsewhere = total.clone(), total.clone()
-    streaming._add_upsampled(here, outputs, down, along)
-    streaming._add_elsewhere(elsewhere, outputs, down, along)
+    here, elsewhere, banded = total.clone(), total.clone(), total.clone()
+    Grid(outputs, down, along).add_to(here)
+    upsampling._add_elsewhere(elsewhere, outputs, down, along)
+    for start in (0, 7, 14, 21):
+        Grid(outputs, down, along).add_to(banded[start : start + 7], start)
     torch.testing.assert_close(here, elsewhere, rtol=0, atol=2e-6)
+    assert torch.equal(banded, here)
     whole = F.interpolate(outputs.permute(2, 0, 1)[None], (24, 20), mode="bilinear", align_corners=False)
     torch.testing.assert_close(here, total + whole[0].permute(1, 2, 0), rtol=0, atol=2e-6)
 
@@ -219,10 +257,12 @@ def test_every_parameter_of_a_classifier_is_trained() -> None:
 
 def test_standardised_features_have_mean_0_and_deviation_1_and_a_constant_stays_finite() -> None:
     torch.manual_seed(0)
-    features = torch.randn(500, 4) * torch.tensor([1.0, 20.0, 0.1, 0.0]) + torch.tensor([5.0, -3.0, 0.0, 7.0])
-    ensemble = Ensemble(4, CLASSES)
+    scales, means = torch.linspace(0.1, 20, 150), torch.linspace(-3, 5, 150)  # more channels than are looked at at once
+    scales[3], means[3] = 0.0, 7.0
+    features = torch.randn(500, 150) * scales + means
+    ensemble = Ensemble(150, CLASSES)
     ensemble.standardise_by(features)
     x = ensemble.standardised(features)
-    torch.testing.assert_close(x.mean(0), torch.zeros(4), rtol=0, atol=1e-5)
-    torch.testing.assert_close(x.std(0, correction=0), torch.tensor([1.0, 1.0, 1.0, 0.0]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(x.mean(0), torch.zeros(150), rtol=0, atol=1e-5)
+    torch.testing.assert_close(x.std(0, correction=0), (scales > 0).float(), rtol=0, atol=1e-5)
     assert math.isclose(float(ensemble.mean[3]), 7.0)

@@ -1,21 +1,17 @@
-"""StyleGAN2's networks, what they minimise, and the original's weights, against arithmetic written out here."""
+"""StyleGAN2's networks and what they minimise, against arithmetic written out here."""
 
 import math
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from safetensors.torch import save_file
 from scipy import signal
 from torch import nn
 
-from factory.joint.convert import converted, read_original
 from factory.nets.stylegan2 import Discriminator, Generator, StyleGan2Shape, sizes_of
 from factory.nets.stylegan2_layers import (
+    Blur,
     EqualConvolution,
     EqualLinear,
     ModulatedConvolution,
@@ -32,10 +28,9 @@ from factory.nets.stylegan2_losses import (
     r1_gamma_of,
     r1_penalty,
 )
-from manifests.errors import UserError
+from tests.original_stylegan2 import their_doubling
 
 SHAPE = StyleGan2Shape(z_dim=6, w_dim=5, mapping_layers=2, channel_base=96, channel_max=8)
-Array = npt.NDArray[np.float64]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -156,6 +151,23 @@ def test_halving_convolutions_blur_first(kernel: int) -> None:
     np.testing.assert_allclose(layer(torch.from_numpy(x)[None, None])[0, 0].detach().numpy(), expected, atol=1e-12)
 
 
+def test_a_strided_blur_in_bfloat16_is_that_in_float32_and_goes_back_as_it() -> None:
+    x = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)).bfloat16()
+    said = []
+    for dtype in (torch.float32, torch.bfloat16):
+        given = x.to(dtype).requires_grad_(True)
+        blurred = Blur(padding=1, stride=2)(given)
+        said += [blurred.detach().float(), *torch.autograd.grad(blurred.square().sum(), given)]
+    assert said[0].shape == (2, 3, 4, 6)
+    torch.testing.assert_close(said[2], said[0], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(said[3].float(), said[1], rtol=2e-2, atol=2e-2)
+
+
+def test_images_are_the_same_in_training() -> None:
+    network, latents = small_generator((8, 16)), torch.randn(2, 6)
+    torch.testing.assert_close(network.train()(latents), network.eval()(latents))
+
+
 @pytest.mark.parametrize(("count", "groups"), [(4, [[0, 1, 2, 3]]), (6, [[0, 2, 4], [1, 3, 5]]), (1, [[0]])])
 def test_the_deviation_over_the_batch_is_that_of_each_group(count: int, groups: list[list[int]]) -> None:
     x = torch.randn(count, 3, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -262,133 +274,3 @@ def test_lazy_adam_is_adam_with_corrected_constants() -> None:
             optimiser.step()
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
     assert lazy.param_groups[0]["lr"] == 0.1
-
-
-# The original's weights: names and shapes as its `G_ema.state_dict()` has them, arithmetic in float64 without torch.
-
-WIDTHS = {4: 5, 8: 4, 16: 2}
-CLAMP = 1.5
-
-
-def their_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
-    rng = np.random.default_rng(seed)
-    shapes: dict[str, tuple[int, ...]] = {"mapping.w_avg": (6,)}
-    shapes |= {"mapping.fc0.weight": (6, 7), "mapping.fc0.bias": (6,), "synthesis.b4.const": (5, 4, 4)}
-    shapes |= {"mapping.fc1.weight": (6, 6), "mapping.fc1.bias": (6,)}
-    before = 0
-    for side, width in WIDTHS.items():
-        for name, inside, kernel in (("conv0", before, 3), ("conv1", width, 3), ("torgb", width, 1)):
-            if not inside:
-                continue
-            out, layer = (3 if name == "torgb" else width), f"synthesis.b{side}.{name}"
-            shapes |= {f"{layer}.weight": (out, inside, kernel, kernel), f"{layer}.bias": (out,)}
-            shapes |= {f"{layer}.affine.weight": (inside, 6), f"{layer}.affine.bias": (inside,)}
-            if name != "torgb":
-                shapes |= {f"{layer}.noise_strength": (), f"{layer}.noise_const": (side, side)}
-        before = width
-    tensors = {k: torch.from_numpy(np.asarray(rng.standard_normal(s), np.float32)) for k, s in shapes.items()}
-    taps = torch.tensor([1.0, 3, 3, 1])
-    blocks = [f"synthesis.b{side}{layer}" for side in WIDTHS for layer in ("", ".conv0", ".conv1")]
-    filters = {f"{b}.resample_filter": torch.outer(taps, taps) / 64 for b in blocks if b != "synthesis.b4.conv0"}
-    return {**tensors, **filters}
-
-
-def their_doubling(image: Array) -> Array:
-    for axis in (0, 1):
-        image = signal.upfirdn(np.array([1, 3, 3, 1]) / 4, image, up=2, axis=axis)
-        image = np.take(image, np.arange(1, image.shape[axis] - 1), axis)
-    return image
-
-
-def their_convolution(x: Array, weight: Array, style: Array, up: bool, demodulate: bool) -> Array:
-    weight = weight * style[None, :, None, None]
-    if demodulate:
-        weight = weight / np.sqrt((weight**2).sum((1, 2, 3), keepdims=True) + 1e-8)
-    planes = []
-    for out in weight:
-        plane: Array = np.zeros(())
-        for channel, kernel in zip(x, out, strict=True):
-            if not up:
-                plane = plane + signal.correlate2d(channel, kernel, "same")
-                continue
-            spread = np.zeros((2 * len(channel) - 1,) * 2)
-            spread[::2, ::2] = channel
-            taps = np.array([1, 3, 3, 1]) / 4
-            whole = signal.convolve2d(signal.convolve2d(spread, kernel, "full"), np.outer(taps, taps), "full")
-            plane = plane + whole[2:-2, 2:-2]
-        planes.append(plane)
-    return np.stack(planes)
-
-
-def their_image(tensors: dict[str, torch.Tensor], z: Array, psi: float) -> Array:
-    t = {name: tensor.double().numpy() for name, tensor in tensors.items()}
-    w = z / np.sqrt((z**2).mean() + 1e-8)
-    for layer in range(2):
-        weight, bias = t[f"mapping.fc{layer}.weight"], t[f"mapping.fc{layer}.bias"]
-        w = weight @ w * 0.01 / math.sqrt(len(w)) + 0.01 * bias
-        w = np.where(w > 0, w, 0.2 * w) * math.sqrt(2)
-    w = t["mapping.w_avg"] + psi * (w - t["mapping.w_avg"])
-    x, image = t["synthesis.b4.const"], np.zeros((3, 2, 2))
-    for side in WIDTHS:
-        for name in ("conv0", "conv1", "torgb"):
-            layer = f"synthesis.b{side}.{name}"
-            if f"{layer}.weight" not in t:
-                continue
-            style = t[f"{layer}.affine.weight"] @ w / math.sqrt(6) + t[f"{layer}.affine.bias"]
-            bias = t[f"{layer}.bias"][:, None, None]
-            if name == "torgb":
-                style = style / math.sqrt(len(style))
-                said = their_convolution(x, t[f"{layer}.weight"], style, False, False) + bias
-                image = np.stack([their_doubling(plane) for plane in image]) + np.clip(said, -CLAMP, CLAMP)
-                continue
-            x = their_convolution(x, t[f"{layer}.weight"], style, name == "conv0", True)
-            x = x + t[f"{layer}.noise_const"] * t[f"{layer}.noise_strength"] + bias
-            x = np.clip(np.where(x > 0, x, 0.2 * x) * math.sqrt(2), -CLAMP, CLAMP)
-    return image
-
-
-@pytest.mark.parametrize("psi", [1.0, 0.7])
-def test_converted_weights_draw_what_the_original_draws(psi: float) -> None:
-    tensors = their_tensors()
-    network = converted(tensors, CLAMP)
-    assert not network.training
-    latents = np.random.default_rng(9).standard_normal((2, 7))
-    with torch.no_grad():
-        exact = network.double()(torch.from_numpy(latents), psi=psi).numpy()
-        ours = network.float()(torch.from_numpy(latents).float(), psi=psi).numpy()
-    expected = np.stack([their_image(tensors, z, psi) for z in latents])
-    np.testing.assert_allclose(exact, expected, atol=1e-6)  # the filter is kept in float32
-    np.testing.assert_allclose(ours, expected, atol=1e-4)
-
-
-def test_a_file_of_plain_tensors_is_read_and_a_pickle_is_not(tmp_path: Path) -> None:
-    save_file(their_tensors(), tmp_path / "g.safetensors")
-    assert read_original(tmp_path / "g.safetensors").size == (16, 16)
-    torch.save(their_tensors(), tmp_path / "g.pt")
-    with pytest.raises(UserError, match="never loaded"):
-        read_original(tmp_path / "g.pt")
-
-
-def broken(change: Callable[[dict[str, torch.Tensor]], object]) -> dict[str, torch.Tensor]:
-    tensors = their_tensors()
-    change(tensors)
-    return tensors
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda t: t.clear(), "expected the state dict of the original's G_ema .* got nothing"),
-        (lambda t: t.pop("mapping.w_avg"), "mapping.w_avg: expected a tensor of that name, got none"),
-        (lambda t: t.pop("synthesis.b8.conv1.weight"), "synthesis.b8.conv1.weight: expected a tensor, got none"),
-        (lambda t: t.update({"synthesis.b8.skip.weight": torch.ones(1)}), "skip.weight: expected no tensor"),
-        (lambda t: t.update({"mapping.embed.weight": torch.ones(1)}), "expected an unconditional generator"),
-        (lambda t: t.update({"mapping.w_avg": torch.ones(3)}), "mapping.w_avg: expected 6, got 3"),
-        (lambda t: t.update({"synthesis.b8.resample_filter": torch.ones(4, 4)}), r"expected the filter \[1, 3, 3, 1\]"),
-    ],
-)
-def test_other_weights_are_refused(change: Callable[[dict[str, torch.Tensor]], object], said: str) -> None:
-    with pytest.raises(UserError) as refused:
-        converted(broken(change), where="g.safetensors")
-    assert re.search(said, str(refused.value)), refused.value
-    assert str(refused.value).startswith("g.safetensors: ")

@@ -89,6 +89,8 @@ def export(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: expected an empty folder, got one with files. Choose another --out.")
+    if root.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"--out {out}: expected a folder apart from {root}, got one in it. Choose another --out.")
     dataset, generator = open_drawn(root)
     written_by, scheme = resolve(TOOLS, tool, "--tool"), scheme or dataset.schemes[0]
     places, layout = _places(dataset, diverse, chosen), dataset.store.layout
@@ -117,7 +119,10 @@ def _places(dataset: Dataset, diverse: int | None, chosen: Path | None) -> Seque
     if diverse is not None:
         return choose_diverse(dataset, diverse)
     if chosen is not None:
-        return [dataset.find(name) for name in read_manifest(chosen)[0]["sample_id"].to_pylist()]
+        names = read_manifest(chosen)[0]["sample_id"].to_pylist()
+        if not names:
+            raise UserError(f"--chosen {chosen}: expected the rows of images, got none. Choose some.")
+        return [dataset.find(name) for name in names]
     return range(len(dataset))
 
 
@@ -132,6 +137,9 @@ def read_record(folder: Path) -> Record:
     document = read_json(folder / RECORD)
     try:
         record = Record(**{**document, "size": tuple(document["size"]), "images": dict(document["images"])})
+        texts = (record.tool, record.scheme, record.data, record.generator, *record.images.values())
+        if not record.images or not all(isinstance(text, str) for text in texts):
+            raise TypeError("no images, or no text where text belongs")
         resolve(TOOLS, record.tool, "tool")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / RECORD}: expected the record of an export, got {error!r}. Export anew.") from error

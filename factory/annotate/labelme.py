@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
-from factory.annotate.shapes import Shape, read_json, ring_of
+from factory.annotate.shapes import Ring, Shape, read_json, ring_of, rings_of
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
 
@@ -68,24 +72,43 @@ def _shape(shape: Any, size: tuple[int, int], where: str) -> Shape:
     )
     if not isinstance(label, str) or not isinstance(points, list):
         raise UserError(f"{where}: expected a label and points, got {str(shape)[:60]}. Save it in labelme again.")
-    try:
-        if kind == "rectangle" and len(points) == 2:
-            (x0, y0), (x1, y1) = points
-            points = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
-        elif kind == "circle" and len(points) == 2:
-            points = _circle(*np.array(points, np.float64))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: expected two points (x, y), got {str(points)[:60]}.") from error
-    if kind not in ("polygon", "rectangle", "circle", None):
+    if kind not in ("polygon", "rectangle", "circle", "mask", None):
         raise UserError(
-            f"{where}: expected a polygon, rectangle or circle, got a {kind}. Delete it, or draw it as a polygon."
+            f"{where}: expected a polygon, rectangle, circle or mask, got a {kind}. Delete it, or draw it as a polygon."
         )
-    return Shape(label, ((ring_of(points, size, where),),))
+    if kind in ("circle", "mask") and len(points) != 2:
+        raise UserError(f"{where}: expected a {kind} of two points, got {len(points)}. Draw it again.")
+    corners = ring_of(
+        points, size, where, least=2 if len(points) == 2 and kind in ("circle", "mask", "rectangle") else 3
+    )
+    if kind == "mask":
+        return Shape(label, rings_of(_mask(shape.get("mask"), size, where), corners[0]))
+    if kind == "circle":
+        corners = _circle(*corners)
+    elif len(corners) == 2:
+        (x0, y0), (x1, y1) = corners
+        corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+    return Shape(label, ((corners,),))
 
 
-def _circle(centre: Any, edge: Any) -> list[list[float]]:
-    """A polygon of a circle through a point on its edge."""
+def _circle(centre: Ring, edge: Ring) -> Ring:
+    """A polygon of a circle through a point on its edge; it may reach beyond the image."""
     turns = 2 * np.pi * np.arange(_CIRCLE_CORNERS) / _CIRCLE_CORNERS
-    corners = centre + np.hypot(*(edge - centre)) * np.stack([np.cos(turns), np.sin(turns)], 1)
-    found: list[list[float]] = corners.tolist()
-    return found
+    corners: Ring = centre + np.hypot(*(edge - centre)) * np.stack([np.cos(turns), np.sin(turns)], 1)
+    return corners
+
+
+def _mask(content: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.bool_]:
+    """The pixels of a shape of type mask, bool [h, w], from its PNG in base64."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(content, validate=True)), formats=("PNG",)) as image:
+            if image.height > size[0] + 1 or image.width > size[1] + 1:
+                raise UserError(
+                    f"{where}: expected a mask within the image of {size[0]}x{size[1]}, "
+                    f"got {image.height}x{image.width}. Was it drawn on an image of another size?"
+                )
+            return np.asarray(image.convert("L")) > 0
+    except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{where}: expected a mask as PNG in base64, got {str(content)[:30]}. Draw it again."
+        ) from error

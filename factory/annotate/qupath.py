@@ -1,19 +1,23 @@
 """GeoJSON as QuPath reads and writes it: coordinates in pixels, the class in each feature's `classification`.
 
 The layout is that of QuPath's own export (qupath-docs, "Exporting annotations"): a FeatureCollection, an array of
-features, or one feature, the origin in the upper left corner of the image.
+features, or one feature, the origin in the upper left corner of the image. Objects within others stand among their
+properties as ``childObjects``; a class of several parts has ``names``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from factory.annotate.shapes import Shape, read_json, ring_of
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
+
+_SWATCH = "swatch"
+"""Name of an annotation that only brings its class along. QuPath keeps names, so it is known when it comes back."""
 
 _SWATCH_PX = 12
 
@@ -31,7 +35,7 @@ class QuPath:
 
     @staticmethod
     def beside(scheme: LabelScheme) -> dict[str, str]:
-        """A swatch of every class: dropped onto an image it brings names and colours along."""
+        """A swatch of every class: dropped onto an image it brings names and colours along; never read as a label."""
         features = []
         for label in scheme.classes:
             x0, x1 = label.id * _SWATCH_PX, (label.id + 1) * _SWATCH_PX
@@ -41,7 +45,7 @@ class QuPath:
                 {
                     "type": "Feature",
                     "geometry": {"type": "Polygon", "coordinates": [ring]},
-                    "properties": {"objectType": "annotation", "classification": classification},
+                    "properties": {"objectType": "annotation", "name": _SWATCH, "classification": classification},
                 }
             )
         return {"classes.geojson": json.dumps({"type": "FeatureCollection", "features": features}, indent=1) + "\n"}
@@ -56,18 +60,31 @@ class QuPath:
         shapes = []
         for number, feature in enumerate(_features(read_json(path), path), 1):
             where = f"{path}: annotation {number}"
+            if _properties(feature).get("name") == _SWATCH:
+                continue
             polygons = _polygons(feature, where)
             rings = (tuple(ring_of(ring, size, where) for ring in polygon) for polygon in polygons)
             shapes.append(Shape(_class_of(feature, where), tuple(polygon for polygon in rings if polygon)))
         return shapes
 
 
-def _features(document: Any, path: Path) -> list[Any]:
+def _features(document: Any, path: Path) -> Iterator[Any]:
+    """All features, each before those within it."""
     if isinstance(document, dict):
         document = document.get("features") if document.get("type") == "FeatureCollection" else [document]
     if not isinstance(document, list):
         raise UserError(f"{path}: expected GeoJSON features, got other JSON. Export it as GeoJSON again.")
-    return document
+    waiting = document[::-1]
+    while waiting:
+        feature = waiting.pop()
+        yield feature
+        inner = _properties(feature).get("childObjects")
+        waiting += inner[::-1] if isinstance(inner, list) else []
+
+
+def _properties(feature: Any) -> Mapping[str, Any]:
+    found = feature.get("properties") if isinstance(feature, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _polygons(feature: Any, where: str) -> list[list[Any]]:
@@ -82,10 +99,12 @@ def _polygons(feature: Any, where: str) -> list[list[Any]]:
     return polygons
 
 
-def _class_of(feature: Mapping[str, Any], where: str) -> str:
-    properties = feature.get("properties")
-    found = properties.get("classification") if isinstance(properties, dict) else None
-    name = found.get("name") if isinstance(found, dict) else None
+def _class_of(feature: Any, where: str) -> str:
+    """The name of a feature's class, given alone, in an object, or in parts."""
+    found = _properties(feature).get("classification")
+    name = found.get("name", found.get("names")) if isinstance(found, dict) else found
+    if isinstance(name, list) and name:
+        name = ": ".join(map(str, name))
     if not isinstance(name, str):
         raise UserError(f"{where}: expected an annotation with a class, got one without. Set its class, or delete it.")
     return name

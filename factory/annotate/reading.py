@@ -195,6 +195,12 @@ def _refuse_missing(folder: Path, found: Mapping[str, tuple[Shape, ...]], partia
 
 def _rows_of(record: Record, dataset: Dataset, folder: Path) -> dict[str, Row]:
     """The row of every image of a record, in the order of the data set."""
+    layout = dataset.store.layout
+    if record.size != (layout.height, layout.width):
+        raise UserError(
+            f"{folder / RECORD}: expected images of {layout.height}x{layout.width}, as in {dataset.root}, "
+            f"got {'x'.join(map(str, record.size))}. Export anew."
+        )
     rows = {row["sample_id"]: row for row in dataset.table.sort_by("index").to_pylist()}
     for name, sha256 in record.images.items():
         if name not in rows or rows[name]["image_sha256"] != sha256:
@@ -215,9 +221,13 @@ def _annotated(folder: Path, name: str, row: Row, record: Record, scheme: LabelS
         return ()
     document = read_json(path)
     mark = document.get("pathology_tiles") if isinstance(document, dict) else None
-    if isinstance(mark, dict) and (mark.get("sample_id"), mark.get("generator")) != (name, record.generator):
+    mark = mark if isinstance(mark, dict) else {}
+    if mark.get("sample_id", name) != name:
+        raise UserError(f"{path}: expected annotations of {name}, got those of {mark['sample_id']}. Rename the file.")
+    if mark.get("generator", record.generator) != record.generator:
         raise UserError(
-            f"{path}: expected annotations of {name}, got those of {mark.get('sample_id')}. Rename the file."
+            f"{path}: expected annotations of an image of the generator {record.generator[:12]}..., "
+            f"got those for another ({str(mark['generator'])[:12]}...). Use the file that was exported here."
         )
     shapes = tuple(tool.read(path, size))
     for number, shape in enumerate(shapes, 1):

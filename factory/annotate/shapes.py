@@ -95,19 +95,28 @@ def rasterise(rings: Sequence[Ring], size: tuple[int, int]) -> tuple[tuple[slice
     return (slice(top, top + inside.shape[0]), slice(left, left + inside.shape[1])), inside
 
 
-def ring_of(points: Any, size: tuple[int, int], where: str) -> Ring:
+def rings_of(mask: npt.NDArray[np.bool_], corner: Ring) -> tuple[tuple[Ring, ...], ...]:
+    """The polygon of a mask bool [h, w] whose upper left pixel is the one that holds `corner`: a ring for each run."""
+    steps = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    (y, x0), (_, x1) = np.nonzero(steps == 1), np.nonzero(steps == -1)
+    ends = np.stack([x0, y, x1, y, x1, y + 1, x0, y + 1], 1).reshape(-1, 4, 2) + np.floor(corner)
+    return (tuple(ends),) if len(ends) else ()
+
+
+def ring_of(points: Any, size: tuple[int, int], where: str, *, least: int = 3) -> Ring:
     """A ring of (x, y) pairs as JSON has them.
 
     Raises:
-        UserError: for fewer than three points, what are no points, or points outside the image by more than a brush
+        UserError: for fewer than `least` points, what are no points, or points outside the image by more than a brush
             may reach, as those of an image of another size are.
     """
     try:
         ring = np.array([[float(pair[0]), float(pair[1])] for pair in points], np.float64).reshape(-1, 2)
     except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
         raise UserError(f"{where}: expected a list of points (x, y), got {str(points)[:60]}.") from error
-    if len(ring) < 3 or not np.isfinite(ring).all():
-        raise UserError(f"{where}: expected three points or more, all of them numbers, got {str(points)[:60]}.")
+    if len(ring) < least or not np.isfinite(ring).all():
+        wanted = "two" if least == 2 else "three"
+        raise UserError(f"{where}: expected {wanted} points or more, all of them numbers, got {str(points)[:60]}.")
     height, width = size
     reach = np.array([width, height]) * _SLACK
     outside = ((ring < -reach) | (ring > np.array([width, height]) + reach)).any(1)

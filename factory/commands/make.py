@@ -1,7 +1,9 @@
 """`factory make`: a distribution or a plan in, a finished data set out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,7 +70,7 @@ def make(
     import time
 
     from factory import order, report
-    from factory.core.console import console, progress
+    from factory.core.console import console
     from factory.pipeline import make as make_tiles
     from factory.pipeline import notes_of, prepare, resolve_part_device
     from factory.plan import read_draft
@@ -122,44 +124,37 @@ def make(
         terminal.print("dry run: nothing was written.")
         return
     started = time.monotonic()
-    if joint:
-        with progress("drawing a pool", 0) as bar:
-            there = 0
-
-            def begin(done: int, total: int) -> None:
-                nonlocal there
-                there = done
-                bar.resume_at(done, total)
-
-            prepared = joint_making.choose(
-                prepared,
-                workers=order.parse_workers(workers),
-                scheduler=scheduler,
-                overwrite=overwrite,
-                on_start=begin,
-                on_tiles=lambda count: bar.to(there + count),
-            )
+    how: dict[str, Any] = {
+        "workers": order.parse_workers(workers),
+        "scheduler": scheduler,
+        "overwrite": overwrite,
+    }
+    if joint and prepared.recipe.config.pool is not None:
+        with _counting("drawing a pool") as calls:
+            prepared = joint_making.choose(prepared, **how, **calls)
         for note in prepared.fits:
             terminal.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    with progress("making tiles", len(prepared.rows)) as bar:
+    with _counting("making tiles") as calls:
+        table, made = make_tiles(prepared, **how, **calls)
+    seconds = time.monotonic() - started
+    closing = report.choice_table(table, prepared) if joint else report.closing_table(table, prepared.recipe.scheme)
+    if closing.row_count or not joint:
+        terminal.print(closing)
+    terminal.print(report.class_table(table, prepared.recipe.scheme))
+    terminal.print(report.closing_line(out, len(table), made, seconds), highlight=False)
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[dict[str, Any]]:
+    """A progress bar, as the ``on_start`` and ``on_tiles`` of what makes tiles where some are there already."""
+    from factory.core.console import progress
+
+    with progress(what, 0) as bar:
         already = 0
 
-        def resume(done: int, total: int) -> None:
+        def start(done: int, total: int) -> None:
             nonlocal already
             already = done
             bar.resume_at(done, total)
 
-        table, made = make_tiles(
-            prepared,
-            workers=order.parse_workers(workers),
-            scheduler=scheduler,
-            overwrite=overwrite,
-            on_start=resume,
-            on_tiles=lambda count: bar.to(already + count),
-        )
-    seconds = time.monotonic() - started
-    terminal.print(report.closing_table(table, prepared.recipe.scheme))
-    terminal.print(report.class_table(table, prepared.recipe.scheme))
-    if joint and (shown := report.choice_table(table, prepared)).row_count:
-        terminal.print(shown)
-    terminal.print(report.closing_line(out, len(table), made, seconds), highlight=False)
+        yield {"on_start": start, "on_tiles": lambda count: bar.to(already + count)}

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 def sample(
     weights: Annotated[
-        Path, typer.Option(help="Run's folder of factory train stylegan2 or factory convert, or its weights' file.")
-    ] = Path("runs/train/stylegan2"),
+        str,
+        typer.Option(help="Run's folder of factory train stylegan2 or factory convert, its weights' file, or starter."),
+    ] = "starter",
     n: Annotated[int, typer.Option("--n", help="Number of images.")] = 100,
     out: Annotated[Path, typer.Option(help="The new data set's folder.")] = Path("data/sampled"),
     psi: Annotated[float, typer.Option(help="Truncation: 1 for all variety, less for more typical images.")] = 0.7,
@@ -48,7 +49,7 @@ def sample(
     from manifests.dataset import open_dataset
     from manifests.errors import UserError
 
-    drawing = {"weights": str(weights), "psi": psi, "noise": noise, "precision": precision}
+    drawing = {"weights": weights, "psi": psi, "noise": noise, "precision": precision}
     values = {"drawing": drawing, "n": n, "seed": seed or 0}
     config = parse(sampling.SampleConfig, values, "factory sample")
     if diverse is not None and not 1 <= diverse <= n:

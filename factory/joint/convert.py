@@ -9,6 +9,7 @@ Those weights may be licensed for research alone; that is for their owner to say
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 
 from factory.core.checkpoints import BEST, read_tensors, write_weights
+from factory.core.config import parse
 from factory.core.folder import is_begun
 from factory.joint.stylegan2 import WEIGHTS_KIND
 from factory.nets.stylegan2 import Generator, StyleGan2Shape
@@ -57,10 +59,12 @@ def convert(
         conv_clamp: see `read_original`. overwrite: weights that are in the folder.
 
     Raises:
-        UserError: for other weights, a resolution that is none, or a folder that holds something else.
+        UserError: for other weights, a resolution or bound that is none, or a folder that holds something else.
     """
-    if not origin.mpp > 0:
+    if not 0 < origin.mpp < math.inf:
         raise UserError(f"--mpp: expected micrometres per pixel above 0, got {origin.mpp:g}.")
+    if conv_clamp is not None and not 0 < conv_clamp < math.inf:
+        raise UserError(f"--clamp: expected a number above 0, or 0 for no bound, got {conv_clamp:g}.")
     card_path = Path(BEST).with_suffix(".json").name
     if is_begun(out, "converted weights", {BEST, card_path}.__contains__) and not overwrite:
         raise UserError(f"{out}: expected an empty folder, got weights. Use --overwrite or another --out.")
@@ -104,8 +108,9 @@ def converted(
         errors.
 
     Raises:
-        UserError: for tensors that are missing, too many, of another shape, or of another architecture.
+        UserError: for tensors that are missing, too many, no finite floats, of another shape or another architecture.
     """
+    _refuse_other_numbers(tensors, where)
     shape, side = _shape_of(tensors, conv_clamp, where)
     network = Generator(shape, (side, side))
     ours = network.state_dict()
@@ -135,26 +140,28 @@ def _shape_of(tensors: Mapping[str, torch.Tensor], conv_clamp: float | None, whe
             f"{where}: expected the state dict of the original's G_ema (mapping.fc0.weight, synthesis.b4.const ...), "
             f"got {', '.join(sorted(tensors)[:3]) or 'nothing'} .... Save G_ema.state_dict()."
         )
-    widths = {side: _width(tensors, side, where) for side in sides}
-    widest = max(widths.values())
-    narrower = [side * width for side, width in widths.items() if width < widest]
-    base = max(narrower) if narrower else widest * sides[-1]
-    shape = StyleGan2Shape(
-        z_dim=first.shape[1],
-        w_dim=first.shape[0],
-        mapping_layers=len(layers),
-        channel_base=base,
-        channel_max=widest,
-        conv_clamp=conv_clamp,
-    )
-    return shape, sides[-1]
+    w_dim, z_dim = _sizes(tensors, "mapping.fc0.weight", 2, where)
+    widths = {side: _sizes(tensors, f"synthesis.b{side}.conv1.weight", 4, where)[0] for side in sides}
+    values = {
+        "z_dim": z_dim,
+        "w_dim": w_dim,
+        "mapping_layers": len(layers),
+        "channel_base": max(side * width for side, width in widths.items()),
+        "channel_max": max(widths.values()),
+        "conv_clamp": conv_clamp,
+    }
+    return parse(StyleGan2Shape, values, where), sides[-1]
 
 
-def _width(tensors: Mapping[str, torch.Tensor], side: int, where: str) -> int:
-    name = f"synthesis.b{side}.conv1.weight"
+def _sizes(tensors: Mapping[str, torch.Tensor], name: str, axes: int, where: str) -> tuple[int, ...]:
+    """The shape of a tensor that must be there, with so many axes."""
     if name not in tensors:
         raise UserError(f"{where}: {name}: expected a tensor, got none. Save the whole G_ema.state_dict().")
-    return int(tensors[name].shape[0])
+    if tensors[name].ndim != axes:
+        raise UserError(
+            f"{where}: {name}: expected a tensor of {axes} axes, got {_text(tensors[name])}. Save G_ema.state_dict()."
+        )
+    return tuple(tensors[name].shape)
 
 
 def _original_name(name: str) -> str:
@@ -166,6 +173,13 @@ def _original_name(name: str) -> str:
         return name
     rest = found[2].removeprefix("convolutions.").replace("to_rgb.", "torgb.").replace(".convolution.", ".")
     return f"synthesis.b{4 << int(found[1])}.{rest}"
+
+
+def _refuse_other_numbers(tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            got = "some that are not" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{where}: {name}: expected finite floats, got {got}. Save G_ema.state_dict().")
 
 
 def _refuse_other_filters(filters: Mapping[str, torch.Tensor], where: str) -> None:

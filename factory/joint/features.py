@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.compiled import compiled
+from factory.joint.upsampling import Places, places_between
 from manifests.errors import FaultError, UserError
 from manifests.files import publish, temporary_beside, write_atomic
 
@@ -273,25 +274,6 @@ class Features:
         return out
 
 
-Places = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]
-"""The two neighbours of places along an axis, and the share of the second."""
-
-
-def places_between(pixels: npt.NDArray[np.int64], side: int, native: int) -> Places:
-    """Where pixels of an image lie in a tap, along one axis.
-
-    Args:
-        pixels: int64 [n], rows or columns. side: of the image. native: of the tap, a power of two smaller.
-
-    Returns:
-        The tap's pixel before each, the one after it, int64 [n], and the share of the latter, float32 [n], as torch's
-        bilinear interpolation without ``align_corners`` has them: centres lie on centres, edges are held.
-    """
-    centres = np.maximum((pixels + 0.5) * (native / side) - 0.5, 0.0)
-    first = centres.astype(np.int64)
-    return first, np.minimum(first + 1, native - 1), (centres - first).astype(np.float32)
-
-
 @compiled(fastmath=True)
 def _gather(
     values: npt.NDArray[np.uint16],
@@ -352,6 +334,8 @@ def _read_record(path: Path) -> Record:
         shapes = tuple((int(c), int(h), int(w)) for c, h, w in document["shapes"])
         record = Record(**{**document, "size": (height, width), "shapes": shapes})
         check_shapes(shapes, record.size)
+        if not all(isinstance(text, str) for text in (record.latent_sha256, record.weights_sha256, record.sha256)):
+            raise TypeError("digests")
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected the record of an image's features, got no such file.") from error
     except (OSError, ValueError, TypeError, KeyError) as error:

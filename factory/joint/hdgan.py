@@ -34,7 +34,7 @@ from factory.joint.generators import (
     open_generator,
 )
 from factory.joint.labeller import KIND, Labeller, read_labeller
-from factory.joint.streaming import StreamingLabeller
+from factory.joint.streaming import TILE_PX, StreamingLabeller
 from factory.joint.stylegan2 import build
 from factory.nets.stylegan2 import StyleGan2Shape, Tap, sizes_of
 from factory.trained import STARTER, TrainedConfig, scheme_of
@@ -55,11 +55,11 @@ class HdganConfig(TrainedConfig):
         weights: "starter", a folder that ``factory train hdgan`` wrote, or the file with the labeller in it.
         precision: of the labeller; the generator draws as it did for the annotated images.
         psi: truncation; null takes that of the annotated images.
-        pool: tiles to choose from; null takes four for each that is asked, or as many where nothing is asked.
+        pool: tiles to choose from; null takes four for each that is asked, and none where nothing is asked.
         tolerance: the farthest that a tile may be from what was asked of it, in shares (cells: of the most asked).
         max_uncertainty: tiles are not chosen whose members disagree more, in nats: mean over the tenth of the pixels
             where they do most, as in DatasetGAN's code. max_pixel_uncertainty: pixels with more become 255, ignore.
-        label_tile_px: side of the tiles that the labeller works in; no matter for the labels.
+        label_tile_px: side of the tiles that the labeller works in; it changes roundings, no more.
     """
 
     precision: Precision = "fp32"
@@ -68,7 +68,7 @@ class HdganConfig(TrainedConfig):
     tolerance: float = Field(default=0.1, gt=0)
     max_uncertainty: float | None = Field(default=None, gt=0)
     max_pixel_uncertainty: float | None = Field(default=None, gt=0)
-    label_tile_px: int = Field(default=64, ge=1)
+    label_tile_px: int = Field(default=TILE_PX, ge=1)
 
 
 @dataclass(frozen=True)
@@ -249,14 +249,17 @@ def taps_of(taps: list[Tap], names: Sequence[str]) -> list[torch.Tensor]:
     while taps:
         name, features = taps.pop()
         if name in names:
-            read[name] = features.contiguous(memory_format=torch.channels_last)[0]
+            _, channels, height, width = features.shape
+            pixels = features[0].flatten(1).T.contiguous()  # a third of the time of ``channels_last``
+            read[name] = pixels.view(height, width, channels).permute(2, 0, 1)
         del features
     return [read[name] for name in names]
 
 
 def tap_shapes(network: Mapping[str, Any]) -> dict[str, Shape]:
     """Channels, height and width of every tap by name, in order, of the generator of a card's ``network``."""
-    generator = build(network)
+    with torch.device("meta"):  # no weights are drawn for the names and sizes of layers
+        generator = build(network)
     shape = StyleGan2Shape(**{name: value for name, value in network.items() if name != "size"})
     return {
         f"{block.name}.{name}": (shape.channels(size), *size)

@@ -38,7 +38,9 @@ class HeldOut:
 
     Attributes:
         images, pixels: looked at, without those of 255. accuracy: share of the pixels that is labelled as annotated.
-        mean_dice: over the classes that occur in annotation or labels. classes: in the order of the scheme.
+        mean_dice: over the classes that occur in annotation or labels. The "dice coefficient" in the code of
+            Histopathology-DatasetGAN counts the pixels of all classes together, which is `accuracy`, image by image.
+        classes: in the order of the scheme.
         uncertainty: mean Jensen-Shannon divergence in nats; None for a single classifier. calibration: see there.
     """
 

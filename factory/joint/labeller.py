@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from factory.core.checkpoints import Checkpoint, read_checkpoint, restore_state, write_state, write_weights
 from factory.core.config import Config
@@ -30,14 +30,15 @@ from manifests.errors import FaultError, UserError
 KIND = "hdgan-labeller"
 STATE_KIND = "hdgan-labeller-state"
 
-_STANDARDISED_ON = 65_536
+_STANDARDISED_ON = 16_384
 _CHUNK = 16_384
+"""Pixels, whose features are in memory together: of all blocks of a generator of 4096 x 4096, 370 MB."""
 
 
 class PixelClassifierConfig(Config):
     """The network's shape, see `PixelClassifier`; the defaults are the published ones."""
 
-    widths: tuple[int, int] = (128, 32)
+    widths: tuple[PositiveInt, PositiveInt] = (128, 32)
     dropout: float = Field(default=0.3, ge=0, lt=1)
 
 
@@ -320,10 +321,13 @@ def calibrate(
         UserError: as `fit_labeller`.
     """
     sampler = _sampler(images, ensemble.classes, balanced=False)
-    x, truth = _batch(images, sampler, generator(seed, Stream.SAMPLE), pixels)
-    with torch.inference_mode():
-        said = [ensemble(part.to(ensemble.mean.device)).softmax(1).mean(0).T.cpu() for part in torch.split(x, _CHUNK)]
-    return calibration_of(torch.cat(said).numpy(), truth.numpy(), bins)
+    rng, said, truths = generator(seed, Stream.SAMPLE), [], []
+    for start in range(0, pixels, _CHUNK):
+        x, truth = _batch(images, sampler, rng, min(_CHUNK, pixels - start))
+        with torch.inference_mode():
+            said.append(ensemble(x.to(ensemble.mean.device)).softmax(1).mean(0).T.cpu())
+        truths.append(truth)
+    return calibration_of(torch.cat(said).numpy(), torch.cat(truths).numpy(), bins)
 
 
 @dataclass(frozen=True)

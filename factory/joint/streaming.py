@@ -5,7 +5,11 @@ may come first. Here the layer does, at each tap's own resolution: its few outpu
 the image and summed over the taps, and the rest of the network runs on the tile. Only the first layer commutes: the
 ReLU behind it does not, and two doublings are no upsampling by four.
 
-Everything lies in memory as [h, w, C]. A tile of 64 fits into a core's cache.
+What levels of a stride of 8 and more say together is bilinear between lines 4 pixels apart, as their knots lie on such
+lines. It is summed there and upsampled once, so that all blocks of a generator cost little more than the last ones.
+
+Everything lies in memory as [h, w, C]. Rows of a tile are computed some at a time and members one after the other, so
+that what the first layer says stays in a core's second cache.
 """
 
 from __future__ import annotations
@@ -19,18 +23,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from factory.core.compiled import compiled
 from factory.core.precision import Precision
-from factory.joint.features import Places, check_shapes, places_between
+from factory.joint.features import check_shapes
 from factory.joint.labeller import disagreement, majority_vote
+from factory.joint.upsampling import Grid, Places, moved, places_between, places_between_lines, reached
 from factory.nets.pixel_classifier import Ensemble, fold
 from manifests.labels import IGNORE
 
 Tap = npt.NDArray[np.float16] | npt.NDArray[np.float32] | torch.Tensor
 """Output of one layer, float16 or float32 [C, h, w], in any order in memory; an array must be writable for torch."""
 
+TILE_PX = 256
+"""Side of the tiles where nothing else is said: half of it takes a tenth longer, for calls of torch."""
+
 _STEPS = 1024
 """Of the scale on which doubt is counted, from 0 to its largest value."""
+
+_LATTICE_PX = 4
+"""Distance of the lines on which coarse levels are summed."""
+
+_BAND_BYTES = 1 << 20
+"""Of what the first layer says of the rows that are computed together."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ class StreamingLabeller:
         folded = fold(ensemble)
         self.members, self.classes = folded.members, folded.classes
         self._means = torch.split(folded.mean.to(self.device), list(channels))
-        self._firsts = torch.split(folded.first.to(self.device, self._dtype), list(channels))
+        self._firsts = torch.split(folded.first.to(self.device, self._dtype), list(channels), 1)
         self._first_bias = folded.first_bias.to(self.device)
         self._rest = [
             part.to(self.device, self._dtype)
@@ -84,21 +97,20 @@ class StreamingLabeller:
         ]
 
     def logits(
-        self, taps: Sequence[Tap], size: tuple[int, int], tile_px: int = 64
+        self, taps: Sequence[Tap], size: tuple[int, int], tile_px: int = TILE_PX
     ) -> Iterator[tuple[slice, slice, torch.Tensor]]:
         """Rows and columns of every tile, and the members' logits there, float32 [E, K, h, w].
 
         Args:
             taps: of one image. size: height and width of the image, which the taps' sides divide by powers of two.
-            tile_px: side of the tiles; those at the end are as large as what is left. No matter for the result.
+            tile_px: side of the tiles; those at the end are as large as what is left. It changes roundings, no more.
 
         Raises:
             ValueError: for taps that are not those of the classifiers, or no layers of such an image.
         """
         if tile_px < 1:
             raise ValueError(f"tile_px: expected at least 1, got {tile_px}")
-        with torch.inference_mode():
-            levels = self._levels(taps, size, tile_px)
+        levels = self._levels(taps, size)
         cuts = [[slice(at, min(at + tile_px, side)) for at in range(0, side, tile_px)] for side in size]
         for rows, columns in product(*cuts):
             with torch.inference_mode():
@@ -109,7 +121,7 @@ class StreamingLabeller:
         self,
         taps: Sequence[Tap],
         size: tuple[int, int],
-        tile_px: int = 64,
+        tile_px: int = TILE_PX,
         most_uncertain: float | None = None,
     ) -> Labels:
         """Label an image: the majority's vote, and what the members disagree on more than `most_uncertain` as 255.
@@ -124,7 +136,7 @@ class StreamingLabeller:
         if most_uncertain is not None and self.members == 1:
             raise ValueError("most_uncertain: expected an ensemble, got one classifier, which has no doubt to bound")
         semantic: npt.NDArray[np.uint8] = np.empty(size, np.uint8)
-        doubts = _Doubts(math.log(min(self.members, self.classes)))
+        doubts = _Doubts(math.log(max(min(self.members, self.classes), 2)))
         for rows, columns, logits in self.logits(taps, size, tile_px):
             labels = majority_vote(logits)
             if self.members > 1:
@@ -136,84 +148,126 @@ class StreamingLabeller:
         ignored = float(np.count_nonzero(semantic == IGNORE) / semantic.size) if most_uncertain is not None else 0.0
         return Labels(semantic, doubts.mean, doubts.top_tenth, ignored)
 
-    def _levels(self, taps: Sequence[Tap], size: tuple[int, int], tile_px: int) -> list[_Level]:
-        """Taps by resolution, the image's own first; levels no larger than a tile with their outputs ready."""
+    def _levels(self, taps: Sequence[Tap], size: tuple[int, int]) -> list[_Level]:
+        """Taps by resolution."""
         shapes = [(int(c), int(h), int(w)) for c, h, w in (tap.shape for tap in taps)]
         if tuple(shape[0] for shape in shapes) != self.channels:
             raise ValueError(f"taps: expected channels {self.channels}, got {tuple(shape[0] for shape in shapes)}")
         check_shapes(shapes, size)
-        order = sorted(range(len(taps)), key=lambda number: (-shapes[number][1], -shapes[number][2], number))
+        order = sorted(range(len(taps)), key=lambda number: shapes[number][1:])
         levels = []
-        for (height, width), numbers in groupby(order, lambda number: shapes[number][1:]):
+        for sides, numbers in groupby(order, lambda number: shapes[number][1:]):
             chosen = list(numbers)
-            level = _Level(
-                (height, width),
-                [_pixels_of(taps[number]) for number in chosen],
-                [self._means[number] for number in chosen],
-                torch.cat([self._firsts[number] for number in chosen]),
+            levels.append(
+                _Level(
+                    sides,
+                    [_pixels_of(taps[number]) for number in chosen],
+                    torch.cat([self._means[number] for number in chosen]),
+                    torch.cat([self._firsts[number] for number in chosen], 1),
+                )
             )
-            if height * width <= tile_px**2 and (height, width) != size:
-                level.ready = level.outputs(slice(0, height), slice(0, width))
-            levels.append(level)
         return levels
 
     def _tile(self, levels: list[_Level], size: tuple[int, int], rows: slice, columns: slice) -> torch.Tensor:
+        """The members' logits in a tile, float32 [E, K, h, w]."""
         height, width = rows.stop - rows.start, columns.stop - columns.start
-        total: torch.Tensor | None = None
-        for level in levels:
-            if level.size == size:
-                total = level.outputs(rows, columns) + self._first_bias
-                continue
-            if total is None:
-                total = self._first_bias.repeat(height, width, 1)
-            down, along = (
-                places_between(np.arange(cut.start, cut.stop), side, native)
-                for cut, side, native in zip((rows, columns), size, level.size, strict=True)
-            )
-            if level.ready is None:
-                outputs = level.outputs(_reached(down), _reached(along))
-                down, along = _moved(down), _moved(along)
-            else:
-                outputs = level.ready
-            _add_upsampled(total, outputs, down, along)
-        assert total is not None  # there is at least one tap
-        return self._rest_of_network(total.relu_())
+        own = next((level for level in levels if level.size == size), None)
+        coarser = _Coarser([level for level in levels if level is not own], size, rows, columns)
+        said = self._first_bias.new_empty(self.members, self.classes, height, width)
+        step = max(_BAND_BYTES // (4 * width * self._first_bias.shape[1]), 1) if self.device.type == "cpu" else height
+        hidden = self._first_bias.new_empty(min(step, height), width, self._first_bias.shape[1])
+        grids = [coarser.grids(member, bias) for member, bias in enumerate(self._first_bias)]
+        for start in range(0, height, step):
+            stop = min(start + step, height)
+            features = None if own is None else own.features(slice(rows.start + start, rows.start + stop), columns)
+            for member in range(self.members):
+                total = hidden[: stop - start]
+                if own is None or features is None:
+                    total.zero_()
+                else:
+                    _write_product(total, features, own.weight[member])
+                for grid in grids[member]:
+                    grid.add_to(total, start)
+                said[member, :, start:stop] = self._rest_of_network(total.relu_(), member)
+        return said
 
-    def _rest_of_network(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits [E, K, h, w] of what the first layer says behind its ReLU, [h, w, E D]."""
-        height, width, _ = hidden.shape
-        second, second_bias, third, third_bias = self._rest
-        x = hidden.to(self._dtype).view(height * width, self.members, -1)
-        said = hidden.new_empty(self.members, self.classes, height * width)
-        for member in range(self.members):  # one after the other: torch's batched product is slow in bfloat16
-            narrow = torch.addmm(second_bias[member], x[:, member], second[member]).relu_()
-            said[member] = torch.addmm(third_bias[member], third[member], narrow.T)
-        return said.view(self.members, self.classes, height, width)
+    def _rest_of_network(self, hidden: torch.Tensor, member: int) -> torch.Tensor:
+        """Logits [K, h, w] of what a member's first layer says behind its ReLU, [h, w, D]."""
+        second, second_bias, third, third_bias = (part[member] for part in self._rest)
+        narrow = torch.addmm(second_bias, hidden.flatten(0, 1).to(self._dtype), second).relu_()
+        return torch.addmm(third_bias, third, narrow.T).view(-1, *hidden.shape[:2])
 
 
+@dataclass(frozen=True)
 class _Level:
     """All taps of one resolution.
 
     Attributes:
-        size: height and width. ready: outputs of the first layer, float32 [h, w, E D], where they are kept.
+        size: height and width. pixels: taps [h, w, C] each. mean: [C] of all. weight: of the first layer, [E, C, D].
     """
 
-    def __init__(
-        self, size: tuple[int, int], pixels: list[torch.Tensor], means: list[torch.Tensor], weight: torch.Tensor
-    ) -> None:
-        self.size = size
-        self._pixels, self._means, self._weight = pixels, means, weight
-        self.ready: torch.Tensor | None = None
+    size: tuple[int, int]
+    pixels: list[torch.Tensor]
+    mean: torch.Tensor
+    weight: torch.Tensor
 
-    def outputs(self, rows: slice, columns: slice) -> torch.Tensor:
-        """What the first layer, without its bias, says of a window: float32 [h, w, E D]."""
-        device, dtype = self._weight.device, self._weight.dtype
-        parts = [
-            (pixels[rows, columns].to(device, torch.float32) - mean).to(dtype)
-            for pixels, mean in zip(self._pixels, self._means, strict=True)
-        ]
+    def features(self, rows: slice, columns: slice) -> torch.Tensor:
+        """All taps in a window, [h, w, C], less their mean, in the format of the weights."""
+        parts = [pixels[rows, columns].to(self.mean.device) for pixels in self.pixels]
         x = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
-        return torch.mm(x.flatten(0, 1), self._weight).float().view(*x.shape[:2], -1)
+        return torch.sub(x, self.mean).to(self.weight.dtype)
+
+
+class _Coarser:
+    """The levels of a tile that are upsampled: windows of them with the halo that interpolation needs.
+
+    Args:
+        levels: coarser than the image. size: of the image. rows, columns: of the tile.
+    """
+
+    def __init__(self, levels: Sequence[_Level], size: tuple[int, int], rows: slice, columns: slice) -> None:
+        cuts = (rows, columns)
+        pixels = [np.arange(cut.start, cut.stop, dtype=np.float64) for cut in cuts]
+        lines = [np.arange(cut.start // _LATTICE_PX, -(-cut.stop // _LATTICE_PX) + 1) * _LATTICE_PX for cut in cuts]
+        self._fine, self._coarse = [], []
+        for level in levels:
+            strides = (size[0] // level.size[0], size[1] // level.size[1])
+            if min(strides) < 2 * _LATTICE_PX:
+                self._fine.append(_Window.of(level, size, pixels))
+            else:
+                self._coarse.append(_Window.of(level, size, [line - 0.5 for line in lines]))
+        self._shape = (len(lines[0]), len(lines[1]))
+        self._between = [places_between_lines(cut, _LATTICE_PX) for cut in cuts]
+
+    def grids(self, member: int, bias: torch.Tensor) -> list[Grid]:
+        """What a member's first layer says: its bias [D] and all coarse levels together, then the others."""
+        total = bias.repeat(*self._shape, 1)
+        for window in self._coarse:
+            window.grid(member).add_to(total)
+        return [Grid(total, *self._between), *(window.grid(member) for window in self._fine)]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Features [h', w', C] of a level, weights of the first layer [E, C, D], and which places lie where in them."""
+
+    features: torch.Tensor
+    weight: torch.Tensor
+    down: Places
+    along: Places
+
+    @classmethod
+    def of(cls, level: _Level, size: tuple[int, int], places: Sequence[npt.NDArray[np.float64]]) -> _Window:
+        """What is needed for some rows and columns of an image."""
+        down, along = (
+            places_between(each, side, native) for each, side, native in zip(places, size, level.size, strict=True)
+        )
+        return cls(level.features(reached(down), reached(along)), level.weight, moved(down), moved(along))
+
+    def grid(self, member: int) -> Grid:
+        """With what a member's first layer, without its bias, says."""
+        outputs = torch.mm(self.features.flatten(0, 1), self.weight[member]).float()
+        return Grid(outputs.view(*self.features.shape[:2], -1), self.down, self.along)
 
 
 def _pixels_of(tap: Tap) -> torch.Tensor:
@@ -222,59 +276,13 @@ def _pixels_of(tap: Tap) -> torch.Tensor:
     return tensor.permute(1, 2, 0)
 
 
-def _reached(places: Places) -> slice:
-    """What an interpolation reads along an axis: the tile's part of the tap, and the halo that it needs."""
-    first, second, _ = places
-    return slice(int(first[0]), int(second[-1]) + 1)
-
-
-def _moved(places: Places) -> Places:
-    """Places counted from the first that is read."""
-    first, second, share = places
-    return first - first[0], second - first[0], share
-
-
-def _add_upsampled(total: torch.Tensor, outputs: torch.Tensor, down: Places, along: Places) -> None:
-    """Add the bilinear means of [h', w', D] to a tile [h, w, D]; on the CPU without any array between."""
-    if total.device.type == "cpu":
-        _add_on_cpu(total.numpy(), outputs.numpy(), *down, *along)
+def _write_product(total: torch.Tensor, features: torch.Tensor, weight: torch.Tensor) -> None:
+    """Write the products of [h, w, C] and [C, D] to float32 [h, w, D]."""
+    flat, x = total.flatten(0, 1), features.flatten(0, 1)
+    if weight.dtype == flat.dtype:
+        torch.mm(x, weight, out=flat)
     else:
-        _add_elsewhere(total, outputs, down, along)
-
-
-def _add_elsewhere(total: torch.Tensor, outputs: torch.Tensor, down: Places, along: Places) -> None:
-    (above, below, t), (left, right, s) = (
-        [torch.from_numpy(part).to(total.device) for part in places] for places in (down, along)
-    )
-    between = torch.lerp(outputs[above], outputs[below], t[:, None, None])
-    total += torch.lerp(between[:, left], between[:, right], s[None, :, None])
-
-
-@compiled(fastmath=True)
-def _add_on_cpu(
-    total: npt.NDArray[np.float32],
-    outputs: npt.NDArray[np.float32],
-    above: npt.NDArray[np.int64],
-    below: npt.NDArray[np.int64],
-    t: npt.NDArray[np.float32],
-    left: npt.NDArray[np.int64],
-    right: npt.NDArray[np.int64],
-    s: npt.NDArray[np.float32],
-) -> None:
-    height, width, channels = total.shape
-    between = np.empty(outputs.shape[1:], np.float32)
-    first, last = left[0], right[width - 1] + 1
-    for row in range(height):
-        a, b, weight = above[row], below[row], t[row]
-        for column in range(first, last):
-            for channel in range(channels):
-                start = outputs[a, column, channel]
-                between[column, channel] = start + weight * (outputs[b, column, channel] - start)
-        for column in range(width):
-            a, b, weight = left[column], right[column], s[column]
-            for channel in range(channels):
-                start = between[a, channel]
-                total[row, column, channel] += start + weight * (between[b, channel] - start)
+        flat.copy_(torch.mm(x, weight))
 
 
 class _Doubts:

@@ -92,6 +92,8 @@ class StyleGan2Config(LessonConfig):
             raise ValueError(f"ema: expected 0, as ema_kimg sets how slowly weights are averaged, got {self.ema}")
         if self.augpipe != "noaug" and self.augpipe not in PIPES:
             raise ValueError(f"augpipe: expected noaug or one of {', '.join(PIPES)}, got {self.augpipe!r}")
+        if self.augpipe == "noaug" and self.augment_p:
+            raise ValueError(f"augment_p: expected 0 with noaug, which augments nothing, got {self.augment_p:g}")
         return self
 
 
@@ -200,7 +202,10 @@ class StyleGan2Lesson:
         return _PhaseDraws(seed, self._device)
 
     def _styles(self, draws: _PhaseDraws, count: int) -> torch.Tensor:
-        """Styles [N, layers, w_dim] of new latents, most of them with those of another latent from some layer on."""
+        """Styles [N, layers, w_dim] of new latents, most of them with those of another latent from some layer on.
+
+        Every image has a layer of its own, where the original draws one for the whole batch.
+        """
         config, mapping, layers = self._config, self._generator.mapping, self._generator.synthesis.layers
         latents = draws.latents((2, count, self._generator.z_dim))
         first = mapping(latents[0])

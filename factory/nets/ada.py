@@ -6,7 +6,7 @@ go through. p rises while the discriminator overfits, which the signs of what it
 Differs from the paper and its code: beyond its edges an image is mirrored at the edge itself, where the original
 mirrors at the centre of the last pixel and only as far as the image is wide; images that are only flipped, turned by 90
 degrees or moved by whole pixels are not filtered, so they keep their pixels exactly, and images to which nothing
-happens are not touched; p is at most 1.
+happens are not touched; the delay of the filter is taken as it is, 0.40 of a doubled pixel, not as 0.5; p is at most 1.
 """
 
 from __future__ import annotations
@@ -268,8 +268,7 @@ def _warped(images: torch.Tensor, inverse: torch.Tensor, margin: int) -> torch.T
     outside = torch.tensor([width / 2 + margin, height / 2 + margin, unit], dtype=torch.float64) / unit
     theta = inside[:, None] * inverse * outside
     shape = [len(images), 1, height + 2 * margin, width + 2 * margin]
-    grid = F.affine_grid(theta[:, :2], shape, align_corners=False)
-    return sampled(images, grid.to(images))
+    return sampled(images, F.affine_grid(theta[:, :2].to(images), shape, align_corners=False))
 
 
 def _recoloured(images: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,9 @@ from torch import nn
 
 from factory.nets.layers import draw_first_weights
 
+_CHANNELS_AT_ONCE = 64
+"""Of which mean and deviation are taken in float64: of all blocks of a generator there are thousands."""
+
 
 class PixelClassifier(nn.Module):
     """Standardised features -> logits.
@@ -70,10 +73,11 @@ class Ensemble(nn.Module):
 
     def standardise_by(self, features: torch.Tensor) -> None:
         """Take mean and standard deviation from features [P, C]; a channel that never changes keeps its scale."""
-        values = features.double()
-        std = values.std(0, correction=0)
-        self.mean.copy_(values.mean(0))
-        self.std.copy_(torch.where(std > 0, std, 1.0))
+        for start in range(0, self.channels, _CHANNELS_AT_ONCE):
+            some = slice(start, start + _CHANNELS_AT_ONCE)
+            std, mean = torch.std_mean(features[:, some].double(), 0, correction=0)
+            self.mean[some] = mean
+            self.std[some] = torch.where(std > 0, std, 1.0)
 
     def standardised(self, x: torch.Tensor) -> torch.Tensor:
         """Features [P, C] with mean 0 and standard deviation 1, as far as they are like those of `standardise_by`."""
@@ -87,12 +91,12 @@ class Ensemble(nn.Module):
 
 @dataclass(frozen=True)
 class FoldedEnsemble:
-    """An ensemble in eval mode as three linear maps with ReLU between them, all members side by side; float32.
+    """An ensemble in eval mode as three linear maps with ReLU between them, for all members; float32.
 
     Attributes:
         mean: [C], taken from the features first. It is not folded into the bias: a feature whose mean is far from 0
             would lose digits, in bfloat16 most of them.
-        first: [C, E D], the scale of the standardisation folded in. first_bias: [E D].
+        first: [E, C, D], the scale of the standardisation folded in. first_bias: [E, D].
         second: [E, D, F], the first batch norm folded in. second_bias: [E, F].
         third: [E, K, F], the second batch norm folded in. third_bias: [E, K, 1].
     """
@@ -130,8 +134,8 @@ def fold(ensemble: Ensemble) -> FoldedEnsemble:
     )
     return FoldedEnsemble(
         mean=ensemble.mean.detach().float().clone(),
-        first=first.flatten(0, 1).T.contiguous(),
-        first_bias=first_bias.flatten(),
+        first=first.transpose(1, 2).contiguous(),
+        first_bias=first_bias,
         second=second.transpose(1, 2).contiguous(),
         second_bias=second_bias,
         third=third,
