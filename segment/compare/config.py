@@ -22,7 +22,7 @@ ARMS = {
 
 Arm = Literal["R", "R*", "S", "S*"]
 
-METRICS = ("aji", "pq", "foreground_dice", "mean_iou")
+METRICS = ("aji", "pq", "dq", "sq", "foreground_dice", "mean_iou")
 """What is compared where the scheme has nuclei; the first is the one that a claim is about."""
 
 REGION_METRICS = ("mean_iou", "wiou", "wprecision", "wrecall", "dice")

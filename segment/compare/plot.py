@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 from segment.compare.config import ARMS, CompareConfig, twice
@@ -11,9 +12,11 @@ from segment.compare.summary import LABELS, Level, Summary
 _COLOURS = {"R": "#0072B2", "R*": "#56B4E9", "S": "#D55E00", "S*": "#009E73"}
 """Okabe and Ito's palette, which colour-blind readers tell apart."""
 
+_IN_A_ROW = 3
+
 
 def plot_curves(summary: Summary, config: CompareConfig, patients: dict[float, int]) -> bytes:
-    """A PNG with a panel per metric.
+    """A PNG with a panel per metric, three in a row.
 
     Args:
         summary: of the comparison.
@@ -24,9 +27,13 @@ def plot_curves(summary: Summary, config: CompareConfig, patients: dict[float, i
     from matplotlib.figure import Figure
 
     metrics = list(dict.fromkeys(level.metric for level in summary.levels))
-    figure = Figure(figsize=(1.2 + 3.8 * max(len(metrics), 1), 4.4), layout="constrained")
+    columns = max(min(len(metrics), _IN_A_ROW), 1)
+    rows = max(math.ceil(len(metrics) / columns), 1)
+    figure = Figure(figsize=(1.2 + 3.8 * columns, 0.7 + 3.7 * rows), layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    panels = figure.subplots(1, max(len(metrics), 1), squeeze=False)[0]
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(metrics) :]:
+        axes.set_axis_off()
     for metric, axes in zip(metrics, panels, strict=False):
         for arm in config.arms:
             levels = [level for level in summary.levels if (level.arm, level.metric) == (arm, metric)]

@@ -14,6 +14,8 @@ from segment.compare.statistics import Estimate, Floats, bootstrap_mean, bootstr
 LABELS = {
     "aji": "AJI",
     "pq": "PQ",
+    "dq": "DQ",
+    "sq": "SQ",
     "foreground_dice": "Dice",
     "dice": "Dice",
     "mean_iou": "mIoU",
