@@ -2,14 +2,16 @@
 
 One thread, a process for every line, random weights of two networks in files as the factory writes them: `published` is
 configs/train/stylegan2.yaml at 512 x 512, with one labeller of the last five blocks; `light` is stylegan2_light.yaml,
-with five labellers of all blocks. Labels tell the classes of configs/schemes/kidney.yaml apart. Seconds of a step are
-medians of its kinds (nothing more, with path length, with R1 too), weighed as often as they come: 12, 3 and 1 of 16.
+with five labellers of all blocks. Beside labels in bf16 the bare forward pass is the fastest found (weights in bf16,
+channels last), beside images it has the arithmetic of `factory sample`. `asked`: tiles chosen from a pool of four for
+each. Seconds of a step are medians of its kinds (nothing more, path length, R1 too), weighed as often as they come.
 
-Memory is the resident peak of a process with the published network at batch 1, its image augmented (p = 1), gradients
-and Adam's state there. A step does without regularisers, or with one or both after the rest, each for itself, so its
-peak is the largest of what it does. A process that leaves the machine under 1.5 GB is killed; what it had is said.
-FACTORY_BENCH_SIDES sets the sides (default 512,1024,2048), and FACTORY_BENCH_LARGE=1 adds 4096. FACTORY_BENCH_TILES
-sets the images and tiles (default 4, of `light` 64 times as many), FACTORY_BENCH_CLOCK=cpu takes the processor's time.
+Memory is the resident peak so far of a process with the published network at batch 1, its image augmented (p = 1),
+gradients and Adam's state there: after what every step does, R1, then path length. A process that leaves the machine
+under 1.5 GB is killed, and what it had is said. ADA's share there is of the first of these, and without gradients.
+
+FACTORY_BENCH_SIDES sets the sides (default 512,1024,2048), FACTORY_BENCH_LARGE=1 adds 4096, FACTORY_BENCH_TILES sets
+images and tiles (default 4, of `light` 64 times as many), and FACTORY_BENCH_CLOCK=cpu takes the processor's time.
 """
 
 import copy
@@ -49,7 +51,7 @@ PRESETS = {"published": "stylegan2", "light": "stylegan2_light"}
 LABELLERS: dict[str, tuple[int | None, int]] = {"published": (5, 1), "light": (None, 5)}
 """Blocks that a labeller reads, None for all, and its members: as in configs/train/hdgan.yaml and hdgan_light.yaml."""
 P, CYCLE = 0.2, 16
-PARTS = ("a step", "path length", "R1")
+PARTS = ("a step", "and R1", "and path length")
 FLOOR_GB = 1.5
 
 CALL = """
@@ -96,35 +98,39 @@ def main() -> None:
 
 
 def _show_memory() -> None:
+    """Print what processes say that may be killed, one for each side."""
     sides = os.environ.get("FACTORY_BENCH_SIDES", "512,1024,2048").split(",")
     sides += ["4096"] if os.environ.get("FACTORY_BENCH_LARGE") == "1" else []
-    show("\npeak memory, GB", "before", *PARTS, "seconds (once each)")
+    show("\npeak memory, GB", "before", *PARTS, "seconds of each", "ADA, share of a step")
     for side in filter(None, sides):
-        before, peaks, seconds = zip(*(_memory_of(side, part) for part in PARTS), strict=True)
-        show(f"{side} x {side}", before[0], *peaks, ", ".join(seconds))
+        rows, killed = _peaks_of(side)
+        before, ada = (f"{rows[0]['before']:.2f}", f"{rows[0]['ada']:.1%}") if rows else ("-", "-")
+        cells = [f"{row['peak']:.2f}" for row in rows] + ([f"killed at {killed:.1f}"] if killed else [])
+        cells += ["-"] * (len(PARTS) - len(cells))
+        show(f"{side} x {side}", before, *cells, ", ".join(f"{row['seconds']:.1f}" for row in rows), ada)
 
 
-def _memory_of(side: str, part: str) -> tuple[str, str, str]:
-    """Memory before a part of a step, its peak and its seconds, in words, from a process that may be killed."""
+def _peaks_of(side: str) -> tuple[list[dict[str, float]], float | None]:
+    """What a process says of the parts of a step that it came to, and the GB at which it was killed, None if not."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", CALL, "peak_of", side, part]
+    command = [sys.executable, "-c", CALL, "say_peaks", side]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    seen = 0.0
+    most = 0.0
     while child.poll() is None:
         try:
-            seen = max(seen, psutil.Process(child.pid).memory_info().rss / 1e9)
+            most = max(most, psutil.Process(child.pid).memory_info().rss / 1e9)
         except psutil.NoSuchProcess:
             break
         if psutil.virtual_memory().available < FLOOR_GB * 1e9:
             child.kill()
         time.sleep(0.02)
     said, errors = child.communicate()
-    if child.returncode < 0 or "can't allocate memory" in errors:
-        return "-", f"killed at {seen:.1f}", "-"
+    rows = [json.loads(line) for line in said.splitlines()[: len(PARTS)]]
+    if child.returncode < 0 or "can't allocate memory" in errors:  # killed here or by the kernel, or refused memory
+        return rows, most
     if child.returncode:
         raise RuntimeError(errors)
-    before, peak, seconds = json.loads(said.splitlines()[-1])
-    return f"{before:.2f}", f"{peak:.2f}", f"{seconds:.1f}"
+    return rows, None
 
 
 def _make_tiles_to_learn(out: Path) -> None:
@@ -231,7 +237,7 @@ def _bare_forward(weights: Path, precision: str, *, fastest: bool = False) -> li
     noise = [torch.randn(1, 1, *size) for size in network.synthesis.noise_sizes]
     cast = precision == "bf16" and not fastest
     if precision == "bf16" and fastest:
-        network = network.to(torch.bfloat16, memory_format=torch.channels_last)
+        network = network.bfloat16().to(memory_format=torch.channels_last)
         latent, noise = latent.bfloat16(), [drawn.bfloat16() for drawn in noise]
 
     def forward() -> None:
@@ -367,8 +373,8 @@ def augmented_steps(data: str) -> list[float]:
     return [_weighed(timed[1:]) for timed in found]
 
 
-def peak_of(side: str, part: str) -> list[float]:
-    """Resident memory in GB before a part of a step of the published network, its peak, and its seconds."""
+def say_peaks(side: str) -> None:
+    """Print a line for each part of a step: memory before it and peak so far in GB, seconds, ADA's share of them."""
     Path("/proc/self/oom_score_adj").write_text("1000")  # of all processes this is the one to be killed for memory
     values = {"size": (int(side), int(side)), "batch": 1, "threads": 1, "augment_p": 1.0}
     config = training_run.resolve_lesson(GENERATOR, PRESETS["published"], [], values, "cpu")
@@ -378,14 +384,24 @@ def peak_of(side: str, part: str) -> list[float]:
         _fill_state(optimiser)
     image = np.random.default_rng(0).integers(0, 256, (1, *config.size, 3), np.uint8)
     real = torch.from_numpy(image).permute(0, 3, 1, 2).float() / 127.5 - 1
-    parts: dict[str, Callable[[], object]] = {
-        "a step": lambda: lesson.step([image], 1, 0),
-        "path length": lambda: lesson._shorten_paths(0, 1),
-        "R1": lambda: lesson._flatten_judge(real, 0),
-    }
-    before = psutil.Process().memory_info().rss / 1e9
-    seconds = _seconds(parts[part])
-    return [before, peak_mb() / 1e3, seconds]
+    augment, spent = lesson._augmented, list[float]()
+
+    def timed(*what: Any) -> torch.Tensor:
+        seen = list[torch.Tensor]()
+        spent.append(_seconds(lambda: seen.append(augment(*what))))
+        return seen[0]
+
+    lesson._augmented = timed  # type: ignore[method-assign, assignment]
+    for part in (
+        lambda: lesson.step([image], 1, 0),
+        lambda: lesson._flatten_judge(real, 0),
+        lambda: lesson._shorten_paths(0, 1),
+    ):
+        before = psutil.Process().memory_info().rss / 1e9
+        spent.clear()
+        seconds = _seconds(part)
+        row = {"before": before, "peak": peak_mb() / 1e3, "seconds": seconds, "ada": sum(spent) / seconds}
+        print(json.dumps(row), flush=True)
 
 
 def _fill_state(optimiser: torch.optim.Optimizer) -> None:
@@ -394,7 +410,3 @@ def _fill_state(optimiser: torch.optim.Optimizer) -> None:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,6 @@
 """Small data sets that many tests need, written the way the factory writes them."""
 
+import functools
 import importlib
 import re
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.main
 
 from factory.core.runs import RunSpec, open_run, write_shard
 from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
@@ -77,6 +79,11 @@ def dataset_factory(tmp_path: Path) -> Callable[..., Dataset]:
     return lambda name, **options: write_dataset(tmp_path / name, **options)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that at the end no worker waits for another's."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command did: exit code, and what it printed."""
@@ -86,22 +93,36 @@ class Outcome:
     err: str
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_built_once() -> Iterator[None]:
+    """Typer makes a command line of its functions at every call, which takes longer than most calls here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
+
+
+def run_command(program: str, *arguments: object) -> int:
+    """Run a command in this process, which has imported all that it needs; its exit code."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+            patch.setattr(sys, "argv", [program, *map(str, arguments)])
+            importlib.import_module(f"{program}.cli").main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return int(stopped.value.code or 0)
+
+
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Outcome]:
     """``cli("factory", "make", "--n", "2")`` runs a command in this process, in the test's folder."""
     monkeypatch.chdir(tmp_path)
 
     def call(program: str, *arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
         capfd.readouterr()
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as stopped:
-                importlib.import_module(f"{program}.cli").main()
-        finally:
-            signal.signal(signal.SIGTERM, handler)
+        code = run_command(program, *arguments)
         printed = capfd.readouterr()
-        return Outcome(int(stopped.value.code or 0), printed.out, printed.err)
+        return Outcome(code, printed.out, printed.err)
 
     return call
 
@@ -115,6 +136,44 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def small_network() -> Iterator[None]:
+    """``unetplusplus`` is a network of three convolutions: building and saving the real one is most of a short run."""
+    from segment.networks import NETWORKS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORKS, "unetplusplus", "tests.small_network:small")
+        yield
+
+
+@pytest.fixture
+def real_network(small_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``unetplusplus`` is itself again."""
+    from segment.networks import NETWORKS
+
+    monkeypatch.setitem(NETWORKS, "unetplusplus", "segment.networks:unetplusplus")
+
+
+@pytest.fixture(scope="module")
+def no_training_plots() -> Iterator[None]:
+    """Trainings plot no history: the plot takes longer than a training of a few steps."""
+    from factory import training
+    from segment import experiment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "plot_history", lambda out, history, panels: out)
+        patch.setattr(experiment, "plot_history", lambda out, history: out)
+        yield
+
+
+@pytest.fixture
+def unarranged_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots are drawn, but their panels not arranged: that takes longer than drawing them."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, fig: None)
 
 
 def assert_refused(outcome: Outcome, said: str, code: int = 2) -> None:

@@ -5,17 +5,22 @@ import signal
 import sys
 from pathlib import Path
 
-from distributed import LocalCluster
-
 from factory.order import resolve_config
-from factory.pipeline import make, prepare
+from factory.pipeline import Order, make, prepare
+
+
+def small_order(out: Path) -> Order:
+    """The data set of `tests.test_make.SMALL`, to be written to `out`."""
+    flags = {"scheme": "pdl1", "size": (64, 96), "n": 7, "tps": "0.01-0.5"}
+    config, scheme = resolve_config(flags, {}, None, ["shard=2"])
+    return prepare(config, scheme, out, manifest=None, like=None, device="cpu")
 
 
 def main(out: Path) -> None:
-    """Write the data set of `tests.test_make.SMALL` to `out`."""
-    flags = {"scheme": "pdl1", "size": (64, 96), "n": 7, "tps": "0.01-0.5"}
-    config, scheme = resolve_config(flags, {}, None, ["shard=2"])
-    order = prepare(config, scheme, out, manifest=None, like=None, device="cpu")
+    """Make it on the cluster."""
+    from distributed import LocalCluster
+
+    order = small_order(out)
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         victim = next(iter(cluster.workers.values())).process.pid
         os.kill(victim, signal.SIGKILL)

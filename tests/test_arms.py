@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from bench.sharp_gan_report import RunFigures, Scored, write_report
 from factory.core.config import read_yaml
 from factory.views import open_tiles
 from manifests.labels import get_scheme
-from tests.conftest import write_dataset
+from tests.conftest import run_command, write_dataset
 from tests.mask_training import as_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,11 +44,19 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Arm:
     return Arm("relief + contrast", "sharpgan", str(base), {"condition.kind": "skeleton", "loss.contrast": 0.1})
 
 
+def run_here(command: Sequence[str], check: bool) -> None:
+    """Run ``python -m factory.cli ...`` in this process."""
+    assert (command[:3], check) == ([sys.executable, "-m", "factory.cli"], True)
+    assert run_command("factory", *command[3:]) == 0
+
+
 @pytest.fixture(scope="module")
 def runs(data: Path, arm: Arm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the runs: the arm with seed 0 has been trained."""
     out = tmp_path_factory.mktemp("runs")
-    train(arm, 0, PROTOCOL, [data], out, threads=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", run_here)
+        train(arm, 0, PROTOCOL, [data], out, threads=1)
     return out
 
 

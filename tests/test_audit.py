@@ -26,7 +26,7 @@ from segment.stain_count import find_nuclei
 from tests.audit_tiles import CELLS, IHC, NUCLEI, PDL1, Cli, audit_command, judge_weights, write_cells, write_points
 from tests.conftest import assert_refused
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "unarranged_plots")
 
 NAN = float("nan")
 

@@ -28,7 +28,7 @@ from segment.compare.statistics import bootstrap_mean, bootstrap_relative, cohen
 from segment.compare.summary import CellScores, Scores, sentences, summarise
 from tests.conftest import Outcome, assert_refused, write_dataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_network", "no_training_plots")
 
 TRAIN = {"steps": 2, "batch": 2, "crop": [32, 32], "validate_every": 1, "threads": 1, "precision": "fp32"}
 QUICK = {"seeds": 1, "fractions": [0.5, 1.0], "train": TRAIN, "bootstrap": {"resamples": 200}}
@@ -252,6 +252,7 @@ def test_a_killed_comparison_goes_on_in_the_training_that_was_cut_and_ends_alike
     )
 
 
+@pytest.mark.usefixtures("unarranged_plots")
 def test_a_failed_training_is_shown_and_tried_again_and_the_others_go_on(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +360,7 @@ def test_the_command_says_how_many_trainings_are_taken_over_and_with_other_tests
     assert "give the same --also-test" in help_of
 
 
+@pytest.mark.usefixtures("unarranged_plots")
 def test_a_comparison_that_is_stopped_has_the_reports_of_its_complete_seeds_of_every_test_set(
     cli: Callable[..., Outcome], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +386,7 @@ def test_a_comparison_that_is_stopped_has_the_reports_of_its_complete_seeds_of_e
         assert (folder / "report.md").is_file()
 
 
+@pytest.mark.usefixtures("unarranged_plots")
 def test_tiles_from_elsewhere_are_scored_by_every_training_and_reported_by_themselves(
     cli: Callable[..., Outcome], finished: tuple[cells.Comparison, Scores], home: Path, tmp_path: Path
 ) -> None:
@@ -630,6 +633,7 @@ def test_twice_is_by_numbers_of_patients_and_near_enough() -> None:
     assert twice({1.0: 5}) == {}
 
 
+@pytest.mark.usefixtures("unarranged_plots")
 def test_without_such_fractions_the_report_says_that_nothing_can_be_said(tmp_path: Path) -> None:
     config = config_of(**ENOUGH)
     setting = Setting(tmp_path, {0.5: 1, 1.0: 4}, {0.5: 1, 1.0: 4}, tmp_path, ["a.png"], tmp_path, 6, "cpu", 1)
@@ -647,6 +651,7 @@ def test_regions_are_compared_by_the_metrics_of_the_noise_paper() -> None:
 # --- the command -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unarranged_plots")
 def test_command_runs_reports_and_has_nothing_left_to_do(
     cli: Callable[..., Outcome], home: Path, tmp_path: Path
 ) -> None:

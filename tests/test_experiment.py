@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,7 +32,13 @@ from segment.training import TrainConfig
 from segment.validation import CANDIDATES, Shown, Validation
 from segment.weights import load_weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_network", "no_training_plots")
+
+
+def small_training(**values: Any) -> TrainConfig:
+    """Two steps on small crops, with a look after each."""
+    small = {"mix": "real", "steps": 2, "batch": 2, "validate_every": 1, "warmup_steps": 0, "threads": 1}
+    return TrainConfig(**{**small, "crop": (32, 32), **values})
 
 
 class Oracle(nn.Module):
@@ -135,7 +142,7 @@ def test_weights_carry_how_nuclei_are_read_and_keep_it_when_the_run_goes_on(
     dataset_factory: Callable[..., Dataset], tmp_path: Path
 ) -> None:
     real = dataset_factory("real", n=9)
-    config = TrainConfig(mix="real", steps=2, batch=2, validate_every=1, warmup_steps=0, threads=1, crop=(32, 32))
+    config = small_training()
     job = experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
     experiment.run(job)
     weights = load_weights(tmp_path / "run", "cpu")
@@ -151,7 +158,7 @@ def test_a_run_killed_before_the_choice_makes_it_when_it_goes_on(
     dataset_factory: Callable[..., Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = dataset_factory("real", n=9)
-    config = TrainConfig(mix="real", steps=2, batch=2, validate_every=1, warmup_steps=0, threads=1, crop=(32, 32))
+    config = small_training()
     experiment.run(experiment.prepare(config, real.root, tmp_path, tmp_path / "whole"))
     job = experiment.prepare(config, real.root, tmp_path, tmp_path / "killed")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -174,7 +181,7 @@ def test_precision_auto_is_decided_by_the_machine_before_the_run_and_kept(
     real = dataset_factory("real", n=9)
     monkeypatch.setattr("factory.core.precision._cpu_has_bf16", lambda: has_bf16)
     assert [resolve_precision(asked, "cpu") for asked in ("fp32", "bf16", "auto")] == ["fp32", "bf16", expected]
-    config = TrainConfig(mix="real", steps=1, batch=2, threads=1, crop=(32, 32))
+    config = small_training(steps=1)
     job = experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
     assert job.config.precision == expected
     experiment.run(job)
@@ -203,7 +210,7 @@ def test_classes_of_nuclei_without_ids_train_a_semantic_network_that_is_chosen_b
     dataset_factory: Callable[..., Dataset], tmp_path: Path
 ) -> None:
     bare = without_ids(dataset_factory("real", n=9), tmp_path / "bare")
-    config = TrainConfig(mix="real", steps=2, batch=2, validate_every=1, warmup_steps=0, threads=1, crop=(32, 32))
+    config = small_training()
     job = experiment.prepare(config, bare.root, tmp_path, tmp_path / "run")
     assert job.head == Head(2)
     assert any("no instance ids" in note for note in job.notes)
@@ -212,12 +219,12 @@ def test_classes_of_nuclei_without_ids_train_a_semantic_network_that_is_chosen_b
     assert "val_aji" not in history[0]
 
 
+@pytest.mark.usefixtures("real_network")
 def test_an_encoder_that_does_not_take_the_crop_is_refused_before_anything_is_written(
     dataset_factory: Callable[..., Dataset], tmp_path: Path
 ) -> None:
     real = dataset_factory("real", n=9)
-    network = NetworkConfig(encoder="tu-swin_tiny_patch4_window7_224")
-    config = TrainConfig(mix="real", steps=1, batch=2, crop=(32, 32), network=network)
+    config = small_training(network=NetworkConfig(encoder="tu-swin_tiny_patch4_window7_224"))
     with pytest.raises(UserError, match=r"--encoder: expected one that takes crops of 32x32, got tu-swin_tiny"):
         experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -227,7 +234,7 @@ def test_encoder_weights_are_checked_first_and_their_content_decides_whether_a_r
     dataset_factory: Callable[..., Dataset], tmp_path: Path
 ) -> None:
     real, path = dataset_factory("real", n=9), tmp_path / "encoder.safetensors"
-    config = TrainConfig(mix="real", steps=1, batch=2, threads=1, crop=(32, 32), encoder_weights=str(path))
+    config = small_training(encoder_weights=str(path))
     with pytest.raises(UserError, match="expected a safetensors file"):
         experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
     fingerprints = []
@@ -242,7 +249,7 @@ def test_events_that_a_kill_cut_short_are_completed_by_the_next_call(
     dataset_factory: Callable[..., Dataset], tmp_path: Path
 ) -> None:
     real = dataset_factory("real", n=9)
-    config = TrainConfig(mix="real", steps=2, batch=2, validate_every=1, warmup_steps=0, threads=1, crop=(32, 32))
+    config = small_training()
     job = experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
     experiment.run(job)
     for path in (tmp_path / "run" / TENSORBOARD).iterdir():

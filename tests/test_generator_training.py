@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,7 @@ from tests.mask_training import SIZE, as_file, small_run, trained, write_blobs
 
 Cli = Callable[..., Outcome]
 REPOSITORY = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.usefixtures("one_thread", "plain_plots")
-
-
-@pytest.fixture(scope="module")
-def plain_plots() -> Iterator[None]:
-    """No plots, which take longer than all the rest of these tests; one test below has its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "plot_history", lambda out, history, panels: out)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from manifests.errors import UserError
 from manifests.labels import SCHEMES, get_scheme
 from tests.mask_training import SIZE, blobs, lesson_config, write_blobs, write_masks
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
 
 NAMES = [name for name in lessons() if lesson_class(name).kind == "renderer-weights"]
 PAIRED = ["pix2pixhd", "pix2pix"]

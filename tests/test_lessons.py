@@ -20,7 +20,7 @@ from manifests.errors import UserError
 from manifests.labels import get_scheme
 from tests.mask_training import SIZE, lesson_config, write_blobs
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
 
 SCHEMES = ("tissue", "pdl1_cells")
 DRAWS_NOISE = {"depas", "dcgan", "priorpath", "pix2pix", "sharpgan", "stylegan2"}

@@ -17,12 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from factory.core.runs import RunSpec, library_versions, open_run
+from factory.pipeline import make
 from manifests import open_dataset, verify
 from manifests.files import is_temporary, walk
 from manifests.ledger import finished, read_record
 from manifests.store import read_layout
 from tests.conftest import Outcome, assert_refused, write_dataset
 from tests.kill_after_every_operation import tree
+from tests.make_on_dask import small_order
 
 Cli = Callable[..., Outcome]
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -47,11 +49,9 @@ def start(folder: Path, *arguments: str, **options: object) -> subprocess.Popen[
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data set of `SMALL`, made by one worker without interruption."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    process = start(folder, "make", *SMALL, "--workers", "1")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return folder / "data/synth"
+    out = tmp_path_factory.mktemp("unbroken") / "data/synth"
+    make(small_order(out), workers=1)
+    return out
 
 
 def test_requests_are_met_by_area_and_by_cells(unbroken: Path) -> None:
@@ -83,6 +83,7 @@ def test_a_dask_cluster_that_loses_a_worker_writes_the_same_bytes(unbroken: Path
     assert tree(tmp_path / "out") == tree(unbroken)
 
 
+@pytest.mark.slow
 def test_kill_after_every_file_operation_leaves_nothing_lost(tmp_path: Path) -> None:
     script = [sys.executable, "-m", "tests.kill_after_every_operation", str(tmp_path)]
     done = subprocess.run(script, cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
@@ -97,7 +98,7 @@ def test_kill_after_every_file_operation_leaves_nothing_lost(tmp_path: Path) -> 
     }
 
 
-def test_kills_at_random_times_leave_nothing_lost(unbroken: Path, tmp_path: Path) -> None:
+def test_kills_at_random_times_leave_nothing_lost(unbroken: Path, tmp_path: Path, cli: Cli) -> None:
     """SIGKILL to the whole group of a run with two workers; FACTORY_KILLS sets how often."""
     random.seed(0)
     expected = tree(unbroken)
@@ -108,10 +109,8 @@ def test_kills_at_random_times_leave_nothing_lost(unbroken: Path, tmp_path: Path
         time.sleep(random.uniform(0.2, 2.5))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        again = start(folder, "make", *SMALL, "--workers", "2")
-        _, errors = again.communicate(timeout=120)
-        assert again.returncode == 0, errors
         out = folder / "data/synth"
+        assert cli("factory", "make", *SMALL, "--workers", "1", "--out", out).code == 0
         assert tree(out) == expected
         assert not [path for path in walk(out) if is_temporary(path)]
         shutil.rmtree(folder)

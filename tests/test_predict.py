@@ -24,7 +24,7 @@ from segment.weights import load_weights
 from tests.conftest import Outcome, assert_refused
 from tests.ingest_files import save, slide, tree_sha256
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_network")
 
 MPP = 0.5
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,12 +21,11 @@ from segment.checkpoints import STATE_KIND, WEIGHTS_KIND, write_weights
 from segment.cli import app
 from segment.training import TrainConfig
 from segment.weights import load_weights
-from tests.conftest import write_dataset
+from tests.conftest import Outcome, assert_refused, write_dataset
 
 TINY = ["--steps", "4", "--batch", "2", "--set", "validate_every=2", "--set", "threads=1", "--device", "cpu"]
 
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_network", "unarranged_plots")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("real_network")
 def test_train_and_evaluate_from_the_default_folders_in_the_common_scheme(at_home: Path) -> None:
     result = segment("train", "--mix", "real+synth", *TINY)
     assert result.exit_code == 0, result.output
@@ -146,19 +147,20 @@ def write_leaky(folder: Path) -> Dataset:
     return open_dataset(folder / "b")
 
 
+@pytest.mark.usefixtures("real_network")
 def test_resumed_training_with_unetplusplus_equals_unbroken_training(home: Path, tmp_path: Path) -> None:
-    config = TrainConfig(steps=4, batch=2, validate_every=2, threads=1, mix="real", crop=(64, 64))
+    config = TrainConfig(steps=2, batch=2, validate_every=1, threads=1, mix="real", crop=(32, 32))
     real, synth = home / "data/real", home / "data/synth"
 
     def stop(step: int) -> None:
-        if step == 3:
+        if step == 2:  # which is then taken again
             raise KeyboardInterrupt
 
     whole, broken = (experiment.prepare(config, real, synth, tmp_path / name) for name in ("whole", "broken"))
     experiment.run(whole)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(broken, on_step=stop)
-    assert experiment.run(broken, resume=True).start == 2
+    assert experiment.run(broken, resume=True).start == 1
     assert (whole.out / BEST).read_bytes() == (broken.out / BEST).read_bytes()
     states = [read_checkpoint(job.out / LAST, STATE_KIND).tensors for job in (whole, broken)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
@@ -222,6 +224,7 @@ def test_dry_run_prints_the_resolved_config_and_writes_nothing(at_home: Path, tm
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("real_network")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -312,7 +315,7 @@ def test_bad_weights_are_one_line_and_write_nothing(trained: Path, home: Path, t
     assert load_weights(path, "cpu").scheme.name == "ihc"
 
 
-def test_command_line_answers_fast_without_torch_and_fails_in_one_line(tmp_path: Path) -> None:
+def test_command_line_answers_without_torch_and_fails_in_one_line(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
     heavy = "{'torch', 'zarr', 'numba', 'cv2', 'numpy', 'pyarrow'} & set(sys.modules)"
     code = (
         f"import sys\nfrom segment.cli import app\ntry:\n app(['train', '--help'])\nexcept SystemExit:\n print({heavy})"
@@ -321,14 +324,10 @@ def test_command_line_answers_fast_without_torch_and_fails_in_one_line(tmp_path:
     assert shown.stdout.endswith("set()\n")
     assert "[default: 1000]" in shown.stdout
 
-    failed = subprocess.run(
-        [sys.executable, "-m", "segment.cli", "train", "--mix", "real"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "segment.cli", "train", "--mixture", "real"]
+    failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert failed.returncode == 2
-    assert failed.stderr.startswith("error: data/real: expected a data set of real tiles")
+    assert failed.stderr.startswith("error: No such option: --mixture")
     assert failed.stderr.count("\n") == 1
+    assert_refused(cli("segment", "train", "--mix", "real"), "data/real: expected a data set of real tiles")
     assert list(tmp_path.iterdir()) == []

@@ -29,7 +29,7 @@ from manifests.tile import Tile
 from tests.conftest import Outcome, write_dataset
 from tests.mask_training import SIZE, lesson_config, trained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
 
 RELIEF = {"condition": {"kind": "skeleton"}}
 CONTOURS = {"loss": {"feature": 2, "smoothness": 1, "contrast": 1}}

@@ -33,7 +33,7 @@ from tests.mask_training import SIZE, trained_once
 
 Cli = Callable[..., Outcome]
 Weights = Callable[..., Path]
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
 
 SCHEMES = ("tissue", "pdl1_cells")
 PAIRS = [(name, scheme) for name in TRAINABLE for scheme in SCHEMES]

@@ -34,7 +34,7 @@ from tests.mask_training import SIZE, blobs, poke, trained_once, write_blobs
 Cli = Callable[..., Outcome]
 Weights = Callable[..., Path]
 REPOSITORY = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from manifests.tile import Tile
 from tests.mask_training import NOISE, SIZE, blobs, trained_once
 
 Weights = Callable[..., Path]
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
 
 KI67 = get_scheme("ki67")
 LIKE_LIGHT = {

@@ -31,7 +31,7 @@ from tests.mask_training import (
 
 Cli = Callable[..., Outcome]
 Weights = Callable[..., Path]
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
 
 SYNTH = Path("data/synth")
 
