@@ -23,7 +23,7 @@ from factory.composition import Request
 from factory.core.config import Config, digest, parse
 from factory.core.registry import resolve
 from factory.core.resolutions import SAME_MPP
-from factory.core.runs import POOL, RunSpec, library_versions, open_folder
+from factory.core.runs import POOL, RunSpec, open_folder
 from factory.core.seeds import Stream, generator
 from factory.distributions import parse_distribution, stratified
 from factory.joint import DRAWING, FITTED, HDGAN, JOINT, SHARES
@@ -31,12 +31,11 @@ from factory.joint.generators import GENERATOR
 from factory.joint.hdgan import Hdgan, HdganConfig
 from factory.latent_pool import MeasureChunk, fill_pool, joint_of
 from factory.picking import Picked, Target, column, pick, targets_of
-from factory.pipeline import BYTE_MAKERS, Order
+from factory.pipeline import Order, synthetic_info
 from factory.plan import REQUESTS, Draft, PlanConfig, complete, load_scheme, plan, requests_digest
 from factory.recipe import Sample
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
-from manifests.schema import DatasetInfo
 from manifests.store import Layout
 
 _POOL_FOR_EACH = 4
@@ -174,15 +173,8 @@ def prepare(config: JointMakeConfig, out: Path, *, manifest: Draft | None, devic
         DRAWING: _drawing(recipe),
         "shard": config.shard,
     }
-    versions = library_versions(*BYTE_MAKERS, "torch")
-    info = DatasetInfo(
-        is_synthetic=True,
-        generator=f"pathology-tile-factory {versions['pathology-tile-factory']}: {recipe.title}",
-        label_schemes=(scheme,),
-        versions=versions,
-        training_sources=tuple(card.fields["sources"]),
-        licences=tuple(card.fields["licences"]),
-    )
+    learnt = {"sources": card.fields["sources"], "licences": card.fields["licences"]}
+    info = synthetic_info(recipe.title, (scheme,), trained=True, **learnt)
     layout = Layout(len(rows), rows["height"][0].as_py(), rows["width"][0].as_py(), config.shard)
     return Order(RunSpec(out, document, layout, info, frozenset({POOL})), recipe, rows)
 

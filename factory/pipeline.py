@@ -132,17 +132,30 @@ def prepare(
     asked = {} if manifest else config.plan.model_dump(mode="json")
     asked["requests_sha256"] = requests_digest(rows)
     document = {"plan": asked, "scheme": scheme.to_dict(), **recipe.document, "shard": config.shard}
-    versions = library_versions(*BYTE_MAKERS, *(("torch",) if recipe.trained else ()))
     sources, licences = _provenance(recipe, fitted)
-    info = DatasetInfo(
-        is_synthetic=True,
-        generator=f"pathology-tile-factory {versions['pathology-tile-factory']}: {recipe.masks} + {recipe.renderer}",
-        label_schemes=(scheme,),
-        versions=versions,
-        training_sources=sources,
-        licences=licences,
-    )
+    title = f"{recipe.masks} + {recipe.renderer}"
+    info = synthetic_info(title, (scheme,), trained=bool(recipe.trained), sources=sources, licences=licences)
     return Order(RunSpec(out, document, layout, info), recipe, rows, fitted.notes if fitted else ())
+
+
+def synthetic_info(
+    title: str, schemes: Sequence[LabelScheme], *, trained: bool, sources: Sequence[str], licences: Sequence[str]
+) -> DatasetInfo:
+    """What is true of all tiles that this package draws.
+
+    Args:
+        title: what drew them. schemes: of their labels. trained: whether a network of torch had a part.
+        sources, licences: of what was learnt from.
+    """
+    versions = library_versions(*BYTE_MAKERS, *(("torch",) if trained else ()))
+    return DatasetInfo(
+        is_synthetic=True,
+        generator=f"pathology-tile-factory {versions['pathology-tile-factory']}: {title}",
+        label_schemes=tuple(schemes),
+        versions=versions,
+        training_sources=tuple(sources),
+        licences=tuple(licences),
+    )
 
 
 def make(

@@ -18,11 +18,11 @@ from factory.conditions import draw_condition
 from factory.core.config import Config, digest, parse
 from factory.core.leaks import MASKS_OF, seen_in_images
 from factory.core.registry import resolve
-from factory.core.runs import RunSpec, library_versions, write_shard
+from factory.core.runs import RunSpec, write_shard
 from factory.core.seeds import Stream, generator, row_seed
 from factory.core.shards import write_missing
 from factory.fitting import fit_renderer
-from factory.pipeline import BYTE_MAKERS, device_for, has_weights
+from factory.pipeline import device_for, has_weights, synthetic_info
 from factory.plan import sample_name
 from factory.reference import Reference
 from factory.renderers import RENDERERS
@@ -318,16 +318,14 @@ def _info_of(
     """What is true of all tiles. Groups of the masks are sources, so that nobody trains on those of a test set."""
     name = masks.root.resolve().name
     trained = has_weights(resolve(RENDERERS, brush.renderer, "--renderer"))
-    versions = library_versions(*BYTE_MAKERS, *(("torch",) if trained else ()))
     learnt = (
         masks.info.training_sources if masks.info.is_synthetic else [f"{MASKS_OF}{name}/{group}" for group in groups]
     )
     given = {licence for licence in masks.table["licence"].to_pylist() if licence is not None}
-    return DatasetInfo(
-        is_synthetic=True,
-        generator=f"pathology-tile-factory {versions['pathology-tile-factory']}: masks of {name} + {brush.renderer}",
-        label_schemes=tuple(masks.schemes),
-        versions=versions,
-        training_sources=tuple(sorted({*sources, *learnt})),
-        licences=tuple(sorted({*licences, *given, *masks.info.licences})),
+    return synthetic_info(
+        f"masks of {name} + {brush.renderer}",
+        masks.schemes,
+        trained=trained,
+        sources=sorted({*sources, *learnt}),
+        licences=sorted({*licences, *given, *masks.info.licences}),
     )

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from factory.core.config import Config, digest
-from factory.core.runs import RunSpec, library_versions, write_shard
+from factory.core.runs import RunSpec, write_shard
 from factory.core.seeds import row_seed
 from factory.core.shards import write_missing
 from factory.core.weights import Card
@@ -32,14 +32,13 @@ from factory.joint.generators import (
     open_generator,
     settle,
 )
-from factory.pipeline import BYTE_MAKERS
+from factory.pipeline import synthetic_info
 from factory.plan import sample_name
 from factory.trained import scheme_of
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.labels import IGNORE
 from manifests.ledger import ShardRecord
-from manifests.schema import DatasetInfo
 from manifests.store import Layout
 from manifests.tile import Tile
 
@@ -131,15 +130,8 @@ def prepare(config: SampleConfig, out: Path, *, device: str = "cpu") -> Sampling
         "seed": config.seed,
         "shard": config.shard,
     }
-    versions = library_versions(*BYTE_MAKERS, "torch")
-    info = DatasetInfo(
-        is_synthetic=True,
-        generator=f"pathology-tile-factory {versions['pathology-tile-factory']}: {GENERATOR}",
-        label_schemes=(scheme,),
-        versions=versions,
-        training_sources=tuple(card.fields["sources"]),
-        licences=tuple(card.fields["licences"]),
-    )
+    learnt = {"sources": card.fields["sources"], "licences": card.fields["licences"]}
+    info = synthetic_info(GENERATOR, (scheme,), trained=True, **learnt)
     spec = RunSpec(out, document, Layout(config.n, height, width, config.shard), info)
     return Sampling(spec, drawing, device, tuple(_rows(spec, drawing, card, device)))
 

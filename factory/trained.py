@@ -67,11 +67,7 @@ class Trained(ABC):
             UserError: for weights that are missing, damaged, another part's, or not those of the sha256.
         """
         card = cls.card_of(config)
-        if config.weights_sha256 not in (None, card.sha256):
-            raise UserError(
-                f"{cls.path_of(config)}: expected the weights {config.weights_sha256[:12]}..., "
-                f"got {card.sha256[:12]}.... Put those back, or make the data set anew."
-            )
+        card.refuse_other(cls.path_of(config), config.weights_sha256, "make the data set anew")
         settled = {"weights_sha256": card.sha256, "precision": resolve_precision(config.precision, device)}
         return config.model_copy(update=settled)
 

@@ -1,7 +1,5 @@
 """`factory make`: a distribution or a plan in, a finished data set out."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +68,7 @@ def make(
     import time
 
     from factory import order, report
-    from factory.core.console import console
+    from factory.core.console import console, counting
     from factory.pipeline import make as make_tiles
     from factory.pipeline import notes_of, prepare, resolve_part_device
     from factory.plan import read_draft
@@ -130,11 +128,11 @@ def make(
         "overwrite": overwrite,
     }
     if joint and prepared.recipe.config.pool is not None:
-        with _counting("drawing a pool") as calls:
+        with counting("drawing a pool") as calls:
             prepared = joint_making.choose(prepared, **how, **calls)
         for note in prepared.fits:
             terminal.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    with _counting("making tiles") as calls:
+    with counting("making tiles") as calls:
         table, made = make_tiles(prepared, **how, **calls)
     seconds = time.monotonic() - started
     closing = report.choice_table(table, prepared) if joint else report.closing_table(table, prepared.recipe.scheme)
@@ -142,19 +140,3 @@ def make(
         terminal.print(closing)
     terminal.print(report.class_table(table, prepared.recipe.scheme))
     terminal.print(report.closing_line(out, len(table), made, seconds), highlight=False)
-
-
-@contextmanager
-def _counting(what: str) -> Iterator[dict[str, Any]]:
-    """A progress bar, as the ``on_start`` and ``on_tiles`` of what makes tiles where some are there already."""
-    from factory.core.console import progress
-
-    with progress(what, 0) as bar:
-        already = 0
-
-        def start(done: int, total: int) -> None:
-            nonlocal already
-            already = done
-            bar.resume_at(done, total)
-
-        yield {"on_start": start, "on_tiles": lambda count: bar.to(already + count)}

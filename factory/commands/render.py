@@ -38,7 +38,7 @@ def render(
     import time
 
     from factory import order, rendering, report
-    from factory.core.console import console, progress
+    from factory.core.console import console, counting
     from factory.reference import read_reference
 
     (scheme,) = rendering.open_masks(masks, "all").schemes
@@ -65,21 +65,9 @@ def render(
     if dry_run:
         terminal.print("dry run: nothing was written.")
         return
-    started, already = time.monotonic(), 0
-    with progress("drawing tiles", layout.n) as bar:
-
-        def resume(done: int, total: int) -> None:
-            nonlocal already
-            already = done
-            bar.resume_at(done, total)
-
-        table, made = rendering.render(
-            prepared,
-            workers=order.parse_workers(workers),
-            overwrite=overwrite,
-            on_start=resume,
-            on_tiles=lambda count: bar.to(already + count),
-        )
+    started = time.monotonic()
+    with counting("drawing tiles") as calls:
+        table, made = rendering.render(prepared, workers=order.parse_workers(workers), overwrite=overwrite, **calls)
     seconds = time.monotonic() - started
     terminal.print(report.class_table(table, scheme))
     terminal.print(report.closing_line(out, len(table), made, seconds), highlight=False)

@@ -44,7 +44,7 @@ def sample(
 
     from factory import order, sampling
     from factory.core.config import parse
-    from factory.core.console import console, progress
+    from factory.core.console import console, counting
     from factory.core.devices import resolve_device
     from manifests.dataset import open_dataset
     from manifests.errors import UserError
@@ -64,21 +64,9 @@ def sample(
     if dry_run:
         say("dry run: nothing was written.")
         return
-    started, already = time.monotonic(), 0
-    with progress("drawing images", layout.n, unit="images") as bar:
-
-        def resume(done: int, total: int) -> None:
-            nonlocal already
-            already = done
-            bar.resume_at(done, total)
-
-        _, made = sampling.sample(
-            prepared,
-            workers=order.parse_workers(workers),
-            overwrite=overwrite,
-            on_start=resume,
-            on_tiles=lambda count: bar.to(already + count),
-        )
+    started = time.monotonic()
+    with counting("drawing images", unit="images") as calls:
+        _, made = sampling.sample(prepared, workers=order.parse_workers(workers), overwrite=overwrite, **calls)
     seconds = time.monotonic() - started
     say(f"{out}: {layout.n} images; {made} drawn in {seconds:.1f} s, {made / seconds:.1f} images/s")
     for line in _beside(open_dataset(out), diverse):

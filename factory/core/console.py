@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from factory.core.malloc import keep_freed_memory
 
@@ -182,3 +182,17 @@ def progress(description: str, total: int, *, unit: str = "tiles", done: int = 0
         yield shown
     finally:
         shown.close()
+
+
+@contextlib.contextmanager
+def counting(description: str, *, unit: str = "tiles") -> Iterator[dict[str, Any]]:
+    """Show progress of what makes units where some are there already: its ``on_start`` and ``on_tiles``."""
+    with progress(description, 0, unit=unit) as bar:
+        already = 0
+
+        def start(done: int, total: int) -> None:
+            nonlocal already
+            already = done
+            bar.resume_at(done, total)
+
+        yield {"on_start": start, "on_tiles": lambda count: bar.to(already + count)}

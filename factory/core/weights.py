@@ -50,6 +50,18 @@ class Card:
         """What the file is for, e.g. ``segment-weights``."""
         return str(self.fields["kind"])
 
+    def refuse_other(self, path: Path, sha256: str | None, otherwise: str) -> None:
+        """Raise a UserError where `sha256` names other weights than these, in `path`; None names none.
+
+        Args:
+            path: of the file. sha256: of the weights that are wanted. otherwise: what to do if these are meant.
+        """
+        if sha256 not in (None, self.sha256):
+            raise UserError(
+                f"{path}: expected the weights {str(sha256)[:12]}..., got {self.sha256[:12]}.... "
+                f"Put those back, or {otherwise}."
+            )
+
 
 def write_with_card(path: Path, content: bytes, card: Mapping[str, Any]) -> str:
     """Write a safetensors file with a card: written aside, fsynced, renamed. What was there before stays until then.

@@ -178,11 +178,7 @@ def settle(config: DrawConfig, device: str) -> DrawConfig:
         UserError: for weights that cannot be used, or are not those of the digest.
     """
     card = generator_card(config.weights)
-    if config.weights_sha256 not in (None, card.sha256):
-        raise UserError(
-            f"{weights_path(config.weights)}: expected the weights {str(config.weights_sha256)[:12]}..., "
-            f"got {card.sha256[:12]}.... Put those back, or draw anew."
-        )
+    card.refuse_other(weights_path(config.weights), config.weights_sha256, "draw anew")
     settled: dict[str, Any] = {
         "weights_sha256": card.sha256,
         "precision": resolve_precision(config.precision, device),

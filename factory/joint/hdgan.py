@@ -110,11 +110,7 @@ class Hdgan:
                 bound of uncertainty that one classifier cannot have.
         """
         path, card = labeller_path(config.weights), cls.card_of(config)
-        if config.weights_sha256 not in (None, card.sha256):
-            raise UserError(
-                f"{path}: expected the weights {str(config.weights_sha256)[:12]}..., got {card.sha256[:12]}.... "
-                "Put those back, or make the data set anew."
-            )
+        card.refuse_other(path, config.weights_sha256, "make the data set anew")
         generator_beside(path, card)
         bounds = {"max-uncertainty": config.max_uncertainty, "max-pixel-uncertainty": config.max_pixel_uncertainty}
         for name, bound in bounds.items():
