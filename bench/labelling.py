@@ -23,6 +23,9 @@ from bench.alone import measured, show_machine
 from bench.labelling_report import write_report
 from bench.labelling_ways import MARGIN, STREAMING, WAYS
 
+PRECISIONS = ("fp32", "bf16")
+"""Of the generator."""
+
 CALL = """
 import json, sys
 from pathlib import Path
@@ -91,14 +94,17 @@ def memory_of(side: int, blocks: int | None, members: int) -> dict[str, Any]:
         folder = Path(name)
         disk = _call("stored", [side, blocks], folder)
         alone = _call("memory_alone", [side, blocks], folder)
-        _call("write_pair", [side, blocks, members, "fp32"], folder)
-        return {"disk": disk, "alone": alone, "in_all": _call("memory_in_all", [], folder)}
+        in_all = {}
+        for precision in PRECISIONS:
+            _call("write_pair", [side, blocks, members, precision], folder)
+            in_all[precision] = _call("memory_in_all", [], folder)
+        return {"disk": disk, "alone": alone, "in_all": in_all}
 
 
 def sampling_of(side: int, blocks: int | None, members: int) -> dict[str, Any]:
     """Seconds of an image and of a labelled one, in both number formats."""
     found = {}
-    for precision in ("fp32", "bf16"):
+    for precision in PRECISIONS:
         with tempfile.TemporaryDirectory(prefix="factory-bench-") as name:
             _call("write_pair", [side, blocks, members, precision], Path(name))
             found[precision] = _call("sampling", [precision], Path(name))

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from scipy import signal
 
 from factory.nets.ada import COLUMNS, PIPES, AdaConfig, AdaController, augmented, draw_uniforms
 from factory.nets.ada_resampling import SYM2, SYM6, band_filters, doubled, filtered, halved, mirrored, sampled
@@ -238,6 +239,22 @@ def test_the_wavelets_are_orthonormal_with_vanishing_moments(taps: tuple[float, 
     places = np.arange(len(low)) - len(low) / 2
     for moment in range(moments):
         assert float(high @ places**moment) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(5, 8), (131, 300)])  # in one product of matrices, and in blocks that do not fit
+def test_doubling_and_halving_filter_with_the_wavelet(size: tuple[int, int]) -> None:
+    image = random_images(1, *size)
+    around = np.pad(image[0, 0].numpy(), 8, mode="symmetric")
+    taps = np.array(SYM6) / sum(SYM6)
+    for axis, side in enumerate(size):
+        around = signal.upfirdn(2 * taps, around, up=2, axis=axis)
+        around = np.take(around, np.arange(2 * side) + 2 * 8 + 5, axis)
+    np.testing.assert_allclose(doubled(image)[0, 0].numpy(), around, atol=1e-12)
+    larger = random_images(1, 2 * size[0] + 10, 2 * size[1] + 10)
+    expected = larger[0, 0].numpy()
+    for axis, side in enumerate(size):
+        expected = np.take(signal.upfirdn(taps[::-1], expected, axis=axis), 2 * np.arange(side) + 11, axis)
+    np.testing.assert_allclose(halved(larger)[0, 0].numpy(), expected, atol=1e-12)
 
 
 def test_halving_a_doubled_image_gives_it_back() -> None:

@@ -122,6 +122,21 @@ def test_modulation_and_demodulation_are_those_of_the_papers_weights() -> None:
         torch.testing.assert_close(said[image : image + 1], expected)
 
 
+@pytest.mark.parametrize("clamp", [None, 0.5])
+def test_an_image_drawn_by_itself_is_that_of_a_batch(clamp: float | None) -> None:
+    network = small_generator((8, 16), SHAPE.model_copy(update={"conv_clamp": clamp})).double()
+    latents = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noise = [torch.randn(2, 1, *size, dtype=torch.float64) for size in network.synthesis.noise_sizes]
+    ws = network.mapping.truncated(network.mapping(latents), network.synthesis.layers)
+    image, taps = network.synthesis(ws, noise, taps=True)
+    with torch.inference_mode():
+        for n in range(2):
+            one, own = network.synthesis(ws[n : n + 1], [drawn[n : n + 1] for drawn in noise], taps=True)
+            torch.testing.assert_close(one, image[n : n + 1])
+            for ours, theirs in zip(own, taps, strict=True):
+                torch.testing.assert_close(ours.features, theirs.features[n : n + 1])
+
+
 @pytest.mark.parametrize("make", [lambda: ModulatedConvolution(2, 2, 3, 3, up=True), lambda: EqualLinear(3, 2)])
 def test_layers_differentiate_twice(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(2)

@@ -8,8 +8,8 @@ ReLU behind it does not, and two doublings are no upsampling by four.
 What levels of a stride of 8 and more say together is bilinear between lines 4 pixels apart, as their knots lie on such
 lines. It is summed there and upsampled once, so that all blocks of a generator cost little more than the last ones.
 
-Everything lies in memory as [h, w, C]. Rows of a tile are computed some at a time and members one after the other, so
-that what the first layer says stays in a core's second cache.
+What the layers say lies in memory as [h, w, D]. Rows of a tile are computed some at a time and members one after the
+other, so that what the first layer says stays in a core's second cache.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from factory.nets.pixel_classifier import Ensemble, fold
 from manifests.labels import IGNORE
 
 Tap = npt.NDArray[np.float16] | npt.NDArray[np.float32] | torch.Tensor
-"""Output of one layer, float16 or float32 [C, h, w], in any order in memory; an array must be writable for torch."""
+"""Output of one layer, of any float format [C, h, w], in any order in memory; an array must be writable for torch."""
 
 TILE_PX = 256
 """Side of the tiles where nothing else is said: half of it takes a tenth longer, for calls of torch."""
@@ -161,7 +161,7 @@ class StreamingLabeller:
             levels.append(
                 _Level(
                     sides,
-                    [_pixels_of(taps[number]) for number in chosen],
+                    [_tensor_of(taps[number]) for number in chosen],
                     torch.cat([self._means[number] for number in chosen]),
                     torch.cat([self._firsts[number] for number in chosen], 1),
                 )
@@ -203,19 +203,22 @@ class _Level:
     """All taps of one resolution.
 
     Attributes:
-        size: height and width. pixels: taps [h, w, C] each. mean: [C] of all. weight: of the first layer, [E, C, D].
+        size: height and width. taps: [C, h, w] each. mean: [C] of all. weight: of the first layer, [E, C, D].
     """
 
     size: tuple[int, int]
-    pixels: list[torch.Tensor]
+    taps: list[torch.Tensor]
     mean: torch.Tensor
     weight: torch.Tensor
 
     def features(self, rows: slice, columns: slice) -> torch.Tensor:
-        """All taps in a window, [h, w, C], less their mean, in the format of the weights."""
-        parts = [pixels[rows, columns].to(self.mean.device) for pixels in self.pixels]
-        x = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
-        return torch.sub(x, self.mean).to(self.weight.dtype)
+        """All taps in the pixels of a window, [P, C], less their mean, in the format of the weights."""
+        parts = [tap[:, rows, columns].to(self.mean.device) for tap in self.taps]
+        if all(tap.stride(0) == 1 for tap in self.taps):  # a pixel's channels lie side by side, as on disk
+            x = torch.cat([part.permute(1, 2, 0) for part in parts], 2).flatten(0, 1)
+            return torch.sub(x, self.mean).to(self.weight.dtype)
+        x = torch.cat(parts).flatten(1)
+        return torch.sub(x, self.mean[:, None]).to(self.weight.dtype).T
 
 
 class _Coarser:
@@ -249,8 +252,9 @@ class _Coarser:
 
 @dataclass(frozen=True)
 class _Window:
-    """Features [h', w', C] of a level, weights of the first layer [E, C, D], and which places lie where in them."""
+    """Features [h' w', C] of a level, weights of the first layer [E, C, D], and which places lie where in them."""
 
+    size: tuple[int, int]
     features: torch.Tensor
     weight: torch.Tensor
     down: Places
@@ -262,27 +266,27 @@ class _Window:
         down, along = (
             places_between(each, side, native) for each, side, native in zip(places, size, level.size, strict=True)
         )
-        return cls(level.features(reached(down), reached(along)), level.weight, moved(down), moved(along))
+        rows, columns = reached(down), reached(along)
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        return cls(shape, level.features(rows, columns), level.weight, moved(down), moved(along))
 
     def grid(self, member: int) -> Grid:
         """With what a member's first layer, without its bias, says."""
-        outputs = torch.mm(self.features.flatten(0, 1), self.weight[member]).float()
-        return Grid(outputs.view(*self.features.shape[:2], -1), self.down, self.along)
+        outputs = torch.mm(self.features, self.weight[member]).float()
+        return Grid(outputs.view(*self.size, -1), self.down, self.along)
 
 
-def _pixels_of(tap: Tap) -> torch.Tensor:
-    """A view [h, w, C] of a tap."""
-    tensor = tap if isinstance(tap, torch.Tensor) else torch.from_numpy(tap)
-    return tensor.permute(1, 2, 0)
+def _tensor_of(tap: Tap) -> torch.Tensor:
+    return tap if isinstance(tap, torch.Tensor) else torch.from_numpy(tap)
 
 
 def _write_product(total: torch.Tensor, features: torch.Tensor, weight: torch.Tensor) -> None:
-    """Write the products of [h, w, C] and [C, D] to float32 [h, w, D]."""
-    flat, x = total.flatten(0, 1), features.flatten(0, 1)
+    """Write the products of [h w, C] and [C, D] to float32 [h, w, D]."""
+    flat = total.flatten(0, 1)
     if weight.dtype == flat.dtype:
-        torch.mm(x, weight, out=flat)
+        torch.mm(features, weight, out=flat)
     else:
-        flat.copy_(torch.mm(x, weight))
+        flat.copy_(torch.mm(features, weight))
 
 
 class _Doubts:

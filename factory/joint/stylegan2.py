@@ -307,6 +307,6 @@ class StyleGan2:
 
 def pixels_of(images: torch.Tensor) -> npt.NDArray[np.uint8]:
     """Images -1..1 [N, 3, H, W] -> uint8 [N, H, W, 3], RGB; what is beyond is cut off."""
-    levels = images.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    levels = images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     pixels: npt.NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pixels

@@ -32,6 +32,10 @@ PHASE = float(_TAPS @ np.arange(len(_TAPS))) - (len(_TAPS) - 1) / 2
 MARGIN = 5
 """Pixels around a doubled image that `halved` needs beyond those it keeps."""
 
+_REACH = 3
+"""Pixels beyond an end that `doubled` sees."""
+
+_BLOCK_PX = 64
 _BILINEAR, _REFLECTION = 0, 2
 _BANDS = 4
 
@@ -81,45 +85,82 @@ def mirrored(x: torch.Tensor, margin: int) -> torch.Tensor:
     """[..., H, W] with so many pixels around, mirrored at the edges; the margin may be larger than the image."""
     for axis in (-2, -1):
         length = x.shape[axis]
-        places = torch.arange(-margin, length + margin) % (2 * length)
-        places = torch.where(places < length, places, 2 * length - 1 - places).to(x.device)
-        x = x.index_select(axis, places)
+        x = x.index_select(axis, _mirrored(torch.arange(-margin, length + margin), length).to(x.device))
     return x
+
+
+def _mirrored(places: torch.Tensor, length: int) -> torch.Tensor:
+    """Which of so many pixels lie at places, those beyond the ends mirrored there."""
+    places = places % (2 * length)
+    return torch.where(places < length, places, 2 * length - 1 - places)
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
     """[N, C, H, W] at twice the size, low-passed with `SYM6`; beyond its edges it is mirrored."""
-    rows, columns = (torch.from_numpy(_doubling(length)).to(x) for length in x.shape[2:])
-    return rows @ x @ columns.T
+    for axis in (2, 3):
+        length = x.shape[axis]
+        block = _block(length)
+        places = _windows(length, block, block + 2 * _REACH) - _REACH
+        x = _banded(x, axis, _mirrored(places, length), _doubling(block), 2 * length)
+    return x
 
 
 def halved(x: torch.Tensor) -> torch.Tensor:
     """A doubled image with `MARGIN` pixels around, [N, C, 2 H + 10, 2 W + 10], low-passed, at [N, C, H, W]."""
-    rows, columns = (torch.from_numpy(_halving(length)).to(x) for length in x.shape[2:])
-    return rows @ x @ columns.T
+    for axis in (2, 3):
+        length = (x.shape[axis] - 2 * MARGIN) // 2
+        block = _block(length)
+        places = 2 * _windows(length, block, 1) + torch.arange(2 * (block + MARGIN))
+        x = _banded(x, axis, places.clamp(max=x.shape[axis] - 1), _halving(block), length)
+    return x
+
+
+def _block(length: int) -> int:
+    """Pixels of a column that are resampled by one product of matrices: all of a few, else some of many."""
+    return length if length <= 2 * _BLOCK_PX else _BLOCK_PX
+
+
+def _windows(length: int, block: int, width: int) -> torch.Tensor:
+    """Places [B, width] from the first of each block on."""
+    return torch.arange(0, length, block)[:, None] + torch.arange(width)
+
+
+def _banded(
+    x: torch.Tensor, axis: int, places: torch.Tensor, block: npt.NDArray[np.float64], length: int
+) -> torch.Tensor:
+    """Products of a matrix with windows of [N, C, H, W] along an axis, joined and cut to a length.
+
+    On a CPU that is faster, with its gradient, than strided convolutions of one channel.
+
+    Args:
+        places: [B, K], of each window's pixels. block: [L, K], what a window gives.
+    """
+    matrix = torch.from_numpy(block).to(x)
+    windows = x.index_select(axis, places.flatten().to(x.device)).unflatten(axis, places.shape)
+    given = matrix @ windows if axis == 2 else windows @ matrix.T
+    return given.flatten(axis, axis + 1).narrow(axis, 0, length)
 
 
 @lru_cache(maxsize=16)
-def _doubling(length: int) -> npt.NDArray[np.float64]:
-    """What doubles a column of so many pixels, [2 L, L]: on a CPU faster, with its gradient, than convolutions.
+def _doubling(block: int) -> npt.NDArray[np.float64]:
+    """What doubles some pixels of a column, of which three more are seen at either end, [2 L, L + 6].
 
     Pixel i spreads from 2 i - 5 on, so that it lies in the middle of pixels 2 i and 2 i + 1.
     """
-    matrix = np.zeros((2 * length, length))
-    source = np.arange(-3, length + 3)
-    columns = np.pad(np.arange(length), 3, mode="symmetric")
+    matrix = np.zeros((2 * block, block + 2 * _REACH))
+    source = np.arange(-_REACH, block + _REACH)
     for place, tap in enumerate(_TAPS):
         rows = 2 * source - MARGIN + place
-        inside = (rows >= 0) & (rows < 2 * length)
-        np.add.at(matrix, (rows[inside], columns[inside]), 2 * tap)
+        inside = (rows >= 0) & (rows < 2 * block)
+        matrix[rows[inside], source[inside] + _REACH] = 2 * tap
     return matrix
 
 
 @lru_cache(maxsize=16)
-def _halving(length: int) -> npt.NDArray[np.float64]:
-    """What halves a column of so many pixels, its margins included, [(L - 10) / 2, L]."""
-    matrix = np.zeros(((length - 2 * MARGIN) // 2, length))
-    rows = np.arange(len(matrix))
+def _halving(block: int) -> npt.NDArray[np.float64]:
+    """What gives some pixels of a column that is halved, [L, 2 L + 10]."""
+    matrix = np.zeros((block, 2 * (block + MARGIN)))
+    rows = np.arange(block)
     for place, tap in enumerate(_TAPS):
         matrix[rows, 2 * rows + place] = tap
     return matrix

@@ -3,6 +3,9 @@
 Every layer can be differentiated twice, which R1 and path length need, on any device, without compiled operators.
 Weights are drawn from N(0, 1) and scaled where they are used, so that Adam's steps count alike in all layers (equalised
 learning rate, Karras et al. 2018). Linear layers and the factors of modulation are computed in float32 under autocast.
+
+Where one image is drawn and nothing is learnt, everything linear is folded into the weights of its convolutions and the
+rest is done in place: up to twice as fast at large sizes, with a third of the memory beside what is kept.
 """
 
 from __future__ import annotations
@@ -90,14 +93,14 @@ class Blur(nn.Module):
         self.register_buffer("kernel", kernel[None, None], persistent=False)
         self._padding, self._stride = padding, stride
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, C, H, W] -> [N, C, (H + 2 padding - 4) // stride + 1, likewise]."""
+    def forward(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """[N, C, H, W] and a bias [C] -> [N, C, (H + 2 padding - 4) // stride + 1, likewise]."""
         channels, stride = x.shape[1], self._stride
         kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
         if x.dtype == torch.bfloat16 and x.device.type == "cpu":
             # oneDNN goes back through a strided one in bfloat16 some 10 times slower than through a whole one.
-            return F.conv2d(x, kernel, padding=self._padding, groups=channels)[..., ::stride, ::stride]
-        return F.conv2d(x, kernel, stride=stride, padding=self._padding, groups=channels)
+            return F.conv2d(x, kernel, bias, padding=self._padding, groups=channels)[..., ::stride, ::stride]
+        return F.conv2d(x, kernel, bias, stride=stride, padding=self._padding, groups=channels)
 
 
 def doubled(image: torch.Tensor) -> torch.Tensor:
@@ -141,6 +144,16 @@ class ModulatedConvolution(nn.Module):
             x = self.blur(F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2))
         return x * self._factors(styles)[:, :, None, None].to(x.dtype) if self._demodulate else x
 
+    def of_one(self, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
+        """The same of one image by its own weights, as in the paper, with a bias [out_channels], times `gain`."""
+        styles = self.affine(w) * self._gain
+        weight, bias = self.weight * (styles[0, :, None, None] * gain).to(self.weight.dtype), bias * gain
+        if self._demodulate:
+            weight *= self._factors(styles)[0, :, None, None, None]
+        if self.blur is None:
+            return F.conv2d(x, weight, bias, padding=self._padding)
+        return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), bias)  # type: ignore[no-any-return]
+
     def _factors(self, styles: torch.Tensor) -> torch.Tensor:
         """1 / the norm of each image's modulated weights, [N, out_channels]."""
         with torch.autocast(styles.device.type, enabled=False):
@@ -180,8 +193,14 @@ class StyledConvolution(nn.Module):
 
     def forward(self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Features, styles [N, w_dim] and noise [N or 1, 1, H, W] -> features [N, out_channels, H, W]."""
-        x = self.convolution(x, w)
         noise = self.noise_const if noise is None else noise
+        if _draws_one(x):
+            # A gain may come before a leaky ReLU.
+            x = self.convolution.of_one(x, w, self.bias, ACTIVATION_GAIN)
+            x += (noise * (self.noise_strength * ACTIVATION_GAIN)).to(x.dtype)
+            x = F.leaky_relu_(x, SLOPE)
+            return x if self._clamp is None else x.clamp_(-self._clamp, self._clamp)
+        x = self.convolution(x, w)
         x = x + (noise * self.noise_strength).to(x.dtype)
         return activated(x, self.bias, clamp=self._clamp)
 
@@ -197,9 +216,17 @@ class ToRgb(nn.Module):
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """Features [N, C, H, W] and styles [N, w_dim] -> float [N, out_channels, H, W]."""
-        x = self.convolution(x, w)
-        x = x + self.bias.to(x.dtype)[:, None, None]
+        if _draws_one(x):
+            x = self.convolution.of_one(x, w, self.bias)
+        else:
+            x = self.convolution(x, w)
+            x = x + self.bias.to(x.dtype)[:, None, None]
         return x if self._clamp is None else x.clamp(-self._clamp, self._clamp)
+
+
+def _draws_one(x: torch.Tensor) -> bool:
+    """Whether features [N, C, H, W] are one image's, which nothing learns from."""
+    return len(x) == 1 and not torch.is_grad_enabled()
 
 
 class EqualConvolution(nn.Module):
