@@ -136,8 +136,9 @@ def _banded(
         places: [B, K], of each window's pixels. block: [L, K], what a window gives.
     """
     matrix = torch.from_numpy(block).to(x)
-    windows = x.index_select(axis, places.flatten().to(x.device)).unflatten(axis, places.shape)
-    given = matrix @ windows if axis == 2 else windows @ matrix.T
+    windows = x.index_select(axis, places.flatten().to(x.device))
+    windows = windows.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
+    given: torch.Tensor = matrix @ windows if axis == 2 else windows @ matrix.T
     return given.flatten(axis, axis + 1).narrow(axis, 0, length)
 
 
