@@ -242,14 +242,16 @@ class StyleGan2Lesson:
         return logits
 
     def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
-        """Real images, and what the averaged generator makes of always the same latents, truncated and as they are."""
+        """Real images, and what the averaged generator makes of always the same latents and noise, truncated and not."""
         assert isinstance(network, Generator)
         real = views[0][:_SAMPLES]
         rngs = [generator(self._config.seed, Stream.SAMPLE, place) for place in range(len(real))]
         latents = network.inputs(rngs).to(self._device)
+        maps = ([rng.standard_normal((1, *size), np.float32) for rng in rngs] for size in network.synthesis.noise_sizes)
+        noise = [torch.from_numpy(np.stack(drawn)).to(self._device) for drawn in maps]
         network.eval()
         with torch.inference_mode(), autocast(self._config.precision, self._device):
-            made = [pixels_of(network(latents, psi=psi)) for psi in (SAMPLE_PSI, 1.0)]
+            made = [pixels_of(network(latents, noise, psi=psi)) for psi in (SAMPLE_PSI, 1.0)]
         return [real, *made]
 
     def card(self) -> dict[str, Any]:
