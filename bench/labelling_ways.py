@@ -144,7 +144,7 @@ def timed(way: str, side: int, blocks: int | None, members: int, folder: Path) -
     shapes = shapes_of(side, blocks)
     dtype = format_of(shapes, side)
     if way == WHOLE and dtype is None:
-        return {"skipped": f"{size_of(shapes, side, 2):.1f} GB in float16 are over half of the memory that is free"}
+        return {"skipped": f"{size_of(shapes, side, 2):.1f} GB in float16 and what is beside them do not fit"}
     taps, channels = random_taps(list(shapes.values())), [shape[0] for shape in shapes.values()]
     ensemble = random_ensemble(sum(channels), members)
     direct = Direct(ensemble, taps, side)
@@ -183,10 +183,14 @@ def size_of(shapes: dict[str, Shape], side: int, item_bytes: int) -> float:
 
 
 def format_of(shapes: dict[str, Shape], side: int) -> torch.dtype | None:
-    """Float32 where that fits into half of the memory that is free, else float16, as published; None for neither."""
-    free = psutil.virtual_memory().available / 2e9
+    """Float32 where upsampled features fit into the memory that is free, else float16, as published; None for neither.
+
+    Beside them is the largest tap, upsampled before it is put in its place.
+    """
+    free = 0.9 * psutil.virtual_memory().available / 1e9
+    beside = max(shape[0] for shape in shapes.values()) * side**2 * 4 / 1e9
     sizes = {torch.float32: size_of(shapes, side, 4), torch.float16: size_of(shapes, side, 2)}
-    return next((dtype for dtype, size in sizes.items() if size <= free), None)
+    return next((dtype for dtype, size in sizes.items() if size + beside <= free), None)
 
 
 def stored(side: int, blocks: int | None, folder: Path) -> dict[str, Any]:

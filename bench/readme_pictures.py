@@ -1,9 +1,9 @@
 """Makes the README's pictures from fresh tiles: PD-L1 with its labels, Ki-67 and H&E; and masks learnt. All synthetic.
 
-python -m bench.readme_pictures [montage|learnt|images|nuclei] [FILE]      default montage, bench/pictures/NAME.jpg
+python -m bench.readme_pictures [montage|learnt|images|nuclei|joint] [FILE]    default montage, bench/pictures/NAME.jpg
 
-All are 1600 px wide. learnt: masks of the starter weights, under `stain`; images: `pix2pixhd`, nuclei: `sharpgan`, both
-with their starter weights.
+All are 1600 px wide. learnt: masks of the starter weights, under `stain`; images: `pix2pixhd`, nuclei: `sharpgan`,
+joint: `stylegan2` under the labels of `hdgan`, all with their starter weights.
 """
 
 import argparse
@@ -15,8 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from factory import joint_making
+from factory.joint import HDGAN
 from factory.nuclear_maps import contour_of
-from factory.order import resolve_config
+from factory.order import resolve_config, resolve_joint
 from factory.pipeline import make, prepare
 from manifests import open_dataset
 
@@ -31,7 +33,7 @@ _PAINTED = 0.45
 
 def main() -> None:
     """Make small data sets and put their tiles together."""
-    pictures = {"montage": _montage, "learnt": _learnt, "images": _images, "nuclei": _nuclei}
+    pictures = {"montage": _montage, "learnt": _learnt, "images": _images, "nuclei": _nuclei, "joint": _joint}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", choices=pictures, default="montage")
     parser.add_argument("file", nargs="?", type=Path)
@@ -96,6 +98,19 @@ def _nuclei() -> Image:
     return np.concatenate(rows)[:-_GAP]
 
 
+def _joint() -> Image:
+    """Two rows of images from a generator, each above the same under the labels that were read off it."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = resolve_joint({"n": 16, "seed": _SEED}, {"name": HDGAN}, [], None, [])
+        order = joint_making.prepare(config, Path(folder) / "joint", manifest=None, device="cpu")
+        make(order, workers=1)
+        samples = list(open_dataset(Path(folder) / "joint"))
+    palette = samples[0].tile.scheme.palette
+    images = [sample.image for sample in samples]
+    painted = [_painted(sample.image, palette[sample.tile.semantic]) for sample in samples]
+    return np.concatenate([_row(row) for row in (images[:8], painted[:8], images[8:], painted[8:])])[:-_GAP]
+
+
 def _montage() -> Image:
     with tempfile.TemporaryDirectory() as folder:
         pdl1, painted = _tiles("pdl1", 1, Path(folder), tps="0.2-0.5")
@@ -113,8 +128,12 @@ def _tiles(scheme_name: str, n: int, folder: Path, **flags: Any) -> tuple[list[I
     for sample in open_dataset(folder / scheme_name):
         labels = scheme.palette[sample.tile.semantic]
         images.append(sample.image)
-        painted.append(cv2.addWeighted(sample.image, 1 - _PAINTED, labels, _PAINTED, 0))
+        painted.append(_painted(sample.image, labels))
     return images, painted
+
+
+def _painted(image: Image, labels: Image) -> Image:
+    return cv2.addWeighted(image, 1 - _PAINTED, labels, _PAINTED, 0)
 
 
 def _row(images: list[Image]) -> Image:
@@ -124,7 +143,8 @@ def _row(images: list[Image]) -> Image:
     row = np.full((height + _GAP, _WIDTH, 3), 255, np.uint8)
     for number, image in enumerate(images):
         left = number * (width + _GAP)
-        row[:height, left : left + width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        how = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_CUBIC
+        row[:height, left : left + width] = cv2.resize(image, (width, height), interpolation=how)
     return row
 
 

@@ -242,7 +242,7 @@ class StyleGan2Lesson:
         return logits
 
     def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
-        """Real images, and what the averaged generator makes of always the same latents and noise, truncated and not."""
+        """Real images, and what the average makes of always the same latents and noise, truncated and not."""
         assert isinstance(network, Generator)
         real = views[0][:_SAMPLES]
         rngs = [generator(self._config.seed, Stream.SAMPLE, place) for place in range(len(real))]
