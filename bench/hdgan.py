@@ -36,6 +36,8 @@ from manifests.files import sha256_file, write_atomic
 from segment.weights import Weights, load_weights
 
 _SHOWN = 6
+_CURVES = "![learning curves](curves.png)\n\n"
+"""Of a report, which is copied without its picture."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(read_yaml(arguments.protocol), arguments.out, arguments.device, arguments.threads)
     write_report(bench.protocol, run(bench), arguments.results)
-    report = bench.out / "compare/pairs/report.md"
-    write_atomic(arguments.results / "hdgan-compare.md", report.read_bytes())
+    report = (bench.out / "compare/pairs/report.md").read_text().replace(_CURVES, "")
+    write_atomic(arguments.results / "hdgan-compare.md", report.encode())
 
 
 def run(bench: Bench) -> Found:

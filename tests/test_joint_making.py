@@ -28,6 +28,7 @@ from factory.plan import read_draft
 from factory.replay import replay
 from factory.report import order_text
 from factory.starter.recipe import pack
+from factory.trained import STARTER
 from manifests import get_scheme, open_dataset, verify
 from manifests.errors import UserError
 from tests.annotated_images import SIZE, write_annotated, write_generator
@@ -306,6 +307,28 @@ def test_starter_weights_are_packed_together_and_taken_where_none_are_named(
     assert replay(Path("data/synth"), row["sample_id"]).holds
 
 
+@pytest.mark.parametrize("name", ["stylegan2-he", "hdgan-he"])
+def test_the_weights_that_come_along_say_what_they_learnt_from(name: str) -> None:
+    path = STARTER / f"{name}.safetensors"
+    card = read_card(path).fields
+    assert path.stat().st_size <= 16_000_000
+    assert card["licences"] == ["CC BY-NC-SA 4.0"]
+    assert len(card["sources"]) == 16
+    assert "/work" not in path.with_suffix(".json").read_text()
+
+
+def test_pairs_are_made_out_of_the_box(cli: Callable[..., Outcome]) -> None:
+    words = ("--n", 6, "--cells", "2-8", "--device", "cpu", "--workers", 1)
+    made = cli("factory", "make", "--joint", "hdgan", *words, "--set", "joint.tolerance=1")
+    assert made.code == 0, made.err
+    assert "mean Dice 0.83" in made.out
+    tiles = open_dataset("data/synth")
+    assert tiles.schemes[0].name == "nuclei"
+    assert all(0 < (tiles[place].tile.semantic == 1).mean() < 1 for place in range(6))
+    assert np.std([tiles[place].image.mean() for place in range(6)]) > 3  # stains of several slides
+    assert replay(Path("data/synth"), tiles.row(0)["sample_id"]).holds
+
+
 def test_weights_that_cannot_be_used_are_refused(labeller: Path, tmp_path: Path, cli: Callable[..., Outcome]) -> None:
     joint = ("factory", "make", "--joint", "hdgan", "--out", tmp_path / "made", "--device", "cpu", "--n", "3")
     alone = shutil.copytree(labeller, tmp_path / "alone")
@@ -314,7 +337,6 @@ def test_weights_that_cannot_be_used_are_refused(labeller: Path, tmp_path: Path,
     write_generator(tmp_path / "other", seed=1)
     shutil.copy(tmp_path / "other/best.safetensors", alone / BESIDE)
     assert_refused(cli(*joint, "--weights", alone), r"expected generator.safetensors beside it with the weights")
-    assert_refused(cli(*joint), "as there are no starter weights")
     here = (*joint, "--weights", labeller)
     assert_refused(cli(*here, "--size", "64x64"), f"--size: expected {SIZE[0]}x{SIZE[1]}, .* got 64x64")
     assert_refused(cli(*here, "--mpp", "0.25"), "--mpp: expected 0.5, which the weights draw, got 0.25")

@@ -151,7 +151,6 @@ def test_the_command_draws_and_leaves_gallery_and_choice_beside(cli: Cli, weight
         (("--n", 0), "factory sample: n: .*greater than or equal to 1"),
         (("--weights", "none"), "none: expected a safetensors file"),
         (("--weights", "masks"), "expected a file of kind joint-weights, got mask-weights"),
-        (("--weights", "starter"), "there are no starter weights"),
     ],
 )
 def test_a_wrong_order_is_refused_in_one_line(
