@@ -95,7 +95,8 @@ def _memory(cases: Mapping[str, Any]) -> Iterator[str]:
     for case, found in cases.items():
         side, blocks = case.split(":")[:2]
         alone, disk = found["alone"], found["disk"]
-        in_all = (f"{each['peak_mb'] / 1e3:.2f} GB, {each['seconds']:.1f} s" for each in found["in_all"].values())
+        passes = (found["in_all"][precision] for precision in ("fp32", "bf16"))
+        in_all = (f"{each['peak_mb'] / 1e3:.2f} GB, {each['seconds']:.1f} s" for each in passes)
         yield (
             f"| {side} x {side}, {blocks} blocks | {_channels(int(side), blocks)} | {alone['peak_mb'] / 1e3:.2f} | "
             f"{' | '.join(in_all)} | {disk['announced'] / 1e6:.1f}, {disk['bytes'] / 1e6:.1f} |"
