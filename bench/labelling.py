@@ -21,10 +21,7 @@ import numpy as np
 
 from bench.alone import measured, show_machine
 from bench.labelling_report import write_report
-from bench.labelling_ways import MARGIN, STREAMING, WAYS
-
-PRECISIONS = ("fp32", "bf16")
-"""Of the generator."""
+from bench.labelling_ways import MARGIN, PRECISIONS, STREAMING, WAYS
 
 CALL = """
 import json, sys

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.labelling_ways import MARGIN, STREAMING, shapes_of, size_of
+from bench.labelling_ways import MARGIN, PRECISIONS, STREAMING, shapes_of, size_of
 from factory.joint.features import need_bytes
 from manifests.files import write_atomic
 
@@ -95,7 +95,7 @@ def _memory(cases: Mapping[str, Any]) -> Iterator[str]:
     for case, found in cases.items():
         side, blocks = case.split(":")[:2]
         alone, disk = found["alone"], found["disk"]
-        passes = (found["in_all"][precision] for precision in ("fp32", "bf16"))
+        passes = (found["in_all"][precision] for precision in PRECISIONS)
         in_all = (f"{each['peak_mb'] / 1e3:.2f} GB, {each['seconds']:.1f} s" for each in passes)
         yield (
             f"| {side} x {side}, {blocks} blocks | {_channels(int(side), blocks)} | {alone['peak_mb'] / 1e3:.2f} | "
@@ -126,7 +126,7 @@ def _sampling(cases: Mapping[str, Any]) -> Iterator[str]:
         "|---|---|---|---|---|---|",
     )
     for case, found in cases.items():
-        for precision in ("fp32", "bf16"):
+        for precision in PRECISIONS:
             each = found[precision]
             yield (
                 f"| {case}, {precision} | {each['image'] * 1e3:.0f} | {each['labelled'] * 1e3:.0f} | "

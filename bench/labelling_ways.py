@@ -31,6 +31,9 @@ from manifests.labels import get_scheme
 
 STREAMING, BF16, TILES, WHOLE = "streaming", "streaming, bf16", "tile-wise", "upsample and concatenate"
 WAYS = (STREAMING, BF16, TILES, WHOLE)
+PRECISIONS = ("fp32", "bf16")
+"""Of the generator."""
+
 CLASSES = 5
 MARGIN = 1e-4
 """Distance of the two largest logits up to which rounding may decide otherwise."""
@@ -51,10 +54,12 @@ def shapes_of(side: int, blocks: int | None) -> dict[str, Shape]:
     return dict(taps if blocks is None else taps[-2 * blocks :])
 
 
-def random_taps(shapes: Sequence[Shape]) -> list[torch.Tensor]:
-    """Features float32 [C, h, w]."""
+def random_taps(shapes: Sequence[Shape], *, by_pixels: bool = False) -> list[torch.Tensor]:
+    """Features float32 [C, h, w], planes in memory, or with a pixel's channels side by side."""
     rng = np.random.default_rng(0)
-    return [torch.from_numpy(rng.standard_normal(shape, np.float32)) for shape in shapes]
+    order = torch.channels_last if by_pixels else torch.contiguous_format
+    drawn = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for shape in shapes)
+    return [planes[None].contiguous(memory_format=order)[0] for planes in drawn]
 
 
 def random_ensemble(channels: int, members: int) -> Ensemble:
@@ -145,12 +150,11 @@ def timed(way: str, side: int, blocks: int | None, members: int, folder: Path) -
     dtype = format_of(shapes, side)
     if way == WHOLE and dtype is None:
         return {"skipped": f"{size_of(shapes, side, 2):.1f} GB in float16 and what is beside them do not fit"}
-    taps, channels = random_taps(list(shapes.values())), [shape[0] for shape in shapes.values()]
+    taps = random_taps(list(shapes.values()), by_pixels=way in (STREAMING, BF16))
+    channels = [shape[0] for shape in shapes.values()]
     ensemble = random_ensemble(sum(channels), members)
     direct = Direct(ensemble, taps, side)
     if way in (STREAMING, BF16):
-        for place, tap in enumerate(taps):  # one after the other: together they are gigabytes
-            taps[place] = tap[None].contiguous(memory_format=torch.channels_last)[0]
         labeller = StreamingLabeller(ensemble, channels, precision="bf16" if way == BF16 else "fp32")
 
         def work() -> np.ndarray:

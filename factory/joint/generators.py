@@ -97,8 +97,7 @@ class OpenGenerator:
         ws = mapping.truncated(mapping(torch.from_numpy(latent[None]).to(self.device)), synthesis.layers, psi)
         if rng is None:
             return ws, None
-        maps = (rng.standard_normal((1, 1, *size), np.float32) for size in synthesis.noise_sizes)
-        return ws, [torch.from_numpy(drawn).to(self.device) for drawn in maps]
+        return ws, [drawn.to(self.device) for drawn in self.network.noise([rng])]
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

@@ -247,8 +247,7 @@ class StyleGan2Lesson:
         real = views[0][:_SAMPLES]
         rngs = [generator(self._config.seed, Stream.SAMPLE, place) for place in range(len(real))]
         latents = network.inputs(rngs).to(self._device)
-        maps = ([rng.standard_normal((1, *size), np.float32) for rng in rngs] for size in network.synthesis.noise_sizes)
-        noise = [torch.from_numpy(np.stack(drawn)).to(self._device) for drawn in maps]
+        noise = [drawn.to(self._device) for drawn in network.noise(rngs)]
         network.eval()
         with torch.inference_mode(), autocast(self._config.precision, self._device):
             made = [pixels_of(network(latents, noise, psi=psi)) for psi in (SAMPLE_PSI, 1.0)]

@@ -227,6 +227,13 @@ class Generator(nn.Module):
         """Latents float32 [N, z_dim], each from its own generator; on the CPU."""
         return torch.from_numpy(np.stack([rng.standard_normal(self.z_dim, np.float32) for rng in rngs]))
 
+    def noise(self, rngs: Sequence[np.random.Generator]) -> list[torch.Tensor]:
+        """Noise float32 [N, 1, H_k, W_k] of every convolution, each image's from its own generator; on the CPU."""
+        return [
+            torch.from_numpy(np.stack([rng.standard_normal((1, *size), np.float32) for rng in rngs]))
+            for size in self.synthesis.noise_sizes
+        ]
+
     def forward(
         self,
         latents: torch.Tensor,
