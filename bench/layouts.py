@@ -19,9 +19,10 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from bench.timing import seconds_of
-from factory.composition import Request, allocate
 from factory.core.seeds import Stream, generator
+from factory.masks.allocate import allocate
 from factory.masks.nuclei import Nuclei
+from factory.plan.request import Request
 from manifests.labels import SCHEMES
 
 SIZE, NUCLEI = 256, 40

@@ -19,13 +19,13 @@ import zarr
 from factory.core.loader import BatchLoader
 from factory.core.malloc import keep_freed_memory
 from factory.core.runs import open_run, write_shard
-from factory.order import resolve_config
-from factory.pipeline import Realiser, prepare
+from factory.make.pipeline import Realiser, prepare
+from factory.make.resolve import resolve_config
 from manifests.dataset import Dataset, open_dataset
 from manifests.labels import get_scheme
-from segment.augmentation import AugmentConfig
-from segment.data import Tiles
-from segment.sampling import MixingSampler
+from segment.data.augmentation import AugmentConfig
+from segment.data.sampling import MixingSampler
+from segment.data.tiles import Tiles
 
 BATCH, BATCHES = 8, 20
 GPU_CROPS_PER_S = 2900

@@ -82,8 +82,8 @@ def _storage_share() -> None:
     """Time in encoding, hashing, writing and fsync, as a share of making a shard in one process."""
     from factory.core import runs
     from factory.core.pool import single_threaded
-    from factory.order import resolve_config
-    from factory.pipeline import Realiser, prepare
+    from factory.make.pipeline import Realiser, prepare
+    from factory.make.resolve import resolve_config
 
     single_threaded()
     folder = Path(tempfile.mkdtemp())

@@ -11,7 +11,7 @@ if sys.argv[1] == "tuned":
     assert keep_freed_memory()
 if sys.argv[2] == "network":
     import torch
-    from segment.networks import NetworkConfig, build
+    from segment.network.networks import NetworkConfig, build
     torch.manual_seed(0); torch.set_num_threads(2)
     network = build(NetworkConfig(name="unetplusplus", encoder="resnet34"), 2).eval()
     batch = torch.rand(4, 3, 256, 256)
@@ -21,8 +21,8 @@ if sys.argv[2] == "network":
 else:
     from pathlib import Path
     from factory.core.pool import single_threaded
-    from factory.order import resolve_config
-    from factory.pipeline import Realiser, prepare
+    from factory.make.resolve import resolve_config
+    from factory.make.pipeline import Realiser, prepare
     single_threaded()
     config, scheme = resolve_config({"n": 8, "tps": "0.01-0.5"}, {}, None, [])
     order = prepare(config, scheme, Path("unused"), manifest=None, like=None, device="cpu")

@@ -84,7 +84,7 @@ keep_freed_memory()
 single_threaded()
 from factory import pipeline
 from factory.core.checkpoints import write_weights
-from factory.order import resolve_config
+from factory.make.resolve import resolve_config
 from manifests.labels import SCHEMES
 
 preset, folder, tiles = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -124,7 +124,7 @@ from factory.core.pool import single_threaded
 keep_freed_memory()
 single_threaded()
 from factory import pipeline
-from factory.order import resolve_config
+from factory.make.resolve import resolve_config
 
 folder, tiles, assignments = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 plan = {"n": tiles, "size": SIZE, "mpp": 0.5, "tissue": "0.3-0.9"}
@@ -146,7 +146,7 @@ from factory.core.malloc import keep_freed_memory
 keep_freed_memory()
 import torch.nn.functional as F
 from factory import training_run
-from factory.coarse import class_order, coarsen
+from factory.masks.coarse import class_order, coarsen
 
 preset, data, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 STEPS = 8

@@ -18,10 +18,11 @@ from scipy import ndimage
 from skimage.morphology import skeletonize, thin
 
 from bench.timing import median_seconds, peak_mb
-from factory.composition import Request, allocate
 from factory.core.seeds import Stream, generator
+from factory.geometry.nuclear_maps import Metric, contour_of, distance_map, skeleton_map, skeleton_of
+from factory.masks.allocate import allocate
 from factory.masks.nuclei import Nuclei
-from factory.nuclear_maps import Metric, contour_of, distance_map, skeleton_map, skeleton_of
+from factory.plan.request import Request
 from manifests.labels import SCHEMES
 
 SIZES = ((256, 40), (1000, 600))

@@ -37,7 +37,7 @@ from factory.core.pool import single_threaded
 single_threaded()
 from factory import pipeline
 from factory.core.checkpoints import write_weights
-from factory.order import resolve_config
+from factory.make.resolve import resolve_config
 from factory.renderers.pix2pixhd import Pix2PixHd
 from manifests.labels import get_scheme
 
@@ -142,7 +142,7 @@ CONTOURS = (
     COMMON
     + """
 from factory import training_run
-from factory.views import open_tiles
+from factory.learn.crops import open_tiles
 
 data, STEPS = Path(sys.argv[1]), 8
 lessons = []

@@ -10,8 +10,8 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from bench.timing import median_seconds, peak_mb
-from factory.order import resolve_config
-from factory.pipeline import Realiser, prepare
+from factory.make.pipeline import Realiser, prepare
+from factory.make.resolve import resolve_config
 from manifests.store import ARRAYS, Layout, ShardWriter, StoreReader, create_store
 
 LAYOUT = Layout(n=128, height=256, width=256, shard=64)

@@ -12,7 +12,6 @@ import torch
 
 from bench.stylegan2_script import FirstScript
 from bench.timing import chosen_clock, peak_mb, seconds_of
-from factory import training_run
 from factory.core.checkpoints import BEST, write_weights
 from factory.joint import HDGAN
 from factory.joint.generators import GENERATOR, DrawConfig, open_generator
@@ -20,7 +19,8 @@ from factory.joint.hdgan import BESIDE, Hdgan, HdganConfig, tap_shapes
 from factory.joint.labeller import KIND
 from factory.joint.stylegan2 import WEIGHTS_KIND, StyleGan2Config, StyleGan2Lesson, build
 from factory.nets.pixel_classifier import Ensemble
-from factory.plan import load_scheme
+from factory.plan.rows import load_scheme
+from factory.train import generator as training_run
 from manifests.labels import get_scheme
 
 PRESETS = {"published": "stylegan2", "light": "stylegan2_light"}
@@ -58,7 +58,7 @@ def write_all(folder: str) -> None:
 
 def sampled(which: str, precision: str, folder: str, n: str) -> list[float]:
     """Seconds of a bare forward pass and of an image of `factory sample`, and the peak in GB."""
-    from factory import sampling
+    from factory.make import samples as sampling
 
     weights = Path(folder) / f"{which}-{precision}" / BESIDE
     drawing = {"weights": str(weights), "precision": precision}
@@ -81,8 +81,9 @@ def labelled(which: str, precision: str, asked: str, folder: str, n: str) -> lis
 
     Where something is `asked`, tiles are chosen from a pool of four for each.
     """
-    from factory import joint_making, pipeline
-    from factory.order import resolve_joint
+    from factory.make import joint as joint_making
+    from factory.make import pipeline
+    from factory.make.resolve import resolve_joint
 
     run, count = Path(folder) / f"{which}-{precision}", _images(which, n)
     assignments = [f"joint.precision={precision}", *(["joint.tolerance=1"] if asked else [])]
@@ -171,7 +172,7 @@ def _weighed(timed: Iterable[tuple[int, float]]) -> float:
 
 def augmented_steps(data: str) -> list[float]:
     """Seconds of a step without ADA, at p = 0.2 and at p = 1; the three in turns, so that what is slow slows all."""
-    from factory.views import open_tiles
+    from factory.learn.crops import open_tiles
 
     lessons = []
     for values in ({"augpipe": "noaug"}, {"augment_p": P}, {"augment_p": 1.0}):

@@ -23,12 +23,12 @@ stock = setting == "stock"
 if not stock:
     from factory.core.malloc import keep_freed_memory
     keep_freed_memory()
-from segment.data import Batch
+from segment.data.tiles import Batch
 from factory.core.ema import averaged
-from segment.head import Head
-from segment.losses import segmentation_loss
-from segment.networks import NetworkConfig, build, to_input
-from segment.training import TrainConfig, train_step
+from segment.network.head import Head
+from segment.train.losses import segmentation_loss
+from segment.network.networks import NetworkConfig, build, to_input
+from segment.train.loop import TrainConfig, train_step
 torch.manual_seed(0)
 rng = np.random.default_rng(0)
 batch = Batch(

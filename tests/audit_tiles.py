@@ -15,9 +15,9 @@ from factory.core.runs import RunSpec, open_run, write_shard
 from manifests import Dataset, DatasetInfo, LabelScheme, Tile, get_scheme, open_dataset
 from manifests.store import Layout
 from segment.audit.annotated import POINTS
-from segment.head import Head
-from segment.instances import InstanceConfig
-from segment.weights import Weights
+from segment.network.head import Head
+from segment.network.instances import InstanceConfig
+from segment.network.weights import Weights
 
 IHC, NUCLEI, PDL1 = get_scheme("ihc"), get_scheme("nuclei"), get_scheme("pdl1")
 BLUE, BROWN = (np.array(v) / np.linalg.norm(v) for v in ([0.65, 0.70, 0.29], [0.27, 0.57, 0.78]))
@@ -120,7 +120,7 @@ def audit_command(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cl
 
     def call(*arguments: object, card: dict[str, Any] | None = None, judge: tuple[Any, ...] = ()) -> Any:
         weights = judge_weights(folder / "judge.safetensors", *judge, **(card or {}))
-        monkeypatch.setattr("segment.weights.load_weights", lambda path, device: weights)
+        monkeypatch.setattr("segment.network.weights.load_weights", lambda path, device: weights)
         return cli("segment", "audit", *arguments, "--weights", "judge.safetensors", "--device", "cpu")
 
     return call

@@ -141,7 +141,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def small_network() -> Iterator[None]:
     """``unetplusplus`` is a network of three convolutions: building and saving the real one is most of a short run."""
-    from segment.networks import NETWORKS
+    from segment.network.networks import NETWORKS
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NETWORKS, "unetplusplus", "tests.small_network:small")
@@ -151,16 +151,16 @@ def small_network() -> Iterator[None]:
 @pytest.fixture
 def real_network(small_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """``unetplusplus`` is itself again."""
-    from segment.networks import NETWORKS
+    from segment.network.networks import NETWORKS
 
-    monkeypatch.setitem(NETWORKS, "unetplusplus", "segment.networks:unetplusplus")
+    monkeypatch.setitem(NETWORKS, "unetplusplus", "segment.network.networks:unetplusplus")
 
 
 @pytest.fixture(scope="module")
 def no_training_plots() -> Iterator[None]:
     """Trainings plot no history: the plot takes longer than a training of a few steps."""
-    from factory import training
-    from segment import experiment
+    from factory.learn import training
+    from segment.train import run as experiment
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "plot_history", lambda out, history, panels: out)

@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import zarr  # noqa: F401, once and not in every child: it took most of their time
 
-from factory.order import resolve_config
-from factory.pipeline import Order, Realiser, make, prepare
+from factory.make.pipeline import Order, Realiser, make, prepare
+from factory.make.resolve import resolve_config
 from manifests.files import is_temporary, walk
 
 cv2.setNumThreads(0)

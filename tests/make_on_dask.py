@@ -5,12 +5,12 @@ import signal
 import sys
 from pathlib import Path
 
-from factory.order import resolve_config
-from factory.pipeline import Order, make, prepare
+from factory.make.pipeline import Order, make, prepare
+from factory.make.resolve import resolve_config
 
 
 def small_order(out: Path) -> Order:
-    """The data set of `tests.test_make.SMALL`, to be written to `out`."""
+    """The data set of `tests.factory.make.test_make.SMALL`, to be written to `out`."""
     flags = {"scheme": "pdl1", "size": (64, 96), "n": 7, "tps": "0.01-0.5"}
     config, scheme = resolve_config(flags, {}, None, ["shard=2"])
     return prepare(config, scheme, out, manifest=None, like=None, device="cpu")

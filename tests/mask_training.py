@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from factory.core.config import digest, parse
 from factory.core.runs import RunSpec, open_run, write_shard
-from factory.training import LessonConfig
-from factory.training_run import TrainingRun, lesson_class, lessons, prepare, train
+from factory.learn.training import LessonConfig
+from factory.train.generator import TrainingRun, lesson_class, lessons, prepare, train
 from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
 from manifests.store import Layout
 

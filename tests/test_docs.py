@@ -19,13 +19,13 @@ from factory.core.config import configs_dir, parse
 from factory.core.registry import resolve
 from factory.joint import FITTED
 from factory.joint.labeller import LabellerConfig
-from factory.labeller_run import LabellerRunConfig, resolve_labeller
+from factory.make.pipeline import recipe_of
+from factory.make.resolve import resolve_config
 from factory.masks import MASKS
-from factory.order import resolve_config
-from factory.pipeline import recipe_of
-from factory.plan import load_scheme
+from factory.plan.rows import load_scheme
 from factory.renderers import RENDERERS
-from factory.training_run import lesson_class, lessons, resolve_lesson
+from factory.train.generator import lesson_class, lessons, resolve_lesson
+from factory.train.labeller import LabellerRunConfig, resolve_labeller
 from manifests import SCHEMA, SCHEMES
 from tests.conftest import Outcome, write_dataset
 
@@ -82,7 +82,7 @@ def test_every_render_config_resolves(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((configs_dir() / "segment").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_segment_config_resolves(path: Path) -> None:
-    from segment.training import TrainConfig
+    from segment.train.loop import TrainConfig
 
     parse(TrainConfig, yaml.safe_load(path.read_text()), path.name)
 
@@ -179,13 +179,6 @@ def test_the_readme_names_the_presets_whose_tiles_are_multiples_of_256() -> None
 def test_what_is_not_here_yet_names_no_renderer_that_is_here() -> None:
     missing = README.split("## What is not here yet\n")[1].split(".")[0].lower().replace("-", "")
     assert not [name for name in RENDERERS if name in missing]
-
-
-def test_the_import_linter_keeps_all_generators_and_renderers_apart() -> None:
-    document = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())
-    contracts = document["tool"]["importlinter"]["contracts"]
-    apart = {module for contract in contracts if contract["type"] == "independence" for module in contract["modules"]}
-    assert {target.split(":")[0] for target in [*MASKS.values(), *RENDERERS.values()]} <= apart
 
 
 def test_the_readme_names_every_column_and_scheme() -> None:

@@ -18,7 +18,7 @@ from factory.annotate import TOOLS
 from factory.annotate.shapes import read_json
 from factory.core.registry import resolve
 from factory.joint.generators import drawing_of
-from factory.sampling import choose_diverse, latents_of
+from factory.make.samples import choose_diverse, latents_of
 from manifests.checksums import SUMS
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError

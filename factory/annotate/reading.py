@@ -24,8 +24,8 @@ from factory.core.runs import RunSpec, library_versions, write_shard
 from factory.core.seeds import Stream, generator
 from factory.core.shards import write_missing
 from factory.joint.generators import DRAWING, drawing_of
-from factory.pipeline import BYTE_MAKERS
-from factory.plan import check_shares, spread_splits
+from factory.make.pipeline import BYTE_MAKERS
+from factory.plan.rows import check_shares, spread_splits
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.labels import IGNORE, LabelScheme

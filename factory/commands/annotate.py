@@ -47,7 +47,7 @@ def export(
     """Write images as PNG with an empty annotation file each, and the classes as the tool reads them."""
     from factory.annotate.folder import export as write_folder
     from factory.core.console import progress
-    from factory.plan import load_scheme
+    from factory.plan.rows import load_scheme
 
     named = load_scheme(scheme) if scheme else None
     with progress("writing images", 0, unit="images") as bar:
@@ -74,8 +74,8 @@ def import_(
     from factory.annotate import reading
     from factory.core.config import parse
     from factory.core.console import progress
-    from factory.order import parse_split
-    from factory.plan import load_scheme
+    from factory.make.resolve import parse_split
+    from factory.plan.rows import load_scheme
 
     values = {"fill": fill, "split": parse_split(split or "0.8,0.1,0.1"), "seed": seed or 0}
     config = parse(reading.ImportConfig, values, "factory annotate import")

@@ -37,7 +37,7 @@ def convert(
     from factory.core.console import console
     from factory.joint.convert import Origin
     from factory.joint.convert import convert as converted
-    from factory.plan import load_scheme
+    from factory.plan.rows import load_scheme
 
     assert name is Original.stylegan2
     origin = Origin(mpp, load_scheme(scheme), tuple(source or ()), tuple(licence or ()))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from factory.doctor import Report
+    from factory.doctor.examine import Report
 
 
 def doctor(
@@ -23,7 +23,7 @@ def doctor(
     """
     import json
 
-    from factory.doctor import examine
+    from factory.doctor.examine import examine
 
     report = examine(data)
     if as_json:

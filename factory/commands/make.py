@@ -67,12 +67,13 @@ def make(
     """Make labelled tiles whose composition is what was asked, exactly. Stopped? The same command goes on."""
     import time
 
-    from factory import order, report
     from factory.core.console import console, counting
-    from factory.pipeline import make as make_tiles
-    from factory.pipeline import notes_of, prepare, resolve_part_device
-    from factory.plan import read_draft
-    from factory.reference import read_reference
+    from factory.make import report
+    from factory.make import resolve as order
+    from factory.make.pipeline import make as make_tiles
+    from factory.make.pipeline import notes_of, prepare, resolve_part_device
+    from factory.make.real_images import read_reference
+    from factory.plan.rows import read_draft
 
     flags = order.plan_flags(
         tps=tps,
@@ -98,8 +99,8 @@ def make(
     parts = {"masks": masks, "renderer": renderer}
     order.refuse_mixed(joint, {**typed, "share": share}, {**parts, "like": like})
     if joint:
-        from factory import joint_making
         from factory.core.devices import resolve_device
+        from factory.make import joint as joint_making
 
         asked = order.resolve_joint(flags, {**typed, "name": joint}, share or [], config, assignments or [], draft)
         prepared = joint_making.prepare(asked, out, manifest=draft, device=resolve_device(device))

@@ -28,11 +28,11 @@ def plan(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the manifest if it is there.")] = False,
 ) -> None:
     """Plan a data set: a Parquet manifest of requests, to look at, edit, and give to factory make --manifest."""
-    from factory import order
     from factory.core.console import console
-    from factory.pipeline import recipe_of, refuse_impossible
-    from factory.plan import plan as draw_plan
-    from factory.report import request_table
+    from factory.make import resolve as order
+    from factory.make.pipeline import recipe_of, refuse_impossible
+    from factory.make.report import request_table
+    from factory.plan.rows import plan as draw_plan
     from manifests.errors import UserError
     from manifests.schema import DatasetInfo
     from manifests.table import ROWS_PER_FILE, write_manifest

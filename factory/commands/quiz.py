@@ -97,7 +97,7 @@ def _make(
     overwrite: bool,
 ) -> None:
     from factory.core.console import console
-    from factory.order import parse_size
+    from factory.make.resolve import parse_size
     from factory.quiz.making import make_quiz
 
     shown = parse_size(size) if size else None

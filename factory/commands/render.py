@@ -37,9 +37,11 @@ def render(
     """Draw new images on the masks of a data set, to hold against its own. Stopped? The same command goes on."""
     import time
 
-    from factory import order, rendering, report
     from factory.core.console import console, counting
-    from factory.reference import read_reference
+    from factory.make import on_given_masks as rendering
+    from factory.make import report
+    from factory.make import resolve as order
+    from factory.make.real_images import read_reference
 
     (scheme,) = rendering.open_masks(masks, "all").schemes
     typed = {"split": split.value if split else None, "seed": seed}

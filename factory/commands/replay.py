@@ -17,7 +17,7 @@ def replay(
 ) -> None:
     """Make one tile again from its manifest row and run.yaml, and compare every byte with the store."""
     from factory.core.console import console
-    from factory.replay import replay as make_again
+    from factory.make.replay import replay as make_again
     from manifests.errors import FaultError
 
     result = make_again(dataset, sample_id, masks_of)

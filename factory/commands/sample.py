@@ -42,10 +42,11 @@ def sample(
     """
     import time
 
-    from factory import order, sampling
     from factory.core.config import parse
     from factory.core.console import console, counting
     from factory.core.devices import resolve_device
+    from factory.make import resolve as order
+    from factory.make import samples as sampling
     from manifests.dataset import open_dataset
     from manifests.errors import UserError
 
@@ -75,8 +76,8 @@ def sample(
 
 def _beside(dataset: Dataset, diverse: int | None) -> list[str]:
     """Write what stands beside the data set, and never in it, as its SHA256SUMS lists every file."""
-    from factory import sampling
     from factory.inspect.gallery import MOST, write_gallery
+    from factory.make import samples as sampling
     from manifests.table import write_manifest
 
     root, lines = dataset.root.resolve(), []

@@ -68,12 +68,12 @@ def score(
     Writes score.json, score.md, score.png, modes.png; with --train nearest.png, with --paired pairs.png and .parquet.
     """
     from factory.core.console import console
-    from factory.realism.paired import find_pairs
-    from factory.realism.report import headline, pairs_headline
-    from factory.realism.scoring import check_out, check_settings, default_out, write_score
-    from factory.realism.scoring import score as compare
-    from factory.realism.settings import Settings
-    from factory.realism.sources import open_inputs
+    from factory.score.paired import find_pairs
+    from factory.score.report import headline, pairs_headline
+    from factory.score.scoring import check_out, check_settings, default_out, write_score
+    from factory.score.scoring import score as compare
+    from factory.score.settings import Settings
+    from factory.score.sources import open_inputs
     from manifests.errors import UserError
 
     if paired and on is not Compared.images:

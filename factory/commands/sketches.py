@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from factory.coarse.drawings import White
+    from factory.masks.coarse.drawings import White
     from factory.sketches.check import CheckReport
     from factory.sketches.report import SketchReport
     from manifests.labels import LabelScheme
@@ -50,8 +50,8 @@ def sketches(
     map of each kind to trace over (templates/). With --check it reads a folder of drawings and shows what it made of
     each, and of some augmentations.
     """
-    from factory.order import parse_size
-    from factory.plan import load_scheme
+    from factory.make.resolve import parse_size
+    from factory.plan.rows import load_scheme
     from manifests.errors import UserError
 
     if (check is None) == (not data):

@@ -53,11 +53,12 @@ def train(
     """
     import yaml
 
-    from factory import joint, training_run
+    from factory import joint
     from factory.commands.train_labeller import train_labeller
     from factory.core.console import console, progress
     from factory.core.devices import resolve_device
-    from factory.order import parse_size
+    from factory.make.resolve import parse_size
+    from factory.train import generator as training_run
     from manifests.errors import UserError
 
     if name not in joint.FITTED:

@@ -34,8 +34,8 @@ def train_labeller(
     """
     import yaml
 
-    from factory import labeller_run
     from factory.core.console import console, progress
+    from factory.train import labeller as labeller_run
 
     for name in ("scheme", "size", "precision"):
         if typed.pop(name, None) is not None:

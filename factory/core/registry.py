@@ -1,4 +1,4 @@
-"""Tables of names: `"stain": "factory.renderers.stain:Stain"`, imported on first use."""
+"""Tables of names: `"stain": "factory.renderers.stain.stain:Stain"`, imported on first use."""
 
 from __future__ import annotations
 

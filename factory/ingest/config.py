@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from factory.cells_by_colour import AIR_GREY
 from factory.core.config import Config, digest
+from factory.learn.cells_by_colour import AIR_GREY
 from manifests.labels import LabelScheme
 
 AIR_THRESHOLDS = {"he": 204, "ihc": AIR_GREY}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factory.cells_by_colour import grey
 from factory.core.images.files import read_pixels
 from factory.core.images.header import UnreadableError
 from factory.ingest.config import IngestConfig
 from factory.ingest.pairing import Source
 from factory.ingest.points import Points, read_points
+from factory.learn.cells_by_colour import grey
 from manifests.labels import IGNORE, LabelScheme
 from manifests.tile import MAX_INSTANCE
 

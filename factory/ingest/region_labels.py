@@ -11,7 +11,7 @@ import numpy.typing as npt
 from factory.ingest.config import IngestConfig
 from factory.ingest.pairing import Source, SourceError
 from factory.ingest.points import Points
-from factory.quantiles import target_count
+from factory.masks.quantiles import target_count
 from manifests.labels import LabelScheme
 
 SMOOTH_UM = 5.0

@@ -25,8 +25,8 @@ from factory.core.seeds import Stream, generator
 from factory.core.weights import BEST, Card, read_card
 from factory.joint import DRAWING as DRAWING
 from factory.joint.stylegan2 import SAMPLE_PSI, WEIGHTS_KIND, build, pixels_of
+from factory.learn.weights import STARTER, TrainedConfig
 from factory.nets.stylegan2 import Generator, Tap
-from factory.trained import STARTER, TrainedConfig
 from manifests.errors import UserError
 
 GENERATOR = "stylegan2"

@@ -36,8 +36,8 @@ from factory.joint.generators import (
 from factory.joint.labeller import KIND, Labeller, read_labeller
 from factory.joint.streaming import TILE_PX, StreamingLabeller
 from factory.joint.stylegan2 import build
+from factory.learn.weights import STARTER, TrainedConfig, scheme_of
 from factory.nets.stylegan2 import StyleGan2Shape, Tap, sizes_of
-from factory.trained import STARTER, TrainedConfig, scheme_of
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
 from manifests.tile import Tile

@@ -18,6 +18,8 @@ from torch import nn
 
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
+from factory.learn.crops import ImageViews, Tiles
+from factory.learn.training import LessonConfig, Views
 from factory.nets.ada import PIPES, AdaController, augmented, draw_uniforms
 from factory.nets.objectives import judged_as
 from factory.nets.stylegan2 import Discriminator, Generator, StyleGan2Shape
@@ -31,8 +33,6 @@ from factory.nets.stylegan2_losses import (
     r1_gamma_of,
     r1_penalty,
 )
-from factory.training import LessonConfig, Views
-from factory.views import ImageViews, Tiles
 from manifests.labels import LabelScheme
 
 WEIGHTS_KIND = "joint-weights"

@@ -13,16 +13,16 @@ from torch import nn
 
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.from_coarse import CoarseConfig, CoarseLessonConfig, FromCoarse, coarse_views
+from factory.learn.crops import Tiles, mask_streams
+from factory.learn.training import Views
+from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseLessonConfig, FromCoarse, coarse_views
+from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
 from factory.nets.discriminators import PatchDiscriminator, refuse_small_views
 from factory.nets.history_pool import pooled
 from factory.nets.objectives import Adversarial, judged_as
 from factory.nets.resnet import ResnetGenerator
 from factory.nets.shapes import ResnetShape
-from factory.trained_masks import WEIGHTS_KIND
-from factory.training import Views
-from factory.views import Tiles, mask_streams
 from manifests.labels import LabelScheme
 
 _SAMPLES = 6

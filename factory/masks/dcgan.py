@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from factory.composition import Request
 from factory.core.config import Config
-from factory.from_noise import FromNoise, FromNoiseConfig
+from factory.learn.weights import TrainedConfig
+from factory.masks.learned.generator import TrainedMasks
+from factory.masks.learned.noise_to_mask import FromNoise, FromNoiseConfig
 from factory.nets.annealing import channels_of
 from factory.nets.depas import DcganGenerator
 from factory.nets.discriminators import Scales, WholeDiscriminator
-from factory.trained import TrainedConfig
-from factory.trained_masks import TrainedMasks
+from factory.plan.request import Request
 from manifests.labels import LabelScheme
 
 

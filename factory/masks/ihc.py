@@ -1,6 +1,6 @@
 """Tissue regions with nuclei: PD-L1 and Ki-67 tiles whose TPS is exact by area and by cells. Nothing here is trained.
 
-Regions come first, from `factory.regions`; nuclei then lie inside them: round to oval ones in the tumour, small
+Regions come first, from `factory.masks.regions`; nuclei then lie inside them: round to oval ones in the tumour, small
 round and dense lymphocytes in inflammation, thin spindles along the fibres of the stroma, none on air. A scheme
 without a class for inflammation has its lymphocytes in other tissue, most of them where inflammation would be.
 """
@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from factory.composition import Request, Scores, check, shares
 from factory.core.config import Config
-from factory.fields import FloatMap
-from factory.geometry import OutlineConfig, draw_outlines
-from factory.placement import Cells, Population, too_coarse
-from factory.quantiles import target_count
-from factory.regions import NODE_UM, Regions, RegionsConfig, draw_regions, region_fields, region_fractions
+from factory.geometry.fields import FloatMap
+from factory.geometry.outlines import OutlineConfig, draw_outlines
+from factory.masks.allocate import Scores, check, shares
+from factory.masks.cells.placement import Cells, Population, too_coarse
+from factory.masks.quantiles import target_count
+from factory.masks.regions import NODE_UM, Regions, RegionsConfig, draw_regions, region_fields, region_fractions
+from factory.plan.request import Request
 
 _PACKING = 0.42
 """Share of a region that nuclei of mean size can cover before placing them begins to fail; measured."""

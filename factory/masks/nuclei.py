@@ -17,12 +17,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from factory.composition import Request, Scores, check
-from factory.fields import FloatMap, nodes, noise, spline
-from factory.geometry import Outlines, draw_outlines
-from factory.masks.nuclei_config import Layout, NucleiConfig
-from factory.masks.nuclei_fit import fit_layouts
-from factory.placement import Cells, Population, too_coarse
+from factory.geometry.fields import FloatMap, nodes, noise, spline
+from factory.geometry.outlines import Outlines, draw_outlines
+from factory.masks.allocate import Scores, check
+from factory.masks.cells.layout_fit import fit_layouts
+from factory.masks.cells.nuclei_config import Layout, NucleiConfig
+from factory.masks.cells.placement import Cells, Population, too_coarse
+from factory.plan.request import Request
 from manifests.tile import Tile
 
 _PACKING = 0.5

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from factory.composition import Request, Scores, check
 from factory.core.config import Config
-from factory.regions import RegionsConfig, draw_regions, region_fields, region_fractions
+from factory.masks.allocate import Scores, check
+from factory.masks.regions import RegionsConfig, draw_regions, region_fields, region_fractions
+from factory.plan.request import Request
 
 
 class PolygonsConfig(Config):

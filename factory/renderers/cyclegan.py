@@ -13,15 +13,15 @@ from torch import nn
 
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.from_labels import ImageLesson, ImageLessonConfig
+from factory.learn.crops import ImageViews, Tiles
+from factory.learn.training import Views
 from factory.nets.discriminators import PatchDiscriminator, refuse_small_views
 from factory.nets.history_pool import pooled
 from factory.nets.objectives import Adversarial, judged_as
 from factory.nets.resnet import ResnetGenerator
 from factory.nets.shapes import ResnetShape
-from factory.trained_renderers import TrainedRenderer
-from factory.training import Views
-from factory.views import ImageViews, Tiles
+from factory.renderers.learned.image_training import ImageLesson, ImageLessonConfig
+from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 

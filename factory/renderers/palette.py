@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from factory.conditions import Condition, ConditionConfig
 from factory.core.config import Config
+from factory.renderers.conditions import Condition, ConditionConfig
 
 
 class PaletteConfig(Config):

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import model_validator
 
-from factory.from_pairs import FromPairs, ImageLossWeights, PairsConfig
 from factory.nets.objectives import Adversarial
 from factory.nets.shapes import UNetShape
 from factory.nets.unet import UNet
-from factory.trained_renderers import TrainedRenderer
+from factory.renderers.learned.paired_training import FromPairs, ImageLossWeights, PairsConfig
+from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import model_validator
 
-from factory.from_pairs import FromPairs, PairsConfig
 from factory.nets.pix2pixhd import GlobalGenerator
 from factory.nets.shapes import GlobalShape
-from factory.trained_renderers import TrainedRenderer
+from factory.renderers.learned.paired_training import FromPairs, PairsConfig
+from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 

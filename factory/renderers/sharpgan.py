@@ -1,6 +1,7 @@
 """Sharp-GAN and Enhanced Sharp-GAN (Butte et al. 2022, 2023): nuclei with clean edges, in the stain of any slide.
 
-Two things tell it from pix2pix: the map that the generator sees (`factory.nuclear_maps`) and terms of the loss that
+Two things tell it from pix2pix: the map that the generator sees (`factory.geometry.nuclear_maps`) and terms of the
+loss that
 look at contours (`factory.nets.contours`). Both are keys of the config, so that its presets are the rows of the paper's
 table.
 """
@@ -12,13 +13,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from factory.conditions import ConditionConfig
-from factory.from_pairs import FromPairs, PairsConfig
 from factory.nets.objectives import Adversarial
 from factory.nets.pix2pixhd import GlobalGenerator
 from factory.nets.shapes import GlobalShape, UNetShape
 from factory.nets.unet import UNet
-from factory.trained_renderers import TrainedRenderer
+from factory.renderers.conditions import ConditionConfig
+from factory.renderers.learned.paired_training import FromPairs, PairsConfig
+from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 Architecture = Literal["unet", "resnet"]

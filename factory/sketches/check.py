@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from factory.coarse.augment import augment_sketch
-from factory.coarse.drawings import Sketch, White, read_sketch, sketch_files
-from factory.coarse.morphology import LabelMap
 from factory.core.console import progress
 from factory.core.seeds import Stream, generator
 from factory.inspect.layout import Block, View
 from factory.inspect.sheet import render_sheet
+from factory.masks.coarse.augment import augment_sketch
+from factory.masks.coarse.drawings import Sketch, White, read_sketch, sketch_files
+from factory.masks.coarse.morphology import LabelMap
 from factory.sketches.report import SHEET, check_folder
 from manifests.errors import UserError
 from manifests.files import write_atomic

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from factory.coarse.morphology import LabelMap, class_order
+from factory.masks.coarse.morphology import LabelMap, class_order
 from manifests.labels import LabelScheme
 
 Features = npt.NDArray[np.float64]

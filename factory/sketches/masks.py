@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from factory.coarse.morphology import LabelMap, class_order, coarsen
 from factory.inspect.report import open_finished
+from factory.masks.coarse.morphology import LabelMap, class_order, coarsen
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.labels import LabelScheme, common_scheme

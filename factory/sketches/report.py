@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from factory.coarse.morphology import LabelMap, class_order
 from factory.core.console import progress
 from factory.inspect.layout import Block, View
 from factory.inspect.report import check_out
 from factory.inspect.sheet import render_sheet
+from factory.masks.coarse.morphology import LabelMap, class_order
 from factory.sketches.features import count_parts, features, weights
 from factory.sketches.kinds import Kinds, find_kinds
 from factory.sketches.masks import CoarseMasks, open_masks

@@ -1,1 +1,1 @@
-"""Weights that come with the package, and how they were made (`factory.starter.recipe`)."""
+"""Weights that come with the package, and how they were made (`factory.starter.pack`)."""

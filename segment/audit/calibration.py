@@ -18,7 +18,7 @@ from manifests.errors import UserError
 from manifests.labels import IGNORE
 from segment.audit.annotated import AnnotatedCells, annotated_cells
 from segment.audit.counting import count_nuclei
-from segment.stain_count import (
+from segment.audit.stain_count import (
     Floats,
     StainVectors,
     estimate_vectors,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from manifests.labels import IGNORE, LabelScheme
 from manifests.tile import Tile
-from segment.stain_count import Floats, mean_dab
+from segment.audit.stain_count import Floats, mean_dab
 
 CELL = "cell"
 """The class of `ki67_cells` and `pdl1_cells` that lies over regions: its pixels are of the region around them."""

@@ -17,11 +17,11 @@ from segment import metrics
 from segment.audit.annotated import AnnotatedCells, Cells
 from segment.audit.calibration import FEWEST_CELLS, StainCalibration
 from segment.audit.counting import count_nuclei, has_marker_regions, scheme_basis
-from segment.head import has_instances
-from segment.inference import predict_maps
-from segment.instances import read_tile
-from segment.stain_count import Floats, find_nuclei, mean_dab, positive_area, stain_densities
-from segment.weights import Weights
+from segment.audit.stain_count import Floats, find_nuclei, mean_dab, positive_area, stain_densities
+from segment.network.head import has_instances
+from segment.network.inference import predict_maps
+from segment.network.instances import read_tile
+from segment.network.weights import Weights
 
 NAN = float("nan")
 

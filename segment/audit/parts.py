@@ -19,11 +19,11 @@ from factory.core.folder import begin, check_same, is_begun
 from factory.core.runs import RUN, lock_folder
 from manifests.errors import FaultError
 from manifests.files import write_atomic
-from segment.audit.accepted import ACCEPTED, SUMMARY
 from segment.audit.calibration import StainCalibration, calibrate
 from segment.audit.judge import FIGURES, Finding, Judge
 from segment.audit.request import Audit, Inspected
-from segment.head import has_instances
+from segment.data.accepted import ACCEPTED, SUMMARY
+from segment.network.head import has_instances
 
 PART_TILES = 64
 PARTS, CALIBRATION = "parts", "calibration.json"

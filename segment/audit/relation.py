@@ -2,7 +2,7 @@
 
 Intervals are percentiles of `RESAMPLES` bootstrap draws over tiles; tiles of one patient or slide are drawn together
 (Efron and Tibshirani 1993, chapter 13). A line through the points of one tile has no slope, so that
-`segment.intervals`, which asks every tile for a figure of its own, has no interval for it.
+`segment.metrics.intervals`, which asks every tile for a figure of its own, has no interval for it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from rich.table import Table
 from manifests.files import write_atomic
 from manifests.schema import DISCLAIMER
 from manifests.table import write_manifest
-from segment.audit.accepted import ACCEPTED, SUMMARY
 from segment.audit.calibration import StainCalibration
 from segment.audit.judge import COUNTS, FIGURES, Finding, TpsJudge
 from segment.audit.parts import AUDIT, PLOT, REPORT
@@ -25,7 +24,8 @@ from segment.audit.plot import plot_audit
 from segment.audit.relation_tables import relation_tables
 from segment.audit.request import Audit
 from segment.audit.verdict import Limits, column, has_evidence, judge_all, limits, summarise, tps_difference
-from segment.head import has_instances
+from segment.data.accepted import ACCEPTED, SUMMARY
+from segment.network.head import has_instances
 
 METADATA_KEY = b"pathology_audit"
 """Of the JSON summary in the metadata of ``audit.parquet``."""

@@ -19,8 +19,8 @@ from segment.audit.annotated import AnnotatedCells, annotated_cells
 from segment.audit.calibration import calibration_tiles
 from segment.audit.counting import has_marker_regions, scheme_basis
 from segment.audit.verdict import FEWEST_REAL_TILES
-from segment.head import has_instances
-from segment.weights import Weights
+from segment.network.head import has_instances
+from segment.network.weights import Weights
 
 FEW_TILES = 30
 """Below this many real tiles, the audit's own error is a rough figure."""

@@ -63,7 +63,7 @@ def audit(
     from segment.audit import parts, report
     from segment.audit.judge import Judge, choose_tps_judge
     from segment.audit.request import prepare
-    from segment.weights import load_weights
+    from segment.network.weights import load_weights
 
     job = prepare(load_weights(weights, device), dataset, real=real or (), stain_from=stain_from, split=split, out=out)
     with parts.opened(job, overwrite=overwrite):

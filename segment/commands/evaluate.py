@@ -44,12 +44,12 @@ def evaluate(
     device = resolve_device(device)
 
     from factory.core.precision import parse_precision, resolve_precision
-    from segment import report
-    from segment.evaluate import check_test_leaks
-    from segment.evaluate import evaluate as score
-    from segment.sources import open_sources, parse_mix, projections
-    from segment.weights import STARTER, load_weights
-    from segment.wholes import tile_images, whole_images, whole_parts
+    from segment.data.sources import open_sources, parse_mix, projections
+    from segment.data.whole_images import tile_images, whole_images, whole_parts
+    from segment.evaluate import report
+    from segment.evaluate.evaluate import check_test_leaks
+    from segment.evaluate.evaluate import evaluate as score
+    from segment.network.weights import STARTER, load_weights
 
     arithmetic = resolve_precision(parse_precision(precision), device)
     loaded = load_weights(weights, device)

@@ -59,9 +59,9 @@ def predict(
         raise UserError(f"--mpp: expected micrometres per pixel from 0.01 to 100, got {mpp:g}.")
 
     from factory.core.precision import parse_precision, resolve_precision
+    from segment.network.weights import load_weights
     from segment.predict import request, writing
     from segment.predict.sources import find_pictures
-    from segment.weights import load_weights
 
     request.check_windows(tile, overlap)
     device = resolve_device(device)

@@ -87,9 +87,10 @@ def train(
     device = resolve_device(device)
 
     from factory.core.console import console, progress
-    from segment import experiment, report
     from segment.commands.settings import resolve
-    from segment.training import TrainConfig
+    from segment.evaluate import report
+    from segment.train import run as experiment
+    from segment.train.loop import TrainConfig
 
     settings = resolve(
         TrainConfig, config, assignments or [], _given(flags), command="segment train", shipped="segment"

@@ -17,17 +17,17 @@ from factory.core.runs import RUN, lock_folder
 from manifests.dataset import Dataset
 from manifests.errors import FaultError, UserError
 from manifests.files import sha256_file
-from segment import experiment
 from segment.compare.config import SET_BY_GRID, Cell, CompareConfig, grid
 from segment.compare.records import ImageFigures, Record, collect, read_any_record, read_record, write_record
 from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, SUMMARY, Setting
 from segment.compare.summary import Scores
-from segment.evaluate import evaluate
-from segment.experiment import Experiment, training_part
-from segment.sources import Mix, Source, check_leaks, choose_scheme, open_sources
-from segment.training import UNHASHED
-from segment.weights import load_weights
-from segment.wholes import whole_images, whole_parts
+from segment.data.sources import Mix, Source, check_leaks, choose_scheme, open_sources
+from segment.data.whole_images import whole_images, whole_parts
+from segment.evaluate.evaluate import evaluate
+from segment.network.weights import load_weights
+from segment.train import run as experiment
+from segment.train.loop import UNHASHED
+from segment.train.run import Experiment, training_part
 
 CELLS = "cells"
 OWN_TEST = ""

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from factory.core.config import Config
-from segment.augmentation import AugmentConfig
-from segment.training import TrainConfig
+from segment.data.augmentation import AugmentConfig
+from segment.train.loop import TrainConfig
 
 ARMS = {
     "R": "real tiles, not augmented",

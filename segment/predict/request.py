@@ -13,14 +13,14 @@ from factory.core.precision import Precision
 from factory.core.runs import library_versions
 from factory.core.weights import read_card
 from manifests.errors import UserError
-from segment.head import has_instances
-from segment.networks import DIVISOR
+from segment.network.head import has_instances
+from segment.network.networks import DIVISOR
+from segment.network.weights import Weights
 from segment.predict.frames import Frame, choose_frame
 from segment.predict.records import COMMAND
 from segment.predict.sources import Picture
 from segment.predict.stitching import count_windows
 from segment.predict.windows import Axis
-from segment.weights import Weights
 
 Format = Literal["png", "tiff", "geojson", "dataset"]
 FORMATS: tuple[Format, ...] = ("png", "tiff", "geojson", "dataset")

@@ -16,8 +16,8 @@ from manifests.labels import IGNORE
 from manifests.schema import DatasetInfo
 from manifests.store import Layout
 from manifests.tile import Tile
+from segment.network.weights import Weights
 from segment.predict.request import Job
-from segment.weights import Weights
 
 _SHARD = 16
 _KEPT = (

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from manifests.labels import LabelScheme
 from manifests.tile import Tile
-from segment.head import has_instances
-from segment.inference import Maps
-from segment.instances import InstanceConfig, read_tile
+from segment.network.head import has_instances
+from segment.network.inference import Maps
+from segment.network.instances import InstanceConfig, read_tile
 from segment.predict.windows import Axis, Band, blended_bands
 
 STRIPE_PX = 8192

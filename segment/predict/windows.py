@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segment.inference import Maps
-from segment.networks import DIVISOR
+from segment.network.inference import Maps
+from segment.network.networks import DIVISOR
 
 Floats = npt.NDArray[np.float32]
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from factory.core.runs import lock_folder
 from manifests.errors import UserError
 from manifests.tile import Tile
-from segment.inference import Maps, predict_maps
+from segment.network.inference import Maps, predict_maps
+from segment.network.weights import Weights
 from segment.predict.frames import Pixels, read_frame
 from segment.predict.geojson import write_geojson
 from segment.predict.rasters import assemble, draw_overlay, ids_for_png, write_picture, write_png, write_tiff
@@ -20,7 +21,6 @@ from segment.predict.records import check_folder, is_done, prepare_folder, write
 from segment.predict.request import Job, Settings, output_folders
 from segment.predict.sets import write_set
 from segment.predict.stitching import Block, Canvas, read_blocks
-from segment.weights import Weights
 
 _GLASS = 200
 """A window of a slide without a darker value in any channel shows no stain, and is not put through the network."""

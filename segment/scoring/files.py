@@ -19,7 +19,7 @@ from factory.core.images.files import LOSSY, read_header, read_pixels
 from factory.core.images.header import Header, UnreadableError
 from manifests.errors import UserError
 from manifests.labels import IGNORE
-from segment.overlap import MAX_ID
+from segment.metrics.overlap import MAX_ID
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 """Formats that keep labels as they are."""

@@ -1,0 +1,1 @@
+"""Examine the installation: `factory doctor`."""

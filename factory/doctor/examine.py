@@ -1,0 +1,395 @@
+"""Examine this installation: what is here, what works, and what to do about the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from factory.core.registry import resolve
+from factory.core.runs import is_finished
+from factory.core.weights import SUFFIX, read_card
+from factory.masks import MASKS
+from factory.renderers import RENDERERS
+from manifests.dataset import open_dataset
+from manifests.errors import UserError
+from manifests.labels import SCHEMES
+from manifests.ledger import LEDGER
+from manifests.store import STORE, read_layout
+
+PACKAGE = "pathology-tile-factory"
+STARTER = Path(__file__).parents[1] / "starter"
+IMPORTS = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "numpy": "numpy",
+    "zarr": "zarr",
+    "pyarrow": "pyarrow",
+    "opencv-python-headless": "cv2",
+    "numba": "numba",
+    "dask": "dask",
+    "distributed": "distributed",
+    "scikit-image": "skimage",
+    "segmentation-models-pytorch": "segmentation_models_pytorch",
+    "openslide-python": "openslide",
+}
+"""Libraries that are imported for trial: name of the distribution -> module."""
+
+_LEAST_FREE_BYTES = 1_000_000_000
+_IMPORT_TIMEOUT_S = 300
+
+State = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        part: the section it belongs to.
+        name: what was looked at.
+        state: ok; note: worth knowing, nothing to mend; problem: something does not work.
+        text: what was found.
+        advice: what to do about a problem.
+        facts: the same for programs.
+    """
+
+    part: str
+    name: str
+    state: State
+    text: str
+    advice: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, in the order of the report."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """The findings that something must be done about."""
+        return tuple(finding for finding in self.findings if finding.state == "problem")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: ``{"ok": bool, "findings": [{part, name, state, text, advice, facts}]}``."""
+        return {"ok": not self.problems, "findings": [asdict(finding) for finding in self.findings]}
+
+
+def examine(data: Path, on_part: Callable[[str], None] = lambda part: None) -> Report:
+    """Look at everything.
+
+    Args:
+        data: the folder of the data sets, as a rule ``data``.
+        on_part: called with the name of every part before it is examined.
+    """
+    parts: dict[str, Callable[[], list[Finding]]] = {
+        "versions": examine_versions,
+        "imports": examine_imports,
+        "devices": examine_devices,
+        "machine": lambda: [examine_memory(), examine_disk(data), examine_allocator()],
+        "weights": lambda: examine_weights(STARTER),
+        "parts": examine_parts,
+        "readers": examine_readers,
+        "data": lambda: examine_data(data),
+    }
+    findings: list[Finding] = []
+    for part, look in parts.items():
+        on_part(part)
+        findings += look()
+    return Report(tuple(findings))
+
+
+def examine_versions() -> list[Finding]:
+    """Python and every library that the package requires, against the versions that it supports."""
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        own = metadata.metadata(PACKAGE)
+    except metadata.PackageNotFoundError:
+        return [Finding("versions", PACKAGE, "problem", "not installed", "Run make install.")]
+    supported = SpecifierSet(own["Requires-Python"])
+    python = platform.python_version()
+    findings = [
+        _version("python", python, supported, f"Make the environment anew with Python {supported}."),
+        Finding("versions", PACKAGE, "ok", own["Version"], facts={"version": own["Version"]}),
+    ]
+    for text in sorted(metadata.requires(PACKAGE) or (), key=str.lower):
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        name = requirement.name
+        advice = f"Run make install, or pip install '{name}{requirement.specifier}'."
+        try:
+            findings.append(_version(name, metadata.version(name), requirement.specifier, advice))
+        except metadata.PackageNotFoundError:
+            findings.append(Finding("versions", name, "problem", f"not installed, {requirement.specifier}", advice))
+    return findings
+
+
+def _version(name: str, version: str, supported: Any, advice: str) -> Finding:
+    facts = {"version": version, "supported": str(supported)}
+    if supported.contains(version, prereleases=True):
+        return Finding("versions", name, "ok", version, facts=facts)
+    return Finding("versions", name, "problem", f"expected {supported}, got {version}", advice, facts)
+
+
+_TRY_IMPORTS = """
+import importlib, json, sys
+for module in sys.argv[1:]:
+    print(json.dumps([module, None]), flush=True)
+    try:
+        importlib.import_module(module)
+        print(json.dumps([module, ""]), flush=True)
+    except Exception as error:
+        print(json.dumps([module, f"{type(error).__name__}: {error}"]), flush=True)
+"""
+
+
+def examine_imports(imports: Mapping[str, str] = IMPORTS) -> list[Finding]:
+    """Whether the compiled libraries load here, tried in another process: a wrong build may end the one it is in."""
+    found: dict[str, str | None] = {}
+    pending = list(imports.values())
+    while pending:
+        result = try_imports(pending)
+        found |= result
+        # A process that died leaves the module it died of without an answer; go on with those after it.
+        pending = pending[len(result) :] if result else []
+    findings = []
+    for name, module in imports.items():
+        reason = found.get(module)
+        if reason == "":
+            findings.append(Finding("imports", module, "ok", "loads"))
+            continue
+        text = f"does not load ({reason.splitlines()[0]})" if reason else "ends the process that loads it"
+        findings.append(Finding("imports", module, "problem", text, f"Run make install, or reinstall {name}."))
+    return findings
+
+
+def try_imports(modules: list[str]) -> dict[str, str | None]:
+    """Import modules one after another in a fresh interpreter: module -> "" when it loads, the error, None: it died."""
+    command = [sys.executable, "-W", "ignore", "-c", _TRY_IMPORTS, *modules]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S, check=False).stdout
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout.decode() if isinstance(error.stdout, bytes) else ""
+    answers: dict[str, str | None] = {}
+    for line in output.splitlines():
+        if line.startswith('["'):
+            module, reason = json.loads(line)
+            answers[module] = reason
+    return answers
+
+
+def examine_devices() -> list[Finding]:
+    """The CPU with its bfloat16 instructions, and what accelerators torch sees."""
+    flags = _cpu_flags()
+    bfloat16 = sorted(flag for flag in flags if "bf16" in flag)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    facts = {"name": _cpu_name(), "cores": cores, "bf16": bfloat16, "avx512": "avx512f" in flags}
+    text = f"{facts['name']}, {cores} cores, bf16: {', '.join(bfloat16) or 'no'}"
+    return [Finding("devices", "cpu", "ok", text, facts=facts), *_accelerators()]
+
+
+def _accelerators() -> list[Finding]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return [Finding("devices", "torch", "problem", f"does not load ({error})", "Run make install.")]
+    findings = []
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(number)
+        facts = {"name": properties.name, "memory_bytes": properties.total_memory}
+        text = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
+        findings.append(Finding("devices", f"cuda:{number}", "ok", text, facts=facts))
+    if torch.backends.mps.is_available():
+        findings.append(Finding("devices", "mps", "ok", "Apple GPU"))
+    return findings or [Finding("devices", "gpu", "note", "none; everything runs on the CPU")]
+
+
+def _cpu_info() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _cpu_name() -> str:
+    lines = (line.partition(":") for line in _cpu_info().splitlines())
+    return next(
+        (value.strip() for key, _, value in lines if key.strip() == "model name"), platform.processor() or "cpu"
+    )
+
+
+def _cpu_flags() -> frozenset[str]:
+    lines = (line.partition(":") for line in _cpu_info().splitlines())
+    return frozenset(next((value.split() for key, _, value in lines if key.strip() in ("flags", "Features")), []))
+
+
+def examine_memory() -> Finding:
+    """Memory in all, and what is left of it where the system tells."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    free: int | None = None
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        free = min(total, int(fields["MemAvailable"].split()[0]) * 1024) if "MemAvailable" in fields else None
+    text = f"{total / 1e9:.1f} GB" + (f", {free / 1e9:.1f} GB free" if free is not None else "")
+    return Finding("machine", "memory", "ok", text, facts={"total_bytes": total, "free_bytes": free})
+
+
+def examine_disk(data: Path) -> Finding:
+    """Room for data sets, and whether they can be written where they go."""
+    folder = data.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    facts = {"folder": str(folder), "free_bytes": free, "writable": os.access(folder, os.W_OK)}
+    text = f"{free / 1e9:.1f} GB free at {data}"
+    if not folder.is_dir() or not facts["writable"]:
+        return Finding("machine", "disk", "problem", f"{folder} cannot be written", "Choose another --out.", facts)
+    if free < _LEAST_FREE_BYTES:
+        return Finding("machine", "disk", "problem", text, "Free some; 5000 tiles of 512x1024 take about 9 GB.", facts)
+    return Finding("machine", "disk", "ok", text, facts=facts)
+
+
+def examine_allocator() -> Finding:
+    """Whether the allocator setting of `factory.core.malloc` has a glibc to work on."""
+    try:
+        library = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else None
+    except (OSError, ValueError):
+        library = None
+    if library:
+        return Finding("machine", "allocator", "ok", f"{library}, freed memory is kept", facts={"glibc": True})
+    return Finding(
+        "machine", "allocator", "note", "not glibc; networks run, but slower on the CPU", facts={"glibc": False}
+    )
+
+
+def examine_weights(folder: Path) -> list[Finding]:
+    """Starter weights: each a whole safetensors file whose card and digest hold."""
+    weights = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
+    if not weights:
+        return [Finding("weights", "starter", "note", "none in this release; generators that need none work without")]
+    return [_examine_weight(path) for path in weights]
+
+
+def _examine_weight(path: Path) -> Finding:
+    try:
+        card = read_card(path)
+    except UserError as error:
+        return Finding(
+            "weights", path.name, "problem", str(error).removeprefix(f"{path}: ").rstrip("."), "Run make install."
+        )
+    facts = {"kind": card.kind, "sha256": card.sha256, "bytes": card.size_bytes}
+    return Finding("weights", path.name, "ok", f"{card.kind}, {card.size_bytes / 1e6:.1f} MB, whole", facts=facts)
+
+
+def examine_parts() -> list[Finding]:
+    """Label schemes, mask generators and renderers by name, each imported."""
+    schemes = ", ".join(f"{scheme.name} ({len(scheme)})" for scheme in SCHEMES.values())
+    findings = [Finding("parts", "label schemes", "ok", schemes, facts={"names": list(SCHEMES)})]
+    for what, table in (("mask generator", MASKS), ("renderer", RENDERERS)):
+        for name in table:
+            try:
+                resolve(table, name, what)
+            except (ImportError, AttributeError, OSError) as error:
+                advice = "Run make install."
+                findings.append(Finding("parts", f"{what} {name}", "problem", f"does not load ({error})", advice))
+            else:
+                findings.append(Finding("parts", f"{what} {name}", "ok", table[name]))
+    return findings
+
+
+def examine_readers() -> list[Finding]:
+    """Decode something with every reader of images and slides that ingest can use."""
+    findings = []
+    for name, try_it in (("openslide", _try_openslide), ("JPEG 2000", _try_jpeg2000)):
+        try:
+            right = try_it()
+        except (ImportError, OSError, ValueError, RuntimeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            findings.append(Finding("readers", name, "problem", f"does not work ({reason})", "Run make install."))
+            continue
+        state: State = "ok" if right else "problem"
+        text = "decodes a test image" if right else "decodes a test image to other pixels"
+        findings.append(Finding("readers", name, state, text, "" if right else "Reinstall it: make install."))
+    if importlib.util.find_spec("tiffslide"):
+        findings.append(Finding("readers", "tiffslide", "ok", "there"))
+    else:
+        findings.append(Finding("readers", "tiffslide", "note", "not installed; openslide reads slides instead"))
+    return findings
+
+
+def _test_image() -> Any:
+    rows, columns = np.indices((256, 256), np.uint8)
+    return np.stack([rows, columns, rows ^ columns], axis=-1)
+
+
+def _try_openslide() -> bool:
+    """Write a tiled TIFF, read it back as a slide."""
+    import openslide
+    import tifffile
+
+    image = _test_image()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slide.tif"
+        tifffile.imwrite(path, image, tile=(128, 128), photometric="rgb")
+        with openslide.OpenSlide(str(path)) as slide:
+            region = np.asarray(slide.read_region((16, 32), 0, (64, 48)).convert("RGB"))
+    return bool(np.array_equal(region, image[32:80, 16:80]))
+
+
+def _try_jpeg2000() -> bool:
+    import imagecodecs
+
+    image = _test_image()
+    return bool(np.array_equal(imagecodecs.jpeg2k_decode(imagecodecs.jpeg2k_encode(image, level=0)), image))
+
+
+def examine_data(folder: Path) -> list[Finding]:
+    """The two data sets that every command looks for, and all others in the folder."""
+    usual = {"real": "factory ingest", "synth": "factory make"}
+    others = sorted(path.parent.name for path in folder.glob(f"*/{STORE}"))
+    return [examine_dataset(folder / name, usual.get(name, "")) for name in dict.fromkeys([*usual, *others])]
+
+
+def examine_dataset(root: Path, command: str) -> Finding:
+    """What a data set's folder holds: nothing, an unfinished run, a data set, or something damaged."""
+    name = str(root)
+    if not (root / STORE).is_dir():
+        return Finding("data", name, "note", f"none yet; {command} makes one", facts={"exists": False})
+    try:
+        layout = read_layout(root)
+        shards = sum(1 for _ in (root / LEDGER).glob("[0-9]*.json"))
+        facts = {"exists": True, "finished": False, "samples": layout.n, "shards": layout.shards, "shards_done": shards}
+        if not is_finished(root) and shards < layout.shards:
+            text = f"unfinished: {shards} of {layout.shards} shards; run its command again to go on"
+            return Finding("data", name, "note", text, facts=facts)
+        dataset = open_dataset(root)
+    except UserError as error:
+        return Finding("data", name, "problem", "damaged: " + str(error), f"Run factory verify {root}.")
+    if not is_finished(root):
+        return Finding("data", name, "note", "unfinished: without SHA256SUMS; run its command again", facts=facts)
+    schemes = ", ".join(scheme.name for scheme in dataset.schemes)
+    kind = "synthetic" if dataset.info.is_synthetic else "real"
+    text = f"{len(dataset)} {kind} tiles of {layout.height}x{layout.width}, scheme {schemes}, finished"
+    return Finding("data", name, "ok", text, facts={**facts, "finished": True, "rows": len(dataset)})

@@ -1,0 +1,1 @@
+"""Shared parts of all trainings: crops of real tiles, weights with their cards, sample sheets."""

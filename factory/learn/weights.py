@@ -1,0 +1,176 @@
+"""Mask generators and renderers with weights: where these are from, and that they are the right ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from factory.core.config import Config
+from factory.core.precision import Precision, resolve_precision
+from factory.core.resolutions import LEARNT_MPP
+from factory.core.weights import BEST, Card, read_card
+from factory.nets import STRIDE
+from manifests.errors import UserError
+from manifests.labels import SCHEMES, LabelScheme
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from factory.plan.request import Request
+
+STARTER = Path(__file__).parents[1] / "starter"
+
+
+class TrainedConfig(Config):
+    """Which weights a part draws with, and how it computes.
+
+    Attributes:
+        weights: "starter", a file that `factory train` wrote, or its run's folder.
+        weights_sha256: filled in when an order is resolved; other weights under that name are then refused.
+        precision: fp32, bf16, or auto: bf16 where the machine computes it in hardware. Part of the result.
+        threads: of torch, in each worker; part of the result, so it is never taken from the number of workers.
+    """
+
+    weights: str = "starter"
+    weights_sha256: str | None = None
+    precision: Precision = "auto"
+    threads: int = Field(default=1, ge=1)
+
+
+class Trained(ABC):
+    """Base of the parts that draw with a network.
+
+    Attributes:
+        name: in its table. part: of a recipe, ``masks`` or ``renderer``. kind: of its weights' files.
+    """
+
+    name: ClassVar[str]
+    part: ClassVar[str]
+    kind: ClassVar[str]
+    Config: ClassVar[type[TrainedConfig]] = TrainedConfig
+    uses_torch = True
+    from_weights = True
+
+    def __init__(self, config: Any, device: str = "cpu") -> None:
+        self.config, self.device = config, device
+
+    @classmethod
+    def settle(cls, config: Any, device: str) -> Any:
+        """The config with weights and precision spelt out.
+
+        Raises:
+            UserError: for weights that are missing, damaged, another part's, or not those of the sha256.
+        """
+        card = cls.card_of(config)
+        card.refuse_other(cls.path_of(config), config.weights_sha256, "make the data set anew")
+        settled = {"weights_sha256": card.sha256, "precision": resolve_precision(config.precision, device)}
+        return config.model_copy(update=settled)
+
+    @classmethod
+    def path_of(cls, config: TrainedConfig) -> Path:
+        """The file that a config's `weights` means.
+
+        Raises:
+            UserError: when there are no starter weights.
+        """
+        if config.weights == "starter":
+            found = sorted(STARTER.glob(f"{cls.name}-*.safetensors"))
+            if not found:
+                option = "--renderer" if cls.part == "renderer" else "--masks"
+                raise UserError(
+                    f"{option} {cls.name}: expected --set {cls.part}.weights=FILE, got none, "
+                    "and it has no starter weights."
+                )
+            return found[0]
+        path = Path(config.weights)
+        return path / BEST if path.is_dir() else path
+
+    @classmethod
+    def card_of(cls, config: TrainedConfig) -> Card:
+        """The card of the weights that a config names.
+
+        Raises:
+            UserError: for weights that are missing, damaged, or another part's.
+        """
+        path = cls.path_of(config)
+        card = read_card(path, cls.kind)
+        if card.fields.get("generator") != cls.name:
+            option = "--renderer" if cls.part == "renderer" else "--masks"
+            raise UserError(
+                f"{path}: expected weights of {cls.name}, got those of {card.fields.get('generator')}. "
+                f"Use {option} {card.fields.get('generator')}, or other weights."
+            )
+        return card
+
+    @classmethod
+    def default_scheme(cls, values: Mapping[str, Any]) -> LabelScheme:
+        """The scheme of the weights that the typed values of the config name, used where nothing was asked."""
+        return scheme_of(cls.card_of(TrainedConfig(weights=str(values.get("weights", "starter")))))
+
+    @classmethod
+    def provenance(cls, config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Sources and licences of what the weights were trained on, for the metadata and the guard against leaks."""
+        fields = cls.card_of(config).fields
+        return tuple(fields["sources"]), tuple(fields["licences"])
+
+    @classmethod
+    def notes(cls, config: Any, size: tuple[int, int]) -> tuple[str, ...]:
+        """What a person should know of how the inputs were read for tiles of a size, one line each."""
+        del config, size
+        return ()
+
+    @cached_property
+    def card(self) -> Card:
+        """The card of the weights."""
+        return self.card_of(self.config)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The network, ready to draw from."""
+        import torch
+
+        from factory.core.checkpoints import read_tensors
+        from factory.nets.drawing import ready
+
+        if self.device == "cpu":
+            torch.set_num_threads(self.config.threads)
+        path = self.path_of(self.config)
+        network = self.build(self.card.fields["network"])
+        try:
+            network.load_state_dict({key: tensor.float() for key, tensor in read_tensors(path).items()})
+        except RuntimeError as error:
+            raise UserError(f"{path}: expected weights that fit their card, got others. Train them again.") from error
+        return ready(network, self.config.precision, self.device)
+
+    @staticmethod
+    @abstractmethod
+    def build(network: Mapping[str, Any]) -> nn.Module:
+        """The network of a card, with any weights."""
+
+    def misfit(self, request: Request) -> str | None:
+        """Why the weights cannot serve a request: another scheme, resolution or size; None where they can."""
+        scheme, mpp = scheme_of(self.card), float(self.card.fields["mpp"])
+        if request.scheme.name != scheme.name or len(request.scheme) != len(scheme):
+            return f"scheme: the weights of {self.name} draw {scheme.name}, got {request.scheme.name}"
+        if abs(request.mpp - mpp) > LEARNT_MPP * mpp:
+            return f"mpp: the weights of {self.name} were trained at {mpp:g} um per pixel, got {request.mpp:g}"
+        if request.height % self.stride or request.width % self.stride:
+            return f"size: {self.name} draws multiples of {self.stride}, got {request.height}x{request.width}"
+        return None
+
+    @property
+    def stride(self) -> int:
+        """What the sides of a tile are multiples of."""
+        return STRIDE
+
+
+def scheme_of(card: Card) -> LabelScheme:
+    """The scheme that weights draw; a shipped one where the name and the classes are those."""
+    scheme = LabelScheme.from_dict(card.fields["scheme"])
+    shipped = SCHEMES.get(scheme.name)
+    return shipped if shipped and shipped.names == scheme.names else scheme

@@ -1,0 +1,139 @@
+"""What `plan` and `make` say at the end: requested against achieved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from rich.table import Table
+
+from factory.joint import SHARES
+from factory.make.pipeline import Order
+from factory.plan.assignment import quantile_error, targets_of
+from manifests.labels import LabelScheme
+
+_PAIRS = (
+    ("TPS by area", "request_tps", "tps_area", "px of tumour"),
+    ("TPS by cells", "request_tps", "tps_cells", "tumour cells"),
+    ("tissue", "request_tissue", "tissue_fraction", "px"),
+    ("cells", "request_cells", "cells", "cells"),
+)
+
+
+def kolmogorov_smirnov(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+    """Largest distance between two empirical distribution functions."""
+    both = np.sort(np.concatenate([first, second]))
+    above = [np.searchsorted(np.sort(values), both, side="right") / len(values) for values in (first, second)]
+    return float(np.abs(above[0] - above[1]).max())
+
+
+def closing_table(table: pa.Table, scheme: LabelScheme) -> Table:
+    """Requested against achieved, over the rows of a finished manifest; errors as shares and in pixels or cells."""
+    shown = Table("", "rows", "asked, mean", "achieved, mean", "largest error", "that is", "KS", title="As asked")
+    totals = _totals(table, scheme)
+    for name, request, achieved, unit in _PAIRS:
+        if achieved == "tps_area" and scheme.tps_basis == "cells":
+            continue  # asked by cells; the area follows from their sizes
+        asked, got = (table[column].to_numpy(zero_copy_only=False).astype(np.float64) for column in (request, achieved))
+        both = np.isfinite(asked) & np.isfinite(got)
+        if not both.any():
+            continue
+        digits = 1 if achieved == "cells" else 5
+        error = np.abs(asked - got)[both]
+        shown.add_row(
+            name,
+            str(int(both.sum())),
+            *(f"{figure:.{digits}f}" for figure in (asked[both].mean(), got[both].mean(), error.max())),
+            f"{(error * totals[achieved][both]).max():.2f} {unit}",
+            f"{kolmogorov_smirnov(asked[both], got[both]):.4f}",
+        )
+    return shown
+
+
+def choice_table(table: pa.Table, order: Order) -> Table:
+    """How near the chosen tiles of the joint route come to what was asked of each, and all together to its spread."""
+    names = "", "rows", "asked, mean", "achieved, mean", "mean distance", "largest", "quantile error", "KS"
+    shown = Table(*names, title="Asked and chosen")
+    for target in targets_of(table, table, order.recipe.scheme, order.spec.config[SHARES]):
+        both = np.isfinite(target.asked) & np.isfinite(target.offered)
+        if both.any():
+            asked, got = target.asked[both], target.offered[both]
+            error = np.abs(asked - got)
+            apart = error.mean(), error.max(), quantile_error(asked, got), kolmogorov_smirnov(asked, got)
+            figures = (f"{figure:.4f}" for figure in (asked.mean(), got.mean(), *apart))
+            shown.add_row(target.name.removeprefix("--"), str(int(both.sum())), *figures)
+    return shown
+
+
+def _totals(table: pa.Table, scheme: LabelScheme) -> dict[str, npt.NDArray[np.float64]]:
+    """What each achieved share is a share of, float64 [rows]: pixels or cells."""
+    pixels = (table["height"].to_numpy() * table["width"].to_numpy()).astype(np.float64)
+    shares = np.array(table["class_fractions"].to_pylist(), np.float64)
+    tumour = shares[:, [*scheme.ids("tumour_positive"), *scheme.ids("tumour_negative")]].sum(axis=1)
+    kinds = (table[name].fill_null(0).to_numpy().astype(np.float64) for name in ("cells_positive", "cells_negative"))
+    return {
+        "tps_area": pixels * tumour,
+        "tps_cells": np.sum(list(kinds), axis=0),
+        "tissue_fraction": pixels,
+        "cells": np.ones(len(pixels)),
+    }
+
+
+def request_table(table: pa.Table) -> Table:
+    """What a plan asks: range and quartiles of every request."""
+    shown = Table("", "rows", "least", "25 %", "median", "75 %", "most", title="Requests")
+    for name in ("request_tps", "request_tissue", "request_cells"):
+        values = table[name].drop_null().to_numpy().astype(np.float64)
+        if len(values):
+            quartiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
+            shown.add_row(name.removeprefix("request_"), str(len(values)), *(f"{value:.4g}" for value in quartiles))
+    if asked := len(table) - table["request_fractions"].null_count:
+        shown.add_row("shares of classes", str(asked), "in request_fractions")
+    if not shown.row_count:
+        shown.add_row("nothing: the masks' own", str(len(table)))
+    splits = table["split"].value_counts().to_pylist()
+    shown.caption = ", ".join(f"{entry['counts']} {entry['values']}" for entry in splits)
+    return shown
+
+
+def class_table(table: pa.Table, scheme: LabelScheme) -> Table:
+    """Mean share of every class, and the cells."""
+    shares = np.array(table["class_fractions"].to_pylist(), np.float64)
+    shown = Table("class", "mean share", "least", "most", title=f"Classes of {scheme.name}")
+    for label in scheme.classes:
+        column = shares[:, label.id]
+        shown.add_row(label.name, *(f"{value:.4f}" for value in (column.mean(), column.min(), column.max())))
+    shown.caption = f"{int(np.sum(table['cells'].to_numpy())):,} cells"
+    return shown
+
+
+def order_text(order: Order) -> str:
+    """The resolved order in a few lines; run.yaml has every value."""
+    layout, recipe = order.spec.layout, order.recipe
+    plan = {key: value for key, value in order.spec.config["plan"].items() if value is not None and value is not False}
+    plan.pop("requests_sha256", None)
+    shares = {f"share of {name}": text for name, text in order.spec.config.get(SHARES, {}).items()}
+    lines = [
+        f"{layout.n} tiles of {layout.height}x{layout.width} in {layout.shards} shards: "
+        f"{recipe.title}, scheme {recipe.scheme.name} -> {order.spec.out}",
+        "  " + ", ".join(f"{key} {value}" for key, value in {**plan, **shares}.items()),
+    ]
+    lines += [f"  {key} = {_brief(value)}" for key, value in recipe.changed.items()]
+    return "\n".join(lines)
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return (
+        text if len(text) <= 100 else f"{len(value)} values, in run.yaml" if hasattr(value, "__len__") else text[:100]
+    )
+
+
+def closing_line(out: Path, total: int, made: int, seconds: float) -> str:
+    """Size and speed of a finished run."""
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    speed = f"{made} made in {seconds:.1f} s, {made / max(seconds, 1e-9):.1f} tiles/s" if made else "nothing to do"
+    return f"{out}: {total} tiles, {size / 1e6:.1f} MB; {speed}"

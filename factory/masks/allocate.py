@@ -1,0 +1,294 @@
+"""Composition by construction: scores become labels by quantile, so that a request is met exactly.
+
+See DESIGN 2 and 9. `request -> generator.draw -> Scores -> allocate -> Tile`. The quantile itself is `quantiles.Cut`,
+setting cells down is `placement`; here is what they are asked for, and in which order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.masks.cells.placement import Cells, Population, forget, settle_population
+from factory.masks.quantiles import TUMOUR_ROLES, Cut, Shares, target_count, top
+from factory.plan.request import Request
+from manifests.tile import Tile
+
+SUM_TOLERANCE = 1e-3
+"""How far the requested shares may sum to something other than 1; what is missing is other."""
+
+
+class Unmet(Exception):
+    """This draw cannot meet the request; another attempt may."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a generator draws for one request.
+
+    Attributes:
+        fields: float32 [C, H, W], one per class of the scheme, finite; pixels where a class scores highest get it
+            first. A generator without an opinion of its own keeps the field of what is left over at 0 and those of
+            all other tissue at or below 0, so that no margin mixes two of them.
+        fractions: shares of all pixels in scheme order that are used where the request states none.
+        calibrated: whether the fields are logits, so that a threshold of 0 is the generator's own opinion.
+        tps: used where the request states none and the TPS does not follow from the fractions.
+        cells: the cells to set down, if any.
+    """
+
+    fields: npt.NDArray[np.float32]
+    fractions: tuple[float, ...]
+    calibrated: bool = False
+    tps: float | None = None
+    cells: Cells | None = None
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A tile that meets its request.
+
+    Attributes:
+        tile: the labels.
+        shift: the largest distance between a threshold used and the generator's own, in units of its fields; None
+            where the fields are not calibrated.
+    """
+
+    tile: Tile
+    shift: float | None
+
+
+def shares(request: Request, fractions: tuple[float, ...]) -> Shares:
+    """Resolve what is asked: `tissue` rescales the shares of all tissue, `tps` replaces what fractions say of it."""
+    scheme = request.scheme
+    air = sum(fractions[i] for i in scheme.ids("air"))
+    tissue = 1.0 - air if request.tissue is None else request.tissue
+    kept = tuple(fractions)
+    if abs(tissue - (1.0 - air)) > 1e-9:
+        within = tissue / (1.0 - air) if air < 1.0 else 0.0
+        outside = (1.0 - tissue) / air if air > 0.0 else 1.0
+        kept = tuple(f * (outside if i in scheme.ids("air") else within) for i, f in enumerate(fractions))
+    positive, negative, inflammation = (
+        sum(kept[i] for i in scheme.ids(role)) for role in ("tumour_positive", "tumour_negative", "inflammation")
+    )
+    tumour = positive + negative
+    tps = request.tps if request.tps is not None else (positive / tumour if tumour > 0 else None)
+    return Shares(tissue, tumour, inflammation, tps, kept)
+
+
+def check(request: Request) -> str | None:
+    """Why no mask can ever meet a request, or None; generators add what they know in `refusal`."""
+    scheme = request.scheme
+    for name, share in (("tps", request.tps), ("tissue", request.tissue)):
+        if share is not None and not 0.0 <= share <= 1.0:
+            return f"{name}: expected a share from 0 to 1, got {share:g}"
+    if request.height < 1 or request.width < 1 or not request.mpp > 0:
+        return f"expected a size in pixels and a positive mpp, got {request.height}x{request.width} at {request.mpp:g}"
+    if request.cells is not None and request.cells < 0:
+        return f"cells: expected a number from 0, got {request.cells}"
+    if request.tissue is not None and not scheme.ids("air"):
+        return f"tissue: scheme {scheme.name} knows no air"
+    if request.tps is not None and not scheme.ids("tumour_positive"):
+        return f"tps: scheme {scheme.name} knows no tumour"
+    by_area = request.tps is not None and scheme.tps_basis == "area"
+    if by_area and request.tissue is not None and not target_count(request.tissue, request.height * request.width):
+        return f"tps: {request.tps:g} is asked of a tile with tissue {request.tissue:g}, which has no tumour"
+    if request.fractions is None:
+        return None
+    return _check_fractions(request, request.fractions)
+
+
+def _check_fractions(request: Request, fractions: tuple[float, ...]) -> str | None:
+    scheme = request.scheme
+    if len(fractions) != len(scheme):
+        return f"fractions: expected {len(scheme)} shares in the order {', '.join(scheme.names)}, got {len(fractions)}"
+    if any(not 0.0 <= f <= 1.0 for f in fractions):
+        return f"fractions: expected shares from 0 to 1, got {', '.join(f'{f:g}' for f in fractions)}"
+    if abs(sum(fractions) - 1.0) > SUM_TOLERANCE:
+        return f"fractions: expected a sum of 1, got {sum(fractions):g}"
+    asked = shares(request, fractions)
+    bare = not any(f for i, f in enumerate(fractions) if i not in scheme.ids("air"))
+    if request.tissue and bare:
+        return f"tissue: {request.tissue:g} is asked of fractions that are all air"
+    if request.tissue == 0.0 and any(fractions[i] for role in TUMOUR_ROLES for i in scheme.ids(role)):
+        return "tissue: 0 leaves no place for the tumour in fractions"
+    by_area = request.tps is not None and scheme.tps_basis == "area"
+    if by_area and not target_count(asked.tumour, request.height * request.width):
+        return f"tps: {request.tps:g} is asked of a tile without tumour"
+    return None
+
+
+def allocate(scores: Scores, request: Request, rng: np.random.Generator) -> Allocation:
+    """Turn the scores of a draw into a tile that meets its request exactly.
+
+    Args:
+        scores: of `generator.draw`.
+        request: the same request.
+        rng: breaks ties and sets cells down (stream `TIES` of the row).
+
+    Raises:
+        Unmet: when the cells of this draw do not fit, or a TPS is asked of a draw without tumour.
+        ValueError: when the fields do not match the request or are not finite.
+    """
+    expected = (len(request.scheme), request.height, request.width)
+    if scores.fields.shape != expected or scores.fields.dtype != np.float32:
+        raise ValueError(f"fields: expected float32 {expected}, got {scores.fields.dtype} {scores.fields.shape}")
+    asked = shares(request, scores.fractions if request.fractions is None else request.fractions)
+    if asked.tps is None and scores.tps is not None:
+        asked = replace(asked, tps=scores.tps)
+    cells = scores.cells
+    if cells is not None and request.scheme.ids("nucleus"):
+        return _with_classified_cells(scores, cells, asked.tps, request, rng)
+    if cells is not None and cells.drawn_as is not None:
+        return _with_drawn_cells(scores, cells, cells.drawn_as, asked, request, rng)
+    cut = Cut(scores.fields, request.scheme, rng, calibrated=scores.calibrated)
+    cut.air(asked)
+    cut.regions(asked)
+    _express(cut, asked, request)
+    instance = np.zeros(cut.labels.shape, np.int32)
+    if cells is not None:
+        _settle_in_regions(instance, cut.labels, cells, asked.tps, request, rng)
+    return Allocation(Tile(cut.labels, instance, request.mpp, request.scheme), cut.shift)
+
+
+def _express(cut: Cut, asked: Shares, request: Request) -> None:
+    """Divide the tumour by TPS.
+
+    Raises:
+        Unmet: when a TPS is asked and this draw has no tumour pixel to meet it on.
+    """
+    if request.tps is not None and not cut.tumour.size:
+        raise Unmet(f"tps {request.tps:g} is asked and no pixel is tumour")
+    cut.expression(asked)
+
+
+def _settle_in_regions(
+    instance: npt.NDArray[np.int32],
+    labels: npt.NDArray[np.uint8],
+    cells: Cells,
+    tps: float | None,
+    request: Request,
+    rng: np.random.Generator,
+) -> None:
+    """Set cells down on a finished region mask, so that both their number and their TPS are as asked.
+
+    Raises:
+        Unmet: when they do not fit.
+    """
+    positive, negative = (request.scheme.ids(role) for role in TUMOUR_ROLES)
+    settled = 0
+    for population in cells.populations:
+        wanted = len(population.outlines)
+        if set(population.on) & {*positive, *negative} and tps is not None:
+            placed = _settle_tumour(instance, labels, cells, population, tps, (positive, negative), rng, settled)
+        else:
+            placed = settle_population(instance, labels, cells, population, rng, first=settled + 1)
+        if placed < (1.0 - cells.loss) * wanted - 1.0:
+            raise Unmet(f"{placed} of {wanted} {population.name} nuclei fit")
+        settled += placed
+    if request.cells is None:
+        return
+    # Nuclei that found no place in their own region are made up for in the others, tumour aside: its ratio stands.
+    for population in cells.populations[::-1]:
+        missing = request.cells - settled
+        if missing > 0 and not set(population.on) & {*positive, *negative} and len(population.outlines):
+            indices = np.arange(missing, dtype=np.int64) % len(population.outlines)
+            extra = replace(population, outlines=population.outlines.pick(indices), room=0.0, touching=0.0)
+            settled += settle_population(instance, labels, cells, extra, rng, first=settled + 1)
+    if settled != request.cells:
+        raise Unmet(f"{settled} of {request.cells} cells fit")
+
+
+def _settle_tumour(
+    instance: npt.NDArray[np.int32],
+    labels: npt.NDArray[np.uint8],
+    cells: Cells,
+    population: Population,
+    tps: float,
+    sides: tuple[tuple[int, ...], tuple[int, ...]],
+    rng: np.random.Generator,
+    settled: int,
+) -> int:
+    """Set tumour nuclei down, floor(TPS x n + 0.5) of n positive; n is smaller than wanted where not all fit."""
+    positive, negative = sides
+    wanted = len(population.outlines)
+    order = np.arange(wanted, dtype=np.int64)
+    count = target_count(tps, wanted)
+    placed: list[int] = []
+    for indices, on, sign in ((order[:count], positive, 1), (order[count:], negative, -1)):
+        side = replace(population, outlines=population.outlines.pick(indices), on=on)
+        first = settled + sum(placed) + 1
+        placed.append(
+            settle_population(instance, labels, cells, side, rng, first=first, positive=positive, wanted=sign)
+        )
+    most = sum(placed)
+    while most and not (target_count(tps, most) <= placed[0] and most - target_count(tps, most) <= placed[1]):
+        most -= 1
+    # The last of each side go: they lie behind the others of their side, which stay as they are.
+    ones = target_count(tps, most)
+    start = settled + 1
+    surplus = [
+        np.arange(start + ones, start + placed[0]),
+        np.arange(start + placed[0] + most - ones, start + placed[0] + placed[1]),
+    ]
+    forget(instance, np.concatenate(surplus))
+    return most
+
+
+def _with_drawn_cells(
+    scores: Scores, cells: Cells, label: int, asked: Shares, request: Request, rng: np.random.Generator
+) -> Allocation:
+    """Cells as a class of their own.
+
+    Cells are set down on a draft whose regions are wider by the share that cells are to cover; the regions are then
+    cut again from what the cells leave. So air and TPS are exact whatever the cells cover, and so are tumour and
+    inflammation unless the cells cover so much that these do not fit: then both yield in proportion.
+    """
+    cut = Cut(scores.fields, request.scheme, rng, calibrated=scores.calibrated, without=label)
+    cut.air(asked)
+    widened = asked.tissue / max(asked.tissue - asked.fractions[label], 1e-9)
+    cut.regions(replace(asked, tumour=asked.tumour * widened, inflammation=asked.inflammation * widened))
+    instance = np.zeros(cut.labels.shape, np.int32)
+    _settle_in_regions(instance, cut.labels, cells, None, request, rng)
+    left = (cut.tissue.size - np.count_nonzero(instance)) / instance.size
+    fit = min(1.0, left / max(asked.tumour + asked.inflammation, 1e-9))
+    cut.regions(replace(asked, tumour=asked.tumour * fit, inflammation=asked.inflammation * fit), instance > 0)
+    _express(cut, asked, request)
+    cut.labels[instance > 0] = label
+    return Allocation(Tile(cut.labels, instance, request.mpp, request.scheme), cut.shift)
+
+
+def _with_classified_cells(
+    scores: Scores, cells: Cells, tps: float | None, request: Request, rng: np.random.Generator
+) -> Allocation:
+    """Cells on a background, in a scheme whose classes are kinds of cells; exactly floor(TPS x n + 0.5) positive."""
+    scheme = request.scheme
+    instance = np.zeros((request.height, request.width), np.int32)
+    background = np.zeros(instance.shape, np.uint8)
+    settled = 0
+    for population in cells.populations:
+        placed = settle_population(instance, background, cells, population, rng, first=settled + 1)
+        if request.cells is not None and placed < len(population.outlines):
+            raise Unmet(f"{settled + placed} of {request.cells} cells fit")
+        settled += placed
+    ids = scheme.ids("nucleus")
+    positive = [i for i in ids if i in scheme.ids("tumour_positive")]
+    others = [i for i in ids if i not in positive]
+    table = np.full(settled + 1, (others or positive)[0], np.uint8)
+    table[0] = next(i for i in range(len(scheme)) if i not in ids)
+    if positive and others and tps is not None and settled:
+        chosen = top(_rank(instance, cells, settled), target_count(tps, settled), rng)
+        table[1:][chosen] = positive[0]
+    return Allocation(Tile(table[instance], instance, request.mpp, scheme), 0.0 if scores.calibrated else None)
+
+
+def _rank(instance: npt.NDArray[np.int32], cells: Cells, settled: int) -> npt.NDArray[np.float32]:
+    """The mean rank under every instance: float32 [settled]; 0 where the draw has no ranks."""
+    if cells.rank is None:
+        return np.zeros(settled, np.float32)
+    inside = np.flatnonzero(instance)
+    ids = instance.ravel()[inside] - 1
+    sums = np.bincount(ids, weights=cells.rank.ravel()[inside], minlength=settled)
+    ranks: npt.NDArray[np.float32] = (sums / np.bincount(ids, minlength=settled)).astype(np.float32)
+    return ranks

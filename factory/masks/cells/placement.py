@@ -1,0 +1,196 @@
+"""Cells on a tile: which nuclei there are, where they may lie, and the map of their instances.
+
+`settling` draws; this module decides. Nuclei go down at random first; what finds no place goes where the free space
+is widest, smaller if need be, within `Cells.shrink`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.geometry.outlines import OutlineConfig, Outlines, clearance
+from factory.masks.cells.packing import PAINT, SITE, VOTE, settle, settle_at
+
+LEAST_MEAN_PX = 5.0
+"""Mean area of the smallest kind of nucleus below which a resolution is too coarse to draw cells."""
+
+_NO_FLOW = np.zeros((1, 1, 2), np.float32)
+_EVERYWHERE = np.ones((1, 1), np.float32)
+_ROUNDS = 6
+"""Rounds of looking for the widest free space, at most, for one size of nucleus."""
+_SITES = 32
+"""Sites that are looked at for every nucleus that waits, in one round."""
+
+
+@dataclass(frozen=True)
+class Population:
+    """Nuclei of one kind.
+
+    Attributes:
+        name: of the kind: "tumour", "lymphocyte", "spindle".
+        outlines: the nuclei wanted, in order of drawing.
+        on: classes of the region mask on which centres lie. within: classes whose pixels they may cover.
+        room: radii round a centre that are kept free where there is space; 0 = none.
+        touching: share of the nuclei that lie beside or partly behind another of their kind, approximately.
+        along: whether they are turned along `Cells.flow`. attracted: whether `Cells.attraction` holds for them.
+    """
+
+    name: str
+    outlines: Outlines
+    on: tuple[int, ...]
+    within: tuple[int, ...]
+    room: float = 0.0
+    touching: float = 0.0
+    along: bool = False
+    attracted: bool = True
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of one tile, as a generator wants them; where they end up is `settle_population`'s part.
+
+    Attributes:
+        populations: the kinds.
+        smallest_px: smallest visible area of a nucleus in pixels, also where it is cut by the border or by others.
+        overlap: largest share of a nucleus that may lie behind others.
+        trim: largest share that may be cut off where it reaches into a region that it may not cover.
+        shrink: smallest factor on the radius of a nucleus that finds no place otherwise.
+        tries: random sites that are tried for a nucleus.
+        loss: largest share of a population that may be left out where the request states no number.
+        flow: float32 [h, w, 2], unit vectors (y, x) on nodes `flow_step_px` apart.
+        attraction: float32 [H, W] in [0, 1], how likely a site is taken; None = the same everywhere.
+        rank: float32 [H, W]; cells where its mean is highest are positive first.
+        drawn_as: class that cells have in a mask in which they are a class of their own, else None.
+    """
+
+    populations: tuple[Population, ...]
+    smallest_px: float
+    overlap: float = 0.15
+    trim: float = 0.2
+    shrink: float = 0.6
+    tries: int = 48
+    loss: float = 0.2
+    flow: npt.NDArray[np.float32] | None = None
+    flow_step_px: float = 1.0
+    attraction: npt.NDArray[np.float32] | None = None
+    rank: npt.NDArray[np.float32] | None = None
+    drawn_as: int | None = None
+
+
+def too_coarse(outlines: Sequence[OutlineConfig], mpp: float) -> str | None:
+    """Why nuclei cannot be drawn at a resolution, or None: the smallest kind needs `LEAST_MEAN_PX` on average."""
+    smallest_um2 = min((outline.mean_area_um2 for outline in outlines), default=float("inf"))
+    if smallest_um2 / mpp**2 >= LEAST_MEAN_PX:
+        return None
+    most = (smallest_um2 / LEAST_MEAN_PX) ** 0.5
+    return f"mpp: {mpp:g} leaves {smallest_um2 / mpp**2:.1f} px to the smallest nuclei, use {most:.2g} or less"
+
+
+def settle_population(
+    instance: npt.NDArray[np.int32],
+    regions: npt.NDArray[np.uint8],
+    cells: Cells,
+    population: Population,
+    rng: np.random.Generator,
+    *,
+    first: int,
+    positive: tuple[int, ...] = (),
+    wanted: int = 0,
+) -> int:
+    """Set the nuclei of a population down.
+
+    Args:
+        instance: int32 [H, W], changed in place.
+        regions: uint8 [H, W], the region mask.
+        cells, population: what to draw.
+        rng: randomness.
+        first: id of the first nucleus; the others follow without gaps.
+        positive: of `population.within`, the classes that vote for a positive nucleus; the others vote against.
+        wanted: 1 = every nucleus shows more positive than negative pixels, -1 = none does, 0 = any.
+
+    Returns:
+        The number of nuclei set down.
+    """
+    outlines = population.outlines
+    if not len(outlines):
+        return 0
+    rules = np.zeros((3, 256), np.int8)
+    rules[SITE, list(population.on)] = 1
+    rules[PAINT, list(population.within)] = 1
+    rules[VOTE, list(population.within)] = -1
+    rules[VOTE, list(positive)] = 1
+    limits = np.array([cells.overlap, cells.trim, cells.smallest_px, cells.tries, wanted], np.float64)
+    flow = cells.flow if population.along and cells.flow is not None else _NO_FLOW
+    attraction = cells.attraction if population.attracted and cells.attraction is not None else _EVERYWHERE
+    seed = np.uint64(rng.integers(0, 2**64, dtype=np.uint64))
+    partner = _partners(len(outlines), population.touching, rng)
+    done = settle(
+        instance, regions, rules, outlines.vertices, outlines.offsets, outlines.radius, partner, attraction, flow,
+        cells.flow_step_px, population.room, limits, seed, first,
+    )  # fmt: skip
+    settled = int(np.count_nonzero(done))
+    waiting = np.flatnonzero(~done)
+    for scale in (1.0, 0.5 * (1.0 + cells.shrink), cells.shrink):
+        for _ in range(_ROUNDS if len(waiting) else 0):
+            sites = _widest(instance, rules[SITE][regions] != 0, rng, _SITES * len(waiting) + 256)
+            some = outlines.pick(waiting, scale)
+            done = settle_at(
+                instance, regions, rules, some.vertices, some.offsets, some.radius, sites, flow, cells.flow_step_px,
+                limits, first + settled,
+            )  # fmt: skip
+            settled += int(np.count_nonzero(done))
+            waiting = waiting[~done]
+            if not done.any() or not len(waiting):
+                break
+    return settled
+
+
+def _partners(count: int, touching: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """An earlier nucleus for each that shall touch one, else -1: int64 [count].
+
+    The first `touching` x `count` nuclei form groups of two or three, a chain each, the last group of four where one
+    would be left over. A single one touches nothing, so a pair stands for it in every other tile.
+    """
+    partner = np.full(count, -1, np.int64)
+    in_groups = int(np.floor(touching * count + 0.5))
+    if in_groups == 1 and count > 1:
+        in_groups = 2 * int(rng.integers(2))
+    at = 0
+    while in_groups - at >= 2:
+        size = min(int(rng.integers(2, 4)), in_groups - at)
+        size += int(in_groups - at - size == 1)
+        partner[at + 1 : at + size] = np.arange(at, at + size - 1)
+        at += size
+    return partner
+
+
+def _widest(
+    instance: npt.NDArray[np.int32], allowed: npt.NDArray[np.bool_], rng: np.random.Generator, most: int
+) -> npt.NDArray[np.int64]:
+    """The `most` free allowed pixels that are farthest from anything else, widest first, equal ones at random.
+
+    Returns:
+        Flat indices, int64.
+    """
+    distance = clearance(allowed & (instance == 0)).ravel()
+    sites = np.flatnonzero(distance)
+    if len(sites) > most:
+        enough = np.partition(distance[sites], len(sites) - most)[len(sites) - most]
+        sites = sites[distance[sites] >= enough]
+    sites = sites[rng.permutation(len(sites))]
+    return sites[np.argsort(-distance[sites], kind="stable")][:most].astype(np.int64)
+
+
+def forget(instance: npt.NDArray[np.int32], numbers: npt.NDArray[np.int64]) -> None:
+    """Take instances off the map, in place, and close the gaps in the ids."""
+    if not len(numbers):
+        return
+    table = np.arange(int(instance.max()) + 1, dtype=np.int32)
+    keep = np.ones(len(table), np.bool_)
+    keep[numbers] = False
+    table = np.where(keep, np.cumsum(keep, dtype=np.int32) - 1, 0).astype(np.int32)
+    instance[...] = table[instance]

@@ -1,0 +1,228 @@
+"""Drawings by a person, read as coarse maps: PNG files out of any painting app.
+
+A drawing of a scheme with two classes is paper and ink: what is white or transparent is air, what is dark or coloured
+is tissue, as light falls through a slide; `white="tissue"` turns it round for masks drawn in white on black. One of a
+scheme with more classes is read by the scheme's own colours. Nothing is guessed from a single drawing: what was made
+of it beyond that is said in its notes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from factory.core.images.files import RASTERS, read_header, read_pixels
+from factory.core.images.header import UnreadableError
+from factory.masks.coarse.morphology import LabelMap
+from manifests.errors import UserError
+from manifests.labels import LabelScheme
+
+White = Literal["air", "tissue"]
+
+MAX_SKETCH_PX = 2**21
+"""Pixels that a sketch keeps: four tiles of 512 x 1024. Larger drawings are made smaller, so that a pool fits."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_LEAST_CONTRAST = 32
+_LEAST_SHARE = 1e-3
+_SURE_DISTANCE = 24.0
+_MOST_UNSURE = 0.2
+_SAME_ASPECT = 1.02
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """One drawing, read.
+
+    Attributes:
+        name: its file's.
+        labels: uint8 [H, W], ids of `scheme`, at least two of them.
+        scheme: what they mean.
+        notes: what was done to read it, in words; empty where the drawing said all.
+    """
+
+    name: str
+    labels: LabelMap
+    scheme: LabelScheme
+    notes: tuple[str, ...] = ()
+
+
+def read_sketches(
+    path: Path, scheme: LabelScheme, *, white: White = "air", size: tuple[int, int] | None = None
+) -> list[Sketch]:
+    """Read a folder of PNG drawings, or one.
+
+    Args:
+        path: a folder, whose other files are left alone unless they are pictures too, or a file.
+        scheme: of the labels.
+        white: what the white of a drawing in two classes stands for.
+        size: (height, width) to fit them to, covering it and cut in the middle; default as drawn.
+
+    Raises:
+        UserError: for a folder without drawings, and for a file that is no PNG, is damaged or too large, shows one
+            class only, or has colours that the scheme does not know.
+    """
+    return [read_sketch(file, scheme, white=white, size=size) for file in sketch_files(path)]
+
+
+def sketch_files(path: Path) -> list[Path]:
+    """The drawings of a folder, sorted by name, or the one that `path` is.
+
+    Raises:
+        UserError: when there is none, or a picture that is no PNG.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: expected a folder of PNG drawings, got none.")
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    drawings = [file for file in files if file.suffix.lower() == ".png"]
+    others = [file for file in files if file.suffix.lower() in RASTERS and file not in drawings]
+    if others:
+        raise UserError(f"{others[0]}: expected only PNG drawings in {path}, got {others[0].suffix}. Export it as PNG.")
+    if not drawings:
+        raise UserError(f"{path}: expected PNG drawings, got none. Draw some: factory sketches shows what kinds.")
+    return drawings
+
+
+def read_sketch(
+    path: Path, scheme: LabelScheme, *, white: White = "air", size: tuple[int, int] | None = None
+) -> Sketch:
+    """Read one drawing; see `read_sketches`."""
+    pixels = _read_rgba(path)
+    pixels, notes = _fit(pixels, size)
+    paper = 255 if white == "air" else 0
+    opacity = pixels[..., 3:].astype(np.uint16)
+    if opacity.min() < 255:
+        notes += ("what is transparent is read as air",)
+    rgb = ((pixels[..., :3] * opacity + paper * (255 - opacity) + 127) // 255).astype(np.uint8)
+    labels, said = _by_ink(path, rgb, scheme, white) if len(scheme) == 2 else _by_colour(path, rgb, scheme)
+    _check_not_empty(path, labels, scheme)
+    return Sketch(path.name, labels, scheme, notes + said)
+
+
+def sketches_sha256(sketches: Sequence[Sketch]) -> str:
+    """sha256 of the names, sizes and labels of sketches, in hex: what a row says of the drawings it came from."""
+    whole = hashlib.sha256()
+    for sketch in sketches:
+        height, width = sketch.labels.shape
+        whole.update(f"{sketch.name}\0{sketch.scheme.name}\0{height}x{width}\0".encode())
+        whole.update(np.ascontiguousarray(sketch.labels).data)
+    return whole.hexdigest()
+
+
+def _read_rgba(path: Path) -> npt.NDArray[np.uint8]:
+    """Pixels of a PNG of any kind, uint8 [H, W, 4]; 16 bits become 8."""
+    try:
+        if path.suffix.lower() != ".png":
+            raise UnreadableError(f"expected a PNG drawing, got {path.suffix or 'no suffix'}. Export it as PNG")
+        header = read_header(path)
+        stored = read_pixels(path)  # checks sums and size
+        with path.open("rb") as stream:
+            if stream.read(8) != _PNG_SIGNATURE:
+                raise UnreadableError("expected a PNG drawing, got another kind by that name. Export it as PNG")
+    except UnreadableError as error:
+        raise UserError(f"{path}: {error}.") from error
+    except OSError as error:
+        raise UserError(f"{path}: expected a PNG drawing, got {error.strerror}.") from error
+    if header.channels == "grey" and header.dtype.itemsize == 2:
+        grey = (stored // 257).astype(np.uint8)
+        return np.dstack([grey, grey, grey, np.full_like(grey, 255)])
+    with Image.open(path, formats=("PNG",)) as image:
+        return np.array(image.convert("RGBA"))
+
+
+def _fit(pixels: npt.NDArray[np.uint8], size: tuple[int, int] | None) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """Scale a drawing over `size` and cut its middle out, or only make it smaller where it is large."""
+    height, width = pixels.shape[:2]
+    if size is None:
+        over = (height * width / MAX_SKETCH_PX) ** 0.5
+        if over <= 1.0:
+            return pixels, ()
+        small = max(1, int(height / over)), max(1, int(width / over))
+        return _resize(pixels, small), (f"{height}x{width} made smaller, {small[0]}x{small[1]}",)
+    if (height, width) == size:
+        return pixels, ()
+    scale = max(size[0] / height, size[1] / width)
+    covering = max(size[0], round(height * scale)), max(size[1], round(width * scale))
+    top, left = (covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2
+    scaled: npt.NDArray[np.uint8] = _resize(pixels, covering)[top : top + size[0], left : left + size[1]]
+    aspect = (height / width) / (size[0] / size[1])
+    cut = "" if 1 / _SAME_ASPECT < aspect < _SAME_ASPECT else ", its middle kept"
+    return scaled, (f"{height}x{width} resized to {size[0]}x{size[1]}{cut}",)
+
+
+def _resize(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Averaged where it shrinks and interpolated where it grows; colours are weighed by opacity (Porter-Duff)."""
+    opacity = pixels[..., 3:].astype(np.float32) / 255
+    weighed = np.dstack([pixels[..., :3] * opacity, opacity * 255])
+    how = cv2.INTER_AREA if size[0] * size[1] < pixels.shape[0] * pixels.shape[1] else cv2.INTER_LINEAR
+    resized = cv2.resize(weighed, size[::-1], interpolation=how)
+    colours = resized[..., :3] / np.maximum(resized[..., 3:] / 255, 1e-6)
+    levels: npt.NDArray[np.uint8] = np.clip(np.rint(np.dstack([colours, resized[..., 3:]])), 0, 255).astype(np.uint8)
+    return levels
+
+
+def _by_ink(
+    path: Path, rgb: npt.NDArray[np.uint8], scheme: LabelScheme, white: White
+) -> tuple[LabelMap, tuple[str, ...]]:
+    """Two classes by how far a pixel is from the paper in its strongest channel, cut half-way between the extremes."""
+    paper = scheme.ids("air")[0] if scheme.ids("air") else 0
+    ink = 255 - rgb.min(axis=-1) if white == "air" else rgb.max(axis=-1)
+    low, high = int(ink.min()), int(ink.max())
+    if high - low < _LEAST_CONTRAST:
+        known = " and ".join(scheme.names)
+        raise UserError(f"{path}: expected a drawing of {known}, got one shade only. Draw on it or leave it out.")
+    level = (low + high + 1) // 2
+    labels = np.where(ink >= level, 1 - paper, paper).astype(np.uint8)
+    tenth = (high - low) // 10
+    grey = float(np.mean((ink > low + tenth) & (ink < high - tenth)))
+    if grey == 0.0:
+        return labels, ()
+    shade = 255 - level if white == "air" else level
+    return labels, (f"{100 * grey:.1f} % of it is grey, cut half-way at {shade} of 255",)
+
+
+def _by_colour(path: Path, rgb: npt.NDArray[np.uint8], scheme: LabelScheme) -> tuple[LabelMap, tuple[str, ...]]:
+    """Many classes by the scheme's colours; what lies between two of them goes with the nearest pixel that is sure."""
+    distance = np.stack(
+        [
+            np.linalg.norm(rgb.astype(np.float32) - np.array(label.colour, np.float32), axis=-1)
+            for label in scheme.classes
+        ]
+    )
+    labels = np.argmin(distance, axis=0).astype(np.uint8)
+    unsure = distance.min(axis=0) > _SURE_DISTANCE
+    share = float(unsure.mean())
+    if share > _MOST_UNSURE:
+        known = ", ".join(f"#{bytes(label.colour).hex()} {label.name}" for label in scheme.classes)
+        raise UserError(
+            f"{path}: expected the colours of {scheme.name} ({known}), got others on {100 * share:.0f} % of it. "
+            "Draw with these."
+        )
+    if share == 0.0:
+        return labels, ()
+    _, places = cv2.distanceTransformWithLabels(
+        unsure.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    nearest = np.zeros(int(places.max()) + 1, np.uint8)
+    nearest[places[~unsure]] = labels[~unsure]
+    return nearest[places], (f"{100 * share:.1f} % of it has other colours, read as what lies nearest",)
+
+
+def _check_not_empty(path: Path, labels: LabelMap, scheme: LabelScheme) -> None:
+    shares = np.bincount(labels.ravel(), minlength=len(scheme)) / labels.size
+    if shares.max() > 1 - _LEAST_SHARE:
+        only = scheme.names[int(shares.argmax())]
+        raise UserError(
+            f"{path}: expected a drawing with more than one class, got {only} nearly everywhere. "
+            "Draw on it or leave it out."
+        )

@@ -1,0 +1,1 @@
+"""Shared parts of the mask generators that draw with trained weights."""

@@ -1,0 +1,238 @@
+"""What PriorPath and CycleGAN share in use: where coarse maps come from, and fine masks drawn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from factory.core.resolutions import LEARNT_MPP
+from factory.learn.crops import Tiles, open_tiles, random_crop, reopen_tiles
+from factory.learn.training import LessonConfig
+from factory.learn.weights import TrainedConfig, scheme_of
+from factory.masks.coarse import (
+    AugmentSketchConfig,
+    LayoutConfig,
+    Sketch,
+    augment_sketch,
+    class_order,
+    coarsen,
+    drawn_coarse,
+    read_sketches,
+    sketches_sha256,
+)
+from factory.masks.coarse.morphology import CLOSING_PX, OPENING_PX
+from factory.masks.learned.generator import TrainedMasks
+from factory.nets.annealing import to_channels
+from factory.plan.request import Request
+from manifests.errors import UserError
+from manifests.labels import LabelScheme
+
+
+class CoarseLessonConfig(LessonConfig):
+    """What both lessons are told of the coarse masks.
+
+    Attributes:
+        opening_px, closing_px: kernels that make the coarse mask of a fine one.
+    """
+
+    opening_px: int = Field(default=OPENING_PX, ge=1)
+    closing_px: int = Field(default=CLOSING_PX, ge=1)
+
+
+class CoarseConfig(TrainedConfig):
+    """Weights, and where the coarse maps come from.
+
+    Attributes:
+        coarse: ``drawn`` by the plan from the requested shares and a layout, a person's ``sketches``, or ``masks`` of
+            a data set.
+        coarse_from: folder of PNG drawings, or of one or more data sets. coarse_split: rows of these that are used.
+        coarse_sha256: filled in when an order is resolved; other drawings or masks under that name are then refused.
+        white: what white means in a drawing of two classes.
+        layout: of drawn maps. augment: how far sketches are changed.
+    """
+
+    coarse: Literal["drawn", "sketches", "masks"] = "drawn"
+    coarse_from: tuple[str, ...] = ()
+    coarse_split: Literal["train", "val", "test"] = "test"
+    coarse_sha256: str | None = None
+    white: Literal["air", "tissue"] = "air"
+    layout: LayoutConfig = LayoutConfig()
+    augment: AugmentSketchConfig = AugmentSketchConfig()
+    _rows: tuple[tuple[int, int], ...] | None = PrivateAttr(default=None)
+    """Rows of the masks without ignored pixels: looked for once, in `FromCoarse.settle`."""
+
+    @field_validator("coarse_from", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value or ()
+
+    @model_validator(mode="after")
+    def _names_a_source(self) -> CoarseConfig:
+        most = {"drawn": 0, "sketches": 1}.get(self.coarse, 64)
+        if not min(most, 1) <= len(self.coarse_from) <= most:
+            wanted = "none" if not most else "a folder" if most == 1 else "folders of data sets"
+            advice = "" if most else ". Use --set masks.coarse=sketches, or =masks"
+            raise ValueError(f"coarse_from: expected {wanted} with coarse: {self.coarse}{advice}")
+        return self
+
+
+class FromCoarse(TrainedMasks):
+    """Base of the generators that translate a coarse map."""
+
+    Config: ClassVar[type[TrainedConfig]] = CoarseConfig
+    noise_channels: ClassVar[int] = 0
+    """Of noise that the network sees beside the coarse map."""
+    config: CoarseConfig
+
+    @classmethod
+    def settle(cls, config: CoarseConfig, device: str) -> CoarseConfig:
+        """The config with weights, precision and coarse maps spelt out; see `TrainedMasks.settle`."""
+        settled: CoarseConfig = super().settle(config, device)
+        if settled.coarse == "drawn":
+            return settled
+        scheme = scheme_of(cls.card_of(settled))
+        if settled.coarse == "sketches":
+            found = sketches_sha256(_read(settled, scheme))
+        else:
+            tiles = _survey(settled, scheme)
+            settled._rows, found = tiles.rows, tiles.sha256
+        if settled.coarse_sha256 not in (None, found):
+            raise UserError(
+                f"{', '.join(settled.coarse_from)}: expected the coarse maps that made the data set, got others. "
+                "Put those back, or make the data set anew."
+            )
+        return settled.model_copy(update={"coarse_sha256": found})
+
+    @classmethod
+    def provenance(cls, config: CoarseConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Sources and licences behind the weights, and behind the masks that the coarse maps are from."""
+        sources, licences = super().provenance(config)
+        if config.coarse != "masks":
+            return sources, licences
+        tiles = _open(config, scheme_of(cls.card_of(config)))
+        return (
+            tuple(sorted({*sources, *tiles.sources})),
+            tuple(sorted({*licences, *tiles.licences})),
+        )
+
+    @classmethod
+    def notes(cls, config: CoarseConfig, size: tuple[int, int]) -> tuple[str, ...]:
+        """What was done to read each drawing."""
+        if config.coarse != "sketches":
+            return ()
+        sketches = _read(config, scheme_of(cls.card_of(config)))
+        return tuple(
+            f"{sketch.name}: {note}" for sketch in sketches for note in (*sketch.notes, *_fitted(sketch, size))
+        )
+
+    @cached_property
+    def sketches(self) -> list[Sketch]:
+        """The drawings."""
+        return _read(self.config, scheme_of(self.card))
+
+    @cached_property
+    def tiles(self) -> Tiles:
+        """The masks that coarse maps are made of."""
+        return _open(self.config, scheme_of(self.card))
+
+    @property
+    def kernels(self) -> Mapping[str, int]:
+        """Sides of the opening and the closing that the weights were trained with."""
+        return {name: int(self.card.fields["config"][name]) for name in ("opening_px", "closing_px")}
+
+    def refusal(self, request: Request) -> str | None:
+        """Why a request can never be met, or None."""
+        step = 2 ** int(self.card.fields["network"].get("depth", 5))
+        if request.height % step or request.width % step:
+            return f"size: the weights of {self.name} take multiples of {step}, got {request.height}x{request.width}"
+        if self.config.coarse == "masks":
+            mpp = float(self.card.fields["mpp"])
+            if abs(self.tiles.mpp - mpp) > LEARNT_MPP * mpp:
+                got = f"{self.config.coarse_from[0]} has {self.tiles.mpp:g}"
+                return f"mpp: the weights of {self.name} take coarse masks at {mpp:g} um per pixel, {got}"
+            height, width = self.tiles.smallest
+            if request.height > height or request.width > width:
+                got = f"{request.height}x{request.width}"
+                return f"size: {self.config.coarse_from[0]} has masks of {height}x{width}, got {got}"
+        return super().refusal(request)
+
+    def coarse_map(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """The coarse map of one tile: uint8 [H, W]."""
+        size = (request.height, request.width)
+        if self.config.coarse == "drawn":
+            return drawn_coarse(rng, request, self.config.layout.model_copy(update=dict(self.kernels)))
+        if self.config.coarse == "sketches":
+            augment = self.config.augment.model_copy(update=dict(self.kernels))
+            return augment_sketch(self.sketches, rng, *size, augment)
+        fine = random_crop(self.tiles.read(int(rng.integers(len(self.tiles)))), size, rng)
+        return coarse_of(fine, request.scheme, self.kernels)
+
+    def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Logits of one tile, float32 [K, H, W]."""
+        coarse = torch.from_numpy(self.coarse_map(request, rng))[None]
+        noise = rng.standard_normal((1, self.noise_channels, request.height, request.width), np.float32)
+        seen = to_channels(coarse, self.card.fields["network"]["channels"])
+        return self.said(torch.cat([seen, torch.from_numpy(noise)], 1))
+
+
+def coarse_of(labels: npt.NDArray[np.uint8], scheme: LabelScheme, kernels: Mapping[str, int]) -> npt.NDArray[np.uint8]:
+    """The coarse map of a mask with a lesson's kernels: uint8 [H, W]."""
+    return coarsen(
+        labels,
+        len(scheme),
+        opening_px=kernels["opening_px"],
+        closing_px=kernels["closing_px"],
+        order=class_order(scheme),
+    )
+
+
+def coarse_views(
+    views: npt.NDArray[np.uint8], scheme: LabelScheme, config: CoarseLessonConfig
+) -> npt.NDArray[np.uint8]:
+    """The coarse maps of a batch with a lesson's kernels: uint8 [N, H, W]."""
+    kernels = {"opening_px": config.opening_px, "closing_px": config.closing_px}
+    return np.stack([coarse_of(view, scheme, kernels) for view in views])
+
+
+def _read(config: CoarseConfig, scheme: LabelScheme) -> list[Sketch]:
+    return read_sketches(Path(config.coarse_from[0]), scheme, white=config.white)
+
+
+def _open(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
+    """The masks that coarse maps are made of; looked at only where the config has not been settled."""
+    if config._rows is None:
+        return _survey(config, scheme)
+    return reopen_tiles(_paths(config), scheme.name, config.coarse_split, config._rows)
+
+
+def _survey(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
+    """The same, every mask looked at; `FromCoarse.refusal` says which are too small for a request."""
+    return open_tiles(
+        _paths(config),
+        scheme.name,
+        (1, 1),
+        1,
+        split=config.coarse_split,
+        where="masks.coarse_from",
+        advice="Name other data sets, or another --set masks.coarse_split=SPLIT.",
+    )
+
+
+def _paths(config: CoarseConfig) -> list[Path]:
+    return [Path(root) for root in config.coarse_from]
+
+
+def _fitted(sketch: Sketch, size: tuple[int, int]) -> tuple[str, ...]:
+    """A word where a drawing is of another size than the tiles."""
+    height, width = sketch.labels.shape
+    if (height, width) == size:
+        return ()
+    cut = "" if height * size[1] == width * size[0] else ", so that some of it is cut off"
+    return (f"{height}x{width}, resized to cover tiles of {size[0]}x{size[1]}{cut}",)

@@ -1,0 +1,1 @@
+"""Requests: a distribution becomes manifest rows, one request a tile."""

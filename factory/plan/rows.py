@@ -1,0 +1,367 @@
+"""Requested distribution -> rows of a manifest: what every tile is to be, before any is drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, field_validator
+
+from factory.core.config import Config, digest, parse, read_yaml
+from factory.core.seeds import Stream, generator, row_seed
+from factory.plan.distributions import Distribution, Quantity, Values, is_like, parse_distribution, stratified
+from factory.plan.request import Request
+from manifests.errors import UserError
+from manifests.labels import LabelScheme, get_scheme
+from manifests.schema import METADATA_KEY, SCHEMA, SPLITS, conform, info_of, validate
+from manifests.store import MAX_TILE_PX
+from manifests.table import read_columns
+
+SIZE_STEP_PX = 32
+MAX_TILES = 10_000_000
+MPP_RANGE = (0.05, 20.0)
+"""Micrometres per pixel that a tile can have: finer than any light microscope, coarser than any overview."""
+
+_QUANTITIES: tuple[Quantity, ...] = ("tps", "tissue", "cells", "tumour", "inflammation")
+_PLANNED = ["sample_id", "index", "split", "source", "group_id", "height", "width", "mpp", "label_scheme", "seed"]
+REQUESTS = ["request_tps", "request_tissue", "request_cells", "request_fractions"]
+
+
+class PlanConfig(Config):
+    """What is asked of a data set.
+
+    Attributes:
+        scheme: a label scheme by name, or a YAML file with one.
+        n: number of tiles. size: height and width in pixels, multiples of 32. mpp: micrometres per pixel.
+        tps, tissue, cells: requested distributions (see `factory.plan.distributions`); None leaves it to the generator.
+        tumour, inflammation: shares of the tissue, as distributions; for schemes that have those classes.
+        debias: of every quantity that is asked ``like:`` a data set, ask for what makes both together flat.
+        split: shares of train, val, test. seed: root of every random draw.
+    """
+
+    scheme: str = "pdl1"
+    n: int = Field(default=100, gt=0, le=MAX_TILES)
+    size: tuple[int, int] = (512, 1024)
+    mpp: float = Field(default=0.5, ge=MPP_RANGE[0], le=MPP_RANGE[1])
+    tps: str | None = None
+    tissue: str | None = None
+    cells: str | None = None
+    tumour: str | None = None
+    inflammation: str | None = None
+    debias: bool = False
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @field_validator("tps", "tissue", "cells", "tumour", "inflammation", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @field_validator("size")
+    @classmethod
+    def _whole_steps(cls, size: tuple[int, int]) -> tuple[int, int]:
+        for length in size:
+            if length < SIZE_STEP_PX or length % SIZE_STEP_PX:
+                below = max(SIZE_STEP_PX, length // SIZE_STEP_PX * SIZE_STEP_PX)
+                raise ValueError(f"expected multiples of {SIZE_STEP_PX} (use {below} or {below + SIZE_STEP_PX})")
+        if size[0] * size[1] > MAX_TILE_PX:
+            raise ValueError(f"expected at most {MAX_TILE_PX} pixels")
+        return size
+
+    @field_validator("split")
+    @classmethod
+    def _shares(cls, split: tuple[float, float, float]) -> tuple[float, float, float]:
+        return check_shares(split)
+
+
+def check_shares(split: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Shares of train, val and test as they are.
+
+    Raises:
+        ValueError: when one is negative, or they do not sum to 1.
+    """
+    if min(split) < 0 or abs(sum(split) - 1) > 1e-6:
+        raise ValueError("expected three shares of train, val and test that sum to 1")
+    return split
+
+
+def load_scheme(name: str) -> LabelScheme:
+    """A shipped label scheme by name, or one from a YAML file."""
+    if name.endswith((".yaml", ".yml")):
+        return LabelScheme.from_dict(read_yaml(Path(name)))
+    return get_scheme(name)
+
+
+def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
+    """Draw the requests of a data set.
+
+    Args:
+        config: what is asked. scheme: the one that it names, where that is not known by name.
+
+    Returns:
+        A manifest with null in the achieved columns; rows in random order of their requests.
+
+    Raises:
+        UserError: when the scheme has no such quantity or a distribution is malformed.
+    """
+    scheme = scheme or load_scheme(config.scheme)
+    _check_scheme(config, scheme)
+    asked = {quantity: _draw(config, quantity) for quantity in _QUANTITIES}
+    fractions = _fractions(config, scheme, asked)
+    strata = next((asked[name] for name in ("tps", "tissue", "cells") if asked[name] is not None), None)
+    n, identity = config.n, digest(config)
+    seeds = [row_seed(config.seed, index) for index in range(n)]
+    sample_ids = pa.array([sample_name(identity, index, seed) for index, seed in enumerate(seeds)])
+    columns: dict[str, Any] = {
+        "sample_id": sample_ids,
+        "index": np.arange(n),
+        "split": _assign_splits(config, n, strata),
+        "source": pa.repeat("synthetic", n),
+        "group_id": sample_ids,  # every synthetic tile is a slide of its own: its stain, its light
+        "height": np.full(n, config.size[0]),
+        "width": np.full(n, config.size[1]),
+        "mpp": np.full(n, config.mpp),
+        "label_scheme": pa.repeat(scheme.name, n),
+        "seed": np.array(seeds, np.uint64),
+        "request_tps": asked["tps"],
+        "request_tissue": asked["tissue"],
+        "request_cells": None if asked["cells"] is None else np.floor(asked["cells"] + 0.5).astype(np.int64),
+    }
+    if fractions is not None:
+        ends = np.arange(n + 1, dtype=np.int32) * len(scheme)
+        columns["request_fractions"] = pa.ListArray.from_arrays(ends, fractions.ravel())
+    table = conform(pa.table({name: values for name, values in columns.items() if values is not None}), "plan")
+    validate(table, "plan")
+    return table
+
+
+def sample_name(identity: str, index: int, seed: int) -> str:
+    """The sample id of a row: a hash of config, index and seed."""
+    return "t-" + hashlib.sha256(f"{identity}:{index}:{seed}".encode()).hexdigest()[:16]
+
+
+def request_of(row: dict[str, Any], scheme: LabelScheme) -> Request:
+    """What a manifest row asks of its tile."""
+    fractions = row["request_fractions"]
+    return Request(
+        height=row["height"],
+        width=row["width"],
+        mpp=row["mpp"],
+        scheme=scheme,
+        tps=row["request_tps"],
+        tissue=row["request_tissue"],
+        cells=row["request_cells"],
+        fractions=None if fractions is None else tuple(fractions),
+    )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan that a person may have edited, or made with another tool, as it is in its file.
+
+    Attributes:
+        path: of the file. table: columns of `manifests.SCHEMA`, null where the file has none, unchecked.
+        scheme: the label scheme that all rows name; None where they name none.
+    """
+
+    path: Path
+    table: pa.Table
+    scheme: LabelScheme | None
+
+    def has(self, name: str) -> bool:
+        """Whether the file has a value in that column."""
+        return bool(self.table[name].null_count < len(self.table))
+
+
+def read_draft(path: Path) -> Draft:
+    """Read a Parquet file with columns of `manifests.SCHEMA`.
+
+    Raises:
+        UserError: for a file that is damaged, empty, or of several label schemes.
+    """
+    table, schema = read_columns(path)
+    if not table.num_rows:
+        raise UserError(f"{path}: expected at least one row, got none.")
+    draft = Draft(path, table, None)
+    if not draft.has("label_scheme"):
+        return draft
+    name = _one_value(draft, "label_scheme")
+    own = info_of(schema, str(path)).label_schemes if METADATA_KEY in (schema.metadata or {}) else ()
+    known = {scheme.name: scheme for scheme in own}
+    return replace(draft, scheme=known[name] if name in known else get_scheme(name))
+
+
+def complete(draft: Draft, config: PlanConfig, scheme: LabelScheme) -> pa.Table:
+    """Fill in and check the rows of a draft.
+
+    One request column is enough; whole columns that are missing (or all null) are filled in as `plan` would, from
+    `config`. Rows are numbered in the order of the file, so rows may be removed, sorted or copied from several plans.
+
+    Args:
+        draft: from `read_draft`.
+        config: supplies size, mpp, split and seed where the file has none.
+        scheme: the label scheme where the file names none.
+
+    Raises:
+        UserError: naming the row and the column that does not fit.
+    """
+    table = _fill(draft, config, scheme)
+    validate(table, str(draft.path))
+    table = conform(table.select([*_PLANNED, *REQUESTS]), str(draft.path))  # what other tiles achieved is not ours
+    height, width, mpp = (_one_value(replace(draft, table=table), name) for name in ("height", "width", "mpp"))
+    parse(PlanConfig, {"size": (height, width), "mpp": mpp}, str(draft.path))
+    return table
+
+
+def _one_value(draft: Draft, name: str) -> Any:
+    """The value that a column has in all rows."""
+    values = draft.table[name].unique().to_pylist()
+    if len(values) > 1:
+        raise UserError(f"{draft.path}: {name}: expected one value, got {values[:3]}. Make a data set for each.")
+    return values[0]
+
+
+def _fill(draft: Draft, config: PlanConfig, scheme: LabelScheme) -> pa.Table:
+    """Give the columns of a plan that are missing altogether the values that `plan` would give."""
+    if not any(draft.has(name) for name in REQUESTS):
+        raise UserError(f"{draft.path}: expected at least one of the columns {', '.join(REQUESTS)}, got none.")
+    table, n = draft.table, len(draft.table)
+    identity = digest([config.model_dump(mode="json"), requests_digest(table)])
+    seeds = [row_seed(config.seed, index) for index in range(n)]
+    defaults: dict[str, Callable[[], Any]] = {
+        "index": lambda: range(n),
+        "seed": lambda: seeds,
+        "sample_id": lambda: [sample_name(identity, index, seed) for index, seed in enumerate(seeds)],
+        "source": lambda: ["synthetic"] * n,
+        "split": lambda: _assign_splits(config, n, _strata(table)),
+        "height": lambda: [config.size[0]] * n,
+        "width": lambda: [config.size[1]] * n,
+        "mpp": lambda: [config.mpp] * n,
+        "label_scheme": lambda: [scheme.name] * n,
+    }
+    for name, values in defaults.items():
+        if name in ("index", "source") or not draft.has(name):
+            table = _with_column(table, name, pa.array(values(), SCHEMA.field(name).type))
+        elif table[name].null_count:
+            row = pc.index(pc.is_null(table[name]), True).as_py()
+            raise UserError(f"{draft.path}: row {row}: {name}: expected a value in every row or in none, got nothing.")
+    return table if draft.has("group_id") else _with_column(table, "group_id", table["sample_id"])
+
+
+def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), values)
+
+
+def _strata(table: pa.Table) -> Values | None:
+    """The first request that every row has, for splits that see all of it."""
+    for name in ("request_tps", "request_tissue", "request_cells"):
+        if not table[name].null_count:
+            return np.asarray(table[name].to_numpy(), np.float64)
+    return None
+
+
+def requests_digest(table: pa.Table) -> str:
+    """sha256 of every value in a plan, column by column: what a run was asked, wherever that was read from."""
+    named = {name: table[name] for name in table.column_names if table[name].null_count < len(table)}
+    return digest({name: digest(repr(column.to_pylist())) for name, column in named.items()})
+
+
+def _draw(config: PlanConfig, quantity: Quantity) -> Values | None:
+    """Stratified draws of one quantity, None where nothing is asked."""
+    text = getattr(config, quantity)
+    if text is None:
+        return None
+    debias_n = config.n if config.debias and is_like(text) else None
+    return _stratified(config, parse_distribution(text, quantity, debias_n=debias_n), quantity)
+
+
+def _stratified(config: PlanConfig, distribution: Distribution, quantity: Quantity) -> Values:
+    """`config.n` draws with the random stream of that quantity."""
+    return stratified(distribution, config.n, generator(config.seed, Stream.DRAW, _QUANTITIES.index(quantity)))
+
+
+def _check_scheme(config: PlanConfig, scheme: LabelScheme) -> None:
+    """Refuse what the scheme cannot express."""
+    needs = {
+        "tps": ("tumour_positive", "positive and negative tumour classes"),
+        "tumour": ("tumour_positive", "tumour classes"),
+        "inflammation": ("inflammation", "an inflammation class"),
+        "tissue": ("air", "an air class"),
+    }
+    for name, (role, what) in needs.items():
+        if getattr(config, name) is not None and not scheme.ids(role):
+            raise UserError(f"--{name}: expected a scheme with {what}, got {scheme.name}. Leave --{name} out.")
+    if config.debias and not any(is_like(getattr(config, name) or "") for name in _QUANTITIES):
+        raise UserError("--debias: expected --tps, --tissue or --cells like:DATASET beside it, got none.")
+
+
+def _fractions(config: PlanConfig, scheme: LabelScheme, asked: dict[Quantity, Values | None]) -> Values | None:
+    """Class shares of all pixels, float64 [n, C], from tissue and the shares of tumour and inflammation in it.
+
+    Where no TPS is asked, the tumour is divided by one drawn from 0 to 1, as a generator would.
+
+    Raises:
+        UserError: when tumour and inflammation together exceed the tissue, naming the first row.
+    """
+    positive, negative, inflamed, air = (
+        scheme.ids(role) for role in ("tumour_positive", "tumour_negative", "inflammation", "air")
+    )
+    if asked["tumour"] is None and asked["inflammation"] is None:
+        return None
+
+    def share_of(quantity: Quantity, default: float) -> Values:
+        drawn = asked[quantity]
+        return np.full(config.n, default) if drawn is None else drawn
+
+    tissue, tps = share_of("tissue", 1.0), asked["tps"]
+    if tps is None:
+        tps = _stratified(config, parse_distribution("0-1", "tps"), "tps")
+    tumour, inflammation = share_of("tumour", 0.0), share_of("inflammation", 0.0)
+    over = np.flatnonzero(tumour + inflammation > 1 + 1e-9)
+    if over.size:
+        row = over[0]
+        raise UserError(
+            f"--tumour, --inflammation: expected shares of the tissue that sum to at most 1, got {tumour[row]:.3g} + "
+            f"{inflammation[row]:.3g} in row {row}. Narrow one of them."
+        )
+    shares = np.zeros((config.n, len(scheme)))
+    rest = [label.id for label in scheme.classes if label.id not in {*positive, *negative, *inflamed, *air}]
+    for ids, share in (
+        (positive, tissue * tumour * tps),
+        (negative, tissue * tumour * (1 - tps)),
+        (inflamed, tissue * inflammation),
+        (air, 1 - tissue),
+        (rest[:1], np.maximum(tissue * (1 - tumour - inflammation), 0.0)),
+    ):
+        for label in ids:
+            shares[:, label] = share / len(ids)
+    return np.clip(shares, 0.0, 1.0)
+
+
+def _assign_splits(config: PlanConfig, n: int, strata: Values | None) -> list[str]:
+    """Splits in the asked shares, spread evenly over the requests: each split sees the whole distribution."""
+    order = np.arange(n) if strata is None else np.argsort(strata, kind="stable")
+    return spread_splits(config.split, order)
+
+
+def spread_splits(split: Sequence[float], order: npt.NDArray[np.intp]) -> list[str]:
+    """The split of each of n rows: in an order of them, every row goes to the split that is furthest behind its share.
+
+    Args:
+        split: shares of train, val, test. order: a permutation of 0..n-1.
+    """
+    shares = np.array(split)
+    given = np.zeros(len(SPLITS))
+    splits = [""] * len(order)
+    for position, index in enumerate(order, start=1):
+        chosen = int(np.argmax(shares * position - given))
+        given[chosen] += 1
+        splits[index] = SPLITS[chosen]
+    return splits

@@ -1,0 +1,1 @@
+"""Shared parts of the renderers that draw with trained weights."""

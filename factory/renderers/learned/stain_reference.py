@@ -1,0 +1,50 @@
+"""The looks of slides: mean colour of every class in every slide, which a renderer is told and can be asked for.
+
+One mask fits images of many stainings; a network that is told none learns their mean. pix2pixHD (Wang et al. 2018,
+3.4) tells its generator features of each region that an encoder learns, and draws them from the training set in use.
+Ours are the plainest such features, the mean colour of each class over a whole slide: they need no encoder, and say
+nothing of how much of a class a single tile holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.learn.crops import Tiles
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Looks of slides.
+
+    Attributes:
+        names: data set and group of each.
+        colours: float32 [slides, classes, 3], RGB in -1..1; where a slide has none of a class, the mean of the others.
+    """
+
+    names: tuple[str, ...]
+    colours: Floats
+
+
+def measure_looks(tiles: Tiles, every: int = 4) -> Looks:
+    """Looks of all slides that tiles are from; every so many pixels along both axes are measured."""
+    names = tuple(sorted({tiles.group(position) for position in range(len(tiles))}))
+    sums = np.zeros((len(names), len(tiles.scheme), 3), np.float64)
+    counts = np.zeros((len(names), len(tiles.scheme)), np.int64)
+    for position in range(len(tiles)):
+        place = names.index(tiles.group(position))
+        labels = tiles.read(position)[::every, ::every].ravel()
+        image = tiles.read_image(position)[::every, ::every].reshape(-1, 3)
+        counts[place] += np.bincount(labels, minlength=len(tiles.scheme))
+        for channel in range(3):
+            sums[place, :, channel] += np.bincount(labels, image[:, channel], minlength=len(tiles.scheme))
+    with np.errstate(invalid="ignore"):
+        means = sums / counts[..., None]
+    overall = sums.sum(0) / np.maximum(counts.sum(0), 1)[:, None]
+    colours = np.where(np.isnan(means), overall, means) / 127.5 - 1.0
+    return Looks(names, colours.astype(np.float32))

@@ -1,0 +1,291 @@
+"""Cells of a tile: what the masks say about each nucleus, and how each one will look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr, ndtri
+
+from factory.core.compiled import compiled
+from factory.renderers.stain.appearance import Look
+from factory.renderers.stain.config import Anatomy
+from manifests.labels import LabelScheme
+
+Floats = npt.NDArray[np.float64]
+
+# What a pixel is drawn as. MIXED: tissue of which the scheme says no more; CELL, POSITIVE_CELL: under a nucleus whose
+# surroundings say what it is.
+AIR, STROMA, IMMUNE, TUMOUR, POSITIVE, MIXED, CELL, POSITIVE_CELL = range(8)
+_KINDS = 8
+# What a nucleus looks like.
+EPITHELIAL, LYMPHOID, SPINDLE = range(3)
+
+CELL_DTYPE = np.dtype(
+    [
+        ("y", "f4"),  # centre, px
+        ("x", "f4"),
+        ("radius", "f4"),  # of the circle of equal area, px
+        ("kind", "i4"),
+        ("form", "i4"),
+        ("density", "f4"),  # haematoxylin
+        ("rim", "f4"),  # extra density at the outline, relative
+        ("softness", "f4"),  # depth over which the outline fades in, px: nuclei lie at different depths of focus
+        ("pallor", "f4"),  # loss of density in the middle, relative
+        ("chromatin", "f4"),  # contrast
+        ("grain_y", "f4"),  # where its chromatin is read from the table
+        ("grain_x", "f4"),
+        ("nucleolus_y", "f4"),  # px
+        ("nucleolus_x", "f4"),
+        ("nucleolus_radius", "f4"),  # px, 0 = none
+        ("width", "f4"),  # of its cytoplasm, px
+        ("cytoplasm", "f4"),  # density of its cytoplasm, relative
+        ("dab", "f4"),  # density of its membrane or nucleus
+        ("ring", "f4"),  # 1 = complete membrane, 0 = gaps over half of it
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Nuclei:
+    """Nuclei of a tile and what they are.
+
+    Attributes:
+        number: int32 [H, W], 0 = none, 1..n in the order of the instance ids.
+        kind: uint8 [H, W], what each pixel is drawn as; never CELL.
+        table: CELL_DTYPE [n + 1]; entry 0 stands for no cell. Position, radius, kind and aspect are set.
+        aspect: float64 [n + 1], long axis / short axis.
+    """
+
+    number: npt.NDArray[np.int32]
+    kind: npt.NDArray[np.uint8]
+    table: npt.NDArray[np.void]
+    aspect: npt.NDArray[np.float64]
+
+
+def kind_table(scheme: LabelScheme) -> npt.NDArray[np.uint8]:
+    """uint8 [256]: what a pixel of each class is drawn as; `ignore` is drawn as tissue without a label."""
+    nuclear = set(nucleus_classes(scheme))
+    regional = set(scheme.ids("tumour_positive") + scheme.ids("tumour_negative") + scheme.ids("inflammation")) - nuclear
+    table = np.full(256, STROMA if regional else MIXED, np.uint8)
+    for role, kind in (("inflammation", IMMUNE), ("tumour_negative", TUMOUR), ("tumour_positive", POSITIVE)):
+        table[list(scheme.ids(role))] = kind
+    for label in nuclear:
+        table[label] = POSITIVE_CELL if label in scheme.ids("tumour_positive") else CELL
+    table[list(scheme.ids("air"))] = AIR
+    return table
+
+
+def nucleus_classes(scheme: LabelScheme) -> tuple[int, ...]:
+    """Classes whose pixels are nuclei."""
+    named = tuple(label.id for label in scheme.classes if label.name in ("cell", "nucleus"))
+    return tuple(sorted({*scheme.ids("nucleus"), *named}))
+
+
+def find_nuclei(kind: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32]) -> Nuclei:
+    """Number the nuclei 1..n and find out what each is from the pixels under and around it.
+
+    Args:
+        kind: uint8 [H, W], changed: pixels under a nucleus class take the kind of the tissue around their nucleus.
+        instance: int32 [H, W], ids with or without gaps. Pixels of a nucleus class without an id are nuclei by
+            connected component.
+    """
+    number, count = _numbered(instance)
+    orphans = ((kind >= CELL) & (number == 0)).astype(np.uint8)
+    if orphans.any():
+        extra, components = cv2.connectedComponents(orphans, connectivity=4)
+        number = np.where(orphans > 0, components.astype(np.int32) + count, number)
+        count += extra - 1
+    sums = np.zeros((count + 1, 6), np.float64)
+    votes = np.zeros((count + 1, _KINDS), np.int64)
+    _count(number, kind, sums, votes)
+    table, aspect = _shapes(sums)
+    table["kind"] = _elect(votes)
+    _fill(kind, number, table["kind"].astype(np.uint8))
+    return Nuclei(number, kind, table, aspect)
+
+
+def with_centres(nuclei: Nuclei, centres: npt.NDArray[np.float64]) -> Nuclei:
+    """The same nuclei and, after them, cells without one at `centres`, float64 [k, 2] of y and x in pixels."""
+    extra = np.zeros(len(centres), CELL_DTYPE)
+    extra["y"], extra["x"] = centres.T
+    extra["kind"] = nuclei.kind[tuple(centres.astype(np.intp).T)]
+    return Nuclei(
+        nuclei.number,
+        nuclei.kind,
+        np.concatenate([nuclei.table, extra]),
+        np.concatenate([nuclei.aspect, np.ones(len(centres))]),
+    )
+
+
+def _numbered(instance: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], int]:
+    """Instance ids, which may have gaps, as 1..n in the same order."""
+    top = int(instance.max(initial=0))
+    if top == 0:
+        return np.zeros(instance.shape, np.int32), 0
+    if top > 8 * instance.size:
+        ids, inverse = np.unique(instance, return_inverse=True)
+        first = 0 if ids[0] == 0 else 1
+        return (inverse.reshape(instance.shape) + first).astype(np.int32), len(ids) - 1 + first
+    present = np.zeros(top + 1, np.int32)
+    _mark(instance, present)
+    present[0] = 0
+    if present.sum() == top:
+        return instance, top
+    return np.take(np.cumsum(present, dtype=np.int32) * present, instance), int(present.sum())
+
+
+@compiled()
+def _mark(instance, present):  # type: ignore[no-untyped-def]
+    for y in range(instance.shape[0]):
+        for x in range(instance.shape[1]):
+            present[instance[y, x]] = 1
+
+
+@compiled()
+def _count(number, kind, sums, votes):  # type: ignore[no-untyped-def]
+    """Moments of every nucleus, and how many pixels of each kind lie under it or, where those do not say, beside it."""
+    height, width = number.shape
+    for y in range(height):
+        for x in range(width):
+            here = number[y, x]
+            if here == 0:
+                continue
+            sums[here, 0] += 1.0
+            sums[here, 1] += y
+            sums[here, 2] += x
+            sums[here, 3] += y * y
+            sums[here, 4] += y * x
+            sums[here, 5] += x * x
+            votes[here, kind[y, x]] += 1
+            if kind[y, x] == CELL:
+                for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                    if 0 <= v < height and 0 <= u < width and kind[v, u] < CELL:
+                        votes[here, kind[v, u]] += 1
+
+
+def _elect(votes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The kind of each nucleus: a positive cell is one; otherwise the commonest kind of tissue that was seen."""
+    tissue = votes.copy()
+    tissue[:, [AIR, CELL, POSITIVE_CELL]] = 0
+    kind = np.where(tissue.any(axis=1), tissue.argmax(axis=1), MIXED)
+    own = votes[:, CELL] + votes[:, POSITIVE_CELL]
+    return np.where((votes[:, POSITIVE_CELL] * 2 > own) & (own > 0), POSITIVE_CELL, kind)
+
+
+@compiled()
+def _fill(kind, number, kinds):  # type: ignore[no-untyped-def]
+    """Give the pixels under a nucleus class the kind of tissue that their nucleus stands in."""
+    for y in range(kind.shape[0]):
+        for x in range(kind.shape[1]):
+            if kind[y, x] >= CELL:
+                around = kinds[number[y, x]]
+                kind[y, x] = MIXED if around >= CELL else around
+
+
+def _shapes(sums: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.float64]]:
+    """Centre, radius and aspect ratio from moments [n + 1, 6]."""
+    table = np.zeros(len(sums), CELL_DTYPE)
+    area = np.maximum(sums[:, 0], 1.0)
+    y, x = sums[:, 1] / area, sums[:, 2] / area
+    yy, yx, xx = sums[:, 3] / area - y * y, sums[:, 4] / area - y * x, sums[:, 5] / area - x * x
+    middle, half = (yy + xx) / 2, np.hypot((yy - xx) / 2, yx)
+    table["y"], table["x"], table["radius"] = y, x, np.sqrt(sums[:, 0] / np.pi)
+    return table, np.sqrt((middle + half + 0.1) / np.maximum(middle - half + 0.1, 0.05))
+
+
+def dress(
+    nuclei: Nuclei,
+    look: Look,
+    anatomy: Anatomy,
+    patch: npt.NDArray[np.float32],
+    *,
+    mpp: float,
+    unlabelled_positive: float,
+    rng: np.random.Generator,
+) -> npt.NDArray[np.void]:
+    """Draw how every cell looks: CELL_DTYPE [n + 1], a completed copy of `nuclei.table`.
+
+    `patch` is a smooth field of unit variance that staining follows, as neighbours resemble each other;
+    `unlabelled_positive` is the share of cells to stain positive where no label says which.
+
+    Chromatin is vesicular (pale, with a rim and a nucleolus) in epithelium, dense and clumped in lymphocytes, even in
+    spindle cells.
+    """
+    cells = nuclei.table.copy()
+    count = len(cells)
+    form = _forms(nuclei, mpp)
+    cells["form"] = form
+    uniform = rng.random((count, 9)).T
+    normal = rng.normal(size=(count, 3)).T
+    vesicular = (form == EPITHELIAL) * np.clip(rng.beta(1.3, 1.3) + 0.3 * normal[0], 0.0, 1.0)
+    cells["density"] = (
+        look.nucleus
+        * np.choose(form, (1.0, 1.3, 1.15))
+        * np.exp(look.nucleus_spread * np.clip(normal[1], -2, 2))
+        * (1 - 0.2 * vesicular)
+    )
+    blurred = rng.beta(1.1, 2.2, count)
+    cells["rim"] = (0.1 + 0.75 * vesicular) * (1 - 0.8 * blurred)
+    cells["softness"] = 1.5 * blurred / mpp
+    cells["pallor"] = 0.33 * vesicular
+    cells["chromatin"] = look.chromatin * np.choose(form, (1.0, 0.9, 0.6)) * (0.7 + 0.6 * uniform[0])
+    cells["grain_y"], cells["grain_x"] = uniform[1] * 512, uniform[2] * 512
+    _nucleoli(cells, vesicular, uniform[3], uniform[4], uniform[5], mpp)
+    cells["width"] = np.choose(form, (rng.uniform(*anatomy.cytoplasm_um), 0.9, 0.5)) * (0.7 + 0.6 * uniform[6]) / mpp
+    cells["cytoplasm"] = np.exp(0.13 * np.clip(normal[2], -2, 2))
+    around = patch[cells["y"].astype(np.intp), cells["x"].astype(np.intp)]
+    # nuclear antigens come and go from cell to cell, membranous ones by whole nests
+    lot = rng.random(count) if look.staining == "nuclear_dab" else ndtr(around)
+    positive = np.isin(cells["kind"], (POSITIVE, POSITIVE_CELL)) | (lot < unlabelled_positive)
+    if look.staining != "he":
+        intensity = ndtr(0.7 * around + 0.7 * ndtri(np.clip(uniform[7], 1e-6, 1 - 1e-6)))
+        _immunostain(cells, positive, look, anatomy, intensity, uniform[8], rng)
+    return cells
+
+
+def _forms(nuclei: Nuclei, mpp: float) -> npt.NDArray[np.int64]:
+    """What each nucleus looks like, from the tissue it stands in, its size and how long it is."""
+    kind, radius_um = nuclei.table["kind"], nuclei.table["radius"] * mpp
+    real = radius_um[radius_um > 0]
+    typical = float(np.median(real)) if len(real) else 0.0
+    long, small = nuclei.aspect > 2.0, (radius_um < 0.78 * typical) & (radius_um < 3.2) & (nuclei.aspect < 1.5)
+    mixed = np.where(long, SPINDLE, np.where(small, LYMPHOID, EPITHELIAL))
+    stroma = np.where(small | ((nuclei.aspect < 1.25) & (radius_um < 2.8)), LYMPHOID, SPINDLE)
+    immune = np.where(long, SPINDLE, np.where(radius_um < 4.2, LYMPHOID, EPITHELIAL))
+    form = np.where(kind == STROMA, stroma, np.where(kind == IMMUNE, immune, EPITHELIAL))
+    return np.where(kind == MIXED, mixed, form)
+
+
+def _nucleoli(
+    cells: npt.NDArray[np.void], vesicular: Floats, share: Floats, distance: Floats, angle: Floats, mpp: float
+) -> None:
+    """One nucleolus in most vesicular nuclei and some others, off the middle."""
+    has = share < 0.15 + 0.75 * vesicular
+    away = 0.45 * np.sqrt(distance) * cells["radius"]
+    cells["nucleolus_y"] = cells["y"] + away * np.sin(2 * np.pi * angle)
+    cells["nucleolus_x"] = cells["x"] + away * np.cos(2 * np.pi * angle)
+    size_um = np.minimum(0.55 + 0.7 * vesicular * distance, 0.3 * cells["radius"] * mpp)
+    cells["nucleolus_radius"] = np.where(has & (cells["form"] == EPITHELIAL), size_um / mpp, 0.0)
+
+
+def _immunostain(
+    cells: npt.NDArray[np.void],
+    positive: npt.NDArray[np.bool_],
+    look: Look,
+    anatomy: Anatomy,
+    intensity: Floats,
+    ring: Floats,
+    rng: np.random.Generator,
+) -> None:
+    """Intensity class and completeness of each positive cell.
+
+    A tile leans to weak or strong staining as a whole, as tumours do; so the shares vary by a Dirichlet draw.
+    """
+    shares = rng.dirichlet(4.0 * np.asarray(anatomy.intensity_shares) + 0.05)
+    grade = np.searchsorted(np.cumsum(shares)[:2], intensity)
+    strength = np.choose(grade, (0.45, 1.0, 1.9)) * (0.85 + 0.3 * ring)
+    cells["dab"] = np.where(positive, look.dab * strength, 0.0)
+    cells["ring"] = np.clip(rng.uniform(*anatomy.complete) + 0.5 * (ring - 0.5) + 0.12 * grade, 0.0, 1.0)

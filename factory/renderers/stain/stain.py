@@ -1,0 +1,193 @@
+"""A renderer without weights: the physics of dyes over the anatomy that the masks describe.
+
+masks -> nuclei and what they are -> territories of cells -> densities of dyes -> light (Beer-Lambert) -> scanner.
+What the mask says is what is drawn: every labelled nucleus is visible, none is drawn where a scheme that labels nuclei
+has none, air is bright, and DAB on membranes ends where the positive class ends. Each tile is a slide of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from factory.renderers.conditions import Condition, ConditionConfig
+from factory.renderers.stain.appearance import Look, draw_look, staining_of
+from factory.renderers.stain.cells import (
+    MIXED,
+    POSITIVE,
+    TUMOUR,
+    Nuclei,
+    dress,
+    find_nuclei,
+    kind_table,
+    nucleus_classes,
+    with_centres,
+)
+from factory.renderers.stain.config import StainConfig
+from factory.renderers.stain.fit import fit_slides
+from factory.renderers.stain.hidden_nuclei import scatter_marked_nuclei, scatter_nuclei
+from factory.renderers.stain.noise_tables import SIZE, grain, smooth
+from factory.renderers.stain.paint import Brush, Scene, outline, paint
+from factory.renderers.stain.red_cells import scatter_red_cells
+from factory.renderers.stain.scanner import scan
+from factory.renderers.stain.territories import centres_without_nucleus, spread_territories
+from factory.renderers.stain.tissue import Fields, draw_fields, fold_profile
+from manifests.labels import LabelScheme
+
+_FULL_WIDTH = 2.355
+"""Full width at half maximum of a Gaussian, in standard deviations."""
+_FADE_UM = 1.3
+"""Over which DAB of positive tumour fades towards negative tumour, as the standard deviation of a Gaussian."""
+_REACH_UM = 3.5
+"""How far from its centre a cell without a nucleus begins to compete for pixels: the radius of an average nucleus."""
+
+
+class Stain:
+    """Renders label maps of any scheme as H&E, membranous or nuclear immunostain, by the roles of the classes."""
+
+    condition = ConditionConfig(kind="labels")
+    label_origin = "exact"
+    Config = StainConfig
+
+    def __init__(self, config: StainConfig, device: str = "cpu") -> None:
+        """The renderer runs on the CPU whatever the device is."""
+        del device
+        self.config = config
+
+    def render(
+        self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
+    ) -> list[npt.NDArray[np.uint8]]:
+        """Render each condition with its own generator: uint8 [H, W, 3], RGB.
+
+        Raises:
+            ValueError: when a condition is not int32 [2, H, W], or there is not one generator for each.
+        """
+        return [self._render(condition, rng) for condition, rng in zip(conditions, rngs, strict=True)]
+
+    @staticmethod
+    def fit(images: Sequence[npt.NDArray[np.uint8]], scheme: LabelScheme, config: StainConfig) -> StainConfig:
+        """The config with the looks of real images; deterministic. See `stain_fit`.
+
+        Raises:
+            UserError: when no image holds stained tissue.
+        """
+        told = bool(scheme.ids("tumour_positive"))
+        return fit_slides(images, staining_of(config, scheme), config, told=told)
+
+    def _render(self, condition: Condition, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        array, mpp = condition.array, condition.mpp
+        if array.ndim != 3 or array.shape[0] != 2 or array.dtype != np.int32:
+            raise ValueError(f"condition: expected int32 [2, H, W], got {array.dtype} {array.shape}")
+        look = draw_look(self.config, staining_of(self.config, condition.scheme), mpp, rng)
+        fields = draw_fields(array.shape[1:], mpp, rng)
+        nuclei = _nuclei(condition, fields, rng)
+        vague = bool((nuclei.kind == MIXED).any())
+        hollow = vague and not condition.scheme.ids("air")
+        brush = self._brush(look, mpp, hollow, rng)
+        scene, cells = self._scene(nuclei, fields, look, brush, vague, condition.scheme, rng)
+        light = np.empty((3, *array.shape[1:]), np.uint8)
+        dyes = np.ascontiguousarray(look.vectors[:, ::-1], np.float32)
+        background = np.ascontiguousarray(look.background[::-1], np.float32)
+        paint(light, scene, cells, grain(), smooth(), dyes, background, brush)
+        return scan(cv2.merge(list(light)), look, self.config.scanner, rng)
+
+    def _scene(
+        self,
+        nuclei: Nuclei,
+        fields: Fields,
+        look: Look,
+        brush: Brush,
+        vague: bool,
+        scheme: LabelScheme,
+        rng: np.random.Generator,
+    ) -> tuple[Scene, npt.NDArray[np.void]]:
+        """Anatomy around the nuclei: cells and their borders, red cells, a fold; and the cells' own table."""
+        mpp, anatomy, number = float(brush.mpp), self.config.anatomy, nuclei.number
+        told = look.staining == "he" or bool(scheme.ids("tumour_positive"))
+        share = 0.0 if told else anatomy.unlabelled_positive
+        if look.staining == "membrane_dab" and not told:
+            nuclei.kind[(nuclei.kind == TUMOUR) & (fields.patch < ndtri(share))] = POSITIVE
+        # every pixel gets its cell; sheets of epithelium are filled up with cells cut beside their nucleus
+        confluent = (nuclei.kind == TUMOUR) | (nuclei.kind == POSITIVE)
+        crowded = confluent | (nuclei.kind == MIXED)
+        centres = centres_without_nucleus(number, confluent, mpp, rng)
+        owner = np.zeros_like(number)
+        owner[tuple(centres.astype(np.intp).T)] = np.arange(len(centres)) + len(nuclei.table)
+        cells = dress(
+            with_centres(nuclei, centres), look, anatomy, fields.patch, mpp=mpp, unlabelled_positive=share, rng=rng
+        )
+        distance = spread_territories(number, owner, crowded, _REACH_UM / mpp, grain())
+
+        # borders are lines two pixels wide, which the thickness of a membrane spreads and must not pale
+        border = np.empty_like(distance)
+        epithelium, inner = np.empty((2, *distance.shape), np.uint8)
+        outline(nuclei.kind, owner, number, distance, cells, smooth(), brush, border, epithelium, inner)
+        sigma = rng.uniform(*anatomy.membrane_um) / mpp / _FULL_WIDTH
+        border = cv2.GaussianBlur(border, (0, 0), sigma) * np.float32(1 / math.erf(1 / (sigma * math.sqrt(2))))
+        # where only the distance to a nucleus tells epithelium from stroma, one fades into the other
+        epithelium = cv2.GaussianBlur(epithelium, (0, 0), (1.6 if vague else 0.8) / mpp)
+        if look.staining == "membrane_dab":
+            # two box filters, whose variances of (n^2 - 1) / 12 add up: as good as a Gaussian here, and faster
+            box = 2 * round(math.sqrt(6 * (_FADE_UM / mpp) ** 2 + 1) / 2 - 0.5) + 1
+            inner = cv2.blur(cv2.blur(inner, (box, box)), (box, box))
+
+        per_mm2 = rng.uniform(*anatomy.red_cells_per_mm2) * (1.0 if look.staining == "he" else 0.1)
+        diameter_px = rng.uniform(*anatomy.red_cell_um) / mpp
+        red = scatter_red_cells(nuclei.kind, number, per_mm2=per_mm2, diameter_px=diameter_px, mpp=mpp, rng=rng)
+        folded = rng.random() < self.config.scanner.fold
+        fold = fold_profile(distance.shape, mpp, rng) if folded else np.zeros_like(distance)
+        scene = Scene(
+            nuclei.kind,
+            number,
+            owner,
+            distance,
+            border,
+            epithelium,
+            inner,
+            red,
+            fields.across,
+            fields.along,
+            fields.patch,
+            fold,
+        )
+        return scene, cells
+
+    def _brush(self, look: Look, mpp: float, hollow: bool, rng: np.random.Generator) -> Brush:
+        lumen = rng.uniform(*self.config.anatomy.lumen)
+        scalars = {
+            "mpp": mpp,
+            "tissue": look.tissue,
+            "eosin": look.eosin,
+            "haze": look.haze,
+            "dab": look.dab,
+            "red": 0.25 + 0.9 * look.eosin if look.staining == "he" else 0.12,
+            "blush": look.blush,
+            "texture": look.texture,
+            "retraction": look.retraction,
+            "fibre_um": rng.uniform(*self.config.anatomy.fibre_um),
+            "lumen": ndtri(lumen) if hollow else -math.inf,
+            "nuclear_dab": float(look.staining == "nuclear_dab"),
+            "membrane_dab": float(look.staining == "membrane_dab"),
+            "start_y": rng.uniform(0, SIZE),
+            "start_x": rng.uniform(0, SIZE),
+            "vignette": rng.uniform(*self.config.scanner.vignette),
+            "light_y": rng.uniform(0.3, 0.7),
+            "light_x": rng.uniform(0.3, 0.7),
+        }
+        return Brush(**{name: np.float32(value) for name, value in scalars.items()})
+
+
+def _nuclei(condition: Condition, fields: Fields, rng: np.random.Generator) -> Nuclei:
+    """The labelled nuclei; where the scheme labels none and none came along, unlabelled ones."""
+    classes, instance = condition.array
+    kind = kind_table(condition.scheme)[classes.astype(np.uint8)]
+    if instance.any() or nucleus_classes(condition.scheme):
+        return find_nuclei(kind, instance)
+    scatter = scatter_marked_nuclei if condition.scheme.ids("nuclear_marker") else scatter_nuclei
+    hidden, kind = scatter(kind, fields.zones, fields.fibre_angle(), condition.mpp, rng)
+    return find_nuclei(kind, hidden)

@@ -1,0 +1,275 @@
+"""Which fakes are copies of a place in the training tiles: held-out tiles set the limit, planted copies test it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.distance import cdist
+
+from factory.score.similarity import (
+    SYMMETRIES,
+    UPRIGHT,
+    Match,
+    closest,
+    edges_of,
+    fine_factor,
+    is_blank,
+    prepare,
+    turned,
+)
+from factory.score.tiles import TileSet, generator
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+_PAST = 1 / 8  # how far a planted copy reaches past its training tile at most, of each side
+_NOISE = 0.05  # pixels that a planted noisy copy has wrong
+_TRIES = 8  # for a crop with edges
+
+FEW_REALS = 100
+"""Real tiles below which their 99 % quantile is little more than the largest of them."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A fake and the training tile nearest to it.
+
+    Attributes:
+        fake, training: sample ids. fake_place, training_place: their places in the sets.
+        similarity, symmetry, position: as in `Match`. flagged: above the limit.
+    """
+
+    fake: str
+    training: str
+    fake_place: int
+    training_place: int
+    similarity: float
+    symmetry: str
+    position: tuple[int, int]
+    flagged: bool
+
+
+@dataclass(frozen=True)
+class CopyFigures:
+    """The search for copies.
+
+    Attributes:
+        training_tiles: searched, whole. limit: similarity above which a tile counts as a copy.
+        reals: held-out real tiles with edges, which set it.
+        quantile: of held-out real tiles below the limit. real_share: of held-out real tiles above it.
+        fakes: with edges, so that they could be copies. blank_fakes: without. share: of the former above the limit.
+        real_median, fake_median: similarity to the nearest training tile; equal where fakes are as new as real tiles.
+        recall: of all planted copies. recall_by_kind: kind -> recall. planted: copies of each kind.
+        feature_ratio: median distance from a fake to the nearest training tile in feature space, over that of a
+            held-out real tile; far below 1 for fakes that hug the training tiles. None without features.
+        pairs: every fake with edges, the most similar first.
+    """
+
+    training_tiles: int
+    limit: float
+    reals: int
+    quantile: float
+    real_share: float
+    fakes: int
+    blank_fakes: int
+    share: float
+    real_median: float
+    fake_median: float
+    recall: float
+    recall_by_kind: dict[str, float]
+    planted: int
+    feature_ratio: float | None
+    pairs: tuple[Pair, ...]
+
+    @property
+    def flagged(self) -> tuple[Pair, ...]:
+        """The pairs above the limit."""
+        return tuple(pair for pair in self.pairs if pair.flagged)
+
+
+@dataclass(frozen=True)
+class FeatureSets:
+    """Features of the fakes, the reals and crops of the training tiles of their size: float64 [n, d] each."""
+
+    fakes: Floats
+    reals: Floats
+    training: Floats
+
+
+def find_copies(
+    fakes: TileSet,
+    reals: TileSet,
+    training: TileSet,
+    *,
+    longest_px: int,
+    quantile: float,
+    planted: int,
+    seed: int,
+    features: FeatureSets | None = None,
+    on_tile: Callable[[], None] = lambda: None,
+) -> CopyFigures:
+    """Search every fake in the whole training tiles.
+
+    The limit is the `quantile` of the similarity that held-out real tiles have to their likest place in the training
+    tiles: real tiles of other patients cannot be copies, so what they reach is chance. Then known copies are planted
+    and searched in the same way: what a generator sees in training, crops anywhere, flipped and on their side.
+
+    Args:
+        fakes, reals: of one size and scheme. training: of that scheme, of any size from theirs on, and no group of it
+            is among the reals. longest_px: longer side of the fakes' pictures compared, at most. quantile: see above.
+        planted: copies of each kind. seed: of these. features: see there. on_tile: called after each tile searched;
+            `searches` says how often.
+    """
+    searched = prepare(training, fakes.shape, longest_px)
+    real_matches = closest(reals, searched, on_tile)
+    fake_matches = closest(fakes, searched, on_tile)
+
+    real_values, fake_values = (_similarities(matches) for matches in (real_matches, fake_matches))
+    limit = float(np.quantile(real_values, quantile)) if len(real_values) else 1.0
+    recalls, count = {}, 0
+    crops = _crops(training, fakes.shape, planted, longest_px, generator(seed, "planted"))
+    for kind, plant in PLANTED.items() if len(crops) else ():
+        rng = generator(seed, "planted", list(PLANTED).index(kind) + 1)
+        copies = np.stack([plant(crop, _random_crop(training, fakes.shape, rng), rng) for crop in crops])
+        matches = closest(fakes.take([0] * len(copies)).with_pixels(copies), searched, on_tile)
+        recalls[kind], count = float(np.mean([match.similarity > limit for match in matches])), len(copies)
+    pairs = _pairs(fakes, training, fake_matches, limit)
+    return CopyFigures(
+        training_tiles=len(training),
+        limit=limit,
+        reals=len(real_values),
+        quantile=quantile,
+        real_share=float((real_values > limit).mean()) if len(real_values) else float("nan"),
+        fakes=len(fake_values),
+        blank_fakes=len(fakes) - len(fake_values),
+        share=float((fake_values > limit).mean()) if len(fake_values) else float("nan"),
+        real_median=float(np.median(real_values)) if len(real_values) else float("nan"),
+        fake_median=float(np.median(fake_values)) if len(fake_values) else float("nan"),
+        recall=float(np.mean(list(recalls.values()))) if recalls else float("nan"),
+        recall_by_kind=recalls,
+        planted=count,
+        feature_ratio=_feature_ratio(features) if features is not None else None,
+        pairs=pairs,
+    )
+
+
+def searches(fakes: int, reals: int, planted: int) -> int:
+    """Tiles that `find_copies` searches for, at most."""
+    return fakes + reals + len(PLANTED) * planted
+
+
+def _pairs(fakes: TileSet, training: TileSet, matches: list[Match], limit: float) -> tuple[Pair, ...]:
+    found = [
+        Pair(
+            fakes.ids[place],
+            training.ids[match.place],
+            place,
+            match.place,
+            match.similarity,
+            match.symmetry,
+            match.position,
+            match.similarity > limit,
+        )
+        for place, match in enumerate(matches)
+        if match.place >= 0
+    ]
+    return tuple(sorted(found, key=lambda pair: -pair.similarity))
+
+
+def _similarities(matches: list[Match]) -> Floats:
+    return np.array([match.similarity for match in matches if match.place >= 0], np.float64)
+
+
+def _feature_ratio(features: FeatureSets) -> float:
+    near = [np.median(cdist(side, features.training).min(1)) for side in (features.fakes, features.reals)]
+    return float(near[0] / near[1]) if near[1] > 0 else float("nan")
+
+
+def _crops(
+    training: TileSet, shape: tuple[int, int], count: int, longest_px: int, rng: np.random.Generator
+) -> list[Pixels]:
+    """Random crops of the whole training tiles that have edges, in random symmetries: at most `count`."""
+    crops, factor = [], fine_factor(shape, longest_px)
+    for _ in range(_TRIES * count):
+        crop = _random_crop(training, shape, rng)
+        if not is_blank(edges_of(crop[None], training.scheme, factor))[0]:
+            crops.append(crop)
+        if len(crops) == count:
+            break
+    return crops
+
+
+def _random_crop(training: TileSet, shape: tuple[int, int], rng: np.random.Generator) -> Pixels:
+    """One of the eight symmetries of a crop at any place; on its side only where the training tiles have the room."""
+    height, width = training.shape
+    lies = shape[1] <= height and shape[0] <= width and rng.random() < 0.5
+    h, w = (shape[1], shape[0]) if lies else shape
+    y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    crop: Pixels = training.pixels[int(rng.integers(len(training))), y : y + h, x : x + w]
+    return turned(crop, list(SYMMETRIES)[int(rng.integers(UPRIGHT)) + (UPRIGHT if lies else 0)])
+
+
+def _exact(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    del other, rng
+    return crop
+
+
+def _noisy(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """One pixel in twenty of another class, or in images from anywhere in another crop."""
+    wrong = rng.random(crop.shape[:2]) < _NOISE
+    count = np.count_nonzero(wrong)
+    noisy = crop.copy()
+    if crop.ndim == 3:
+        noisy[wrong] = rng.permutation(other.reshape(-1, 3))[:count]
+        return noisy
+    classes = np.union1d(crop, other)
+    moved = np.searchsorted(classes, crop[wrong]) + rng.integers(1, max(2, len(classes)), count)
+    noisy[wrong] = classes[moved % len(classes)]
+    return noisy
+
+
+def _eroded(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """Higher classes, or what is brighter, lose a pixel all round."""
+    del other, rng
+    eroded: Pixels = cv2.erode(crop, np.ones((3, 3), np.uint8))
+    return eroded
+
+
+def _dilated(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """They gain one."""
+    del other, rng
+    dilated: Pixels = cv2.dilate(crop, np.ones((3, 3), np.uint8))
+    return dilated
+
+
+def _redrawn(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """Its boundary drawn anew: a median over about a hundredth of the longer side."""
+    del other, rng
+    blurred: Pixels = cv2.medianBlur(crop, 2 * max(1, max(crop.shape[:2]) // 200) + 1)
+    return blurred
+
+
+def _moved(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """Moved by up to an eighth of each side; what comes in is from another crop."""
+    height, width = crop.shape[:2]
+    y, x = (int(rng.integers(-int(side * _PAST), int(side * _PAST) + 1)) for side in (height, width))
+    moved = other.copy()
+    into = slice(max(0, y), min(height, height + y)), slice(max(0, x), min(width, width + x))
+    out_of = slice(max(0, -y), min(height, height - y)), slice(max(0, -x), min(width, width - x))
+    moved[into] = crop[out_of]
+    return moved
+
+
+PLANTED: dict[str, Callable[[Pixels, Pixels, np.random.Generator], Pixels]] = {
+    "exact": _exact,
+    "noisy": _noisy,
+    "eroded": _eroded,
+    "dilated": _dilated,
+    "redrawn": _redrawn,
+    "moved": _moved,
+}
+"""Kinds of planted copies, each of a random crop in a random symmetry."""

@@ -1,0 +1,256 @@
+"""Fakes against the real image of the same mask: pairs, their SSIM, FSIM and GMSD, and the best and worst of them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factory.core.console import progress
+from factory.core.leaks import seen_in_images
+from factory.score.frechet import draws_by_group
+from factory.score.image_quality import Quality, image_quality
+from factory.score.sources import Inputs, Source
+from factory.score.tiles import generator
+from manifests.errors import UserError
+
+Measure = Literal["ssim", "fsim", "gmsd"]
+MEASURES: tuple[Measure, ...] = ("ssim", "fsim", "gmsd")
+LOWER_IS_BETTER: frozenset[Measure] = frozenset({"gmsd"})
+RESAMPLES = 2000
+
+_COLUMNS = (
+    "sample_id", "index", "group_id", "height", "width", "instance_sha256", "semantic_sha256",
+    "source_uri", "source_x", "source_y", "source_level",
+)  # fmt: skip
+Row = dict[str, Any]
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A fake and the real tile of the same mask, not read yet.
+
+    Attributes:
+        fake, real: their rows. source: that the real tile is of.
+    """
+
+    fake: Row
+    real: Row
+    source: Source
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What has a partner and what has not.
+
+    Attributes:
+        pairs: in the order of the fakes. fakes: in all. ambiguous: fakes whose mask several real tiles have, and whose
+            place none of these or several. reals: tiles that could have had a fake.
+        seen: groups of the pairs whose images the fakes' generator was trained on or fitted to.
+    """
+
+    pairs: tuple[Pair, ...]
+    fakes: int
+    ambiguous: int
+    reals: int
+    seen: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PairQuality:
+    """The measures of one pair."""
+
+    fake: str
+    real: str
+    group: str
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class MeasureFigures:
+    """One measure over all pairs: its mean, the 95 % interval of that, and the places of the extremes in the pairs."""
+
+    name: Measure
+    mean: float
+    interval: tuple[float, float]
+    best: int
+    median: int
+    worst: int
+
+
+@dataclass(frozen=True)
+class PairedFigures:
+    """What `factory score --paired` adds.
+
+    Attributes:
+        pairs: of each pair. measures: over all of them. notes: what has no partner and what to mind, in lines.
+        by_group: whether the intervals draw whole groups. groups: of the pairs.
+        shown: images of the pairs that the measures name, fake and real, by place.
+    """
+
+    pairs: tuple[PairQuality, ...]
+    measures: tuple[MeasureFigures, ...]
+    notes: tuple[str, ...]
+    by_group: bool
+    groups: int
+    shown: dict[int, tuple[Image, Image]]
+
+
+def find_pairs(inputs: Inputs) -> Pairing:
+    """Real tiles of the fakes' masks: by the digest of the instances, or of the classes where a mask has no instances.
+
+    Where several real tiles have that mask, as empty ones do, or none has, the place in the source decides.
+
+    Raises:
+        UserError: when no fake has a partner.
+    """
+    by_mask: dict[tuple[Any, ...], list[tuple[Row, Source]]] = {}
+    by_place: dict[tuple[Any, ...], list[tuple[Row, Source]]] = {}
+    for source in inputs.reals:
+        for row in _rows(source):
+            by_mask.setdefault(_mask_of(row), []).append((row, source))
+            if place := _place_of(row):
+                by_place.setdefault(place, []).append((row, source))
+    pairs, ambiguous = [], 0
+    fakes = _rows(inputs.fake)
+    for fake in fakes:
+        same_mask, same_place = by_mask.get(_mask_of(fake), []), by_place.get(_place_of(fake), [])
+        if len(same_mask) > 1:
+            places = {id(row) for row, _ in same_place}
+            same_mask = [one for one in same_mask if id(one[0]) in places]
+            ambiguous += len(same_mask) != 1
+            found = same_mask
+        else:
+            found = same_mask or same_place
+        if len(found) == 1:
+            pairs.append(Pair(fake, *found[0]))
+    if not pairs:
+        raise UserError(
+            f"{inputs.fake.root}: expected fakes on the masks of the real tiles, got none of {len(fakes)}. Draw some "
+            f"with factory render {inputs.reals[0].root} --split {inputs.reals[0].split}, or leave --paired out."
+        )
+    groups = {pair.real["group_id"] for pair in pairs if pair.real["group_id"] is not None}
+    seen = tuple(seen_in_images(inputs.fake.dataset.info.training_sources, groups))
+    return Pairing(tuple(pairs), len(fakes), ambiguous, sum(len(source.dataset) for source in inputs.reals), seen)
+
+
+def _rows(source: Source) -> list[Row]:
+    rows: list[Row] = source.dataset.table.select(_COLUMNS).to_pylist()
+    return rows
+
+
+def _mask_of(row: Row) -> tuple[Any, ...]:
+    """What tells a mask from others; digests are of bytes, so the size goes along."""
+    size = row["height"], row["width"]
+    has_instances = row["instance_sha256"] != _no_instances(*size)
+    return (*size, row["instance_sha256"]) if has_instances else (*size, "classes", row["semantic_sha256"])
+
+
+@lru_cache
+def _no_instances(height: int, width: int) -> str:
+    return hashlib.sha256(bytes(4 * height * width)).hexdigest()
+
+
+def _place_of(row: Row) -> tuple[Any, ...]:
+    """Where in which image a tile is from; empty where that is not known."""
+    if row["source_uri"] is None or row["source_x"] is None or row["source_y"] is None:
+        return ()
+    return tuple(row[name] for name in ("source_uri", "source_x", "source_y", "source_level", "height", "width"))
+
+
+def measure_pairs(pairing: Pairing, inputs: Inputs, seed: int) -> PairedFigures:
+    """Read the images of all pairs and measure each.
+
+    Args:
+        pairing: from `find_pairs`. inputs: that it was found in. seed: of the intervals.
+    """
+    measured = []
+    with progress("pairs", len(pairing.pairs), unit="pairs") as bar:
+        for pair in pairing.pairs:
+            group = pair.real["group_id"] or f"{pair.source.root.name}/{pair.real['sample_id']}"
+            quality = image_quality(*_read(pair, inputs))
+            measured.append(PairQuality(pair.fake["sample_id"], pair.real["sample_id"], group, quality))
+            bar.advance()
+    groups = [one.group for one in measured]
+    measures = tuple(
+        _figures(name, np.array([getattr(one.quality, name) for one in measured]), groups, generator(seed, "pairs", at))
+        for at, name in enumerate(MEASURES)
+    )
+    shown = {place for of_one in measures for place in (of_one.best, of_one.median, of_one.worst)}
+    return PairedFigures(
+        tuple(measured),
+        measures,
+        tuple(_notes(pairing)),
+        draws_by_group(groups),
+        len(set(groups)),
+        {place: _read(pairing.pairs[place], inputs) for place in sorted(shown)},
+    )
+
+
+def _read(pair: Pair, inputs: Inputs) -> tuple[Image, Image]:
+    """Fake and real image of a pair."""
+    fake: Image = inputs.fake.dataset.store.read(pair.fake["index"], "image")
+    real: Image = pair.source.dataset.store.read(pair.real["index"], "image")
+    return fake, real
+
+
+def _figures(
+    name: Measure, values: npt.NDArray[np.float64], groups: Sequence[str], rng: np.random.Generator
+) -> MeasureFigures:
+    order = np.argsort(values if name in LOWER_IS_BETTER else -values, kind="stable")
+    best, median, worst = (int(order[place]) for place in (0, len(order) // 2, -1))
+    return MeasureFigures(name, float(values.mean()), mean_interval(values, groups, rng), best, median, worst)
+
+
+def mean_interval(
+    values: npt.NDArray[np.float64], groups: Sequence[str], rng: np.random.Generator, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over tiles: whole groups are drawn from five groups on, else tiles.
+
+    Args:
+        values: float64 [n]. groups: of each value. rng: of the draws. resamples: how many.
+    """
+    names = groups if draws_by_group(groups) else range(len(values))
+    _, members = np.unique(np.asarray(names), return_inverse=True)
+    counts = np.bincount(members)
+    sums = np.bincount(members, values)
+    drawn = rng.integers(0, len(counts), (resamples, len(counts)))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _notes(pairing: Pairing) -> Iterator[str]:
+    count = len(pairing.pairs)
+    alone = pairing.fakes - count
+    if alone:
+        several = (
+            f", {pairing.ambiguous} of them because several real tiles have their mask" if pairing.ambiguous else ""
+        )
+        yield f"{alone} of {pairing.fakes} fakes left out of the pairs: no one real tile has their mask{several}"
+    without = pairing.reals - len({(pair.source.root, pair.real["sample_id"]) for pair in pairing.pairs})
+    if without:
+        yield f"{without} of {pairing.reals} real tiles have no fake on their mask"
+    if pairing.seen:
+        yield (
+            f"the fakes' generator was trained on or fitted to images of {len(pairing.seen)} groups of the pairs "
+            f"({pairing.seen[0]}, ...): likeness to these says nothing of images that it never saw"
+        )
+
+
+def pairs_table(figures: PairedFigures) -> bytes:
+    """A Parquet file with a row per pair: fake, real, group and the measures."""
+    rows = [
+        {"fake": pair.fake, "real": pair.real, "group": pair.group, **asdict(pair.quality)} for pair in figures.pairs
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()

@@ -1,0 +1,170 @@
+"""`factory score` from data sets to files: everything that can be refused is, before a pixel is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.core.devices import resolve_device
+from factory.core.folder import is_begun
+from factory.core.runs import library_versions, lock_folder
+from factory.score.compare import Comparison, compare_sets
+from factory.score.document import paired_document, to_document
+from factory.score.features import check_extractor, open_extractor
+from factory.score.paired import PairedFigures, Pairing, measure_pairs, pairs_table
+from factory.score.pictures import reduction
+from factory.score.plots import plot_score
+from factory.score.report import markdown
+from factory.score.settings import Settings
+from factory.score.sheets import modes_sheet, nearest_sheet, pairs_sheet
+from factory.score.sources import Inputs, load
+from manifests.errors import UserError
+from manifests.files import remove_orphans, write_atomic
+from manifests.store import STORE
+
+JSON, MARKDOWN, PLOT, NEAREST, MODES = "score.json", "score.md", "score.png", "nearest.png", "modes.png"
+PAIRS, PAIRS_TABLE = "pairs.png", "pairs.parquet"
+FILES = (JSON, MARKDOWN, PLOT, NEAREST, MODES, PAIRS, PAIRS_TABLE)
+
+LEAST_PICTURE_PX = 32
+"""What extractors with five poolings need."""
+
+_KIND = "a score"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was compared, what was done to it first, in lines, and the pairs where these were asked for."""
+
+    comparison: Comparison
+    notes: tuple[str, ...]
+    paired: PairedFigures | None = None
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds anything but an earlier score, or that one without a word.
+
+    Raises:
+        UserError: with what is in the way.
+    """
+    for folder in (out.resolve(), *out.resolve().parents):
+        if (folder / STORE).is_dir():
+            raise UserError(f"--out {out}: expected a folder outside every data set, got one in {folder}.")
+    if is_begun(out, _KIND, FILES.__contains__) and not overwrite:
+        raise UserError(f"{out}: expected an empty folder, got a score in it. Use another --out, or --overwrite.")
+
+
+def check_settings(settings: Settings) -> Settings:
+    """The settings with a device that this machine has.
+
+    Raises:
+        UserError: for an extractor or a file of weights that cannot be.
+    """
+    check_extractor(settings.features, Path(settings.feature_weights) if settings.feature_weights else None)
+    return settings.model_copy(update={"device": resolve_device(settings.device)})
+
+
+def check_size(inputs: Inputs, settings: Settings) -> None:
+    """Refuse tiles whose pictures are too small for five poolings.
+
+    Raises:
+        UserError: naming the size.
+    """
+    factor = reduction(inputs.shape, settings.picture_px)
+    height, width = (side // factor for side in inputs.shape)
+    if min(height, width) < LEAST_PICTURE_PX:
+        raise UserError(
+            f"{inputs.fake.root}: expected tiles whose pictures are at least {LEAST_PICTURE_PX}x{LEAST_PICTURE_PX}, "
+            f"got {height}x{width} of tiles of {inputs.shape[0]}x{inputs.shape[1]}. Make larger or less oblong ones."
+        )
+
+
+def score(inputs: Inputs, settings: Settings, n: int | None = None, pairing: Pairing | None = None) -> Score:
+    """Read the tiles and compare them.
+
+    Args:
+        inputs: from `open_inputs`. settings: from `check_settings`. n: tiles of either kind, at most.
+        pairing: from `find_pairs`, to measure all its pairs as well.
+
+    Raises:
+        UserError: when too few tiles are left. FaultError: when weights cannot be fetched.
+    """
+    check_size(inputs, settings)
+    extractor = open_extractor(settings.features, Path(settings.feature_weights) if settings.feature_weights else None)
+    loaded = load(inputs, settings.seed, most=n)
+    count = min(len(loaded.fakes), len(loaded.reals), n or len(loaded.reals))
+    notes = list(loaded.notes)
+    if n is not None and n > count:
+        notes.append(f"--n {n}: {count} tiles of either kind are compared, as many as both have")
+    for side, role in ((loaded.fakes, "fakes"), (loaded.reals, "real tiles")):
+        if len(side) > count:
+            notes.append(f"{count} of {len(side)} {role} drawn with seed {settings.seed}: equal numbers on both sides")
+    comparison = compare_sets(
+        loaded.fakes,
+        loaded.reals,
+        settings,
+        n=count,
+        training=loaded.training,
+        training_views=loaded.training_views,
+        controls=loaded.controls,
+        extractor=extractor,
+    )
+    paired = measure_pairs(pairing, inputs, settings.seed) if pairing else None
+    return Score(comparison, (*notes, *(paired.notes if paired else ())), paired)
+
+
+def write_score(out: Path, done: Score, inputs: Inputs, *, overwrite: bool) -> list[Path]:
+    """Write all files; returns those written. An earlier score goes first where that was asked for.
+
+    Raises:
+        UserError: when something came into the folder meanwhile, or another process writes there.
+    """
+    files = _files(done, inputs)
+    check_out(out, overwrite=overwrite)
+    out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(out):
+        remove_orphans(out)
+        for name in FILES:
+            (out / name).unlink(missing_ok=True)
+        for name, content in files.items():
+            write_atomic(out / name, content)
+    return [out / name for name in files]
+
+
+def _files(done: Score, inputs: Inputs) -> dict[str, bytes]:
+    comparison = done.comparison
+    name = inputs.fake.root.resolve().name
+    document: dict[str, Any] = {
+        "what": "factory score",
+        "on": inputs.on,
+        "inputs": {
+            "fake": inputs.fake.to_dict(),
+            "real": [source.to_dict() for source in inputs.reals],
+            "train": [source.to_dict() for source in inputs.training],
+            "control": [source.to_dict() for source in inputs.controls],
+        },
+        "notes": list(done.notes),
+        "versions": library_versions("numpy", "scipy", "torch", "torchvision", "timm", "scikit-learn"),
+        **to_document(comparison),
+    }
+    if done.paired is not None:
+        document["paired"] = paired_document(done.paired)
+    files = {
+        JSON: (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
+        MARKDOWN: markdown(comparison, name, done.notes, done.paired).encode(),
+        PLOT: plot_score(comparison),
+        MODES: modes_sheet(comparison),
+    }
+    nearest = nearest_sheet(comparison)
+    if nearest is not None:
+        files[NEAREST] = nearest
+    if done.paired is not None:
+        files |= {PAIRS: pairs_sheet(done.paired, name), PAIRS_TABLE: pairs_table(done.paired)}
+    return files
+
+
+def default_out(fake: Path) -> Path:
+    """``runs/score/NAME``, with the name of the fakes' folder."""
+    return Path("runs/score") / fake.resolve().name

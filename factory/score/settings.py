@@ -1,0 +1,69 @@
+"""What decides the figures of a score, besides the tiles."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from factory.core.config import Config
+
+
+class Settings(Config):
+    """Settings of `compare_sets`; every one is written beside the figures.
+
+    Attributes:
+        features: name in `factory.score.features.EXTRACTORS`, or ``timm:NAME``.
+        feature_weights: safetensors file for it; none where it needs none, or where a download is meant.
+        device: where features are extracted: cpu, cuda.
+        batch: pictures per forward pass.
+        picture_px: longer side of the pictures that features are taken from, at most.
+        seed: root of every draw.
+        neighbours: k of precision, recall, density and coverage.
+        draws: random halves, and as many draws of every other row of the table of controls.
+        bootstrap: resamples of the interval.
+        subset_sizes: sample sizes that the extrapolation is fitted over.
+        kernel_subsets: subsets that give the spread of the kernel distance.
+        grid: cells per axis of the grid over a projection.
+        min_cell: real and fake tiles that a cell needs for a distance of its own.
+        patch_grid: rows and columns that real tiles are cut into for the shuffled control.
+        modes: clusters of the real tiles, at most.
+        copy_px: longer side of the fakes' pictures in the search for copies, at most; training
+            tiles are made smaller by the same factor.
+        copy_quantile: share of held-out real tiles that stay below the limit for copies.
+        planted: random crops of the training tiles planted as each kind of copy.
+        shift_bins: equal-count bins of the allocation shift.
+    """
+
+    features: str = "random-vgg16"
+    feature_weights: str | None = None
+    device: str = "cpu"
+    batch: int = Field(default=8, ge=1)
+    picture_px: int = Field(default=256, ge=16)
+    seed: int = Field(default=0, ge=0)
+    neighbours: int = Field(default=5, ge=1)
+    draws: int = Field(default=10, ge=1)
+    bootstrap: int = Field(default=200, ge=20)
+    subset_sizes: int = Field(default=10, ge=3)
+    kernel_subsets: int = Field(default=50, ge=2)
+    grid: int = Field(default=3, ge=1)
+    min_cell: int = Field(default=8, ge=2)
+    patch_grid: tuple[int, int] = (4, 8)
+    modes: int = Field(default=8, ge=1)
+    copy_px: int = Field(default=128, ge=16)
+    copy_quantile: float = Field(default=0.99, gt=0, le=1)
+    planted: int = Field(default=40, ge=1)
+    shift_bins: int = Field(default=4, ge=1)
+
+
+STREAMS = {
+    "choice": 0,
+    "crops": 1,
+    "bootstrap": 2,
+    "extrapolation": 3,
+    "kernel": 4,
+    "halves": 5,
+    "shuffle": 6,
+    "planted": 7,
+    "shift": 8,
+    "pairs": 9,
+}
+"""Number of each stream of random draws; frozen, so that a new figure never moves an old one."""

@@ -1,0 +1,344 @@
+"""Where in larger tiles a tile lies, flipped and turned too, and how like that place it is: what tells a copy.
+
+Tiles are brought to their edges: made smaller, then a band-pass (difference of Gaussians, 1 and 4 pixels of that size)
+takes away the mean, the large shapes that many tiles share, and single-pixel noise. Every tile is slid over every whole
+training tile, in each of the eight symmetries that fits into it, and compared by the correlation coefficient of what
+overlaps (normalised cross-correlation without the means, which the band-pass has taken). It may reach past the training
+tile by a quarter of its sides, where the overlap holds half of its edges. From coarse to fine:
+
+1. at every pixel of the coarse size (a quarter of the fine one: every 8 pixels for 128x256), by FFT, the spectra of the
+   training tiles computed once: the best place of every training tile and symmetry, and of these the 12 best;
+2. around each of them at every pixel of the fine size (every 2 pixels for 128x256);
+3. for the best two the place is cut out of the training tile, shifted by up to half a fine pixel, and brought to its
+   edges just as the tile is, so that an exact copy comes to 1 whatever its place.
+
+1 is an exact copy. A tile without edges has nothing to copy and no similarity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy import fft
+
+from factory.score.pictures import reduction, shrink
+from factory.score.tiles import TileSet
+from manifests.labels import LabelScheme
+
+Pixels = npt.NDArray[np.uint8]
+Singles = npt.NDArray[np.float32]
+Places = npt.NDArray[np.intp]
+
+_FINE_PX, _COARSE_PX = 1.0, 4.0
+_COARSER = 4  # fine pixels along a side of a coarse one; fewer where tiles would be below 16 coarse pixels
+_COARSE_BAND = (0.5, 2.0)  # of the band-pass at the coarse size: averaging has taken the noise
+_FEWEST_EDGES = 1e-4  # mean square of the band-pass: below this a tile is blank
+_CANDIDATES, _FINALISTS = 12, 2
+_REACH = 0.25
+_LEAST_OVERLAP = 0.5
+_LEAST_CONTRAST = 0.25  # squared: what is fainter under the tile counts as this much, so that specks match nothing
+_BLOCK = 64  # training tiles correlated at a time
+
+SYMMETRIES: dict[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
+    "as it is": lambda a: a,
+    "flipped left-right": lambda a: a[..., :, ::-1],
+    "flipped up-down": lambda a: a[..., ::-1, :],
+    "turned by 180": lambda a: a[..., ::-1, ::-1],
+    "transposed": lambda a: a.swapaxes(-1, -2),
+    "turned by 90": lambda a: a.swapaxes(-1, -2)[..., ::-1, :],
+    "turned by 270": lambda a: a.swapaxes(-1, -2)[..., :, ::-1],
+    "anti-transposed": lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
+}
+"""The symmetries of a square; the last four lay a tile on its side."""
+
+UPRIGHT = 4
+"""How many of them keep height and width."""
+
+_INVERSE = {"turned by 90": "turned by 270", "turned by 270": "turned by 90"}
+
+
+@dataclass(frozen=True)
+class Match:
+    """The place in the training tiles most like a tile.
+
+    Attributes:
+        place: of the training tile; -1 for a tile without edges. similarity: from -1 to 1; NaN for those.
+        symmetry: in `SYMMETRIES`, of the tile. position: row and column of the training tile, in pixels, where the
+            upper left corner of the tile so turned lies; below 0 where it reaches past it.
+    """
+
+    place: int
+    similarity: float
+    symmetry: str = ""
+    position: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Training tiles made ready to be searched; from `prepare`.
+
+    Attributes:
+        tiles: whole. shape: height and width of the tiles that will be looked for. fine, coarse: factors of size.
+        reach: rows and columns, coarse, that lie free before every tile. size: of the transform.
+        spectra: complex64 [M, C, ...]. over_norms: one over the norm of the edges under a tile at every position,
+            float32 [M, rows, columns], for tiles upright and on their side (None where these do not fit).
+        blank: bool [M].
+    """
+
+    tiles: TileSet
+    shape: tuple[int, int]
+    fine: int
+    coarse: int
+    reach: tuple[int, int]
+    size: tuple[int, int]
+    spectra: npt.NDArray[np.complex64]
+    over_norms: tuple[Singles, Singles | None]
+    blank: npt.NDArray[np.bool_]
+
+    @property
+    def coarse_shape(self) -> tuple[int, int]:
+        """Height and width of the training tiles at the coarse size."""
+        return self.tiles.shape[0] // self.coarse, self.tiles.shape[1] // self.coarse
+
+    @property
+    def symmetries(self) -> tuple[str, ...]:
+        """Those under which a tile fits into the training tiles."""
+        return tuple(SYMMETRIES)[: UPRIGHT if self.over_norms[1] is None else None]
+
+
+def turned(picture: Pixels, symmetry: str) -> Pixels:
+    """A mask [H, W] or an image [H, W, 3] under a symmetry; colours move along."""
+    moved = np.moveaxis(picture, 2, 0) if picture.ndim == 3 else picture
+    done = np.ascontiguousarray(SYMMETRIES[symmetry](moved))
+    return np.ascontiguousarray(np.moveaxis(done, 0, 2)) if picture.ndim == 3 else done
+
+
+def inverse(symmetry: str) -> str:
+    """The symmetry that takes another one back."""
+    return _INVERSE.get(symmetry, symmetry)
+
+
+def edges_of(
+    pixels: Pixels, scheme: LabelScheme | None, factor: int, band: tuple[float, float] = (_FINE_PX, _COARSE_PX)
+) -> Singles:
+    """Band-passed small pictures: float32 [N, C, h, w], a channel for each class but the first, or the grey of images.
+
+    Args:
+        pixels: uint8 [N, H, W] masks or [N, H, W, 3] images. scheme: of the masks. factor: by which they are made
+            smaller. band: standard deviations of both Gaussians, in small pixels.
+    """
+    small: list[list[Singles]] = []
+    for tile in pixels:  # one at a time: planes of all tiles at full size would not fit
+        if scheme is None:
+            planes = [(shrink(tile[None], factor)[0].mean(-1) / 255).astype(np.float32)]
+        else:
+            planes = [shrink((tile[None] == c).view(np.uint8), factor)[0] for c in range(1, len(scheme))]
+        small.append([_band_pass(plane, band) for plane in planes])
+    return np.array(small, np.float32)
+
+
+def _band_pass(plane: Singles, band: tuple[float, float]) -> Singles:
+    fine, coarse = (cv2.GaussianBlur(plane, (0, 0), width, borderType=cv2.BORDER_REPLICATE) for width in band)
+    passed: Singles = fine - coarse
+    return passed
+
+
+def is_blank(edges: Singles) -> npt.NDArray[np.bool_]:
+    """Which tiles have no edges to speak of: bool [N]."""
+    blank: npt.NDArray[np.bool_] = np.square(edges).sum(1).mean((1, 2)) < _FEWEST_EDGES
+    return blank
+
+
+def fine_factor(shape: tuple[int, int], longest_px: int) -> int:
+    """The factor of the fine size for tiles of a shape."""
+    return reduction(shape, longest_px)
+
+
+def prepare(training: TileSet, shape: tuple[int, int], longest_px: int) -> Searched:
+    """Make training tiles ready to be searched for tiles of a shape.
+
+    Args:
+        training: whole tiles, at least as large as `shape`. shape: of the tiles that will be looked for.
+        longest_px: of the longer side of `shape` at the fine size, at most.
+    """
+    fine = fine_factor(shape, longest_px)
+    coarse = fine * max(1, min(_COARSER, min(shape) // (16 * fine)))
+    edges = edges_of(training.pixels, training.scheme, coarse, _COARSE_BAND)
+    height, width = edges.shape[2:]
+    h, w = shape[0] // coarse, shape[1] // coarse
+    lies = shape[1] <= training.shape[0] and shape[0] <= training.shape[1]
+    most = int(max(h, w) * _REACH)
+    reach = (most, most) if lies else (int(h * _REACH), int(w * _REACH))
+    size = (fft.next_fast_len(height + reach[0], real=True), fft.next_fast_len(width + reach[1], real=True))
+    spectra = np.concatenate([_spectra(edges[s : s + _BLOCK], reach, size) for s in range(0, len(edges), _BLOCK)])
+    squares = np.square(edges).sum(1)
+    over_norms = (_over_norms(squares, (h, w)), _over_norms(squares, (w, h)) if lies else None)
+    return Searched(training, shape, fine, coarse, reach, size, spectra, over_norms, is_blank(edges))
+
+
+def _spectra(edges: Singles, reach: tuple[int, int], size: tuple[int, int]) -> npt.NDArray[np.complex64]:
+    free = [(0, 0), (0, 0), *((r, s - r - side) for r, s, side in zip(reach, size, edges.shape[2:], strict=True))]
+    return fft.rfft2(np.pad(edges, free)).astype(np.complex64, copy=False)
+
+
+def _over_norms(squares: Singles, shape: tuple[int, int]) -> Singles:
+    """One over the norm of what lies under a tile at every position, where it reaches past by up to a quarter."""
+    h, w = shape
+    reach = int(h * _REACH), int(w * _REACH)
+    return (1 / np.sqrt(np.maximum(_window_sums(squares, shape, reach), 1e-12))).astype(np.float32)
+
+
+def _window_sums(planes: Singles, shape: tuple[int, int], reach: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Sums over windows at every position: [M, H, W] -> [M, H + 2 reach - h + 1, W + 2 reach - w + 1]."""
+    h, w = shape
+    padded = np.pad(planes, ((0, 0), (reach[0] + 1, reach[0]), (reach[1] + 1, reach[1])))
+    sums = padded.cumsum(1, dtype=np.float64).cumsum(2)
+    windows: npt.NDArray[np.float64] = sums[:, h:, w:] - sums[:, :-h, w:] - sums[:, h:, :-w] + sums[:, :-h, :-w]
+    return windows
+
+
+def _inside(tile: Singles, rows: Places, columns: Places, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Squares of a tile's edges that lie inside a training tile, at every position.
+
+    Args:
+        tile: float32 [C, h, w]. rows, columns: positions of its upper left corner. shape: of the training tile.
+    """
+    h, w = tile.shape[1:]
+    sums = np.pad(np.square(tile).sum(0).cumsum(0, dtype=np.float64).cumsum(1), ((1, 0), (1, 0)))
+    top, bottom = (np.clip(end, 0, h)[:, None] for end in (-rows, shape[0] - rows))
+    left, right = (np.clip(end, 0, w)[None] for end in (-columns, shape[1] - columns))
+    own: npt.NDArray[np.float64] = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    return own
+
+
+def _over_own(tile: Singles, rows: Places, columns: Places, shape: tuple[int, int]) -> Singles:
+    """One over the norm of a tile's edges inside a training tile; 0 where too few of them lie inside."""
+    own = _inside(tile, rows, columns, shape)
+    enough = own >= _LEAST_OVERLAP * np.square(tile).sum()
+    over: Singles = np.where(enough, 1 / np.sqrt(np.maximum(own, 1e-12)), 0).astype(np.float32)
+    return over
+
+
+def closest(tiles: TileSet, training: Searched, on_tile: Callable[[], None] = lambda: None) -> list[Match]:
+    """The place in the training tiles most like each tile.
+
+    Args:
+        tiles: of the shape that the training tiles were prepared for. on_tile: called after each tile.
+    """
+    matches = []
+    for pixels in tiles.pixels:
+        edges = edges_of(pixels[None], tiles.scheme, training.fine)
+        if is_blank(edges)[0] or training.blank.all():
+            matches.append(Match(-1, float("nan")))
+        else:
+            matches.append(_search(pixels, edges[0], training))
+        on_tile()
+    return matches
+
+
+def _search(pixels: Pixels, fine: Singles, training: Searched) -> Match:
+    """The best place of one tile, from coarse to fine."""
+    coarse = edges_of(pixels[None], training.tiles.scheme, training.coarse, _COARSE_BAND)[0]
+    names = training.symmetries
+    found = [_peaks(SYMMETRIES[name](coarse), training, lies=number >= UPRIGHT) for number, name in enumerate(names)]
+    values = np.stack([peaks for peaks, _ in found])
+    order = np.argsort(values, axis=None)[::-1][:_CANDIDATES]
+    near = []
+    for which, place in zip(*np.unravel_index(order, values.shape), strict=True):
+        if np.isfinite(values[which, place]):
+            row, column = found[which][1][place]
+            start = int(row) * training.coarse, int(column) * training.coarse
+            near.append(_nearby(SYMMETRIES[names[which]](fine), training, int(place), names[which], start))
+    near.sort(key=lambda match: -match.similarity)
+    return max((_exactly(pixels, training, match) for match in near[:_FINALISTS]), key=lambda match: match.similarity)
+
+
+def _peaks(tile: Singles, training: Searched, *, lies: bool) -> tuple[Singles, Places]:
+    """Largest coefficient of a tile with each training tile, float32 [M], and where, int [M, 2] in coarse pixels."""
+    h, w = tile.shape[1:]
+    height, width = training.coarse_shape
+    reach = int(h * _REACH), int(w * _REACH)
+    norms = training.over_norms[int(lies)]
+    assert norms is not None  # or this symmetry would not be searched
+    rows, columns = np.arange(-reach[0], height - h + reach[0] + 1), np.arange(-reach[1], width - w + reach[1] + 1)
+    over_own = _over_own(tile, rows, columns, (height, width))
+    faintest = over_own / np.float32(np.sqrt(_LEAST_CONTRAST))
+    spectrum = fft.rfft2(tile, training.size).conj()
+    # The training tile lies `reach` away from the corner; what the tile reaches past its end wraps into that free room.
+    top, left = (free - own for free, own in zip(training.reach, reach, strict=True))
+    peaks, places = [], []
+    for start in range(0, len(norms), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        product = fft.irfft2((training.spectra[block] * spectrum).sum(1), training.size, overwrite_x=True)
+        score = product[:, top : top + len(rows), left : left + len(columns)] * np.minimum(norms[block], faintest)
+        score *= over_own
+        flat = score.reshape(len(score), -1)
+        best = flat.argmax(1)
+        peaks.append(flat[np.arange(len(flat)), best])
+        places.append(best)
+    at = np.concatenate(places)
+    values = np.where(training.blank, -np.inf, np.concatenate(peaks)).astype(np.float32)
+    return values, np.stack([rows[at // len(columns)], columns[at % len(columns)]], 1)
+
+
+def _nearby(tile: Singles, training: Searched, place: int, symmetry: str, start: tuple[int, int]) -> Match:
+    """The best position within a coarse pixel of `start`, at every fine pixel.
+
+    Args:
+        tile: fine edges under the symmetry, float32 [C, h, w]. start: in pixels, whole coarse ones.
+    """
+    factor = training.fine
+    margin = training.coarse // factor
+    tile = np.ascontiguousarray(tile)
+    shape = training.tiles.shape[0] // factor, training.tiles.shape[1] // factor
+    corner = [side // factor - margin for side in start]
+    ends = [first + side + 2 * margin for first, side in zip(corner, tile.shape[1:], strict=True)]
+    (top, bottom), (left, right) = (
+        (max(0, first), min(length, end)) for first, end, length in zip(corner, ends, shape, strict=True)
+    )
+    part = training.tiles.pixels[place, top * factor : bottom * factor, left * factor : right * factor]
+    edges = edges_of(part[None], training.tiles.scheme, factor)[0]
+    free = ((0, 0), (top - corner[0], ends[0] - bottom), (left - corner[1], ends[1] - right))
+    canvas = np.pad(edges, free)
+    rows, columns = (np.arange(first, first + 2 * margin + 1) for first in corner)
+    product = sum(cv2.matchTemplate(c, t, cv2.TM_CCORR) for c, t in zip(canvas, tile, strict=True))
+    under = _window_sums(np.square(canvas).sum(0)[None], tile.shape[1:], (0, 0))[0]
+    over_own = _over_own(tile, rows, columns, shape)
+    norms = np.minimum(1 / np.sqrt(np.maximum(under, 1e-12)), over_own / np.sqrt(_LEAST_CONTRAST))
+    score = product * norms * over_own
+    y, x = np.unravel_index(int(score.argmax()), score.shape)
+    return Match(place, float(score[y, x]), symmetry, (int(rows[y]) * factor, int(columns[x]) * factor))
+
+
+def _exactly(pixels: Pixels, training: Searched, match: Match) -> Match:
+    """The coefficient of a tile with the very place, both brought to their edges alike; shifts below a fine pixel."""
+    tile, step = turned(pixels, match.symmetry), training.fine // 2
+    steps = (-step, 0, step) if step else (0,)
+    found = []
+    for position in ((match.position[0] + y, match.position[1] + x) for y in steps for x in steps):
+        own, other = overlap(tile, training.tiles.pixels[match.place], position)
+        if min(own.shape[:2]) >= training.fine:
+            similarity = _coefficient(own, other, training.tiles.scheme, training.fine)
+            found.append(Match(match.place, similarity, match.symmetry, position))
+    return max(found, key=lambda found: found.similarity)
+
+
+def overlap(tile: Pixels, training: Pixels, position: tuple[int, int]) -> tuple[Pixels, Pixels]:
+    """What a tile covers of a training tile where its corner lies at `position`: parts of both, of one size."""
+    own, other = [], []
+    for side, length, first in zip(tile.shape[:2], training.shape[:2], position, strict=True):
+        low, high = max(0, -first), min(side, length - first)
+        own.append(slice(low, high))
+        other.append(slice(low + first, high + first))
+    return tile[tuple(own)], training[tuple(other)]
+
+
+def _coefficient(own: Pixels, other: Pixels, scheme: LabelScheme | None, factor: int) -> float:
+    a, b = (edges_of(part[None], scheme, factor)[0] for part in (own, other))
+    mine, theirs = float(np.square(a).sum()), float(np.square(b).sum())
+    return float((a * b).sum() / np.sqrt(max(mine * max(theirs, _LEAST_CONTRAST * mine), 1e-12)))

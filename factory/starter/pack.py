@@ -1,0 +1,100 @@
+"""How starter weights are packed; the steps before are ordinary commands (README.md beside this file).
+
+python -m factory.starter.pack pack runs/tissue-masks/depas-0 depas-tissue
+python -m factory.starter.pack pack runs/ihc pix2pixhd-ihc --without-looks 5,9,10,11,19
+python -m factory.starter.pack pack runs/train/stylegan2 stylegan2-he
+python -m factory.starter.pack pack runs/train/hdgan hdgan-he
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from factory.core.checkpoints import BEST, read_checkpoint, write_weights
+from factory.core.console import run
+from factory.core.weights import read_card
+from factory.joint.generators import GENERATOR
+from factory.joint.labeller import KIND as LABELLER_KIND
+from factory.joint.stylegan2 import WEIGHTS_KIND as GENERATOR_KIND
+from factory.learn.weights import STARTER
+from factory.masks.learned.generator import WEIGHTS_KIND as MASKS_KIND
+from factory.renderers.learned.renderer import WEIGHTS_KIND as RENDERER_KIND
+from manifests.errors import UserError
+from manifests.files import sha256_file
+
+LARGEST_BYTES = 16_000_000
+
+
+_PACKED = (MASKS_KIND, RENDERER_KIND, GENERATOR_KIND, LABELLER_KIND)
+
+
+def pack(folder: Path, name: str, out: Path = STARTER, without_looks: Collection[int] = ()) -> Path:
+    """Write a run's weights under a starter's name, in half precision but for a labeller's, which are few.
+
+    A labeller reads features of one generator, so it is trained on those of the packed one
+    (``factory train hdgan --generator factory/starter/stylegan2-he.safetensors``).
+
+    Args:
+        folder: of the run. name: ``GENERATOR-WHAT``, e.g. ``depas-tissue``. out: folder of the file.
+        without_looks: numbers of looks that are left off the card, so that none is drawn with.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: for a name of another generator, looks that it has not, a labeller whose generator is not in `out`,
+            or a file above 16 MB, which is then not left behind.
+    """
+    path = folder / BEST
+    kind = read_card(path).kind
+    best = read_checkpoint(path, kind if kind in _PACKED else MASKS_KIND)
+    of = best.card["labeller" if kind == LABELLER_KIND else "generator"]
+    if not name.startswith(f"{of}-"):
+        raise UserError(f"NAME: expected {of}-WHAT, got {name!r}.")
+    if kind == LABELLER_KIND:
+        _refuse_other_generator(path, best.card["generator_sha256"], out)
+        packed = best.tensors
+    else:
+        packed = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in best.tensors.items()}
+    size = sum(tensor.nbytes for tensor in packed.values())
+    if size > LARGEST_BYTES:
+        raise UserError(f"{folder}: expected at most {LARGEST_BYTES / 1e6:.0f} MB, got {size / 1e6:.1f} MB.")
+    looks = best.card.get("looks", [])
+    if unknown := sorted(set(without_looks) - set(range(len(looks)))):
+        raise UserError(f"--without-looks: expected numbers below {len(looks)}, got {unknown[0]}.")
+    kept = {"looks": [look for number, look in enumerate(looks) if number not in without_looks]} if looks else {}
+    card = {
+        **best.card,
+        **kept,
+        "name": f"starter: {name}",
+        "stored_as": "float32" if kind == LABELLER_KIND else "float16",
+        "packed_from_sha256": sha256_file(path),
+    }
+    file = out / f"{name}.safetensors"
+    write_weights(file, packed, card)
+    return file
+
+
+def _refuse_other_generator(path: Path, digest: str, out: Path) -> None:
+    """Refuse a labeller whose generator does not stand beside where it goes."""
+    found = sorted(out.glob(f"{GENERATOR}-*.safetensors"))
+    if digest not in {read_card(each).sha256 for each in found}:
+        names = ", ".join(each.name for each in found) or "none"
+        raise UserError(
+            f"{path}: expected a labeller of a generator in {out}, which has {names}, got one of the weights "
+            f"{digest[:12]}. Pack the generator, and train the labeller with --generator on that file."
+        )
+
+
+def main(arguments: list[str]) -> None:
+    """Run the one command there is."""
+    if len(arguments) not in (3, 5) or arguments[0] != "pack" or arguments[3:4] not in ([], ["--without-looks"]):
+        raise UserError(f"expected: pack RUN NAME [--without-looks 1,2], got {' '.join(arguments) or 'nothing'}.")
+    looks = {int(word) for word in arguments[4].split(",")} if len(arguments) == 5 else set()
+    print(pack(Path(arguments[1]), arguments[2], without_looks=looks))  # noqa: T201
+
+
+if __name__ == "__main__":
+    run(lambda standalone_mode: main(sys.argv[1:]))

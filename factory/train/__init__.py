@@ -1,0 +1,1 @@
+"""Training runs of generators, from data sets to a run folder."""

@@ -1,0 +1,1 @@
+"""Tiles to learn from: data sets by role, sampling, augmentation, targets."""

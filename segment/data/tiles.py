@@ -1,0 +1,144 @@
+"""Stores -> batches: tiles in the network's scheme, and a loader that works ahead of the training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.dataset import Dataset
+from manifests.labels import IGNORE, LabelScheme
+from segment.data.appearance import change_appearance
+from segment.data.augmentation import AugmentConfig, draw_view, take
+from segment.data.decoded import DecodedTiles
+from segment.data.sources import projections
+from segment.data.targets import distance_target
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step sees.
+
+    Attributes:
+        images: uint8 [N, h, w, 3].
+        labels: uint8 [N, h, w], classes of the common scheme, 255 = ignore.
+        distances: uint8 [N, h, w], 254 x the normalised distance of nuclei (`segment.data.targets`), 255 = unknown;
+            None where the network does not learn them.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+    distances: npt.NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One view of one tile, as in a `Batch`; the arrays may be read-only views of the tile."""
+
+    image: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+    distances: npt.NDArray[np.uint8] | None = None
+
+
+class Tiles:
+    """Rows of a data set as training tiles: images, masks in the network's scheme, and distances inside nuclei.
+
+    Args:
+        dataset: the rows.
+        scheme: of the network; every row's scheme projects onto it.
+        folder: where decoded tiles are kept while this object lives.
+        budget_bytes: the most that they may take; past it, tiles are decoded each time.
+        distances: whether the network learns distances.
+    """
+
+    def __init__(
+        self, dataset: Dataset, scheme: LabelScheme, folder: Path, budget_bytes: int, *, distances: bool = False
+    ) -> None:
+        self._dataset, self._scheme, self._has_distances = dataset, scheme, distances
+        self._tables = projections(dataset, scheme)
+        self._indices = dataset.table["index"].to_pylist()
+        self._names = dataset.table["label_scheme"].to_pylist()
+        self._decoded = DecodedTiles(self._decode, len(self), folder, budget_bytes)
+        self._nucleus = np.isin(np.arange(256), (*scheme.ids("nucleus"), IGNORE))
+        layout = dataset.store.layout
+        self.size = (layout.height, layout.width)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def _decode(self, position: int) -> list[npt.NDArray[np.uint8]]:
+        """Image, labels, and distances where they are learnt: once for the whole tile, so that crops just read them."""
+        store, index = self._dataset.store, self._indices[position]
+        labels = self._tables[self._names[position]][store.read(index, "semantic")]
+        arrays = [store.read(index, "image"), labels]
+        if self._has_distances:
+            arrays.append(distance_target(store.read(index, "instance"), self._nucleus[labels]))
+        return arrays
+
+    def view(
+        self,
+        position: int,
+        rng: np.random.Generator,
+        crop: tuple[int, int],
+        augment: AugmentConfig,
+        wanted: int | None = None,
+    ) -> Crop:
+        """A random view of one tile, near a random pixel of the class `wanted` where the tile has one."""
+        image, labels, *distances = self._decoded.read(position)
+        around = None if wanted is None else _draw_pixel(labels, wanted, rng)
+        image, maps = take(draw_view(rng, self.size, crop, augment, around), image, [labels, *distances])
+        return Crop(change_appearance(image, rng, augment), *maps)
+
+    @cached_property
+    def class_shares(self) -> npt.NDArray[np.float64]:
+        """Share of each class of the network's scheme in each tile's labelled pixels: [tiles, C].
+
+        By the manifest; a row that does not say is counted from its mask.
+        """
+        shares = np.zeros((len(self), len(self._scheme)))
+        for position, fractions in enumerate(self._dataset.table["class_fractions"].to_pylist()):
+            table = self._tables[self._names[position]]
+            if fractions is None:
+                counts = np.bincount(self._dataset.store.read(self._indices[position], "semantic").ravel())
+                fractions = counts / max(counts[:IGNORE].sum(), 1)
+            for own, fraction in enumerate(fractions):
+                if table[own] != IGNORE:
+                    shares[position, table[own]] += fraction
+        return shares
+
+    def draw_class(self, rng: np.random.Generator) -> tuple[int, int] | None:
+        """A class of those that occur, each as likely, and a tile in proportion to the class's share: (class, tile).
+
+        None where no tile has a labelled pixel.
+        """
+        cumulative = self._cumulative_shares
+        occurring = np.flatnonzero(cumulative[-1])
+        if not occurring.size:
+            return None
+        wanted = int(rng.choice(occurring))
+        position = np.searchsorted(cumulative[:-1, wanted], rng.random() * cumulative[-1, wanted], side="right")
+        return wanted, int(position)
+
+    @cached_property
+    def _cumulative_shares(self) -> npt.NDArray[np.float64]:
+        cumulative: npt.NDArray[np.float64] = np.cumsum(self.class_shares, axis=0)
+        return cumulative
+
+
+def _draw_pixel(labels: npt.NDArray[np.uint8], wanted: int, rng: np.random.Generator) -> tuple[int, int] | None:
+    """A pixel (y, x) of a class, each as likely; None where there is none."""
+    flat = labels.reshape(-1)
+    tried = rng.integers(flat.size, size=128)  # finds common classes without reading the whole tile
+    hits = np.flatnonzero(flat[tried] == wanted)
+    if hits.size:
+        pixel = int(tried[hits[0]])
+    else:
+        found = np.flatnonzero(flat == wanted)
+        if not found.size:
+            return None
+        pixel = int(rng.choice(found))
+    y, x = divmod(pixel, int(labels.shape[1]))
+    return y, x

@@ -1,0 +1,1 @@
+"""Scores of trained weights on a split of data sets."""

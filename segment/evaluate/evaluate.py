@@ -1,0 +1,250 @@
+"""Score weights on images: one by one, and by source as the mean over images and pooled over all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.core.precision import Precision
+from manifests.dataset import Dataset
+from manifests.errors import UserError
+from manifests.labels import IGNORE, LabelScheme
+from manifests.measure import measured_tps
+from manifests.tile import Tile
+from segment import metrics
+from segment.data.sources import Source, projections, refuse_tested_groups
+from segment.data.whole_images import Whole, whole_images
+from segment.network.head import has_instances
+from segment.network.inference import predict_maps
+from segment.network.instances import read_tile
+from segment.network.weights import Weights
+
+TPS_EDGES = (0.01, 0.5)
+TPS_CLASSES = ("<1 %", "1-50 %", ">=50 %")
+"""Clinical classes of the tumour proportion score; an edge belongs to the class above it."""
+
+F1_THRESHOLDS = (0.5, 0.7, 0.9)
+"""IoU above which a nucleus counts as found; at 0.5 the F1 score is DQ."""
+
+
+@dataclass(frozen=True)
+class NucleiScore:
+    """Instance metrics of one image, or of several pooled: the sums that they are made of.
+
+    Attributes:
+        basic: AJI, AJI+, DQ, SQ, PQ and foreground Dice. detections: F1 at `F1_THRESHOLDS`.
+        objects: object Dice. distances: between outlines, in micrometres. outline: boundary F1.
+        classes: PQ per class, None where the scheme has one class of nuclei.
+    """
+
+    basic: metrics.InstanceScores
+    detections: tuple[metrics.Detection, ...]
+    objects: metrics.ObjectDice
+    distances: metrics.SurfaceDistances
+    outline: metrics.BoundaryScore
+    classes: metrics.MulticlassPanoptic | None
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The values by name; NaN where both sides are empty, HD95 infinite where one is."""
+        figures = self.basic.figures
+        figures["foreground_dice"] = figures.pop("dice")
+        figures["object_dice"] = self.objects.value
+        figures |= {f"f1_{round(100 * d.threshold)}": d.f1 for d in self.detections}
+        figures |= {"hd95_um": self.distances.hd95, "boundary_f1": self.outline.f1}
+        return figures | ({} if self.classes is None else {"mpq": self.classes.mpq})
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """One image: its figures by name (NaN = nothing to score), and the sums that pool.
+
+    Attributes:
+        name: of the `Whole`. source: real or synth. group: patient or slide. figures: metric -> value.
+        confusion: int64 [C, C]. cross_entropy_sum: over the labelled pixels.
+        nuclei: None where the scheme has no instances.
+        tps: (truth, prediction), NaN where there is no tumour; None where the scheme knows none.
+    """
+
+    name: str
+    source: str
+    group: str | None
+    figures: dict[str, float]
+    confusion: metrics.Ints
+    cross_entropy_sum: float
+    nuclei: NucleiScore | None
+    tps: tuple[float, float] | None
+
+
+def check_test_leaks(weights: Weights, path: Path, parts: Sequence[tuple[Source, Dataset]], split: str) -> None:
+    """Refuse to score on groups that the weights, or the generator of their tiles, have seen (promise 13).
+
+    Raises:
+        UserError: naming the group.
+    """
+    known = {data["sha256"] for data in weights.card["trained_on"].values()}
+    for source, _ in parts:
+        if split == "all" and source.sha256 in known:
+            raise UserError(
+                f"{source.dataset.root}: expected weights that never saw the scored tiles, got ones trained on its "
+                "train split. Use --split test."
+            )
+    tested = {g for _, dataset in parts for g in dataset.table["group_id"].unique().to_pylist() if g is not None}
+    shared = sorted(tested & set(weights.card["groups"]))
+    if shared:
+        raise UserError(
+            f"{path}: expected weights that never saw the scored groups, got {shared[0]!r} ({len(shared)} such) among "
+            "their training or validation tiles. Score on other tiles."
+        )
+    refuse_tested_groups(str(path), weights.card["sources"].get("synth", []), tested)
+
+
+def evaluate(
+    weights: Weights,
+    parts: Sequence[tuple[Source, Dataset]],
+    *,
+    images: Callable[[Dataset], Iterator[Whole]] = whole_images,
+    precision: Precision = "fp32",
+    on_image: Callable[[], None] = lambda: None,
+) -> list[ImageScore]:
+    """Score every image of every part.
+
+    Args:
+        weights: what to score.
+        parts: data sets by source, each cut to the rows that count.
+        images: what counts as an image: `whole_images`, or `tile_images` for tile-wise scores.
+        precision: of the network's arithmetic.
+        on_image: called after each image.
+    """
+    scores = []
+    for source, dataset in parts:
+        tables = projections(dataset, weights.scheme)
+        for whole in images(dataset):
+            own = whole.tile
+            truth = Tile(tables[own.scheme.name][own.semantic], own.instance, own.mpp, weights.scheme)
+            scores.append(_score(weights, whole, truth, source.role, precision))
+            on_image()
+    return scores
+
+
+def _score(weights: Weights, whole: Whole, truth: Tile, source: str, precision: Precision) -> ImageScore:
+    scheme, known = weights.scheme, truth.semantic != IGNORE
+    maps = predict_maps(weights.network, weights.head, whole.image, weights.device, precision)
+    pred = read_tile(maps, scheme, truth.mpp, weights.instances)
+    matrix = metrics.confusion(truth.semantic, pred.semantic, len(scheme))
+    figures = {metric: function(matrix) for metric, function in metrics.SEMANTIC.items()}
+    entropy, labelled = _cross_entropy_sum(maps.probabilities, truth.semantic), int(matrix.sum())
+    figures["cross_entropy"] = entropy / labelled if labelled else float("nan")
+    figures["t_objective"] = metrics.t_objective(figures["dice"], figures["cross_entropy"])
+
+    instance = np.where(known, pred.instance, 0).astype(np.int32)
+    nuclei = tps = None
+    if has_instances(scheme):
+        nuclei = _score_nuclei(truth, Tile(pred.semantic, instance, truth.mpp, scheme), known)
+        figures |= nuclei.figures
+    if scheme.ids("tumour_positive"):
+        seen = Tile(np.where(known, pred.semantic, IGNORE).astype(np.uint8), instance, truth.mpp, scheme)
+        tps = (measured_tps(truth), measured_tps(seen))
+        figures |= {"tps_truth": tps[0], "tps_pred": tps[1], "tps_error": abs(tps[1] - tps[0])}
+    return ImageScore(whole.name, source, whole.group, figures, matrix, entropy, nuclei, tps)
+
+
+def _score_nuclei(truth: Tile, pred: Tile, known: npt.NDArray[np.bool_]) -> NucleiScore:
+    """Instance metrics of two tiles; `known`, bool [H, W], says which pixels count."""
+    own, seen = metrics.without_ignored(truth.instance, pred.instance, ~known)
+    table = metrics.overlap(own, seen)
+    labels, classes = truth.scheme.ids("nucleus"), None
+    if len(labels) > 1:
+        of_truth, of_pred = (metrics.majority_classes(i, t.semantic) for i, t in ((own, truth), (seen, pred)))
+        classes = metrics.multiclass_panoptic_quality(table, of_truth, of_pred, labels)
+    return NucleiScore(
+        metrics.instance_scores(table),
+        metrics.detection(table, F1_THRESHOLDS),
+        metrics.object_dice(table),
+        metrics.surface_distances(own, seen, mpp=truth.mpp),
+        metrics.boundary_f1(own, seen),
+        classes,
+    )
+
+
+def _pool_nuclei(parts: Sequence[NucleiScore]) -> NucleiScore:
+    classes = [part.classes for part in parts if part.classes is not None]
+    return NucleiScore(
+        metrics.pool_scores([part.basic for part in parts]),
+        tuple(metrics.pool_detection(at) for at in zip(*(part.detections for part in parts), strict=True)),
+        metrics.pool_object_dice([part.objects for part in parts]),
+        metrics.pool_surface_distances([part.distances for part in parts]),
+        metrics.pool_boundary([part.outline for part in parts]),
+        metrics.pool_multiclass(classes) if classes else None,
+    )
+
+
+def _cross_entropy_sum(probabilities: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8]) -> float:
+    """Cross entropy summed over the labelled pixels, natural logarithm.
+
+    Args:
+        probabilities: float32 [C, H, W]. truth: uint8 [H, W], 255 left out.
+    """
+    y, x = np.nonzero(truth != IGNORE)
+    of_truth = np.maximum(probabilities[truth[y, x], y, x], np.finfo(np.float32).tiny)
+    return float(-np.log(of_truth, dtype=np.float64).sum())
+
+
+def summarise(scores: Sequence[ImageScore], scheme: LabelScheme) -> dict[str, Any]:
+    """Figures over several images.
+
+    Returns:
+        ``images``: how many; ``mean``: over the images where a figure has a finite value, ``left_out``: how many have
+        none (nothing to score; HD95 also where one side is empty);
+        ``pooled``: the same metrics of the summed counts; ``classes``: pooled IoU and Dice; ``tps``: None where the
+        scheme knows no tumour.
+    """
+    names = list(scores[0].figures)
+    values = {name: np.array([score.figures[name] for score in scores]) for name in names}
+    known = {name: column[np.isfinite(column)] for name, column in values.items()}
+    matrix = np.sum([score.confusion for score in scores], axis=0)
+    pooled = {name: metric(matrix) for name, metric in metrics.SEMANTIC.items()}
+    labelled = int(matrix.sum())
+    pooled["cross_entropy"] = sum(s.cross_entropy_sum for s in scores) / labelled if labelled else float("nan")
+    pooled["t_objective"] = metrics.t_objective(pooled["dice"], pooled["cross_entropy"])
+    nuclei = [score.nuclei for score in scores if score.nuclei is not None]
+    if nuclei:
+        pooled |= _pool_nuclei(nuclei).figures
+    iou, dice = metrics.class_iou(matrix).tolist(), metrics.class_dice(matrix).tolist()
+    return {
+        "images": len(scores),
+        "mean": {name: float(column.mean()) if column.size else float("nan") for name, column in known.items()},
+        "left_out": {name: len(scores) - column.size for name, column in known.items() if column.size < len(scores)},
+        "pooled": pooled,
+        "classes": {n: {"iou": i, "dice": d} for n, i, d in zip(scheme.names, iou, dice, strict=True)},
+        "tps": _summarise_tps([score.tps for score in scores if score.tps is not None], scheme),
+    }
+
+
+def _summarise_tps(pairs: Sequence[tuple[float, float]], scheme: LabelScheme) -> dict[str, Any] | None:
+    """TPS error, and confusion of the clinical classes: rows truth, columns prediction and then "no tumour found"."""
+    if not pairs:
+        return None
+    table = np.zeros((len(TPS_CLASSES), len(TPS_CLASSES) + 1), np.int64)
+    errors = []
+    for truth, pred in pairs:
+        if math.isnan(truth):
+            continue
+        column = len(TPS_CLASSES) if math.isnan(pred) else int(np.searchsorted(TPS_EDGES, pred, side="right"))
+        table[int(np.searchsorted(TPS_EDGES, truth, side="right")), column] += 1
+        if not math.isnan(pred):
+            errors.append(abs(pred - truth))
+    return {
+        "basis": scheme.tps_basis,
+        "mae": float(np.mean(errors)) if errors else float("nan"),
+        "images": int(table.sum()),
+        "without_tumour": sum(math.isnan(truth) for truth, _ in pairs),
+        "classes": [*TPS_CLASSES, "no tumour found"],
+        "confusion": table.tolist(),
+    }

@@ -1,0 +1,1 @@
+"""Segmentation networks: architecture, output head, weights, and instances from their output."""

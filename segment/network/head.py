@@ -1,0 +1,54 @@
+"""What the channels of a network's output mean: class logits, then, where nuclei are told apart, their distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from manifests.labels import LabelScheme
+
+
+@dataclass(frozen=True)
+class Head:
+    """The channels of an output [N, channels, H, W].
+
+    Attributes:
+        classes: number of class logits, which come first.
+        distance: whether a logit follows whose sigmoid is the normalised distance to the nucleus's edge
+            (`segment.data.targets`).
+    """
+
+    classes: int
+    distance: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Output channels of the network."""
+        return self.classes + self.distance
+
+    def split(self, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Class logits float32 [N, C, H, W] and distance logits float32 [N, H, W] or None.
+
+        Raises:
+            ValueError: when the output has other channels.
+        """
+        if output.shape[1] != self.channels:
+            raise ValueError(f"expected an output of {self.channels} channels, got {output.shape[1]}")
+        output = output.float()
+        return output[:, : self.classes], output[:, self.classes] if self.distance else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the card of weights."""
+        return {"classes": self.classes, "distance": self.distance}
+
+
+def has_instances(scheme: LabelScheme) -> bool:
+    """Whether a mask of this scheme shows single nuclei."""
+    return bool(scheme.ids("nucleus"))
+
+
+def head_for(scheme: LabelScheme) -> Head:
+    """The head that a scheme asks for: with a distance where it shows nuclei."""
+    return Head(len(scheme), distance=has_instances(scheme))

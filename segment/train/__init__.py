@@ -1,0 +1,1 @@
+"""Training of a segmentation network: one run, from data sets to a run folder."""

@@ -1,0 +1,74 @@
+"""Pictures of what a network sees: validation tiles with the outlines of truth and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.files import write_atomic
+from manifests.labels import IGNORE, LabelScheme
+from segment.train.validation import Shown
+
+PANELS = "panels"
+"""Folder of the panels in a run's folder, one PNG per validation."""
+
+_SIDE = 384
+_GAP = 6
+_TRUTH, _PRED = (0, 150, 60), (230, 30, 30)
+
+
+def draw_panel(shown: Sequence[Shown], scheme: LabelScheme) -> npt.NDArray[np.uint8]:
+    """A row per tile: image, truth and prediction, middle of the tile, at most 384 pixels a side.
+
+    Nuclei are outlined, green for the truth and red for the prediction; where a scheme has none, classes are laid over
+    the image in the scheme's colours. Unlabelled pixels of the truth are grey.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    rows = []
+    for tile in shown:
+        window = tuple(
+            slice(max((side - _SIDE) // 2, 0), max((side - _SIDE) // 2, 0) + _SIDE) for side in tile.truth.shape
+        )
+        image = tile.image[window]
+        truth = _mark(image, tile.truth[window], tile.truth_instance[window], scheme, _TRUTH)
+        truth[tile.truth[window] == IGNORE] = 128
+        pred = _mark(image, tile.pred[window], tile.pred_instance[window], scheme, _PRED)
+        gap = np.full((image.shape[0], _GAP, 3), 255, np.uint8)
+        rows.append(np.concatenate([image, gap, truth, gap, pred], axis=1))
+    between = np.full((_GAP, rows[0].shape[1], 3), 255, np.uint8)
+    stacked = [part for row in rows for part in (row, between)][:-1]
+    return np.concatenate(stacked)
+
+
+def write_panel(out: Path, step: int, shown: Sequence[Shown], scheme: LabelScheme) -> Path:
+    """Write ``panels/step-000100.png`` below a run's folder."""
+    import cv2
+
+    folder = out / PANELS
+    folder.mkdir(exist_ok=True)
+    path = folder / f"step-{step:06d}.png"
+    _, content = cv2.imencode(".png", cv2.cvtColor(draw_panel(shown, scheme), cv2.COLOR_RGB2BGR))
+    write_atomic(path, content.tobytes())
+    return path
+
+
+def _mark(
+    image: npt.NDArray[np.uint8],
+    semantic: npt.NDArray[np.uint8],
+    instance: npt.NDArray[np.int32],
+    scheme: LabelScheme,
+    colour: tuple[int, int, int],
+) -> npt.NDArray[np.uint8]:
+    from skimage.segmentation import find_boundaries
+
+    if not scheme.ids("nucleus"):
+        blended: npt.NDArray[np.uint8] = (image // 2 + scheme.palette[semantic] // 2).astype(np.uint8)
+        return blended
+    marked = image.copy()
+    marked[find_boundaries(instance, mode="inner")] = colour
+    return marked

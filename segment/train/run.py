@@ -1,0 +1,369 @@
+"""One training run, from data sets to a run folder: everything that can be refused is, before anything is written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from factory.core.checkpoints import BEST, LAST, read_checkpoint
+from factory.core.config import digest
+from factory.core.folder import begin, check_same, is_begun
+from factory.core.history import HISTORY, PLOT
+from factory.core.precision import resolve_precision
+from factory.core.runs import RUN, lock_folder
+from manifests.dataset import Dataset
+from manifests.errors import UserError
+from manifests.files import sha256_file
+from manifests.labels import LabelScheme
+from segment.data.sampling import Draw, MixingSampler, draw_generator
+from segment.data.sources import Source, check_leaks, choose_scheme, open_sources, parse_mix
+from segment.data.tiles import Tiles
+from segment.network.checkpoints import WEIGHTS_KIND, write_weights
+from segment.network.head import Head, head_for
+from segment.network.networks import DIVISOR, build, check_fit, encoder_file, load_encoder_weights
+from segment.train.history import plot_history
+from segment.train.loop import UNHASHED, Fit, FitResult, TrainConfig, fit
+from segment.train.panels import PANELS, write_panel
+from segment.train.scalars import TENSORBOARD, Scalars
+from segment.train.validation import Validation
+
+_OWN = frozenset({RUN, BEST, "best.json", LAST, HISTORY, PLOT, PANELS, TENSORBOARD})
+_PANEL_TILES = 4
+_LARGEST_CROP = 256
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A training run that is ready to start.
+
+    Attributes:
+        config: resolved: crop, encoder, scheme and share spelt out. sources: the data sets. scheme: of the network.
+        head: what the network's channels mean. training: per source, the tiles to learn from.
+        synth_share: share of synthetic tiles in the stream. validation: tiles that choose the best weights.
+        out: the run's folder. notes: what a person should know, one line each.
+        encoder_sha256: of the encoder weights' file, None for random ones.
+        chooses_instances: whether the validation tiles also choose how nuclei are read.
+    """
+
+    config: TrainConfig
+    sources: tuple[Source, ...]
+    scheme: LabelScheme
+    head: Head
+    training: tuple[Dataset, ...]
+    synth_share: float
+    validation: Dataset
+    out: Path
+    notes: tuple[str, ...]
+    encoder_sha256: str | None = None
+    chooses_instances: bool = True
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What decides the result: configuration without `UNHASHED`, data sets and encoder weights by fingerprint."""
+        config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
+        data = {source.role: source.fingerprint for source in self.sources}
+        return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the document."""
+        return digest(self.document)
+
+
+def prepare(
+    config: TrainConfig,
+    real: Path,
+    synth: Path,
+    out: Path | None = None,
+    *,
+    device: str = "cpu",
+    validation: Dataset | None = None,
+) -> Experiment:
+    """Open and check everything; writes nothing.
+
+    Args:
+        config: what to train. real, synth: data sets; only those of the mix are opened.
+        out: the run's folder, null for ``runs/segment/NET-MIX``. device: that automatic precision is for.
+        validation: tiles that choose the weights; null takes the val split.
+
+    Raises:
+        UserError: for whatever is wrong with the request or the data.
+        FaultError: when encoder weights cannot be fetched.
+    """
+    mix, network = parse_mix(config.mix), config.network.resolved()
+    sources = open_sources(mix, real, synth)
+    scheme = choose_scheme(sources, config.scheme)
+    check_leaks(sources)
+    for source in sources:
+        if not len(source.split("train")):
+            raise UserError(f"{source.dataset.root}: expected tiles with split train, got none.")
+    training = tuple(training_part(source, config.real_fraction, config.seed) for source in sources)
+    notes: list[str] = []
+    if validation is None:
+        validation, notes = _choose_validation(sources)
+    crop = _choose_crop(config.crop, sources)
+    if config.batch * (crop[0] // DIVISOR) * (crop[1] // DIVISOR) < 2:
+        raise UserError("--batch: expected 2 or more with a crop of 32x32, got 1. Batch norm needs two values.")
+    share = mix.synth_share
+    if share is None:
+        pixels = [_pixels(part) for part in training]
+        share = pixels[-1] / sum(pixels)
+    head, without_ids = _choose_head(scheme, (*training, validation))
+    check_fit(network, head.channels, crop, config.encoder_weights)
+    encoder = sha256_file(encoder_file(network, config.encoder_weights)) if config.encoder_weights else None
+    precision = resolve_precision(config.precision, device)
+    settled = {"network": network, "crop": crop, "scheme": scheme.name, "precision": precision}
+    config = config.model_copy(update=settled)
+    out = out or Path("runs/segment") / f"{network.name}-{config.mix.replace(':', '-')}"
+    return Experiment(
+        config,
+        tuple(sources),
+        scheme,
+        head,
+        training,
+        share,
+        validation,
+        out,
+        (*notes, *without_ids, *_warn(sources)),
+        encoder,
+    )
+
+
+def _choose_head(scheme: LabelScheme, parts: Sequence[Dataset]) -> tuple[Head, list[str]]:
+    """The head of a scheme; without a distance, and a note, where some tiles have classes of nuclei but no ids."""
+    head = head_for(scheme)
+    without = {str(part.root) for part in parts if not pc.sum(part.table["cells"]).as_py()}
+    if not head.distance or not without:
+        return head, []
+    folders = ", ".join(sorted(without))
+    return Head(head.classes), [
+        f"{folders}: no instance ids, so the network learns classes alone and nuclei that touch stay one"
+    ]
+
+
+def training_part(source: Source, fraction: float, seed: int) -> Dataset:
+    """The training tiles of a source; of real ones those of a share of the groups (patients), at least one.
+
+    The groups stand in one random order per seed, so a smaller share is a subset of a larger one. Tiles without a
+    group count as a group each.
+    """
+    part = source.split("train")
+    if source.role != "real" or fraction == 1:
+        return part
+    columns = (part.table[name].to_pylist() for name in ("group_id", "sample_id"))
+    owners = [group if group is not None else sample for group, sample in zip(*columns, strict=True)]
+    groups = sorted(set(owners))
+    kept = max(int(np.floor(fraction * len(groups) + 0.5)), 1)
+    chosen = {groups[place] for place in draw_generator(seed, Draw.SUBSET).permutation(len(groups))[:kept]}
+    return part.where(pa.array([owner in chosen for owner in owners]))
+
+
+def run(
+    experiment: Experiment,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[int, int], None] = lambda step, steps: None,
+    on_step: Callable[[int], None] = lambda step: None,
+    on_validation: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> FitResult:
+    """Train, and leave weights, card, state, history and plot in the run folder.
+
+    Args:
+        experiment: what `prepare` gave.
+        device: where to compute.
+        resume: go on from the folder's checkpoint where there is one.
+        overwrite: remove another run from the folder.
+        on_start: told of the steps done before, and of all.
+        on_step: told of every step done.
+        on_validation: told of every row of the history.
+    """
+    config, out = experiment.config, experiment.out
+    check_target(experiment, resume=resume, overwrite=overwrite)
+    torch.set_num_threads(config.threads or usable_cores())
+    torch.manual_seed(config.seed)
+    network = build(config.network, experiment.head.channels)
+    if config.encoder_weights and not (resume and (out / LAST).exists()):
+        load_encoder_weights(network, config.network, config.encoder_weights)
+    validation = Validation(
+        experiment.validation,
+        experiment.scheme,
+        experiment.head,
+        config.validate_tiles,
+        config.instances,
+        device,
+        config.precision,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(out), contextlib.closing(Scalars(out)) as scalars:
+        begin(out, experiment.document, config.model_dump(mode="json"), clear=not resume)
+
+        def validate(network: torch.nn.Module, step: int) -> dict[str, float]:
+            figures, shown = validation.score(network, _PANEL_TILES)
+            write_panel(out, step, shown, experiment.scheme)
+            return figures
+
+        def watch(row: dict[str, Any]) -> None:
+            scalars.add(row)
+            on_validation(row)
+
+        result = fit(
+            Fit(
+                config=config,
+                network=network.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+                head=experiment.head,
+                draw=_sampler(experiment).draw,
+                validate=validate,
+                out=out,
+                card=_card(experiment),
+                fingerprint=experiment.fingerprint,
+                device=device,
+                resume=resume,
+                on_start=on_start,
+                on_step=on_step,
+                on_validation=watch,
+            )
+        )
+        if experiment.head.distance and experiment.chooses_instances:
+            _settle_instances(out / BEST, network, validation)
+        scalars.complete(result.history)
+        plot_history(out, result.history)
+    return result
+
+
+def _settle_instances(path: Path, network: torch.nn.Module, validation: Validation) -> None:
+    """Choose on validation how nuclei are read off the best weights, once, and keep it on their card."""
+    best = read_checkpoint(path, WEIGHTS_KIND)
+    if best.card["instances_chosen"] is not None:
+        write_weights(path, best.tensors, best.card)  # the same bytes; a kill may have left the card beside it behind
+        return
+    network.load_state_dict(best.tensors)
+    chosen, score = validation.choose_instances(network)
+    found = {"tiles": min(validation.tiles, len(validation.dataset)), "mean_of_aji_and_pq": score}
+    write_weights(path, best.tensors, {**best.card, "instances": chosen.model_dump(), "instances_chosen": found})
+
+
+def usable_cores() -> int:
+    """Threads of torch unless a number is asked for: the cores that the process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _choose_validation(sources: Sequence[Source]) -> tuple[Dataset, list[str]]:
+    """The val split of the real tiles; of the synthetic ones where there are no real, and then it is said."""
+    for source in sources:
+        validation = source.split("val")
+        if len(validation):
+            notes = (
+                []
+                if source.role == "real"
+                else ["no real validation tiles: the best weights are chosen on synthetic ones"]
+            )
+            return validation, notes
+    folders = ", ".join(str(source.dataset.root) for source in sources)
+    raise UserError(f"{folders}: expected tiles with split val, got none. Make the data set again with a val split.")
+
+
+def _choose_crop(asked: tuple[int, int] | None, sources: Sequence[Source]) -> tuple[int, int]:
+    """The crop asked for if it fits every tile; otherwise the largest up to 256 that does."""
+    layouts = [source.dataset.store.layout for source in sources]
+    height, width = min(layout.height for layout in layouts), min(layout.width for layout in layouts)
+    if asked is None:
+        asked = tuple(min(side, _LARGEST_CROP) // DIVISOR * DIVISOR for side in (height, width))  # type: ignore[assignment]
+    if min(height, width) < DIVISOR:
+        raise UserError(f"data: expected tiles of at least {DIVISOR}x{DIVISOR} pixels, got {height}x{width}.")
+    assert asked is not None
+    if asked[0] > height or asked[1] > width:
+        raise UserError(
+            f"--crop: expected at most {height}x{width}, the smallest tile, got {asked[0]}x{asked[1]}. "
+            f"Use {height // DIVISOR * DIVISOR}x{width // DIVISOR * DIVISOR} or less."
+        )
+    return asked
+
+
+def _pixels(dataset: Dataset) -> int:
+    return len(dataset) * dataset.store.layout.height * dataset.store.layout.width
+
+
+def _warn(sources: Sequence[Source]) -> list[str]:
+    notes = []
+    mpps = {source.role: sorted(set(source.dataset.table["mpp"].to_pylist())) for source in sources}
+    if len({tuple(values) for values in mpps.values()}) > 1:
+        said = "; ".join(f"{role} {', '.join(f'{mpp:g}' for mpp in values)}" for role, values in mpps.items())
+        notes.append(f"sources differ in um/px ({said}): nuclei differ in size, nothing is resampled")
+    for source in sources:
+        nameless = source.dataset.table["group_id"].null_count
+        if source.role == "real" and nameless:
+            notes.append(
+                f"{source.dataset.root}: {nameless} tiles have no group_id, so leaks cannot be ruled out for them"
+            )
+    return notes
+
+
+def check_target(experiment: Experiment, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a run folder that holds something else.
+
+    Raises:
+        UserError: with what to do about it.
+    """
+    out = experiment.out
+    begun = is_begun(out, "a run", lambda name: name in _OWN or name.startswith("evaluation-"))
+    if not begun or (overwrite and not resume):
+        return
+    if not resume:
+        raise UserError(f"{out}: expected an empty folder, got a run. Use --resume, --overwrite or another --out.")
+    check_same(out, "a run", experiment.document, "Use another --out, or --overwrite.")
+
+
+def _sampler(experiment: Experiment) -> MixingSampler:
+    config = experiment.config
+    budget = int(config.cache_gb * 1e9 / len(experiment.training))
+    tiles = tuple(
+        Tiles(rows, experiment.scheme, experiment.out, budget, distances=experiment.head.distance)
+        for rows in experiment.training
+    )
+    assert config.crop is not None
+    share = experiment.synth_share if len(tiles) > 1 else 0.0
+    return MixingSampler(
+        tiles, share, config.batch, config.seed, config.crop, config.augment, config.sampling.class_balance
+    )
+
+
+def _card(experiment: Experiment) -> dict[str, Any]:
+    """What a person and `segment evaluate` must know of the weights."""
+    infos = {source.role: source.dataset.info for source in experiment.sources}
+    seen = [part for part in (*experiment.training, experiment.validation) if not part.info.is_synthetic]
+    groups = {group for part in seen for group in part.table["group_id"].unique().to_pylist() if group is not None}
+    licences = {licence for info in infos.values() for licence in info.licences}
+    return {
+        "network": experiment.config.network.model_dump(mode="json"),
+        "encoder_weights": experiment.config.encoder_weights,
+        "encoder_sha256": experiment.encoder_sha256,
+        "scheme": experiment.scheme.to_dict(),
+        "mpp": sorted({mpp for source in experiment.sources for mpp in source.dataset.table["mpp"].to_pylist()}),
+        "head": experiment.head.to_dict(),
+        "instances": experiment.config.instances.model_dump(mode="json"),
+        "instances_chosen": None,
+        "mix": experiment.config.mix,
+        "synth_share": experiment.synth_share,
+        "groups": sorted(groups),
+        "sources": {role: list(info.training_sources) for role, info in infos.items()},
+        "licences": sorted(licences),
+        "trained_on": {
+            source.role: {"tiles": len(part), "sha256": source.sha256}
+            for source, part in zip(experiment.sources, experiment.training, strict=True)
+        },
+        "fingerprint": experiment.fingerprint,
+        "use": "research use; not for diagnosis",
+    }
