@@ -151,35 +151,36 @@ from factory.masks.coarse import class_order, coarsen
 preset, data, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 STEPS = 8
 typed = {"scheme": "tissue", "threads": 1, "steps": STEPS, "look_every": STEPS}
-config = training_run.resolve_lesson(preset.split("_")[0], preset, [], typed, "cpu")
+config = training_run.resolve_trainer(preset.split("_")[0], preset, [], typed, "cpu")
 run = training_run.prepare(preset.split("_")[0], config, [data], out)
 half = lambda: torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16")
-lesson = training_run.lesson_class(run.name)(config, run.tiles.scheme, "cpu")
-views = lesson.draw_from(run.tiles)(0)[0]
+trainer = training_run.trainer_class(run.name)(config, run.tiles.scheme, "cpu")
+views = trainer.draw_from(run.tiles)(0)[0]
 real = torch.from_numpy(views)[:, None].float()
-generator, judges = (lesson.networks[name].train() for name in ("generator", "judges"))
+generator, discriminators = (trainer.networks[name].train() for name in ("generator", "discriminators"))
 adam_g, adam_j = (
-    torch.optim.Adam(part.parameters(), config.learning_rate, (0.5, 0.999)) for part in (generator, judges)
+    torch.optim.Adam(part.parameters(), config.learning_rate, (0.5, 0.999)) for part in (generator, discriminators)
 )
 says = lambda logits, truth: F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits.float(), truth))
 
 def depas_step():
-    # As a first script is written: one step of the judges, one of the generator, data in memory, noise by torch.
+    # As a first script is written: one step of the discriminators, one of the generator, data in memory, noise by
+    # torch.
     place = torch.randn(len(real), config.network.latent_place, config.size[0] // 32, config.size[1] // 32)
     with half():
         fake = generator(torch.randn(len(real), config.network.latent_tile), place, torch.randn_like(real)).sigmoid()
-        pairs = zip(judges(real), judges(fake.detach()))
+        pairs = zip(discriminators(real), discriminators(fake.detach()))
         loss = sum(says(r, 1.0) + says(f, 0.0) for r, f in pairs)
     adam_j.zero_grad()
     loss.backward()
     adam_j.step()
-    judges.requires_grad_(False)
+    discriminators.requires_grad_(False)
     with half():
-        loss = sum(says(f, 1.0) for f in judges(fake))
+        loss = sum(says(f, 1.0) for f in discriminators(fake))
     adam_g.zero_grad()
     loss.backward()
     adam_g.step()
-    judges.requires_grad_(True)
+    discriminators.requires_grad_(True)
 
 if run.name == "priorpath":
     order = class_order(run.tiles.scheme)
@@ -189,19 +190,19 @@ if run.name == "priorpath":
 def priorpath_step():
     with half():
         fake = generator(torch.cat([coarse, torch.randn_like(real)], 1)).sigmoid()
-        pairs = zip(judges(torch.cat([coarse, real], 1)), judges(torch.cat([coarse, fake.detach()], 1)))
-        loss = 0.5 * sum(says(r[-1], 1.0) + says(f[-1], 0.0) for r, f in pairs) / config.judges
+        pairs = zip(discriminators(torch.cat([coarse, real], 1)), discriminators(torch.cat([coarse, fake.detach()], 1)))
+        loss = 0.5 * sum(says(r[-1], 1.0) + says(f[-1], 0.0) for r, f in pairs) / config.discriminators
     adam_j.zero_grad()
     loss.backward()
     adam_j.step()
-    judges.requires_grad_(False)
+    discriminators.requires_grad_(False)
     with half():
-        fooled = sum(says(f[-1], 1.0) for f in judges(torch.cat([coarse, fake], 1))) / config.judges
+        fooled = sum(says(f[-1], 1.0) for f in discriminators(torch.cat([coarse, fake], 1))) / config.discriminators
         loss = fooled + config.loss.l1 * (fake.float() - real).abs().mean()
     adam_g.zero_grad()
     loss.backward()
     adam_g.step()
-    judges.requires_grad_(True)
+    discriminators.requires_grad_(True)
 
 bare_step = depas_step if run.name == "depas" else priorpath_step
 bare, ours = seconds_of(bare_step, STEPS), []

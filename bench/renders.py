@@ -84,18 +84,18 @@ from factory import training_run
 preset, data, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 name, STEPS = preset.removesuffix("_light"), 12
 typed = {"threads": 1, "steps": STEPS, "look_every": STEPS}
-config = training_run.resolve_lesson(name, preset, [], typed, "cpu")
+config = training_run.resolve_trainer(name, preset, [], typed, "cpu")
 run = training_run.prepare(name, config, [data], out)
 half = lambda: torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16")
-lesson = training_run.lesson_class(run.name)(config, run.tiles.scheme, "cpu")
-views = lesson.draw_from(run.tiles)(0)
-layout = lesson._layout
-seen, real = (part.contiguous(memory_format=layout) for part in (lesson.seen(views), lesson.images(views)))
-generator, judges = (lesson.networks[part].train() for part in ("generator", "judges"))
+trainer = training_run.trainer_class(run.name)(config, run.tiles.scheme, "cpu")
+views = trainer.draw_from(run.tiles)(0)
+layout = trainer._layout
+seen, real = (part.contiguous(memory_format=layout) for part in (trainer.seen(views), trainer.images(views)))
+generator, discriminators = (trainer.networks[part].train() for part in ("generator", "discriminators"))
 adam_g, adam_j = (
-    torch.optim.Adam(part.parameters(), config.learning_rate, (0.5, 0.999)) for part in (generator, judges)
+    torch.optim.Adam(part.parameters(), config.learning_rate, (0.5, 0.999)) for part in (generator, discriminators)
 )
-if config.judging == "lsgan":
+if config.discriminator_loss == "lsgan":
     says = lambda logits, truth: (logits.float() - truth).square().mean()
 else:
     says = lambda logits, truth: F.softplus(-logits.float() if truth else logits.float()).mean()
@@ -105,27 +105,28 @@ def step():
     noise = [torch.randn(len(seen), 1, *seen.shape[2:])] if name == "pix2pix" else []
     with half():
         fake = generator(torch.cat([seen, *noise], 1)).tanh()
-        told = judges(torch.cat([seen, real], 1)), judges(torch.cat([seen, fake.detach().to(seen.dtype)], 1))
-        loss = 0.5 * sum(says(r[-1], 1.0) + says(f[-1], 0.0) for r, f in zip(*told)) / config.judges
+        told = discriminators(torch.cat([seen, real], 1)), discriminators(torch.cat([seen,
+        fake.detach().to(seen.dtype)], 1))
+        loss = 0.5 * sum(says(r[-1], 1.0) + says(f[-1], 0.0) for r, f in zip(*told)) / config.discriminators
     adam_j.zero_grad()
     loss.backward()
     adam_j.step()
-    judges.requires_grad_(False)
+    discriminators.requires_grad_(False)
     with half():
-        made = judges(torch.cat([seen, fake.to(seen.dtype)], 1))
-        loss = sum(says(f[-1], 1.0) for f in made) / config.judges
+        made = discriminators(torch.cat([seen, fake.to(seen.dtype)], 1))
+        loss = sum(says(f[-1], 1.0) for f in made) / config.discriminators
         if config.loss.feature:
             with torch.no_grad():
-                true = judges(torch.cat([seen, real], 1))
+                true = discriminators(torch.cat([seen, real], 1))
             layers = [(a, b) for m, t in zip(made, true) for a, b in zip(m[:-1], t[:-1])]
             gaps = [(a.float() - b.float()).abs().mean() for a, b in layers]
-            loss = loss + config.loss.feature * sum(gaps) / config.judges
+            loss = loss + config.loss.feature * sum(gaps) / config.discriminators
         if config.loss.l1:
             loss = loss + config.loss.l1 * (fake.float() - real).abs().mean()
     adam_g.zero_grad()
     loss.backward()
     adam_g.step()
-    judges.requires_grad_(True)
+    discriminators.requires_grad_(True)
 
 bare, ours = seconds_of(step, STEPS), []
 for _ in range(2):
@@ -145,16 +146,16 @@ from factory import training_run
 from factory.learn.crops import open_tiles
 
 data, STEPS = Path(sys.argv[1]), 8
-lessons = []
+trainers = []
 for terms in ((), ("loss.smoothness=0", "loss.contrast=0")):
-    config = training_run.resolve_lesson("sharpgan", "sharpgan_light", list(terms), {"threads": 1}, "cpu")
+    config = training_run.resolve_trainer("sharpgan", "sharpgan_light", list(terms), {"threads": 1}, "cpu")
     tiles = open_tiles([data], None, config.size, config.batch)
-    lesson = training_run.lesson_class("sharpgan")(config, tiles.scheme, "cpu")
-    lessons.append((lesson, lesson.draw_from(tiles)(0)))
+    trainer = training_run.trainer_class("sharpgan")(config, tiles.scheme, "cpu")
+    trainers.append((trainer, trainer.draw_from(tiles)(0)))
 found = [[], []]
 for _ in range(3):  # in turns, so that a machine that grows warm or busy slows both
-    for seconds, (lesson, views) in zip(found, lessons):
-        seconds += seconds_of(lambda: lesson.step(views, 0, 0), STEPS)
+    for seconds, (trainer, views) in zip(found, trainers):
+        seconds += seconds_of(lambda: trainer.step(views, 0, 0), STEPS)
 print(json.dumps([statistics.median(seconds) for seconds in found]))
 """
 )

@@ -16,23 +16,23 @@ class FirstScript:
     """Training as a first script has it: the same networks, losses, regularisers, augmentation and number format.
 
     Args:
-        config: of the lesson. images: uint8 [N, H, W, 3], the batch of every step, in memory.
+        config: of the trainer. images: uint8 [N, H, W, 3], the batch of every step, in memory.
     """
 
     def __init__(self, config: StyleGan2Config, images: Any) -> None:
         self.config, self.real = config, torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
         self.generator = Generator(config.network, config.size)
-        self.judge = Discriminator(config.network, config.size, config.mbstd_group_size)
+        self.discriminator = Discriminator(config.network, config.size, config.mbstd_group_size)
         self.average = copy.deepcopy(self.generator)
         self.path_mean = torch.zeros(())
         self.adams = [
             torch.optim.Adam(part.parameters(), config.learning_rate * c, (0.0, 0.99**c))
-            for part, c in ((self.generator, 4 / 5), (self.judge, 16 / 17))
+            for part, c in ((self.generator, 4 / 5), (self.discriminator, 16 / 17))
         ]
 
     def step(self, number: int) -> None:
         """A step of each network, with what is due of path length (every 4) and R1 (every 16)."""
-        self.judge.requires_grad_(False)
+        self.discriminator.requires_grad_(False)
         self.descend(0, F.softplus(-self.said(self.made(len(self.real)))).mean())
         if number % 4 == 0:
             ws = self.styles(len(self.real) // 2)
@@ -42,13 +42,13 @@ class FirstScript:
             lengths = slope.square().sum(2).mean(1).sqrt()
             self.path_mean = self.path_mean.lerp(lengths.mean().detach(), 0.01)
             self.descend(0, (lengths - self.path_mean).square().mean() * 2 * 4)
-        self.judge.requires_grad_(True)
+        self.discriminator.requires_grad_(True)
         with torch.no_grad():
             fake = self.made(len(self.real))
         self.descend(1, (F.softplus(self.said(fake)) + F.softplus(-self.said(self.real))).mean())
         if number % 16 == 0:
             real = self.real.clone().requires_grad_(True)
-            (slope,) = torch.autograd.grad(self.judge(self.augmented(real)).sum(), real, create_graph=True)
+            (slope,) = torch.autograd.grad(self.discriminator(self.augmented(real)).sum(), real, create_graph=True)
             self.descend(1, slope.square().sum((1, 2, 3)).mean() * (self.config.gamma / 2 * 16))
         with torch.no_grad():
             for kept, latest in zip(self.average.parameters(), self.generator.parameters(), strict=True):
@@ -89,5 +89,5 @@ class FirstScript:
         """Logits [N]."""
         seen = self.augmented(images)
         with autocast(self.config.precision, "cpu"):
-            logits: torch.Tensor = self.judge(seen)
+            logits: torch.Tensor = self.discriminator(seen)
         return logits

@@ -17,7 +17,7 @@ from factory.joint import HDGAN
 from factory.joint.generators import GENERATOR, DrawConfig, open_generator
 from factory.joint.hdgan import BESIDE, Hdgan, HdganConfig, tap_shapes
 from factory.joint.labeller import KIND
-from factory.joint.stylegan2 import WEIGHTS_KIND, StyleGan2Config, StyleGan2Lesson, build
+from factory.joint.stylegan2 import WEIGHTS_KIND, StyleGan2Config, StyleGan2Trainer, build
 from factory.nets.pixel_classifier import Ensemble
 from factory.plan.rows import load_scheme
 from factory.train import generator as training_run
@@ -35,7 +35,7 @@ def write_all(folder: str) -> None:
     scheme = load_scheme("configs/schemes/kidney.yaml")
     origin = {"scheme": scheme.to_dict(), "mpp": 0.5, "sources": [], "licences": []}
     for which, preset in PRESETS.items():
-        config = training_run.resolve_lesson(GENERATOR, preset, [], {}, "cpu")
+        config = training_run.resolve_trainer(GENERATOR, preset, [], {}, "cpu")
         assert isinstance(config, StyleGan2Config)
         network = {**config.network.model_dump(mode="json"), "size": list(config.size)}
         card = {**origin, "kind": WEIGHTS_KIND, "generator": GENERATOR, "network": network}
@@ -148,10 +148,10 @@ def trained(data: str, out: str) -> list[float]:
     """Seconds of a step of a bare loop and of `factory train`, and the peak in GB."""
     # ADA follows as always, but so slowly that p stays.
     typed = {"threads": 1, "augment_p": P, "ada_kimg": 1e12, "steps": 2 * CYCLE + 1, "look_every": 2 * CYCLE + 1}
-    config = training_run.resolve_lesson(GENERATOR, PRESETS["light"], [], typed, "cpu")
+    config = training_run.resolve_trainer(GENERATOR, PRESETS["light"], [], typed, "cpu")
     assert isinstance(config, StyleGan2Config)
     run, clock = training_run.prepare(GENERATOR, config, [Path(data)], Path(out)), chosen_clock()
-    views = StyleGan2Lesson(config, run.tiles.scheme, "cpu").draw_from(run.tiles)(0)
+    views = StyleGan2Trainer(config, run.tiles.scheme, "cpu").draw_from(run.tiles)(0)
     script, stamps, bare = FirstScript(config, views[0]), list[float](), list[tuple[int, float]]()
     for step in (0, *range(1, CYCLE + 1)):
         bare.append((step, _seconds(lambda: script.step(step))))  # noqa: B023  # called at once
@@ -174,18 +174,18 @@ def augmented_steps(data: str) -> list[float]:
     """Seconds of a step without ADA, at p = 0.2 and at p = 1; the three in turns, so that what is slow slows all."""
     from factory.learn.crops import open_tiles
 
-    lessons = []
+    trainers = []
     for values in ({"augpipe": "noaug"}, {"augment_p": P}, {"augment_p": 1.0}):
         typed = {"threads": 1, "ada_target": None, **values}
-        config = training_run.resolve_lesson(GENERATOR, PRESETS["light"], [], typed, "cpu")
+        config = training_run.resolve_trainer(GENERATOR, PRESETS["light"], [], typed, "cpu")
         assert isinstance(config, StyleGan2Config)
         tiles = open_tiles([Path(data)], None, config.size, config.batch)
-        lessons.append(StyleGan2Lesson(config, tiles.scheme, "cpu"))
-    views = lessons[0].draw_from(tiles)(0)
-    found: list[list[tuple[int, float]]] = [[] for _ in lessons]
+        trainers.append(StyleGan2Trainer(config, tiles.scheme, "cpu"))
+    views = trainers[0].draw_from(tiles)(0)
+    found: list[list[tuple[int, float]]] = [[] for _ in trainers]
     for step in range(2 * CYCLE + 1):
-        for timed, lesson in zip(found, lessons, strict=True):
-            timed.append((step, _seconds(lambda: lesson.step(views, step, 0))))  # noqa: B023  # called at once
+        for timed, trainer in zip(found, trainers, strict=True):
+            timed.append((step, _seconds(lambda: trainer.step(views, step, 0))))  # noqa: B023  # called at once
     return [_weighed(timed[1:]) for timed in found]
 
 
@@ -193,25 +193,25 @@ def say_peaks(side: str) -> None:
     """Print a line for each part of a step: memory before it and peak so far in GB, seconds, ADA's share of them."""
     Path("/proc/self/oom_score_adj").write_text("1000")  # of all processes this is the one to be killed for memory
     values = {"size": (int(side), int(side)), "batch": 1, "threads": 1, "augment_p": 1.0}
-    config = training_run.resolve_lesson(GENERATOR, PRESETS["published"], [], values, "cpu")
+    config = training_run.resolve_trainer(GENERATOR, PRESETS["published"], [], values, "cpu")
     assert isinstance(config, StyleGan2Config)
-    lesson = StyleGan2Lesson(config, get_scheme("ki67"), "cpu")
-    for optimiser in lesson.optimisers.values():
+    trainer = StyleGan2Trainer(config, get_scheme("ki67"), "cpu")
+    for optimiser in trainer.optimisers.values():
         _fill_state(optimiser)
     image = np.random.default_rng(0).integers(0, 256, (1, *config.size, 3), np.uint8)
     real = torch.from_numpy(image).permute(0, 3, 1, 2).float() / 127.5 - 1
-    augment, spent = lesson._augmented, list[float]()
+    augment, spent = trainer._augmented, list[float]()
 
     def timed(*what: Any) -> torch.Tensor:
         seen = list[torch.Tensor]()
         spent.append(_seconds(lambda: seen.append(augment(*what))))
         return seen[0]
 
-    lesson._augmented = timed  # type: ignore[method-assign, assignment]
+    trainer._augmented = timed  # type: ignore[method-assign, assignment]
     for part in (
-        lambda: lesson.step([image], 1, 0),
-        lambda: lesson._flatten_judge(real, 0),
-        lambda: lesson._shorten_paths(0, 1),
+        lambda: trainer.step([image], 1, 0),
+        lambda: trainer._flatten_discriminator(real, 0),
+        lambda: trainer._shorten_paths(0, 1),
     ):
         before = psutil.Process().memory_info().rss / 1e9
         spent.clear()

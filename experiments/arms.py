@@ -24,13 +24,13 @@ from factory.learn.weights import scheme_of
 from factory.renderers import RENDERERS
 from factory.renderers.conditions import draw_condition
 from factory.score.features import Extractor, open_extractor
-from factory.train.generator import resolve_lesson
+from factory.train.generator import resolve_trainer
 from manifests.labels import LabelScheme
 from manifests.tile import Tile
 
 Pixels = npt.NDArray[np.uint8]
 _OF_DATA_AND_MACHINE = ("scheme", "precision", "threads")
-"""Fields of a lesson's configuration that are settled when it meets its data and machine."""
+"""Fields of a trainer's configuration that are settled when it meets its data and machine."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class Arm:
     """One renderer to train.
 
     Attributes:
-        name: of the arm. lesson, config: for `factory train`. values: dotted keys over the config.
+        name: of the arm. trainer, config: for `factory train`. values: dotted keys over the config.
     """
 
     name: str
-    lesson: str
+    trainer: str
     config: str
     values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def renderer(self) -> str:
         """Name in the table of renderers."""
-        return self.lesson.rpartition("/")[2]
+        return self.trainer.rpartition("/")[2]
 
     @property
     def assignments(self) -> list[str]:
@@ -108,7 +108,7 @@ def train(
     """
     if is_finished(arm, seed, protocol, out):
         return
-    command: list[object] = [sys.executable, "-m", "factory.cli", "train", arm.lesson, "--config", arm.config]
+    command: list[object] = [sys.executable, "-m", "factory.cli", "train", arm.trainer, "--config", arm.config]
     command += [word for path in data for word in ("--data", path)]
     command += [word for value in [*arm.assignments, f"threads={threads}"] for word in ("--set", value)]
     command += ["--size", "x".join(map(str, protocol["size"])), "--steps", protocol["steps"], "--seed", seed]
@@ -123,7 +123,7 @@ def is_finished(arm: Arm, seed: int, protocol: Mapping[str, Any], out: Path) -> 
         return False
     card = json.loads(path.read_text())
     typed = {"size": tuple(protocol["size"]), "steps": protocol["steps"], "seed": seed}
-    asked = resolve_lesson(arm.lesson, arm.config, arm.assignments, typed, "cpu").model_dump(mode="json")
+    asked = resolve_trainer(arm.trainer, arm.config, arm.assignments, typed, "cpu").model_dump(mode="json")
     settled = {key: value for key, value in asked.items() if key not in _OF_DATA_AND_MACHINE}
     made = {key: value for key, value in card["config"].items() if key not in _OF_DATA_AND_MACHINE}
     return card["step"] == protocol["steps"] and made == settled

@@ -36,7 +36,7 @@ def arms_of(protocol: dict[str, Any]) -> list[Arm]:
     arms += [of_base(noise_arm(um), kind="polygons+noise", spacing_um=um) for um in protocol["spacings_um"]]
     for name, plan in protocol["baselines"].items():
         values = {f"condition.{key}": value for key, value in plan["condition"].items()}
-        arms.append(Arm(name, plan["lesson"], plan["config"], values))
+        arms.append(Arm(name, plan["trainer"], plan["config"], values))
     return arms
 
 

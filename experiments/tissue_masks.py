@@ -81,7 +81,7 @@ def train(
 ) -> None:
     """Train one generator with the ordinary command; goes on where it was, and skips what is finished."""
     plan = protocol["generators"][name]
-    command = [sys.executable, "-m", "factory.cli", "train", plan.get("lesson", name), "--config", plan["config"]]
+    command = [sys.executable, "-m", "factory.cli", "train", plan.get("trainer", name), "--config", plan["config"]]
     command += ["--out", out, "--resume"]
     command += [word for path in data for word in ("--data", path)]
     command += ["--size", "x".join(map(str, protocol["size"])), "--seed", seed, "--device", "cpu"]

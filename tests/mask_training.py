@@ -1,4 +1,4 @@
-"""Small masks with images, small lessons and small trained weights for the tests of what `factory train` trains."""
+"""Small masks with images, small trainers and small trained weights for the tests of what `factory train` trains."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from factory.core.config import digest, parse
 from factory.core.runs import RunSpec, open_run, write_shard
-from factory.learn.training import LessonConfig
-from factory.train.generator import TrainingRun, lesson_class, lessons, prepare, train
+from factory.learn.training import TrainerConfig
+from factory.train.generator import TrainingRun, prepare, train, trainer_class, trainers
 from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
 from manifests.store import Layout
 
@@ -32,32 +32,33 @@ NOISE = {"kind": "polygons+noise", "spacing_um": 2.0}
 LESSONS: dict[str, dict[str, Any]] = {
     "depas": {
         "network": {"latent_tile": 2, "latent_place": 3, "widths": [8, 8, 6, 4, 4], "mixing": 1},
-        "judge_width": 4, "anneal_epochs": 2,
+        "discriminator_width": 4, "anneal_epochs": 2,
     },
-    "dcgan": {"network": {"latent": 5, "widths": [8, 8, 6, 4, 4]}, "judge_width": 4},
+    "dcgan": {"network": {"latent": 5, "widths": [8, 8, 6, 4, 4]}, "discriminator_width": 4},
     "priorpath": {
         "network": {"width": 4, "depth": 4, "norm": "batch", "dropout": 0.3},
-        "judge_width": 4, "loss": {"l1": 10}, "opening_px": 3, "closing_px": 6,
+        "discriminator_width": 4, "loss": {"l1": 10}, "opening_px": 3, "closing_px": 6,
     },
     "masks/cyclegan": {
         "network": {"width": 4, "blocks": 1, "norm": "instance"},
-        "judge_width": 4, "pool": 3, "opening_px": 3, "closing_px": 6,
+        "discriminator_width": 4, "pool": 3, "opening_px": 3, "closing_px": 6,
     },
     "pix2pixhd": {
         "network": {"width": 4, "downs": 2, "blocks": 1, "kernel": 3, "upsampling": "resize"},
-        "judges": 2, "judge_width": 4, "judge_depth": 2, "loss": {"feature": 2},
+        "discriminators": 2, "discriminator_width": 4, "discriminator_depth": 2, "loss": {"feature": 2},
         "condition": NOISE, "look": True,
     },
     "sharpgan": {
         "architecture": "resnet", "resnet": {"width": 4, "downs": 2, "blocks": 1, "kernel": 3, "upsampling": "resize"},
-        "judge_width": 4, "judge_depth": 2, "loss": {"feature": 2, "smoothness": 0, "contrast": 0},
+        "discriminator_width": 4, "discriminator_depth": 2, "loss": {"feature": 2, "smoothness": 0, "contrast": 0},
         "condition": NOISE, "look": True,
     },
     "pix2pix": {
-        "network": {"width": 4, "depth": 4, "dropout": 0.3}, "judge_width": 4, "loss": {"l1": 10}, "condition": NOISE,
+        "network": {"width": 4, "depth": 4, "dropout": 0.3},
+        "discriminator_width": 4, "loss": {"l1": 10}, "condition": NOISE,
     },
     "renderers/cyclegan": {
-        "network": {"width": 4, "blocks": 1, "kernel": 3}, "judge_width": 4, "pool": 3,
+        "network": {"width": 4, "blocks": 1, "kernel": 3}, "discriminator_width": 4, "pool": 3,
         "condition": NOISE, "look": True,
     },
     "stylegan2": {
@@ -65,12 +66,12 @@ LESSONS: dict[str, dict[str, Any]] = {
         "ema": 0, "mbstd_group_size": 2,
     },
 }  # fmt: skip
-"""Values over `COMMON` that make each lesson small; a lesson that is not here is trained with `COMMON` alone."""
+"""Values over `COMMON` that make each trainer small; a trainer that is not here is trained with `COMMON` alone."""
 
 
-def lesson_name(name: str, part: str = "masks") -> str:
+def trainer_name(name: str, part: str = "masks") -> str:
     """What `factory train` calls a mask generator or, with ``renderers``, a renderer."""
-    return name if name in lessons() else f"{part}/{name}"
+    return name if name in trainers() else f"{part}/{name}"
 
 
 def blobs(seed: int, classes: int, size: tuple[int, int], sigma: float = 5.0) -> npt.NDArray[np.uint8]:
@@ -134,15 +135,15 @@ def poke(root: Path, index: int, value: int) -> None:
     zarr.open_group(root / "store.zarr")["semantic"][index, 0, 0] = value
 
 
-def lesson_config(name: str, **changes: Any) -> LessonConfig:
-    """The small config of a lesson."""
-    config: LessonConfig = parse(lesson_class(name).Config, {**COMMON, **LESSONS.get(name, {}), **changes}, name)
+def trainer_config(name: str, **changes: Any) -> TrainerConfig:
+    """The small config of a trainer."""
+    config: TrainerConfig = parse(trainer_class(name).Config, {**COMMON, **LESSONS.get(name, {}), **changes}, name)
     return config
 
 
 def small_run(name: str, data: Path, out: Path, **changes: Any) -> TrainingRun:
     """A small training run that is ready to start."""
-    return prepare(name, lesson_config(name, **changes), [data], out)
+    return prepare(name, trainer_config(name, **changes), [data], out)
 
 
 def trained(name: str, data: Path, out: Path, **changes: Any) -> Path:
@@ -167,7 +168,7 @@ def as_file(path: Path, name: str, **changes: Any) -> Path:
 def trained_once(folder: Path, part: str = "masks") -> Callable[..., Path]:
     """``run("depas", "tissue")``: the run folder of what was trained for a few steps, made once.
 
-    `part` is ``masks`` or ``renderers``, the table that names are of; further words change the lesson.
+    `part` is ``masks`` or ``renderers``, the table that names are of; further words change the trainer.
     """
     done: dict[str, Path] = {}
 
@@ -178,7 +179,7 @@ def trained_once(folder: Path, part: str = "masks") -> Callable[..., Path]:
         key = "-".join([name, scheme, digest(changes)[:8]])
         if key not in done:
             changes = {"steps": 3, "look_every": 3, **changes}
-            done[key] = trained(lesson_name(name, part), data, folder / key, **changes)
+            done[key] = trained(trainer_name(name, part), data, folder / key, **changes)
         return done[key]
 
     return run

@@ -24,7 +24,7 @@ from factory.make.resolve import resolve_config
 from factory.masks import MASKS
 from factory.plan.rows import load_scheme
 from factory.renderers import RENDERERS
-from factory.train.generator import lesson_class, lessons, resolve_lesson
+from factory.train.generator import resolve_trainer, trainer_class, trainers
 from factory.train.labeller import LabellerRunConfig, resolve_labeller
 from manifests import SCHEMA, SCHEMES
 from tests.conftest import Outcome, write_dataset
@@ -96,14 +96,14 @@ def test_every_shipped_scheme_loads_and_stands_in_the_readme(path: Path) -> None
 
 
 SHARED = {"cyclegan": "masks/cyclegan", "cyclegan_images": "renderers/cyclegan"}
-"""How the configs of the lessons are called whose name is in both tables."""
+"""How the configs of the trainers are called whose name is in both tables."""
 
 
 @pytest.mark.parametrize("path", sorted((configs_dir() / "train").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_training_config_resolves(path: Path) -> None:
-    starts = [name for name in (*lessons(), *SHARED, *FITTED) if path.stem == name or path.stem.startswith(f"{name}_")]
+    starts = [name for name in (*trainers(), *SHARED, *FITTED) if path.stem == name or path.stem.startswith(f"{name}_")]
     name = max(starts, key=len)
-    config = LabellerRunConfig if name in FITTED else lesson_class(SHARED.get(name, name)).Config
+    config = LabellerRunConfig if name in FITTED else trainer_class(SHARED.get(name, name)).Config
     parse(config, yaml.safe_load(path.read_text()), path.name)
 
 
@@ -117,25 +117,31 @@ OTHER_PAPERS = {"sharpgan": ((256, 256), 150, 1e-4, 0.5), "stylegan2": ((512, 51
 """Size, epochs, learning rate and beta1 of papers that state others than most; stylegan2 counts steps and no epochs."""
 
 
-@pytest.mark.parametrize("name", lessons())
-def test_every_lesson_has_the_papers_configuration_and_a_light_one(name: str) -> None:
-    paper, light = (resolve_lesson(name, None, [], {"precision": "fp32"}, device) for device in ("cuda", "cpu"))
-    is_renderer, is_joint = (lesson_class(name).kind == f"{part}-weights" for part in ("renderer", "joint"))
+@pytest.mark.parametrize("name", trainers())
+def test_every_trainer_has_the_papers_configuration_and_a_light_one(name: str) -> None:
+    paper, light = (resolve_trainer(name, None, [], {"precision": "fp32"}, device) for device in ("cuda", "cpu"))
+    is_renderer, is_joint = (trainer_class(name).kind == f"{part}-weights" for part in ("renderer", "joint"))
     others = ((512, 1024), 200 if is_renderer else 100, 2e-4, 0.5)
     assert (paper.size, paper.epochs, paper.learning_rate, paper.beta1) == OTHER_PAPERS.get(name, others)
     assert max(light.size) <= 256 if is_renderer or is_joint else light.size == (128, 256)
     assert light.learning_rate == (paper.learning_rate if is_joint else 2e-4)
-    shipped = [config for config, lesson in SHARED.items() if lesson == name] or [name]
+    shipped = [config for config, trainer in SHARED.items() if trainer == name] or [name]
     assert f"`{shipped[0]}`" in README
 
 
 def test_pix2pixhd_has_the_constants_of_its_authors_and_those_of_the_noise_paper() -> None:
     def constants(config: str) -> tuple[object, ...]:
-        values: dict[str, Any] = resolve_lesson("pix2pixhd", config, [], {}, "cpu").model_dump()
+        values: dict[str, Any] = resolve_trainer("pix2pixhd", config, [], {}, "cpu").model_dump()
         network, loss = values["network"], values["loss"]
         assert (network["width"], network["downs"], network["blocks"], network["norm"]) == (64, 4, 9, "instance")
-        assert (values["judges"], values["judge_width"], values["judge_depth"]) == (2, 64, 3)
-        return values["epochs"], values["decay_epochs"], values["judging"], values["fooling"], loss["feature"]
+        assert (values["discriminators"], values["discriminator_width"], values["discriminator_depth"]) == (2, 64, 3)
+        return (
+            values["epochs"],
+            values["decay_epochs"],
+            values["discriminator_loss"],
+            values["fooling"],
+            loss["feature"],
+        )
 
     assert constants("pix2pixhd") == (200, 100, "lsgan", "lsgan", 10)
     assert constants("pix2pixhd_paper") == (700, 200, "lsgan", "bce", 1)
@@ -143,7 +149,7 @@ def test_pix2pixhd_has_the_constants_of_its_authors_and_those_of_the_noise_paper
 
 def test_pix2pix_has_its_own_weights_and_those_of_priorpaths_text() -> None:
     def weights(config: str) -> dict[str, float]:
-        values: dict[str, float] = resolve_lesson("priorpath", config, [], {}, "cpu").loss.model_dump()  # type: ignore[attr-defined]
+        values: dict[str, float] = resolve_trainer("priorpath", config, [], {}, "cpu").loss.model_dump()  # type: ignore[attr-defined]
         return values
 
     assert weights("priorpath") == {"adversarial": 1, "l1": 100, "feature": 0, "mean_prediction": 0}

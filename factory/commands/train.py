@@ -62,7 +62,7 @@ def train(
     from manifests.errors import UserError
 
     if name not in joint.FITTED:
-        training_run.lesson_class(name)  # an unknown name is said before torch looks for devices
+        training_run.trainer_class(name)  # an unknown name is said before torch looks for devices
     device = resolve_device(device)
     typed: dict[str, Any] = {
         "scheme": scheme,
@@ -89,9 +89,9 @@ def train(
         return
     if generator is not None:
         raise UserError(f"--generator: expected none for {name}; it is for {', '.join(joint.FITTED)}. Leave it out.")
-    lesson = training_run.resolve_lesson(name, config, assignments or [], given, device)
+    trainer = training_run.resolve_trainer(name, config, assignments or [], given, device)
     with progress("looking at masks", 0, unit="tiles") as bar:
-        run = training_run.prepare(name, lesson, data or [Path("data/real")], out, on_tile=bar.to)
+        run = training_run.prepare(name, trainer, data or [Path("data/real")], out, on_tile=bar.to)
     training_run.check_target(run, resume=resume, overwrite=overwrite)
     terminal = console()
 

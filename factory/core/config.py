@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,6 +19,8 @@ class Config(BaseModel):
     """Base of every configuration: immutable, and no key that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former names of keys -> their names now, for the message that a file with a former name gets."""
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -53,24 +55,27 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
     path = ".".join(str(part) for part in first["loc"])
     more = f" ({len(complaints) - 1} more)" if len(complaints) > 1 else ""
     if first["type"] == "extra_forbidden":
-        known = _fields_at(model, first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        holder, key = _model_at(model, first["loc"][:-1]), str(first["loc"][-1])
+        if holder is not None and key in holder.renamed:
+            return f"{where}: {path}: this key is now called {holder.renamed[key]}. Write {holder.renamed[key]}.{more}"
+        known = list(holder.model_fields) if holder else []
+        near = difflib.get_close_matches(key, known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
-        return f"{where}: {path}: expected a known key, got {str(first['loc'][-1])!r}. {hint}{more}"
+        return f"{where}: {path}: expected a known key, got {key!r}. {hint}{more}"
     reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if not path:  # a rule over several keys, which says itself what it got
         return f"{where}: {reason}.{more}"
     return f"{where}: {path}: {reason}, got {first.get('input')!r}.{more}"
 
 
-def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    """Field names of the nested model that `path` leads to."""
+def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[Config] | None:
+    """The nested config that `path` leads to; None where it leads to another kind of value."""
     for part in path:
         annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
+            return None
         model = annotation
-    return list(model.model_fields)
+    return model if issubclass(model, Config) else None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Images and labels from one generator, by name: the image is drawn first, its labels are read off the generator.
 
-Adding one is a file here and a line below. ``stylegan2`` learns images by a ``Lesson``; ``hdgan`` is fitted to the
+Adding one is a file here and a line below. ``stylegan2`` learns images by a ``Trainer``; ``hdgan`` is fitted to the
 features and the annotated images of a trained generator (Histopathology DatasetGAN).
 """
 
@@ -8,7 +8,7 @@ TRAINABLE = ("stylegan2", "hdgan")
 """Those that `factory train` can train; listed so that its help need not import them."""
 
 FITTED = ("hdgan",)
-"""Those among them that are fitted to the features of a generator, in one go, and have no ``Lesson``."""
+"""Those among them that are fitted to the features of a generator, in one go, and have no ``Trainer``."""
 
 JOINT: dict[str, str] = {
     "stylegan2": "factory.joint.stylegan2:StyleGan2",

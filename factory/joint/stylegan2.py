@@ -1,4 +1,4 @@
-"""StyleGAN2-ADA (Karras et al. 2020a, 2020b) as a lesson: images from noise, learnt from images without their masks.
+"""StyleGAN2-ADA (Karras et al. 2020a, 2020b) as a trainer: images from noise, learnt from images without their masks.
 
 Its labels come later, read off the features (Histopathology DatasetGAN). Constants that no paper states are those of
 StyleGAN2-ADA's public code, whose automatic configuration DatasetGAN's authors used.
@@ -19,9 +19,9 @@ from torch import nn
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.learn.crops import ImageViews, Tiles
-from factory.learn.training import LessonConfig, Views
+from factory.learn.training import TrainerConfig, Views
 from factory.nets.ada import PIPES, AdaController, augmented, draw_uniforms
-from factory.nets.objectives import judged_as
+from factory.nets.objectives import adversarial_loss
 from factory.nets.stylegan2 import Discriminator, Generator, StyleGan2Shape
 from factory.nets.stylegan2_losses import (
     LazyAdam,
@@ -43,7 +43,7 @@ _SAMPLES = 8
 _PHASES = 4
 
 
-class StyleGan2Config(LessonConfig):
+class StyleGan2Config(TrainerConfig):
     """How StyleGAN2-ADA is trained.
 
     Attributes:
@@ -55,7 +55,7 @@ class StyleGan2Config(LessonConfig):
             null takes batch x 10 / 32. ema_rampup: at most such a share of the images seen; null for no ramp.
         augpipe: one of `factory.nets.ada.PIPES`, or ``noaug``. augment_p: probability of each augmentation at first; it
             stays so where ``ada_target`` is null. ada_target, ada_interval, ada_kimg: see `AdaController`.
-        ema: 0, as the averaged generator is kept by the lesson itself.
+        ema: 0, as the averaged generator is kept by the trainer itself.
         max_background: of a view.
     """
 
@@ -97,7 +97,7 @@ class StyleGan2Config(LessonConfig):
         return self
 
 
-class StyleGan2Lesson:
+class StyleGan2Trainer:
     """Trains a `Generator` against a `Discriminator`; what is kept is the generator's average.
 
     Args:
@@ -116,17 +116,19 @@ class StyleGan2Lesson:
         del scheme
         self._config, self._device = config, device
         self._generator = Generator(config.network, config.size).to(device)
-        self._judge = Discriminator(config.network, config.size, config.mbstd_group_size).to(device)
+        self._discriminator = Discriminator(config.network, config.size, config.mbstd_group_size).to(device)
         self._average = copy.deepcopy(self._generator).requires_grad_(False)
         self.networks: dict[str, nn.Module] = {
-            "generator": self._generator, "judge": self._judge, "average": self._average,
+            "generator": self._generator, "discriminator": self._discriminator, "average": self._average,
         }  # fmt: skip
         rates = (config.learning_rate, (config.beta1, config.beta2))
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             "adam_generator": LazyAdam(
                 self._generator.parameters(), *rates, config.g_reg_interval if config.pl_weight else 0
             ),
-            "adam_judge": LazyAdam(self._judge.parameters(), *rates, config.d_reg_interval if config.gamma else 0),
+            "adam_discriminator": LazyAdam(
+                self._discriminator.parameters(), *rates, config.d_reg_interval if config.gamma else 0
+            ),
         }
         self._ada = AdaController(config.ada_target or 0.0, config.ada_interval, config.ada_kimg, config.augment_p)
         self._path_mean, self._path_penalty, self._r1 = (torch.zeros((), device=device) for _ in range(3))
@@ -144,21 +146,21 @@ class StyleGan2Lesson:
         real = torch.from_numpy(views[0]).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
         # Generator.
-        self._judge.requires_grad_(False)
-        fooling = judged_as(self._said(*self._made(step, 0, len(real))), True, "bce")
+        self._discriminator.requires_grad_(False)
+        fooling = adversarial_loss(self._said(*self._made(step, 0, len(real))), True, "bce")
         self._descend("generator", fooling)
         if config.pl_weight and step % config.g_reg_interval == 0:
             self._shorten_paths(step, len(real))
-        self._judge.requires_grad_(True)
+        self._discriminator.requires_grad_(True)
 
         # Discriminator.
         with torch.no_grad():
             made, draws = self._made(step, 2, len(real))
         of_made, of_real = self._said(made, draws), self._said(real, draws)
-        judging = judged_as(of_made, False, "bce") + judged_as(of_real, True, "bce")
-        self._descend("judge", judging)
+        discriminator_loss = adversarial_loss(of_made, False, "bce") + adversarial_loss(of_real, True, "bce")
+        self._descend("discriminator", discriminator_loss)
         if config.gamma and step % config.d_reg_interval == 0:
-            self._flatten_judge(real, step)
+            self._flatten_discriminator(real, step)
 
         # Average and augmentation.
         kimg = ema_kimg_of(config.batch) if config.ema_kimg is None else config.ema_kimg
@@ -167,7 +169,7 @@ class StyleGan2Lesson:
             self._ada.follow(of_real, step)
         figures = {"augment_p": torch.tensor(self._ada.p), "r_t": torch.tensor(self._ada.r_t)}
         return {
-            "generator": fooling.detach(), "judge": judging.detach(),
+            "generator": fooling.detach(), "discriminator": discriminator_loss.detach(),
             "r1": self._r1, "path_length": self._path_penalty, **figures,
         }  # fmt: skip
 
@@ -189,12 +191,12 @@ class StyleGan2Lesson:
         self._descend("generator", self._path_penalty * (config.pl_weight * config.g_reg_interval))
         self._path_penalty = self._path_penalty.detach()
 
-    def _flatten_judge(self, real: torch.Tensor, step: int) -> None:
+    def _flatten_discriminator(self, real: torch.Tensor, step: int) -> None:
         """R1, through the augmentation, in float32 as path lengths."""
         config = self._config
         real = real.detach().requires_grad_(True)
-        penalty = r1_penalty(self._judge(self._augmented(real, self._draws(step, 3))), real)
-        self._descend("judge", penalty * (config.gamma / 2 * config.d_reg_interval))
+        penalty = r1_penalty(self._discriminator(self._augmented(real, self._draws(step, 3))), real)
+        self._descend("discriminator", penalty * (config.gamma / 2 * config.d_reg_interval))
         self._r1 = penalty.detach()
 
     def _draws(self, step: int, phase: int) -> _PhaseDraws:
@@ -238,7 +240,7 @@ class StyleGan2Lesson:
         """Logits [N] of augmented images."""
         seen = self._augmented(images, draws)
         with autocast(self._config.precision, self._device):
-            logits: torch.Tensor = self._judge(seen)
+            logits: torch.Tensor = self._discriminator(seen)
         return logits
 
     def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
@@ -302,7 +304,7 @@ class StyleGan2:
     """StyleGAN2 in the table of what is trained; `factory.joint.generators` draws with its weights."""
 
     kind = WEIGHTS_KIND
-    Lesson = StyleGan2Lesson
+    Trainer = StyleGan2Trainer
     build = staticmethod(build)
 
 

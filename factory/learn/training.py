@@ -1,6 +1,6 @@
 """Fit a generator to masks or images: one linear loop, checkpoints that resume truly, sheets of samples as it goes.
 
-What is learnt, and how, is a `Lesson`: networks, optimisers and one step. The loop knows no generator by name.
+What is learnt, and how, is a `Trainer`: networks, optimisers and one step. The loop knows no generator by name.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ UNHASHED = ("threads",)
 """Fields that say how a machine is used; a run that is resumed keeps its number of threads all the same."""
 
 
-class LessonConfig(Config):
-    """What every lesson can be told; a generator's own `Lesson.Config` adds its networks and losses.
+class TrainerConfig(Config):
+    """What every trainer can be told; a generator's own `Trainer.Config` adds its networks and losses.
 
     Attributes:
         scheme: of the masks; null takes the richest that all data sets read as.
@@ -53,6 +53,10 @@ class LessonConfig(Config):
         precision: of the arithmetic; auto is bf16 where the machine computes it in hardware.
         seed: of weights, order, views and noise. threads: of torch on the CPU; null takes all.
     """
+
+    renamed = {"judges": "discriminators"} | {
+        f"judge_{key}": f"discriminator_{key}" for key in ("width", "depth", "norm")
+    }
 
     scheme: str | None = None
     size: tuple[int, int] = (512, 1024)
@@ -71,7 +75,7 @@ class LessonConfig(Config):
     threads: int | None = Field(default=None, ge=1)
 
     def check_data(self, scheme: LabelScheme, mpp: float) -> None:
-        """Refuse masks that the lesson cannot learn from, before anything is written.
+        """Refuse masks that the trainer cannot learn from, before anything is written.
 
         Args:
             scheme: of the masks. mpp: micrometres per pixel.
@@ -91,10 +95,10 @@ class LessonConfig(Config):
 
 
 Views = npt.NDArray[Any]
-"""What a step sees: masks uint8 [N, H, W], or with their images uint8 [N, H, W, 4], and what else a lesson draws."""
+"""What a step sees: masks uint8 [N, H, W], or with their images uint8 [N, H, W, 4], and what else a trainer draws."""
 
 
-class Lesson(Protocol):
+class Trainer(Protocol):
     """What the loop trains.
 
     Attributes:
@@ -127,13 +131,13 @@ class Lesson(Protocol):
         """Put `extra_state` back."""
 
 
-def rate_factor(config: LessonConfig, step: int, steps: int) -> float:
+def rate_factor(config: TrainerConfig, step: int, steps: int) -> float:
     """Share of the learning rate at a step (0-based): 1, then linearly to 0 over the last `decay_epochs`."""
     decay = steps * min(config.decay_epochs, config.epochs) / config.epochs
     return min(1.0, (steps - step) / decay) if decay else 1.0
 
 
-def epoch_of(config: LessonConfig, step: int, steps: int) -> int:
+def epoch_of(config: TrainerConfig, step: int, steps: int) -> int:
     """Epoch of a step (0-based). A run of fewer steps goes through the same `epochs`, only faster."""
     return min(step * config.epochs // steps, config.epochs - 1)
 
@@ -143,14 +147,14 @@ class Fit:
     """What `fit` works with.
 
     Attributes:
-        config: how to train. lesson: what. scheme: of the masks. steps: how many in all.
+        config: how to train. trainer: what. scheme: of the masks. steps: how many in all.
         draw: step -> views of each stream. out: the run's folder. card: what the weights' card says beside the rest.
         fingerprint: of configuration and data; a checkpoint of another is refused. resume: go on where one is.
         on_start, on_step, on_look: told of progress.
     """
 
-    config: LessonConfig
-    lesson: Lesson
+    config: TrainerConfig
+    trainer: Trainer
     scheme: LabelScheme
     steps: int
     draw: Callable[[int], list[Views]]
@@ -182,12 +186,12 @@ def fit(job: Fit) -> FitResult:
         UserError: when the checkpoint to resume is another run's or damaged.
         FaultError: when a loss or a weight is no longer a number; the last checkpoint is as it was.
     """
-    config, lesson = job.config, job.lesson
-    mean = averaged(lesson.networks[lesson.kept], config.ema)
+    config, trainer = job.config, job.trainer
+    mean = averaged(trainer.networks[trainer.kept], config.ema)
     start, history = _resume(job, mean)
     shown = _shown(job)
     job.on_start(start, job.steps)
-    for network in lesson.networks.values():
+    for network in trainer.networks.values():
         network.train()
     started = marked = time.perf_counter()
     step, waited_before, sums = start, 0.0, _Sums()
@@ -195,14 +199,14 @@ def fit(job: Fit) -> FitResult:
         for step, views in enumerate(loader, start + 1):
             # One step.
             factor = rate_factor(config, step - 1, job.steps)
-            for optimiser in lesson.optimisers.values():
+            for optimiser in trainer.optimisers.values():
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * factor
-            losses = lesson.step(views, step - 1, epoch_of(config, step - 1, job.steps))
+            losses = trainer.step(views, step - 1, epoch_of(config, step - 1, job.steps))
             if not all(map(math.isfinite, torch.stack(list(losses.values())).tolist())):
                 bad = [name for name, value in losses.items() if not math.isfinite(float(value))]
                 raise _diverged(job, step, "losses", bad)
-            mean.update_parameters(lesson.networks[lesson.kept])
+            mean.update_parameters(trainer.networks[trainer.kept])
             sums.add(losses)
             job.on_step(step)
             if step % config.look_every and step != job.steps:
@@ -217,8 +221,8 @@ def fit(job: Fit) -> FitResult:
             _look(job, mean.module, shown, history)
             state = {"step": step, "history": history, "fingerprint": job.fingerprint, "kind": STATE_KIND}
             state["threads"] = torch.get_num_threads()
-            parts = {**lesson.networks, "mean": mean}
-            write_state(job.out / LAST, parts, lesson.optimisers, state, job.device, lesson.extra_state())
+            parts = {**trainer.networks, "mean": mean}
+            write_state(job.out / LAST, parts, trainer.optimisers, state, job.device, trainer.extra_state())
             job.on_look(row)
             marked, waited_before, sums = time.perf_counter(), loader.waited_s, _Sums()
         total = time.perf_counter() - started
@@ -235,13 +239,13 @@ def _shown(job: Fit) -> list[Views]:
 def _look(job: Fit, network: nn.Module, shown: list[Views], history: list[dict[str, Any]]) -> None:
     """Leave a sheet of samples, the plot and the weights of now."""
     step = history[-1]["step"]
-    columns = job.lesson.sample(network, shown)
+    columns = job.trainer.sample(network, shown)
     network.train()
     write_sample_sheet(job.out / SAMPLES / f"step-{step:06d}.png", columns, job.scheme)
     write_history(job.out, history)
     losses = {name: name.replace("_", " ") for name in history[0] if name not in ("step", "steps_per_s", "wait_share")}
     plot_history(job.out, history, {"losses": losses})
-    card = {**job.card, **job.lesson.card(), "kind": job.lesson.kind, "step": step}
+    card = {**job.card, **job.trainer.card(), "kind": job.trainer.kind, "step": step}
     write_weights(job.out / BEST, network.state_dict(), card)
 
 
@@ -269,8 +273,8 @@ def _resume(job: Fit, mean: nn.Module) -> tuple[int, list[dict[str, Any]]]:
     checkpoint = read_checkpoint(path, STATE_KIND)
     if checkpoint.card.get("fingerprint") != job.fingerprint:
         raise UserError(f"{path}: expected the state of this configuration and data, got another's. Use another --out.")
-    parts = {**job.lesson.networks, "mean": mean}
-    job.lesson.load_extra_state(restore_state(checkpoint, parts, job.lesson.optimisers, job.device))
+    parts = {**job.trainer.networks, "mean": mean}
+    job.trainer.load_extra_state(restore_state(checkpoint, parts, job.trainer.optimisers, job.device))
     return int(checkpoint.card["step"]), list(checkpoint.card["history"])
 
 
@@ -280,7 +284,7 @@ def _refuse_broken_weights(job: Fit, step: int, mean: nn.Module) -> None:
     Raises:
         FaultError: naming the networks.
     """
-    parts = {**job.lesson.networks, "mean": mean}
+    parts = {**job.trainer.networks, "mean": mean}
     bad = [n for n, part in parts.items() if not all(bool(t.isfinite().all()) for t in part.state_dict().values())]
     if bad:
         raise _diverged(job, step, "weights", bad)

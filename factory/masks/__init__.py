@@ -5,7 +5,7 @@ A generator is a class with a frozen `Config`, built as ``Generator(config, devi
 ``refusal(request) -> str | None``, why a request can never be met, and ``draw(requests, rngs) -> list[Scores]``, which
 must not look at anything but each request and its own generator. `composition.allocate` makes the Tile of a Scores.
 One that learns from real instances without a training run has ``fit(tiles, request, config, typed) -> Config`` as well:
-`factory make --like` calls it. One with weights derives from `trained_masks.TrainedMasks` and has a ``Lesson`` for
+`factory make --like` calls it. One with weights derives from `trained_masks.TrainedMasks` and has a ``Trainer`` for
 `factory train`.
 """
 

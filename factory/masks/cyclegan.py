@@ -15,12 +15,12 @@ from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.learn.crops import Tiles, mask_streams
 from factory.learn.training import Views
-from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseLessonConfig, FromCoarse, coarse_views
+from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseTrainerConfig, FromCoarse, coarse_views
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
 from factory.nets.discriminators import PatchDiscriminator, refuse_small_views
 from factory.nets.history_pool import pooled
-from factory.nets.objectives import Adversarial, judged_as
+from factory.nets.objectives import Adversarial, adversarial_loss
 from factory.nets.resnet import ResnetGenerator
 from factory.nets.shapes import ResnetShape
 from manifests.labels import LabelScheme
@@ -29,37 +29,37 @@ _SAMPLES = 6
 _SIDES = ("fine", "coarse")
 
 
-class CycleGanLessonConfig(CoarseLessonConfig):
+class CycleGanTrainerConfig(CoarseTrainerConfig):
     """How CycleGAN is trained.
 
     Attributes:
-        network: both generators. judge_width, judge_depth: of both PatchGANs.
+        network: both generators. discriminator_width, discriminator_depth: of both PatchGANs.
         adversarial: least squares in the paper. cycle: weight of the cycle loss. identity: of the identity loss.
-        pool: made-up masks that the judges remember.
+        pool: made-up masks that the discriminators remember.
     """
 
     network: ResnetShape = ResnetShape()
-    judge_width: int = Field(default=64, ge=1)
-    judge_depth: int = Field(default=3, ge=1, le=5)
+    discriminator_width: int = Field(default=64, ge=1)
+    discriminator_depth: int = Field(default=3, ge=1, le=5)
     adversarial: Adversarial = "lsgan"
     cycle: float = Field(default=10.0, ge=0)
     identity: float = Field(default=0.0, ge=0)
     pool: int = Field(default=50, ge=1)
 
     @model_validator(mode="after")
-    def _large_enough(self) -> CycleGanLessonConfig:
-        refuse_small_views(self.size, self.judge_depth)
+    def _large_enough(self) -> CycleGanTrainerConfig:
+        refuse_small_views(self.size, self.discriminator_depth)
         return self
 
 
-class CycleGanLesson:
-    """Trains two generators, coarse to fine and back, each against a judge of what it makes."""
+class CycleGanTrainer:
+    """Trains two generators, coarse to fine and back, each against a discriminator of what it makes."""
 
-    Config = CycleGanLessonConfig
+    Config = CycleGanTrainerConfig
     kept = "to_fine"
     kind = WEIGHTS_KIND
 
-    def __init__(self, config: CycleGanLessonConfig, scheme: LabelScheme, device: str) -> None:
+    def __init__(self, config: CycleGanTrainerConfig, scheme: LabelScheme, device: str) -> None:
         self._config, self._scheme, self._device = config, scheme, device
         self._channels = channels_of(len(scheme))
         self._shape = {**config.network.model_dump(mode="json"), "channels": self._channels}
@@ -67,14 +67,16 @@ class CycleGanLesson:
         for side in _SIDES:
             self.networks[f"to_{side}"] = CycleGan.build(self._shape).to(device)
         for side in _SIDES:
-            judge = PatchDiscriminator(self._channels, config.judge_width, config.judge_depth, config.network.norm)
-            self.networks[f"judge_{side}"] = judge.to(device)
+            discriminator = PatchDiscriminator(
+                self._channels, config.discriminator_width, config.discriminator_depth, config.network.norm
+            )
+            self.networks[f"discriminator_{side}"] = discriminator.to(device)
         rates = (config.learning_rate, (config.beta1, config.beta2))
         made_by = [p for side in _SIDES for p in self.networks[f"to_{side}"].parameters()]
-        judged_by = [p for side in _SIDES for p in self.networks[f"judge_{side}"].parameters()]
+        discriminated_by = [p for side in _SIDES for p in self.networks[f"discriminator_{side}"].parameters()]
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             "adam_generators": torch.optim.Adam(made_by, *rates),
-            "adam_judges": torch.optim.Adam(judged_by, *rates),
+            "adam_discriminators": torch.optim.Adam(discriminated_by, *rates),
         }
         self._pools: dict[str, list[npt.NDArray[np.float32]]] = {side: [] for side in _SIDES}
 
@@ -84,19 +86,19 @@ class CycleGanLesson:
         return mask_streams(tiles, config.size, config.batch, config.seed, config.max_background, streams=2)
 
     def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
-        """One step of both generators, then one of both judges; coarse and fine masks are of different tiles."""
+        """Take a step of both generators, then of both discriminators; coarse and fine masks are unpaired."""
         del epoch
         config = self._config
         real = {"fine": self._tensor(views[0]), "coarse": self._tensor(coarse_views(views[1], self._scheme, config))}
-        judges = [self.networks[f"judge_{side}"] for side in _SIDES]
+        discriminators = [self.networks[f"discriminator_{side}"] for side in _SIDES]
 
         # Generators.
         self.optimisers["adam_generators"].zero_grad(set_to_none=True)
-        for judge in judges:
-            judge.requires_grad_(False)
+        for discriminator in discriminators:
+            discriminator.requires_grad_(False)
         with autocast(config.precision, self._device):
             made = {side: self._made(side, real[_other(side)]) for side in _SIDES}
-            fooled = torch.stack([self._judged(side, made[side], True) for side in _SIDES]).sum()
+            fooled = torch.stack([self._adversarial(side, made[side], True) for side in _SIDES]).sum()
             back = [(self._made(side, made[_other(side)]) - real[side]).abs().mean() for side in _SIDES]
             cycle = torch.stack(back).sum()
             total = fooled + config.cycle * cycle
@@ -106,17 +108,17 @@ class CycleGanLesson:
         total.backward()  # type: ignore[no-untyped-call]
         self.optimisers["adam_generators"].step()
 
-        # Judges, on a history of what was made.
-        self.optimisers["adam_judges"].zero_grad(set_to_none=True)
-        for judge in judges:
-            judge.requires_grad_(True)
+        # Discriminators, on a history of what was made.
+        self.optimisers["adam_discriminators"].zero_grad(set_to_none=True)
+        for discriminator in discriminators:
+            discriminator.requires_grad_(True)
         with autocast(config.precision, self._device):
             shown = {side: self._from_pool(side, made[side], step) for side in _SIDES}
-            told = [self._judged(s, real[s], True) + self._judged(s, shown[s], False) for s in _SIDES]
-            judging = 0.5 * torch.stack(told).sum()
-        judging.backward()  # type: ignore[no-untyped-call]
-        self.optimisers["adam_judges"].step()
-        return {"adversarial": fooled.detach(), "cycle": cycle.detach(), "judges": judging.detach()}
+            told = [self._adversarial(s, real[s], True) + self._adversarial(s, shown[s], False) for s in _SIDES]
+            discriminator_loss = 0.5 * torch.stack(told).sum()
+        discriminator_loss.backward()  # type: ignore[no-untyped-call]
+        self.optimisers["adam_discriminators"].step()
+        return {"adversarial": fooled.detach(), "cycle": cycle.detach(), "discriminators": discriminator_loss.detach()}
 
     def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
         """Coarse masks, the fine ones made of them, and the real fine ones."""
@@ -145,8 +147,8 @@ class CycleGanLesson:
     def _made(self, side: str, source: torch.Tensor) -> torch.Tensor:
         return probabilities(self.networks[f"to_{side}"](source))
 
-    def _judged(self, side: str, masks: torch.Tensor, real: bool) -> torch.Tensor:
-        return judged_as(self.networks[f"judge_{side}"](masks)[-1], real, self._config.adversarial)
+    def _adversarial(self, side: str, masks: torch.Tensor, real: bool) -> torch.Tensor:
+        return adversarial_loss(self.networks[f"discriminator_{side}"](masks)[-1], real, self._config.adversarial)
 
     def _from_pool(self, side: str, made: torch.Tensor, step: int) -> torch.Tensor:
         rng = generator(self._config.seed, Stream.TRAIN_NOISE, 2 * step + _SIDES.index(side))
@@ -159,7 +161,7 @@ class CycleGan(FromCoarse):
 
     name = "cyclegan"
     Config = CoarseConfig
-    Lesson = CycleGanLesson
+    Trainer = CycleGanTrainer
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> ResnetGenerator:

@@ -1,4 +1,4 @@
-"""DCGAN (Radford et al. 2016) on masks: the baseline of DEPAS, of one size, with one judge and a plain sigmoid."""
+"""DCGAN (Radford et al. 2016) on masks: the baseline of DEPAS, of one size, one discriminator, a plain sigmoid."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ class DcganShape(Config):
     widths: tuple[int, int, int, int, int] = (512, 256, 128, 64, 32)
 
 
-class DcganLessonConfig(FromNoiseConfig):
+class DcganTrainerConfig(FromNoiseConfig):
     """How DCGAN is trained: DEPAS' data, schedule and optimiser.
 
     Attributes:
-        network: the generator. judge_width: channels of the first layer of the judge.
+        network: the generator. discriminator_width: channels of the first layer of the discriminator.
     """
 
     network: DcganShape = DcganShape()
-    judge_width: int = Field(default=64, ge=1)
+    discriminator_width: int = Field(default=64, ge=1)
 
 
-class DcganLesson(FromNoise):
+class DcganTrainer(FromNoise):
     """Trains a `DcganGenerator`; its tanh is our sigmoid, up to scale."""
 
-    Config = DcganLessonConfig
+    Config = DcganTrainerConfig
 
-    def __init__(self, config: DcganLessonConfig, scheme: LabelScheme, device: str) -> None:
+    def __init__(self, config: DcganTrainerConfig, scheme: LabelScheme, device: str) -> None:
         channels = channels_of(len(scheme))
         shape = {**config.network.model_dump(mode="json"), "size": list(config.size), "out_channels": channels}
-        judges = Scales([WholeDiscriminator(channels, config.judge_width, config.size)])
-        super().__init__(config, Dcgan.build(shape), judges, channels, lambda epoch: 1.0, device, shape)
+        discriminators = Scales([WholeDiscriminator(channels, config.discriminator_width, config.size)])
+        super().__init__(config, Dcgan.build(shape), discriminators, channels, lambda epoch: 1.0, device, shape)
 
 
 class Dcgan(TrainedMasks):
@@ -55,7 +55,7 @@ class Dcgan(TrainedMasks):
 
     name = "dcgan"
     Config = TrainedConfig
-    Lesson = DcganLesson
+    Trainer = DcganTrainer
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> DcganGenerator:

@@ -1,4 +1,4 @@
-"""DEPAS (Larey et al. 2023): masks from noise, with spatial noise, annealed output and judges at three scales."""
+"""DEPAS (Larey et al. 2023): masks from noise; spatial noise, annealed output, discriminators at three scales."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ class DepasShape(Config):
     mixing: int = Field(default=2, ge=0)
 
 
-class DepasLessonConfig(FromNoiseConfig):
+class DepasTrainerConfig(FromNoiseConfig):
     """How DEPAS is trained; the defaults are the paper's schedule.
 
     Attributes:
-        network: the generator. judge_width: channels of the first layer of each judge.
-        scales: judges at 100, 50, 25 % ... of the size, equal weights.
+        network: the generator. discriminator_width: channels of the first layer of each discriminator.
+        scales: discriminators at 100, 50, 25 % ... of the size, equal weights.
         anneal_epochs: the sigmoid's slope grows by 1, or the softmax's temperature falls to 4/5, every so many epochs.
     """
 
     network: DepasShape = DepasShape()
-    judge_width: int = Field(default=64, ge=1)
+    discriminator_width: int = Field(default=64, ge=1)
     scales: int = Field(default=3, ge=1, le=4)
     anneal_epochs: int = Field(default=10, ge=1)
 
 
-class DepasLesson(FromNoise):
+class DepasTrainer(FromNoise):
     """Trains a `DepasGenerator`."""
 
-    Config = DepasLessonConfig
+    Config = DepasTrainerConfig
 
-    def __init__(self, config: DepasLessonConfig, scheme: LabelScheme, device: str) -> None:
+    def __init__(self, config: DepasTrainerConfig, scheme: LabelScheme, device: str) -> None:
         channels = channels_of(len(scheme))
         shape = {**config.network.model_dump(mode="json"), "out_channels": channels}
         sizes = [(config.size[0] >> level, config.size[1] >> level) for level in range(config.scales)]
-        judges = Scales([WholeDiscriminator(channels, config.judge_width, size) for size in sizes])
+        discriminators = Scales([WholeDiscriminator(channels, config.discriminator_width, size) for size in sizes])
         super().__init__(
             config,
             DepasGenerator(**shape),
-            judges,
+            discriminators,
             channels,
             lambda epoch: sharpness(epoch, config.anneal_epochs, channels),
             device,
@@ -70,7 +70,7 @@ class Depas(TrainedMasks):
 
     name = "depas"
     Config = TrainedConfig
-    Lesson = DepasLesson
+    Trainer = DepasTrainer
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> DepasGenerator:

@@ -16,11 +16,11 @@ from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.learn.crops import Tiles, mask_streams
 from factory.learn.training import Views
-from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseLessonConfig, FromCoarse, coarse_views
+from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseTrainerConfig, FromCoarse, coarse_views
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
 from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_views
-from factory.nets.objectives import Adversarial, feature_matching, judged_as
+from factory.nets.objectives import Adversarial, adversarial_loss, feature_matching
 from factory.nets.shapes import UNetShape
 from factory.nets.unet import UNet
 from manifests.labels import LabelScheme
@@ -32,9 +32,9 @@ class LossWeights(Config):
     """How much each term counts.
 
     Attributes:
-        adversarial: of the judges. l1: mean absolute difference from the paired mask (pix2pix: 100).
-        feature: feature matching, for each judge. mean_prediction: square of the difference between the judges' mean
-            predictions of made-up and of real masks (PriorPath, 2.8).
+        adversarial: of the discriminators. l1: mean absolute difference from the paired mask (pix2pix: 100).
+        feature: feature matching, for each discriminator. mean_prediction: square of the difference between the
+            discriminators' mean predictions of made-up and of real masks (PriorPath, 2.8).
     """
 
     adversarial: float = Field(default=1.0, ge=0)
@@ -43,46 +43,49 @@ class LossWeights(Config):
     mean_prediction: float = Field(default=0.0, ge=0)
 
 
-class PriorPathLessonConfig(CoarseLessonConfig):
+class PriorPathTrainerConfig(CoarseTrainerConfig):
     """How PriorPath is trained.
 
     Attributes:
-        network: the generator. judge_width, judge_depth: of each PatchGAN. judges: at 100, 50 ... % of the size.
-        adversarial: cross entropy or least squares. loss: weights of the terms.
+        network: the generator. discriminator_width, discriminator_depth: of each PatchGAN. discriminators: at 100, 50
+        ... % of the size. adversarial: cross entropy or least squares. loss: weights of the terms.
     """
 
     network: UNetShape = UNetShape()
-    judge_width: int = Field(default=64, ge=1)
-    judge_depth: int = Field(default=3, ge=1, le=5)
-    judges: int = Field(default=1, ge=1, le=3)
+    discriminator_width: int = Field(default=64, ge=1)
+    discriminator_depth: int = Field(default=3, ge=1, le=5)
+    discriminators: int = Field(default=1, ge=1, le=3)
     adversarial: Adversarial = "bce"
     loss: LossWeights = LossWeights()
 
     @model_validator(mode="after")
-    def _deep_enough(self) -> PriorPathLessonConfig:
+    def _deep_enough(self) -> PriorPathTrainerConfig:
         self.network.check_size(self.size)
-        refuse_small_views(self.size, self.judge_depth, self.judges)
+        refuse_small_views(self.size, self.discriminator_depth, self.discriminators)
         return self
 
 
-class PriorPathLesson:
+class PriorPathTrainer:
     """Trains a `UNet` on pairs of coarse and fine masks against PatchGANs that see both."""
 
-    Config = PriorPathLessonConfig
+    Config = PriorPathTrainerConfig
     kept = "generator"
     kind = WEIGHTS_KIND
 
-    def __init__(self, config: PriorPathLessonConfig, scheme: LabelScheme, device: str) -> None:
+    def __init__(self, config: PriorPathTrainerConfig, scheme: LabelScheme, device: str) -> None:
         self._config, self._scheme, self._device = config, scheme, device
         self._channels = channels_of(len(scheme))
         self._shape = {**config.network.model_dump(mode="json"), "channels": self._channels}
         self._network = PriorPath.build(self._shape).to(device)
         seen = 2 * self._channels
         norm = config.network.norm
-        self._judges = Scales(
-            [PatchDiscriminator(seen, config.judge_width, config.judge_depth, norm) for _ in range(config.judges)]
+        self._discriminators = Scales(
+            [
+                PatchDiscriminator(seen, config.discriminator_width, config.discriminator_depth, norm)
+                for _ in range(config.discriminators)
+            ]
         ).to(device)
-        self.networks: dict[str, nn.Module] = {"generator": self._network, "judges": self._judges}
+        self.networks: dict[str, nn.Module] = {"generator": self._network, "discriminators": self._discriminators}
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             f"adam_{name}": torch.optim.Adam(part.parameters(), config.learning_rate, (config.beta1, config.beta2))
             for name, part in self.networks.items()
@@ -94,32 +97,36 @@ class PriorPathLesson:
         return mask_streams(tiles, config.size, config.batch, config.seed, config.max_background)
 
     def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
-        """One step of the judges on real and made-up pairs, then one of the generator."""
+        """One step of the discriminators on real and made-up pairs, then one of the generator."""
         del epoch
         config = self._config
         fine, coarse = self._pairs(views[0])
         with autocast(config.precision, self._device):
             made = probabilities(self._network(torch.cat([coarse, self._noise(fine, Stream.TRAIN_NOISE, step)], 1)))
 
-            # Judges.
-            self.optimisers["adam_judges"].zero_grad(set_to_none=True)
-            said = zip(self._judge(coarse, fine), self._judge(coarse, made.detach()), strict=True)
+            # Discriminators.
+            self.optimisers["adam_discriminators"].zero_grad(set_to_none=True)
+            said = zip(self._discriminator(coarse, fine), self._discriminator(coarse, made.detach()), strict=True)
             kind = config.adversarial
-            judging = torch.stack([judged_as(r[-1], True, kind) + judged_as(f[-1], False, kind) for r, f in said])
-            judging = 0.5 * judging.mean()  # half, as in pix2pix, so that the judges learn more slowly
-        judging.backward()  # type: ignore[no-untyped-call]
-        self.optimisers["adam_judges"].step()
+            discriminator_loss = torch.stack(
+                [adversarial_loss(r[-1], True, kind) + adversarial_loss(f[-1], False, kind) for r, f in said]
+            )
+            discriminator_loss = (
+                0.5 * discriminator_loss.mean()
+            )  # half, as in pix2pix, so that the discriminators learn more slowly
+        discriminator_loss.backward()  # type: ignore[no-untyped-call]
+        self.optimisers["adam_discriminators"].step()
 
         # Generator.
         self.optimisers["adam_generator"].zero_grad(set_to_none=True)
-        self._judges.requires_grad_(False)
+        self._discriminators.requires_grad_(False)
         with autocast(config.precision, self._device):
             terms = self._terms(coarse, fine, made)
         total = torch.stack([getattr(config.loss, name) * value for name, value in terms.items()]).sum()
         total.backward()  # type: ignore[no-untyped-call]
-        self._judges.requires_grad_(True)
+        self._discriminators.requires_grad_(True)
         self.optimisers["adam_generator"].step()
-        return {name: value.detach() for name, value in {**terms, "judges": judging}.items()}
+        return {name: value.detach() for name, value in {**terms, "discriminators": discriminator_loss}.items()}
 
     def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
         """Coarse masks, two fine ones made of each with always the same noise, and the real fine ones."""
@@ -156,20 +163,20 @@ class PriorPathLesson:
         drawn = rng.standard_normal((len(like), 1, *like.shape[2:]), np.float32)
         return torch.from_numpy(drawn).to(self._device)
 
-    def _judge(self, coarse: torch.Tensor, fine: torch.Tensor) -> list[list[torch.Tensor]]:
-        said: list[list[torch.Tensor]] = self._judges(torch.cat([coarse, fine], 1))
+    def _discriminator(self, coarse: torch.Tensor, fine: torch.Tensor) -> list[list[torch.Tensor]]:
+        said: list[list[torch.Tensor]] = self._discriminators(torch.cat([coarse, fine], 1))
         return said
 
     def _terms(self, coarse: torch.Tensor, fine: torch.Tensor, made: torch.Tensor) -> dict[str, torch.Tensor]:
         """The generator's terms; those that do not count are left out."""
         weights, kind = self._config.loss, self._config.adversarial
-        of_made = self._judge(coarse, made)
-        terms = {"adversarial": torch.stack([judged_as(said[-1], True, kind) for said in of_made]).mean()}
+        of_made = self._discriminator(coarse, made)
+        terms = {"adversarial": torch.stack([adversarial_loss(said[-1], True, kind) for said in of_made]).mean()}
         if weights.l1:
             terms["l1"] = (made.float() - fine).abs().mean()
         if weights.feature or weights.mean_prediction:
             with torch.no_grad():
-                of_real = self._judge(coarse, fine)
+                of_real = self._discriminator(coarse, fine)
             pairs = list(zip(of_made, of_real, strict=True))
             if weights.feature:
                 terms["feature"] = torch.stack([feature_matching(m, r) for m, r in pairs]).sum()
@@ -184,7 +191,7 @@ class PriorPath(FromCoarse):
 
     name = "priorpath"
     Config = CoarseConfig
-    Lesson = PriorPathLesson
+    Trainer = PriorPathTrainer
     noise_channels = 1
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Judges of masks: DCGAN's, which says one number of a mask, and pix2pix', which says one of every patch."""
+"""Discriminators of masks: DCGAN's, which says one number of a mask, and pix2pix', which says one of every patch."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ class WholeDiscriminator(nn.Module):
         return logits.flatten()
 
 
-def smallest_side(depth: int, judges: int = 1) -> int:
-    """Least side of a mask that `PatchDiscriminator`s of a depth can judge, the last of them at 1/2^(judges - 1)."""
-    return 3 << (depth + judges - 1)  # the two unstrided 4x4 convolutions take a pixel each
+def smallest_side(depth: int, discriminators: int = 1) -> int:
+    """Smallest side of a mask for `PatchDiscriminator`s of a depth, the last of them at 1/2^(discriminators - 1)."""
+    return 3 << (depth + discriminators - 1)  # the two unstrided 4x4 convolutions take a pixel each
 
 
-def refuse_small_views(size: tuple[int, int], depth: int, judges: int = 1) -> None:
-    """Refuse views that `PatchDiscriminator`s of a depth cannot judge; for the configs of lessons.
+def refuse_small_views(size: tuple[int, int], depth: int, discriminators: int = 1) -> None:
+    """Refuse views that `PatchDiscriminator`s of a depth cannot discriminator; for the configs of trainers.
 
     Raises:
         ValueError: naming the least side.
     """
-    least = smallest_side(depth, judges)
+    least = smallest_side(depth, discriminators)
     if min(size) < least:
-        raise ValueError(f"size: expected sides from {least} for these judges, got {size[0]}x{size[1]}")
+        raise ValueError(f"size: expected sides from {least} for these discriminators, got {size[0]}x{size[1]}")
 
 
 class PatchDiscriminator(nn.Module):
     """A mask -> a map of logits, one for every patch (70 x 70 pixels with three strided layers; Isola et al. 2017).
 
     Args:
-        channels: of what is judged, condition included. width: of the first layer. depth: strided layers. norm: kind.
+        channels: of its input, condition included. width: of the first layer. depth: strided layers. norm: kind.
     """
 
     def __init__(self, channels: int, width: int, depth: int = 3, norm: str = "instance") -> None:
@@ -96,15 +96,15 @@ class PatchDiscriminator(nn.Module):
 
 
 class Scales(nn.Module):
-    """Judges of one kind at 100, 50, 25 ... per cent of the size; smaller masks are means over 2 x 2 pixels."""
+    """Discriminators of one kind at 100, 50, 25 ... per cent of the size; smaller masks are means over 2 x 2 pixels."""
 
-    def __init__(self, judges: Sequence[nn.Module]) -> None:
+    def __init__(self, discriminators: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.judges = nn.ModuleList(judges)
+        self.discriminators = nn.ModuleList(discriminators)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor | list[torch.Tensor]]:
-        """What each judge says, the one of the full size first."""
+        """What each discriminator says, the one of the full size first."""
         said = []
-        for position, judge in enumerate(self.judges):
-            said.append(judge(x if position == 0 else F.avg_pool2d(x, 2**position)))
+        for position, discriminator in enumerate(self.discriminators):
+            said.append(discriminator(x if position == 0 else F.avg_pool2d(x, 2**position)))
         return said

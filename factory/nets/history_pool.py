@@ -1,4 +1,4 @@
-"""What a judge remembers: made-up masks or images of earlier steps (Shrivastava et al. 2017)."""
+"""What a discriminator remembers: made-up masks or images of earlier steps (Shrivastava et al. 2017)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 def pooled(
     pool: list[npt.NDArray[np.float32]], made: Sequence[npt.NDArray[np.float32]], rng: np.random.Generator, most: int
 ) -> list[npt.NDArray[np.float32]]:
-    """What the judges see instead of what was just made: half of it earlier ones.
+    """What the discriminators see instead of what was just made: half of it earlier ones.
 
     Args:
         pool: earlier ones, changed in place. made: new ones. rng: chooses. most: size of the pool (50 in the paper).

@@ -1,4 +1,4 @@
-"""What generators and their judges minimise."""
+"""What generators and their discriminators minimise."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 Adversarial = Literal["bce", "lsgan"]
 
 
-def judged_as(logits: torch.Tensor, real: bool, kind: Adversarial) -> torch.Tensor:
-    """Distance of a judge's logits from "real" or "made up": cross entropy (Goodfellow 2014) or squares (Mao 2017).
+def adversarial_loss(logits: torch.Tensor, real: bool, kind: Adversarial) -> torch.Tensor:
+    """Adversarial loss of logits: cross entropy (Goodfellow 2014) or least squares (Mao 2017).
 
     A generator minimises it with ``real=True``: the non-saturating form of -log D.
     """
@@ -22,6 +22,6 @@ def judged_as(logits: torch.Tensor, real: bool, kind: Adversarial) -> torch.Tens
 
 
 def feature_matching(fake: list[torch.Tensor], real: list[torch.Tensor]) -> torch.Tensor:
-    """Mean absolute difference of a judge's hidden layers, their logits left out (Wang et al. 2018, Eq. 4)."""
+    """Mean absolute difference of a discriminator's hidden layers, their logits left out (Wang et al. 2018, Eq. 4)."""
     terms = [F.l1_loss(a.float(), b.detach().float()) for a, b in zip(fake[:-1], real[:-1], strict=True)]
     return torch.stack(terms).mean()

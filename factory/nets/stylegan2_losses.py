@@ -1,4 +1,4 @@
-"""What StyleGAN2 adds to the logistic loss (`factory.nets.objectives.judged_as`, ``bce``): R1, path length, averages.
+"""Losses of StyleGAN2 beside the logistic one (`factory.nets.objectives`): R1, path length; averaged weights.
 
 Regularisers are lazy (Karras et al. 2020, "Analyzing and Improving", Sec. 3.1): taken every few steps, with their
 weight multiplied by that number, while Adam's constants are corrected by `LazyAdam`.

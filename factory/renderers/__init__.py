@@ -5,7 +5,7 @@ A renderer is a class with a frozen `Config`, built as ``Renderer(config, device
 where what the mask says is what is drawn, "conditioned" where a network was asked for it), and
 ``render(conditions, rngs) -> list of uint8 [H, W, 3]``. One that learns from real images without a training run has
 ``fit(images, scheme, config) -> Config`` as well: `factory make --like` calls it. One with weights derives from
-`trained_renderers.TrainedRenderer` and has a ``Lesson`` for `factory train`.
+`trained_renderers.TrainedRenderer` and has a ``Trainer`` for `factory train`.
 """
 
 TRAINABLE = ("pix2pixhd", "sharpgan", "pix2pix", "cyclegan")

@@ -17,37 +17,37 @@ from factory.learn.crops import ImageViews, Tiles
 from factory.learn.training import Views
 from factory.nets.discriminators import PatchDiscriminator, refuse_small_views
 from factory.nets.history_pool import pooled
-from factory.nets.objectives import Adversarial, judged_as
+from factory.nets.objectives import Adversarial, adversarial_loss
 from factory.nets.resnet import ResnetGenerator
 from factory.nets.shapes import ResnetShape
-from factory.renderers.learned.image_training import ImageLesson, ImageLessonConfig
+from factory.renderers.learned.image_training import ImageTrainer, ImageTrainerConfig
 from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 
-class CycleGanConfig(ImageLessonConfig):
+class CycleGanConfig(ImageTrainerConfig):
     """How CycleGAN is trained.
 
     Attributes:
-        network: both generators. judge_width, judge_depth: of both PatchGANs. adversarial: least squares in the paper.
-        cycle: weight of the cycle loss. pool: made-up images that the judges remember.
+        network: both generators. discriminator_width, discriminator_depth: of both PatchGANs. adversarial: least
+        squares in the paper. cycle: weight of the cycle loss. pool: made-up images that the discriminators remember.
     """
 
     network: ResnetShape = ResnetShape()
-    judge_width: int = Field(default=64, ge=1)
-    judge_depth: int = Field(default=3, ge=1, le=5)
+    discriminator_width: int = Field(default=64, ge=1)
+    discriminator_depth: int = Field(default=3, ge=1, le=5)
     adversarial: Adversarial = "lsgan"
     cycle: float = Field(default=10.0, ge=0)
     pool: int = Field(default=50, ge=1)
 
     @model_validator(mode="after")
     def _large_enough(self) -> CycleGanConfig:
-        refuse_small_views(self.size, self.judge_depth)
+        refuse_small_views(self.size, self.discriminator_depth)
         return self
 
 
-class CycleGanLesson(ImageLesson):
-    """Trains two generators, maps to images and back, each against a judge; maps and images are of different tiles."""
+class CycleGanTrainer(ImageTrainer):
+    """Trains two generators, maps to images and back, with a discriminator each; maps and images are unpaired."""
 
     Config = CycleGanConfig
     _config: CycleGanConfig
@@ -57,22 +57,22 @@ class CycleGanLesson(ImageLesson):
         self._shape = {**config.network.model_dump(mode="json"), "in_channels": self.in_channels}
         shape, norm = config.network, config.network.norm
         back = ResnetGenerator(3, self.in_channels, shape.width, shape.blocks, norm, shape.kernel)
-        judges = [
-            PatchDiscriminator(channels, config.judge_width, config.judge_depth, norm)
+        discriminators = [
+            PatchDiscriminator(channels, config.discriminator_width, config.discriminator_depth, norm)
             for channels in (3, self.in_channels)
         ]
         self.networks = {
             "generator": CycleGan.build(self._shape).to(device),
             "back": back.to(device),
-            "judge_images": judges[0].to(device),
-            "judge_maps": judges[1].to(device),
+            "discriminator_images": discriminators[0].to(device),
+            "discriminator_maps": discriminators[1].to(device),
         }
         rates = (config.learning_rate, (config.beta1, config.beta2))
         made_by = [*self.networks["generator"].parameters(), *self.networks["back"].parameters()]
-        judged_by = [*judges[0].parameters(), *judges[1].parameters()]
+        discriminated_by = [*discriminators[0].parameters(), *discriminators[1].parameters()]
         self.optimisers = {
             "adam_generators": torch.optim.Adam(made_by, *rates),
-            "adam_judges": torch.optim.Adam(judged_by, *rates),
+            "adam_discriminators": torch.optim.Adam(discriminated_by, *rates),
         }
         self._pools: dict[str, list[npt.NDArray[np.float32]]] = {"images": [], "maps": []}
 
@@ -89,38 +89,38 @@ class CycleGanLesson(ImageLesson):
         ]
 
     def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
-        """One step of both generators, then one of both judges."""
+        """One step of both generators, then one of both discriminators."""
         del epoch
         config = self._config
         real = {"maps": self.seen(views), "images": self.images(views)}
-        judges = [self.networks["judge_images"], self.networks["judge_maps"]]
+        discriminators = [self.networks["discriminator_images"], self.networks["discriminator_maps"]]
 
         # Generators.
         self.optimisers["adam_generators"].zero_grad(set_to_none=True)
-        for judge in judges:
-            judge.requires_grad_(False)
+        for discriminator in discriminators:
+            discriminator.requires_grad_(False)
         with autocast(config.precision, self._device):
             made = {side: self._made(side, real[_other(side)]) for side in real}
-            fooled = torch.stack([self._judged(side, made[side], True) for side in real]).sum()
+            fooled = torch.stack([self._adversarial(side, made[side], True) for side in real]).sum()
             back = [(self._made(side, made[_other(side)]) - real[side]).abs().mean() for side in real]
             cycle = torch.stack(back).sum()
             total = fooled + config.cycle * cycle
         total.backward()  # type: ignore[no-untyped-call]
         self.optimisers["adam_generators"].step()
 
-        # Judges, on a history of what was made.
-        self.optimisers["adam_judges"].zero_grad(set_to_none=True)
-        for judge in judges:
-            judge.requires_grad_(True)
+        # Discriminators, on a history of what was made.
+        self.optimisers["adam_discriminators"].zero_grad(set_to_none=True)
+        for discriminator in discriminators:
+            discriminator.requires_grad_(True)
         with autocast(config.precision, self._device):
             told = [
-                self._judged(s, real[s], True) + self._judged(s, self._remembered(s, made[s], step), False)
+                self._adversarial(s, real[s], True) + self._adversarial(s, self._remembered(s, made[s], step), False)
                 for s in real
             ]
-            judging = 0.5 * torch.stack(told).sum()
-        judging.backward()  # type: ignore[no-untyped-call]
-        self.optimisers["adam_judges"].step()
-        return {"adversarial": fooled.detach(), "cycle": cycle.detach(), "judges": judging.detach()}
+            discriminator_loss = 0.5 * torch.stack(told).sum()
+        discriminator_loss.backward()  # type: ignore[no-untyped-call]
+        self.optimisers["adam_discriminators"].step()
+        return {"adversarial": fooled.detach(), "cycle": cycle.detach(), "discriminators": discriminator_loss.detach()}
 
     def extra_state(self) -> dict[str, torch.Tensor]:
         """Both histories."""
@@ -139,8 +139,8 @@ class CycleGanLesson(ImageLesson):
         classes, colours = said[:, : self._channels], said[:, self._channels :]
         return torch.cat([classes.softmax(1), colours.tanh()], 1)
 
-    def _judged(self, side: str, shown: torch.Tensor, real: bool) -> torch.Tensor:
-        return judged_as(self.networks[f"judge_{side}"](shown)[-1], real, self._config.adversarial)
+    def _adversarial(self, side: str, shown: torch.Tensor, real: bool) -> torch.Tensor:
+        return adversarial_loss(self.networks[f"discriminator_{side}"](shown)[-1], real, self._config.adversarial)
 
     def _remembered(self, side: str, made: torch.Tensor, step: int) -> torch.Tensor:
         rng = generator(self._config.seed, Stream.TRAIN_NOISE, 2 * step + (side == "maps"))
@@ -152,7 +152,7 @@ class CycleGan(TrainedRenderer):
     """Renders condition maps of any size that is a multiple of 32."""
 
     name = "cyclegan"
-    Lesson = CycleGanLesson
+    Trainer = CycleGanTrainer
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> nn.Module:

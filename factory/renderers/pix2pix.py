@@ -19,11 +19,11 @@ class Pix2PixConfig(PairsConfig):
     """How pix2pix is trained.
 
     Attributes:
-        network: the generator. judging, fooling, loss: as in the paper.
+        network: the generator. discriminator_loss, fooling, loss: as in the paper.
     """
 
     network: UNetShape = UNetShape()
-    judging: Adversarial = "bce"
+    discriminator_loss: Adversarial = "bce"
     fooling: Adversarial = "bce"
     loss: ImageLossWeights = ImageLossWeights(l1=100.0)
 
@@ -33,7 +33,7 @@ class Pix2PixConfig(PairsConfig):
         return self
 
 
-class Pix2PixLesson(FromPairs):
+class Pix2PixTrainer(FromPairs):
     """Trains a U-Net that sees a channel of noise, see `UNet`."""
 
     Config = Pix2PixConfig
@@ -53,7 +53,7 @@ class Pix2Pix(TrainedRenderer):
     """Renders condition maps whose sides are multiples of 2^depth."""
 
     name = "pix2pix"
-    Lesson = Pix2PixLesson
+    Trainer = Pix2PixTrainer
 
     @property
     def noise_channels(self) -> int:

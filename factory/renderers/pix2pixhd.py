@@ -29,8 +29,8 @@ class Pix2PixHdConfig(PairsConfig):
         return self
 
 
-class Pix2PixHdLesson(FromPairs):
-    """Trains G1 against judges at several scales, with least squares and feature matching."""
+class Pix2PixHdTrainer(FromPairs):
+    """Trains G1 against discriminators at several scales, with least squares and feature matching."""
 
     Config = Pix2PixHdConfig
 
@@ -48,7 +48,7 @@ class Pix2PixHd(TrainedRenderer):
     """Renders condition maps of any size that is a multiple of 32."""
 
     name = "pix2pixhd"
-    Lesson = Pix2PixHdLesson
+    Trainer = Pix2PixHdTrainer
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> GlobalGenerator:

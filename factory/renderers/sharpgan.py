@@ -33,7 +33,7 @@ class SharpGanConfig(PairsConfig):
         unet, resnet: its shape, of which the one that `architecture` names counts.
         noise_channels: of Gaussian noise that it sees beside the map, from which it makes what no map says: without,
             wide areas between nuclei are flat. A `UNet` has one.
-        judging, fooling, condition: as in the paper. Its terms of the loss stand in its presets.
+        discriminator_loss, fooling, condition: as in the paper. Its terms of the loss stand in its presets.
     """
 
     architecture: Architecture = "unet"
@@ -41,7 +41,7 @@ class SharpGanConfig(PairsConfig):
     resnet: GlobalShape = GlobalShape()
     noise_channels: int = Field(default=1, ge=0)
     condition: ConditionConfig = ConditionConfig(kind="skeleton")
-    judging: Adversarial = "bce"
+    discriminator_loss: Adversarial = "bce"
     fooling: Adversarial = "bce"
 
     @model_validator(mode="after")
@@ -52,7 +52,7 @@ class SharpGanConfig(PairsConfig):
         return self
 
 
-class SharpGanLesson(FromPairs):
+class SharpGanTrainer(FromPairs):
     """Trains a generator that sees the relief of nuclei, with terms of their contours."""
 
     Config = SharpGanConfig
@@ -76,7 +76,7 @@ class SharpGan(TrainedRenderer):
     """Renders masks of nuclei."""
 
     name = "sharpgan"
-    Lesson = SharpGanLesson
+    Trainer = SharpGanTrainer
 
     @property
     def noise_channels(self) -> int:

@@ -20,7 +20,7 @@ from factory.core.registry import resolve
 from factory.core.runs import RUN, lock_folder
 from factory.core.weights import read_card
 from factory.learn.crops import Tiles, open_tiles
-from factory.learn.training import SAMPLES, UNHASHED, Fit, FitResult, LessonConfig, fit
+from factory.learn.training import SAMPLES, UNHASHED, Fit, FitResult, TrainerConfig, fit
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.schema import DISCLAIMER
@@ -39,7 +39,7 @@ class TrainingRun:
     """
 
     name: str
-    config: LessonConfig
+    config: TrainerConfig
     tiles: Tiles
     out: Path
     data: tuple[str, ...]
@@ -58,9 +58,9 @@ class TrainingRun:
         return {"generator": self.name, "config": config, "data": list(self.data)}
 
 
-def resolve_lesson(
+def resolve_trainer(
     name: str, config: str | None, assignments: Sequence[str], typed: dict[str, Any], device: str
-) -> LessonConfig:
+) -> TrainerConfig:
     """Lay typed values over ``--set`` over ``--config`` over the generator's defaults.
 
     Args:
@@ -71,12 +71,12 @@ def resolve_lesson(
     Raises:
         UserError: for an unknown generator, key or file, or a value of the wrong form.
     """
-    lesson = lesson_class(name)
+    trainer = trainer_class(name)
     shipped = _shipped_name(name)
     path = config_path(config or (f"{shipped}_light" if device == "cpu" else shipped))
     values = merge(merge(read_yaml(path), parse_assignments(assignments)), typed)
-    resolved = parse(lesson.Config, values, str(path.name if config is None else config))
-    found: LessonConfig = resolved.model_copy(update={"precision": resolve_precision(resolved.precision, device)})
+    resolved = parse(trainer.Config, values, str(path.name if config is None else config))
+    found: TrainerConfig = resolved.model_copy(update={"precision": resolve_precision(resolved.precision, device)})
     return found
 
 
@@ -97,24 +97,24 @@ def config_path(name: str) -> Path:
     return shipped
 
 
-def lesson_class(name: str) -> Any:
-    """The `Lesson` of a generator.
+def trainer_class(name: str) -> Any:
+    """The `Trainer` of a generator.
 
     Raises:
         UserError: for a generator that is not trained, or no generator.
     """
     if name in joint.FITTED:
-        raise UserError(f"NAME: expected one of {', '.join(lessons())}, got {name}, which is fitted, not taught.")
+        raise UserError(f"NAME: expected one of {', '.join(trainers())}, got {name}, which is fitted, not taught.")
     if name in {*masks.MASKS, *renderers.RENDERERS} and name not in {*masks.TRAINABLE, *renderers.TRAINABLE}:
-        raise UserError(f"NAME: expected one of {', '.join(lessons())}, got {name}, which needs no training.")
+        raise UserError(f"NAME: expected one of {', '.join(trainers())}, got {name}, which needs no training.")
     if name in masks.TRAINABLE and name in renderers.TRAINABLE:
         raise UserError(
             f"NAME: expected masks/{name} or renderers/{name}, got {name}, which is the name of both. Say which."
         )
-    return resolve(lessons(), name, "NAME").Lesson
+    return resolve(trainers(), name, "NAME").Trainer
 
 
-def lessons() -> dict[str, str]:
+def trainers() -> dict[str, str]:
     """What can be trained, by name; ``masks/`` or ``renderers/`` stands before a name that both tables have."""
     both = set(masks.TRAINABLE) & set(renderers.TRAINABLE)
     taught = tuple(name for name in joint.TRAINABLE if name not in joint.FITTED)
@@ -127,14 +127,14 @@ def lessons() -> dict[str, str]:
 
 
 def _shipped_name(name: str) -> str:
-    """How the configs of a lesson are called: those of a renderer's that shares its name end in ``_images``."""
+    """How the configs of a trainer are called: those of a renderer's that shares its name end in ``_images``."""
     part, _, own = name.rpartition("/")
     return f"{own}_images" if part == "renderers" else own
 
 
 def prepare(
     name: str,
-    config: LessonConfig,
+    config: TrainerConfig,
     data: Sequence[Path],
     out: Path | None,
     *,
@@ -145,7 +145,7 @@ def prepare(
     Raises:
         UserError: for whatever is wrong with the data.
     """
-    images_alone = getattr(lesson_class(name), "images_alone", False)
+    images_alone = getattr(trainer_class(name), "images_alone", False)
     tiles = open_tiles(data, config.scheme, config.size, config.batch, keep_ignored=images_alone, on_tile=on_tile)
     config.check_data(tiles.scheme, tiles.mpp)
     config = config.model_copy(update={"scheme": tiles.scheme.name})
@@ -191,15 +191,15 @@ def train(
     torch.set_num_threads(config.threads or usable_cores())
     refuse_other_threads(run.out, resume, torch.get_num_threads())
     torch.manual_seed(config.seed)
-    lesson = lesson_class(run.name)(config, run.tiles.scheme, device)
-    draw = lesson.draw_from(run.tiles)
+    trainer = trainer_class(run.name)(config, run.tiles.scheme, device)
+    draw = trainer.draw_from(run.tiles)
     run.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(run.out):
         begin(run.out, run.document, config.model_dump(mode="json"), clear=not resume)
         return fit(
             Fit(
                 config=config,
-                lesson=lesson,
+                trainer=trainer,
                 scheme=run.tiles.scheme,
                 steps=run.steps,
                 draw=draw,

@@ -179,7 +179,7 @@ def train(
     on_image: Callable[[int, int], None] = lambda done, total: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> LabellerResult:
-    """Draw the annotated images again, train on their features, judge on those held out; leaves a whole folder."""
+    """Draw the annotated images again, train on their features, score those held out; leaves a whole folder."""
     check_target(run, resume=resume, overwrite=overwrite)
     if resume and is_finished(run):
         _leave_features(run)
@@ -197,7 +197,7 @@ def train(
         store = FeatureStore(run.out / FEATURES, run.card.sha256)
         learnt_from, held = run.images.rows(held_out=False), run.images.rows(held_out=True)
         drawn = write_features(generator, drawing, [*learnt_from, *held], store, run.taps, on_image)
-        learnt, judged = drawn[: len(learnt_from)], drawn[len(learnt_from) :]
+        learnt, held_out = drawn[: len(learnt_from)], drawn[len(learnt_from) :]
         del generator
 
         # Labeller.
@@ -215,9 +215,9 @@ def train(
 
         # How good it is.
         found = None
-        if judged:
-            found, labels = judge(fitted.ensemble, judged, run.images.scheme, seed=config.seed, device=device)
-            _leave_sheet(run, held, judged, labels)
+        if held_out:
+            found, labels = judge(fitted.ensemble, held_out, run.images.scheme, seed=config.seed, device=device)
+            _leave_sheet(run, held, held_out, labels)
         _finish(run, fitted, learnt, found)
     return LabellerResult(found, float(np.mean([losses[-1] for losses in fitted.losses])))
 
@@ -270,14 +270,14 @@ def _leave_history(out: Path, fitted: Fitted) -> None:
 def _leave_sheet(
     run: LabellerRun,
     held: Sequence[tuple[Dataset, dict[str, Any]]],
-    judged: Sequence[Annotated],
+    held_out: Sequence[Annotated],
     labels: Sequence[npt.NDArray[np.uint8]],
 ) -> None:
     """Held-out images, their annotation, and what the labeller says."""
     apart = max(max(run.card.fields["network"]["size"]) // _SHOWN_PX, 1)
     shown = [
         (dataset.store.read(row["index"], "image"), image.labels, said)
-        for (dataset, row), image, said in zip(held[:_SHOWN], judged, labels, strict=False)
+        for (dataset, row), image, said in zip(held[:_SHOWN], held_out, labels, strict=False)
     ]
     columns = [np.stack([each[::apart, ::apart] for each in column]) for column in zip(*shown, strict=True)]
     write_sample_sheet(run.out / SHEET, columns, run.images.scheme)

@@ -101,7 +101,7 @@ def test_finished_runs_render_the_masks_of_the_held_out_views(runs: Path, arm: A
     views, groups = real_views(tiles, PROTOCOL, nuclei=True)
     assert views.shape == (3, 32, 64, 8)
     assert set(groups) <= {"real/real-slide-2", "real/real-slide-5"}
-    other = Arm("never trained", arm.lesson, arm.config)
+    other = Arm("never trained", arm.trainer, arm.config)
     shown = render_finished([other, arm], PROTOCOL, runs, views, tiles)
     assert list(shown) == [(arm.name, 0)]
     images = shown[arm.name, 0]

@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from factory.core.resolutions import LEARNT_MPP
 from factory.learn.crops import Tiles, open_tiles, random_crop, reopen_tiles
-from factory.learn.training import LessonConfig
+from factory.learn.training import TrainerConfig
 from factory.learn.weights import TrainedConfig, scheme_of
 from factory.masks.coarse import (
     AugmentSketchConfig,
@@ -35,8 +35,8 @@ from manifests.errors import UserError
 from manifests.labels import LabelScheme
 
 
-class CoarseLessonConfig(LessonConfig):
-    """What both lessons are told of the coarse masks.
+class CoarseTrainerConfig(TrainerConfig):
+    """What both trainers are told of the coarse masks.
 
     Attributes:
         opening_px, closing_px: kernels that make the coarse mask of a fine one.
@@ -183,7 +183,7 @@ class FromCoarse(TrainedMasks):
 
 
 def coarse_of(labels: npt.NDArray[np.uint8], scheme: LabelScheme, kernels: Mapping[str, int]) -> npt.NDArray[np.uint8]:
-    """The coarse map of a mask with a lesson's kernels: uint8 [H, W]."""
+    """The coarse map of a mask with a trainer's kernels: uint8 [H, W]."""
     return coarsen(
         labels,
         len(scheme),
@@ -194,9 +194,9 @@ def coarse_of(labels: npt.NDArray[np.uint8], scheme: LabelScheme, kernels: Mappi
 
 
 def coarse_views(
-    views: npt.NDArray[np.uint8], scheme: LabelScheme, config: CoarseLessonConfig
+    views: npt.NDArray[np.uint8], scheme: LabelScheme, config: CoarseTrainerConfig
 ) -> npt.NDArray[np.uint8]:
-    """The coarse maps of a batch with a lesson's kernels: uint8 [N, H, W]."""
+    """The coarse maps of a batch with a trainer's kernels: uint8 [N, H, W]."""
     kernels = {"opening_px": config.opening_px, "closing_px": config.closing_px}
     return np.stack([coarse_of(view, scheme, kernels) for view in views])
 

@@ -1,4 +1,4 @@
-"""What DEPAS and DCGAN share: a generator that learns masks from noise against judges of whole masks."""
+"""What DEPAS and DCGAN share: a generator that learns masks from noise against discriminators of whole masks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import nn
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.learn.crops import Tiles, mask_streams
-from factory.learn.training import LessonConfig, Views
+from factory.learn.training import TrainerConfig, Views
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets import STRIDE
 from factory.nets.annealing import probabilities, to_channels, to_labels
-from factory.nets.objectives import judged_as
+from factory.nets.objectives import adversarial_loss
 
 _SAMPLES = 8
 
 
-class FromNoiseConfig(LessonConfig):
-    """What both lessons are told: nothing of their own, but one choice less."""
+class FromNoiseConfig(TrainerConfig):
+    """What both trainers are told: nothing of their own, but one choice less."""
 
     @model_validator(mode="after")
     def _more_than_one_value(self) -> FromNoiseConfig:
@@ -34,12 +34,13 @@ class FromNoiseConfig(LessonConfig):
 
 
 class FromNoise:
-    """A lesson of the vanilla GAN (Goodfellow et al. 2014; DEPAS, Eqs. 3 and 4, with the non-saturating generator).
+    """A trainer of the vanilla GAN (Goodfellow et al. 2014; DEPAS, Eqs. 3 and 4, with the non-saturating generator).
 
     Args:
-        config: how to train. network: the generator, with `inputs`. judges: give a logit per mask at each scale.
-        channels: of masks in networks. sharpness: epoch -> what logits are multiplied by before they are judged.
-        device: where to compute. shape: of the network, for the card.
+        config: how to train. network: the generator, with `inputs`. discriminators: give a logit per mask at each
+        scale.
+        channels: of masks in networks. sharpness: epoch -> what logits are multiplied by before the discriminators see
+        them. device: where to compute. shape: of the network, for the card.
     """
 
     kept = "generator"
@@ -49,7 +50,7 @@ class FromNoise:
         self,
         config: FromNoiseConfig,
         network: nn.Module,
-        judges: nn.Module,
+        discriminators: nn.Module,
         channels: int,
         sharpness: Callable[[int], float],
         device: str,
@@ -57,8 +58,8 @@ class FromNoise:
     ) -> None:
         self._config, self._channels, self._sharpness = config, channels, sharpness
         self._device, self._shape = device, shape
-        self._network, self._judges = network.to(device), judges.to(device)
-        self.networks: dict[str, nn.Module] = {"generator": self._network, "judges": self._judges}
+        self._network, self._discriminators = network.to(device), discriminators.to(device)
+        self.networks: dict[str, nn.Module] = {"generator": self._network, "discriminators": self._discriminators}
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             f"adam_{name}": torch.optim.Adam(part.parameters(), config.learning_rate, (config.beta1, config.beta2))
             for name, part in self.networks.items()
@@ -71,7 +72,7 @@ class FromNoise:
         return mask_streams(tiles, config.size, config.batch, config.seed, config.max_background)
 
     def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
-        """One step of the judges on real and made-up masks, then one of the generator."""
+        """One step of the discriminators on real and made-up masks, then one of the generator."""
         self._epoch = epoch
         real = to_channels(torch.from_numpy(views[0]).to(self._device), self._channels)
         first = step * len(views[0])
@@ -79,22 +80,24 @@ class FromNoise:
         with autocast(self._config.precision, self._device):
             fake = probabilities(self._logits(self._network, rngs, views[0].shape[1:]))
 
-            # Judges.
-            self.optimisers["adam_judges"].zero_grad(set_to_none=True)
-            pairs = zip(self._judges(real), self._judges(fake.detach()), strict=True)
-            judging = torch.stack([judged_as(r, True, "bce") + judged_as(f, False, "bce") for r, f in pairs]).sum()
-        judging.backward()  # type: ignore[no-untyped-call]
-        self.optimisers["adam_judges"].step()
+            # Discriminators.
+            self.optimisers["adam_discriminators"].zero_grad(set_to_none=True)
+            pairs = zip(self._discriminators(real), self._discriminators(fake.detach()), strict=True)
+            discriminator_loss = torch.stack(
+                [adversarial_loss(r, True, "bce") + adversarial_loss(f, False, "bce") for r, f in pairs]
+            ).sum()
+        discriminator_loss.backward()  # type: ignore[no-untyped-call]
+        self.optimisers["adam_discriminators"].step()
 
         # Generator.
         self.optimisers["adam_generator"].zero_grad(set_to_none=True)
-        self._judges.requires_grad_(False)
+        self._discriminators.requires_grad_(False)
         with autocast(self._config.precision, self._device):
-            making = torch.stack([judged_as(said, True, "bce") for said in self._judges(fake)]).sum()
+            making = torch.stack([adversarial_loss(said, True, "bce") for said in self._discriminators(fake)]).sum()
         making.backward()  # type: ignore[no-untyped-call]
-        self._judges.requires_grad_(True)
+        self._discriminators.requires_grad_(True)
         self.optimisers["adam_generator"].step()
-        return {"generator": making.detach(), "judges": judging.detach()}
+        return {"generator": making.detach(), "discriminators": discriminator_loss.detach()}
 
     def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
         """Real masks and what the generator makes of always the same noise."""

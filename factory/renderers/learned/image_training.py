@@ -16,7 +16,7 @@ from factory.core.seeds import Stream, generator
 from factory.geometry.nuclear_maps import contour_of
 from factory.learn.cells_by_colour import with_cells
 from factory.learn.crops import ImageViews, NucleiViews, Tiles, instances_of
-from factory.learn.training import LessonConfig, Views
+from factory.learn.training import TrainerConfig, Views
 from factory.nets.stitching import to_pixels
 from factory.renderers.conditions import (
     RELIEFS,
@@ -36,8 +36,8 @@ SAMPLES = 6
 _LEAST_SHARE = 1e-4
 
 
-class ImageLessonConfig(LessonConfig):
-    """What the lessons of all renderers are told.
+class ImageTrainerConfig(TrainerConfig):
+    """What the trainers of all renderers are told.
 
     Attributes:
         condition: the map that the network sees.
@@ -96,8 +96,8 @@ class ImageLessonConfig(LessonConfig):
         return SCHEMES[f"{scheme.name}_cells"]
 
 
-class ImageLesson:
-    """Base of the lessons: views, conditions, looks and the card.
+class ImageTrainer:
+    """Base of the trainers: views, conditions, looks and the card.
 
     Args:
         config: how to train. scheme: of the masks. device: where to compute.
@@ -108,7 +108,7 @@ class ImageLesson:
     networks: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
 
-    def __init__(self, config: ImageLessonConfig, scheme: LabelScheme, device: str) -> None:
+    def __init__(self, config: ImageTrainerConfig, scheme: LabelScheme, device: str) -> None:
         self._config, self._scheme, self._device = config, scheme, device
         self._drawn = config.drawn_scheme(scheme)
         self._channels = channels_of_condition(config.condition.kind, self._drawn)

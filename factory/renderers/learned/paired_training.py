@@ -1,4 +1,4 @@
-"""pix2pix (Isola et al. 2017) and pix2pixHD (Wang et al. 2018) as a lesson: pairs of condition map and image."""
+"""pix2pix (Isola et al. 2017) and pix2pixHD (Wang et al. 2018) as a trainer: pairs of condition map and image."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from factory.core.seeds import Stream, generator
 from factory.learn.training import Views
 from factory.nets.contours import contrast, grey_of, sharpness, smoothness
 from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_views
-from factory.nets.objectives import Adversarial, feature_matching, judged_as
+from factory.nets.objectives import Adversarial, adversarial_loss, feature_matching
 from factory.nets.perceptual import PerceptualDistance
-from factory.renderers.learned.image_training import ImageLesson, ImageLessonConfig
+from factory.renderers.learned.image_training import ImageTrainer, ImageTrainerConfig
 
 _FEATURE_LAYERS = 4.0
-"""pix2pixHD sums feature matching over the hidden layers of a judge, with weight 4 / (their number); ours is a mean."""
+"""pix2pixHD sums feature matching over the hidden layers of a discriminator, with weight 4 / (their number); ours is a
+mean."""
 
 
 class ImageLossWeights(Config):
     """How much each term counts for the generator.
 
     Attributes:
-        adversarial: mean over the judges. feature: feature matching, scaled as in pix2pixHD's code. perceptual: VGG19.
-        l1: mean absolute difference from the paired image (pix2pix: 100).
+        adversarial: mean over the discriminators. feature: feature matching, scaled as in pix2pixHD's code.
+        perceptual: VGG19. l1: mean absolute difference from the paired image (pix2pix: 100).
         smoothness, contrast: of contours, L_s1 and L_s2 of Enhanced Sharp-GAN. sharpness: of Sharp-GAN, which they
             replace; see `factory.nets.contours`.
     """
@@ -50,12 +51,13 @@ class ImageLossWeights(Config):
         return [name for name in ("smoothness", "contrast", "sharpness") if getattr(self, name)]
 
 
-class PairsConfig(ImageLessonConfig):
-    """What the lessons from pairs are told.
+class PairsConfig(ImageTrainerConfig):
+    """What the trainers from pairs are told.
 
     Attributes:
-        judge_width, judge_depth: of each PatchGAN. judges: at 100, 50 ... % of the size. judge_norm: of theirs.
-        judging, fooling: what judges and generator minimise, cross entropy or least squares.
+        discriminator_width, discriminator_depth: of each PatchGAN. discriminators: at 100, 50 ... % of the size.
+        discriminator_norm: of theirs.
+        discriminator_loss, fooling: what discriminators and generator minimise, cross entropy or least squares.
         loss: weights of the generator's terms. perceptual_weights: file of VGG19's, needed with ``loss.perceptual``.
         contrast_levels: lambda of the terms of contours, the difference in grey from which on there is contrast, 0..1.
         contours_as_real: the terms of contours count only by what they exceed those of the real images of the step, so
@@ -63,11 +65,11 @@ class PairsConfig(ImageLessonConfig):
             as training goes on the network draws an outline around every nucleus.
     """
 
-    judge_width: int = Field(default=64, ge=1)
-    judge_depth: int = Field(default=3, ge=1, le=5)
-    judges: int = Field(default=1, ge=1, le=3)
-    judge_norm: str = Field(default="instance", pattern="^(batch|instance|none)$")
-    judging: Adversarial = "lsgan"
+    discriminator_width: int = Field(default=64, ge=1)
+    discriminator_depth: int = Field(default=3, ge=1, le=5)
+    discriminators: int = Field(default=1, ge=1, le=3)
+    discriminator_norm: str = Field(default="instance", pattern="^(batch|instance|none)$")
+    discriminator_loss: Adversarial = "lsgan"
     fooling: Adversarial = "lsgan"
     loss: ImageLossWeights = ImageLossWeights()
     perceptual_weights: str | None = None
@@ -80,8 +82,8 @@ class PairsConfig(ImageLessonConfig):
         return [*super().nuclei_needed_by, *(f"loss.{name}" for name in self.loss.of_contours)]
 
     @model_validator(mode="after")
-    def _judges_fit(self) -> PairsConfig:
-        refuse_small_views(self.size, self.judge_depth, self.judges)
+    def _discriminators_fit(self) -> PairsConfig:
+        refuse_small_views(self.size, self.discriminator_depth, self.discriminators)
         if bool(self.loss.perceptual) != bool(self.perceptual_weights):
             raise ValueError(
                 "perceptual_weights: expected a file of VGG19's weights with loss.perceptual above 0, none without; "
@@ -99,7 +101,7 @@ def _layout_for(network: nn.Module) -> torch.memory_format:
     return torch.contiguous_format if transposed else torch.channels_last
 
 
-class FromPairs(ImageLesson):
+class FromPairs(ImageTrainer):
     """Trains a generator on pairs, against PatchGANs that see condition and image."""
 
     _config: PairsConfig
@@ -107,51 +109,53 @@ class FromPairs(ImageLesson):
     """Of Gaussian noise that the network sees after the condition map and the look."""
 
     def equip(self, network: nn.Module) -> None:
-        """Take a generator, and make judges and optimisers for it."""
+        """Take a generator, and make discriminators and optimisers for it."""
         config = self._config
-        width, depth, norm = config.judge_width, config.judge_depth, config.judge_norm
-        judges = [PatchDiscriminator(self.in_channels + 3, width, depth, norm) for _ in range(config.judges)]
+        width, depth, norm = config.discriminator_width, config.discriminator_depth, config.discriminator_norm
+        discriminators = [
+            PatchDiscriminator(self.in_channels + 3, width, depth, norm) for _ in range(config.discriminators)
+        ]
         self._layout = _layout_for(network)
-        self._judges = Scales(judges).to(self._device).to(memory_format=self._layout)
+        self._discriminators = Scales(discriminators).to(self._device).to(memory_format=self._layout)
         self._network = network.to(self._device).to(memory_format=self._layout)
-        self.networks = {"generator": self._network, "judges": self._judges}
+        self.networks = {"generator": self._network, "discriminators": self._discriminators}
         self._perceptual: nn.Module | None = None
         if config.perceptual_weights:
             self._perceptual = PerceptualDistance(Path(config.perceptual_weights)).to(self._device)
         self.optimise()
 
     def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
-        """One step of the judges on real and made-up images, then one of the generator."""
+        """One step of the discriminators on real and made-up images, then one of the generator."""
         del epoch
         config = self._config
         seen, real = (part.contiguous(memory_format=self._layout) for part in (self.seen(views), self.images(views)))
         with autocast(config.precision, self._device):
             made = self.made(seen, step)
 
-            # Judges.
-            self.optimisers["adam_judges"].zero_grad(set_to_none=True)
-            of_real, of_made = self._judge(seen, real), self._judge(seen, made.detach())
-            kind = config.judging
+            # Discriminators.
+            self.optimisers["adam_discriminators"].zero_grad(set_to_none=True)
+            of_real, of_made = self._discriminator(seen, real), self._discriminator(seen, made.detach())
+            kind = config.discriminator_loss
             told = [
-                judged_as(r[-1], True, kind) + judged_as(m[-1], False, kind)
+                adversarial_loss(r[-1], True, kind) + adversarial_loss(m[-1], False, kind)
                 for r, m in zip(of_real, of_made, strict=True)
             ]
-            judging = 0.5 * torch.stack(told).mean()
-        judging.backward()  # type: ignore[no-untyped-call]
-        self.optimisers["adam_judges"].step()
+            discriminator_loss = 0.5 * torch.stack(told).mean()
+        discriminator_loss.backward()  # type: ignore[no-untyped-call]
+        self.optimisers["adam_discriminators"].step()
 
         # Generator.
         self.optimisers["adam_generator"].zero_grad(set_to_none=True)
-        self._judges.requires_grad_(False)
+        self._discriminators.requires_grad_(False)
         with autocast(config.precision, self._device):
             terms = self._terms(seen, real, made)
         if config.loss.of_contours:
             terms |= self._terms_of_contours(made, real, torch.from_numpy(views[4]).to(self._device))
         total = torch.stack([getattr(config.loss, name) * value for name, value in terms.items()]).sum()
         total.backward()  # type: ignore[no-untyped-call]
-        self._judges.requires_grad_(True)
+        self._discriminators.requires_grad_(True)
         self.optimisers["adam_generator"].step()
-        return {name: value.detach() for name, value in {**terms, "judges": judging}.items()}
+        return {name: value.detach() for name, value in {**terms, "discriminators": discriminator_loss}.items()}
 
     def made(self, seen: torch.Tensor, step: int) -> torch.Tensor:
         """Images of a training step, float [N, 3, H, W] in -1..1."""
@@ -169,18 +173,20 @@ class FromPairs(ImageLesson):
         noise = torch.from_numpy(rng.standard_normal((len(seen), self.noise_channels, *seen.shape[2:]), np.float32))
         return torch.cat([seen, noise.to(self._device)], 1)
 
-    def _judge(self, seen: torch.Tensor, image: torch.Tensor) -> list[list[torch.Tensor]]:
-        said: list[list[torch.Tensor]] = self._judges(torch.cat([seen, image.to(seen.dtype)], 1))
+    def _discriminator(self, seen: torch.Tensor, image: torch.Tensor) -> list[list[torch.Tensor]]:
+        said: list[list[torch.Tensor]] = self._discriminators(torch.cat([seen, image.to(seen.dtype)], 1))
         return said
 
     def _terms(self, seen: torch.Tensor, real: torch.Tensor, made: torch.Tensor) -> dict[str, torch.Tensor]:
         """The generator's terms; those that do not count are left out."""
         config, weights = self._config, self._config.loss
-        of_made = self._judge(seen, made)
-        terms = {"adversarial": torch.stack([judged_as(said[-1], True, config.fooling) for said in of_made]).mean()}
+        of_made = self._discriminator(seen, made)
+        terms = {
+            "adversarial": torch.stack([adversarial_loss(said[-1], True, config.fooling) for said in of_made]).mean()
+        }
         if weights.feature:
             with torch.no_grad():
-                of_real = self._judge(seen, real)
+                of_real = self._discriminator(seen, real)
             matched = [feature_matching(m, r) for m, r in zip(of_made, of_real, strict=True)]
             terms["feature"] = _FEATURE_LAYERS * torch.stack(matched).mean()
         if self._perceptual is not None:

@@ -30,7 +30,7 @@ class RendererConfig(TrainedConfig):
         look: which slide's colours the weights are told, where they know some: by its number on the card, or
             ``random``, another for every tile.
         look_jitter: how far each tile's look is moved from that, by the scale and shift of every channel as in training
-            (see `ImageLessonConfig`): more stains than there are slides. Weights trained with it can follow.
+            (see `ImageTrainerConfig`): more stains than there are slides. Weights trained with it can follow.
         window_px: side of the largest square that is drawn in one pass; larger tiles are stitched from windows, which
             shows nowhere but changes what the norms of the network see, so it is part of the result.
     """

@@ -1,4 +1,4 @@
-"""StyleGAN2-ADA as a lesson: resumed is unbroken, regularisers are lazy, and what may be configured."""
+"""StyleGAN2-ADA as a trainer: resumed is unbroken, regularisers are lazy, and what may be configured."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import nn
 
 from factory.core.checkpoints import BEST, LAST, read_checkpoint
 from factory.core.config import configs_dir, parse
-from factory.joint.stylegan2 import WEIGHTS_KIND, StyleGan2Config, StyleGan2Lesson, build, pixels_of
+from factory.joint.stylegan2 import WEIGHTS_KIND, StyleGan2Config, StyleGan2Trainer, build, pixels_of
 from factory.learn import training
 from factory.learn.crops import Tiles, open_tiles
 from factory.learn.training import STATE_KIND, Fit, fit
@@ -47,16 +47,25 @@ def config_of(**changes: Any) -> StyleGan2Config:
     return parse(StyleGan2Config, {**SMALL, **changes}, "test")
 
 
-def lesson_of(**changes: Any) -> StyleGan2Lesson:
+def trainer_of(**changes: Any) -> StyleGan2Trainer:
     torch.manual_seed(0)
-    return StyleGan2Lesson(config_of(**changes), get_scheme("tissue"), "cpu")
+    return StyleGan2Trainer(config_of(**changes), get_scheme("tissue"), "cpu")
 
 
 def job(out: Path, tiles: Tiles, resume: bool = False, on_step: Callable[[int], None] = lambda step: None) -> Fit:
     out.mkdir(exist_ok=True)
-    lesson = lesson_of()
+    trainer = trainer_of()
     return Fit(
-        config_of(), lesson, tiles.scheme, 4, lesson.draw_from(tiles), out, {}, "f" * 64, resume=resume, on_step=on_step
+        config_of(),
+        trainer,
+        tiles.scheme,
+        4,
+        trainer.draw_from(tiles),
+        out,
+        {},
+        "f" * 64,
+        resume=resume,
+        on_step=on_step,
     )
 
 
@@ -108,20 +117,20 @@ def images(seed: int = 0) -> list[Any]:
 
 
 def test_both_networks_learn_and_the_average_follows() -> None:
-    lesson = lesson_of()
-    before = {name: copied(network) for name, network in lesson.networks.items()}
-    lesson.step(images(), 0, 0)
-    lesson.step(images(1), 1, 0)
-    assert all(changed(network, before[name]) for name, network in lesson.networks.items())
-    generator, average = lesson.networks["generator"], lesson.networks["average"]
+    trainer = trainer_of()
+    before = {name: copied(network) for name, network in trainer.networks.items()}
+    trainer.step(images(), 0, 0)
+    trainer.step(images(1), 1, 0)
+    assert all(changed(network, before[name]) for name, network in trainer.networks.items())
+    generator, average = trainer.networks["generator"], trainer.networks["average"]
     assert changed(average, copied(generator))
     assert all(not parameter.requires_grad for parameter in average.parameters())
-    assert all(parameter.requires_grad for parameter in lesson.networks["judge"].parameters())
+    assert all(parameter.requires_grad for parameter in trainer.networks["discriminator"].parameters())
 
 
 def test_regularisers_are_taken_when_due_and_keep_their_last_value() -> None:
-    lesson = lesson_of(d_reg_interval=3, g_reg_interval=2)
-    said = [lesson.step(images(), step, 0) for step in range(1, 5)]
+    trainer = trainer_of(d_reg_interval=3, g_reg_interval=2)
+    said = [trainer.step(images(), step, 0) for step in range(1, 5)]
     assert float(said[0]["path_length"]) == 0
     assert float(said[1]["path_length"]) > 0
     assert torch.equal(said[2]["path_length"], said[1]["path_length"])
@@ -131,48 +140,48 @@ def test_regularisers_are_taken_when_due_and_keep_their_last_value() -> None:
 
 def test_a_step_depends_on_its_number_and_the_seed_alone() -> None:
     torch.manual_seed(1)
-    first = lesson_of().step(images(), 5, 0)
+    first = trainer_of().step(images(), 5, 0)
     torch.manual_seed(2)
-    lesson = lesson_of()
+    trainer = trainer_of()
     torch.rand(7)
-    assert lesson.step(images(), 5, 0) == first
-    assert lesson_of().step(images(), 6, 0) != first
-    assert lesson_of(seed=2).step(images(), 5, 0) != first
+    assert trainer.step(images(), 5, 0) == first
+    assert trainer_of().step(images(), 6, 0) != first
+    assert trainer_of(seed=2).step(images(), 5, 0) != first
 
 
 @pytest.mark.parametrize(("probability", "mixed"), [(0.0, False), (1.0, True)])
 def test_styles_are_mixed_as_often_as_asked(probability: float, mixed: bool) -> None:
-    lesson = lesson_of(style_mixing_prob=probability)
-    ws = lesson._styles(lesson._draws(0, 0), 8)
+    trainer = trainer_of(style_mixing_prob=probability)
+    ws = trainer._styles(trainer._draws(0, 0), 8)
     assert ws.shape == (8, 8, 5)
     differ = (ws != ws[:, :1]).any(2).any(1)
     assert bool(differ.all()) if mixed else not bool(differ.any())
-    assert torch.equal(ws[:, 0], lesson._styles(lesson._draws(0, 0), 8)[:, 0])
+    assert torch.equal(ws[:, 0], trainer._styles(trainer._draws(0, 0), 8)[:, 0])
 
 
 def test_p_moves_with_the_discriminator_unless_it_is_fixed() -> None:
-    free, fixed = lesson_of(ada_target=-1), lesson_of(ada_target=None)
-    none = lesson_of(augpipe="noaug", augment_p=0)
-    for lesson in (free, fixed, none):
+    free, fixed = trainer_of(ada_target=-1), trainer_of(ada_target=None)
+    none = trainer_of(augpipe="noaug", augment_p=0)
+    for trainer in (free, fixed, none):
         for step in (0, 1):
-            said = lesson.step(images(), step, 0)
-        lesson_p = float(said["augment_p"])
-        assert lesson_p >= 0.4 if lesson is free else lesson_p == pytest.approx(0.4 if lesson is fixed else 0)
+            said = trainer.step(images(), step, 0)
+        trainer_p = float(said["augment_p"])
+        assert trainer_p >= 0.4 if trainer is free else trainer_p == pytest.approx(0.4 if trainer is fixed else 0)
 
 
 def test_the_sheet_shows_real_images_and_two_truncations() -> None:
-    lesson = lesson_of()
-    real, truncated, whole = lesson.sample(lesson.networks["average"], images())
+    trainer = trainer_of()
+    real, truncated, whole = trainer.sample(trainer.networks["average"], images())
     assert truncated.shape == whole.shape == real.shape
     assert not np.array_equal(truncated, whole)
-    for name, noise in lesson.networks["average"].named_buffers():
+    for name, noise in trainer.networks["average"].named_buffers():
         if name.endswith("noise_const"):
             noise.zero_()  # each image has noise of its own
-    assert np.array_equal(lesson.sample(lesson.networks["average"], images())[1], truncated)
+    assert np.array_equal(trainer.sample(trainer.networks["average"], images())[1], truncated)
 
 
 def test_bfloat16_trains_too() -> None:
-    said = lesson_of(precision="bf16").step(images(), 0, 0)
+    said = trainer_of(precision="bf16").step(images(), 0, 0)
     assert all(bool(value.isfinite()) for value in said.values())
 
 

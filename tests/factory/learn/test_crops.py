@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.learn.crops import Tiles, Views, open_tiles, random_crop
-from factory.train.generator import lesson_class, lessons
+from factory.train.generator import trainer_class, trainers
 from manifests.errors import UserError
 from tests.conftest import Outcome, assert_refused
 from tests.mask_training import as_assignments, blobs, poke, write_blobs, write_masks
@@ -226,8 +226,16 @@ CASES: list[tuple[Callable[[Path], object], tuple[str, ...], str]] = [
     (plain, train_words("depas", size=[32, 32], batch=1), r"batch: expected at least 2 views of 32x32, got 1\.$"),
     (plain, train_words("dcgan", size=[32, 32], batch=1), r"batch: expected at least 2 views of 32x32, got 1\.$"),
     (plain, train_words("priorpath", network={"depth": 6}), r"multiples of 64, 2\^depth, got 32x64\.$"),
-    (plain, train_words("priorpath", judges=2), "size: expected sides from 48 for these judges, got 32x64"),
-    (plain, train_words("masks/cyclegan", judge_depth=4), "size: expected sides from 48 for these judges, got 32x64"),
+    (
+        plain,
+        train_words("priorpath", discriminators=2),
+        "size: expected sides from 48 for these discriminators, got 32x64",
+    ),
+    (
+        plain,
+        train_words("masks/cyclegan", discriminator_depth=4),
+        "size: expected sides from 48 for these discriminators, got 32x64",
+    ),
     (plain, ("factory", "train"), "Missing argument 'name'"),
 ]  # fmt: skip
 
@@ -242,7 +250,7 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", lessons())
+@pytest.mark.parametrize("name", trainers())
 def test_dry_run_prints_the_configuration_and_writes_nothing(name: str, tmp_path: Path, cli: Cli) -> None:
     plain(tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -256,17 +264,17 @@ def test_dry_run_prints_the_configuration_and_writes_nothing(name: str, tmp_path
 
 
 def test_flags_go_before_assignments_before_the_file_before_the_defaults(tmp_path: Path) -> None:
-    from factory.train.generator import resolve_lesson
+    from factory.train.generator import resolve_trainer
 
     (tmp_path / "own.yaml").write_text("batch: 4\nseed: 4\nepochs: 4\nnetwork: {mixing: 1}\n")
     path = str(tmp_path / "own.yaml")
-    config = resolve_lesson("depas", path, ["batch=5", "seed=5"], {"batch": 6}, "cpu")
+    config = resolve_trainer("depas", path, ["batch=5", "seed=5"], {"batch": 6}, "cpu")
     assert (config.batch, config.seed, config.epochs, config.beta1) == (6, 5, 4, 0.5)
     assert config.network.mixing == 1  # type: ignore[attr-defined]
-    assert config.network.latent_tile == lesson_class("depas").Config().network.latent_tile  # type: ignore[attr-defined]
-    assert resolve_lesson("depas", None, [], {}, "cpu").size == (128, 256)  # depas_light
-    assert resolve_lesson("depas", None, [], {"precision": "fp32"}, "cuda").size == (512, 1024)
-    assert resolve_lesson("priorpath", "priorpath_paper", [], {}, "cpu").judges == 2  # type: ignore[attr-defined]
+    assert config.network.latent_tile == trainer_class("depas").Config().network.latent_tile  # type: ignore[attr-defined]
+    assert resolve_trainer("depas", None, [], {}, "cpu").size == (128, 256)  # depas_light
+    assert resolve_trainer("depas", None, [], {"precision": "fp32"}, "cuda").size == (512, 1024)
+    assert resolve_trainer("priorpath", "priorpath_paper", [], {}, "cpu").discriminators == 2  # type: ignore[attr-defined]
 
 
 def test_a_run_folder_of_something_else_is_refused(tmp_path: Path, cli: Cli) -> None:

@@ -1,4 +1,4 @@
-"""The contract of a lesson, over the table of all that learn: losses, gradients, samples, cards, names."""
+"""The contract of a trainer, over the table of all that learn: losses, gradients, samples, cards, names."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import torch
 from factory import joint, masks, renderers
 from factory.core.registry import resolve
 from factory.learn.crops import Tiles, open_tiles
-from factory.learn.training import LessonConfig
+from factory.learn.training import TrainerConfig
 from factory.nets.stylegan2_losses import LazyAdam
-from factory.train.generator import lesson_class, lessons
+from factory.train.generator import trainer_class, trainers
 from manifests.errors import UserError
 from manifests.labels import get_scheme
-from tests.mask_training import SIZE, lesson_config, write_blobs
+from tests.mask_training import SIZE, trainer_config, write_blobs
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
 
 SCHEMES = ("tissue", "pdl1_cells")
 DRAWS_NOISE = {"depas", "dcgan", "priorpath", "pix2pix", "sharpgan", "stylegan2"}
-"""Lessons whose steps draw random numbers of their own, besides those of what they see."""
+"""Trainers whose steps draw random numbers of their own, besides those of what they see."""
 
 FOLLOWS = {"average"}
 """Networks that follow another and have no gradient of their own."""
@@ -46,17 +46,17 @@ def tiles_of(tmp_path_factory: pytest.TempPathFactory) -> TilesOf:
     return opened
 
 
-def lesson_of(name: str, scheme: str = "tissue", **changes: Any) -> tuple[Any, LessonConfig]:
+def trainer_of(name: str, scheme: str = "tissue", **changes: Any) -> tuple[Any, TrainerConfig]:
     torch.manual_seed(0)
-    config = lesson_config(name, **changes)
-    lesson = lesson_class(name)(config, get_scheme(scheme), "cpu")
-    for network in lesson.networks.values():
+    config = trainer_config(name, **changes)
+    trainer = trainer_class(name)(config, get_scheme(scheme), "cpu")
+    for network in trainer.networks.values():
         network.train()
-    return lesson, config
+    return trainer, config
 
 
-def views_of(lesson: Any, tiles: Tiles, step: int = 0) -> list[np.ndarray]:
-    drawn: list[np.ndarray] = lesson.draw_from(tiles)(step)
+def views_of(trainer: Any, tiles: Tiles, step: int = 0) -> list[np.ndarray]:
+    drawn: list[np.ndarray] = trainer.draw_from(tiles)(step)
     return drawn
 
 
@@ -71,58 +71,58 @@ def without_gradient_by_design(network: torch.nn.Module) -> set[str]:
     return found
 
 
-def test_lessons_are_named_as_in_their_tables_and_by_table_where_both_have_the_name() -> None:
-    assert set(lessons()) == {
+def test_trainers_are_named_as_in_their_tables_and_by_table_where_both_have_the_name() -> None:
+    assert set(trainers()) == {
         "depas", "dcgan", "priorpath", "masks/cyclegan", "pix2pixhd", "sharpgan", "pix2pix",
         "renderers/cyclegan", "stylegan2",
     }  # fmt: skip
     for part, table in (("masks", masks), ("renderers", renderers)):
         for name in table.TRAINABLE:
             names = table.MASKS if part == "masks" else table.RENDERERS
-            assert (lessons().get(name) or lessons()[f"{part}/{name}"]) == names[name]
-    assert lesson_class("masks/cyclegan") is not lesson_class("renderers/cyclegan")
+            assert (trainers().get(name) or trainers()[f"{part}/{name}"]) == names[name]
+    assert trainer_class("masks/cyclegan") is not trainer_class("renderers/cyclegan")
     with pytest.raises(UserError, match="NAME: expected masks/cyclegan or renderers/cyclegan, got cyclegan"):
-        lesson_class("cyclegan")
-    assert lessons()["stylegan2"] == joint.JOINT["stylegan2"]
+        trainer_class("cyclegan")
+    assert trainers()["stylegan2"] == joint.JOINT["stylegan2"]
     with pytest.raises(UserError, match="got stain, which needs no training"):
-        lesson_class("stain")
+        trainer_class("stain")
     with pytest.raises(UserError, match="got hdgan, which is fitted, not taught"):
-        lesson_class("hdgan")
+        trainer_class("hdgan")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", lessons())
+@pytest.mark.parametrize("name", trainers())
 def test_a_step_gives_finite_losses_and_moves_every_parameter_of_every_network(
     name: str, scheme: str, tiles_of: TilesOf
 ) -> None:
-    lesson, _ = lesson_of(name, scheme)
-    before = {n: {k: p.detach().clone() for k, p in net.named_parameters()} for n, net in lesson.networks.items()}
-    losses = lesson.step(views_of(lesson, tiles_of(scheme)), 0, 0)
+    trainer, _ = trainer_of(name, scheme)
+    before = {n: {k: p.detach().clone() for k, p in net.named_parameters()} for n, net in trainer.networks.items()}
+    losses = trainer.step(views_of(trainer, tiles_of(scheme)), 0, 0)
     assert losses
     for loss, value in losses.items():
         assert loss.isidentifier()
         assert value.shape == ()
         assert not value.requires_grad
         assert torch.isfinite(value)
-    for network_name, network in lesson.networks.items():
+    for network_name, network in trainer.networks.items():
         still = {k for k, p in network.named_parameters() if torch.equal(p, before[network_name][k])}
         assert still <= without_gradient_by_design(network), network_name
         assert all(parameter.requires_grad != (network_name in FOLLOWS) for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", lessons())
-def test_a_lesson_names_what_it_trains(name: str) -> None:
-    lesson, config = lesson_of(name)
-    assert lesson.kept in lesson.networks
-    assert lesson.kind == resolve(lessons(), name, "NAME").kind
-    names = [*lesson.networks, *lesson.optimisers]
+@pytest.mark.parametrize("name", trainers())
+def test_a_trainer_names_what_it_trains(name: str) -> None:
+    trainer, config = trainer_of(name)
+    assert trainer.kept in trainer.networks
+    assert trainer.kind == resolve(trainers(), name, "NAME").kind
+    names = [*trainer.networks, *trainer.optimisers]
     assert len(set(names)) == len(names)  # all of them are parts of one checkpoint
     assert not {"mean", "extra", "rng"} & set(names)
     assert not any("." in part for part in names)
-    owned = [id(p) for o in lesson.optimisers.values() for group in o.param_groups for p in group["params"]]
-    trainable = [id(p) for n, network in lesson.networks.items() if n not in FOLLOWS for p in network.parameters()]
+    owned = [id(p) for o in trainer.optimisers.values() for group in o.param_groups for p in group["params"]]
+    trainable = [id(p) for n, network in trainer.networks.items() if n not in FOLLOWS for p in network.parameters()]
     assert sorted(owned) == sorted(trainable)  # every parameter in one optimiser
-    for optimiser in lesson.optimisers.values():
+    for optimiser in trainer.optimisers.values():
         betas = (config.beta1, config.beta2)
         # A lazy regulariser moves them nearer to 1 by a rule of its own, see tests/factory/nets/test_stylegan2.py.
         assert optimiser.defaults["betas"] == betas or (
@@ -131,10 +131,10 @@ def test_a_lesson_names_what_it_trains(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", lessons())
+@pytest.mark.parametrize("name", trainers())
 def test_what_a_step_sees_is_a_function_of_the_step_alone(name: str, tiles_of: TilesOf) -> None:
     tiles = tiles_of("pdl1_cells")
-    draw, again = (lesson_of(name, "pdl1_cells")[0].draw_from(tiles) for _ in range(2))
+    draw, again = (trainer_of(name, "pdl1_cells")[0].draw_from(tiles) for _ in range(2))
     once = [draw(step) for step in range(5)]
     for step in (3, 0, 4):
         assert len(again(step)) == len(once[step])
@@ -142,17 +142,17 @@ def test_what_a_step_sees_is_a_function_of_the_step_alone(name: str, tiles_of: T
             assert len(one) == 2  # the batch, whatever the kind of array
             np.testing.assert_array_equal(one, same)
     assert not np.array_equal(once[0][0], once[1][0])
-    other = lesson_of(name, "pdl1_cells", seed=1)[0].draw_from(tiles)
+    other = trainer_of(name, "pdl1_cells", seed=1)[0].draw_from(tiles)
     assert not np.array_equal(other(0)[0], once[0][0])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", lessons())
-def test_a_lesson_shows_the_same_samples_beside_the_real_ones(name: str, scheme: str, tiles_of: TilesOf) -> None:
-    lesson, _ = lesson_of(name, scheme, batch=3)
-    views = views_of(lesson, tiles_of(scheme))
-    network = lesson.networks[lesson.kept]
-    columns, again = lesson.sample(network, views), lesson.sample(network, views)
+@pytest.mark.parametrize("name", trainers())
+def test_a_trainer_shows_the_same_samples_beside_the_real_ones(name: str, scheme: str, tiles_of: TilesOf) -> None:
+    trainer, _ = trainer_of(name, scheme, batch=3)
+    views = views_of(trainer, tiles_of(scheme))
+    network = trainer.networks[trainer.kept]
+    columns, again = trainer.sample(network, views), trainer.sample(network, views)
     assert len(columns) >= 2
     for column, same in zip(columns, again, strict=True):
         assert column.dtype == np.uint8
@@ -164,59 +164,63 @@ def test_a_lesson_shows_the_same_samples_beside_the_real_ones(name: str, scheme:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", lessons())
+@pytest.mark.parametrize("name", trainers())
 def test_the_card_builds_a_network_that_takes_the_weights(name: str, scheme: str, tiles_of: TilesOf) -> None:
-    lesson, _ = lesson_of(name, scheme)
-    lesson.step(views_of(lesson, tiles_of(scheme)), 0, 0)
-    card = json.loads(json.dumps(lesson.card()))
-    network = resolve(lessons(), name, "NAME").build(card["network"])
-    network.load_state_dict(lesson.networks[lesson.kept].state_dict())
+    trainer, _ = trainer_of(name, scheme)
+    trainer.step(views_of(trainer, tiles_of(scheme)), 0, 0)
+    card = json.loads(json.dumps(trainer.card()))
+    network = resolve(trainers(), name, "NAME").build(card["network"])
+    network.load_state_dict(trainer.networks[trainer.kept].state_dict())
 
 
-@pytest.mark.parametrize("name", lessons())
+@pytest.mark.parametrize("name", trainers())
 def test_a_step_is_a_function_of_its_number_and_of_what_it_sees(name: str, tiles_of: TilesOf) -> None:
     outcomes = []
     for number in (0, 0, 7):
-        lesson, _ = lesson_of(name)
-        lesson.step(views_of(lesson, tiles_of("tissue")), number, 0)
-        outcomes.append(torch.cat([p.detach().flatten() for p in lesson.networks[lesson.kept].parameters()]))
+        trainer, _ = trainer_of(name)
+        trainer.step(views_of(trainer, tiles_of("tissue")), number, 0)
+        outcomes.append(torch.cat([p.detach().flatten() for p in trainer.networks[trainer.kept].parameters()]))
     assert torch.equal(outcomes[0], outcomes[1])
     assert torch.equal(outcomes[0], outcomes[2]) == (name not in DRAWS_NOISE)
 
 
 def test_priorpath_learns_two_views_by_heart(tiles_of: TilesOf) -> None:
     changes = {"network": {"width": 8, "depth": 4, "norm": "batch", "dropout": 0.0}, "learning_rate": 5e-3}
-    lesson, _ = lesson_of("priorpath", loss={"adversarial": 0, "l1": 10}, **changes)
-    views = views_of(lesson, tiles_of("tissue"))
-    losses = [float(lesson.step(views, step, 0)["l1"]) for step in range(60)]
+    trainer, _ = trainer_of("priorpath", loss={"adversarial": 0, "l1": 10}, **changes)
+    views = views_of(trainer, tiles_of("tissue"))
+    losses = [float(trainer.step(views, step, 0)["l1"]) for step in range(60)]
     assert losses[-1] < 0.3 * losses[0]
 
 
 def test_the_scale_of_depas_noise_starts_at_zero_and_moves(tiles_of: TilesOf) -> None:
-    lesson, _ = lesson_of("depas")
-    scale = lesson.networks["generator"].noise_scale
+    trainer, _ = trainer_of("depas")
+    scale = trainer.networks["generator"].noise_scale
     assert not scale.any()
-    lesson.step(views_of(lesson, tiles_of("tissue")), 0, 0)
+    trainer.step(views_of(trainer, tiles_of("tissue")), 0, 0)
     assert (scale != 0).all()
 
 
 def test_losses_of_no_weight_are_not_computed_and_every_term_of_the_presets_is(tiles_of: TilesOf) -> None:
-    paper = {"loss": {"adversarial": 1, "l1": 0, "feature": 1, "mean_prediction": 1}, "judges": 2, "judge_depth": 1}
-    lesson, _ = lesson_of("priorpath", **paper)
-    assert set(lesson.step(views_of(lesson, tiles_of("tissue")), 0, 0)) == {
+    paper = {
+        "loss": {"adversarial": 1, "l1": 0, "feature": 1, "mean_prediction": 1},
+        "discriminators": 2,
+        "discriminator_depth": 1,
+    }
+    trainer, _ = trainer_of("priorpath", **paper)
+    assert set(trainer.step(views_of(trainer, tiles_of("tissue")), 0, 0)) == {
         "adversarial",
         "feature",
         "mean_prediction",
-        "judges",
+        "discriminators",
     }
-    lesson, _ = lesson_of("priorpath")
-    assert set(lesson.step(views_of(lesson, tiles_of("tissue")), 0, 0)) == {"adversarial", "l1", "judges"}
+    trainer, _ = trainer_of("priorpath")
+    assert set(trainer.step(views_of(trainer, tiles_of("tissue")), 0, 0)) == {"adversarial", "l1", "discriminators"}
 
 
 def test_cyclegan_learns_the_identity_only_where_it_counts(tiles_of: TilesOf) -> None:
     outcomes = []
     for weight in (0.0, 5.0):
-        lesson, _ = lesson_of("masks/cyclegan", identity=weight)
-        lesson.step(views_of(lesson, tiles_of("tissue")), 0, 0)
-        outcomes.append(next(lesson.networks["to_fine"].parameters()).detach().clone())
+        trainer, _ = trainer_of("masks/cyclegan", identity=weight)
+        trainer.step(views_of(trainer, tiles_of("tissue")), 0, 0)
+        outcomes.append(next(trainer.networks["to_fine"].parameters()).detach().clone())
     assert not torch.equal(*outcomes)

@@ -198,12 +198,12 @@ def test_doubtful_pixels_are_ignored_and_one_classifier_has_no_doubt(labeller: P
     assert first.uncertainty == second.uncertainty
 
 
-def test_a_labeller_at_work_says_what_its_training_was_judged_by(labeller: Path) -> None:
+def test_a_labeller_at_work_says_what_its_training_was_discriminated_by(labeller: Path) -> None:
     """Labels of a pass of the generator are those of stored features, so the experiment's table gives the same Dice."""
     counts = counts_of_labeller(labeller, labeller.parent / "annotated", "cpu")
-    judged = json.loads((labeller / "held_out.json").read_text())
-    assert len(counts) == judged["images"]
-    np.testing.assert_allclose(dice(counts.sum(0)), [each["dice"] for each in judged["classes"]], atol=0.02)
+    discriminatord = json.loads((labeller / "held_out.json").read_text())
+    assert len(counts) == discriminatord["images"]
+    np.testing.assert_allclose(dice(counts.sum(0)), [each["dice"] for each in discriminatord["classes"]], atol=0.02)
 
 
 def test_nuclei_of_a_scheme_become_instances_and_others_none() -> None:

@@ -328,7 +328,7 @@ def test_kernels_come_from_the_card(weights: Weights, monkeypatch: pytest.Monkey
         {"coarse": "masks", "coarse_from": str(root)},
     ):
         build("priorpath", weights("priorpath"), **values).coarse_map(REQUEST, generator(0, Stream.MASK))
-    assert seen == [(3, 6)] * 3  # those of the lesson, whatever the config says
+    assert seen == [(3, 6)] * 3  # those of the trainer, whatever the config says
 
 
 @pytest.mark.parametrize(

@@ -199,13 +199,13 @@ def test_a_resnet_gives_logits_of_the_size_it_is_given(size: tuple[int, int], no
     assert network(torch.randn(2, 6, *size)).shape == (2, 6, *size)
 
 
-# Judges.
+# Discriminators.
 
 
 @pytest.mark.parametrize("size", [(32, 64), (64, 64), (96, 160), (128, 256)])
-def test_a_judge_of_whole_masks_gives_one_logit_per_mask_at_three_scales(size: tuple[int, int]) -> None:
-    judges = Scales([WholeDiscriminator(6, 4, (size[0] >> level, size[1] >> level)) for level in range(3)])
-    said = judges(torch.rand(5, 6, *size))
+def test_a_discriminator_of_whole_masks_gives_one_logit_per_mask_at_three_scales(size: tuple[int, int]) -> None:
+    discriminators = Scales([WholeDiscriminator(6, 4, (size[0] >> level, size[1] >> level)) for level in range(3)])
+    said = discriminators(torch.rand(5, 6, *size))
     assert [tuple(logits.shape) for logits in said] == [(5,)] * 3
 
 
@@ -225,7 +225,7 @@ def test_smaller_scales_see_means_over_squares_of_pixels() -> None:
 
 
 @pytest.mark.parametrize(("depth", "field"), [(1, 16), (2, 34), (3, 70), (4, 142)])
-def test_a_patch_judges_receptive_field_is_the_published_one(depth: int, field: int) -> None:
+def test_a_patch_discriminators_receptive_field_is_the_published_one(depth: int, field: int) -> None:
     """Which pixels a logit in the middle answers to; without norm, as instance norm sees the whole tile."""
     network = PatchDiscriminator(1, 4, depth, "none").double()
     x = torch.rand(1, 1, 256, 256, dtype=torch.float64, requires_grad=True)
@@ -245,7 +245,7 @@ def test_a_patch_judges_receptive_field_is_the_published_one(depth: int, field: 
     assert all(field / stride - 1 <= side <= field / stride + 1 for side in extent)
 
 
-def test_a_patch_judge_gives_every_stage_and_a_map_of_logits() -> None:
+def test_a_patch_discriminator_gives_every_stage_and_a_map_of_logits() -> None:
     stages = PatchDiscriminator(2, 4, 3)(torch.rand(2, 2, 64, 128))
     assert [tuple(stage.shape[1:]) for stage in stages] == [
         (4, 32, 64), (8, 16, 32), (16, 8, 16), (32, 7, 15), (1, 6, 14),
@@ -336,10 +336,10 @@ def test_a_network_in_bfloat16_keeps_its_last_layer_and_is_close_to_float32(name
         assert float((plain(*inputs) - network(*inputs)).abs().max() / before.std()) < 1e-4
 
 
-@pytest.mark.parametrize(("depth", "judges"), [(1, 1), (3, 1), (3, 2), (2, 3), (5, 1)])
-def test_the_smallest_side_that_patches_judge_is_as_stated(depth: int, judges: int) -> None:
-    least = smallest_side(depth, judges)
-    network = Scales([PatchDiscriminator(1, 2, depth, "none") for _ in range(judges)])
+@pytest.mark.parametrize(("depth", "discriminators"), [(1, 1), (3, 1), (3, 2), (2, 3), (5, 1)])
+def test_the_smallest_side_that_patches_discriminator_is_as_stated(depth: int, discriminators: int) -> None:
+    least = smallest_side(depth, discriminators)
+    network = Scales([PatchDiscriminator(1, 2, depth, "none") for _ in range(discriminators)])
     assert network(torch.rand(1, 1, least, least))[-1][-1].shape == (1, 1, 1, 1)
     with pytest.raises(RuntimeError, match="Kernel size"):
         network(torch.rand(1, 1, least - 1, least - 1))

@@ -1,4 +1,4 @@
-"""What generators and judges minimise, by hand, and CycleGAN's history of made-up masks."""
+"""What generators and discriminators minimise, by hand, and CycleGAN's history of made-up masks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ import torch
 
 from factory.core.seeds import Stream, generator
 from factory.masks.cyclegan import pooled
-from factory.nets.objectives import feature_matching, judged_as
+from factory.nets.objectives import adversarial_loss, feature_matching
 
 
-def test_judges_by_cross_entropy_by_hand() -> None:
+def test_discriminators_by_cross_entropy_by_hand() -> None:
     logits = torch.tensor([0.0, 2.0, -1.0])
     real = np.mean([-math.log(1 / (1 + math.exp(-x))) for x in (0.0, 2.0, -1.0)])
     made = np.mean([-math.log(1 - 1 / (1 + math.exp(-x))) for x in (0.0, 2.0, -1.0)])
-    assert float(judged_as(logits, True, "bce")) == pytest.approx(real, rel=1e-6)
-    assert float(judged_as(logits, False, "bce")) == pytest.approx(made, rel=1e-6)
-    assert float(judged_as(torch.tensor([-500.0]), True, "bce")) == 500.0  # no overflow, and a slope to learn from
+    assert float(adversarial_loss(logits, True, "bce")) == pytest.approx(real, rel=1e-6)
+    assert float(adversarial_loss(logits, False, "bce")) == pytest.approx(made, rel=1e-6)
+    assert (
+        float(adversarial_loss(torch.tensor([-500.0]), True, "bce")) == 500.0
+    )  # no overflow, and a slope to learn from
 
 
-def test_judges_by_least_squares_by_hand() -> None:
+def test_discriminators_by_least_squares_by_hand() -> None:
     logits = torch.tensor([0.0, 2.0, -1.0])
-    assert float(judged_as(logits, True, "lsgan")) == pytest.approx((1 + 1 + 4) / 3)
-    assert float(judged_as(logits, False, "lsgan")) == pytest.approx((0 + 4 + 1) / 3)
-    assert judged_as(logits.bfloat16(), True, "lsgan").dtype == torch.float32
+    assert float(adversarial_loss(logits, True, "lsgan")) == pytest.approx((1 + 1 + 4) / 3)
+    assert float(adversarial_loss(logits, False, "lsgan")) == pytest.approx((0 + 4 + 1) / 3)
+    assert adversarial_loss(logits.bfloat16(), True, "lsgan").dtype == torch.float32
 
 
 def test_feature_matching_compares_hidden_layers_and_not_the_logits() -> None:

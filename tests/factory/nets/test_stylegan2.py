@@ -74,7 +74,7 @@ def test_the_published_widths() -> None:
 
 @pytest.mark.parametrize(("size", "names"), [((16, 16), ["b4", "b8", "b16"]), ((8, 16), ["b4x8", "b8x16"])])
 def test_images_taps_and_logits_have_their_shapes(size: tuple[int, int], names: list[str]) -> None:
-    network, judge = small_generator(size), Discriminator(SHAPE, size)
+    network, discriminator = small_generator(size), Discriminator(SHAPE, size)
     latents = torch.randn(2, 6)
     ws = network.mapping.truncated(network.mapping(latents), network.synthesis.layers)
     image, taps = network.synthesis(ws, taps=True)
@@ -84,13 +84,13 @@ def test_images_taps_and_logits_have_their_shapes(size: tuple[int, int], names: 
     assert [tap.name for tap in taps] == expected
     sides = [sizes_of(size)[0], *(s for s in sizes_of(size)[1:] for _ in range(2))]
     assert [tuple(tap.features.shape) for tap in taps] == [(2, SHAPE.channels(s), *s) for s in sides]
-    assert judge(image).shape == (2,)
+    assert discriminator(image).shape == (2,)
 
 
 def test_a_gradient_reaches_every_parameter_of_both_networks() -> None:
-    network, judge = small_generator((8, 16)), Discriminator(SHAPE, (8, 16))
-    judge(network(torch.randn(2, 6))).sum().backward()
-    for part in (network, judge):
+    network, discriminator = small_generator((8, 16)), Discriminator(SHAPE, (8, 16))
+    discriminator(network(torch.randn(2, 6))).sum().backward()
+    for part in (network, discriminator):
         for name, parameter in part.named_parameters():
             assert parameter.grad is not None, name
             assert bool(parameter.grad.any()), name
@@ -237,13 +237,13 @@ def test_r1_is_the_squared_gradient_by_hand() -> None:
 
 def test_r1_of_a_discriminator_is_that_of_finite_differences() -> None:
     torch.manual_seed(5)
-    judge = Discriminator(SHAPE, (8, 8)).double()
+    discriminator = Discriminator(SHAPE, (8, 8)).double()
     images = torch.randn(1, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-    penalty = float(r1_penalty(judge(images), images).detach())
+    penalty = float(r1_penalty(discriminator(images), images).detach())
     moved = images.detach() + 1e-6 * torch.eye(192, dtype=torch.float64).reshape(192, 3, 8, 8)
     with torch.no_grad():
-        lone = torch.cat([judge(m[None]) for m in moved])
-        slopes = (lone - judge(images)) / 1e-6
+        lone = torch.cat([discriminator(m[None]) for m in moved])
+        slopes = (lone - discriminator(images)) / 1e-6
     assert penalty == pytest.approx(float(slopes.square().sum()), rel=1e-3)
 
 

@@ -17,14 +17,14 @@ from factory.core.config import configs_dir, parse
 from factory.learn.crops import Tiles, open_tiles
 from factory.nets.perceptual import LAYERS, PerceptualDistance
 from factory.renderers.conditions import ConditionConfig
-from factory.train.generator import lesson_class, lessons
+from factory.train.generator import trainer_class, trainers
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, get_scheme
-from tests.mask_training import SIZE, blobs, lesson_config, write_blobs, write_masks
+from tests.mask_training import SIZE, blobs, trainer_config, write_blobs, write_masks
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
 
-NAMES = [name for name in lessons() if lesson_class(name).kind == "renderer-weights"]
+NAMES = [name for name in trainers() if trainer_class(name).kind == "renderer-weights"]
 PAIRED = ["pix2pixhd", "pix2pix"]
 PLAIN = {"condition": {"kind": "polygons"}, "look": False}
 KI67 = get_scheme("ki67")
@@ -39,20 +39,20 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Tiles:
     return open_tiles([root], None, SIZE, 1)
 
 
-def lesson_of(name: str, scheme: str = "ki67", **changes: Any) -> Any:
+def trainer_of(name: str, scheme: str = "ki67", **changes: Any) -> Any:
     torch.manual_seed(0)
-    lesson = lesson_class(name)(lesson_config(name, **changes), get_scheme(scheme), "cpu")
-    for network in lesson.networks.values():
+    trainer = trainer_class(name)(trainer_config(name, **changes), get_scheme(scheme), "cpu")
+    for network in trainer.networks.values():
         network.train()
-    return lesson
+    return trainer
 
 
 # Views.
 
 
 def test_jitter_colours_image_and_look_alike(tiles: Tiles) -> None:
-    draw = lesson_of("pix2pixhd", condition={"kind": "polygons"}, look=True, look_jitter=0.2).draw_from(tiles)
-    plain = lesson_of("pix2pixhd", condition={"kind": "polygons"}, look=True).draw_from(tiles)
+    draw = trainer_of("pix2pixhd", condition={"kind": "polygons"}, look=True, look_jitter=0.2).draw_from(tiles)
+    plain = trainer_of("pix2pixhd", condition={"kind": "polygons"}, look=True).draw_from(tiles)
     for step in range(3):
         labels, images, looks = draw(step)
         told = np.clip(np.rint((looks + 1) * 127.5), 0, 255)
@@ -65,7 +65,7 @@ def test_jitter_colours_image_and_look_alike(tiles: Tiles) -> None:
 
 @pytest.mark.parametrize("name", PAIRED)
 def test_condition_and_image_are_cut_from_the_same_place(name: str, tiles: Tiles) -> None:
-    draw = lesson_of(name).draw_from(tiles)
+    draw = trainer_of(name).draw_from(tiles)
     for step in range(4):
         labels, images, _ = draw(step)
         shown = labels < len(KI67)
@@ -77,7 +77,7 @@ def test_cyclegan_sees_maps_and_images_of_different_tiles(tmp_path: Path) -> Non
     masks = [np.full(SIZE, label % 4, np.uint8) for label in range(8)]
     images = [np.full((*SIZE, 3), 10 * number, np.uint8) for number in range(8)]
     write_masks(tmp_path / "d", masks, "ki67", images=lambda index: images[index])
-    draw = lesson_of("renderers/cyclegan", **PLAIN).draw_from(open_tiles([tmp_path / "d"], None, SIZE, 1))
+    draw = trainer_of("renderers/cyclegan", **PLAIN).draw_from(open_tiles([tmp_path / "d"], None, SIZE, 1))
     drawn = [draw(step)[:2] for step in range(32)]
     classes = np.array([label for labels, _ in drawn for label in labels[:, 0, 0]])
     numbers = np.array([colour for _, shown in drawn for colour in shown[:, 0, 0, 0]]) // 10
@@ -88,13 +88,13 @@ def test_cyclegan_sees_maps_and_images_of_different_tiles(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_view_holds_does_not_depend_on_the_batch(name: str, tiles: Tiles) -> None:
-    one, two = (lesson_of(name, batch=batch).draw_from(tiles) for batch in (1, 2))
+    one, two = (trainer_of(name, batch=batch).draw_from(tiles) for batch in (1, 2))
     for single, pair in zip(zip(*map(one, range(4)), strict=True), zip(*map(two, range(2)), strict=True), strict=True):
         np.testing.assert_array_equal(np.concatenate(single), np.concatenate(pair))
 
 
 def test_every_view_has_noise_of_its_own(tiles: Tiles) -> None:
-    labels = np.concatenate([lesson_of("pix2pixhd").draw_from(tiles)(step)[0] for step in range(4)])
+    labels = np.concatenate([trainer_of("pix2pixhd").draw_from(tiles)(step)[0] for step in range(4)])
     assert len({(view == len(KI67)).tobytes() for view in labels}) == 8
 
 
@@ -114,17 +114,17 @@ def test_every_kind_of_condition_reaches_the_network_one_hot(
 ) -> None:
     write_blobs(tmp_path / "d", n=2, scheme=scheme)
     opened = open_tiles([tmp_path / "d"], None, SIZE, 1)
-    lesson = lesson_of(name, scheme, condition=condition, look=False)
-    views = lesson.draw_from(opened)(0)
-    seen = lesson.seen(views)
-    assert lesson.in_channels == channels
+    trainer = trainer_of(name, scheme, condition=condition, look=False)
+    views = trainer.draw_from(opened)(0)
+    seen = trainer.seen(views)
+    assert trainer.in_channels == channels
     assert seen.shape == (2, channels, *SIZE)
     assert seen.dtype == torch.float32
     np.testing.assert_array_equal(seen.argmax(1).numpy(), views[0])
     assert set(seen.unique().tolist()) == {0.0, 1.0}
     assert (seen.sum(1) == 1).all()
-    assert torch.isfinite(torch.stack(list(lesson.step(views, 0, 0).values()))).all()
-    card = lesson.card()
+    assert torch.isfinite(torch.stack(list(trainer.step(views, 0, 0).values()))).all()
+    card = trainer.card()
     assert card["scheme"] == get_scheme(card_scheme).to_dict()
     assert card["condition"] == ConditionConfig.model_validate(condition).model_dump(mode="json")
     assert card["network"]["in_channels"] == channels
@@ -138,20 +138,20 @@ def test_cells_and_air_are_read_off_the_image(tmp_path: Path) -> None:
     image[20:28, 4:16] = 250  # a hole
     image[:, 48:] = 250
     write_masks(tmp_path / "d", [mask] * 2, "ki67", images=lambda index: image)
-    lesson = lesson_of("pix2pixhd", condition={"kind": "polygons+air+cells"}, max_background=1.0)
+    trainer = trainer_of("pix2pixhd", condition={"kind": "polygons+air+cells"}, max_background=1.0)
     for step in range(4):
-        labels, images, _ = lesson.draw_from(open_tiles([tmp_path / "d"], None, SIZE, 1))(step)
+        labels, images, _ = trainer.draw_from(open_tiles([tmp_path / "d"], None, SIZE, 1))(step)
         np.testing.assert_array_equal(labels == 4, images[..., 0] == 60)
         np.testing.assert_array_equal(labels == 3, images[..., 0] == 250)
-    assert lesson.card()["classes"] == ["Ki-67 negative", "air", "cell"]
+    assert trainer.card()["classes"] == ["Ki-67 negative", "air", "cell"]
 
 
 def test_a_kind_that_the_scheme_cannot_give_is_refused() -> None:
     said = r"condition\.kind: expected masks of pdl1, ki67 for polygons\+air\+cells, got tissue"
     with pytest.raises(UserError, match=said):
-        lesson_of("pix2pixhd", "tissue", condition={"kind": "polygons+air+cells"})
+        trainer_of("pix2pixhd", "tissue", condition={"kind": "polygons+air+cells"})
     with pytest.raises(UserError, match=r"condition\.kind: expected a map that a network sees, got labels"):
-        lesson_of("pix2pixhd", condition={"kind": "labels"})
+        trainer_of("pix2pixhd", condition={"kind": "labels"})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -162,11 +162,11 @@ def test_the_look_tells_every_pixel_the_colour_of_its_class_in_its_slide(name: s
         tmp_path / "d", masks, "ki67", group=lambda index: str(index % 2),
         images=lambda index: (20 * (masks[index][..., None] + 1) * tints[index % 2]).astype(np.uint8),
     )  # fmt: skip
-    lesson = lesson_of(name, look=True)
-    assert lesson.in_channels == 8
-    draw = lesson.draw_from(open_tiles([tmp_path / "d"], None, SIZE, 1))
+    trainer = trainer_of(name, look=True)
+    assert trainer.in_channels == 8
+    draw = trainer.draw_from(open_tiles([tmp_path / "d"], None, SIZE, 1))
     views = draw(0)
-    seen, labels = lesson.seen(views).numpy(), views[0]
+    seen, labels = trainer.seen(views).numpy(), views[0]
     for place in range(2):
         noise = labels[place] == 4
         assert (seen[place, 5:, noise] == 0).all()
@@ -178,23 +178,23 @@ def test_the_look_tells_every_pixel_the_colour_of_its_class_in_its_slide(name: s
         np.testing.assert_allclose(
             (seen[:, 5:].transpose(0, 2, 3, 1)[labels < 4] + 1) * 127.5, views[1][labels < 4], atol=1e-3
         )
-    assert np.shape(lesson.card()["looks"]) == (2, 4, 3)
-    assert lesson_of(name, look=False).card()["looks"] == []
+    assert np.shape(trainer.card()["looks"]) == (2, 4, 3)
+    assert trainer_of(name, look=False).card()["looks"] == []
 
 
 def test_classes_that_are_hardly_there_are_not_in_the_card(tmp_path: Path) -> None:
     masks = [blobs(seed, 3, (128, 128)) for seed in range(2)]
     masks[0][0, 0] = 3
     write_masks(tmp_path / "d", masks, "ki67")
-    lesson = lesson_of("pix2pix")
-    lesson.draw_from(open_tiles([tmp_path / "d"], None, SIZE, 1))
-    assert lesson.card()["classes"] == ["other", "Ki-67 negative", "Ki-67 positive"]
+    trainer = trainer_of("pix2pix")
+    trainer.draw_from(open_tiles([tmp_path / "d"], None, SIZE, 1))
+    assert trainer.card()["classes"] == ["other", "Ki-67 negative", "Ki-67 positive"]
 
 
 def test_samples_show_the_noise_label_in_black_beside_what_is_made_and_what_is_real(tiles: Tiles) -> None:
-    lesson = lesson_of("pix2pixhd", batch=3)
-    views = lesson.draw_from(tiles)(0)
-    condition, made, real = lesson.sample(lesson.networks["generator"], views)
+    trainer = trainer_of("pix2pixhd", batch=3)
+    views = trainer.draw_from(tiles)(0)
+    condition, made, real = trainer.sample(trainer.networks["generator"], views)
     np.testing.assert_array_equal(condition[views[0] < 4], KI67.palette[views[0][views[0] < 4]])
     assert not condition[views[0] == 4].any()
     assert made.shape == real.shape == (3, *SIZE, 3)
@@ -205,57 +205,60 @@ def test_samples_show_the_noise_label_in_black_beside_what_is_made_and_what_is_r
 
 
 def still(name: str, **changes: Any) -> Any:
-    """A lesson whose steps move nothing, so that its losses can be computed again."""
-    return lesson_of(name, **{"learning_rate": 1e-30, "network": {"width": 4, "downs": 2, "blocks": 1}, **changes})
+    """A trainer whose steps move nothing, so that its losses can be computed again."""
+    return trainer_of(name, **{"learning_rate": 1e-30, "network": {"width": 4, "downs": 2, "blocks": 1}, **changes})
 
 
-def judged(lesson: Any, views: list[np.ndarray]) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
-    """What the judges say, layer by layer, of what is made and of what is real."""
-    seen, real = lesson.seen(views), lesson.images(views)
+def discriminatord(trainer: Any, views: list[np.ndarray]) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
+    """What the discriminators say, layer by layer, of what is made and of what is real."""
+    seen, real = trainer.seen(views), trainer.images(views)
     with torch.no_grad():
-        made = lesson.networks["generator"](seen).tanh()
-        said = [lesson.networks["judges"](torch.cat([seen, image], 1)) for image in (made, real)]
-    of_made, of_real = ([[layer.numpy() for layer in judge] for judge in judges] for judges in said)
+        made = trainer.networks["generator"](seen).tanh()
+        said = [trainer.networks["discriminators"](torch.cat([seen, image], 1)) for image in (made, real)]
+    of_made, of_real = (
+        [[layer.numpy() for layer in discriminator] for discriminator in discriminators] for discriminators in said
+    )
     return of_made, of_real
 
 
-@pytest.mark.parametrize(("judges", "depth"), [(1, 3), (2, 2)])
-def test_feature_matching_is_the_sum_of_the_authors_code(judges: int, depth: int, tiles: Tiles) -> None:
-    """https://github.com/NVIDIA/pix2pixHD, models/pix2pixHD_model.py: 4 / (n_layers_D + 1) over judges and layers."""
-    lesson = still("pix2pixhd", judges=judges, judge_depth=depth, loss={"feature": 10})
-    views = lesson.draw_from(tiles)(0)
-    found = float(lesson.step(views, 0, 0)["feature"])
+@pytest.mark.parametrize(("discriminators", "depth"), [(1, 3), (2, 2)])
+def test_feature_matching_is_the_sum_of_the_authors_code(discriminators: int, depth: int, tiles: Tiles) -> None:
+    """https://github.com/NVIDIA/pix2pixHD, models/pix2pixHD_model.py: 4 / (n_layers_D + 1) over discriminators and
+    layers."""
+    trainer = still("pix2pixhd", discriminators=discriminators, discriminator_depth=depth, loss={"feature": 10})
+    views = trainer.draw_from(tiles)(0)
+    found = float(trainer.step(views, 0, 0)["feature"])
     expected = 0.0
-    for of_made, of_real in zip(*judged(lesson, views), strict=True):
+    for of_made, of_real in zip(*discriminatord(trainer, views), strict=True):
         assert len(of_made) == depth + 2
         for made, real in zip(of_made[:-1], of_real[:-1], strict=True):
-            expected += 1 / judges * 4 / (depth + 1) * np.abs(made - real).mean()
+            expected += 1 / discriminators * 4 / (depth + 1) * np.abs(made - real).mean()
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("fooling", ["lsgan", "bce"])
-def test_adversarial_terms_are_means_over_the_judges(fooling: str, tiles: Tiles) -> None:
-    lesson = still("pix2pixhd", fooling=fooling)
-    views = lesson.draw_from(tiles)(0)
-    losses = lesson.step(views, 0, 0)
-    of_made, of_real = judged(lesson, views)
+def test_adversarial_terms_are_means_over_the_discriminators(fooling: str, tiles: Tiles) -> None:
+    trainer = still("pix2pixhd", fooling=fooling)
+    views = trainer.draw_from(tiles)(0)
+    losses = trainer.step(views, 0, 0)
+    of_made, of_real = discriminatord(trainer, views)
     if fooling == "lsgan":
         expected = np.mean([np.mean((made[-1] - 1) ** 2) for made in of_made])
     else:
         expected = np.mean([np.mean(np.log1p(np.exp(-made[-1].astype(float)))) for made in of_made])
     assert float(losses["adversarial"]) == pytest.approx(expected, rel=1e-5)
     told = [0.5 * (np.mean((r[-1] - 1) ** 2) + np.mean(m[-1] ** 2)) for m, r in zip(of_made, of_real, strict=True)]
-    assert float(losses["judges"]) == pytest.approx(np.mean(told), rel=1e-5)
+    assert float(losses["discriminators"]) == pytest.approx(np.mean(told), rel=1e-5)
 
 
 def test_terms_that_do_not_count_are_not_computed(tiles: Tiles) -> None:
     def terms(name: str, **loss: float) -> set[str]:
-        lesson = lesson_of(name, loss=loss)
-        return set(lesson.step(lesson.draw_from(tiles)(0), 0, 0))
+        trainer = trainer_of(name, loss=loss)
+        return set(trainer.step(trainer.draw_from(tiles)(0), 0, 0))
 
-    assert terms("pix2pixhd") == {"adversarial", "judges"}
-    assert terms("pix2pixhd", feature=10) == {"adversarial", "feature", "judges"}
-    assert terms("pix2pix", l1=100) == {"adversarial", "l1", "judges"}
+    assert terms("pix2pixhd") == {"adversarial", "discriminators"}
+    assert terms("pix2pixhd", feature=10) == {"adversarial", "feature", "discriminators"}
+    assert terms("pix2pix", l1=100) == {"adversarial", "l1", "discriminators"}
 
 
 def steepest(weights: dict[str, torch.Tensor], image: np.ndarray) -> list[np.ndarray]:
@@ -311,11 +314,11 @@ def test_the_perceptual_term_is_that_of_pix2pixhd(vgg19: tuple[Path, dict[str, t
 def test_the_perceptual_term_counts_and_its_network_is_not_trained(
     vgg19: tuple[Path, dict[str, torch.Tensor]], tiles: Tiles
 ) -> None:
-    lesson = lesson_of("pix2pixhd", batch=1, loss={"perceptual": 10}, perceptual_weights=str(vgg19[0]))
-    losses = lesson.step(lesson.draw_from(tiles)(0), 0, 0)
-    assert set(losses) == {"adversarial", "perceptual", "judges"}
+    trainer = trainer_of("pix2pixhd", batch=1, loss={"perceptual": 10}, perceptual_weights=str(vgg19[0]))
+    losses = trainer.step(trainer.draw_from(tiles)(0), 0, 0)
+    assert set(losses) == {"adversarial", "perceptual", "discriminators"}
     assert losses["perceptual"] > 0
-    assert set(lesson.networks) == {"generator", "judges"}
+    assert set(trainer.networks) == {"generator", "discriminators"}
 
 
 def test_the_perceptual_term_without_its_weights_is_refused(
@@ -324,10 +327,10 @@ def test_the_perceptual_term_without_its_weights_is_refused(
     said = "perceptual_weights: expected a file of VGG19's weights with loss.perceptual"
     for changes in ({"loss": {"perceptual": 10}}, {"perceptual_weights": str(vgg19[0])}):
         with pytest.raises(UserError, match=said):
-            lesson_config("pix2pixhd", **changes)
+            trainer_config("pix2pixhd", **changes)
     path = tmp_path / "w.safetensors"
     with pytest.raises(UserError, match=r"w\.safetensors: expected a safetensors file"):
-        lesson_of("pix2pixhd", loss={"perceptual": 1}, perceptual_weights=str(path))
+        trainer_of("pix2pixhd", loss={"perceptual": 1}, perceptual_weights=str(path))
     save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, path)
     with pytest.raises(UserError, match="expected the weights of torchvision's vgg19, got other tensors"):
         PerceptualDistance(path)
@@ -343,32 +346,32 @@ def test_the_perceptual_term_without_its_weights_is_refused(
 def test_two_tiles_are_learnt_by_heart(name: str, tiles: Tiles) -> None:
     network = {"pix2pixhd": {"width": 8, "downs": 2, "blocks": 1, "kernel": 3}, "pix2pix": {"width": 8, "depth": 3}}
     changes = {"learning_rate": 5e-3, "network": network[name], "loss": {"adversarial": 0.1, "l1": 10}}
-    lesson = lesson_of(name, **PLAIN, **changes)
-    views = lesson.draw_from(tiles)(0)
-    losses = [float(lesson.step(views, step, 0)["l1"]) for step in range(40)]
+    trainer = trainer_of(name, **PLAIN, **changes)
+    views = trainer.draw_from(tiles)(0)
+    losses = [float(trainer.step(views, step, 0)["l1"]) for step in range(40)]
     assert losses[-1] < 0.3 * losses[0]
 
 
 def test_feature_matching_alone_brings_images_nearer_to_the_real_ones(tiles: Tiles) -> None:
     network = {"width": 8, "downs": 2, "blocks": 1, "kernel": 3}
-    lesson = lesson_of("pix2pixhd", **PLAIN, network=network, learning_rate=5e-3, loss={"feature": 10})
-    views = lesson.draw_from(tiles)(0)
+    trainer = trainer_of("pix2pixhd", **PLAIN, network=network, learning_rate=5e-3, loss={"feature": 10})
+    views = trainer.draw_from(tiles)(0)
 
     def distance() -> float:
         with torch.no_grad():
-            made = lesson.networks["generator"](lesson.seen(views)).tanh()
-        return float((made - lesson.images(views)).abs().mean())
+            made = trainer.networks["generator"](trainer.seen(views)).tanh()
+        return float((made - trainer.images(views)).abs().mean())
 
     before = distance()
     for step in range(30):
-        lesson.step(views, step, 0)
+        trainer.step(views, step, 0)
     assert distance() < 0.6 * before
 
 
 def test_cyclegan_learns_to_come_back(tiles: Tiles) -> None:
-    lesson = lesson_of("renderers/cyclegan", **PLAIN, learning_rate=1e-2)
-    views = lesson.draw_from(tiles)(0)
-    losses = [float(lesson.step(views, step, 0)["cycle"]) for step in range(25)]
+    trainer = trainer_of("renderers/cyclegan", **PLAIN, learning_rate=1e-2)
+    views = trainer.draw_from(tiles)(0)
+    losses = [float(trainer.step(views, step, 0)["cycle"]) for step in range(25)]
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -379,12 +382,12 @@ def test_cyclegan_learns_to_come_back(tiles: Tiles) -> None:
     ("name", "changes", "said"),
     [
         ("pix2pixhd", {"network": {"downs": 5}}, r"size: expected sides from 64, which reflection padding needs"),
-        ("pix2pixhd", {"judges": 3}, "size: expected sides from 48 for these judges, got 32x64"),
+        ("pix2pixhd", {"discriminators": 3}, "size: expected sides from 48 for these discriminators, got 32x64"),
         ("pix2pixhd", {"network": {"kernel": 4}}, r"network\.kernel: expected an odd number"),
         ("pix2pixhd", {"network": {"upsampling": "bilinear"}}, r"upsampling: expected 'transposed' or 'resize'"),
         ("pix2pix", {"network": {"depth": 6}}, r"size: expected multiples of 64, 2\^depth, got 32x64"),
-        ("pix2pix", {"judge_depth": 4}, "size: expected sides from 48"),
-        ("renderers/cyclegan", {"judge_depth": 4}, "size: expected sides from 48"),
+        ("pix2pix", {"discriminator_depth": 4}, "size: expected sides from 48"),
+        ("renderers/cyclegan", {"discriminator_depth": 4}, "size: expected sides from 48"),
         ("renderers/cyclegan", {"network": {"kernel": 6}}, r"network\.kernel: expected an odd number"),
         ("pix2pix", {"condition": {"spacing": 5}}, r"condition\.spacing: .*Did you mean spacing_um"),
         ("pix2pix", {"loss": {"l2": 5}}, r"loss\.l2"),
@@ -392,7 +395,7 @@ def test_cyclegan_learns_to_come_back(tiles: Tiles) -> None:
 )
 def test_a_config_that_cannot_be_trained_is_refused(name: str, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        lesson_config(name, **changes)
+        trainer_config(name, **changes)
 
 
 PRESETS = {
@@ -406,23 +409,23 @@ PRESETS = {
 def test_published_networks_have_their_size(preset: str) -> None:
     name = "renderers/cyclegan" if preset == "cyclegan_images" else preset.partition("_")[0]
     values = yaml.safe_load((configs_dir() / "train" / f"{preset}.yaml").read_text())
-    config = parse(lesson_class(name).Config, values, preset)
+    config = parse(trainer_class(name).Config, values, preset)
     with torch.device("meta"):
-        lesson = lesson_class(name)(config, KI67, "meta")
-    count = sum(parameter.numel() for parameter in lesson.networks["generator"].parameters())
+        trainer = trainer_class(name)(config, KI67, "meta")
+    count = sum(parameter.numel() for parameter in trainer.networks["generator"].parameters())
     assert count / 1e6 == pytest.approx(PRESETS[preset], abs=0.8)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", NAMES)
-def test_lessons_take_the_masks_of_every_scheme(name: str, scheme: str) -> None:
-    lesson = lesson_of(name, scheme, look=True)
-    assert lesson.in_channels == len(get_scheme(scheme)) + 1 + 3
+def test_trainers_take_the_masks_of_every_scheme(name: str, scheme: str) -> None:
+    trainer = trainer_of(name, scheme, look=True)
+    assert trainer.in_channels == len(get_scheme(scheme)) + 1 + 3
 
 
 def test_the_same_seed_draws_the_same_first_weights() -> None:
     first = [
-        next(lesson_of("pix2pixhd", **changes).networks["generator"].parameters()).detach()
+        next(trainer_of("pix2pixhd", **changes).networks["generator"].parameters()).detach()
         for changes in ({}, {"look": True}, {"look": True})
     ]
     assert torch.equal(first[1], first[2])

@@ -21,13 +21,13 @@ from factory.nets.contours import contrast, grey_of, sharpness, smoothness
 from factory.renderers import RENDERERS
 from factory.renderers.conditions import RELIEF_STEPS, Condition, ConditionConfig, draw_condition, draw_relief
 from factory.renderers.learned import renderer as trained_renderers
-from factory.train.generator import lesson_class
+from factory.train.generator import trainer_class
 from manifests import open_dataset
 from manifests.errors import UserError
 from manifests.labels import get_scheme
 from manifests.tile import Tile
 from tests.conftest import Outcome, write_dataset
-from tests.mask_training import SIZE, lesson_config, trained
+from tests.mask_training import SIZE, trained, trainer_config
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
 
@@ -44,12 +44,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def lesson_of(**changes: Any) -> Any:
+def trainer_of(**changes: Any) -> Any:
     torch.manual_seed(0)
-    lesson = lesson_class("sharpgan")(lesson_config("sharpgan", **{**RELIEF, **changes}), get_scheme("nuclei"), "cpu")
-    for network in lesson.networks.values():
+    trainer = trainer_class("sharpgan")(
+        trainer_config("sharpgan", **{**RELIEF, **changes}), get_scheme("nuclei"), "cpu"
+    )
+    for network in trainer.networks.values():
         network.train()
-    return lesson
+    return trainer
 
 
 def test_views_bring_instances_of_the_same_place(data: Path) -> None:
@@ -70,8 +72,8 @@ def test_views_bring_instances_of_the_same_place(data: Path) -> None:
 @pytest.mark.parametrize(("kind", "metric"), [("distance", "chessboard"), ("skeleton", "cityblock")])
 def test_relief_and_contours_are_those_of_the_view(kind: str, metric: str, data: Path) -> None:
     tiles = open_tiles([data], None, SIZE, 1)
-    labels, images, _, reliefs, contours = lesson_of(condition={"kind": kind, "metric": metric}).draw_from(tiles)(2)
-    config, condition = lesson_config("sharpgan"), ConditionConfig.model_validate({"kind": kind, "metric": metric})
+    labels, images, _, reliefs, contours = trainer_of(condition={"kind": kind, "metric": metric}).draw_from(tiles)(2)
+    config, condition = trainer_config("sharpgan"), ConditionConfig.model_validate({"kind": kind, "metric": metric})
     views = NucleiViews(tiles, config.size, config.batch, config.seed, config.max_background).draw(2)
     for place, instance in enumerate(instances_of(views)):
         np.testing.assert_array_equal(reliefs[place], draw_relief(condition, instance))
@@ -81,37 +83,37 @@ def test_relief_and_contours_are_those_of_the_view(kind: str, metric: str, data:
 
 
 def test_the_network_sees_classes_relief_and_look(data: Path) -> None:
-    lesson = lesson_of()
-    views = lesson.draw_from(open_tiles([data], None, SIZE, 1))(0)
-    seen = lesson.seen(views).numpy()
-    assert seen.shape[1] == lesson.in_channels == 2 + 1 + 3
+    trainer = trainer_of()
+    views = trainer.draw_from(open_tiles([data], None, SIZE, 1))(0)
+    seen = trainer.seen(views).numpy()
+    assert seen.shape[1] == trainer.in_channels == 2 + 1 + 3
     np.testing.assert_array_equal(seen[:, 1] == 1, views[0] == 1)
     np.testing.assert_allclose(seen[:, 2], views[3] / 127, atol=1e-6)
 
 
 @pytest.mark.parametrize("changes", [{}, UNET])
 def test_terms_of_contours_count_and_change_what_is_learnt(changes: dict[str, Any], data: Path) -> None:
-    draw = lesson_of(**changes).draw_from(open_tiles([data], None, SIZE, 1))
+    draw = trainer_of(**changes).draw_from(open_tiles([data], None, SIZE, 1))
     views = draw(0)
     learnt = {}
     for name, loss in (("with", CONTOURS), ("without", {})):
-        lesson = lesson_of(**changes, **loss)
-        terms = lesson.step(lesson.draw_from(open_tiles([data], None, SIZE, 1))(0), 0, 0)
+        trainer = trainer_of(**changes, **loss)
+        terms = trainer.step(trainer.draw_from(open_tiles([data], None, SIZE, 1))(0), 0, 0)
         assert ({"smoothness", "contrast"} <= set(terms)) == (name == "with")
-        learnt[name] = torch.cat([p.detach().flatten() for p in lesson.networks["generator"].parameters()])
+        learnt[name] = torch.cat([p.detach().flatten() for p in trainer.networks["generator"].parameters()])
     assert not torch.equal(learnt["with"], learnt["without"])
     assert len(views) == 5
 
 
 def test_contours_as_real_count_by_what_they_exceed_those_of_the_real_images(data: Path) -> None:
     loss = {"loss": {"adversarial": 1, "smoothness": 1, "contrast": 1, "sharpness": 1}}
-    views = lesson_of(**loss).draw_from(open_tiles([data], None, SIZE, 1))(0)
+    views = trainer_of(**loss).draw_from(open_tiles([data], None, SIZE, 1))(0)
     full, above = (
-        {name: float(value) for name, value in lesson_of(**loss, contours_as_real=choice).step(views, 0, 0).items()}
+        {name: float(value) for name, value in trainer_of(**loss, contours_as_real=choice).step(views, 0, 0).items()}
         for choice in (False, True)
     )
     grey = grey_of(torch.from_numpy(views[1]).permute(0, 3, 1, 2).float() / 127.5 - 1)
-    contours, levels = torch.from_numpy(views[4]), lesson_config("sharpgan").contrast_levels
+    contours, levels = torch.from_numpy(views[4]), trainer_config("sharpgan").contrast_levels
     real = {
         "smoothness": smoothness(grey, contours),
         "contrast": contrast(grey, contours, levels),
@@ -124,14 +126,14 @@ def test_contours_as_real_count_by_what_they_exceed_those_of_the_real_images(dat
 
 
 def test_contour_terms_without_a_relief_have_contours(data: Path) -> None:
-    lesson = lesson_of(condition={"kind": "polygons"}, loss={"feature": 1, "sharpness": 1})
-    terms = lesson.step(lesson.draw_from(open_tiles([data], None, SIZE, 1))(0), 0, 0)
+    trainer = trainer_of(condition={"kind": "polygons"}, loss={"feature": 1, "sharpness": 1})
+    terms = trainer.step(trainer.draw_from(open_tiles([data], None, SIZE, 1))(0), 0, 0)
     assert float(terms["sharpness"]) > 0
 
 
 def test_a_unet_has_one_channel_of_noise() -> None:
     with pytest.raises(UserError, match="noise_channels: expected 1 with architecture unet, got 0"):
-        lesson_config("sharpgan", **{**RELIEF, **UNET, "noise_channels": 0})
+        trainer_config("sharpgan", **{**RELIEF, **UNET, "noise_channels": 0})
 
 
 def test_masks_without_nuclei_are_refused() -> None:
@@ -139,7 +141,7 @@ def test_masks_without_nuclei_are_refused() -> None:
         (RELIEF, "condition.kind=skeleton need"),
         ({"condition": {"kind": "polygons"}, **CONTOURS}, "loss.smoothness and loss.contrast need"),
     ):
-        config = lesson_config("sharpgan", **changes)
+        config = trainer_config("sharpgan", **changes)
         said = rf"--data: expected masks of nuclei \(nuclei, ihc\), which {needs}, got ki67"
         with pytest.raises(UserError, match=said):
             config.check_data(get_scheme("ki67"), 0.5)

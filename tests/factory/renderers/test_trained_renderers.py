@@ -89,7 +89,7 @@ def test_the_renderers_that_learn_are_those_of_the_table() -> None:
     for name in TRAINABLE:
         part = resolve(RENDERERS, name, "--renderer")
         assert (part.name, part.label_origin, part.part) == (name, "conditioned", "renderer")
-        assert part.Lesson.kind == part.kind == WEIGHTS_KIND
+        assert part.Trainer.kind == part.kind == WEIGHTS_KIND
 
 
 @pytest.mark.parametrize("size", [SIZE, (64, 32), (96, 64)])

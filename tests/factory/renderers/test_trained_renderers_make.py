@@ -22,9 +22,9 @@ from tests.mask_training import (
     as_assignments,
     as_file,
     blobs,
-    lesson_name,
     poke,
     trained_once,
+    trainer_name,
     write_blobs,
     write_masks,
 )
@@ -315,7 +315,7 @@ def test_labels_outside_the_scheme_are_refused_before_the_first_step(name: str, 
     write_blobs(tmp_path / "d", n=4, scheme="ki67")
     poke(tmp_path / "d", 2, 4)
     before = sorted(tmp_path.rglob("*"))
-    words = train_words(lesson_name(name, "renderers"))
+    words = train_words(trainer_name(name, "renderers"))
     assert_refused(cli(*words), "d: d-2: expected classes 0 to 3 of ki67, got 4.*--class-map")
     assert sorted(tmp_path.rglob("*")) == before
     poke(tmp_path / "d", 2, 255)

@@ -22,9 +22,9 @@ from factory.core.config import parse
 from factory.core.history import HISTORY, PLOT, plot_history
 from factory.core.weights import read_card
 from factory.learn import training
-from factory.learn.training import SAMPLES, STATE_KIND, LessonConfig, epoch_of, rate_factor
+from factory.learn.training import SAMPLES, STATE_KIND, TrainerConfig, epoch_of, rate_factor
 from factory.masks.learned.generator import WEIGHTS_KIND
-from factory.train.generator import lesson_class, lessons, train
+from factory.train.generator import train, trainer_class, trainers
 from manifests.errors import FaultError, UserError
 from manifests.labels import get_scheme
 from tests.conftest import Outcome, assert_refused
@@ -80,7 +80,7 @@ def differing(one: Path, other: Path) -> list[str]:
     return [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
 
 
-@pytest.mark.parametrize(("name", "stop"), [*((name, 3) for name in lessons()), ("depas", 6)])
+@pytest.mark.parametrize(("name", "stop"), [*((name, 3) for name in trainers()), ("depas", 6)])
 def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(
     name: str, stop: int, data: Path, unbroken: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -155,16 +155,16 @@ def _no_space(descriptor: int) -> None:
 KILLED = """
 import os, signal
 import factory.cli
-from factory.masks.depas import DepasLesson
+from factory.masks.depas import DepasTrainer
 
-real = DepasLesson.step
+real = DepasTrainer.step
 
-def step(lesson, views, number, epoch):
+def step(trainer, views, number, epoch):
     if number == 9:
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(lesson, views, number, epoch)
+    return real(trainer, views, number, epoch)
 
-DepasLesson.step = step
+DepasTrainer.step = step
 factory.cli.main()
 """
 
@@ -187,12 +187,12 @@ def test_a_killed_command_resumes_to_the_same_bytes(data: Path, tmp_path: Path, 
 
 
 def test_an_interrupted_command_says_how_it_goes_on(data: Path, tmp_path: Path, cli: Cli) -> None:
-    def step(lesson: Any, views: Any, number: int, epoch: int) -> Any:
+    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
         raise KeyboardInterrupt
 
     words = ("factory", "train", "dcgan", "--data", data, "--config", as_file(tmp_path / "small.yaml", "dcgan"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lesson_class("dcgan"), "step", step)
+        patch.setattr(trainer_class("dcgan"), "step", step)
         assert_refused(cli(*words), "interrupted.*--resume", code=130)
     assert_refused(cli(*words), "got a run. Use --resume")
 
@@ -201,39 +201,39 @@ def test_an_interrupted_command_says_how_it_goes_on(data: Path, tmp_path: Path, 
 
 
 def test_the_rate_stands_then_falls_linearly_to_zero() -> None:
-    config = parse(LessonConfig, {"epochs": 100, "decay_epochs": 50}, "x")
+    config = parse(TrainerConfig, {"epochs": 100, "decay_epochs": 50}, "x")
     factors = [rate_factor(config, step, 1000) for step in range(1000)]
     assert factors[:501] == [1.0] * 501
     np.testing.assert_allclose(factors[500:], 1 - np.arange(500) / 500)
-    assert rate_factor(parse(LessonConfig, {"epochs": 3}, "x"), 999, 1000) == 1.0
-    assert rate_factor(parse(LessonConfig, {"epochs": 3, "decay_epochs": 9}, "x"), 0, 1000) == 1.0
+    assert rate_factor(parse(TrainerConfig, {"epochs": 3}, "x"), 999, 1000) == 1.0
+    assert rate_factor(parse(TrainerConfig, {"epochs": 3, "decay_epochs": 9}, "x"), 0, 1000) == 1.0
 
 
 @pytest.mark.parametrize("steps", [100, 1000, 37 * 100])
 def test_a_shorter_run_goes_through_the_same_epochs(steps: int) -> None:
-    config = parse(LessonConfig, {"epochs": 100}, "x")
+    config = parse(TrainerConfig, {"epochs": 100}, "x")
     epochs = [epoch_of(config, step, steps) for step in range(steps)]
     assert np.bincount(epochs).tolist() == [steps // 100] * 100
     assert epochs == sorted(epochs)
 
 
 def test_a_run_of_fewer_steps_than_epochs_ends_in_a_late_one() -> None:
-    config = parse(LessonConfig, {"epochs": 100}, "x")
+    config = parse(TrainerConfig, {"epochs": 100}, "x")
     assert [epoch_of(config, step, 4) for step in range(4)] == [0, 25, 50, 75]
 
 
 def test_the_rate_reaches_the_optimisers(data: Path, tmp_path: Path) -> None:
     seen, steps = [], []
     run = small_run("dcgan", data, tmp_path / "run")
-    real = lesson_class("dcgan").step
+    real = trainer_class("dcgan").step
 
-    def step(lesson: Any, views: Any, number: int, epoch: int) -> Any:
-        seen.append({group["lr"] for o in lesson.optimisers.values() for group in o.param_groups})
+    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
+        seen.append({group["lr"] for o in trainer.optimisers.values() for group in o.param_groups})
         steps.append((number, epoch))
-        return real(lesson, views, number, epoch)
+        return real(trainer, views, number, epoch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lesson_class("dcgan"), "step", step)
+        patch.setattr(trainer_class("dcgan"), "step", step)
         train(run)
     rates = [1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 0.5e-3]  # the last 2 of 6 epochs, one step each: 2/2, 1/2
     assert [pytest.approx(rate) for rate in rates] == [next(iter(found)) for found in seen]
@@ -265,20 +265,20 @@ def test_the_sharpness_of_many_classes_is_the_inverse_temperature(tmp_path: Path
 def test_a_loss_that_is_no_number_stops_the_run_with_its_last_good_checkpoint(
     name: str, data: Path, unbroken: Callable[[str], Path], tmp_path: Path, cli: Cli
 ) -> None:
-    real = lesson_class(name).step
+    real = trainer_class(name).step
 
-    def step(lesson: Any, views: Any, number: int, epoch: int) -> Any:
-        losses = real(lesson, views, number, epoch)
+    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
+        losses = real(trainer, views, number, epoch)
         if number == 4:
             with torch.no_grad():
-                next(lesson.networks[lesson.kept].parameters()).fill_(float("nan"))
+                next(trainer.networks[trainer.kept].parameters()).fill_(float("nan"))
             losses |= {next(iter(losses)): torch.tensor(float("nan"))}
         return losses
 
     config = as_file(tmp_path / "small.yaml", name)
     words = ("factory", "train", name, "--data", data, "--out", "run", "--device", "cpu", "--config", config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lesson_class(name), "step", step)
+        patch.setattr(trainer_class(name), "step", step)
         outcome = cli(*words)
     assert_refused(outcome, r"finite losses.* at step 5 \(\w+\).*last good checkpoint is run/last\.safetensors", code=1)
     state = read_checkpoint(tmp_path / "run" / LAST, STATE_KIND)
@@ -289,11 +289,11 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_last_good_checkpoint(
 
 
 def test_a_loss_that_is_no_number_at_once_says_that_there_is_no_checkpoint(data: Path, tmp_path: Path) -> None:
-    def step(lesson: Any, views: Any, number: int, epoch: int) -> Any:
+    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
         return {"generator": torch.tensor(float("inf"))}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lesson_class("dcgan"), "step", step)
+        patch.setattr(trainer_class("dcgan"), "step", step)
         with pytest.raises(FaultError, match=r"step 1 \(generator\); no checkpoint had been written"):
             train(small_run("dcgan", data, tmp_path / "run"))
     assert not (tmp_path / "run" / LAST).exists()
@@ -302,19 +302,21 @@ def test_a_loss_that_is_no_number_at_once_says_that_there_is_no_checkpoint(data:
 def test_a_weight_that_is_no_number_is_never_written_though_the_losses_are(
     data: Path, unbroken: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    real = lesson_class("dcgan").step
+    real = trainer_class("dcgan").step
 
-    def step(lesson: Any, views: Any, number: int, epoch: int) -> Any:
-        losses = real(lesson, views, number, epoch)
+    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
+        losses = real(trainer, views, number, epoch)
         if number == 3:  # the last step before a look: no loss has seen the weight yet
             with torch.no_grad():
-                next(lesson.networks["judges"].parameters()).flatten()[0] = float("inf")
+                next(trainer.networks["discriminators"].parameters()).flatten()[0] = float("inf")
         return losses
 
     run = small_run("dcgan", data, tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lesson_class("dcgan"), "step", step)
-        with pytest.raises(FaultError, match=r"finite weights.* at step 4 \(judges\).*last good checkpoint is .*last"):
+        patch.setattr(trainer_class("dcgan"), "step", step)
+        with pytest.raises(
+            FaultError, match=r"finite weights.* at step 4 \(discriminators\).*last good checkpoint is .*last"
+        ):
             train(run)
     assert read_checkpoint(run.out / LAST, STATE_KIND).card["step"] == 2
     assert read_checkpoint(run.out / BEST, WEIGHTS_KIND).card["step"] == 2
@@ -339,7 +341,7 @@ def test_a_run_leaves_a_history_a_plot_sheets_and_weights_with_their_card(
     assert (out / PLOT).read_bytes().startswith(b"\x89PNG")
     history = pq.read_table(out / HISTORY)
     assert history["step"].to_pylist() == [2, 4]
-    assert {"generator", "judges", "steps_per_s", "wait_share"} < set(history.column_names)
+    assert {"generator", "discriminators", "steps_per_s", "wait_share"} < set(history.column_names)
 
 
 def test_the_card_says_what_the_weights_are(data: Path, unbroken: Callable[[str], Path]) -> None:
@@ -359,15 +361,15 @@ def test_the_card_says_what_the_weights_are(data: Path, unbroken: Callable[[str]
 
 def test_kept_weights_are_the_running_mean(data: Path, tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
-    real = lesson_class("dcgan").step
+    real = trainer_class("dcgan").step
 
-    def step(lesson: Any, views: Any, number: int, epoch: int) -> Any:
-        losses = real(lesson, views, number, epoch)
-        seen.append(lesson.networks["generator"].head.weight.detach().clone())
+    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
+        losses = real(trainer, views, number, epoch)
+        seen.append(trainer.networks["generator"].head.weight.detach().clone())
         return losses
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lesson_class("dcgan"), "step", step)
+        patch.setattr(trainer_class("dcgan"), "step", step)
         out = trained("dcgan", data, tmp_path / "run", steps=2)
     kept = read_checkpoint(out / BEST, WEIGHTS_KIND).tensors["head.weight"]
     rate = 2 / 11  # min(0.9, (1 + n) / (10 + n)) with n = 1
