@@ -124,6 +124,19 @@ class Trained(ABC):
         del config, size
         return ()
 
+    def resolved_config(self) -> TrainedConfig:
+        """Return the config with the weights' sha256 and the number format filled in; see `UsesWeights`."""
+        resolved: TrainedConfig = self.settle(self.config, self.device)
+        return resolved
+
+    def training_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return sources and licences of the data behind the weights; see `UsesWeights`."""
+        return self.provenance(self.config)
+
+    def input_notes(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """Return how the inputs were read for tiles of a size, one line each; see `UsesWeights`."""
+        return self.notes(self.config, size)
+
     @cached_property
     def card(self) -> Card:
         """The card of the weights."""

@@ -17,6 +17,7 @@ from factory.core.config import Config
 from factory.geometry.fields import FloatMap
 from factory.geometry.outlines import OutlineConfig, draw_outlines
 from factory.masks.allocate import Scores, check, shares
+from factory.masks.base import MaskGenerator
 from factory.masks.cells.placement import Cells, Population, too_coarse
 from factory.masks.quantiles import target_count
 from factory.masks.regions import NODE_UM, Regions, RegionsConfig, draw_regions, region_fields, region_fractions
@@ -66,15 +67,12 @@ class IhcConfig(Config):
     overlap: float = Field(default=0.15, ge=0, lt=0.5)
 
 
-class Ihc:
+class Ihc(MaskGenerator):
     """Draws regions and the nuclei in them, for the schemes of `pdl1` and `ki67`."""
 
-    schemes: tuple[str, ...] = ("pdl1", "pdl1_cells", "ki67", "ki67_cells")
+    schemes = ("pdl1", "pdl1_cells", "ki67", "ki67_cells")
     Config = IhcConfig
-
-    def __init__(self, config: IhcConfig, device: str = "cpu") -> None:
-        del device  # numba on the CPU, whatever the renderer uses
-        self.config = config
+    config: IhcConfig
 
     def refusal(self, request: Request) -> str | None:
         """Why a request can never be met, or None."""

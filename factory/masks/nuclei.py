@@ -20,6 +20,7 @@ import numpy as np
 from factory.geometry.fields import FloatMap, nodes, noise, spline
 from factory.geometry.outlines import Outlines, draw_outlines
 from factory.masks.allocate import Scores, check
+from factory.masks.base import MaskGenerator
 from factory.masks.cells.layout_fit import fit_layouts
 from factory.masks.cells.nuclei_config import Layout, NucleiConfig
 from factory.masks.cells.placement import Cells, Population, too_coarse
@@ -42,15 +43,12 @@ _JITTER = 0.05
 """Standard deviation of the logarithm of a tile's density round that of the layout it follows."""
 
 
-class Nuclei:
+class Nuclei(MaskGenerator):
     """Draws nuclei for the schemes `nuclei` and `ihc`; in `ihc` the requested share of them is positive, exactly."""
 
-    schemes: tuple[str, ...] = ("nuclei", "ihc")
+    schemes = ("nuclei", "ihc")
     Config = NucleiConfig
-
-    def __init__(self, config: NucleiConfig, device: str = "cpu") -> None:
-        del device  # numba on the CPU, whatever the renderer uses
-        self.config = config
+    config: NucleiConfig
 
     def refusal(self, request: Request) -> str | None:
         """Why a request can never be met, or None."""
@@ -103,20 +101,14 @@ class Nuclei:
         size = f"{request.height}x{request.width}"
         return f"masks.{field}: asks for {how} {asked} cells in {size}, at most {most} fit ({remedy})"
 
+    def fit_tiles(self, tiles: Sequence[Tile], request: Request, typed: frozenset[str]) -> NucleiConfig:
+        """Return the config whose layouts are like real ones; see `FitsTiles` and `fit_layouts`."""
+        return fit_layouts(tiles, request, self.config, typed, lambda fitted: Nuclei(fitted).draw)
+
     @staticmethod
     def fit(tiles: Sequence[Tile], request: Request, config: NucleiConfig, typed: frozenset[str]) -> NucleiConfig:
-        """The config whose layouts are like real ones; deterministic. See `nuclei_fit`.
-
-        Args:
-            tiles: real ones with instances.
-            request: of which size and resolution tiles will be drawn; they are compared at that size.
-            config: what is kept where real tiles do not tell.
-            typed: fields of it that stay as they are.
-
-        Raises:
-            UserError: when too few nuclei lie whole in the tiles.
-        """
-        return fit_layouts(tiles, request, config, typed, lambda fitted: Nuclei(fitted).draw)
+        """As `fit_tiles`, of a config."""
+        return Nuclei(config).fit_tiles(tiles, request, typed)
 
     def draw(self, requests: Sequence[Request], rngs: Sequence[np.random.Generator]) -> list[Scores]:
         """Nuclei for every request, each from its own generator; the score fields are empty, cells say it all."""

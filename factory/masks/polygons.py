@@ -8,6 +8,7 @@ import numpy as np
 
 from factory.core.config import Config
 from factory.masks.allocate import Scores, check
+from factory.masks.base import MaskGenerator
 from factory.masks.regions import RegionsConfig, draw_regions, region_fields, region_fractions
 from factory.plan.request import Request
 
@@ -22,18 +23,15 @@ class PolygonsConfig(Config):
     regions: RegionsConfig = RegionsConfig()
 
 
-class Polygons:
+class Polygons(MaskGenerator):
     """Draws region masks without cells, for `pdl1`, `ki67`, `tissue` and any scheme of regions given as YAML.
 
     ``"*"`` in `schemes` stands for the schemes that are not shipped; `refusal` says which of them are not regions.
     """
 
-    schemes: tuple[str, ...] = ("pdl1", "ki67", "tissue", "*")
+    schemes = ("pdl1", "ki67", "tissue", "*")
     Config = PolygonsConfig
-
-    def __init__(self, config: PolygonsConfig, device: str = "cpu") -> None:
-        del device  # numba on the CPU, whatever the renderer uses
-        self.config = config
+    config: PolygonsConfig
 
     def refusal(self, request: Request) -> str | None:
         """Why a request can never be met, or None."""

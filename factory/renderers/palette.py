@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.config import Config
+from factory.renderers.base import Renderer
 from factory.renderers.conditions import Condition, ConditionConfig
 
 
@@ -15,17 +16,12 @@ class PaletteConfig(Config):
     """Nothing to set: the colours are the scheme's."""
 
 
-class Palette:
+class Palette(Renderer):
     """Renders label maps of any scheme as flat colours."""
 
     condition = ConditionConfig(kind="labels")
     label_origin = "exact"
     Config = PaletteConfig
-
-    def __init__(self, config: PaletteConfig, device: str = "cpu") -> None:
-        """The renderer runs on the CPU whatever the device is."""
-        del device
-        self.config = config
 
     def render(
         self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]

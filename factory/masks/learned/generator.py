@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from factory.learn.weights import Trained, TrainedConfig
 from factory.masks.allocate import Scores, check
+from factory.masks.base import MaskGenerator
 from factory.plan.request import Request
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ SURE = 2.0
 _LEAST_PX = np.float32(1e-3)
 
 
-class TrainedMasks(Trained):
+class TrainedMasks(Trained, MaskGenerator):
     """Base of the generators whose scores are a network's logits."""
 
     part = "masks"
     kind = WEIGHTS_KIND
-    schemes: tuple[str, ...] = ("tissue",)
+    Config: ClassVar[type[TrainedConfig]] = TrainedConfig
+    schemes = ("tissue",)
     """What the starter weights draw; other weights may draw any scheme."""
     shift_bound = 4.0
     """`MakeConfig.shift_bound` unless another is asked for: `SURE` log-odds, and two pixels from the border."""

@@ -16,6 +16,7 @@ from factory.core.config import parse
 from factory.learn.weights import Trained, TrainedConfig, scheme_of
 from factory.nets.stitching import draw
 from factory.plan.request import Request
+from factory.renderers.base import Renderer
 from factory.renderers.conditions import RELIEF_STEPS, Condition, ConditionConfig, labels_of_condition, refusal_of
 from manifests.errors import FaultError
 from manifests.labels import IGNORE
@@ -40,7 +41,7 @@ class RendererConfig(TrainedConfig):
     window_px: int = Field(default=1024, ge=256)
 
 
-class TrainedRenderer(Trained):
+class TrainedRenderer(Trained, Renderer):
     """Base of the renderers whose images are a network's."""
 
     part = "renderer"

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from factory.renderers.base import Renderer
 from factory.renderers.conditions import Condition, ConditionConfig
 from factory.renderers.stain.appearance import Look, draw_look, staining_of
 from factory.renderers.stain.cells import (
@@ -47,17 +48,13 @@ _REACH_UM = 3.5
 """How far from its centre a cell without a nucleus begins to compete for pixels: the radius of an average nucleus."""
 
 
-class Stain:
+class Stain(Renderer):
     """Renders label maps of any scheme as H&E, membranous or nuclear immunostain, by the roles of the classes."""
 
     condition = ConditionConfig(kind="labels")
     label_origin = "exact"
     Config = StainConfig
-
-    def __init__(self, config: StainConfig, device: str = "cpu") -> None:
-        """The renderer runs on the CPU whatever the device is."""
-        del device
-        self.config = config
+    config: StainConfig
 
     def render(
         self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
@@ -69,15 +66,15 @@ class Stain:
         """
         return [self._render(condition, rng) for condition, rng in zip(conditions, rngs, strict=True)]
 
+    def fit_images(self, images: Sequence[npt.NDArray[np.uint8]], scheme: LabelScheme) -> StainConfig:
+        """Return the config with the stain of real images; see `FitsImages` and `fit_slides`."""
+        told = bool(scheme.ids("tumour_positive"))
+        return fit_slides(images, staining_of(self.config, scheme), self.config, told=told)
+
     @staticmethod
     def fit(images: Sequence[npt.NDArray[np.uint8]], scheme: LabelScheme, config: StainConfig) -> StainConfig:
-        """The config with the looks of real images; deterministic. See `stain_fit`.
-
-        Raises:
-            UserError: when no image holds stained tissue.
-        """
-        told = bool(scheme.ids("tumour_positive"))
-        return fit_slides(images, staining_of(config, scheme), config, told=told)
+        """As `fit_images`, of a config."""
+        return Stain(config).fit_images(images, scheme)
 
     def _render(self, condition: Condition, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         array, mpp = condition.array, condition.mpp
