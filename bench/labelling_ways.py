@@ -235,7 +235,7 @@ def write_pair(side: int, blocks: int | None, members: int, precision: str, fold
 
 def memory_in_all(folder: Path) -> dict[str, Any]:
     """MB before and at most, and seconds, of an image drawn and labelled in one pass, as `factory make` does it."""
-    part = Hdgan(Hdgan.settle(HdganConfig(weights=str(folder)), "cpu"))
+    part = Hdgan(Hdgan.resolve_weights(HdganConfig(weights=str(folder)), "cpu"))
     before, started = peak_mb(), time.process_time()
     part.draw(0)
     return {"before_mb": before, "peak_mb": peak_mb(), "seconds": time.process_time() - started}
@@ -244,7 +244,7 @@ def memory_in_all(folder: Path) -> dict[str, Any]:
 def sampling(precision: str, folder: Path) -> dict[str, Any]:
     """Seconds of an image of the generator, and of one with its labels."""
     config = HdganConfig.model_validate({"weights": str(folder), "precision": precision})
-    part = Hdgan(Hdgan.settle(config, "cpu"))
+    part = Hdgan(Hdgan.resolve_weights(config, "cpu"))
     latents = draw_latents([0], part.generator.network.z_dim)
     rngs = [np.random.default_rng(0)]
     image = median_seconds(lambda: part.generator.draw(latents, rngs, 0.7), 5, time.process_time)

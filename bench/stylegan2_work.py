@@ -98,7 +98,9 @@ def labelled(which: str, precision: str, asked: str, folder: str, n: str) -> lis
         pipeline.make(order, workers=1)
 
     make(1, 0)  # weights are loaded and kernels compiled
-    part = Hdgan(Hdgan.settle(HdganConfig.model_validate({"weights": str(run), "precision": precision}), "cpu"))
+    part = Hdgan(
+        Hdgan.resolve_weights(HdganConfig.model_validate({"weights": str(run), "precision": precision}), "cpu")
+    )
     bare, stock = _bare_forward(run / BESIDE, precision, fastest=True), _stock_forward(run / BESIDE)
     ours = _seconds(lambda: make(count, 1)) / count
     drawn = seconds_of(lambda: part.draw(0), len(bare), chosen_clock())

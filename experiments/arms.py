@@ -19,7 +19,7 @@ from factory.core.malloc import keep_freed_memory
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
 from factory.learn.cells_by_colour import with_cells
-from factory.learn.crops import ImageViews, NucleiViews, Tiles, instances_of
+from factory.learn.crops import ImageCrops, NucleiCrops, Tiles, instances_of
 from factory.learn.weights import scheme_of
 from factory.renderers import RENDERERS
 from factory.renderers.conditions import draw_condition
@@ -130,8 +130,8 @@ def is_finished(arm: Arm, seed: int, protocol: Mapping[str, Any], out: Path) -> 
 
 
 def real_views(tiles: Tiles, protocol: Mapping[str, Any], *, nuclei: bool = False) -> tuple[Pixels, list[str]]:
-    """Views of real tiles, uint8 [N, h, w, 4] or, with nuclei, 8 (see `NucleiViews`), and the patient of each."""
-    kind = NucleiViews if nuclei else ImageViews
+    """Crops of real tiles, uint8 [N, h, w, 4] or, with nuclei, 8 (see `NucleiCrops`), and the patient of each."""
+    kind = NucleiCrops if nuclei else ImageCrops
     views = kind(tiles, tuple(protocol["view_size"]), protocol["views"], protocol["view_seed"], 0.85)
     return views.draw(0), [tiles.group(views.place(number)) for number in views.numbers(0)]
 
@@ -159,7 +159,7 @@ def extractors(protocol: Mapping[str, Any], encoder: Path | None) -> Iterator[Ex
 def render(arm: Arm, folder: Path, pixels: Pixels, mpp: float, scheme: LabelScheme, seed: int) -> Pixels:
     """What an arm makes of the masks of `real_views`: uint8 [N, h, w, 3]."""
     part = resolve(RENDERERS, arm.renderer, "--renderer")
-    config = part.settle(parse(part.Config, {"weights": str(folder)}, arm.name), "cpu")
+    config = part.resolve_weights(parse(part.Config, {"weights": str(folder)}, arm.name), "cpu")
     renderer = part(config)
     drawn = scheme_of(renderer.card)
     images = []

@@ -69,7 +69,7 @@ def score(protocol: dict[str, Any], arms: Sequence[Arm], arguments: argparse.Nam
 
 
 def _floor(data: Sequence[Path], protocol: dict[str, Any]) -> Pixels:
-    """Views of the train patients: real images of others."""
+    """Crops of the train patients: real images of others."""
     training: Tiles = open_tiles(data, None, tuple(protocol["view_size"]), 1)
     return real_views(training, protocol, nuclei=True)[0][..., 1:4]
 

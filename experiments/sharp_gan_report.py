@@ -50,7 +50,7 @@ class Scored:
         figures: of every finished run. ceiling: float64 [N], AJI of the segmenter in the real images.
         groups: the patient of each view. distances: Frechet distances by features: of the ``runs`` and the ``floor``.
         images: of every finished run, uint8 [N, H, W, 3].
-        views: uint8 [N, H, W, 8], see `factory.learn.crops.NucleiViews`.
+        views: uint8 [N, H, W, 8], see `factory.learn.crops.NucleiCrops`.
         scheme: of the masks.
     """
 

@@ -25,7 +25,7 @@ from experiments.tissue_masks_report import write_report
 from factory.core.config import configs_dir, read_yaml
 from factory.core.malloc import keep_freed_memory
 from factory.core.weights import read_card
-from factory.learn.crops import Tiles, Views, open_tiles
+from factory.learn.crops import MaskCrops, Tiles, open_tiles
 from factory.learn.sample_sheet import write_sample_sheet
 from factory.score.compare import Comparison, compare_sets
 from factory.score.features import Extractor, open_extractor
@@ -146,9 +146,9 @@ def draw(
 
 
 def real_views(name: str, tiles: Tiles, protocol: dict[str, Any], rounds: int = 1) -> TileSet:
-    """Views of real masks as the generators see them in training: `rounds` times as many as masks are drawn."""
+    """Crops of real masks as the generators see them in training: `rounds` times as many as masks are drawn."""
     count = rounds * protocol["masks"]
-    views = Views(tiles, tuple(protocol["size"]), count, _VIEW_SEED, 0.85)
+    views = MaskCrops(tiles, tuple(protocol["size"]), count, _VIEW_SEED, 0.85)
     groups = tuple(tiles.group(views.place(number)) for number in range(count))
     ids = tuple(f"view-{number}" for number in range(count))
     return TileSet(name, views.draw(0), tiles.mpp, tiles.scheme, ids, groups)

@@ -31,10 +31,10 @@ def train(
     scheme: Annotated[
         str | None, typer.Option(help="Label scheme. [default: the richest that all data read as]")
     ] = None,
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the views. [default: by config]")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the crops. [default: by config]")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps. [default: epochs of the config]")] = None,
-    batch: Annotated[int | None, typer.Option(help="Views in a step. [default: by config]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, views and noise. [default: 0]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Crops in a step. [default: by config]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, crops and noise. [default: 0]")] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16 or auto: bf16 where the machine computes it. [default: auto]")
     ] = None,
@@ -101,7 +101,7 @@ def train(
     height, width = run.config.size
     say(
         f"{name}: {len(run.tiles)} masks of scheme {run.tiles.scheme.name} at {run.tiles.mpp:g} um per pixel, "
-        f"{run.steps} steps of {run.config.batch} views of {height}x{width}, {run.config.precision} on {device}"
+        f"{run.steps} steps of {run.config.batch} crops of {height}x{width}, {run.config.precision} on {device}"
     )
     for note in run.notes:
         say(f"note: {note}")
@@ -120,7 +120,7 @@ def train(
             on_look=lambda row: say(_describe(row)),
         )
     went_on = f", going on from {result.start}" if result.start else ""
-    waited = f"{result.wait_share:.1%} waiting for views"
+    waited = f"{result.wait_share:.1%} waiting for crops"
     say(f"{run.out}: {result.step} steps{went_on}, {result.steps_per_s:.2f} steps/s, {waited}")
     say(f"weights {run.out}/best.safetensors; look at {run.out}/samples and {run.out}/history.png")
 

@@ -25,7 +25,7 @@ from factory.core.seeds import Stream, generator
 from factory.core.weights import BEST, Card, read_card
 from factory.joint import DRAWING as DRAWING
 from factory.joint.stylegan2 import SAMPLE_PSI, WEIGHTS_KIND, build, pixels_of
-from factory.learn.weights import STARTER, TrainedConfig
+from factory.learn.weights import STARTER, WeightsConfig
 from factory.nets.stylegan2 import Generator, Tap
 from manifests.errors import UserError
 
@@ -35,7 +35,7 @@ Latents = npt.NDArray[np.float32]
 Rngs = Sequence[np.random.Generator] | None
 
 
-class DrawConfig(TrainedConfig):
+class DrawConfig(WeightsConfig):
     """Which weights draw images, and how.
 
     Attributes:
@@ -170,7 +170,7 @@ def open_generator(
     return OpenGenerator(network, card, device, resolve_precision(precision, device))
 
 
-def settle(config: DrawConfig, device: str) -> DrawConfig:
+def resolve_weights(config: DrawConfig, device: str) -> DrawConfig:
     """The config with the weights' digest and the precision spelt out.
 
     Raises:

@@ -36,7 +36,7 @@ from factory.joint.generators import (
 from factory.joint.labeller import KIND, Labeller, read_labeller
 from factory.joint.streaming import TILE_PX, StreamingLabeller
 from factory.joint.stylegan2 import build
-from factory.learn.weights import STARTER, TrainedConfig, scheme_of
+from factory.learn.weights import STARTER, WeightsConfig, scheme_of
 from factory.nets.stylegan2 import StyleGan2Shape, Tap, sizes_of
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
@@ -48,7 +48,7 @@ BESIDE = "generator.safetensors"
 Image = npt.NDArray[np.uint8]
 
 
-class HdganConfig(TrainedConfig):
+class HdganConfig(WeightsConfig):
     """Which labeller, and how it labels.
 
     Attributes:
@@ -92,7 +92,7 @@ class Hdgan:
     """A generator and the labeller of its features.
 
     Args:
-        config: resolved by `settle`. device: where both run.
+        config: resolved by `resolve_weights`. device: where both run.
     """
 
     Config = HdganConfig
@@ -102,7 +102,7 @@ class Hdgan:
         self.config, self.device = config, device
 
     @classmethod
-    def settle(cls, config: HdganConfig, device: str) -> HdganConfig:
+    def resolve_weights(cls, config: HdganConfig, device: str) -> HdganConfig:
         """The config with the labeller's digest and the truncation spelt out.
 
         Raises:

@@ -18,8 +18,8 @@ from torch import nn
 
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.learn.crops import ImageViews, Tiles
-from factory.learn.training import TrainerConfig, Views
+from factory.learn.crops import ImageCrops, Tiles
+from factory.learn.training import Crops, TrainerConfig
 from factory.nets.ada import PIPES, AdaController, augmented, draw_uniforms
 from factory.nets.objectives import adversarial_loss
 from factory.nets.stylegan2 import Discriminator, Generator, StyleGan2Shape
@@ -56,7 +56,7 @@ class StyleGan2Config(TrainerConfig):
         augpipe: one of `factory.nets.ada.PIPES`, or ``noaug``. augment_p: probability of each augmentation at first; it
             stays so where ``ada_target`` is null. ada_target, ada_interval, ada_kimg: see `AdaController`.
         ema: 0, as the averaged generator is kept by the trainer itself.
-        max_background: of a view.
+        max_background: of a crop.
     """
 
     network: StyleGan2Shape = StyleGan2Shape()
@@ -101,7 +101,7 @@ class StyleGan2Trainer:
     """Trains a `Generator` against a `Discriminator`; what is kept is the generator's average.
 
     Args:
-        config: how to train. scheme: of the masks, which are not looked at but to drop views of air. device: where.
+        config: how to train. scheme: of the masks, which are not looked at but to drop crops of air. device: where.
 
     Attributes:
         images_alone: tiles with ignored pixels are learnt from too.
@@ -133,17 +133,17 @@ class StyleGan2Trainer:
         self._ada = AdaController(config.ada_target or 0.0, config.ada_interval, config.ada_kimg, config.augment_p)
         self._path_mean, self._path_penalty, self._r1 = (torch.zeros((), device=device) for _ in range(3))
 
-    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
         """Images uint8 [N, H, W, 3]."""
         config = self._config
-        views = ImageViews(tiles, config.size, config.batch, config.seed, config.max_background)
-        return lambda step: [np.ascontiguousarray(views.draw(step)[..., 1:4])]
+        crops = ImageCrops(tiles, config.size, config.batch, config.seed, config.max_background)
+        return lambda step: [np.ascontiguousarray(crops.draw(step)[..., 1:4])]
 
-    def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
+    def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
         """One step of the generator, then one of the discriminator, each with its regulariser when that is due."""
         del epoch
         config = self._config
-        real = torch.from_numpy(views[0]).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        real = torch.from_numpy(crops[0]).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
         # Generator.
         self._discriminator.requires_grad_(False)
@@ -243,10 +243,10 @@ class StyleGan2Trainer:
             logits: torch.Tensor = self._discriminator(seen)
         return logits
 
-    def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
+    def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
         """Real images, and what the average makes of always the same latents and noise, truncated and not."""
         assert isinstance(network, Generator)
-        real = views[0][:_SAMPLES]
+        real = crops[0][:_SAMPLES]
         rngs = [generator(self._config.seed, Stream.SAMPLE, place) for place in range(len(real))]
         latents = network.inputs(rngs).to(self._device)
         noise = [drawn.to(self._device) for drawn in network.noise(rngs)]

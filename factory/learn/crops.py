@@ -1,4 +1,4 @@
-"""Masks of data sets, with their images or not -> views to learn from: crops, a function of the step alone."""
+"""Crops of the masks of data sets, with their images or not, as a function of the training step alone."""
 
 from __future__ import annotations
 
@@ -114,13 +114,13 @@ def open_tiles(
 
     Args:
         paths: folders of data sets. scheme: to learn; None takes the richest that all read as.
-        size: height and width of a view. batch: views in a step. split: rows that are used. where: the option that
+        size: height and width of a crop. batch: crops in a step. split: rows that are used. where: the option that
         named the paths. advice: where there are too few. keep_ignored: take tiles that hold ignored pixels too, where
         images alone are learnt. on_tile: told of progress.
 
     Raises:
         UserError: for whatever does not fit: no such data set, schemes without a common reading, resolutions that
-            differ, tiles smaller than a view, label values outside the scheme, or fewer tiles than a batch.
+            differ, tiles smaller than a crop, label values outside the scheme, or fewer tiles than a batch.
     """
     parts, chosen = _open_split(paths, scheme, split)
     mpps = {str(part.root): set(part.table["mpp"].to_pylist()) for part in parts if len(part)}
@@ -204,13 +204,13 @@ def _survey(
 
 
 @dataclass(frozen=True)
-class Views:
-    """A stream of views; the views of a step depend on the seed and the step alone.
+class MaskCrops:
+    """A stream of crops; the crops of a step depend on the seed and the step alone.
 
     Attributes:
-        tiles: what is seen. size: height and width of a view. batch: views in a step. seed: of the order.
-        max_background: views with a larger share of air are drawn again a few times, as the papers drop such tiles.
-        stream: name of this stream among those of one run, so that two see different views.
+        tiles: what is seen. size: height and width of a crop. batch: crops in a step. seed: of the order.
+        max_background: crops with a larger share of air are drawn again a few times, as the papers drop such tiles.
+        stream: name of this stream among those of one run, so that two see different crops.
     """
 
     tiles: Tiles
@@ -221,60 +221,60 @@ class Views:
     stream: int = 0
 
     def draw(self, step: int) -> npt.NDArray[np.uint8]:
-        """The views of a step (0-based): uint8 [N, h, w]."""
-        return np.stack([self._view(number) for number in self.numbers(step)])
+        """The crops of a step (0-based): uint8 [N, h, w]."""
+        return np.stack([self._crop(number) for number in self.numbers(step)])
 
     def numbers(self, step: int) -> range:
-        """The numbers of a step's views in the stream."""
+        """The numbers of a step's crops in the stream."""
         return range(step * self.batch, (step + 1) * self.batch)
 
     def place(self, number: int) -> int:
-        """The tile of view `number` of the stream: every tile once per round, in a new order each round."""
+        """The tile of crop `number` of the stream: every tile once per round, in a new order each round."""
         total = len(self.tiles)
         order = generator(self.seed, Stream.TRAIN_ORDER, 2 * (number // total) + self.stream).permutation(total)
         return int(order[number % total])
 
-    def _view(self, number: int) -> npt.NDArray[np.uint8]:
+    def _crop(self, number: int) -> npt.NDArray[np.uint8]:
         rng = generator(self.seed, Stream.TRAIN_VIEW, 2 * number + self.stream)
         tile = self._read(self.place(number))
         air = list(self.tiles.scheme.ids("air"))
         for _ in range(_TRIES):
-            view = random_crop(tile, self.size, rng)
-            labels = view if view.ndim == 2 else view[..., 0]
+            crop = random_crop(tile, self.size, rng)
+            labels = crop if crop.ndim == 2 else crop[..., 0]
             if not air or np.isin(labels, air).mean() <= self.max_background:
                 break
-        return view
+        return crop
 
     def _read(self, position: int) -> npt.NDArray[np.uint8]:
-        """What views are cut from: uint8 [H, W], or with more channels after the classes."""
+        """What crops are cut from: uint8 [H, W], or with more channels after the classes."""
         return self.tiles.read(position)
 
 
-class ImageViews(Views):
-    """Views of masks with their images: `draw` gives uint8 [N, h, w, 4], the class and RGB of every pixel."""
+class ImageCrops(MaskCrops):
+    """Crops of masks with their images: `draw` gives uint8 [N, h, w, 4], the class and RGB of every pixel."""
 
     def _read(self, position: int) -> npt.NDArray[np.uint8]:
         return np.dstack([self.tiles.read(position), self.tiles.read_image(position)])
 
 
-class NucleiViews(ImageViews):
-    """Views with their instances too: uint8 [N, h, w, 8], the last four channels being the bytes of an int32."""
+class NucleiCrops(ImageCrops):
+    """Crops with their instances too: uint8 [N, h, w, 8], the last four channels being the bytes of an int32."""
 
     def _read(self, position: int) -> npt.NDArray[np.uint8]:
         instance = self.tiles.read_instance(position)
         return np.dstack([super()._read(position), instance.view(np.uint8).reshape(*instance.shape, 4)])
 
 
-def instances_of(views: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-    """Instances int32 [N, h, w] of `NucleiViews`."""
-    return np.ascontiguousarray(views[..., 4:]).view(np.int32)[..., 0]
+def instances_of(crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """Instances int32 [N, h, w] of `NucleiCrops`."""
+    return np.ascontiguousarray(crops[..., 4:]).view(np.int32)[..., 0]
 
 
-def mask_streams(
+def mask_crops(
     tiles: Tiles, size: tuple[int, int], batch: int, seed: int, max_background: float, *, streams: int = 1
 ) -> Callable[[int], list[npt.NDArray[np.uint8]]]:
-    """Step -> views of each of so many independent streams of masks; see `Views`."""
-    parts = [Views(tiles, size, batch, seed, max_background, stream) for stream in range(streams)]
+    """Step -> crops of each of so many independent streams of masks; see `MaskCrops`."""
+    parts = [MaskCrops(tiles, size, batch, seed, max_background, stream) for stream in range(streams)]
     return lambda step: [part.draw(step) for part in parts]
 
 
@@ -284,9 +284,9 @@ def random_crop(tile: npt.NDArray[np.uint8], size: tuple[int, int], rng: np.rand
     turned = rng.random() < 0.5 and _fits((width, height), *tile.shape[:2])
     h, w = (width, height) if turned else (height, width)
     y, x = (int(rng.integers(0, length - side + 1)) for length, side in zip(tile.shape[:2], (h, w), strict=True))
-    view = tile[y : y + h, x : x + w]
-    view = view.swapaxes(0, 1) if turned else view
+    crop = tile[y : y + h, x : x + w]
+    crop = crop.swapaxes(0, 1) if turned else crop
     for axis in (0, 1):
         if rng.random() < 0.5:
-            view = np.flip(view, axis)
-    return np.ascontiguousarray(view)
+            crop = np.flip(crop, axis)
+    return np.ascontiguousarray(crop)

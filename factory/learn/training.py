@@ -43,15 +43,15 @@ class TrainerConfig(Config):
 
     Attributes:
         scheme: of the masks; null takes the richest that all data sets read as.
-        size: height and width of the views, multiples of 32. batch: views in a step.
-        epochs: rounds over the tiles; each gives one view per round. steps: instead of epochs, where given.
+        size: height and width of the crops, multiples of 32. batch: crops in a step.
+        epochs: rounds over the tiles; each gives one crop per round. steps: instead of epochs, where given.
         decay_epochs: the learning rate falls linearly to 0 over so many of the last epochs.
         learning_rate, beta1, beta2: of Adam.
         ema: how slowly the averaged weights follow, which are kept; 0 keeps the last ones.
-        max_background: views with a larger share of air are drawn again, as the papers drop such tiles.
+        max_background: crops with a larger share of air are drawn again, as the papers drop such tiles.
         look_every: steps between checkpoints, each with a row of the history and a sheet of samples.
         precision: of the arithmetic; auto is bf16 where the machine computes it in hardware.
-        seed: of weights, order, views and noise. threads: of torch on the CPU; null takes all.
+        seed: of weights, order, crops and noise. threads: of torch on the CPU; null takes all.
     """
 
     renamed = {"judges": "discriminators"} | {
@@ -94,7 +94,7 @@ class TrainerConfig(Config):
         return size
 
 
-Views = npt.NDArray[Any]
+Crops = npt.NDArray[Any]
 """What a step sees: masks uint8 [N, H, W], or with their images uint8 [N, H, W, 4], and what else a trainer draws."""
 
 
@@ -112,13 +112,13 @@ class Trainer(Protocol):
     kept: str
     kind: str
 
-    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
         """Step (0-based) -> what that step sees; a function of the step alone."""
 
-    def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
+    def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
         """One step of all optimisers on what `draw_from` gave; named losses, detached scalars."""
 
-    def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
+    def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
         """Columns of the sheet, masks uint8 [n, H, W] or RGB [n, H, W, 3]: the same draws in every sheet."""
 
     def card(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Fit:
 
     Attributes:
         config: how to train. trainer: what. scheme: of the masks. steps: how many in all.
-        draw: step -> views of each stream. out: the run's folder. card: what the weights' card says beside the rest.
+        draw: step -> crops of each stream. out: the run's folder. card: what the weights' card says beside the rest.
         fingerprint: of configuration and data; a checkpoint of another is refused. resume: go on where one is.
         on_start, on_step, on_look: told of progress.
     """
@@ -157,7 +157,7 @@ class Fit:
     trainer: Trainer
     scheme: LabelScheme
     steps: int
-    draw: Callable[[int], list[Views]]
+    draw: Callable[[int], list[Crops]]
     out: Path
     card: Mapping[str, Any]
     fingerprint: str
@@ -170,7 +170,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run ended: steps done, the step it went on from, history, speed and the share of waiting for views."""
+    """How a run ended: steps done, the step it went on from, history, speed and the share of waiting for crops."""
 
     step: int
     start: int
@@ -196,13 +196,13 @@ def fit(job: Fit) -> FitResult:
     started = marked = time.perf_counter()
     step, waited_before, sums = start, 0.0, _Sums()
     with BatchLoader(job.draw, start, job.steps) as loader:
-        for step, views in enumerate(loader, start + 1):
+        for step, crops in enumerate(loader, start + 1):
             # One step.
             factor = rate_factor(config, step - 1, job.steps)
             for optimiser in trainer.optimisers.values():
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * factor
-            losses = trainer.step(views, step - 1, epoch_of(config, step - 1, job.steps))
+            losses = trainer.step(crops, step - 1, epoch_of(config, step - 1, job.steps))
             if not all(map(math.isfinite, torch.stack(list(losses.values())).tolist())):
                 bad = [name for name, value in losses.items() if not math.isfinite(float(value))]
                 raise _diverged(job, step, "losses", bad)
@@ -230,13 +230,13 @@ def fit(job: Fit) -> FitResult:
     return FitResult(step, start, history, (step - start) / max(total, 1e-9), wait_share)
 
 
-def _shown(job: Fit) -> list[Views]:
-    """What the sheets of samples are made of: the views of as many first steps as hold `_SHOWN`."""
+def _shown(job: Fit) -> list[Crops]:
+    """What the sheets of samples are made of: the crops of as many first steps as hold `_SHOWN`."""
     drawn = [job.draw(step) for step in range(math.ceil(_SHOWN / job.config.batch))]
     return [np.concatenate(parts)[:_SHOWN] for parts in zip(*drawn, strict=True)]
 
 
-def _look(job: Fit, network: nn.Module, shown: list[Views], history: list[dict[str, Any]]) -> None:
+def _look(job: Fit, network: nn.Module, shown: list[Crops], history: list[dict[str, Any]]) -> None:
     """Leave a sheet of samples, the plot and the weights of now."""
     step = history[-1]["step"]
     columns = job.trainer.sample(network, shown)

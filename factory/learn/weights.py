@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 STARTER = Path(__file__).parents[1] / "starter"
 
 
-class TrainedConfig(Config):
+class WeightsConfig(Config):
     """Which weights a part draws with, and how it computes.
 
     Attributes:
@@ -42,7 +42,7 @@ class TrainedConfig(Config):
     threads: int = Field(default=1, ge=1)
 
 
-class Trained(ABC):
+class WeightedPart(ABC):
     """Base of the parts that draw with a network.
 
     Attributes:
@@ -52,7 +52,7 @@ class Trained(ABC):
     name: ClassVar[str]
     part: ClassVar[str]
     kind: ClassVar[str]
-    Config: ClassVar[type[TrainedConfig]] = TrainedConfig
+    Config: ClassVar[type[WeightsConfig]] = WeightsConfig
     uses_torch = True
     from_weights = True
 
@@ -60,7 +60,7 @@ class Trained(ABC):
         self.config, self.device = config, device
 
     @classmethod
-    def settle(cls, config: Any, device: str) -> Any:
+    def resolve_weights(cls, config: Any, device: str) -> Any:
         """The config with weights and precision spelt out.
 
         Raises:
@@ -68,11 +68,11 @@ class Trained(ABC):
         """
         card = cls.card_of(config)
         card.refuse_other(cls.path_of(config), config.weights_sha256, "make the data set anew")
-        settled = {"weights_sha256": card.sha256, "precision": resolve_precision(config.precision, device)}
-        return config.model_copy(update=settled)
+        resolved = {"weights_sha256": card.sha256, "precision": resolve_precision(config.precision, device)}
+        return config.model_copy(update=resolved)
 
     @classmethod
-    def path_of(cls, config: TrainedConfig) -> Path:
+    def path_of(cls, config: WeightsConfig) -> Path:
         """The file that a config's `weights` means.
 
         Raises:
@@ -91,7 +91,7 @@ class Trained(ABC):
         return path / BEST if path.is_dir() else path
 
     @classmethod
-    def card_of(cls, config: TrainedConfig) -> Card:
+    def card_of(cls, config: WeightsConfig) -> Card:
         """The card of the weights that a config names.
 
         Raises:
@@ -110,7 +110,7 @@ class Trained(ABC):
     @classmethod
     def default_scheme(cls, values: Mapping[str, Any]) -> LabelScheme:
         """The scheme of the weights that the typed values of the config name, used where nothing was asked."""
-        return scheme_of(cls.card_of(TrainedConfig(weights=str(values.get("weights", "starter")))))
+        return scheme_of(cls.card_of(WeightsConfig(weights=str(values.get("weights", "starter")))))
 
     @classmethod
     def provenance(cls, config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -139,7 +139,7 @@ def recipe_of_joint(document: Mapping[str, Any], device: str) -> JointRecipe:
     values = dict(document)
     name = str(values.pop("name", HDGAN))
     part = resolve({each: JOINT[each] for each in FITTED}, name, "--joint")
-    config = part.settle(parse(part.Config, values, f"joint ({name})"), device)
+    config = part.resolve_weights(parse(part.Config, values, f"joint ({name})"), device)
     return JointRecipe(config, part(config, device).scheme, device)
 
 

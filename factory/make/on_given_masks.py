@@ -98,7 +98,7 @@ def brush_of(values: dict[str, Any], device: str) -> Brush:
     name = str(values.pop("name", ""))
     render_class = resolve(RENDERERS, name, "--renderer")
     config = parse(render_class.Config, values, f"renderer ({name})")
-    return Brush(name, render_class.settle(config, device) if has_weights(render_class) else config, device)
+    return Brush(name, render_class.resolve_weights(config, device) if has_weights(render_class) else config, device)
 
 
 def resolve_device(config: RenderConfig, name: str) -> str:

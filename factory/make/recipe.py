@@ -114,9 +114,11 @@ def recipe_of(document: dict[str, Any], scheme: LabelScheme, device: str = "cpu"
     render_config = parse(render_class.Config, render_values, f"renderer ({renderer})")
     return Recipe(
         masks=masks,
-        mask_config=mask_class.settle(mask_config, device) if has_weights(mask_class) else mask_config,
+        mask_config=mask_class.resolve_weights(mask_config, device) if has_weights(mask_class) else mask_config,
         renderer=renderer,
-        render_config=render_class.settle(render_config, device) if has_weights(render_class) else render_config,
+        render_config=render_class.resolve_weights(render_config, device)
+        if has_weights(render_class)
+        else render_config,
         scheme=scheme,
         attempts=document["attempts"],
         shift_bound=document["shift_bound"],

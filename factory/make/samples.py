@@ -30,7 +30,7 @@ from factory.joint.generators import (
     generator_card,
     noise_of,
     open_generator,
-    settle,
+    resolve_weights,
 )
 from factory.learn.weights import scheme_of
 from factory.make.pipeline import synthetic_info
@@ -120,7 +120,7 @@ def prepare(config: SampleConfig, out: Path, *, device: str = "cpu") -> Sampling
     Raises:
         UserError: for weights that cannot be used.
     """
-    drawing = settle(config.drawing, device)
+    drawing = resolve_weights(config.drawing, device)
     card = generator_card(drawing.weights)
     scheme, (height, width) = scheme_of(card), card.fields["network"]["size"]
     document = {
@@ -179,7 +179,7 @@ def draw_again(root: Path, row: dict[str, Any]) -> Image:
         UserError: when the weights are missing or others.
     """
     device = row["device"] or "cpu"
-    drawing = settle(drawing_of(root), device)
+    drawing = resolve_weights(drawing_of(root), device)
     opened = _opened(drawing, device)
     latents = draw_latents([row["seed"]], opened.network.z_dim)
     image: Image = opened.draw(latents, noise_of([row["seed"]], drawing), drawing.psi)[0]
@@ -213,7 +213,7 @@ def choose_diverse(dataset: Dataset, k: int) -> list[int]:
     """
     if not 1 <= k <= len(dataset):
         raise UserError(f"--diverse: expected 1 to {len(dataset)} images, as many as there are, got {k}.")
-    drawing = settle(drawing_of(dataset.root), "cpu")
+    drawing = resolve_weights(drawing_of(dataset.root), "cpu")
     styles = _opened(drawing, "cpu").styles(latents_of(dataset))
     return farthest_points(styles, k)
 

@@ -13,12 +13,12 @@ from torch import nn
 
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.learn.crops import Tiles, mask_streams
-from factory.learn.training import Views
-from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseTrainerConfig, FromCoarse, coarse_views
+from factory.learn.crops import Tiles, mask_crops
+from factory.learn.training import Crops
+from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseTrainerConfig, FromCoarse, coarse_crops
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
-from factory.nets.discriminators import PatchDiscriminator, refuse_small_views
+from factory.nets.discriminators import PatchDiscriminator, refuse_small_crops
 from factory.nets.history_pool import pooled
 from factory.nets.objectives import Adversarial, adversarial_loss
 from factory.nets.resnet import ResnetGenerator
@@ -48,7 +48,7 @@ class CycleGanTrainerConfig(CoarseTrainerConfig):
 
     @model_validator(mode="after")
     def _large_enough(self) -> CycleGanTrainerConfig:
-        refuse_small_views(self.size, self.discriminator_depth)
+        refuse_small_crops(self.size, self.discriminator_depth)
         return self
 
 
@@ -80,16 +80,16 @@ class CycleGanTrainer:
         }
         self._pools: dict[str, list[npt.NDArray[np.float32]]] = {side: [] for side in _SIDES}
 
-    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
-        """Views of two sets of masks that have nothing to do with each other."""
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
+        """Crops of two sets of masks that have nothing to do with each other."""
         config = self._config
-        return mask_streams(tiles, config.size, config.batch, config.seed, config.max_background, streams=2)
+        return mask_crops(tiles, config.size, config.batch, config.seed, config.max_background, streams=2)
 
-    def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
+    def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
         """Take a step of both generators, then of both discriminators; coarse and fine masks are unpaired."""
         del epoch
         config = self._config
-        real = {"fine": self._tensor(views[0]), "coarse": self._tensor(coarse_views(views[1], self._scheme, config))}
+        real = {"fine": self._tensor(crops[0]), "coarse": self._tensor(coarse_crops(crops[1], self._scheme, config))}
         discriminators = [self.networks[f"discriminator_{side}"] for side in _SIDES]
 
         # Generators.
@@ -120,10 +120,10 @@ class CycleGanTrainer:
         self.optimisers["adam_discriminators"].step()
         return {"adversarial": fooled.detach(), "cycle": cycle.detach(), "discriminators": discriminator_loss.detach()}
 
-    def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
+    def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
         """Coarse masks, the fine ones made of them, and the real fine ones."""
-        real = views[0][:_SAMPLES]
-        coarse = coarse_views(real, self._scheme, self._config)
+        real = crops[0][:_SAMPLES]
+        coarse = coarse_crops(real, self._scheme, self._config)
         network.eval()
         with torch.inference_mode(), autocast(self._config.precision, self._device):
             made = to_labels(network(self._tensor(coarse))).cpu().numpy()
@@ -141,7 +141,7 @@ class CycleGanTrainer:
         """Put both histories back."""
         self._pools = {side: list(tensors[f"pool_{side}"].numpy()) for side in _SIDES}
 
-    def _tensor(self, labels: Views) -> torch.Tensor:
+    def _tensor(self, labels: Crops) -> torch.Tensor:
         return to_channels(torch.from_numpy(labels).to(self._device), self._channels)
 
     def _made(self, side: str, source: torch.Tensor) -> torch.Tensor:

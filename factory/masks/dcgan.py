@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from factory.core.config import Config
-from factory.learn.weights import TrainedConfig
+from factory.learn.weights import WeightsConfig
 from factory.masks.learned.generator import TrainedMasks
 from factory.masks.learned.noise_to_mask import FromNoise, FromNoiseConfig
 from factory.nets.annealing import channels_of
@@ -54,7 +54,7 @@ class Dcgan(TrainedMasks):
     """Draws region masks of the one size that its weights were trained on."""
 
     name = "dcgan"
-    Config = TrainedConfig
+    Config = WeightsConfig
     Trainer = DcganTrainer
 
     @staticmethod

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from factory.core.config import Config
-from factory.learn.weights import TrainedConfig
+from factory.learn.weights import WeightsConfig
 from factory.masks.learned.generator import TrainedMasks
 from factory.masks.learned.noise_to_mask import FromNoise, FromNoiseConfig
 from factory.nets.annealing import channels_of, sharpness
@@ -69,7 +69,7 @@ class Depas(TrainedMasks):
     """Draws region masks of any size that is a multiple of 32."""
 
     name = "depas"
-    Config = TrainedConfig
+    Config = WeightsConfig
     Trainer = DepasTrainer
 
     @staticmethod

@@ -14,12 +14,12 @@ from torch import nn
 from factory.core.config import Config
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.learn.crops import Tiles, mask_streams
-from factory.learn.training import Views
-from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseTrainerConfig, FromCoarse, coarse_views
+from factory.learn.crops import Tiles, mask_crops
+from factory.learn.training import Crops
+from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseTrainerConfig, FromCoarse, coarse_crops
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
-from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_views
+from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_crops
 from factory.nets.objectives import Adversarial, adversarial_loss, feature_matching
 from factory.nets.shapes import UNetShape
 from factory.nets.unet import UNet
@@ -61,7 +61,7 @@ class PriorPathTrainerConfig(CoarseTrainerConfig):
     @model_validator(mode="after")
     def _deep_enough(self) -> PriorPathTrainerConfig:
         self.network.check_size(self.size)
-        refuse_small_views(self.size, self.discriminator_depth, self.discriminators)
+        refuse_small_crops(self.size, self.discriminator_depth, self.discriminators)
         return self
 
 
@@ -91,16 +91,16 @@ class PriorPathTrainer:
             for name, part in self.networks.items()
         }
 
-    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
-        """Views of masks."""
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
+        """Crops of masks."""
         config = self._config
-        return mask_streams(tiles, config.size, config.batch, config.seed, config.max_background)
+        return mask_crops(tiles, config.size, config.batch, config.seed, config.max_background)
 
-    def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
+    def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
         """One step of the discriminators on real and made-up pairs, then one of the generator."""
         del epoch
         config = self._config
-        fine, coarse = self._pairs(views[0])
+        fine, coarse = self._pairs(crops[0])
         with autocast(config.precision, self._device):
             made = probabilities(self._network(torch.cat([coarse, self._noise(fine, Stream.TRAIN_NOISE, step)], 1)))
 
@@ -128,9 +128,9 @@ class PriorPathTrainer:
         self.optimisers["adam_generator"].step()
         return {name: value.detach() for name, value in {**terms, "discriminators": discriminator_loss}.items()}
 
-    def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
+    def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
         """Coarse masks, two fine ones made of each with always the same noise, and the real fine ones."""
-        real = views[0][:_SAMPLES]
+        real = crops[0][:_SAMPLES]
         fine, coarse = self._pairs(real)
         network.eval()
         with torch.inference_mode(), autocast(self._config.precision, self._device):
@@ -151,10 +151,10 @@ class PriorPathTrainer:
     def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Nothing to put back."""
 
-    def _pairs(self, views: Views) -> tuple[torch.Tensor, torch.Tensor]:
-        coarse = coarse_views(views, self._scheme, self._config)
+    def _pairs(self, crops: Crops) -> tuple[torch.Tensor, torch.Tensor]:
+        coarse = coarse_crops(crops, self._scheme, self._config)
         fine_map, coarse_map = (
-            to_channels(torch.from_numpy(maps).to(self._device), self._channels) for maps in (views, coarse)
+            to_channels(torch.from_numpy(maps).to(self._device), self._channels) for maps in (crops, coarse)
         )
         return fine_map, coarse_map
 

@@ -50,8 +50,8 @@ def smallest_side(depth: int, discriminators: int = 1) -> int:
     return 3 << (depth + discriminators - 1)  # the two unstrided 4x4 convolutions take a pixel each
 
 
-def refuse_small_views(size: tuple[int, int], depth: int, discriminators: int = 1) -> None:
-    """Refuse views that `PatchDiscriminator`s of a depth cannot discriminator; for the configs of trainers.
+def refuse_small_crops(size: tuple[int, int], depth: int, discriminators: int = 1) -> None:
+    """Refuse crops that `PatchDiscriminator`s of a depth cannot discriminator; for the configs of trainers.
 
     Raises:
         ValueError: naming the least side.

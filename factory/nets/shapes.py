@@ -28,7 +28,7 @@ class UNetShape(Config):
     dropout: float = Field(default=0.5, ge=0, lt=1)
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Refuse views that cannot be halved so often; for the configs of trainers.
+        """Refuse crops that cannot be halved so often; for the configs of trainers.
 
         Raises:
             ValueError: naming what sides must be multiples of.
@@ -53,7 +53,7 @@ class GlobalShape(Config):
     _odd = field_validator("kernel")(odd)
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Refuse views that are too small for reflection padding; for the configs of trainers.
+        """Refuse crops that are too small for reflection padding; for the configs of trainers.
 
         Raises:
             ValueError: naming the least side.

@@ -13,9 +13,9 @@ from torch import nn
 
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.learn.crops import ImageViews, Tiles
-from factory.learn.training import Views
-from factory.nets.discriminators import PatchDiscriminator, refuse_small_views
+from factory.learn.crops import ImageCrops, Tiles
+from factory.learn.training import Crops
+from factory.nets.discriminators import PatchDiscriminator, refuse_small_crops
 from factory.nets.history_pool import pooled
 from factory.nets.objectives import Adversarial, adversarial_loss
 from factory.nets.resnet import ResnetGenerator
@@ -42,7 +42,7 @@ class CycleGanConfig(ImageTrainerConfig):
 
     @model_validator(mode="after")
     def _large_enough(self) -> CycleGanConfig:
-        refuse_small_views(self.size, self.discriminator_depth)
+        refuse_small_crops(self.size, self.discriminator_depth)
         return self
 
 
@@ -80,19 +80,19 @@ class CycleGanTrainer(ImageTrainer):
         """Shape of the generator of images."""
         return dict(self._shape)
 
-    def streams(self, tiles: Tiles) -> list[ImageViews]:
+    def streams(self, tiles: Tiles) -> list[ImageCrops]:
         """Two streams that have nothing to do with each other: of condition maps, and of images."""
         config = self._config
         return [
-            ImageViews(tiles, config.size, config.batch, config.seed, config.max_background, stream)
+            ImageCrops(tiles, config.size, config.batch, config.seed, config.max_background, stream)
             for stream in range(2)
         ]
 
-    def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
+    def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
         """One step of both generators, then one of both discriminators."""
         del epoch
         config = self._config
-        real = {"maps": self.seen(views), "images": self.images(views)}
+        real = {"maps": self.seen(crops), "images": self.images(crops)}
         discriminators = [self.networks["discriminator_images"], self.networks["discriminator_maps"]]
 
         # Generators.

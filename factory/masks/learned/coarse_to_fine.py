@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from factory.core.resolutions import LEARNT_MPP
 from factory.learn.crops import Tiles, open_tiles, random_crop, reopen_tiles
 from factory.learn.training import TrainerConfig
-from factory.learn.weights import TrainedConfig, scheme_of
+from factory.learn.weights import WeightsConfig, scheme_of
 from factory.masks.coarse import (
     AugmentSketchConfig,
     LayoutConfig,
@@ -46,7 +46,7 @@ class CoarseTrainerConfig(TrainerConfig):
     closing_px: int = Field(default=CLOSING_PX, ge=1)
 
 
-class CoarseConfig(TrainedConfig):
+class CoarseConfig(WeightsConfig):
     """Weights, and where the coarse maps come from.
 
     Attributes:
@@ -66,7 +66,7 @@ class CoarseConfig(TrainedConfig):
     layout: LayoutConfig = LayoutConfig()
     augment: AugmentSketchConfig = AugmentSketchConfig()
     _rows: tuple[tuple[int, int], ...] | None = PrivateAttr(default=None)
-    """Rows of the masks without ignored pixels: looked for once, in `FromCoarse.settle`."""
+    """Rows of the masks without ignored pixels: looked for once, in `FromCoarse.resolve_weights`."""
 
     @field_validator("coarse_from", mode="before")
     @classmethod
@@ -86,15 +86,15 @@ class CoarseConfig(TrainedConfig):
 class FromCoarse(TrainedMasks):
     """Base of the generators that translate a coarse map."""
 
-    Config: ClassVar[type[TrainedConfig]] = CoarseConfig
+    Config: ClassVar[type[WeightsConfig]] = CoarseConfig
     noise_channels: ClassVar[int] = 0
     """Of noise that the network sees beside the coarse map."""
     config: CoarseConfig
 
     @classmethod
-    def settle(cls, config: CoarseConfig, device: str) -> CoarseConfig:
-        """The config with weights, precision and coarse maps spelt out; see `TrainedMasks.settle`."""
-        settled: CoarseConfig = super().settle(config, device)
+    def resolve_weights(cls, config: CoarseConfig, device: str) -> CoarseConfig:
+        """The config with weights, precision and coarse maps spelt out; see `TrainedMasks.resolve_weights`."""
+        settled: CoarseConfig = super().resolve_weights(config, device)
         if settled.coarse == "drawn":
             return settled
         scheme = scheme_of(cls.card_of(settled))
@@ -193,12 +193,12 @@ def coarse_of(labels: npt.NDArray[np.uint8], scheme: LabelScheme, kernels: Mappi
     )
 
 
-def coarse_views(
-    views: npt.NDArray[np.uint8], scheme: LabelScheme, config: CoarseTrainerConfig
+def coarse_crops(
+    crops: npt.NDArray[np.uint8], scheme: LabelScheme, config: CoarseTrainerConfig
 ) -> npt.NDArray[np.uint8]:
     """The coarse maps of a batch with a trainer's kernels: uint8 [N, H, W]."""
     kernels = {"opening_px": config.opening_px, "closing_px": config.closing_px}
-    return np.stack([coarse_of(view, scheme, kernels) for view in views])
+    return np.stack([coarse_of(crop, scheme, kernels) for crop in crops])
 
 
 def _read(config: CoarseConfig, scheme: LabelScheme) -> list[Sketch]:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from factory.learn.weights import Trained, TrainedConfig
+from factory.learn.weights import WeightedPart, WeightsConfig
 from factory.masks.allocate import Scores, check
 from factory.masks.base import MaskGenerator
 from factory.plan.request import Request
@@ -24,7 +24,7 @@ SURE = 2.0
 _LEAST_PX = np.float32(1e-3)
 
 
-class TrainedMasks(Trained, MaskGenerator):
+class TrainedMasks(WeightedPart, MaskGenerator):
     """Base of the generators whose scores are a network's logits."""
 
     part = "masks"
@@ -34,7 +34,7 @@ class TrainedMasks(Trained, MaskGenerator):
     """What the starter weights draw; other weights may draw any scheme."""
     shift_bound = 4.0
     """`MakeConfig.shift_bound` unless another is asked for: `SURE` log-odds, and two pixels from the border."""
-    config: TrainedConfig
+    config: WeightsConfig
 
     @abstractmethod
     def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -13,8 +13,8 @@ from torch import nn
 
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.learn.crops import Tiles, mask_streams
-from factory.learn.training import TrainerConfig, Views
+from factory.learn.crops import Tiles, mask_crops
+from factory.learn.training import Crops, TrainerConfig
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets import STRIDE
 from factory.nets.annealing import probabilities, to_channels, to_labels
@@ -29,7 +29,7 @@ class FromNoiseConfig(TrainerConfig):
     @model_validator(mode="after")
     def _more_than_one_value(self) -> FromNoiseConfig:
         if self.batch == 1 and self.size == (STRIDE, STRIDE):  # a seed map of one pixel: batch norm has no variance
-            raise ValueError(f"batch: expected at least 2 views of {STRIDE}x{STRIDE}, got 1")
+            raise ValueError(f"batch: expected at least 2 crops of {STRIDE}x{STRIDE}, got 1")
         return self
 
 
@@ -66,19 +66,19 @@ class FromNoise:
         }
         self._epoch = 0
 
-    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
-        """Views of masks."""
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
+        """Crops of masks."""
         config = self._config
-        return mask_streams(tiles, config.size, config.batch, config.seed, config.max_background)
+        return mask_crops(tiles, config.size, config.batch, config.seed, config.max_background)
 
-    def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
+    def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
         """One step of the discriminators on real and made-up masks, then one of the generator."""
         self._epoch = epoch
-        real = to_channels(torch.from_numpy(views[0]).to(self._device), self._channels)
-        first = step * len(views[0])
-        rngs = [generator(self._config.seed, Stream.TRAIN_NOISE, first + place) for place in range(len(views[0]))]
+        real = to_channels(torch.from_numpy(crops[0]).to(self._device), self._channels)
+        first = step * len(crops[0])
+        rngs = [generator(self._config.seed, Stream.TRAIN_NOISE, first + place) for place in range(len(crops[0]))]
         with autocast(self._config.precision, self._device):
-            fake = probabilities(self._logits(self._network, rngs, views[0].shape[1:]))
+            fake = probabilities(self._logits(self._network, rngs, crops[0].shape[1:]))
 
             # Discriminators.
             self.optimisers["adam_discriminators"].zero_grad(set_to_none=True)
@@ -99,9 +99,9 @@ class FromNoise:
         self.optimisers["adam_generator"].step()
         return {"generator": making.detach(), "discriminators": discriminator_loss.detach()}
 
-    def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
+    def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
         """Real masks and what the generator makes of always the same noise."""
-        real = views[0][:_SAMPLES]
+        real = crops[0][:_SAMPLES]
         rngs = [generator(self._config.seed, Stream.SAMPLE, place) for place in range(2 * len(real))]
         network.eval()
         with torch.inference_mode(), autocast(self._config.precision, self._device):

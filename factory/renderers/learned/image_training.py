@@ -15,8 +15,8 @@ from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.geometry.nuclear_maps import contour_of
 from factory.learn.cells_by_colour import with_cells
-from factory.learn.crops import ImageViews, NucleiViews, Tiles, instances_of
-from factory.learn.training import TrainerConfig, Views
+from factory.learn.crops import ImageCrops, NucleiCrops, Tiles, instances_of
+from factory.learn.training import Crops, TrainerConfig
 from factory.nets.stitching import to_pixels
 from factory.renderers.conditions import (
     RELIEFS,
@@ -43,10 +43,10 @@ class ImageTrainerConfig(TrainerConfig):
         condition: the map that the network sees.
         look: tell the network the mean colours of the slide, see `factory.renderers.learned.stain_reference`. Not of
         the papers.
-        look_jitter: each channel of a view is scaled by up to so much more or less and shifted by up to as much of the
+        look_jitter: each channel of a crop is scaled by up to so much more or less and shifted by up to as much of the
             range, and the colours of its look alike. Slides are few, so that without it a look says which slide it is
             and how many of its cells are positive, and not only its colours.
-        max_background: of a view; the papers drop such tiles.
+        max_background: of a crop; the papers drop such tiles.
     """
 
     condition: ConditionConfig = ConditionConfig()
@@ -97,7 +97,7 @@ class ImageTrainerConfig(TrainerConfig):
 
 
 class ImageTrainer:
-    """Base of the trainers: views, conditions, looks and the card.
+    """Base of the trainers: crops, conditions, looks and the card.
 
     Args:
         config: how to train. scheme: of the masks. device: where to compute.
@@ -121,7 +121,7 @@ class ImageTrainer:
         """Channels that the network sees: those of the condition map, and three of the look."""
         return self._channels + (3 if self._config.look else 0)
 
-    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Views]]:
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
         """Condition maps uint8 [N, H, W], images uint8 [N, H, W, 3], looks float32 [N, classes, 3].
 
         Where instances are read also reliefs uint8 [N, H, W] (see `Condition`) and contours bool [N, H, W].
@@ -130,35 +130,35 @@ class ImageTrainer:
         self._looks = measure_looks(tiles) if self._config.look else None
         streams = self.streams(tiles)
 
-        def draw(step: int) -> list[Views]:
-            views = [stream.draw(step) for stream in streams]
+        def draw(step: int) -> list[Crops]:
+            crops = [stream.draw(step) for stream in streams]
             numbers = streams[0].numbers(step)
-            conditions, looks = self._conditions(views[0], numbers), self._looks_of(streams[0], numbers)
-            pairs: list[Views] = [conditions, *self._jittered(views[-1][..., 1:4], looks, numbers)]
-            return pairs + self._nuclei(views[0]) if self._config.reads_nuclei else pairs
+            conditions, looks = self._conditions(crops[0], numbers), self._looks_of(streams[0], numbers)
+            pairs: list[Crops] = [conditions, *self._jittered(crops[-1][..., 1:4], looks, numbers)]
+            return pairs + self._nuclei(crops[0]) if self._config.reads_nuclei else pairs
 
         return draw
 
-    def streams(self, tiles: Tiles) -> list[ImageViews]:
-        """Where conditions (the first) and images (the last) are from: the same views where they are pairs."""
+    def streams(self, tiles: Tiles) -> list[ImageCrops]:
+        """Where conditions (the first) and images (the last) are from: the same crops where they are pairs."""
         config = self._config
-        kind = NucleiViews if config.reads_nuclei else ImageViews
+        kind = NucleiCrops if config.reads_nuclei else ImageCrops
         return [kind(tiles, config.size, config.batch, config.seed, config.max_background)]
 
-    def _nuclei(self, views: npt.NDArray[np.uint8]) -> list[Views]:
-        """Reliefs and contours of views [N, H, W, 8]; no relief where the condition map has none."""
-        instances, condition = instances_of(views), self._config.condition
+    def _nuclei(self, crops: npt.NDArray[np.uint8]) -> list[Crops]:
+        """Reliefs and contours of crops [N, H, W, 8]; no relief where the condition map has none."""
+        instances, condition = instances_of(crops), self._config.condition
         contours = np.stack([contour_of(instance, condition.metric) for instance in instances])
         if condition.kind not in RELIEFS:
-            return [np.zeros((len(views), 0), np.uint8), contours]
+            return [np.zeros((len(crops), 0), np.uint8), contours]
         return [np.stack([draw_relief(condition, instance) for instance in instances]), contours]
 
-    def _conditions(self, views: npt.NDArray[np.uint8], numbers: range) -> npt.NDArray[np.uint8]:
-        """Condition maps of views [N, H, W, 4 or more], whose numbers seed the noise."""
+    def _conditions(self, crops: npt.NDArray[np.uint8], numbers: range) -> npt.NDArray[np.uint8]:
+        """Condition maps of crops [N, H, W, 4 or more], whose numbers seed the noise."""
         config, scheme = self._config.condition, self._scheme
-        labels = views[..., 0]
+        labels = crops[..., 0]
         if config.kind == "polygons+air+cells":
-            labels = np.stack([with_cells(v[..., 0], v[..., 1:4], self._mpp, scheme, self._drawn) for v in views])
+            labels = np.stack([with_cells(v[..., 0], v[..., 1:4], self._mpp, scheme, self._drawn) for v in crops])
         if config.kind == "polygons+noise":
             rngs = [generator(self._config.seed, Stream.CONDITION, number) for number in numbers]
             label = len(self._drawn)
@@ -166,11 +166,11 @@ class ImageTrainer:
             labels = np.stack(maps)
         return labels
 
-    def _looks_of(self, views: ImageViews, numbers: range) -> npt.NDArray[np.float32]:
-        """The look of each view's slide: float32 [N, classes, 3], 0 where none is told."""
+    def _looks_of(self, crops: ImageCrops, numbers: range) -> npt.NDArray[np.float32]:
+        """The look of each crop's slide: float32 [N, classes, 3], 0 where none is told."""
         looks = np.zeros((len(numbers), len(self._drawn), 3), np.float32)
         if self._looks is not None:
-            groups = [self._looks.names.index(views.tiles.group(views.place(n))) for n in numbers]
+            groups = [self._looks.names.index(crops.tiles.group(crops.place(n))) for n in numbers]
             looks[:, : self._looks.colours.shape[1]] = self._looks.colours[groups]
         return looks
 
@@ -188,21 +188,21 @@ class ImageTrainer:
         pixels = np.clip(np.rint((other + 1) * 127.5), 0, 255).astype(np.uint8)
         return pixels, looks * (1 + gain) + shift
 
-    def seen(self, views: list[Views]) -> torch.Tensor:
+    def seen(self, crops: list[Crops]) -> torch.Tensor:
         """What the network sees of what `draw_from` drew: float32 [N, in_channels, H, W]."""
-        labels, looks = (torch.from_numpy(part).to(self._device) for part in (views[0], views[2]))
+        labels, looks = (torch.from_numpy(part).to(self._device) for part in (crops[0], crops[2]))
         kind = self._config.condition.kind
-        relief = torch.from_numpy(views[3]).to(self._device) if kind in RELIEFS else None
+        relief = torch.from_numpy(crops[3]).to(self._device) if kind in RELIEFS else None
         return to_network(labels, labels_of_condition(kind, self._drawn), looks if self._config.look else None, relief)
 
-    def images(self, views: list[Views]) -> torch.Tensor:
+    def images(self, crops: list[Crops]) -> torch.Tensor:
         """Images in -1..1: float32 [N, 3, H, W]."""
-        pixels = torch.from_numpy(np.ascontiguousarray(views[1])).to(self._device)
+        pixels = torch.from_numpy(np.ascontiguousarray(crops[1])).to(self._device)
         return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
-    def sample(self, network: nn.Module, views: list[Views]) -> list[npt.NDArray[np.uint8]]:
+    def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
         """Condition maps, what is made of them, and the real images."""
-        shown = [part[:SAMPLES] for part in views]
+        shown = [part[:SAMPLES] for part in crops]
         network.eval()
         with torch.inference_mode(), autocast(self._config.precision, self._device):
             made = [

@@ -15,9 +15,9 @@ from torch import nn
 from factory.core.config import Config
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.learn.training import Views
+from factory.learn.training import Crops
 from factory.nets.contours import contrast, grey_of, sharpness, smoothness
-from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_views
+from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_crops
 from factory.nets.objectives import Adversarial, adversarial_loss, feature_matching
 from factory.nets.perceptual import PerceptualDistance
 from factory.renderers.learned.image_training import ImageTrainer, ImageTrainerConfig
@@ -83,7 +83,7 @@ class PairsConfig(ImageTrainerConfig):
 
     @model_validator(mode="after")
     def _discriminators_fit(self) -> PairsConfig:
-        refuse_small_views(self.size, self.discriminator_depth, self.discriminators)
+        refuse_small_crops(self.size, self.discriminator_depth, self.discriminators)
         if bool(self.loss.perceptual) != bool(self.perceptual_weights):
             raise ValueError(
                 "perceptual_weights: expected a file of VGG19's weights with loss.perceptual above 0, none without; "
@@ -124,11 +124,11 @@ class FromPairs(ImageTrainer):
             self._perceptual = PerceptualDistance(Path(config.perceptual_weights)).to(self._device)
         self.optimise()
 
-    def step(self, views: list[Views], step: int, epoch: int) -> dict[str, torch.Tensor]:
+    def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
         """One step of the discriminators on real and made-up images, then one of the generator."""
         del epoch
         config = self._config
-        seen, real = (part.contiguous(memory_format=self._layout) for part in (self.seen(views), self.images(views)))
+        seen, real = (part.contiguous(memory_format=self._layout) for part in (self.seen(crops), self.images(crops)))
         with autocast(config.precision, self._device):
             made = self.made(seen, step)
 
@@ -150,7 +150,7 @@ class FromPairs(ImageTrainer):
         with autocast(config.precision, self._device):
             terms = self._terms(seen, real, made)
         if config.loss.of_contours:
-            terms |= self._terms_of_contours(made, real, torch.from_numpy(views[4]).to(self._device))
+            terms |= self._terms_of_contours(made, real, torch.from_numpy(crops[4]).to(self._device))
         total = torch.stack([getattr(config.loss, name) * value for name, value in terms.items()]).sum()
         total.backward()  # type: ignore[no-untyped-call]
         self._discriminators.requires_grad_(True)

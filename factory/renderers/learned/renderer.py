@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from factory.core.config import parse
-from factory.learn.weights import Trained, TrainedConfig, scheme_of
+from factory.learn.weights import WeightedPart, WeightsConfig, scheme_of
 from factory.nets.stitching import draw
 from factory.plan.request import Request
 from factory.renderers.base import Renderer
@@ -24,7 +24,7 @@ from manifests.labels import IGNORE
 WEIGHTS_KIND = "renderer-weights"
 
 
-class RendererConfig(TrainedConfig):
+class RendererConfig(WeightsConfig):
     """Weights, and how images are drawn with them.
 
     Attributes:
@@ -41,7 +41,7 @@ class RendererConfig(TrainedConfig):
     window_px: int = Field(default=1024, ge=256)
 
 
-class TrainedRenderer(Trained, Renderer):
+class TrainedRenderer(WeightedPart, Renderer):
     """Base of the renderers whose images are a network's."""
 
     part = "renderer"

@@ -1,4 +1,4 @@
-"""What generators learn from: views that are a function of the step, and data that does not fit refused in one line."""
+"""What generators learn from: crops that are a function of the step, and data that does not fit refused in one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.learn.crops import Tiles, Views, open_tiles, random_crop
+from factory.learn.crops import MaskCrops, Tiles, open_tiles, random_crop
 from factory.train.generator import trainer_class, trainers
 from manifests.errors import UserError
 from tests.conftest import Outcome, assert_refused
@@ -36,27 +36,27 @@ def numbered(root: Path, n: int, size: tuple[int, int] = (32, 64)) -> Tiles:
 )
 def test_a_crop_is_one_of_the_symmetries_of_a_window(seed: int, height: int, width: int, size: tuple[int, int]) -> None:
     labels = np.arange(height * width, dtype=np.uint8).reshape(height, width)
-    view = random_crop(labels, size, np.random.default_rng(seed))
-    assert view.shape == size
-    places = np.divmod(view.astype(int), width)
+    crop = random_crop(labels, size, np.random.default_rng(seed))
+    assert crop.shape == size
+    places = np.divmod(crop.astype(int), width)
     rows, columns = np.unique(places[0]), np.unique(places[1])
     box = labels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     assert sorted(box.shape) == sorted(size)
     symmetries = [turned for base in (box, box.T) for turned in (base, base[::-1], base[:, ::-1], base[::-1, ::-1])]
-    assert any(np.array_equal(view, one) for one in symmetries)
+    assert any(np.array_equal(crop, one) for one in symmetries)
 
 
 def test_all_eight_symmetries_and_all_windows_occur() -> None:
     labels = np.arange(9, dtype=np.uint8).reshape(3, 3)
-    views = {random_crop(labels, (2, 2), np.random.default_rng(seed)).tobytes() for seed in range(2000)}
-    assert len(views) == 8 * 4
+    crops = {random_crop(labels, (2, 2), np.random.default_rng(seed)).tobytes() for seed in range(2000)}
+    assert len(crops) == 8 * 4
 
 
 def test_a_view_on_its_side_is_taken_only_where_it_fits() -> None:
     flat = np.tile(np.arange(64, dtype=np.uint8), (32, 1))  # 32x64: values grow along the columns alone
     for seed in range(50):
-        view = random_crop(flat, (32, 64), np.random.default_rng(seed))
-        assert (np.diff(view.astype(int), axis=0) == 0).all()
+        crop = random_crop(flat, (32, 64), np.random.default_rng(seed))
+        assert (np.diff(crop.astype(int), axis=0) == 0).all()
     square = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
     turned = [(np.diff(random_crop(square, (32, 64), np.random.default_rng(s)).astype(int), axis=1) == 0).all()
               for s in range(50)]  # fmt: skip
@@ -64,16 +64,16 @@ def test_a_view_on_its_side_is_taken_only_where_it_fits() -> None:
 
 
 def test_every_tile_is_seen_once_per_round_in_a_new_order(tmp_path: Path) -> None:
-    views = Views(numbered(tmp_path / "d", 6), (32, 64), 2, seed=3)
-    seen = [int(view[0, 0]) for step in range(30) for view in views.draw(step)]
+    crops = MaskCrops(numbered(tmp_path / "d", 6), (32, 64), 2, seed=3)
+    seen = [int(crop[0, 0]) for step in range(30) for crop in crops.draw(step)]
     rounds = [tuple(seen[start : start + 6]) for start in range(0, 60, 6)]
     assert all(sorted(one) == list(range(6)) for one in rounds)
     assert len(set(rounds)) > 5
 
 
 def test_rounds_hold_where_a_batch_runs_over_their_end(tmp_path: Path) -> None:
-    views = Views(numbered(tmp_path / "d", 5), (32, 64), 3, seed=1)
-    seen = [int(view[0, 0]) for step in range(10) for view in views.draw(step)]
+    crops = MaskCrops(numbered(tmp_path / "d", 5), (32, 64), 3, seed=1)
+    seen = [int(crop[0, 0]) for step in range(10) for crop in crops.draw(step)]
     assert Counter(seen) == dict.fromkeys(range(5), 6)
     assert sorted(seen[5:10]) == list(range(5))
 
@@ -81,20 +81,20 @@ def test_rounds_hold_where_a_batch_runs_over_their_end(tmp_path: Path) -> None:
 def test_views_are_a_function_of_seed_stream_and_step_alone(tmp_path: Path) -> None:
     write_blobs(tmp_path / "d", n=5, size=(64, 96))
     tiles = open_tiles([tmp_path / "d"], None, (32, 64), 2)
-    once = [Views(tiles, (32, 64), 2, seed=4).draw(step) for step in range(6)]
-    again = Views(open_tiles([tmp_path / "d"], None, (32, 64), 2), (32, 64), 2, seed=4)
+    once = [MaskCrops(tiles, (32, 64), 2, seed=4).draw(step) for step in range(6)]
+    again = MaskCrops(open_tiles([tmp_path / "d"], None, (32, 64), 2), (32, 64), 2, seed=4)
     for step in (5, 0, 3):
         np.testing.assert_array_equal(again.draw(step), once[step])
     assert once[0].shape == (2, 32, 64)
     assert once[0].dtype == np.uint8
-    for other in (Views(tiles, (32, 64), 2, seed=5), Views(tiles, (32, 64), 2, seed=4, stream=1)):
+    for other in (MaskCrops(tiles, (32, 64), 2, seed=5), MaskCrops(tiles, (32, 64), 2, seed=4, stream=1)):
         assert any((other.draw(step) != once[step]).any() for step in range(6))
 
 
 def test_two_streams_see_the_tiles_in_different_orders(tmp_path: Path) -> None:
     tiles = numbered(tmp_path / "d", 6)
     orders = [
-        [int(view[0, 0]) for step in range(20) for view in Views(tiles, (32, 64), 3, 0, stream=stream).draw(step)]
+        [int(crop[0, 0]) for step in range(20) for crop in MaskCrops(tiles, (32, 64), 3, 0, stream=stream).draw(step)]
         for stream in (0, 1)
     ]
     assert 0.05 < np.mean(np.equal(*orders)) < 0.35  # 1 in 6 by chance
@@ -107,8 +107,8 @@ def test_views_that_are_nearly_all_air_are_drawn_again(tmp_path: Path) -> None:
     tiles = open_tiles([tmp_path / "d"], "tissue", (32, 64), 2)
 
     def air(most: float) -> np.ndarray:
-        views = Views(tiles, (32, 64), 2, 0, max_background=most)
-        return np.array([(view == 0).mean() for step in range(100) for view in views.draw(step)])
+        crops = MaskCrops(tiles, (32, 64), 2, 0, max_background=most)
+        return np.array([(crop == 0).mean() for step in range(100) for crop in crops.draw(step)])
 
     assert (air(1.0) > 0.85).mean() > 0.3
     assert (air(0.85) > 0.85).mean() < 0.02  # 0.5 ** 8 are left after eight tries
@@ -223,8 +223,8 @@ CASES: list[tuple[Callable[[Path], object], tuple[str, ...], str]] = [
     (plain, (*train_words(), "--config", "nothing"), "--config: expected a YAML file or one of .*depas_light"),
     (plain, (*train_words(), "--device", "tpu9"), "--device"),
     (plain, (*train_words(), "--precision", "fp16"), "fp32"),
-    (plain, train_words("depas", size=[32, 32], batch=1), r"batch: expected at least 2 views of 32x32, got 1\.$"),
-    (plain, train_words("dcgan", size=[32, 32], batch=1), r"batch: expected at least 2 views of 32x32, got 1\.$"),
+    (plain, train_words("depas", size=[32, 32], batch=1), r"batch: expected at least 2 crops of 32x32, got 1\.$"),
+    (plain, train_words("dcgan", size=[32, 32], batch=1), r"batch: expected at least 2 crops of 32x32, got 1\.$"),
     (plain, train_words("priorpath", network={"depth": 6}), r"multiples of 64, 2\^depth, got 32x64\.$"),
     (
         plain,
@@ -256,7 +256,7 @@ def test_dry_run_prints_the_configuration_and_writes_nothing(name: str, tmp_path
     before = sorted(tmp_path.rglob("*"))
     done = cli(*train_words(name), "--dry-run")
     assert done.code == 0, done
-    assert "4 masks of scheme tissue at 0.5 um per pixel, 6 steps of 2 views of 32x64, fp32 on cpu" in done.out
+    assert "4 masks of scheme tissue at 0.5 um per pixel, 6 steps of 2 crops of 32x64, fp32 on cpu" in done.out
     assert "learning_rate: 0.001" in done.out
     assert "scheme: tissue" in done.out
     assert "nothing written" in done.out

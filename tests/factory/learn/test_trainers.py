@@ -55,7 +55,7 @@ def trainer_of(name: str, scheme: str = "tissue", **changes: Any) -> tuple[Any, 
     return trainer, config
 
 
-def views_of(trainer: Any, tiles: Tiles, step: int = 0) -> list[np.ndarray]:
+def crops_of(trainer: Any, tiles: Tiles, step: int = 0) -> list[np.ndarray]:
     drawn: list[np.ndarray] = trainer.draw_from(tiles)(step)
     return drawn
 
@@ -97,7 +97,7 @@ def test_a_step_gives_finite_losses_and_moves_every_parameter_of_every_network(
 ) -> None:
     trainer, _ = trainer_of(name, scheme)
     before = {n: {k: p.detach().clone() for k, p in net.named_parameters()} for n, net in trainer.networks.items()}
-    losses = trainer.step(views_of(trainer, tiles_of(scheme)), 0, 0)
+    losses = trainer.step(crops_of(trainer, tiles_of(scheme)), 0, 0)
     assert losses
     for loss, value in losses.items():
         assert loss.isidentifier()
@@ -150,24 +150,24 @@ def test_what_a_step_sees_is_a_function_of_the_step_alone(name: str, tiles_of: T
 @pytest.mark.parametrize("name", trainers())
 def test_a_trainer_shows_the_same_samples_beside_the_real_ones(name: str, scheme: str, tiles_of: TilesOf) -> None:
     trainer, _ = trainer_of(name, scheme, batch=3)
-    views = views_of(trainer, tiles_of(scheme))
+    crops = crops_of(trainer, tiles_of(scheme))
     network = trainer.networks[trainer.kept]
-    columns, again = trainer.sample(network, views), trainer.sample(network, views)
+    columns, again = trainer.sample(network, crops), trainer.sample(network, crops)
     assert len(columns) >= 2
     for column, same in zip(columns, again, strict=True):
         assert column.dtype == np.uint8
         assert column.shape in ((3, *SIZE), (3, *SIZE, 3))
         assert column.ndim == 4 or column.max() < len(get_scheme(scheme))
         np.testing.assert_array_equal(column, same)
-    real = [view for view in views if view.dtype == np.uint8]
-    assert any(np.array_equal(column, view) for column in columns for view in real)
+    real = [crop for crop in crops if crop.dtype == np.uint8]
+    assert any(np.array_equal(column, crop) for column in columns for crop in real)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", trainers())
 def test_the_card_builds_a_network_that_takes_the_weights(name: str, scheme: str, tiles_of: TilesOf) -> None:
     trainer, _ = trainer_of(name, scheme)
-    trainer.step(views_of(trainer, tiles_of(scheme)), 0, 0)
+    trainer.step(crops_of(trainer, tiles_of(scheme)), 0, 0)
     card = json.loads(json.dumps(trainer.card()))
     network = resolve(trainers(), name, "NAME").build(card["network"])
     network.load_state_dict(trainer.networks[trainer.kept].state_dict())
@@ -178,7 +178,7 @@ def test_a_step_is_a_function_of_its_number_and_of_what_it_sees(name: str, tiles
     outcomes = []
     for number in (0, 0, 7):
         trainer, _ = trainer_of(name)
-        trainer.step(views_of(trainer, tiles_of("tissue")), number, 0)
+        trainer.step(crops_of(trainer, tiles_of("tissue")), number, 0)
         outcomes.append(torch.cat([p.detach().flatten() for p in trainer.networks[trainer.kept].parameters()]))
     assert torch.equal(outcomes[0], outcomes[1])
     assert torch.equal(outcomes[0], outcomes[2]) == (name not in DRAWS_NOISE)
@@ -187,8 +187,8 @@ def test_a_step_is_a_function_of_its_number_and_of_what_it_sees(name: str, tiles
 def test_priorpath_learns_two_views_by_heart(tiles_of: TilesOf) -> None:
     changes = {"network": {"width": 8, "depth": 4, "norm": "batch", "dropout": 0.0}, "learning_rate": 5e-3}
     trainer, _ = trainer_of("priorpath", loss={"adversarial": 0, "l1": 10}, **changes)
-    views = views_of(trainer, tiles_of("tissue"))
-    losses = [float(trainer.step(views, step, 0)["l1"]) for step in range(60)]
+    crops = crops_of(trainer, tiles_of("tissue"))
+    losses = [float(trainer.step(crops, step, 0)["l1"]) for step in range(60)]
     assert losses[-1] < 0.3 * losses[0]
 
 
@@ -196,7 +196,7 @@ def test_the_scale_of_depas_noise_starts_at_zero_and_moves(tiles_of: TilesOf) ->
     trainer, _ = trainer_of("depas")
     scale = trainer.networks["generator"].noise_scale
     assert not scale.any()
-    trainer.step(views_of(trainer, tiles_of("tissue")), 0, 0)
+    trainer.step(crops_of(trainer, tiles_of("tissue")), 0, 0)
     assert (scale != 0).all()
 
 
@@ -207,20 +207,20 @@ def test_losses_of_no_weight_are_not_computed_and_every_term_of_the_presets_is(t
         "discriminator_depth": 1,
     }
     trainer, _ = trainer_of("priorpath", **paper)
-    assert set(trainer.step(views_of(trainer, tiles_of("tissue")), 0, 0)) == {
+    assert set(trainer.step(crops_of(trainer, tiles_of("tissue")), 0, 0)) == {
         "adversarial",
         "feature",
         "mean_prediction",
         "discriminators",
     }
     trainer, _ = trainer_of("priorpath")
-    assert set(trainer.step(views_of(trainer, tiles_of("tissue")), 0, 0)) == {"adversarial", "l1", "discriminators"}
+    assert set(trainer.step(crops_of(trainer, tiles_of("tissue")), 0, 0)) == {"adversarial", "l1", "discriminators"}
 
 
 def test_cyclegan_learns_the_identity_only_where_it_counts(tiles_of: TilesOf) -> None:
     outcomes = []
     for weight in (0.0, 5.0):
         trainer, _ = trainer_of("masks/cyclegan", identity=weight)
-        trainer.step(views_of(trainer, tiles_of("tissue")), 0, 0)
+        trainer.step(crops_of(trainer, tiles_of("tissue")), 0, 0)
         outcomes.append(next(trainer.networks["to_fine"].parameters()).detach().clone())
     assert not torch.equal(*outcomes)

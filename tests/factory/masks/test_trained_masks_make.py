@@ -180,7 +180,7 @@ def test_weights_of_a_scheme_of_ones_own_ask_for_its_file(weights: Weights, tmp_
 def build(name: str, path: Path, **values: Any) -> Any:
     part = resolve(MASKS, name, "--masks")
     config = parse(part.Config, {"weights": str(path), "precision": "fp32", **values}, "masks")
-    return part(part.settle(config, "cpu"))
+    return part(part.resolve_weights(config, "cpu"))
 
 
 def write_sketches(folder: Path, n: int = 2) -> Path:
@@ -273,7 +273,7 @@ def test_masks_are_looked_at_once_and_those_with_ignored_pixels_left_out_by_all(
     poke(root, 1, 255)
     part = resolve(MASKS, "priorpath", "--masks")
     values = {"weights": str(weights("priorpath")), "coarse": "masks", "coarse_from": str(root)}
-    settled = part.settle(parse(part.Config, values, "masks"), "cpu")
+    settled = part.resolve_weights(parse(part.Config, values, "masks"), "cpu")
     monkeypatch.setattr("factory.learn.crops._survey", lambda *_: pytest.fail("looked at every mask again"))
     masks = part(pickle.loads(pickle.dumps(settled)))  # as it comes to a worker
     assert masks.tiles.rows == ((0, 0), (0, 2), (0, 3))

@@ -47,7 +47,7 @@ def trainer_of(name: str, scheme: str = "ki67", **changes: Any) -> Any:
     return trainer
 
 
-# Views.
+# Crops.
 
 
 def test_jitter_colours_image_and_look_alike(tiles: Tiles) -> None:
@@ -95,7 +95,7 @@ def test_what_a_view_holds_does_not_depend_on_the_batch(name: str, tiles: Tiles)
 
 def test_every_view_has_noise_of_its_own(tiles: Tiles) -> None:
     labels = np.concatenate([trainer_of("pix2pixhd").draw_from(tiles)(step)[0] for step in range(4)])
-    assert len({(view == len(KI67)).tobytes() for view in labels}) == 8
+    assert len({(crop == len(KI67)).tobytes() for crop in labels}) == 8
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,15 +115,15 @@ def test_every_kind_of_condition_reaches_the_network_one_hot(
     write_blobs(tmp_path / "d", n=2, scheme=scheme)
     opened = open_tiles([tmp_path / "d"], None, SIZE, 1)
     trainer = trainer_of(name, scheme, condition=condition, look=False)
-    views = trainer.draw_from(opened)(0)
-    seen = trainer.seen(views)
+    crops = trainer.draw_from(opened)(0)
+    seen = trainer.seen(crops)
     assert trainer.in_channels == channels
     assert seen.shape == (2, channels, *SIZE)
     assert seen.dtype == torch.float32
-    np.testing.assert_array_equal(seen.argmax(1).numpy(), views[0])
+    np.testing.assert_array_equal(seen.argmax(1).numpy(), crops[0])
     assert set(seen.unique().tolist()) == {0.0, 1.0}
     assert (seen.sum(1) == 1).all()
-    assert torch.isfinite(torch.stack(list(trainer.step(views, 0, 0).values()))).all()
+    assert torch.isfinite(torch.stack(list(trainer.step(crops, 0, 0).values()))).all()
     card = trainer.card()
     assert card["scheme"] == get_scheme(card_scheme).to_dict()
     assert card["condition"] == ConditionConfig.model_validate(condition).model_dump(mode="json")
@@ -165,18 +165,18 @@ def test_the_look_tells_every_pixel_the_colour_of_its_class_in_its_slide(name: s
     trainer = trainer_of(name, look=True)
     assert trainer.in_channels == 8
     draw = trainer.draw_from(open_tiles([tmp_path / "d"], None, SIZE, 1))
-    views = draw(0)
-    seen, labels = trainer.seen(views).numpy(), views[0]
+    crops = draw(0)
+    seen, labels = trainer.seen(crops).numpy(), crops[0]
     for place in range(2):
         noise = labels[place] == 4
         assert (seen[place, 5:, noise] == 0).all()
-        told = np.stack([views[2][place][label] for label in labels[place][~noise]])
+        told = np.stack([crops[2][place][label] for label in labels[place][~noise]])
         np.testing.assert_allclose(seen[place, 5:].transpose(1, 2, 0)[~noise], told)
-        own = [np.allclose((views[2][place, :4] + 1) * 127.5, 20 * np.arange(1, 5)[:, None] * tint) for tint in tints]
+        own = [np.allclose((crops[2][place, :4] + 1) * 127.5, 20 * np.arange(1, 5)[:, None] * tint) for tint in tints]
         assert sum(own) == 1
     if name in PAIRED:  # the look is of the slide that the image is from
         np.testing.assert_allclose(
-            (seen[:, 5:].transpose(0, 2, 3, 1)[labels < 4] + 1) * 127.5, views[1][labels < 4], atol=1e-3
+            (seen[:, 5:].transpose(0, 2, 3, 1)[labels < 4] + 1) * 127.5, crops[1][labels < 4], atol=1e-3
         )
     assert np.shape(trainer.card()["looks"]) == (2, 4, 3)
     assert trainer_of(name, look=False).card()["looks"] == []
@@ -193,12 +193,12 @@ def test_classes_that_are_hardly_there_are_not_in_the_card(tmp_path: Path) -> No
 
 def test_samples_show_the_noise_label_in_black_beside_what_is_made_and_what_is_real(tiles: Tiles) -> None:
     trainer = trainer_of("pix2pixhd", batch=3)
-    views = trainer.draw_from(tiles)(0)
-    condition, made, real = trainer.sample(trainer.networks["generator"], views)
-    np.testing.assert_array_equal(condition[views[0] < 4], KI67.palette[views[0][views[0] < 4]])
-    assert not condition[views[0] == 4].any()
+    crops = trainer.draw_from(tiles)(0)
+    condition, made, real = trainer.sample(trainer.networks["generator"], crops)
+    np.testing.assert_array_equal(condition[crops[0] < 4], KI67.palette[crops[0][crops[0] < 4]])
+    assert not condition[crops[0] == 4].any()
     assert made.shape == real.shape == (3, *SIZE, 3)
-    np.testing.assert_array_equal(real, views[1])
+    np.testing.assert_array_equal(real, crops[1])
 
 
 # Losses.
@@ -209,9 +209,9 @@ def still(name: str, **changes: Any) -> Any:
     return trainer_of(name, **{"learning_rate": 1e-30, "network": {"width": 4, "downs": 2, "blocks": 1}, **changes})
 
 
-def discriminatord(trainer: Any, views: list[np.ndarray]) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
+def discriminatord(trainer: Any, crops: list[np.ndarray]) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
     """What the discriminators say, layer by layer, of what is made and of what is real."""
-    seen, real = trainer.seen(views), trainer.images(views)
+    seen, real = trainer.seen(crops), trainer.images(crops)
     with torch.no_grad():
         made = trainer.networks["generator"](seen).tanh()
         said = [trainer.networks["discriminators"](torch.cat([seen, image], 1)) for image in (made, real)]
@@ -226,10 +226,10 @@ def test_feature_matching_is_the_sum_of_the_authors_code(discriminators: int, de
     """https://github.com/NVIDIA/pix2pixHD, models/pix2pixHD_model.py: 4 / (n_layers_D + 1) over discriminators and
     layers."""
     trainer = still("pix2pixhd", discriminators=discriminators, discriminator_depth=depth, loss={"feature": 10})
-    views = trainer.draw_from(tiles)(0)
-    found = float(trainer.step(views, 0, 0)["feature"])
+    crops = trainer.draw_from(tiles)(0)
+    found = float(trainer.step(crops, 0, 0)["feature"])
     expected = 0.0
-    for of_made, of_real in zip(*discriminatord(trainer, views), strict=True):
+    for of_made, of_real in zip(*discriminatord(trainer, crops), strict=True):
         assert len(of_made) == depth + 2
         for made, real in zip(of_made[:-1], of_real[:-1], strict=True):
             expected += 1 / discriminators * 4 / (depth + 1) * np.abs(made - real).mean()
@@ -239,9 +239,9 @@ def test_feature_matching_is_the_sum_of_the_authors_code(discriminators: int, de
 @pytest.mark.parametrize("fooling", ["lsgan", "bce"])
 def test_adversarial_terms_are_means_over_the_discriminators(fooling: str, tiles: Tiles) -> None:
     trainer = still("pix2pixhd", fooling=fooling)
-    views = trainer.draw_from(tiles)(0)
-    losses = trainer.step(views, 0, 0)
-    of_made, of_real = discriminatord(trainer, views)
+    crops = trainer.draw_from(tiles)(0)
+    losses = trainer.step(crops, 0, 0)
+    of_made, of_real = discriminatord(trainer, crops)
     if fooling == "lsgan":
         expected = np.mean([np.mean((made[-1] - 1) ** 2) for made in of_made])
     else:
@@ -347,31 +347,31 @@ def test_two_tiles_are_learnt_by_heart(name: str, tiles: Tiles) -> None:
     network = {"pix2pixhd": {"width": 8, "downs": 2, "blocks": 1, "kernel": 3}, "pix2pix": {"width": 8, "depth": 3}}
     changes = {"learning_rate": 5e-3, "network": network[name], "loss": {"adversarial": 0.1, "l1": 10}}
     trainer = trainer_of(name, **PLAIN, **changes)
-    views = trainer.draw_from(tiles)(0)
-    losses = [float(trainer.step(views, step, 0)["l1"]) for step in range(40)]
+    crops = trainer.draw_from(tiles)(0)
+    losses = [float(trainer.step(crops, step, 0)["l1"]) for step in range(40)]
     assert losses[-1] < 0.3 * losses[0]
 
 
 def test_feature_matching_alone_brings_images_nearer_to_the_real_ones(tiles: Tiles) -> None:
     network = {"width": 8, "downs": 2, "blocks": 1, "kernel": 3}
     trainer = trainer_of("pix2pixhd", **PLAIN, network=network, learning_rate=5e-3, loss={"feature": 10})
-    views = trainer.draw_from(tiles)(0)
+    crops = trainer.draw_from(tiles)(0)
 
     def distance() -> float:
         with torch.no_grad():
-            made = trainer.networks["generator"](trainer.seen(views)).tanh()
-        return float((made - trainer.images(views)).abs().mean())
+            made = trainer.networks["generator"](trainer.seen(crops)).tanh()
+        return float((made - trainer.images(crops)).abs().mean())
 
     before = distance()
     for step in range(30):
-        trainer.step(views, step, 0)
+        trainer.step(crops, step, 0)
     assert distance() < 0.6 * before
 
 
 def test_cyclegan_learns_to_come_back(tiles: Tiles) -> None:
     trainer = trainer_of("renderers/cyclegan", **PLAIN, learning_rate=1e-2)
-    views = trainer.draw_from(tiles)(0)
-    losses = [float(trainer.step(views, step, 0)["cycle"]) for step in range(25)]
+    crops = trainer.draw_from(tiles)(0)
+    losses = [float(trainer.step(crops, step, 0)["cycle"]) for step in range(25)]
     assert losses[-1] < 0.7 * losses[0]
 
 

@@ -15,7 +15,7 @@ from factory.core.config import parse
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
 from factory.geometry.nuclear_maps import contour_of
-from factory.learn.crops import NucleiViews, instances_of, open_tiles
+from factory.learn.crops import NucleiCrops, instances_of, open_tiles
 from factory.nets import stitching
 from factory.nets.contours import contrast, grey_of, sharpness, smoothness
 from factory.renderers import RENDERERS
@@ -56,17 +56,17 @@ def trainer_of(**changes: Any) -> Any:
 
 def test_views_bring_instances_of_the_same_place(data: Path) -> None:
     tiles = open_tiles([data], None, SIZE, 1)
-    views = NucleiViews(tiles, SIZE, 4, seed=1)
+    crops = NucleiCrops(tiles, SIZE, 4, seed=1)
     for step in range(3):
-        drawn = views.draw(step)
+        drawn = crops.draw(step)
         instance = instances_of(drawn)
         assert instance.dtype == np.int32
         assert instance.shape == (4, *SIZE)
         np.testing.assert_array_equal(instance > 0, drawn[..., 0] > 0)  # in this scheme nuclei are the class
-        for place, number in enumerate(views.numbers(step)):
-            whole = tiles.read_instance(views.place(number))
+        for place, number in enumerate(crops.numbers(step)):
+            whole = tiles.read_instance(crops.place(number))
             assert set(np.unique(instance[place])) <= set(np.unique(whole))
-    assert max(instance.max() for instance in map(instances_of, map(views.draw, range(3)))) > 1
+    assert max(instance.max() for instance in map(instances_of, map(crops.draw, range(3)))) > 1
 
 
 @pytest.mark.parametrize(("kind", "metric"), [("distance", "chessboard"), ("skeleton", "cityblock")])
@@ -74,27 +74,27 @@ def test_relief_and_contours_are_those_of_the_view(kind: str, metric: str, data:
     tiles = open_tiles([data], None, SIZE, 1)
     labels, images, _, reliefs, contours = trainer_of(condition={"kind": kind, "metric": metric}).draw_from(tiles)(2)
     config, condition = trainer_config("sharpgan"), ConditionConfig.model_validate({"kind": kind, "metric": metric})
-    views = NucleiViews(tiles, config.size, config.batch, config.seed, config.max_background).draw(2)
-    for place, instance in enumerate(instances_of(views)):
+    crops = NucleiCrops(tiles, config.size, config.batch, config.seed, config.max_background).draw(2)
+    for place, instance in enumerate(instances_of(crops)):
         np.testing.assert_array_equal(reliefs[place], draw_relief(condition, instance))
         np.testing.assert_array_equal(contours[place], contour_of(instance, condition.metric))
-    np.testing.assert_array_equal(labels, views[..., 0])
-    np.testing.assert_array_equal(images, views[..., 1:4])
+    np.testing.assert_array_equal(labels, crops[..., 0])
+    np.testing.assert_array_equal(images, crops[..., 1:4])
 
 
 def test_the_network_sees_classes_relief_and_look(data: Path) -> None:
     trainer = trainer_of()
-    views = trainer.draw_from(open_tiles([data], None, SIZE, 1))(0)
-    seen = trainer.seen(views).numpy()
+    crops = trainer.draw_from(open_tiles([data], None, SIZE, 1))(0)
+    seen = trainer.seen(crops).numpy()
     assert seen.shape[1] == trainer.in_channels == 2 + 1 + 3
-    np.testing.assert_array_equal(seen[:, 1] == 1, views[0] == 1)
-    np.testing.assert_allclose(seen[:, 2], views[3] / 127, atol=1e-6)
+    np.testing.assert_array_equal(seen[:, 1] == 1, crops[0] == 1)
+    np.testing.assert_allclose(seen[:, 2], crops[3] / 127, atol=1e-6)
 
 
 @pytest.mark.parametrize("changes", [{}, UNET])
 def test_terms_of_contours_count_and_change_what_is_learnt(changes: dict[str, Any], data: Path) -> None:
     draw = trainer_of(**changes).draw_from(open_tiles([data], None, SIZE, 1))
-    views = draw(0)
+    crops = draw(0)
     learnt = {}
     for name, loss in (("with", CONTOURS), ("without", {})):
         trainer = trainer_of(**changes, **loss)
@@ -102,18 +102,18 @@ def test_terms_of_contours_count_and_change_what_is_learnt(changes: dict[str, An
         assert ({"smoothness", "contrast"} <= set(terms)) == (name == "with")
         learnt[name] = torch.cat([p.detach().flatten() for p in trainer.networks["generator"].parameters()])
     assert not torch.equal(learnt["with"], learnt["without"])
-    assert len(views) == 5
+    assert len(crops) == 5
 
 
 def test_contours_as_real_count_by_what_they_exceed_those_of_the_real_images(data: Path) -> None:
     loss = {"loss": {"adversarial": 1, "smoothness": 1, "contrast": 1, "sharpness": 1}}
-    views = trainer_of(**loss).draw_from(open_tiles([data], None, SIZE, 1))(0)
+    crops = trainer_of(**loss).draw_from(open_tiles([data], None, SIZE, 1))(0)
     full, above = (
-        {name: float(value) for name, value in trainer_of(**loss, contours_as_real=choice).step(views, 0, 0).items()}
+        {name: float(value) for name, value in trainer_of(**loss, contours_as_real=choice).step(crops, 0, 0).items()}
         for choice in (False, True)
     )
-    grey = grey_of(torch.from_numpy(views[1]).permute(0, 3, 1, 2).float() / 127.5 - 1)
-    contours, levels = torch.from_numpy(views[4]), trainer_config("sharpgan").contrast_levels
+    grey = grey_of(torch.from_numpy(crops[1]).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    contours, levels = torch.from_numpy(crops[4]), trainer_config("sharpgan").contrast_levels
     real = {
         "smoothness": smoothness(grey, contours),
         "contrast": contrast(grey, contours, levels),
@@ -165,7 +165,9 @@ def weights(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 def build(run: Path, **values: Any) -> Any:
     part = resolve(RENDERERS, "sharpgan", "--renderer")
     return part(
-        part.settle(parse(part.Config, {"weights": str(run), "precision": "fp32", **values}, "renderer"), "cpu")
+        part.resolve_weights(
+            parse(part.Config, {"weights": str(run), "precision": "fp32", **values}, "renderer"), "cpu"
+        )
     )
 
 

@@ -159,10 +159,10 @@ from factory.masks.depas import DepasTrainer
 
 real = DepasTrainer.step
 
-def step(trainer, views, number, epoch):
+def step(trainer, crops, number, epoch):
     if number == 9:
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(trainer, views, number, epoch)
+    return real(trainer, crops, number, epoch)
 
 DepasTrainer.step = step
 factory.cli.main()
@@ -187,7 +187,7 @@ def test_a_killed_command_resumes_to_the_same_bytes(data: Path, tmp_path: Path, 
 
 
 def test_an_interrupted_command_says_how_it_goes_on(data: Path, tmp_path: Path, cli: Cli) -> None:
-    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
+    def step(trainer: Any, crops: Any, number: int, epoch: int) -> Any:
         raise KeyboardInterrupt
 
     words = ("factory", "train", "dcgan", "--data", data, "--config", as_file(tmp_path / "small.yaml", "dcgan"))
@@ -227,10 +227,10 @@ def test_the_rate_reaches_the_optimisers(data: Path, tmp_path: Path) -> None:
     run = small_run("dcgan", data, tmp_path / "run")
     real = trainer_class("dcgan").step
 
-    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
+    def step(trainer: Any, crops: Any, number: int, epoch: int) -> Any:
         seen.append({group["lr"] for o in trainer.optimisers.values() for group in o.param_groups})
         steps.append((number, epoch))
-        return real(trainer, views, number, epoch)
+        return real(trainer, crops, number, epoch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer_class("dcgan"), "step", step)
@@ -267,8 +267,8 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_last_good_checkpoint(
 ) -> None:
     real = trainer_class(name).step
 
-    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
-        losses = real(trainer, views, number, epoch)
+    def step(trainer: Any, crops: Any, number: int, epoch: int) -> Any:
+        losses = real(trainer, crops, number, epoch)
         if number == 4:
             with torch.no_grad():
                 next(trainer.networks[trainer.kept].parameters()).fill_(float("nan"))
@@ -289,7 +289,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_last_good_checkpoint(
 
 
 def test_a_loss_that_is_no_number_at_once_says_that_there_is_no_checkpoint(data: Path, tmp_path: Path) -> None:
-    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
+    def step(trainer: Any, crops: Any, number: int, epoch: int) -> Any:
         return {"generator": torch.tensor(float("inf"))}
 
     with pytest.MonkeyPatch.context() as patch:
@@ -304,8 +304,8 @@ def test_a_weight_that_is_no_number_is_never_written_though_the_losses_are(
 ) -> None:
     real = trainer_class("dcgan").step
 
-    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
-        losses = real(trainer, views, number, epoch)
+    def step(trainer: Any, crops: Any, number: int, epoch: int) -> Any:
+        losses = real(trainer, crops, number, epoch)
         if number == 3:  # the last step before a look: no loss has seen the weight yet
             with torch.no_grad():
                 next(trainer.networks["discriminators"].parameters()).flatten()[0] = float("inf")
@@ -363,8 +363,8 @@ def test_kept_weights_are_the_running_mean(data: Path, tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
     real = trainer_class("dcgan").step
 
-    def step(trainer: Any, views: Any, number: int, epoch: int) -> Any:
-        losses = real(trainer, views, number, epoch)
+    def step(trainer: Any, crops: Any, number: int, epoch: int) -> Any:
+        losses = real(trainer, crops, number, epoch)
         seen.append(trainer.networks["generator"].head.weight.detach().clone())
         return losses
 
