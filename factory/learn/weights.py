@@ -124,9 +124,9 @@ class WeightedPart(ABC):
         del config, size
         return ()
 
-    def resolved_config(self) -> TrainedConfig:
+    def resolved_config(self) -> WeightsConfig:
         """Return the config with the weights' sha256 and the number format filled in; see `UsesWeights`."""
-        resolved: TrainedConfig = self.settle(self.config, self.device)
+        resolved: WeightsConfig = self.resolve_weights(self.config, self.device)
         return resolved
 
     def training_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -29,7 +29,7 @@ class TrainedMasks(WeightedPart, MaskGenerator):
 
     part = "masks"
     kind = WEIGHTS_KIND
-    Config: ClassVar[type[TrainedConfig]] = TrainedConfig
+    Config: ClassVar[type[WeightsConfig]] = WeightsConfig
     schemes = ("tissue",)
     """What the starter weights draw; other weights may draw any scheme."""
     shift_bound = 4.0
