@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := data/demo
 
-.PHONY: install demo test lint types imports pytest bench clean
+.PHONY: install demo test lint types imports docs pytest bench clean
 
 install: $(VENV)/.installed
 
@@ -34,7 +34,7 @@ demo: $(VENV)/.installed
 	@echo "The scores above are a smoke test on one photograph, not a result."
 	@echo "Look at the tiles beside the real image: data/inspect/synth/sheet.png"
 
-test: lint types imports pytest
+test: lint types imports docs pytest
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -45,6 +45,10 @@ types: $(VENV)/.installed-dev
 
 imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
+
+# The documentation site: docs/_build/html/index.html. Generated pages are written first; warnings are errors.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -q -W --keep-going -j auto -d docs/_build/doctrees docs docs/_build/html
 
 pytest: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2

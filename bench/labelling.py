@@ -3,9 +3,9 @@
 One thread, time of the processor, a process for every way; random weights and features with the channels of the
 published StyleGAN2. A case is SIDE:BLOCKS[:MEMBERS], blocks from the last one or "all"; the published way reads 5.
 
-`python -m bench labelling` is a quick look at 256 x 256. The figures of bench/results/labelling.md:
+`python -m bench labelling` is a quick look at 256 x 256. The figures of docs/results/reports/labelling.md:
 `python -m bench.labelling --cases 1024:all 1024:5 4096:5 --memory 4096:5 4096:all --sampling 256:all --results
-bench/results`; cases of other runs stay in that file.
+docs/results/reports`; cases of other runs stay in that file.
 """
 
 import argparse

@@ -6,7 +6,7 @@ Tiles rendered by `stain`, whose truth is exact, stand in for real ones. A segme
 samples of a StyleGAN2 that learnt their images, as a person would; labellers are trained on 16 of these each. What
 pairs of a labeller teach is measured by `segment compare` on rendered tiles that nothing learnt from. Every part is an
 ordinary command and what is finished is skipped, so the same call goes on. The protocol is
-configs/experiments/hdgan.yaml, the report bench/results/hdgan.md and .json; a sheet is left in --out.
+configs/experiments/hdgan.yaml, the report docs/results/reports/hdgan.md and .json; a sheet is left in --out.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/hdgan"))
     parser.add_argument("--protocol", type=Path, default=configs_dir() / "experiments/hdgan.yaml")
-    parser.add_argument("--results", type=Path, default=Path("bench/results"))
+    parser.add_argument("--results", type=Path, default=Path("docs/results/reports"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

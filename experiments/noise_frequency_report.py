@@ -20,7 +20,7 @@ from manifests.labels import LabelScheme
 
 matplotlib.use("Agg")
 
-RESULTS = Path("bench/results")
+RESULTS = Path("docs/results/reports")
 POLYGONS, CELLS = "polygons", "polygons + air + cells"
 _SHOWN = 5
 

@@ -1,7 +1,7 @@
 """Makes the README's pictures from fresh tiles: PD-L1 with its labels, Ki-67 and H&E; and masks learnt. All synthetic.
 
 python -m experiments.readme_pictures [montage|learnt|images|nuclei|joint] [FILE]
-    default: montage, bench/pictures/NAME.jpg
+    default: montage, docs/pictures/NAME.jpg
 
 All are 1600 px wide. learnt: masks of the starter weights, under `stain`; images: `pix2pixhd`, nuclei: `sharpgan`,
 joint: `stylegan2` under the labels of `hdgan`, all with their starter weights.
@@ -24,7 +24,7 @@ from factory.make.resolve import resolve_config, resolve_joint
 from manifests import open_dataset
 
 Image = npt.NDArray[np.uint8]
-_PICTURES = Path("bench/pictures")
+_PICTURES = Path("docs/pictures")
 _WIDTH, _GAP = 1600, 8
 _MOST_BYTES = 900_000
 _SEED = 11

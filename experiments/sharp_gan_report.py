@@ -19,7 +19,7 @@ from manifests.labels import LabelScheme
 from segment.compare.config import BootstrapConfig
 from segment.compare.statistics import Estimate, bootstrap_mean
 
-RESULTS = Path("bench/results")
+RESULTS = Path("docs/results/reports")
 MEASURES = ("SSIM", "FSIM", "GMSD", "AJI")
 _SHOWN = 6
 Key = tuple[str, int]

@@ -7,7 +7,7 @@
     python -m experiments.tissue_masks score --data DATA...   --out runs/tissue-masks [--encoder encoder.safetensors]
 
 The protocol is configs/experiments/tissue_masks.yaml. A second call of `train` may run beside the first with other
-generators. What is finished is skipped; the report is bench/results/tissue-masks.md and .json.
+generators. What is finished is skipped; the report is docs/results/reports/tissue-masks.md and .json.
 """
 
 from __future__ import annotations
@@ -227,11 +227,11 @@ def score_starter(protocol: dict[str, Any], arguments: argparse.Namespace) -> No
             }
             print(f"{label}: {figures.distance_name} {figures.distance:.4g}", flush=True)
     text = json.dumps(found, indent=1, sort_keys=True)
-    write_atomic(Path("bench/results/tissue-masks-starter.json"), text.encode() + b"\n")
+    write_atomic(Path("docs/results/reports/tissue-masks-starter.json"), text.encode() + b"\n")
 
 
 def picture(protocol: dict[str, Any], out: Path) -> None:
-    """Masks of seed 0, one column for each set that no real mask went into: bench/pictures/tissue-masks.png."""
+    """Masks of seed 0, one column for each set that no real mask went into: docs/pictures/tissue-masks.png."""
     columns = []
     for label, what in protocol["sets"].items():
         if what.get("coarse") == "masks":
@@ -239,7 +239,7 @@ def picture(protocol: dict[str, Any], out: Path) -> None:
         dataset = open_dataset(out / f"drawn-{_slug(label)}-0")
         columns.append(np.stack([dataset.store.read(index, "semantic") for index in range(_SHOWN)]))
         print(label, flush=True)
-    write_sample_sheet(Path("bench/pictures/tissue-masks.png"), columns, dataset.schemes[0])
+    write_sample_sheet(Path("docs/pictures/tissue-masks.png"), columns, dataset.schemes[0])
 
 
 def _slug(label: str) -> str:

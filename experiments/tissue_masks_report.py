@@ -16,7 +16,7 @@ from factory.score.controls import ControlRow
 from factory.score.report import MATCHED, PRICE_NOTE
 from manifests.files import write_atomic
 
-RESULTS = Path("bench/results")
+RESULTS = Path("docs/results/reports")
 Found = Mapping[str, Mapping[str, Mapping[str, Comparison]]]
 """features -> set -> seed -> figures."""
 

@@ -144,7 +144,7 @@ def report_on(finished: dict[str, tuple[float, list[int]]], out: Path) -> tuple[
 def test_report_pairs_equal_seeds_only_and_names_those_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # the report goes to bench/results as well
+    monkeypatch.chdir(tmp_path)  # the report goes to docs/results/reports as well
     finished = {"second": (0.01, [2, 1]), "first": (0.0, [0, 1, 2]), "late": (0.0, [0])}
     rows, document = report_on(finished, tmp_path / "out")
     table = {row[0]: row[1:] for row in rows}
@@ -156,5 +156,5 @@ def test_report_pairs_equal_seeds_only_and_names_those_finished(
     assert "late - second" not in table, "no seed of both is finished"
     assert table["real images"][4] == "0.600 [0.600, 0.600]"
     assert document["seeds"] == {"first": [0, 1, 2], "second": [1, 2], "late": [0]}
-    assert (tmp_path / "bench/results/tiny-trial.md").read_bytes() == (tmp_path / "out/tiny-trial.md").read_bytes()
+    assert (tmp_path / "docs/results/reports/tiny-trial.md").read_bytes() == (tmp_path / "out/tiny-trial.md").read_bytes()
     assert (tmp_path / "out/sheet.png").is_file()
