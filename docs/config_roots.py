@@ -88,15 +88,15 @@ ROOTS: dict[str, tuple[str, str, Callable[[], Models]]] = {
     "training": (
         "Configuration of generator training",
         """
-        Keys of `factory train NAME --config FILE` and `--set KEY=VALUE`. The values shown are the defaults of the model; the
+        Keys of `factory train NAME --config FILE` and `--set KEY=VALUE`. Shown are the defaults of the model; the
         shipped presets `NAME` and `NAME_light` (see {doc}`shipped`) change some of them.
         """,
         _trainings,
     ),
     "segment": (
         "Configuration of segmenters, comparisons and scores",
-        "Keys of `segment train` and `segment compare`, and the settings of a score. `segment compare` takes the keys of "
-        "`segment train` below `train`.",
+        "Keys of `segment train` and `segment compare`, and the settings of a score. `segment compare` takes the keys "
+        "of `segment train` below `train`.",
         _segment,
     ),
 }

@@ -1,8 +1,8 @@
 """Writes the generated pages of the reference: commands, configuration, parts, label schemes, columns of a manifest.
 
-`conf.py` calls `write_all` before a build. ``python docs/generate.py`` does the same without Sphinx. The pages come from the
-code alone, so that they cannot differ from it: the command line from the typer applications, the configuration from the
-pydantic models and the shipped YAML files, the columns from ``manifests.SCHEMA``.
+`conf.py` calls `write_all` before a build. ``python docs/generate.py`` does the same without Sphinx. The pages come
+from the code alone, so that they cannot differ from it: the command line from the typer applications, the configuration
+from the pydantic models and the shipped YAML files, the columns from ``manifests.SCHEMA``.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
 import typer
 import yaml
+from config_roots import ROOTS, SHIPPED
+from manifest_columns import MEANINGS
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import factory.cli
 import segment.cli
-from config_roots import ROOTS, SHIPPED
 from factory.core.config import configs_dir
 from factory.core.registry import resolve
 from factory.joint import JOINT
@@ -32,15 +34,14 @@ from factory.masks import MASKS
 from factory.renderers import RENDERERS
 from manifests import IGNORE, SCHEMA, SCHEMES
 from manifests.schema import ACHIEVED
-from manifest_columns import MEANINGS
 
 PROGRAMS = {"factory": factory.cli.app, "segment": segment.cli.app}
 _CONFIGURATION = f"""# Configuration
 
-Every command that computes has one configuration. Values are laid over each other in this order: the defaults of the model,
-the shipped file of the scheme or preset, `--config FILE`, `--set KEY=VALUE`, and options such as `--tps`. The result is printed by
-`--dry-run`, written to `run.yaml`, and hashed into every row. An unknown key is refused with the nearest known one; a former
-name of a key is refused with its name today.
+Every command that computes has one configuration. Values are laid over each other in this order: the defaults of the
+model, the shipped file of the scheme or preset, `--config FILE`, `--set KEY=VALUE`, and options such as `--tps`. The
+result is written to `run.yaml` and hashed into every row. An unknown key is refused with the nearest known one; a
+former name of a key is refused with its name today.
 
 ```{{toctree}}
 :maxdepth: 1
@@ -100,13 +101,12 @@ def command_pages() -> dict[str, str]:
         [
             "# Commands",
             "",
-            "This page and those below it are made from the commands themselves. `factory COMMAND --help` prints the same.",
+            "These pages are made from the commands themselves. `factory COMMAND --help` prints the same.",
             "",
             *_table(("command", "does"), rows),
             "",
-            "Exit codes of every command: 0 done; 1 something failed, or a verification found a fault; 2 the request, a "
-            "configuration or an input is wrong (one line says what was expected, what was found and what to do); 130 "
-            "interrupted.",
+            "Exit codes: 0 done; 1 something failed, or a verification found a fault; 2 the request, a configuration "
+            "or an input is wrong (one line says what was expected, what was found and what to do); 130 interrupted.",
             "",
             "```{toctree}",
             ":hidden:",
@@ -296,7 +296,7 @@ def _strings_below_fields(model: type[BaseModel]) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(model)))
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
     meanings = {}
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in pairwise(body):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
             if is_text and isinstance(following.value.value, str):
@@ -312,8 +312,8 @@ def _shipped_page() -> str:
     lines = [
         "# Shipped configurations",
         "",
-        "These YAML files are part of the installed package. A file holds only what differs from the defaults. A name without "
-        "folder and suffix is enough wherever the table says so.",
+        "These YAML files are part of the installed package. A file holds only what differs from the defaults. A name "
+        "without folder and suffix is enough where the text says NAME alone.",
         "",
     ]
     for folder, (title, use) in SHIPPED.items():

@@ -4,8 +4,8 @@
     python -m experiments.noise_frequency score --data data/ki67r [--encoder lite0.safetensors]
 
 The protocol is configs/experiments/noise_frequency.yaml. What is finished is skipped; a second call of `train` may run
-beside the first with other arms. The report is docs/results/reports/noise-frequency.md, .json and .png; a sheet of samples,
-which has real images in it, is left in --out.
+beside the first with other arms. The report is docs/results/reports/noise-frequency.md, .json and
+.png; a sheet of samples, which has real images in it, is left in --out.
 """
 
 from __future__ import annotations

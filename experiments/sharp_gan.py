@@ -7,8 +7,8 @@
 The protocol is configs/experiments/sharp_gan.yaml, whose weights of losses were chosen with sharp_gan_tuning.yaml. What
 is finished is skipped; a second call of `train` may run beside the first with other arms. AJI is that of the segmenter
 that comes with `segment` (starter weights, trained on patients of the train split), in the generated images, against
-the masks; it is also run on the real images. The report has the protocol's name: docs/results/reports/sharp-gan.md and .json;
-a sheet of samples, which has real images in it, is left in --out.
+the masks; it is also run on the real images. The report has the protocol's name, docs/results/reports/sharp-gan.md and
+.json; a sheet of samples, which has real images in it, is left in --out.
 """
 
 from __future__ import annotations
