@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.hdgan_scores import Counts, Floats, Measure, accuracy, dice, draws, interval, mean_of_classes
-from factory.make.report import kolmogorov_smirnov
+from factory.core.statistics import ks_statistic
 from factory.plan.assignment import quantile_error
 from manifests.files import write_atomic
 from manifests.labels import LabelScheme
@@ -202,7 +202,7 @@ def _control(control: Control) -> dict[str, dict[str, float | None]]:
                 "mean": float(distance.mean()),
                 "largest": float(distance.max()),
                 "quantile_error": quantile_error(asked, there),
-                "ks": kolmogorov_smirnov(asked, there),
+                "ks": ks_statistic(asked, there),
             }
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.hdgan_copies import said_by
+from factory.core.statistics import times_drawn
 from factory.joint.hdgan import Hdgan, HdganConfig
 from factory.joint.held_out import confusion
 from manifests.dataset import Dataset, open_dataset
@@ -95,10 +96,7 @@ def draws(counts: Counts, of: Measure, resamples: int) -> Floats:
     """
     seeds, tiles, classes = counts.shape[:3]
     rng = np.random.default_rng(0)
-    weights = [
-        np.concatenate([np.ones((1, count)), rng.multinomial(count, np.full(count, 1 / count), resamples)])
-        for count in (seeds, tiles)
-    ]
+    weights = [np.concatenate([np.ones((1, count)), times_drawn(rng, count, resamples)]) for count in (seeds, tiles)]
     flat = counts.reshape(seeds, tiles, -1).astype(np.float64)
     pooled = np.stack([weights[1] @ table for table in flat], 1).reshape(1 + resamples, seeds, classes, classes)
     figures: Floats = (of(pooled) * weights[0][:, :, None]).sum(1) / seeds

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from experiments.arms import Arm, extractors, real_views, render_finished, run_experiment
 from experiments.noise_frequency_report import CELLS, POLYGONS, ArmFigures, noise_arm, write_report
+from factory.core.statistics import draw_groups
 from factory.learn.crops import open_tiles
 from factory.score.features import extract
 from factory.score.frechet import frechet_distance
@@ -69,10 +70,10 @@ def _figures(
     estimate is.
     """
     rng = np.random.default_rng(protocol["view_seed"])
-    names, members = np.unique(np.asarray(groups), return_inverse=True)
+    _, members = np.unique(np.asarray(groups), return_inverse=True)
     drawn: list[npt.NDArray[np.intp]] = []
     while len(drawn) < protocol["resamples"]:
-        places = np.concatenate([np.flatnonzero(members == g) for g in rng.integers(0, len(names), len(names))])
+        places = draw_groups(rng, members)
         if len(np.unique(members[places])) > 1:
             drawn.append(places)
     estimates = {key: frechet_distance(features, real) for key, features in made.items()}

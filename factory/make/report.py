@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from rich.table import Table
 
+from factory.core.statistics import ks_statistic
 from factory.joint import SHARES
 from factory.make.pipeline import Order
 from factory.plan.assignment import quantile_error, targets_of
@@ -21,13 +22,6 @@ _PAIRS = (
     ("tissue", "request_tissue", "tissue_fraction", "px"),
     ("cells", "request_cells", "cells", "cells"),
 )
-
-
-def kolmogorov_smirnov(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
-    """Largest distance between two empirical distribution functions."""
-    both = np.sort(np.concatenate([first, second]))
-    above = [np.searchsorted(np.sort(values), both, side="right") / len(values) for values in (first, second)]
-    return float(np.abs(above[0] - above[1]).max())
 
 
 def closing_table(table: pa.Table, scheme: LabelScheme) -> Table:
@@ -48,7 +42,7 @@ def closing_table(table: pa.Table, scheme: LabelScheme) -> Table:
             str(int(both.sum())),
             *(f"{figure:.{digits}f}" for figure in (asked[both].mean(), got[both].mean(), error.max())),
             f"{(error * totals[achieved][both]).max():.2f} {unit}",
-            f"{kolmogorov_smirnov(asked[both], got[both]):.4f}",
+            f"{ks_statistic(asked[both], got[both]):.4f}",
         )
     return shown
 
@@ -62,7 +56,7 @@ def choice_table(table: pa.Table, order: Order) -> Table:
         if both.any():
             asked, got = target.asked[both], target.offered[both]
             error = np.abs(asked - got)
-            apart = error.mean(), error.max(), quantile_error(asked, got), kolmogorov_smirnov(asked, got)
+            apart = error.mean(), error.max(), quantile_error(asked, got), ks_statistic(asked, got)
             figures = (f"{figure:.4f}" for figure in (asked.mean(), got.mean(), *apart))
             shown.add_row(target.name.removeprefix("--"), str(int(both.sum())), *figures)
     return shown

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import comb
 
+from factory.core.statistics import wilson_interval
 from factory.quiz.sources import Truth
-
-_Z = 1.959963984540054
-"""Quantile of the normal distribution at 0.975."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Share:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Wilson's score interval."""
-        return wilson(self.count, self.total) if self.total else None
+        return wilson_interval(self.count, self.total) if self.total else None
 
 
 @dataclass(frozen=True)
@@ -70,15 +68,6 @@ def confusion(truths: Sequence[Truth], answers: Sequence[Truth]) -> Confusion:
         pairs.count(("synthetic", "real")),
         pairs.count(("synthetic", "synthetic")),
     )
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), without correction for continuity; `total` is at least 1."""
-    share, z2 = count / total, _Z * _Z
-    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = _Z / (1 + z2 / total) * sqrt(share * (1 - share) / total + z2 / (4 * total * total))
-    # At the ends the formula gives 0 and 1, up to rounding.
-    return (0.0 if count == 0 else middle - half), (1.0 if count == total else middle + half)
 
 
 def against_guessing(count: int, total: int) -> float:

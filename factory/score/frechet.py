@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from math import nan
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from factory.core.statistics import Floats, Places, draw_groups, enough_groups, percentile_interval
 
 _FEWEST = 8  # tiles in the smallest subsets of the extrapolation
-_LEAST_GROUPS = 5  # with fewer, draws of whole groups say little
 
 
 def frechet_distance(features: Floats, others: Floats) -> float:
@@ -121,21 +119,15 @@ def bootstrap_interval(
             for _ in range(resamples)
         ]
     )
-    low, high = np.quantile(draws - draws.mean() + estimate, ((1 - level) / 2, (1 + level) / 2))
-    return float(max(0.0, low)), float(high)
+    ends = percentile_interval(draws - draws.mean() + estimate, level)
+    return max(0.0, ends.low), ends.high
 
 
-def draws_by_group(groups: Sequence[str] | None) -> bool:
-    """Whether the bootstrap draws whole groups."""
-    return groups is not None and len(set(groups)) >= _LEAST_GROUPS
-
-
-def _draw(rng: np.random.Generator, count: int, groups: Sequence[str] | None) -> npt.NDArray[np.intp]:
-    if groups is None or not draws_by_group(groups):
+def _draw(rng: np.random.Generator, count: int, groups: Sequence[str] | None) -> Places:
+    if groups is None or not enough_groups(groups):
         return rng.integers(0, count, count)
-    names, members = np.unique(np.asarray(groups), return_inverse=True)
+    _, members = np.unique(np.asarray(groups), return_inverse=True)
     while True:
-        drawn = rng.integers(0, len(names), len(names))
-        places = np.concatenate([np.flatnonzero(members == group) for group in drawn])
+        places = draw_groups(rng, members)
         if len(places) > 1:  # a covariance needs two
             return places

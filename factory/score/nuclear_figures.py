@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from factory.core.console import progress
+from factory.core.statistics import Floats, ks_statistic
 from factory.geometry.nuclear_statistics import NUCLEAR, OF_NUCLEI, NuclearStatistics, nuclear_statistics
 from factory.score.controls import Halves, Pairs
 from factory.score.tiles import TileSet
-from factory.score.two_samples import Floats, ks_statistic
 
 
 @dataclass(frozen=True)

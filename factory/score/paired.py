@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from factory.core.console import progress
 from factory.core.leaks import seen_in_images
-from factory.score.frechet import draws_by_group
+from factory.core.statistics import enough_groups
 from factory.score.image_quality import Quality, image_quality
 from factory.score.sources import Inputs, Source
 from factory.score.tiles import generator
@@ -190,7 +190,7 @@ def measure_pairs(pairing: Pairing, inputs: Inputs, seed: int) -> PairedFigures:
         tuple(measured),
         measures,
         tuple(_notes(pairing)),
-        draws_by_group(groups),
+        enough_groups(groups),
         len(set(groups)),
         {place: _read(pairing.pairs[place], inputs) for place in sorted(shown)},
     )
@@ -219,7 +219,7 @@ def mean_interval(
     Args:
         values: float64 [n]. groups: of each value. rng: of the draws. resamples: how many.
     """
-    names = groups if draws_by_group(groups) else range(len(values))
+    names = groups if enough_groups(groups) else range(len(values))
     _, members = np.unique(np.asarray(names), return_inverse=True)
     counts = np.bincount(members)
     sums = np.bincount(members, values)

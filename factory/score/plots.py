@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from factory.core.statistics import Floats
 from factory.geometry.nuclear_statistics import NUCLEAR
 from factory.score.compare import Comparison, ProjectionFigures
 from factory.score.mask_statistics import STATISTICS, MaskStatistics
 from factory.score.nuclear_figures import NuclearFigures
-from factory.score.two_samples import CurveFigures, Floats
+from factory.score.two_samples import CurveFigures
 
 REAL, FAKE, SHUFFLED = "#0072B2", "#D55E00", "#999999"
 """Of Okabe and Ito's palette, which colour-blind readers tell apart."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from factory.core.statistics import enough_groups
 from factory.geometry.nuclear_statistics import NUCLEAR
 from factory.score.compare import FAKES, HALVES_BY_GROUP, RANDOM_HALVES, SHUFFLED, TRAINING, Comparison
 from factory.score.copies import FEW_REALS
-from factory.score.frechet import draws_by_group
 from factory.score.mask_statistics import STATISTICS
 from factory.score.paired import LOWER_IS_BETTER, PairedFigures
 from factory.score.periodicity import PERIODS
@@ -111,7 +111,7 @@ def markdown(comparison: Comparison, title: str, notes: Sequence[str], paired: P
         paired: fakes against the images of their masks, where they have some.
     """
     c = comparison
-    draws = "whole groups of reals" if draws_by_group(c.reals.groups) else "reals one by one"
+    draws = "whole groups of reals" if enough_groups(c.reals.groups) else "reals one by one"
     what = f"masks of {c.fakes.scheme.name}" if c.fakes.scheme else "images"
     parts = [
         f"# Score of {title}",

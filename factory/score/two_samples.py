@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from factory.core.statistics import Floats, ks_statistic
 from factory.score.controls import Halves, Pairs
 from factory.score.mask_statistics import STATISTICS, MaskStatistics
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,16 +54,6 @@ class CurveFigures:
     floor: float
     floor_by_group: float
     ceiling: float
-
-
-def ks_statistic(first: Floats, second: Floats) -> float:
-    """Largest difference of two empirical distribution functions, NaNs left out; NaN where either has no value."""
-    first, second = (np.sort(side[~np.isnan(side)]) for side in (first, second))
-    if not len(first) or not len(second):
-        return float("nan")
-    joint = np.concatenate([first, second])
-    shares = [np.searchsorted(side, joint, "right") / len(side) for side in (first, second)]
-    return float(np.abs(shares[0] - shares[1]).max())
 
 
 def compare_statistics(

@@ -1,8 +1,8 @@
 """How audited TPS follows the claimed one, and whether the stain lies where the mask says, with intervals.
 
 Intervals are percentiles of `RESAMPLES` bootstrap draws over tiles; tiles of one patient or slide are drawn together
-(Efron and Tibshirani 1993, chapter 13). A line through the points of one tile has no slope, so that
-`segment.metrics.intervals`, which asks every tile for a figure of its own, has no interval for it.
+(Efron and Tibshirani 1993, chapter 13). Below `FEWEST_GROUPS` patients (tiles, where each is its own) a figure has no
+interval. `bootstrap_pooled` does not serve here: it needs a value of each tile alone, and one tile has no slope.
 """
 
 from __future__ import annotations
@@ -14,14 +14,10 @@ from math import isfinite
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from factory.core.statistics import FEWEST_GROUPS, Floats, group_sums, percentile_interval, resampled_sums
 
 RESAMPLES, LEVEL = 2000, 0.95
 
-FEWEST_GROUPS = 5
-"""Below this many patients (tiles, where each is its own) a figure stands without an interval."""
-
-_BLOCK = 100  # draws in memory at a time, whatever the number of tiles
 _FLAT = 1e-12  # a variance of TPS below it is rounding: no line goes through one value
 
 
@@ -86,7 +82,7 @@ def relate(claimed: Floats, audited: Floats, groups: Sequence[Hashable]) -> Rela
         return None
     x, y = claimed[known], audited[known]
     parts = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y, np.abs(y - x), y - x], axis=1)
-    sums = _sums_of_groups(parts, groups, known)
+    sums = group_sums(parts, _known(groups, known))
     figures = _figures(sums, _line)
     return Relation(x.size, len(sums), *figures)
 
@@ -104,7 +100,7 @@ def place(nuclei: Floats, stained: Floats, groups: Sequence[Hashable]) -> Placem
     known = nuclei.sum(axis=1) > 0
     if not known.any():
         return None
-    sums = _sums_of_groups(np.hstack([nuclei[known], stained[known]]), groups, known)
+    sums = group_sums(np.hstack([nuclei[known], stained[known]]), _known(groups, known))
     positive, negative = nuclei[known].sum(axis=0)
     figures = _figures(sums, _shares)
     return Placement(int(known.sum()), len(sums), int(positive), int(negative), *figures)
@@ -128,31 +124,22 @@ def _shares(sums: Floats) -> Floats:
     return np.concatenate([share, share[..., :1] - share[..., 1:]], axis=-1)
 
 
-def _sums_of_groups(parts: Floats, groups: Sequence[Hashable], known: npt.NDArray[np.bool_]) -> Floats:
-    """What each group adds to the sums: float64 [G, K] of parts [N, K], which are the tiles that are `known`."""
-    owners = [group for group, is_known in zip(groups, known, strict=True) if is_known]
-    place_of = {group: number for number, group in enumerate(dict.fromkeys(owners))}
-    sums = np.zeros((len(place_of), parts.shape[1]))
-    np.add.at(sums, [place_of[owner] for owner in owners], parts)
-    return sums
+def _known(groups: Sequence[Hashable], known: npt.NDArray[np.bool_]) -> list[Hashable]:
+    """Groups of the tiles that are `known`."""
+    return [group for group, is_known in zip(groups, known, strict=True) if is_known]
 
 
 def _figures(sums: Floats, pool: Callable[[Floats], Floats]) -> list[Figure]:
-    """The figures that `pool` makes of summed rows, with their intervals over rows drawn with replacement."""
-    values, count = pool(sums.sum(axis=0)), len(sums)
-    if count < FEWEST_GROUPS:
+    """Returns the figures of summed rows [G, K], with intervals over rows drawn with replacement."""
+    values = pool(sums.sum(axis=0))
+    if len(sums) < FEWEST_GROUPS:
         return [Figure(_or_none(value), None, None) for value in values]
-    rng = np.random.default_rng(0)  # of the draws of an interval, so that a report repeats
-    weights = np.full(count, 1 / count)
-    drawn = np.concatenate(
-        [pool(rng.multinomial(count, weights, size=_BLOCK) @ sums) for _ in range(RESAMPLES // _BLOCK)]
-    )
-    ends = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+    rng = np.random.default_rng(0)  # fixed, so that a report repeats
+    drawn = np.concatenate([pool(block) for block in resampled_sums(sums, rng, RESAMPLES)])
     figures = []
     for value, column in zip(values, drawn.T, strict=True):
-        column = column[~np.isnan(column)]  # a draw of tiles that all claim the same has no slope
-        low, high = np.quantile(column, ends) if column.size else (np.nan, np.nan)
-        figures.append(Figure(_or_none(value), _or_none(low), _or_none(high)))
+        ends = percentile_interval(column, LEVEL)  # a draw of tiles that all claim the same has no slope
+        figures.append(Figure(_or_none(value), _or_none(ends.low), _or_none(ends.high)))
     return figures
 
 

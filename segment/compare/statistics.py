@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from factory.core.statistics import Floats, Interval, group_numbers, percentile_interval, times_drawn
 from segment.compare.config import BootstrapConfig
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -80,25 +78,18 @@ def _bootstrap(values: Floats, divisor: Floats, groups: Sequence[str], config: B
     rows, columns = known.any(axis=1), known.any(axis=0)
     values, divisor = values[rows][:, columns], divisor[rows][:, columns]
     known = known[rows][:, columns]
-    owners = [groups[column] for column in np.flatnonzero(columns).tolist()]
-    place = {owner: number for number, owner in enumerate(dict.fromkeys(owners))}
-    seed_weight = _multiplicities(rng, config.resamples, values.shape[0])
-    image_weight = _multiplicities(rng, config.resamples, len(place))[:, [place[owner] for owner in owners]]
+    owners = group_numbers([groups[column] for column in np.flatnonzero(columns).tolist()])
+    patients = int(owners.max()) + 1
+    seed_weight = times_drawn(rng, values.shape[0], config.resamples)
+    image_weight = times_drawn(rng, patients, config.resamples)[:, owners]
     total, count = (
         ((seed_weight @ np.where(known, array, 0.0)) * image_weight).sum(axis=1) for array in (values, divisor)
     )
     means = total[count > 0] / count[count > 0]
-    low, high = np.quantile(means, ((1 - config.level) / 2, (1 + config.level) / 2)).tolist()
-    if len(place) < 2:
-        low = high = math.nan
-    seeds, images = values.shape
+    ends = percentile_interval(means, config.level) if patients > 1 else Interval(math.nan, math.nan)
     mean = float(values[known].sum() / divisor[known].sum())
-    return Estimate(mean, low, high, seeds, images, len(place))
-
-
-def _multiplicities(rng: np.random.Generator, resamples: int, count: int) -> Floats:
-    """How often each of `count` things is drawn when `count` are drawn with replacement: float64 [resamples, count]."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+    seeds, images = values.shape
+    return Estimate(mean, ends.low, ends.high, seeds, images, patients)
 
 
 def cohens_dz(differences: Floats) -> float:

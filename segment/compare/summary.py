@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from factory.core.statistics import Floats
 from segment.compare.config import DIFFERENCES, METRICS, REGION_METRICS, Cell, ClaimConfig, CompareConfig, twice
-from segment.compare.statistics import Estimate, Floats, bootstrap_mean, bootstrap_relative, cohens_dz
+from segment.compare.statistics import Estimate, bootstrap_mean, bootstrap_relative, cohens_dz
 
 LABELS = {
     "aji": "AJI",

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from segment.metrics.intervals import Interval
+from factory.core.statistics import Interval
 from segment.scoring.totals import LEVEL, RESAMPLES, Summary
 
 NAMES = {

@@ -8,8 +8,8 @@ from math import nan
 
 import numpy as np
 
+from factory.core.statistics import Interval, bootstrap_means, bootstrap_pooled
 from segment.metrics import Floats
-from segment.metrics.intervals import Interval, bootstrap_means, bootstrap_pooled
 from segment.scoring.images import ImageScore
 
 RESAMPLES, LEVEL = 2000, 0.95

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from factory.core.statistics import ks_statistic
 from factory.geometry.nuclear_maps import touching
 from factory.geometry.nuclear_statistics import NuclearStatistics, nuclear_statistics
 from factory.masks.allocate import Unmet, allocate
@@ -17,7 +18,6 @@ from factory.masks.cells.nuclei_config import Layout
 from factory.masks.cells.placement import _partners
 from factory.masks.nuclei import Nuclei, NucleiConfig
 from factory.plan.request import Request
-from factory.score.two_samples import ks_statistic
 from manifests import open_dataset
 from manifests.errors import UserError
 from manifests.labels import SCHEMES

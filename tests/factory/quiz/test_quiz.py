@@ -17,10 +17,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from factory.core.statistics import wilson_interval
 from factory.ingest.tiling import pad
 from factory.quiz import page as page_module
 from factory.quiz.choice import choose, own_area
-from factory.quiz.figures import Confusion, Share, against_guessing, agreement, confusion, wilson
+from factory.quiz.figures import Confusion, Share, against_guessing, agreement, confusion
 from factory.quiz.key import Key, read_key
 from factory.quiz.making import KEY, PAGE, Quiz, make_quiz
 from factory.quiz.page import encode
@@ -285,7 +286,7 @@ def test_interval_and_test_are_those_of_scipy(count: int, total: int) -> None:
     from scipy.stats import binomtest
 
     oracle = binomtest(count, total)
-    assert wilson(count, total) == pytest.approx(tuple(oracle.proportion_ci(method="wilson")), abs=1e-12)
+    assert wilson_interval(count, total) == pytest.approx(tuple(oracle.proportion_ci(method="wilson")), abs=1e-12)
     assert against_guessing(count, total) == pytest.approx(oracle.pvalue, abs=1e-9)
 
 
@@ -477,7 +478,7 @@ def test_script_opens_the_seals_and_counts_as_python_does(made: Quiz) -> None:
     assert counts["synthetic"] == {"real": table.synthetic_as_real, "synthetic": table.synthetic_as_synthetic}
     pairs = [(count, total) for total in (1, 7, 40) for count in range(total + 1)]
     found = run_script("given.pairs.map(([count, total]) => wilson(count, total))", pairs=pairs)
-    assert np.allclose(found, [wilson(count, total) for count, total in pairs], atol=1e-12)
+    assert np.allclose(found, [wilson_interval(count, total) for count, total in pairs], atol=1e-12)
 
 
 @needs_node

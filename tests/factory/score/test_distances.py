@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import linalg
 
+from factory.core.statistics import enough_groups
 from factory.score.controls import control_row, random_draws, shuffle_patches, split_halves
-from factory.score.frechet import bootstrap_interval, draws_by_group, extrapolate, frechet_distance
+from factory.score.frechet import bootstrap_interval, extrapolate, frechet_distance
 from factory.score.grid import local_distances
 from factory.score.kernel import kernel_distance
 from factory.score.modes import find_modes, mode_space
@@ -76,8 +77,8 @@ def test_bootstrap_interval_holds_the_estimate(groups: list[str] | None) -> None
     a, b = rng(1).normal(size=(48, 6)), rng(2).normal(size=(48, 6)) + 1
     low, high = bootstrap_interval(a, b, rng(3), groups=groups, resamples=100)
     assert low < frechet_distance(a, b) < high
-    assert draws_by_group(groups) == (groups is not None)
-    assert not draws_by_group(["a"] * 24 + ["b"] * 24)
+    assert enough_groups(groups) == (groups is not None)
+    assert not enough_groups(["a"] * 24 + ["b"] * 24)
 
 
 def naive_mmd(a: np.ndarray, b: np.ndarray) -> float:

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import ks_2samp
 from skimage.measure import euler_number
 
+from factory.core.statistics import ks_statistic
 from factory.score.control_price import price_of_control
 from factory.score.copies import PLANTED, FeatureSets, find_copies, searches
 from factory.score.mask_statistics import (
@@ -30,7 +31,6 @@ from factory.score.similarity import (
     turned,
 )
 from factory.score.tiles import TileSet, labelled, random_crops
-from factory.score.two_samples import ks_statistic
 from manifests import get_scheme
 
 

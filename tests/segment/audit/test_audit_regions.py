@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.core.statistics import FEWEST_GROUPS
 from manifests import Tile, get_scheme, open_dataset
 from manifests.errors import UserError
 from segment.audit.annotated import annotated_cells
 from segment.audit.calibration import calibrate, calibration_tiles
 from segment.audit.counting import count_nuclei, has_marker_regions, scheme_basis
 from segment.audit.judge import Judge, TpsJudge, choose_tps_judge, is_validated
-from segment.audit.relation import FEWEST_GROUPS, Figure, place, relate
+from segment.audit.relation import Figure, place, relate
 from segment.audit.report import METADATA_KEY
 from segment.data.accepted import open_accepted
 from segment.data.sources import open_sources, parse_mix

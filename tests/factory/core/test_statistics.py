@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segment.metrics.intervals import Interval, bootstrap_means, bootstrap_pooled
+from factory.core.statistics import Interval, bootstrap_means, bootstrap_pooled
 
 
 def mean(values: np.ndarray, **options: object) -> Interval:
@@ -94,7 +94,7 @@ def test_pooled_interval_of_one_figure_does_not_depend_on_whether_another_has_on
 def test_the_draws_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(4).normal(size=(30, 1))
     whole = bootstrap_means(values, rng=np.random.default_rng(0))
-    monkeypatch.setattr("segment.metrics.intervals._BLOCK_CELLS", 70)
+    monkeypatch.setattr("factory.core.statistics._BLOCK_CELLS", 70)
     (found,) = bootstrap_means(values, rng=np.random.default_rng(0))
     assert [found.low, found.high] == pytest.approx([whole[0].low, whole[0].high], abs=1e-12)
 
