@@ -24,7 +24,8 @@ import json, os, statistics, sys, time
 import numpy as np, torch
 from bench import timing
 from bench.timing import chosen_clock
-from factory.core.config import configs_dir, read_yaml
+from factory.core.config import read_yaml
+from factory.core.shipped import configs_dir
 from factory.core.registry import resolve
 from factory.masks import MASKS
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.config import configs_dir, parse, read_yaml
+from factory.core.config import parse, read_yaml
 from factory.core.malloc import keep_freed_memory
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
+from factory.core.shipped import configs_dir
 from factory.learn.cells_by_colour import with_cells
 from factory.learn.crops import ImageCrops, NucleiCrops, Tiles, instances_of
 from factory.learn.weights import scheme_of

@@ -25,9 +25,10 @@ import yaml
 from experiments.hdgan_copies import copy, said_by
 from experiments.hdgan_report import Control, Found, write_report
 from experiments.hdgan_scores import Counts, counts_of_labeller, counts_of_segmenter, tps_said
-from factory.core.config import configs_dir, read_yaml
+from factory.core.config import read_yaml
 from factory.core.malloc import keep_freed_memory
 from factory.core.runs import read_run
+from factory.core.shipped import configs_dir
 from factory.learn.sample_sheet import write_sample_sheet
 from factory.plan.assignment import column
 from factory.train.labeller import HELD_OUT

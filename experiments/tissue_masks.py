@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from experiments.tissue_masks_report import write_report
-from factory.core.config import configs_dir, read_yaml
+from factory.core.config import read_yaml
 from factory.core.malloc import keep_freed_memory
+from factory.core.shipped import configs_dir
 from factory.core.weights import read_card
 from factory.learn.crops import MaskCrops, Tiles, open_tiles
 from factory.learn.sample_sheet import write_sample_sheet

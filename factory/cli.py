@@ -1,6 +1,4 @@
-"""The command `factory`. Each command lives in `factory.commands`; heavy imports wait until one runs."""
-
-import typer
+"""The program `factory`. Each command lives in `factory.commands`; heavy imports wait until one runs."""
 
 from factory.commands.annotate import annotate
 from factory.commands.convert import convert
@@ -17,38 +15,25 @@ from factory.commands.score import score
 from factory.commands.sketches import sketches
 from factory.commands.train import train
 from factory.commands.verify import verify
+from factory.core.command_line import application, program_options
 from factory.core.console import run
 
-app = typer.Typer(
-    help="Synthetic pathology tiles with exactly the composition you ask for, labelled, measured and marked.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = application(
+    "factory",
+    "Make synthetic pathology tiles with exactly the composition you request: labelled, measured and marked.",
+    {
+        "Make data sets": [make, plan, ingest, render, sample, annotate],
+        "Train generators": [train, convert, sketches],
+        "Look and measure": [inspect, score, quiz, verify, replay, doctor],
+    },
+    resumable=[make, ingest, render, sample],
 )
-for command in (
-    plan,
-    make,
-    render,
-    train,
-    convert,
-    sample,
-    ingest,
-    inspect,
-    score,
-    verify,
-    replay,
-    sketches,
-    quiz,
-    doctor,
-):
-    app.command()(command)
-app.add_typer(annotate, name="annotate")
+app.callback()(program_options)
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    run(app, go_on="run the same command again to go on, factory train with --resume")
+    """Run the console script."""
+    run(app)
 
 
 if __name__ == "__main__":

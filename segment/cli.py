@@ -1,7 +1,6 @@
-"""The command `segment`. Each command lives in `segment.commands`; heavy imports wait until one runs."""
+"""The program `segment`. Each command lives in `segment.commands`; heavy imports wait until one runs."""
 
-import typer
-
+from factory.core.command_line import application, program_options
 from factory.core.console import run
 from segment.commands.audit import audit
 from segment.commands.compare import compare
@@ -10,20 +9,21 @@ from segment.commands.predict import predict
 from segment.commands.score import score
 from segment.commands.train import train
 
-app = typer.Typer(
-    help="Train and judge segmentation networks on real tiles, synthetic tiles, or both.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = application(
+    "segment",
+    "Train segmentation networks on real tiles, synthetic tiles, or both, and measure what they are worth.",
+    {
+        "Train and apply": [train, predict],
+        "Measure": [evaluate, compare, audit, score],
+    },
+    resumable=[compare, audit, predict],
 )
-for command in (train, evaluate, compare, audit, score, predict):
-    app.command()(command)
+app.callback()(program_options)
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    run(app, go_on="run the same command again to go on, segment train with --resume")
+    """Run the console script."""
+    run(app)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import yaml
 import factory.cli
 import manifests
 import segment.cli
-from factory.core.config import configs_dir, parse
+from factory.core.config import parse
 from factory.core.registry import resolve
+from factory.core.shipped import configs_dir
 from factory.joint import FITTED
 from factory.joint.labeller import LabellerConfig
 from factory.make.pipeline import recipe_of

@@ -7,13 +7,7 @@ from typing import Annotated
 import typer
 
 from factory.commands import options
-
-annotate = typer.Typer(
-    help="Take a generator's images to a person's annotation tool (export), and the labels back (import).",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+from factory.core.command_line import application
 
 
 class Tool(StrEnum):
@@ -29,7 +23,6 @@ def _say(line: str) -> None:
     console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-@annotate.command("export")
 def export(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set of factory sample.")],
     out: Annotated[Path, typer.Option(help="New folder for images and annotation files.")],
@@ -55,7 +48,6 @@ def export(
     _say(f"{out}: {count} images for {tool.value}; back with factory annotate import {out} --data {data}")
 
 
-@annotate.command("import")
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder of factory annotate export, annotated.")],
     data: Annotated[Path, typer.Option(help="Data set that was exported.")],
@@ -88,3 +80,11 @@ def import_(
     with progress("painting masks", len(order.payloads), unit="images") as bar:
         table, made = reading.write(order, overwrite=overwrite, on_start=bar.resume_at, on_tiles=bar.to)
     _say(f"{out}: {table.num_rows} annotated images, {made} written now; scheme {order.scheme.name}")
+
+
+annotate = application(
+    "annotate",
+    "Take a generator's images to a person's annotation tool (export), and the labels back (import).",
+    {"Commands": [export, import_]},
+    resumable=[import_],
+)

@@ -127,12 +127,6 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def configs_dir() -> Path:
-    """The folder of the shipped YAML files: inside the installed package, or beside it in a checkout."""
-    installed = Path(__file__).resolve().parents[1] / "configs"
-    return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "configs"
-
-
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values, equal text."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from factory.core.command_line import Interrupted, Terminated
 from factory.core.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -24,16 +25,11 @@ _PATH_ERRORS = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived; unwinds like KeyboardInterrupt, so that nothing half-written stays."""
-
-
-def run(command: Callable[..., object], go_on: str = "run the same command again to go on") -> None:
+def run(command: Callable[..., object]) -> None:
     """Run a command line to its exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted.
 
     Args:
-        command: a typer app.
-        go_on: how what was interrupted is taken up again.
+        command: from `factory.core.command_line.application`.
     """
     keep_freed_memory()
     # Threads that spin long at OpenMP's barriers keep the core that another process or the batch thread needs. On two
@@ -44,14 +40,17 @@ def run(command: Callable[..., object], go_on: str = "run the same command again
     code: object = 0
     try:
         code = command(standalone_mode=False)
+    except Interrupted as stop:
+        what, code = ("terminated", 1) if stop.terminated else ("interrupted", _INTERRUPTED)
+        _stop(f"{what}. {stop.advice}", code)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except Terminated:
-        _stop(f"terminated. What is finished is kept: {go_on}.", 1)
+        _stop("terminated before the command started.", 1)
     except Exception as error:
         _stop(*_explain(error))
     if code == _INTERRUPTED:
-        _stop(f"interrupted. What is finished is kept: {go_on}.", _INTERRUPTED)
+        _stop("interrupted before the command started.", _INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

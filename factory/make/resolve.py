@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.core.config import configs_dir, merge, parse, parse_assignments, read_yaml
+from factory.core.config import merge, parse, parse_assignments, read_yaml
 from factory.core.registry import resolve
+from factory.core.shipped import configs_dir
 from factory.make.on_given_masks import RenderConfig
 from factory.make.pipeline import MakeConfig
 from factory.masks import MASKS

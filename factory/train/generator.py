@@ -12,12 +12,13 @@ import torch
 
 from factory import joint, masks, renderers
 from factory.core.checkpoints import BEST, LAST
-from factory.core.config import configs_dir, digest, merge, parse, parse_assignments, read_yaml
+from factory.core.config import digest, merge, parse, parse_assignments, read_yaml
 from factory.core.folder import begin, check_same, is_begun
 from factory.core.history import HISTORY, PLOT
 from factory.core.precision import resolve_precision
 from factory.core.registry import resolve
 from factory.core.runs import RUN, lock_folder
+from factory.core.shipped import configs_dir
 from factory.core.weights import read_card
 from factory.learn.crops import Tiles, open_tiles
 from factory.learn.training import SAMPLES, UNHASHED, Fit, FitResult, TrainerConfig, fit

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from factory.core.config import Config, configs_dir, merge, parse, parse_assignments, read_yaml
+from factory.core.config import Config, merge, parse, parse_assignments, read_yaml
+from factory.core.shipped import configs_dir
 from manifests.errors import UserError
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)

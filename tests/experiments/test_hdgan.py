@@ -10,7 +10,8 @@ import pytest
 from experiments.hdgan_copies import copy
 from experiments.hdgan_report import Control, Found, write_report
 from experiments.hdgan_scores import accuracy, dice, draws, interval, mean_of_classes
-from factory.core.config import configs_dir, read_yaml
+from factory.core.config import read_yaml
+from factory.core.shipped import configs_dir
 from factory.joint.held_out import class_figures, confusion
 from factory.make.resolve import resolve_config
 from factory.train.generator import resolve_trainer

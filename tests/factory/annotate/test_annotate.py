@@ -20,7 +20,7 @@ from factory.annotate.labelme import Labelme
 from factory.annotate.qupath import QuPath
 from factory.annotate.reading import ImportConfig, prepare, write
 from factory.annotate.shapes import Shape, paint, rasterise
-from factory.core.config import configs_dir
+from factory.core.shipped import configs_dir
 from factory.joint.generators import DrawConfig, drawing_of
 from factory.make import samples as sampling
 from factory.make.replay import replay

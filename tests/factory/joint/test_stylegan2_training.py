@@ -11,7 +11,8 @@ import yaml
 from torch import nn
 
 from factory.core.checkpoints import BEST, LAST, read_checkpoint
-from factory.core.config import configs_dir, parse
+from factory.core.config import parse
+from factory.core.shipped import configs_dir
 from factory.joint.stylegan2 import WEIGHTS_KIND, StyleGan2Config, StyleGan2Trainer, build, pixels_of
 from factory.learn import training
 from factory.learn.crops import Tiles, open_tiles

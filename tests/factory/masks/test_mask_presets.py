@@ -9,8 +9,9 @@ import pytest
 import yaml
 from skimage.measure import regionprops
 
-from factory.core.config import configs_dir, parse
+from factory.core.config import parse
 from factory.core.registry import resolve
+from factory.core.shipped import configs_dir
 from factory.masks import MASKS
 from factory.masks.allocate import allocate
 from factory.masks.nuclei import Nuclei, NucleiConfig

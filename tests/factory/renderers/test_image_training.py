@@ -13,7 +13,8 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from factory.core.config import configs_dir, parse
+from factory.core.config import parse
+from factory.core.shipped import configs_dir
 from factory.learn.crops import Tiles, open_tiles
 from factory.nets.perceptual import LAYERS, PerceptualDistance
 from factory.renderers.conditions import ConditionConfig

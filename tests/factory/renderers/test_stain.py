@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from skimage import data
 from skimage.color import rgb2hed, rgb2lab
 
-from factory.core.config import Config, canonical, configs_dir, parse
+from factory.core.config import Config, canonical, parse
+from factory.core.shipped import configs_dir
 from factory.masks.allocate import allocate
 from factory.masks.polygons import Polygons
 from factory.plan.request import Request

@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from factory.core.checkpoints import BEST, LAST
-from factory.core.config import configs_dir, parse
+from factory.core.config import parse
 from factory.core.runs import RunSpec, open_run, write_shard
+from factory.core.shipped import configs_dir
 from manifests import Dataset, open_dataset
 from manifests.errors import FaultError, UserError
 from manifests.store import Layout

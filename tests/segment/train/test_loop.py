@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from factory.core.checkpoints import BEST, LAST, read_checkpoint, read_tensors, write_checkpoint
-from factory.core.config import configs_dir, parse, read_yaml
+from factory.core.config import parse, read_yaml
 from factory.core.ema import averaged
 from factory.core.history import HISTORY, write_history
+from factory.core.shipped import configs_dir
 from factory.core.weights import read_card
 from manifests.errors import FaultError, UserError
 from segment.data.tiles import Batch
