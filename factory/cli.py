@@ -33,7 +33,7 @@ app.callback()(program_options)
 
 def main() -> None:
     """Run the console script."""
-    run(app)
+    run(lambda: app(standalone_mode=False, prog_name="factory"))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ app.callback()(program_options)
 
 def main() -> None:
     """Run the console script."""
-    run(app)
+    run(lambda: app(standalone_mode=False, prog_name="segment"))
 
 
 if __name__ == "__main__":

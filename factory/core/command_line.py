@@ -98,7 +98,7 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, Terminated) as error:
-            words = [*ctx.command_path.split(), *sys.argv[1 + ctx.command_path.count(" ") :]]
+            words = [str(ctx.find_root().info_name), *sys.argv[1:]]
             again = shlex.join(words)
             advice = f"Nothing is kept. To start again: {again}"
             if any(param.name == "resume" for param in self.params):

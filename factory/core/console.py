@@ -25,11 +25,11 @@ _PATH_ERRORS = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
-def run(command: Callable[..., object]) -> None:
+def run(command: Callable[[], object]) -> None:
     """Run a command line to its exit code: 0 done, 1 failed, 2 wrong request, 130 interrupted.
 
     Args:
-        command: from `factory.core.command_line.application`.
+        command: does the work; an exit code may be its result.
     """
     keep_freed_memory()
     # Threads that spin long at OpenMP's barriers keep the core that another process or the batch thread needs. On two
@@ -39,7 +39,7 @@ def run(command: Callable[..., object]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     code: object = 0
     try:
-        code = command(standalone_mode=False)
+        code = command()
     except Interrupted as stop:
         what, code = ("terminated", 1) if stop.terminated else ("interrupted", _INTERRUPTED)
         _stop(f"{what}. {stop.advice}", code)

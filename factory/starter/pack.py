@@ -97,4 +97,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda standalone_mode: main(sys.argv[1:]))
+    run(lambda: main(sys.argv[1:]))

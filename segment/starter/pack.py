@@ -62,9 +62,8 @@ def pack(folder: Path, out: Path = STARTER) -> None:
         raise UserError(f"{out}: expected at most {_LARGEST_BYTES} bytes, got {out.stat().st_size}.")
 
 
-def main(standalone_mode: bool = False) -> None:
+def main() -> None:
     """Run one step of the recipe from the command line."""
-    del standalone_mode
     match sys.argv[1:]:
         case ["convert", wheel, out]:
             convert(Path(wheel), Path(out))
