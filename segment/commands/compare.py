@@ -91,13 +91,14 @@ def compare(
     }
 
     from segment.commands.settings import resolve
-    from segment.compare import cells, report
+    from segment.compare import comparison as comparisons
+    from segment.compare import report
     from segment.compare.config import CompareConfig
 
     given = {key: value for key, value in flags.items() if value is not None}
     settings = resolve(CompareConfig, config, assignments or [], given, command="segment compare", shipped="compare")
-    comparison = cells.prepare(settings, real, synth, out, device=device, reuse=reuse, elsewhere=also_test or [])
-    settings, setting = comparison.config, cells.setting(comparison, device)
+    comparison = comparisons.prepare(settings, real, synth, out, device=device, reuse=reuse, external=also_test or [])
+    settings, setting = comparison.config, comparisons.setting(comparison, device)
     terminal = console()
 
     def say(line: object) -> None:
@@ -106,31 +107,31 @@ def compare(
     for line in report.describe(settings, setting):
         say(line)
     if reuse is not None:
-        say(f"{len(cells.taken_over(comparison))} of {len(comparison.cells)} trainings taken over from {reuse}")
+        say(f"{len(comparisons.reused(comparison))} of {len(comparison.trainings)} trainings taken over from {reuse}")
     if dry_run:
         say(f"dry run: nothing written, the comparison would go to {out}")
         return
 
     def results(scores: Any) -> Iterator[tuple[str, Any, Any, Path]]:
         """Test set by test set, the comparison's own first: its name, scores, setting and the report's folder."""
-        yield cells.OWN_TEST, scores, setting, out
-        for name, further in cells.scores_elsewhere(comparison, scores).items():
-            yield name, further, cells.setting(comparison, device, name), out / name
+        yield comparisons.OWN_TEST, scores, setting, out
+        for name, further in comparisons.external_scores(comparison, scores).items():
+            yield name, further, comparisons.setting(comparison, device, name), out / name
 
-    def on_cell(record: Any, scores: Any) -> None:
+    def on_training(record: Any, scores: Any) -> None:
         say(report.describe_record(record, scores, settings))
-        if record.cell in comparison.last_of_seeds:  # so that a comparison that is stopped has its reports
+        if record.training in comparison.last_of_seeds:  # so that a comparison that is stopped has its reports
             for _, found, where, folder in results(scores):
                 report.write_report(found, settings, where, folder)
 
-    with progress("training", len(comparison.cells) * settings.train.steps, unit="steps") as bar:
-        scores = cells.run(
+    with progress("training", len(comparison.trainings) * settings.train.steps, unit="steps") as bar:
+        scores = comparisons.run(
             comparison,
             device=device,
             keep_weights=keep_weights,
             on_start=bar.resume_at,
             on_step=bar.to,
-            on_cell=on_cell,
+            on_training=on_training,
         )
     for name, found, where, folder in results(scores):
         for line in ([f"{name}:"] if name else []) + report.describe_result(found, settings, where):

@@ -45,11 +45,12 @@ def evaluate(
 
     from factory.core.precision import parse_precision, resolve_precision
     from segment.data.sources import open_sources, parse_mix, projections
-    from segment.data.whole_images import tile_images, whole_images, whole_parts
+    from segment.data.whole_images import group_tiles, tile_images, whole_images
     from segment.evaluate import report
     from segment.evaluate.evaluate import check_test_leaks
     from segment.evaluate.evaluate import evaluate as score
     from segment.network.weights import STARTER, load_weights
+    from segment.report.document import to_table
 
     arithmetic = resolve_precision(parse_precision(precision), device)
     loaded = load_weights(weights, device)
@@ -64,7 +65,7 @@ def evaluate(
     if split in ("test", "all"):
         check_test_leaks(loaded, weights, parts, split)
 
-    total = sum(len(dataset) if tiles else len(whole_parts(dataset)) for _, dataset in parts)
+    total = sum(len(dataset) if tiles else len(group_tiles(dataset)) for _, dataset in parts)
 
     terminal = console()
     unit = "tile" if tiles else "whole image"
@@ -80,8 +81,8 @@ def evaluate(
         "precision": arithmetic,
     }
     document = report.evaluation_document(scores, header, loaded.scheme)
-    for table in report.evaluation_tables(document):
-        terminal.print(table)
+    for grid in report.evaluation_grids(document):
+        terminal.print(to_table(grid))
     folder = out or (Path("runs/segment/starter") if loaded.path == STARTER else loaded.path.parent)
     for path in report.write_evaluation(document, folder):
         terminal.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from segment.scoring.images import ImageScore
+    from segment.scoring.image_scores import ImageScore
     from segment.scoring.pairs import Pairs
     from segment.scoring.sets import Mode
 
@@ -63,6 +63,7 @@ def score(
     if json_path is not None:
         _refuse_unwritable(json_path)
 
+    from segment.report.document import to_table
     from segment.scoring import report
     from segment.scoring.files import refused_where_unreadable
     from segment.scoring.pairs import groups_of, open_pairs
@@ -81,8 +82,8 @@ def score(
     from factory.core.console import console
 
     terminal = console()
-    terminal.print(report.image_table(summary, semantic=semantic, everything=everything))
-    terminal.print(report.total_table(summary, names, semantic=semantic))
+    terminal.print(to_table(report.image_grid(summary, semantic=semantic, everything=everything)))
+    terminal.print(to_table(report.total_grid(summary, names, semantic=semantic)))
     for note in notes:
         terminal.print(note, markup=False, highlight=False, soft_wrap=True)
     if json_path is not None:
@@ -102,9 +103,7 @@ def _score(pairs: Pairs, groups: Sequence[str], mode: Mode, workers: int | None)
     import os
 
     from factory.core.console import progress
-    from segment.scoring.images import score_all
-    from segment.scoring.instances import score_instances
-    from segment.scoring.semantic import refuse_binary_truth, score_classes
+    from segment.scoring.image_scores import refuse_binary_truth, score_all, score_classes, score_instances
 
     group_of = dict(zip(pairs.names, groups, strict=True))
     labels = None
@@ -148,13 +147,12 @@ def _refuse_unwritable(path: Path) -> None:
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    import json
-
+    from factory.core.encoding import json_bytes
     from manifests.errors import FaultError
     from manifests.files import write_atomic
 
     try:
-        write_atomic(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+        write_atomic(path, json_bytes(document))
     except OSError as error:
         raise FaultError(
             f"{path}: {error.strerror}. The figures stand above; for the file, score again with another --json."

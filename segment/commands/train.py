@@ -88,7 +88,7 @@ def train(
 
     from factory.core.console import console, progress
     from segment.commands.settings import resolve
-    from segment.evaluate import report
+    from segment.train import describe
     from segment.train import run as experiment
     from segment.train.loop import TrainConfig
 
@@ -98,7 +98,7 @@ def train(
 
     job = experiment.prepare(settings, real, synth, out, device=device)
     terminal = console()
-    for line in report.describe(job):
+    for line in describe.describe(job):
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
     experiment.check_target(job, resume=resume, overwrite=overwrite)
     if dry_run:
@@ -112,9 +112,9 @@ def train(
             overwrite=overwrite,
             on_start=bar.resume_at,
             on_step=bar.to,
-            on_validation=lambda row: terminal.print(report.describe_validation(row), markup=False, soft_wrap=True),
+            on_validation=lambda row: terminal.print(describe.describe_validation(row), markup=False, soft_wrap=True),
         )
-    for line in report.describe_result(result, job):
+    for line in describe.describe_result(result, job):
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""What a comparison is: its configuration, and the grid of trainings that follows from it."""
+"""Configuration of a comparison, and its grid of trainings."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ ARMS = {
     "S": "synthetic tiles alone, not augmented",
     "S*": "real and synthetic tiles, augmented",
 }
-"""The training sets of Enhanced Sharp-GAN (section 4), by their names there."""
+"""Training sets by their names in "Enhanced Sharp-GAN" (section 4)."""
 
 Arm = Literal["R", "R*", "S", "S*"]
 
-METRICS = ("aji", "pq", "dq", "sq", "foreground_dice", "mean_iou")
-"""What is compared where the scheme has nuclei; the first is the one that a claim is about."""
+NUCLEI_METRICS = ("aji", "pq", "dq", "sq", "foreground_dice", "mean_iou")
+"""Metrics compared where the scheme has nuclei; claims are about the first."""
 
 REGION_METRICS = ("mean_iou", "wiou", "wprecision", "wrecall", "dice")
-"""The same where it has none: Eqs. 1 to 4 of "Noise in the correct frequency", and the mean Dice of the classes."""
+"""Metrics compared where it has none: Eqs. 1 to 4 of "Noise in the correct frequency", and mean Dice of the classes."""
 
 DIFFERENCES = (("S*", "R*"), ("R*", "R"), ("S*", "R"), ("S", "R"))
-"""Pairs of arms that are compared, the question of the command first."""
+"""Pairs of arms that are compared; the first is the question of the command."""
 
 FURTHER_TOLERANCE = 0.125
-"""Numbers of patients are rounded, so what stands for 2n patients may differ from them by this share."""
+"""Largest relative difference from 2n patients: numbers of patients are rounded."""
 
 SET_BY_GRID = ("mix", "seed", "real_fraction")
 """Fields of `TrainConfig` that differ between the trainings of a comparison."""
 
 
 class PublishedValue(Config):
-    """A figure from the literature, shown beside ours and never mixed with them.
+    """A figure from the literature, shown in a column of its own.
 
     Attributes:
-        name: method or training set as published. metric: which figure; dice is that of the nuclei. value: 0..1.
+        name: method or training set as published. metric: its key; dice is that of the nuclei. value: 0..1.
         source: where, e.g. "Graham et al. 2019, Kumar test set".
     """
 
@@ -53,7 +53,7 @@ class PublishedValue(Config):
 
 
 class ClaimConfig(Config):
-    """What a comparison must have before a sentence is drawn from it; below, the figures are shown without one.
+    """What a comparison needs before its report claims a difference; with less, only the figures are shown.
 
     Attributes:
         min_steps: of each training. min_seeds: finished, in both arms. min_patients: of the test split.
@@ -68,7 +68,7 @@ class BootstrapConfig(Config):
     """Percentile intervals by resampling seeds and patients; see `segment.compare.statistics`.
 
     Attributes:
-        resamples: how many. level: coverage asked for. seed: of the resampling.
+        resamples: their number. level: nominal coverage. seed: of the resampling.
     """
 
     resamples: int = Field(default=10_000, ge=100)
@@ -80,13 +80,13 @@ class CompareConfig(Config):
     """A comparison.
 
     Attributes:
-        arms: which training sets. fractions: shares of the patients of the real train split, nested by seed.
+        arms: training sets. fractions: shares of the patients of the real train split, nested by seed.
         seeds: trainings per arm and fraction, numbered from 0; a seed gives all arms the same patients and the same
-            initial weights. synth_share: of the tiles that S* draws.
-        final: train on the train and val splits together, for all steps, keep the last weights and read nuclei as
-            `train.instances` says: nothing is chosen. Otherwise the val split of the real tiles chooses the weights
-            and how nuclei are read, for every arm.
-        train: what the trainings differ from `segment train` in, alike for all; its augmentation is that of R* and S*.
+            initial weights. synth_share: share of synthetic tiles in S*.
+        final: train on the train and val splits together, for all steps, keep the last weights and separate nuclei
+            with `train.instances`: nothing is chosen. Otherwise the val split of the real tiles chooses weights and
+            instance settings for every arm.
+        train: settings of all trainings that differ from the defaults; its augmentation is that of R* and S*.
         claims, bootstrap: see there. published: figures from the literature.
     """
 
@@ -125,7 +125,7 @@ class CompareConfig(Config):
 
 
 @dataclass(frozen=True)
-class Cell:
+class Training:
     """One training of the grid: an arm, a share of the real patients (None for S, which has none), a seed."""
 
     arm: Arm
@@ -134,34 +134,34 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Its folder's name, e.g. ``S+-0.25-3``: the star of an arm is a plus there, for shells expand stars."""
+        """Name of its folder, e.g. ``S+-0.25-3``, with a plus for the star of an arm, because shells expand stars."""
         return "-".join(
             (self.arm.replace("*", "+"), "all" if self.fraction is None else f"{self.fraction:g}", str(self.seed))
         )
 
     @property
     def has_synth(self) -> bool:
-        """Whether it sees synthetic tiles."""
+        """Whether it uses synthetic tiles."""
         return self.arm.startswith("S")
 
     def train_config(self, config: CompareConfig) -> TrainConfig:
-        """The training of this cell; all that the grid does not set is the same in every cell."""
+        """Its configuration; fields that the grid does not set are the same in every training."""
         mix = {"S": "synth", "S*": f"real+synth:{config.synth_share:g}"}.get(self.arm, "real")
         augment = config.train.augment if self.arm.endswith("*") else AugmentConfig.none()
         values = {"mix": mix, "seed": self.seed, "real_fraction": self.fraction or 1.0, "augment": augment}
-        if config.final:  # one validation, after the last step: nothing to choose between, and not to be waited for
+        if config.final:  # one validation, after the last step, of one tile: there is nothing to choose
             values |= {"validate_every": config.train.steps, "validate_tiles": 1}
         return config.train.model_copy(update=values)
 
 
-def twice(patients: Mapping[float, int]) -> dict[float, float]:
-    """For each fraction the one with twice its patients, or nearest to that within `FURTHER_TOLERANCE`.
+def double_patients(patients: Mapping[float, int]) -> dict[float, float]:
+    """For each fraction the one with twice its patients, or the nearest to that within `FURTHER_TOLERANCE`.
 
     Args:
-        patients: fraction -> patients that it comes to.
+        patients: fraction -> number of patients.
 
     Returns:
-        Fraction -> larger fraction; without those that have none.
+        Fraction -> larger fraction; fractions without one are left out.
     """
     pairs = {}
     for fraction, count in patients.items():
@@ -172,11 +172,11 @@ def twice(patients: Mapping[float, int]) -> dict[float, float]:
     return pairs
 
 
-def grid(config: CompareConfig) -> list[Cell]:
-    """All cells, seed by seed, so that a comparison that was stopped has whole seeds to show."""
-    cells = []
+def grid(config: CompareConfig) -> list[Training]:
+    """All trainings, seed by seed, so that a stopped comparison has complete seeds."""
+    trainings = []
     for seed in range(config.seeds):
         for arm in config.arms:
             fractions = (None,) if arm == "S" else config.fractions
-            cells += [Cell(arm, fraction, seed) for fraction in fractions]
-    return cells
+            trainings += [Training(arm, fraction, seed) for fraction in fractions]
+    return trainings

@@ -1,29 +1,27 @@
-"""The report of a comparison: Parquet per training and image, and the same story as Markdown, HTML and a plot."""
+"""The report of a comparison: scores as Parquet, summary as JSON, and a text with tables as Markdown and HTML."""
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
+from factory.core.encoding import json_bytes, parquet_bytes
 from manifests.files import write_atomic
 from manifests.schema import DISCLAIMER
-from segment.compare.config import ARMS, FURTHER_TOLERANCE, SET_BY_GRID, Cell, CompareConfig, grid
-from segment.compare.document import Block, Bullets, Grid, Heading, Listing, Paragraph, Picture, to_html, to_markdown
+from segment.compare.config import ARMS, FURTHER_TOLERANCE, SET_BY_GRID, CompareConfig, Training, grid
 from segment.compare.plot import plot_curves
 from segment.compare.records import Record
 from segment.compare.statistics import Estimate
-from segment.compare.summary import LABELS, Difference, Scores, Summary, sentences, shortfalls, summarise
+from segment.compare.summary import Difference, Scores, Summary, sentences, shortfalls, summarise
+from segment.metrics.names import METRICS
+from segment.report.document import Block, Bullets, Grid, Heading, Listing, Paragraph, Plot, to_html, to_markdown
 
 SCORES = "scores.parquet"
 MARKDOWN = "report.md"
@@ -35,11 +33,11 @@ PUBLISHED = "published, not run here"
 
 @dataclass(frozen=True)
 class Setting:
-    """What the trainings ran on, for the reader.
+    """Data and machine of the trainings, for the reader.
 
     Attributes:
-        real: folder. patients, tiles: fraction -> how many of the training set, with seed 0.
-        scored: folder of the test images. test: these, whole, by name.
+        real: folder. patients, tiles: fraction -> their numbers in the training set, with seed 0.
+        scored: folder of the test images. test: names of the whole test images.
         synth: folder, None without. synth_tiles: in its train split. device, threads: of the computation.
     """
 
@@ -55,7 +53,7 @@ class Setting:
 
 
 def describe(config: CompareConfig, setting: Setting) -> list[str]:
-    """The lines that a comparison starts with; the resolved configuration comes first."""
+    """Lines printed at the start of a comparison; the resolved configuration comes first."""
     count = len(grid(config))
     return [
         _as_yaml(config),
@@ -65,30 +63,30 @@ def describe(config: CompareConfig, setting: Setting) -> list[str]:
 
 
 def describe_record(record: Record, scores: Scores, config: CompareConfig) -> str:
-    """One line when a training ends."""
-    cell, count = record.cell, len(scores.cells) + len(scores.failed)
-    head = f"[{count}/{len(grid(config))}] {cell.arm}, {_share(cell)}, seed {cell.seed}:"
+    """Line printed when a training ends."""
+    training, count = record.training, len(scores.finished) + len(scores.failed)
+    head = f"[{count}/{len(grid(config))}] {_name(training)}:"
     if record.error is not None:
         return f"{head} failed: {record.error}"
-    means = {name: np.nanmean(scores.cells[cell].figures[name]) for name in scores.metrics}
-    return f"{head} {', '.join(f'{LABELS[name]} {value:.4f}' for name, value in means.items())}"
+    means = {name: np.nanmean(scores.finished[training][name]) for name in scores.metrics}
+    return f"{head} {', '.join(f'{METRICS[name].short_label} {value:.4f}' for name, value in means.items())}"
 
 
 def describe_result(scores: Scores, config: CompareConfig, setting: Setting) -> list[str]:
-    """The lines that a comparison ends with."""
-    failed = [f"failed: {cell.name}: {error}" for cell, error in scores.failed.items()]
+    """Lines printed at the end of a comparison."""
+    failed = [f"failed: {training.name}: {error}" for training, error in scores.failed.items()]
     summary = summarise(scores, config, setting.patients)
-    further = [
-        f"{d.arm} - {d.than}, {_patients(d, setting)}: {LABELS[d.metric]} {_interval(d.estimate, sign='+')}, "
-        f"relative {_percent(d.relative)}"
+    against_more_patients = [
+        f"{d.arm} - {d.than}, {_patients(d, setting)}: {METRICS[d.metric].short_label} "
+        f"{_interval(d.estimate, sign='+')}, relative {_percent(d.relative)}"
         for d in summary.differences
-        if d.is_further and d.metric == scores.metrics[0]
+        if d.has_more_patients and d.metric == scores.metrics[0]
     ]
-    return [*failed, *further, *sentences(scores, summary, config)]
+    return [*failed, *against_more_patients, *sentences(scores, summary, config)]
 
 
 def write_report(scores: Scores, config: CompareConfig, setting: Setting, out: Path) -> list[Path]:
-    """Write scores, figures, plot, Markdown and HTML, each whole or not at all; returns their paths."""
+    """Write scores, summary, plot, Markdown and HTML; returns their paths."""
     summary = summarise(scores, config, setting.patients)
     png = plot_curves(summary, config, setting.patients)
     title = "Do synthetic tiles help?"
@@ -112,14 +110,19 @@ def encode_scores(scores: Scores, config: CompareConfig) -> bytes:
     Columns: arm, fraction (null for S), seed, status (finished, failed, missing), error, image, group, then every
     figure (null where nothing can be scored).
     """
-    names = sorted({name for cell in scores.cells.values() for name in cell.figures})
+    names = sorted({name for figures in scores.finished.values() for name in figures})
     rows: list[dict[str, object]] = []
-    for cell in grid(config):
-        base = {"arm": cell.arm, "fraction": cell.fraction, "seed": cell.seed, "status": _status(cell, scores)}
-        if cell not in scores.cells:
-            rows.append({**base, "error": scores.failed.get(cell)})
+    for training in grid(config):
+        base = {
+            "arm": training.arm,
+            "fraction": training.fraction,
+            "seed": training.seed,
+            "status": _status(training, scores),
+        }
+        if training not in scores.finished:
+            rows.append({**base, "error": scores.failed.get(training)})
             continue
-        figures = scores.cells[cell].figures
+        figures = scores.finished[training]
         for position, (image, group) in enumerate(zip(scores.images, scores.groups, strict=True)):
             values = {name: float(figures[name][position]) for name in names if name in figures}
             rows.append({**base, "image": image, "group": group, **values})
@@ -127,13 +130,11 @@ def encode_scores(scores: Scores, config: CompareConfig) -> bytes:
     fields += [("error", pa.string()), ("image", pa.string()), ("group", pa.string())]
     schema = pa.schema([*fields, *((name, pa.float64()) for name in names)])
     plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(plain, schema), buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue()
+    return parquet_bytes(pa.Table.from_pylist(plain, schema))
 
 
 def encode_summary(summary: Summary, setting: Setting) -> bytes:
-    """JSON: every level and difference with its interval; null where there is nothing to average."""
+    """JSON: every score and difference with its interval; null where there is nothing to average."""
     levels = [asdict(level) for level in summary.levels]
     differences = [
         {
@@ -143,26 +144,16 @@ def encode_summary(summary: Summary, setting: Setting) -> bytes:
         }
         for difference in summary.differences
     ]
-    document = {"levels": levels, "differences": differences, "use": DISCLAIMER}
-    return (json.dumps(_without_nan(document), indent=1, allow_nan=False) + "\n").encode()
+    return json_bytes({"levels": levels, "differences": differences, "use": DISCLAIMER}, indent=1)
 
 
-def _without_nan(value: Any) -> Any:
-    """The same document with null for NaN."""
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _status(cell: Cell, scores: Scores) -> str:
-    return "finished" if cell in scores.cells else "failed" if cell in scores.failed else "missing"
+def _status(training: Training, scores: Scores) -> str:
+    return "finished" if training in scores.finished else "failed" if training in scores.failed else "missing"
 
 
 def _blocks(scores: Scores, summary: Summary, config: CompareConfig, setting: Setting, png: bytes) -> Iterator[Block]:
     yield from _answer(scores, summary, config)
-    yield Picture("learning curves", PLOT, png)
+    yield Plot("learning curves", PLOT, png)
     yield Heading("Scores")
     yield _score_table(scores, summary, config)
     yield Paragraph(
@@ -171,9 +162,9 @@ def _blocks(scores: Scores, summary: Summary, config: CompareConfig, setting: Se
     )
     yield Heading("Differences")
     has_claims = not shortfalls(scores, config)
-    yield _difference_table([d for d in summary.differences if not d.is_further], setting, has_claims=has_claims)
+    yield _difference_table([d for d in summary.differences if not d.has_more_patients], setting, has_claims=has_claims)
     yield Paragraph(_method(scores, config))
-    yield from _further(summary, config, setting, has_claims=has_claims)
+    yield from _more_patients(summary, config, setting, has_claims=has_claims)
     yield from _failures(scores, config)
     yield Heading("How it was run")
     yield Bullets(_protocol(config, setting))
@@ -181,10 +172,10 @@ def _blocks(scores: Scores, summary: Summary, config: CompareConfig, setting: Se
 
 
 def _answer(scores: Scores, summary: Summary, config: CompareConfig) -> Iterator[Block]:
-    cells = grid(config)
+    every, finished, failed = len(grid(config)), len(scores.finished), len(scores.failed)
     yield Paragraph(
-        f"{len(scores.cells)} of {len(cells)} trainings finished, {len(scores.failed)} failed, "
-        f"{len(cells) - len(scores.cells) - len(scores.failed)} still to run; {len(scores.images)} whole test images. "
+        f"{finished} of {every} trainings finished, {failed} failed, {every - finished - failed} still to run; "
+        f"{len(scores.images)} whole test images. "
         "Not for diagnosis."
     )
     yield Bullets(sentences(scores, summary, config))
@@ -192,14 +183,14 @@ def _answer(scores: Scores, summary: Summary, config: CompareConfig) -> Iterator
 
 def _score_table(scores: Scores, summary: Summary, config: CompareConfig) -> Grid:
     metrics = scores.metrics
-    header = ["training set", "real patients", *(LABELS[name] for name in metrics), "seeds"]
+    header = ["training set", "real patients", *(METRICS[name].short_label for name in metrics), "seeds"]
     rows = []
     for (arm, fraction), levels in groupby(
         sorted(summary.levels, key=lambda level: (config.arms.index(level.arm), level.fraction or 0.0)),
         key=lambda level: (level.arm, level.fraction),
     ):
         by_metric = {level.metric: level.estimate for level in levels}
-        done = sum(cell.arm == arm and cell.fraction == fraction for cell in scores.cells)
+        done = sum(training.arm == arm and training.fraction == fraction for training in scores.finished)
         share = "-" if fraction is None else f"{fraction:.0%}"
         rows.append([arm, share, *(_interval(by_metric[name]) for name in metrics), f"{done} of {config.seeds}"])
     if not config.published:
@@ -207,17 +198,17 @@ def _score_table(scores: Scores, summary: Summary, config: CompareConfig) -> Gri
     width = len(header) - 1
     rows = [[*row, "-"] for row in rows]
     for (name, source), values in groupby(config.published, key=lambda value: (value.name, value.source)):
-        shown = ", ".join(f"{LABELS[value.metric]} {value.value:.3f}" for value in values)
+        shown = ", ".join(f"{METRICS[value.metric].short_label} {value.value:.3f}" for value in values)
         rows.append([name, *["-"] * width, f"{shown} ({source})"])
     return Grid([*header, PUBLISHED], rows)
 
 
-def _further(summary: Summary, config: CompareConfig, setting: Setting, *, has_claims: bool) -> Iterator[Block]:
-    """Synthetic tiles against as many further real patients, where the fractions have such pairs."""
+def _more_patients(summary: Summary, config: CompareConfig, setting: Setting, *, has_claims: bool) -> Iterator[Block]:
+    """Synthetic tiles against as many additional real patients, where the fractions have such pairs."""
     if "R*" not in config.arms:
         return
     yield Heading("Against as many further real patients")
-    differences = [d for d in summary.differences if d.is_further]
+    differences = [d for d in summary.differences if d.has_more_patients]
     if not differences:
         yield Paragraph(
             "No fraction comes to twice the patients of another, so nothing can be said here. Add one to --fractions."
@@ -237,8 +228,8 @@ def _difference_table(differences: Sequence[Difference], setting: Setting, *, ha
     rows = [
         [
             f"{d.arm} - {d.than}",
-            _patients(d, setting) if d.is_further else f"{d.fraction:.0%}",
-            LABELS[d.metric],
+            _patients(d, setting) if d.has_more_patients else f"{d.fraction:.0%}",
+            METRICS[d.metric].short_label,
             _interval(d.estimate, sign="+"),
             _percent(d.relative),
             "-" if math.isnan(d.effect) else f"{d.effect:+.2f}",
@@ -247,14 +238,14 @@ def _difference_table(differences: Sequence[Difference], setting: Setting, *, ha
         ]
         for d in differences
     ]
-    if not has_claims:  # whether an interval leaves out 0 would be read as one
+    if not has_claims:  # a column on 0 in the interval would be read as a claim
         return Grid(header, rows)
-    shown = ["yes" if d.shown else "no" for d in differences]
+    shown = ["yes" if d.excludes_zero else "no" for d in differences]
     return Grid([*header, "leaves out 0"], [[*row, word] for row, word in zip(rows, shown, strict=True)])
 
 
 def _patients(difference: Difference, setting: Setting) -> str:
-    """Real patients of both arms, where one has further ones."""
+    """Real patients of both arms, where one has more."""
     ours, theirs = setting.patients[difference.fraction], setting.patients[difference.than_fraction]
     return f"{ours} ({difference.fraction:.0%}) against {theirs} ({difference.than_fraction:.0%})"
 
@@ -288,15 +279,10 @@ def _method(scores: Scores, config: CompareConfig) -> str:
 
 
 def _failures(scores: Scores, config: CompareConfig) -> Iterator[Block]:
-    missing = [cell for cell in grid(config) if cell not in scores.cells]
+    missing = [training for training in grid(config) if training not in scores.finished]
     if missing:
         yield Heading("Trainings without a result")
-        yield Bullets(
-            [
-                f"{cell.arm}, {_share(cell)}, seed {cell.seed}: {scores.failed.get(cell, 'not run yet')}"
-                for cell in missing
-            ]
-        )
+        yield Bullets([f"{_name(training)}: {scores.failed.get(training, 'not run yet')}" for training in missing])
 
 
 def _as_yaml(config: CompareConfig) -> str:
@@ -305,8 +291,9 @@ def _as_yaml(config: CompareConfig) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _share(cell: Cell) -> str:
-    return "no real patients" if cell.fraction is None else f"{cell.fraction:.0%} of the real patients"
+def _name(training: Training) -> str:
+    share = "no real patients" if training.fraction is None else f"{training.fraction:.0%} of the real patients"
+    return f"{training.arm}, {share}, seed {training.seed}"
 
 
 def _protocol(config: CompareConfig, setting: Setting) -> list[str]:

@@ -1,4 +1,4 @@
-"""From the scores of all cells to what is reported: estimates by arm and fraction, paired differences, sentences."""
+"""Summary of a comparison: estimates by arm and fraction, paired differences, and sentences on them."""
 
 from __future__ import annotations
 
@@ -9,64 +9,51 @@ from dataclasses import dataclass
 import numpy as np
 
 from factory.core.statistics import Floats
-from segment.compare.config import DIFFERENCES, METRICS, REGION_METRICS, Cell, ClaimConfig, CompareConfig, twice
+from segment.compare.config import (
+    DIFFERENCES,
+    NUCLEI_METRICS,
+    REGION_METRICS,
+    ClaimConfig,
+    CompareConfig,
+    Training,
+    double_patients,
+)
 from segment.compare.statistics import Estimate, bootstrap_mean, bootstrap_relative, cohens_dz
-
-LABELS = {
-    "aji": "AJI",
-    "pq": "PQ",
-    "dq": "DQ",
-    "sq": "SQ",
-    "foreground_dice": "Dice",
-    "dice": "Dice",
-    "mean_iou": "mIoU",
-    "wiou": "wIoU",
-    "wprecision": "wPrecision",
-    "wrecall": "wRecall",
-}
-"""Metrics by their names in the literature; Dice is that of the nuclei's pixels, whatever the instance, and the mean of
-the classes' where a scheme has no nuclei."""
-
-
-@dataclass(frozen=True)
-class CellScores:
-    """What one finished training scored on the test images, in the order of `Scores.images`: metric -> float64 [N]."""
-
-    figures: Mapping[str, Floats]
+from segment.metrics.names import METRICS
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All that is known of a comparison.
+    """Scores of a comparison on one test set.
 
     Attributes:
         images: names of the test images. groups: the patient or slide of each; its own name where unknown.
-        cells: finished trainings. failed: cell -> what stopped it.
+        finished: training -> metric -> float64 [N], in the order of `images`. failed: training -> error.
     """
 
     images: tuple[str, ...]
     groups: tuple[str, ...]
-    cells: Mapping[Cell, CellScores]
-    failed: Mapping[Cell, str]
+    finished: Mapping[Training, Mapping[str, Floats]]
+    failed: Mapping[Training, str]
 
     @property
     def metrics(self) -> list[str]:
-        """Those of `METRICS` that the scheme has, in their order; of `REGION_METRICS` where it has no nuclei."""
-        there = {name for scores in self.cells.values() for name in scores.figures}
-        return [name for name in (METRICS if METRICS[0] in there else REGION_METRICS) if name in there]
+        """Scored metrics of `NUCLEI_METRICS`, in that order; of `REGION_METRICS` where the scheme has no nuclei."""
+        scored = {name for figures in self.finished.values() for name in figures}
+        return [name for name in (NUCLEI_METRICS if NUCLEI_METRICS[0] in scored else REGION_METRICS) if name in scored]
 
     def matrix(self, arm: str, fraction: float | None, metric: str, seeds: int) -> Floats:
-        """float64 [seeds, images]; NaN where a training is not there or an image has nothing to score."""
+        """float64 [seeds, images]; NaN where a training is missing or an image has nothing to score."""
         values = np.full((seeds, len(self.images)), math.nan)
-        for cell, scores in self.cells.items():
-            if cell.arm == arm and cell.fraction in (fraction, None):
-                values[cell.seed] = scores.figures[metric]
+        for training, figures in self.finished.items():
+            if training.arm == arm and training.fraction in (fraction, None):
+                values[training.seed] = figures[metric]
         return values
 
 
 @dataclass(frozen=True)
 class Level:
-    """The score of an arm at a fraction of the real patients; `fraction` is None for synthetic tiles alone."""
+    """Score of an arm at a fraction of the real patients; `fraction` is None for synthetic tiles alone."""
 
     arm: str
     fraction: float | None
@@ -76,11 +63,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better `arm` is than `than`, of pairs of the same seed and image.
+    """Scores of `arm` minus those of `than`, over pairs of the same seed and image.
 
     Attributes:
-        arm, than: their names. fraction, than_fraction: of the real patients, of either; the same, but where one has
-            twice the patients of the other. metric: which score.
+        arm, than: their names. fraction, than_fraction: of the real patients; equal, unless one arm has twice the
+            patients of the other. metric: its key.
         estimate: of the difference. relative: the same as a share of the mean of `than`. effect: Cohen's d_z.
     """
 
@@ -94,19 +81,19 @@ class Difference:
     effect: float
 
     @property
-    def is_further(self) -> bool:
-        """Whether one of the two has further real patients."""
+    def has_more_patients(self) -> bool:
+        """Whether one of the two arms has more real patients."""
         return self.fraction != self.than_fraction
 
     @property
-    def shown(self) -> bool:
-        """Whether the interval leaves out 0."""
+    def excludes_zero(self) -> bool:
+        """Whether 0 is outside the interval."""
         return self.estimate.low > 0 or self.estimate.high < 0
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Every level and difference of a comparison."""
+    """Scores and differences of a comparison."""
 
     levels: tuple[Level, ...]
     differences: tuple[Difference, ...]
@@ -116,7 +103,7 @@ def summarise(scores: Scores, config: CompareConfig, patients: Mapping[float, in
     """Estimate everything that the report shows.
 
     Args:
-        scores: of the trainings. config: of the comparison. patients: fraction -> real patients that it comes to.
+        scores: of the trainings. config: of the comparison. patients: fraction -> number of real patients.
     """
     return Summary(tuple(_levels(scores, config)), tuple(_differences(scores, config, patients)))
 
@@ -130,8 +117,8 @@ def _levels(scores: Scores, config: CompareConfig) -> Iterator[Level]:
 
 
 def _differences(scores: Scores, config: CompareConfig, patients: Mapping[float, int]) -> Iterator[Difference]:
-    """At every fraction, then against twice the patients: the third arm of "Noise in the correct frequency" (5A)."""
-    further = twice({fraction: patients[fraction] for fraction in config.fractions})
+    """At every fraction, then against twice the patients (as in "Noise in the correct frequency", 5A)."""
+    further = double_patients({fraction: patients[fraction] for fraction in config.fractions})
     pairs = [((arm, f), (than, f)) for arm, than in DIFFERENCES for f in config.fractions]
     pairs += [(("S*", f), ("R*", double)) for f, double in further.items()]
     pairs += [(("R*", double), ("R*", f)) for f, double in further.items()]
@@ -144,7 +131,7 @@ def _differences(scores: Scores, config: CompareConfig, patients: Mapping[float,
 def _difference(
     scores: Scores, config: CompareConfig, ours: tuple[str, float], theirs: tuple[str, float], metric: str
 ) -> Difference:
-    """Of two arms, each at a fraction."""
+    """Difference of two arms, each at a fraction."""
     higher, lower = (scores.matrix(arm, fraction, metric, config.seeds) for arm, fraction in (ours, theirs))
     gain = higher - lower
     return Difference(
@@ -160,18 +147,18 @@ def _difference(
 
 
 def shortfalls(scores: Scores, config: CompareConfig) -> list[str]:
-    """What the whole comparison has too little of for any claim; empty when it has enough."""
+    """What the whole comparison has too few of for any claim; empty when it has enough."""
     claims = config.claims
-    asked = (
+    needed = (
         ("steps", config.train.steps, claims.min_steps),
         ("seeds", config.seeds, claims.min_seeds),
         ("test patients", len(set(scores.groups)), claims.min_patients),
     )
-    return [f"{count} {what} of at least {least}" for what, count, least in asked if count < least]
+    return [f"{count} {what} of at least {least}" for what, count, least in needed if count < least]
 
 
 def sentences(scores: Scores, summary: Summary, config: CompareConfig) -> list[str]:
-    """One sentence for each difference in the first metric, or one that says why there is none."""
+    """One sentence for each difference in the first metric, or one that gives the reason for no claim."""
     short = shortfalls(scores, config)
     if short:
         return [f"No claim: too few for one ({'; '.join(short)})."]
@@ -185,7 +172,7 @@ def sentences(scores: Scores, summary: Summary, config: CompareConfig) -> list[s
 def _sentence(difference: Difference, claims: ClaimConfig, level: float) -> str:
     estimate = difference.estimate
     where = f"With {difference.fraction:.0%} of the real patients, {difference.arm} against {difference.than}"
-    if difference.is_further:
+    if difference.has_more_patients:
         where += f" with {difference.than_fraction:.0%} of them"
     if estimate.seeds < claims.min_seeds or estimate.patients < claims.min_patients:
         return (
@@ -193,8 +180,8 @@ def _sentence(difference: Difference, claims: ClaimConfig, level: float) -> str:
             f"(at least {claims.min_seeds} and {claims.min_patients})."
         )
     interval = f"{level:.0%} interval {estimate.low:+.4f} to {estimate.high:+.4f}"
-    label = LABELS[difference.metric]
-    if not difference.shown:
+    label = METRICS[difference.metric].short_label
+    if not difference.excludes_zero:
         return f"{where}: no difference in {label} shown ({interval})."
     better = "higher" if estimate.mean > 0 else "lower"
     gain = f"{abs(estimate.mean):.4f}, {abs(difference.relative.mean):.1%} of {difference.than}"

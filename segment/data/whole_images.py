@@ -24,7 +24,7 @@ _AIR = 255
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeImage:
     """An image to be scored.
 
     Attributes:
@@ -41,11 +41,11 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Parts:
+class ImageTiles:
     """The rows that one whole image is made of.
 
     Attributes:
-        name, group: as in `Whole`. positions: of its rows in the data set.
+        name, group: as in `WholeImage`. positions: of its rows in the data set.
         is_cut: whether they are tiles of a flat image, which know their place in it.
     """
 
@@ -55,7 +55,7 @@ class Parts:
     is_cut: bool
 
 
-def whole_parts(dataset: Dataset) -> list[Parts]:
+def group_tiles(dataset: Dataset) -> list[ImageTiles]:
     """The rows that make up each whole image, images in the order of their first row.
 
     Rows belong together when they were cut from one flat image (`source_uri`). A synthetic tile is an image by
@@ -83,36 +83,36 @@ def whole_parts(dataset: Dataset) -> list[Parts]:
                 f"{dataset.root}: {name}: expected tiles of one resolution and scheme, got several. Ingest it again."
             )
     return [
-        Parts(name, rows[positions[0]]["group_id"], tuple(positions), is_cut)
+        ImageTiles(name, rows[positions[0]]["group_id"], tuple(positions), is_cut)
         for (is_cut, name), positions in found.items()
     ]
 
 
-def whole_images(dataset: Dataset) -> Iterator[Whole]:
-    """Every whole image of a data set, one in memory at a time; see `whole_parts` for what belongs together.
+def whole_images(dataset: Dataset) -> Iterator[WholeImage]:
+    """Every whole image of a data set, one in memory at a time; see `group_tiles` for what belongs together.
 
     Parts that no tile holds are white and labelled 255 (ignore). Lines that are 255 throughout at the lower and right
     side of an image are cut off: that is where `factory ingest` pads by mirroring.
 
     Raises:
-        UserError: as `whole_parts`, and when two tiles disagree on a pixel that both hold.
+        UserError: as `group_tiles`, and when two tiles disagree on a pixel that both hold.
     """
-    for parts in whole_parts(dataset):
+    for parts in group_tiles(dataset):
         samples = [dataset[position] for position in parts.positions]
         yield _joined(dataset, parts, samples) if parts.is_cut else _alone(samples[0])
 
 
-def tile_images(dataset: Dataset) -> Iterator[Whole]:
+def tile_images(dataset: Dataset) -> Iterator[WholeImage]:
     """Every row as an image of its own, named by its `sample_id`: for tile-wise scores."""
     return (_alone(sample) for sample in dataset)
 
 
-def _alone(sample: Sample) -> Whole:
+def _alone(sample: Sample) -> WholeImage:
     name = sample.row["sample_id"]
-    return Whole(name, sample.image, sample.tile, (name,), sample.row["group_id"])
+    return WholeImage(name, sample.image, sample.tile, (name,), sample.row["group_id"])
 
 
-def _joined(dataset: Dataset, parts: Parts, samples: list[Sample]) -> Whole:
+def _joined(dataset: Dataset, parts: ImageTiles, samples: list[Sample]) -> WholeImage:
     tile = samples[0].tile
     corners = [(sample.row["source_y"] or 0, sample.row["source_x"] or 0) for sample in samples]
     top, left = min(y for y, _ in corners), min(x for _, x in corners)
@@ -135,7 +135,7 @@ def _joined(dataset: Dataset, parts: Parts, samples: list[Sample]) -> Whole:
     rows, columns = _labelled_extent(semantic)
     labels = Tile(semantic[:rows, :columns], instance[:rows, :columns], tile.mpp, tile.scheme)
     ids = tuple(sample.row["sample_id"] for sample in samples)
-    return Whole(parts.name, image[:rows, :columns], labels, ids, parts.group)
+    return WholeImage(parts.name, image[:rows, :columns], labels, ids, parts.group)
 
 
 def _labelled_extent(semantic: npt.NDArray[np.uint8]) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Score weights on images: one by one, and by source as the mean over images and pooled over all of them."""
+"""Scores of weights on images: of every image, and of each source as mean over images and pooled over all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from manifests.measure import measured_tps
 from manifests.tile import Tile
 from segment import metrics
 from segment.data.sources import Source, projections, refuse_tested_groups
-from segment.data.whole_images import Whole, whole_images
+from segment.data.whole_images import WholeImage, whole_images
+from segment.metrics import NucleiScores, SurfaceDistances
 from segment.network.head import has_instances
 from segment.network.inference import predict_maps
 from segment.network.instances import read_tile
@@ -29,36 +30,11 @@ TPS_EDGES = (0.01, 0.5)
 TPS_CLASSES = ("<1 %", "1-50 %", ">=50 %")
 """Clinical classes of the tumour proportion score; an edge belongs to the class above it."""
 
-F1_THRESHOLDS = (0.5, 0.7, 0.9)
-"""IoU above which a nucleus counts as found; at 0.5 the F1 score is DQ."""
-
-
-@dataclass(frozen=True)
-class NucleiScore:
-    """Instance metrics of one image, or of several pooled: the sums that they are made of.
-
-    Attributes:
-        basic: AJI, AJI+, DQ, SQ, PQ and foreground Dice. detections: F1 at `F1_THRESHOLDS`.
-        objects: object Dice. distances: between outlines, in micrometres. outline: boundary F1.
-        classes: PQ per class, None where the scheme has one class of nuclei.
-    """
-
-    basic: metrics.InstanceScores
-    detections: tuple[metrics.Detection, ...]
-    objects: metrics.ObjectDice
-    distances: metrics.SurfaceDistances
-    outline: metrics.BoundaryScore
-    classes: metrics.MulticlassPanoptic | None
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """The values by name; NaN where both sides are empty, HD95 infinite where one is."""
-        figures = self.basic.figures
-        figures["foreground_dice"] = figures.pop("dice")
-        figures["object_dice"] = self.objects.value
-        figures |= {f"f1_{round(100 * d.threshold)}": d.f1 for d in self.detections}
-        figures |= {"hd95_um": self.distances.hd95, "boundary_f1": self.outline.f1}
-        return figures | ({} if self.classes is None else {"mpq": self.classes.mpq})
+NUCLEI_FIGURES = (
+    "aji", "aji_plus", "dq", "sq", "pq", "foreground_dice", "object_dice", "f1_50", "f1_70", "f1_90", "hd95_um",
+    "boundary_f1", "mpq",
+)  # fmt: skip
+"""Figures of nuclei in the order of the report; mPQ where the scheme has several classes of nuclei."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +42,10 @@ class ImageScore:
     """One image: its figures by name (NaN = nothing to score), and the sums that pool.
 
     Attributes:
-        name: of the `Whole`. source: real or synth. group: patient or slide. figures: metric -> value.
+        name: of the `WholeImage`. source: real or synth. group: patient or slide. figures: metric -> value.
         confusion: int64 [C, C]. cross_entropy_sum: over the labelled pixels.
-        nuclei: None where the scheme has no instances.
-        tps: (truth, prediction), NaN where there is no tumour; None where the scheme knows none.
+        nuclei, distances: None where the scheme has no instances.
+        tps: (truth, prediction), NaN where there is no tumour; None where the scheme has no tumour classes.
     """
 
     name: str
@@ -78,12 +54,13 @@ class ImageScore:
     figures: dict[str, float]
     confusion: metrics.Ints
     cross_entropy_sum: float
-    nuclei: NucleiScore | None
+    nuclei: NucleiScores | None
+    distances: SurfaceDistances | None
     tps: tuple[float, float] | None
 
 
 def check_test_leaks(weights: Weights, path: Path, parts: Sequence[tuple[Source, Dataset]], split: str) -> None:
-    """Refuse to score on groups that the weights, or the generator of their tiles, have seen (promise 13).
+    """Refuse to score on groups that the weights, or the generator of their training tiles, were trained on.
 
     Raises:
         UserError: naming the group.
@@ -109,7 +86,7 @@ def evaluate(
     weights: Weights,
     parts: Sequence[tuple[Source, Dataset]],
     *,
-    images: Callable[[Dataset], Iterator[Whole]] = whole_images,
+    images: Callable[[Dataset], Iterator[WholeImage]] = whole_images,
     precision: Precision = "fp32",
     on_image: Callable[[], None] = lambda: None,
 ) -> list[ImageScore]:
@@ -118,7 +95,7 @@ def evaluate(
     Args:
         weights: what to score.
         parts: data sets by source, each cut to the rows that count.
-        images: what counts as an image: `whole_images`, or `tile_images` for tile-wise scores.
+        images: gives the images of a data set: `whole_images`, or `tile_images` for tile-wise scores.
         precision: of the network's arithmetic.
         on_image: called after each image.
     """
@@ -133,7 +110,7 @@ def evaluate(
     return scores
 
 
-def _score(weights: Weights, whole: Whole, truth: Tile, source: str, precision: Precision) -> ImageScore:
+def _score(weights: Weights, whole: WholeImage, truth: Tile, source: str, precision: Precision) -> ImageScore:
     scheme, known = weights.scheme, truth.semantic != IGNORE
     maps = predict_maps(weights.network, weights.head, whole.image, weights.device, precision)
     pred = read_tile(maps, scheme, truth.mpp, weights.instances)
@@ -144,45 +121,33 @@ def _score(weights: Weights, whole: Whole, truth: Tile, source: str, precision: 
     figures["t_objective"] = metrics.t_objective(figures["dice"], figures["cross_entropy"])
 
     instance = np.where(known, pred.instance, 0).astype(np.int32)
-    nuclei = tps = None
+    nuclei = distances = tps = None
     if has_instances(scheme):
-        nuclei = _score_nuclei(truth, Tile(pred.semantic, instance, truth.mpp, scheme), known)
-        figures |= nuclei.figures
+        nuclei, distances = _score_nuclei(truth, Tile(pred.semantic, instance, truth.mpp, scheme), known)
+        figures |= _nuclei_figures(nuclei, distances)
     if scheme.ids("tumour_positive"):
         seen = Tile(np.where(known, pred.semantic, IGNORE).astype(np.uint8), instance, truth.mpp, scheme)
         tps = (measured_tps(truth), measured_tps(seen))
         figures |= {"tps_truth": tps[0], "tps_pred": tps[1], "tps_error": abs(tps[1] - tps[0])}
-    return ImageScore(whole.name, source, whole.group, figures, matrix, entropy, nuclei, tps)
+    return ImageScore(whole.name, source, whole.group, figures, matrix, entropy, nuclei, distances, tps)
 
 
-def _score_nuclei(truth: Tile, pred: Tile, known: npt.NDArray[np.bool_]) -> NucleiScore:
-    """Instance metrics of two tiles; `known`, bool [H, W], says which pixels count."""
+def _score_nuclei(truth: Tile, pred: Tile, known: npt.NDArray[np.bool_]) -> tuple[NucleiScores, SurfaceDistances]:
+    """Instance metrics of two tiles, and distances in micrometres; `known`, bool [H, W], says which pixels count."""
     own, seen = metrics.without_ignored(truth.instance, pred.instance, ~known)
     table = metrics.overlap(own, seen)
-    labels, classes = truth.scheme.ids("nucleus"), None
+    labels, classes = truth.scheme.ids("nucleus"), {}
     if len(labels) > 1:
         of_truth, of_pred = (metrics.majority_classes(i, t.semantic) for i, t in ((own, truth), (seen, pred)))
-        classes = metrics.multiclass_panoptic_quality(table, of_truth, of_pred, labels)
-    return NucleiScore(
-        metrics.instance_scores(table),
-        metrics.detection(table, F1_THRESHOLDS),
-        metrics.object_dice(table),
-        metrics.surface_distances(own, seen, mpp=truth.mpp),
-        metrics.boundary_f1(own, seen),
-        classes,
-    )
+        parts = metrics.multiclass_panoptic_quality(table, of_truth, of_pred, labels).per_class
+        classes = dict(zip(labels, parts, strict=True))
+    return metrics.nuclei_scores(table, own, seen, classes), metrics.surface_distances(own, seen, mpp=truth.mpp)
 
 
-def _pool_nuclei(parts: Sequence[NucleiScore]) -> NucleiScore:
-    classes = [part.classes for part in parts if part.classes is not None]
-    return NucleiScore(
-        metrics.pool_scores([part.basic for part in parts]),
-        tuple(metrics.pool_detection(at) for at in zip(*(part.detections for part in parts), strict=True)),
-        metrics.pool_object_dice([part.objects for part in parts]),
-        metrics.pool_surface_distances([part.distances for part in parts]),
-        metrics.pool_boundary([part.outline for part in parts]),
-        metrics.pool_multiclass(classes) if classes else None,
-    )
+def _nuclei_figures(nuclei: NucleiScores, distances: SurfaceDistances) -> dict[str, float]:
+    """Values by name; NaN where both sides are empty, HD95 infinite where one is."""
+    figures = {**nuclei.figures, "foreground_dice": nuclei.basic.foreground.value, "hd95_um": distances.hd95}
+    return {name: figures[name] for name in NUCLEI_FIGURES if name in figures}
 
 
 def _cross_entropy_sum(probabilities: npt.NDArray[np.float32], truth: npt.NDArray[np.uint8]) -> float:
@@ -200,10 +165,10 @@ def summarise(scores: Sequence[ImageScore], scheme: LabelScheme) -> dict[str, An
     """Figures over several images.
 
     Returns:
-        ``images``: how many; ``mean``: over the images where a figure has a finite value, ``left_out``: how many have
-        none (nothing to score; HD95 also where one side is empty);
+        ``images``: their number; ``mean``: over the images where a figure is finite; ``left_out``: number of images
+        where it is not (nothing to score; HD95 also where one side is empty);
         ``pooled``: the same metrics of the summed counts; ``classes``: pooled IoU and Dice; ``tps``: None where the
-        scheme knows no tumour.
+        scheme has no tumour classes.
     """
     names = list(scores[0].figures)
     values = {name: np.array([score.figures[name] for score in scores]) for name in names}
@@ -214,8 +179,9 @@ def summarise(scores: Sequence[ImageScore], scheme: LabelScheme) -> dict[str, An
     pooled["cross_entropy"] = sum(s.cross_entropy_sum for s in scores) / labelled if labelled else float("nan")
     pooled["t_objective"] = metrics.t_objective(pooled["dice"], pooled["cross_entropy"])
     nuclei = [score.nuclei for score in scores if score.nuclei is not None]
+    distances = [score.distances for score in scores if score.distances is not None]
     if nuclei:
-        pooled |= _pool_nuclei(nuclei).figures
+        pooled |= _nuclei_figures(metrics.pool(nuclei), metrics.pool(distances))
     iou, dice = metrics.class_iou(matrix).tolist(), metrics.class_dice(matrix).tolist()
     return {
         "images": len(scores),
@@ -228,7 +194,7 @@ def summarise(scores: Sequence[ImageScore], scheme: LabelScheme) -> dict[str, An
 
 
 def _summarise_tps(pairs: Sequence[tuple[float, float]], scheme: LabelScheme) -> dict[str, Any] | None:
-    """TPS error, and confusion of the clinical classes: rows truth, columns prediction and then "no tumour found"."""
+    """TPS error, and confusion of the clinical classes: rows truth, columns prediction, the last "no tumour found"."""
     if not pairs:
         return None
     table = np.zeros((len(TPS_CLASSES), len(TPS_CLASSES) + 1), np.int64)

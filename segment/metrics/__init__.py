@@ -1,21 +1,13 @@
-"""Segmentation metrics. One overlap table feeds every instance metric, one confusion matrix every semantic one.
+"""Segmentation metrics. Instance metrics read one overlap table, semantic metrics one confusion matrix.
 
-Nothing here knows torch, files or schemes. Every metric has a value for one image and the sums that pool over images;
-where nothing can be scored (no truth and no prediction, 0/0) the value is NaN, which means leave it out and count it.
+Nothing here imports torch or reads files. Every metric has a value for one image, and sums that `pool` adds over
+images. Where nothing can be scored (no truth and no prediction, 0/0) the value is NaN: leave it out of means, and
+count it.
 
-This is the one place to import from; the parts are `overlap` (the table), `matching`, `instance_metrics`, `panoptic`,
-`boundaries` and `semantic_metrics`.
+Import the metrics from here; `names` has their labels.
 """
 
-from segment.metrics.boundaries import (
-    BoundaryScore,
-    SurfaceDistances,
-    boundary,
-    boundary_f1,
-    pool_boundary,
-    pool_surface_distances,
-    surface_distances,
-)
+from segment.metrics.boundaries import BoundaryScore, SurfaceDistances, boundary, boundary_f1, surface_distances
 from segment.metrics.instances import (
     AggregatedJaccard,
     ForegroundDice,
@@ -26,11 +18,8 @@ from segment.metrics.instances import (
     foreground_dice,
     instance_scores,
     object_dice,
-    pool_foreground_dice,
-    pool_jaccard,
-    pool_object_dice,
-    pool_scores,
 )
+from segment.metrics.nuclei import NucleiScores, nuclei_scores
 from segment.metrics.overlap import MAX_ID, Floats, Ints, Overlap, overlap, without_ignored
 from segment.metrics.panoptic import (
     Detection,
@@ -40,10 +29,8 @@ from segment.metrics.panoptic import (
     majority_classes,
     multiclass_panoptic_quality,
     panoptic_quality,
-    pool_detection,
-    pool_multiclass,
-    pool_panoptic,
 )
+from segment.metrics.pooling import pool
 from segment.metrics.semantic import (
     IGNORE,
     SEMANTIC,
@@ -59,51 +46,10 @@ from segment.metrics.semantic import (
 )
 
 __all__ = [
-    "IGNORE",
-    "MAX_ID",
-    "SEMANTIC",
-    "AggregatedJaccard",
-    "BoundaryScore",
-    "Detection",
-    "Floats",
-    "ForegroundDice",
-    "InstanceScores",
-    "Ints",
-    "MulticlassPanoptic",
-    "ObjectDice",
-    "Overlap",
-    "Panoptic",
-    "SurfaceDistances",
-    "aji",
-    "aji_plus",
-    "boundary",
-    "boundary_f1",
-    "class_dice",
-    "class_iou",
-    "confusion",
-    "detection",
-    "dice",
-    "foreground_dice",
-    "instance_scores",
-    "majority_classes",
-    "mean_iou",
-    "multiclass_panoptic_quality",
-    "object_dice",
-    "overlap",
-    "panoptic_quality",
-    "pool_boundary",
-    "pool_detection",
-    "pool_foreground_dice",
-    "pool_jaccard",
-    "pool_multiclass",
-    "pool_object_dice",
-    "pool_panoptic",
-    "pool_scores",
-    "pool_surface_distances",
-    "surface_distances",
-    "t_objective",
-    "wiou",
-    "without_ignored",
-    "wprecision",
-    "wrecall",
-]
+    "IGNORE", "MAX_ID", "SEMANTIC", "AggregatedJaccard", "BoundaryScore", "Detection", "Floats", "ForegroundDice",
+    "InstanceScores", "Ints", "MulticlassPanoptic", "NucleiScores", "ObjectDice", "Overlap", "Panoptic",
+    "SurfaceDistances", "aji", "aji_plus", "boundary", "boundary_f1", "class_dice", "class_iou", "confusion",
+    "detection", "dice", "foreground_dice", "instance_scores", "majority_classes", "mean_iou",
+    "multiclass_panoptic_quality", "nuclei_scores", "object_dice", "overlap", "panoptic_quality", "pool",
+    "surface_distances", "t_objective", "wiou", "without_ignored", "wprecision", "wrecall",
+]  # fmt: skip

@@ -6,7 +6,6 @@ inner boundary, as scipy's erosion, Matlab's `bwperim` and MONAI draw it. Distan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, nan
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segment.metrics.overlap import Floats
+from segment.metrics.pooling import Sums
 
 
 def boundary(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -30,8 +30,8 @@ def boundary(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 @dataclass(frozen=True, eq=False)
-class SurfaceDistances:
-    """Distances between the foreground boundaries of two maps.
+class SurfaceDistances(Sums):
+    """Distances between the foreground boundaries of two maps; those of several images pool into one list.
 
     Attributes:
         truth_to_pred: float64 [n], from each boundary pixel of the truth to the nearest of the prediction; inf where
@@ -42,6 +42,12 @@ class SurfaceDistances:
     truth_to_pred: Floats = field(repr=False)
     pred_to_truth: Floats = field(repr=False)
 
+    def __add__(self, other: SurfaceDistances) -> SurfaceDistances:
+        return SurfaceDistances(
+            np.concatenate([self.truth_to_pred, other.truth_to_pred]),
+            np.concatenate([self.pred_to_truth, other.pred_to_truth]),
+        )
+
     @property
     def hd95(self) -> float:
         """The larger of both directions' 95th percentiles; inf where one side is empty, NaN where both are."""
@@ -50,14 +56,14 @@ class SurfaceDistances:
 
 
 def surface_distances(truth: npt.NDArray[Any], pred: npt.NDArray[Any], *, mpp: float = 1.0) -> SurfaceDistances:
-    """Distances between the boundaries of truth and prediction, foreground against background; `.hd95` of it is HD95.
+    """Distances between the boundaries of truth and prediction, foreground against background; their `hd95` is HD95.
 
     HD95 is the larger of the two directed percentiles, interpolated linearly (Maier-Hein et al. 2024, "Metrics
-    reloaded"; MONAI). medpy's `hd95` takes one percentile of both directions thrown together, which is never larger.
+    reloaded"; MONAI). medpy's `hd95` takes one percentile of both directions together, which is never larger.
 
     Args:
-        truth, pred: label maps [H, W]; everything but 0 is foreground, touching objects are one.
-        mpp: micrometres per pixel for distances in micrometres; 1 leaves them in pixels.
+        truth, pred: label maps [H, W]; all labels but 0 are foreground, touching objects are one.
+        mpp: micrometres per pixel, for distances in micrometres; 1 leaves them in pixels.
 
     Raises:
         ValueError: for unequal shapes.
@@ -69,16 +75,9 @@ def surface_distances(truth: npt.NDArray[Any], pred: npt.NDArray[Any], *, mpp: f
     )
 
 
-def pool_surface_distances(parts: Sequence[SurfaceDistances]) -> SurfaceDistances:
-    """The distances of several images together: HD95 over all their boundary pixels, measured within each image."""
-    return SurfaceDistances(
-        np.concatenate([part.truth_to_pred for part in parts]), np.concatenate([part.pred_to_truth for part in parts])
-    )
-
-
 @dataclass(frozen=True)
-class BoundaryScore:
-    """Boundary F1 and its sums: boundary pixels of either map, and those within the tolerance of the other map's."""
+class BoundaryScore(Sums):
+    """Boundary F1 and its sums: boundary pixels of each map, and those within the tolerance of the other's boundary."""
 
     truth_hits: int
     truth_px: int
@@ -106,15 +105,15 @@ class BoundaryScore:
 
 
 def boundary_f1(truth: npt.NDArray[Any], pred: npt.NDArray[Any], *, tolerance_px: float = 2.0) -> BoundaryScore:
-    """Boundary F1 (Csurka et al. 2013): boundary pixels within a distance of the other map's boundary.
+    """Boundary F1 (Csurka et al. 2013): share of boundary pixels within a distance of the other map's boundary.
 
-    Every object has a boundary of its own, so a seam between touching nuclei counts; give `labels != 0` for the
-    foreground's outline alone. Csurka's tolerance, 0.75 % of the image's diagonal, is about a nucleus' radius at
-    1000 x 1000 pixels, so the default is a distance instead.
+    Every object has its own boundary, so the line between touching nuclei counts. For the outline of the foreground
+    alone use `labels != 0`. Csurka's tolerance, 0.75 % of the image's diagonal, is about the radius of a nucleus at
+    1000 x 1000 pixels, so the default here is a distance.
 
     Args:
         truth, pred: label maps [H, W], 0 = background.
-        tolerance_px: largest distance in pixels that is near, itself included.
+        tolerance_px: largest distance in pixels that counts as a hit.
 
     Raises:
         ValueError: for unequal shapes or a negative tolerance.
@@ -129,16 +128,6 @@ def boundary_f1(truth: npt.NDArray[Any], pred: npt.NDArray[Any], *, tolerance_px
     )
 
 
-def pool_boundary(parts: Sequence[BoundaryScore]) -> BoundaryScore:
-    """Boundary F1 over several images taken as one."""
-    return BoundaryScore(
-        sum(part.truth_hits for part in parts),
-        sum(part.truth_px for part in parts),
-        sum(part.pred_hits for part in parts),
-        sum(part.pred_px for part in parts),
-    )
-
-
 def _edges(truth: npt.NDArray[Any], pred: npt.NDArray[Any]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     if truth.shape != pred.shape:
         raise ValueError(f"expected maps of one shape, got {truth.shape} and {pred.shape}")
@@ -148,10 +137,9 @@ def _edges(truth: npt.NDArray[Any], pred: npt.NDArray[Any]) -> tuple[npt.NDArray
 def _distance_to(edge: npt.NDArray[np.bool_], where: npt.NDArray[np.bool_]) -> Floats:
     """Distance to the nearest pixel of `edge`, at the pixels of `where`; inf without an edge.
 
-    OpenCV's transform (Felzenszwalb and Huttenlocher 2012) takes a third of the time of scipy's. It is exact, but in
-    float32: squared distances are integers, so rounding them makes distances up to about 800 px exact. Longer ones are
-    right to 1e-6 of themselves: with IPP, one square in a narrow image was off by one from 885 px on (6e-7), in images
-    that are wide both ways from 2052 px on (1e-7).
+    OpenCV's transform (Felzenszwalb and Huttenlocher 2012) is exact but in float32, and takes a third of the time of
+    scipy's. Squared distances are integers: rounding them makes distances up to about 800 px exact, and longer ones
+    right to 1e-6 (docs/results/metrics.md).
     """
     if not edge.any():
         return np.full(np.count_nonzero(where), inf)
@@ -161,7 +149,7 @@ def _distance_to(edge: npt.NDArray[np.bool_], where: npt.NDArray[np.bool_]) -> F
 
 
 def _percentile_95(values: Floats) -> float:
-    """`np.percentile(values, 95)`, which gives NaN and a warning where some are inf."""
+    """95th percentile, also where some values are inf (`np.percentile` then warns and returns NaN)."""
     ordered = np.sort(values)
     rank = 0.95 * (ordered.size - 1)
     below, share = int(rank), rank - int(rank)

@@ -1,18 +1,16 @@
-"""Instance metrics of one overlap table: AJI, AJI+, Dice of the foreground and of objects; and the four usual scores.
+"""Instance metrics of one overlap table: AJI, AJI+, Dice of the foreground and of objects, and all of them together.
 
-Every result holds the sums it is made of, so the sums of several images added up give the value of the images taken as
-one ("pooled", the functions ``pool_*``), which is not the mean of the images' values. Where there is nothing to score
-(0/0) a value is NaN: leave it out of means, and count it.
+Results hold the sums that they are computed from, so that `pool` can score several images as one. Where there is
+nothing to score (0/0) a value is NaN: leave it out of means, and count it.
 
 The reference of the field is `metrics/stats_utils.py` of HoVer-Net (Graham et al. 2019), whose values these equal
-where the definitions agree. They differ in this: the reference adds 1e-6 to the divisor of SQ (`panoptic_quality`), and
-it fails, warns or loses a nucleus on empty maps, on ids with gaps and where no pixel is background; here each of these
-has a defined value.
+where the definitions agree. The differences: the reference adds 1e-6 to the divisor of SQ (`panoptic_quality`), and
+it fails, warns or loses a nucleus on empty maps, on ids with gaps and where no pixel is background. Here these cases
+have defined values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
 
@@ -20,11 +18,12 @@ import numpy as np
 
 from segment.metrics.matching import assignment, best_of_pred, best_of_truth
 from segment.metrics.overlap import Floats, Ints, Overlap
-from segment.metrics.panoptic import Panoptic, panoptic_quality, pool_panoptic
+from segment.metrics.panoptic import Panoptic, panoptic_quality
+from segment.metrics.pooling import Sums
 
 
 @dataclass(frozen=True)
-class AggregatedJaccard:
+class AggregatedJaccard(Sums):
     """An aggregated Jaccard index and its sums: `intersection_px` / `union_px`, NaN where the union is empty."""
 
     intersection_px: int
@@ -39,9 +38,9 @@ class AggregatedJaccard:
 def aji(table: Overlap) -> AggregatedJaccard:
     """Aggregated Jaccard index (Kumar et al. 2017, Algorithm 1).
 
-    Every truth nucleus takes the prediction with the highest IoU (ties: the larger, then the lowest id). A prediction
-    may serve several nuclei; its area is then in the union each time. A nucleus that nothing touches adds its area to
-    the union (the printed algorithm leaves it open), and so does every prediction that no nucleus took.
+    Every truth nucleus is matched to the prediction with the highest IoU (ties: the larger, then the lowest id). A
+    prediction may be matched to several nuclei; its area is then in the union each time. A nucleus that no prediction
+    touches adds its area to the union (the printed algorithm leaves this open), and so does every unmatched prediction.
 
     Equals HoVer-Net's `get_fast_aji`, ties included.
     """
@@ -58,10 +57,10 @@ def aji_plus(table: Overlap) -> AggregatedJaccard:
 
 
 def _closeness(table: Overlap) -> Floats:
-    """IoU with the reference's 1e-6 px in the divisor: of equal IoUs that of the larger objects is the higher.
+    """IoU with the reference's 1e-6 px in the divisor, so that of two equal IoUs that of the larger objects is higher.
 
-    It decides ties alone between two pairs (unequal IoUs would need unions that differ by a million pixels), and in
-    sums of IoU differences below 1e-6.
+    Between two pairs it decides ties alone: unequal IoUs would need unions that differ by a million pixels. In sums of
+    IoU it decides differences below 1e-6.
     """
     return table.intersection_px / (table.union_px + 1e-6)
 
@@ -70,14 +69,14 @@ def _aggregate(table: Overlap, pairs: Ints) -> AggregatedJaccard:
     intersection_px = int(table.intersection_px[pairs].sum())
     used = np.zeros(table.pred_ids.size, np.bool_)
     used[table.pair_pred[pairs]] = True
-    # A nucleus is in `pairs` once at most; its union is its area and what the prediction has beside the intersection.
+    # A nucleus is in `pairs` at most once; its union is its area and the rest of the prediction.
     union_px = table.truth_area_px.sum() + table.pred_area_px[table.pair_pred[pairs]].sum() - intersection_px
     return AggregatedJaccard(intersection_px, int(union_px + table.pred_area_px[~used].sum()))
 
 
 @dataclass(frozen=True)
-class ForegroundDice:
-    """Dice of the pixels that belong to any object, and its sums; NaN where both sides are empty."""
+class ForegroundDice(Sums):
+    """Dice of the pixels of all objects, and its sums; NaN where both sides are empty."""
 
     intersection_px: int
     truth_px: int
@@ -97,7 +96,7 @@ def foreground_dice(table: Overlap) -> ForegroundDice:
 
 
 @dataclass(frozen=True)
-class ObjectDice:
+class ObjectDice(Sums):
     """Object-level Dice and its sums: each object's Dice times its area, and the areas, from either side."""
 
     truth_sum: float
@@ -116,9 +115,9 @@ class ObjectDice:
 def object_dice(table: Overlap) -> ObjectDice:
     """Object-level Dice of the GlaS challenge (Sirinukunwattana et al. 2017, Sec. 5.2).
 
-    Every object takes the one of the other map that covers most of its pixels (ties: the lowest id) and has Dice 0
-    where none does; the Dice values are weighted by the object's area, and both directions count half. The challenge's
-    code gives 1 where both maps are empty; here that is NaN.
+    Every object is compared with the one of the other map that covers most of its pixels (ties: the lowest id), and has
+    Dice 0 where none does. The Dice values are weighted by the object's area, and both directions count half. The
+    challenge's code gives 1 where both maps are empty; here that is NaN.
     """
     shared_px = table.intersection_px.astype(np.float64)
     dice_of_pair = 2 * shared_px / (table.intersection_px + table.union_px)
@@ -132,8 +131,8 @@ def object_dice(table: Overlap) -> ObjectDice:
 
 
 @dataclass(frozen=True)
-class InstanceScores:
-    """The four usual scores of one image, or of several pooled."""
+class InstanceScores(Sums):
+    """AJI, AJI+, panoptic quality and foreground Dice of one image, or of several pooled."""
 
     jaccard: AggregatedJaccard
     jaccard_plus: AggregatedJaccard
@@ -142,7 +141,7 @@ class InstanceScores:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The values by name: aji, aji_plus, dq, sq, pq, dice."""
+        """Values by name: aji, aji_plus, dq, sq, pq, dice."""
         return {
             "aji": self.jaccard.value,
             "aji_plus": self.jaccard_plus.value,
@@ -156,37 +155,3 @@ class InstanceScores:
 def instance_scores(table: Overlap) -> InstanceScores:
     """AJI, AJI+, panoptic quality and foreground Dice of one table."""
     return InstanceScores(aji(table), aji_plus(table), panoptic_quality(table), foreground_dice(table))
-
-
-def pool_jaccard(parts: Sequence[AggregatedJaccard]) -> AggregatedJaccard:
-    """The index over several images taken as one."""
-    return AggregatedJaccard(sum(part.intersection_px for part in parts), sum(part.union_px for part in parts))
-
-
-def pool_foreground_dice(parts: Sequence[ForegroundDice]) -> ForegroundDice:
-    """Foreground Dice over several images taken as one."""
-    return ForegroundDice(
-        sum(part.intersection_px for part in parts),
-        sum(part.truth_px for part in parts),
-        sum(part.pred_px for part in parts),
-    )
-
-
-def pool_object_dice(parts: Sequence[ObjectDice]) -> ObjectDice:
-    """Object-level Dice over several images taken as one."""
-    return ObjectDice(
-        sum(part.truth_sum for part in parts),
-        sum(part.truth_px for part in parts),
-        sum(part.pred_sum for part in parts),
-        sum(part.pred_px for part in parts),
-    )
-
-
-def pool_scores(parts: Sequence[InstanceScores]) -> InstanceScores:
-    """The four usual scores over several images taken as one."""
-    return InstanceScores(
-        pool_jaccard([part.jaccard for part in parts]),
-        pool_jaccard([part.jaccard_plus for part in parts]),
-        pool_panoptic([part.panoptic for part in parts]),
-        pool_foreground_dice([part.foreground for part in parts]),
-    )

@@ -1,6 +1,6 @@
-"""The overlap table of two instance maps: one pass over the pixels, from which every instance metric is computed.
+"""The overlap table of two instance maps, from which every instance metric is computed.
 
-Because all metrics read one table they cannot disagree about what overlaps what, and the pixels are read once.
+The pixels are read once, and no two metrics can disagree about which objects overlap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_ID = 2**31 - 1
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-_BLOCK_PX = 1024  # pixels at a time: what is marked stays in the first-level cache
+_BLOCK_PX = 1024  # pixels at a time: the marks of a block stay in the first-level cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +95,8 @@ def without_ignored(
 def _as_ids(labels: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint32]:
     """Flat uint32 ids: one type, so that the kernel is compiled once.
 
-    A negative int32 id comes out above `MAX_ID` and is found there. A read-only map is copied: numba would compile for
-    it once more.
+    A negative int32 id becomes one above `MAX_ID`, which `overlap` refuses. A read-only map is copied, because numba
+    would compile the kernel for it once more.
     """
     if labels.dtype.kind not in "ui" and labels.dtype != np.bool_:
         raise ValueError(f"{name}: expected an integer instance map, got {labels.dtype}")
@@ -115,8 +115,8 @@ def _as_ids(labels: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint32]:
 def _count_pairs(truth: npt.NDArray[np.uint32], pred: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint64], Ints]:
     """Pixels per (truth, pred), keyed ``truth << 32 | pred``, in no order.
 
-    The table is touched only where a run of equal pairs ends. It is made large enough before each block: a table that
-    could grow inside the loop over the pixels would cost three to six times as much.
+    The table is written only where a run of equal pairs ends. It grows between blocks: growing inside the loop over
+    the pixels would take three to six times as long.
     """
     keys, counts, used = np.zeros(4 * _BLOCK_PX, np.uint64), np.zeros(4 * _BLOCK_PX, np.int64), 0
     ends = np.empty(_BLOCK_PX, np.uint8)
@@ -135,7 +135,7 @@ def _count_pairs(truth: npt.NDArray[np.uint32], pred: npt.NDArray[np.uint32]) ->
 def _mark_ends(truth: npt.NDArray[np.uint32], pred: npt.NDArray[np.uint32], ends: npt.NDArray[np.uint8]) -> None:
     """Mark every pixel of a block whose pair differs from that of the next pixel: a loop that compilers vectorise.
 
-    The block comes with the first pixel after it; without one, its last pixel is the last of the map, and an end.
+    `truth` and `pred` include the first pixel after the block. Without one, the block's last pixel ends the map.
     """
     next_truth, next_pred = truth[1:], pred[1:]
     inside = min(next_truth.size, ends.size)
@@ -156,7 +156,7 @@ def _add_runs(
     keys: npt.NDArray[np.uint64],
     counts: Ints,
 ) -> tuple[int, int]:
-    """Count the runs that end in a block; gives the start of the run that goes on, and how many places are used."""
+    """Count the runs that end in a block; returns the start of the open run, and the number of used slots."""
     eights = ends.view(np.uint64)
     for eight in range(eights.size):
         if eights[eight] == 0:  # eight pixels without an end
@@ -176,7 +176,7 @@ def _add_runs(
 
 @compiled()
 def _slot(keys: npt.NDArray[np.uint64], counts: Ints, key: np.uint64) -> np.int64:
-    """Where `key` is in the table, or the free place where it belongs.
+    """Slot of `key` in the table, or the free slot where it belongs.
 
     Open addressing with multiplicative hashing (Knuth vol. 3, 6.4); the size is a power of two.
     """
@@ -189,7 +189,7 @@ def _slot(keys: npt.NDArray[np.uint64], counts: Ints, key: np.uint64) -> np.int6
 
 @compiled()
 def _doubled(keys: npt.NDArray[np.uint64], counts: Ints) -> tuple[npt.NDArray[np.uint64], Ints]:
-    """The same table with twice the places."""
+    """The same table with twice the slots."""
     more_keys, more_counts = np.zeros(2 * keys.size, np.uint64), np.zeros(2 * keys.size, np.int64)
     for old in range(keys.size):
         if counts[old]:
@@ -200,7 +200,7 @@ def _doubled(keys: npt.NDArray[np.uint64], counts: Ints) -> tuple[npt.NDArray[np
 
 @compiled()
 def _objects(ids: Ints, counts: Ints, order: Ints) -> tuple[Ints, Ints, Ints]:
-    """Distinct ids above 0, their pixel counts, and where each entry of `ids` stands among them (-1 for background).
+    """Distinct ids above 0, their pixel counts, and the position of each entry of `ids` among them (-1: background).
 
     `order` sorts `ids`.
     """

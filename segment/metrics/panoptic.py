@@ -1,6 +1,6 @@
 """Counts of matched objects: panoptic quality, also class by class (mPQ, bPQ), and F1 at IoU thresholds.
 
-Results hold the sums they are made of; what `instance_metrics` says of pooling, NaN and the reference goes here too.
+Pooling, NaN and the reference of the field are as in `segment.metrics.instances`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import numpy.typing as npt
 from factory.core.compiled import compiled
 from segment.metrics.matching import assignment, best_of_truth
 from segment.metrics.overlap import Ints, Overlap, overlap
+from segment.metrics.pooling import Sums
 
 
 @dataclass(frozen=True)
-class Panoptic:
-    """Panoptic quality and its sums: matched, spare and missed objects, and the summed IoU of the matched."""
+class Panoptic(Sums):
+    """Panoptic quality and its sums: matched, spare and missed objects, and the summed IoU of the matched pairs."""
 
     tp: int
     fp: int
@@ -68,11 +69,11 @@ def _matches(intersection_px: Ints, union_px: Ints) -> tuple[int, float]:
 
 
 @dataclass(frozen=True)
-class MulticlassPanoptic:
+class MulticlassPanoptic(Sums):
     """Panoptic quality of nuclei of several classes.
 
     Attributes:
-        per_class: one `Panoptic` per class, in the order asked for.
+        per_class: one `Panoptic` per class, in the order of the `classes` given.
         binary: of all nuclei, whatever their class.
     """
 
@@ -81,14 +82,14 @@ class MulticlassPanoptic:
 
     @property
     def absent(self) -> int:
-        """How many classes are in neither map, so that `mpq` leaves them out."""
+        """Number of classes that are in neither map; `mpq` leaves them out."""
         return sum(part.tp + part.fp + part.fn == 0 for part in self.per_class)
 
     @property
     def mpq(self) -> float:
         """Mean PQ of the classes that are in the truth or in the prediction; NaN where none is.
 
-        A class that is predicted and not there scores 0. Of pooled sums this is the mPQ+ of the CoNIC challenge
+        A class that is predicted but not in the truth scores 0. Of pooled sums this is the mPQ+ of the CoNIC challenge
         (Graham et al. 2021), whose script, too, sums TP, FP, FN and IoU over all images before it divides.
         """
         return _mean([part.pq for part in self.per_class if part.tp + part.fp + part.fn])
@@ -102,9 +103,9 @@ class MulticlassPanoptic:
     def pannuke_mpq(self) -> float:
         """The image's mPQ by the script of PanNuke (Gamper et al. 2020): mean PQ of the classes in the *truth*.
 
-        False positives of a class that the image has not are never counted; where the truth is empty, NaN. PanNuke's
-        figure is the mean of this over the images of a tissue, NaN left out, and then over the tissues: give it images,
-        not pooled sums. Its script shares HoVer-Net's 1e-6 in SQ.
+        False positives of a class that is not in the image are never counted; NaN where the truth is empty. PanNuke's
+        figure is the mean of this over the images of a tissue, without NaN, and then over the tissues. Use it for
+        single images, not for pooled sums. Its script shares HoVer-Net's 1e-6 in SQ.
         """
         return _mean([part.pq for part in self.per_class if part.tp + part.fn])
 
@@ -119,13 +120,13 @@ def multiclass_panoptic_quality(
 ) -> MulticlassPanoptic:
     """Panoptic quality class by class (mPQ) and whatever the class (bPQ), where each nucleus has one class.
 
-    Per class, only the nuclei and predictions of that class take part, so a match of unequal classes (IoU > 0.5) is a
-    false positive of the one class and a false negative of the other. `bpq` counts every nucleus, of whatever class.
+    Each class is scored on its own nuclei and predictions, so a match of unequal classes (IoU > 0.5) is a false
+    positive of one class and a false negative of the other. `bpq` counts all nuclei, whatever their class.
 
     Args:
         table: of all nuclei.
         truth_classes, pred_classes: int [T] and [P], the class of each id of the table (`majority_classes` gives them).
-        classes: labels of the nucleus classes to score, without the background's.
+        classes: labels of the nucleus classes to score, without the background.
     """
     truth_class, pred_class = np.asarray(truth_classes), np.asarray(pred_classes)
     for name, given, ids in (("truth", truth_class, table.truth_ids), ("pred", pred_class, table.pred_ids)):
@@ -143,14 +144,14 @@ def multiclass_panoptic_quality(
 
 
 def majority_classes(instance: npt.NDArray[Any], semantic: npt.NDArray[Any]) -> Ints:
-    """The class that most pixels of each object have, by ascending id; ties go to the lowest label: int64 [T].
+    """Class of most pixels of each object, by ascending id; ties go to the lowest label: int64 [T].
 
     Args:
         instance: instance map [H, W], 0 = background.
         semantic: label map [H, W] of any integer dtype, labels of 0 or more.
 
     Raises:
-        ValueError: for negative labels, and whatever `overlap` refuses.
+        ValueError: for negative labels, and for maps that `overlap` refuses.
     """
     if semantic.size and semantic.min() < 0:
         raise ValueError(f"semantic: expected labels of 0 or more, got {semantic.min()}")
@@ -160,11 +161,11 @@ def majority_classes(instance: npt.NDArray[Any], semantic: npt.NDArray[Any]) -> 
 
 
 @dataclass(frozen=True)
-class Detection:
-    """How many objects are found at one IoU threshold. Precision and recall are NaN where they are 0/0.
+class Detection(Sums):
+    """Numbers of objects found and missed at one IoU threshold. Precision and recall are NaN where they are 0/0.
 
     Attributes:
-        threshold: a pair counts above it, strictly.
+        threshold: pairs with a higher IoU are matches.
         tp, fp, fn: matched, spare and missed objects.
     """
 
@@ -172,6 +173,11 @@ class Detection:
     tp: int
     fp: int
     fn: int
+
+    def __add__(self, other: Detection) -> Detection:
+        if self.threshold != other.threshold:
+            raise ValueError(f"expected parts of one threshold, got {self.threshold} and {other.threshold}")
+        return Detection(self.threshold, self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
 
     @property
     def precision(self) -> float:
@@ -195,10 +201,10 @@ def detection(
 ) -> tuple[Detection, ...]:
     """F1, precision and recall at IoU thresholds, one-to-one.
 
-    From 0.5 on, pairs above the threshold exclude each other. Below, as many pairs as possible are matched, as
-    stardist's `matching` does (HoVer-Net's `get_fast_pq` maximises the sum of IoU first and then drops what is below).
-    stardist counts an IoU *at* the threshold as a match, here it is none, as in panoptic quality; and it gives
-    precision and recall 0 where they are 0/0.
+    From 0.5 on, pairs above the threshold exclude each other. Below, as many pairs as possible are matched, as in
+    stardist's `matching` (HoVer-Net's `get_fast_pq` maximises the sum of IoU first and then drops pairs below the
+    threshold). Differences from stardist: an IoU *at* the threshold is no match, as in panoptic quality; precision and
+    recall are NaN, not 0, where they are 0/0.
 
     Args:
         table: of all objects.
@@ -212,33 +218,6 @@ def detection(
         tp = int(np.count_nonzero(above)) if threshold >= 0.5 else assignment(table, above.astype(np.float64)).size
         found.append(Detection(float(threshold), tp, table.pred_ids.size - tp, table.truth_ids.size - tp))
     return tuple(found)
-
-
-def pool_panoptic(parts: Sequence[Panoptic]) -> Panoptic:
-    """Panoptic quality over several images taken as one."""
-    tp, fp, fn = (sum(getattr(part, name) for part in parts) for name in ("tp", "fp", "fn"))
-    return Panoptic(tp, fp, fn, sum(part.iou_sum for part in parts))
-
-
-def pool_multiclass(parts: Sequence[MulticlassPanoptic]) -> MulticlassPanoptic:
-    """Panoptic quality per class over several images taken as one; their `mpq` is the challenge CoNIC's mPQ+."""
-    per_class = zip(*(part.per_class for part in parts), strict=True)
-    return MulticlassPanoptic(
-        tuple(pool_panoptic(of_class) for of_class in per_class), pool_panoptic([part.binary for part in parts])
-    )
-
-
-def pool_detection(parts: Sequence[Detection]) -> Detection:
-    """F1, precision and recall over several images taken as one.
-
-    Raises:
-        ValueError: where the parts are not of one threshold.
-    """
-    thresholds = {part.threshold for part in parts}
-    if len(thresholds) != 1:
-        raise ValueError(f"expected parts of one threshold, got {sorted(thresholds)}")
-    tp, fp, fn = (sum(getattr(part, name) for part in parts) for name in ("tp", "fp", "fn"))
-    return Detection(thresholds.pop(), tp, fp, fn)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Semantic metrics: one confusion matrix of pixels, and everything that is read off it."""
+"""Semantic metrics, all computed from one confusion matrix of pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from segment.metrics.overlap import Floats, Ints
 
 IGNORE = 255
-"""The truth label that every semantic metric leaves out."""
+"""True label that every semantic metric leaves out."""
 
 
 def confusion(truth: npt.NDArray[np.uint8], pred: npt.NDArray[np.uint8], classes: int) -> Ints:
@@ -41,7 +41,7 @@ def class_dice(matrix: Ints) -> Floats:
 
 
 def mean_iou(matrix: Ints) -> float:
-    """Mean IoU of the classes that are in the truth or the prediction (noise paper Eq. 1; absent classes left out)."""
+    """Mean IoU of the classes that are in the truth or the prediction ("Noise in the correct frequency", Eq. 1)."""
     return _mean(class_iou(matrix))
 
 
@@ -51,21 +51,21 @@ def dice(matrix: Ints) -> float:
 
 
 def wiou(matrix: Ints) -> float:
-    """IoU weighted by class share of the truth, sum of s_c / S x IoU_c.
+    """IoU weighted by class share of the truth, sum of s_c / S x IoU_c ("Noise in the correct frequency", Eq. 2).
 
-    The noise paper's Eq. 2 divides by C as well, which would cap it at 1/C; so do its Eqs. 3 and 4.
+    The paper's Eqs. 2 to 4 also divide by C, which would limit the value to 1/C; here that factor is left out.
     """
     return _weighted(matrix, class_iou(matrix))
 
 
 def wprecision(matrix: Ints) -> float:
-    """Precision weighted by class share (noise paper Eq. 3 without 1/C); 0 for a true class that is never predicted."""
+    """Precision weighted by class share (Eq. 3 without 1/C); 0 for a true class that is never predicted."""
     tp, _, pred = _counts(matrix)
     return _weighted(matrix, np.nan_to_num(_ratio(tp, pred)))
 
 
 def wrecall(matrix: Ints) -> float:
-    """Recall weighted by class share (noise paper Eq. 4 without 1/C); equals pixel accuracy."""
+    """Recall weighted by class share (Eq. 4 without 1/C); equals pixel accuracy."""
     tp, truth, _ = _counts(matrix)
     return _weighted(matrix, _ratio(tp, truth))
 
@@ -77,14 +77,14 @@ SEMANTIC: dict[str, Callable[[Ints], float]] = {
     "wrecall": wrecall,
     "dice": dice,
 }
-"""Metrics of a confusion matrix by name. Adding one is a function above and a line here."""
+"""Metrics of a confusion matrix by name. To add one, write a function above and a line here and in `names`."""
 
 
 def t_objective(mean_dice: float, cross_entropy: float) -> float:
-    """The noise paper's printed Eq. 5, 1 / (mean Dice + CE / 4): it falls as Dice grows, so read it beside Dice.
+    """Objective of "Noise in the correct frequency" as printed (Eq. 5), 1 / (mean Dice + CE / 4): lower is better.
 
     Args:
-        mean_dice: of the classes that are there.
+        mean_dice: of the classes that are in the truth or the prediction.
         cross_entropy: mean over the labelled pixels, natural logarithm.
     """
     total = mean_dice + cross_entropy / 4
@@ -92,7 +92,7 @@ def t_objective(mean_dice: float, cross_entropy: float) -> float:
 
 
 def _counts(matrix: Ints) -> tuple[Ints, Ints, Ints]:
-    """True positives, pixels of the class in the truth, pixels of the class in the prediction: int64 [C] each."""
+    """True positives, and pixels of the class in the truth and in the prediction: int64 [C] each."""
     return np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
 
 
@@ -107,6 +107,6 @@ def _mean(values: Floats) -> float:
 
 
 def _weighted(matrix: Ints, values: Floats) -> float:
-    """Sum of values by the class's share of the truth; classes that are not in the truth weigh nothing."""
+    """Sum of values weighted by the class's share of the truth; other classes have weight 0."""
     shares, there = matrix.sum(axis=1), matrix.sum(axis=1) > 0
     return float((shares[there] * values[there]).sum() / shares.sum()) if there.any() else float("nan")

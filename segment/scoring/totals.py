@@ -1,4 +1,4 @@
-"""Many scored images: each one's figures, their mean, and the figures of the summed counts, with intervals."""
+"""Totals of scored images: mean of their figures, and figures of their summed counts, with intervals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from factory.core.statistics import Interval, bootstrap_means, bootstrap_pooled
 from segment.metrics import Floats
-from segment.scoring.images import ImageScore
+from segment.scoring.image_scores import ImageScore
 
 RESAMPLES, LEVEL = 2000, 0.95
 
@@ -33,11 +33,11 @@ class Total:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is reported.
+    """Figures of each image and of all.
 
     Attributes:
         names: of the images. figures: per image, all with the same keys. image_counts: per image.
-        totals: per figure. counts: sums over the images. labels: classes that are there. groups: how many.
+        totals: per figure. counts: sums over the images. labels: classes of the maps. groups: their number.
     """
 
     names: tuple[str, ...]
@@ -63,7 +63,7 @@ def summarise(scores: Sequence[ImageScore], *, seed: int) -> Summary:
     def pool(row: Floats) -> list[float]:
         return list(kind.from_row(row, labels).figures.values())
 
-    # A class that an image lacks is NaN in it, so every image has the figures of all classes.
+    # Every image has the figures of all classes, NaN for a class that is not in it.
     figures = [kind.from_row(row, labels).figures | score.alone for row, score in zip(rows, scores, strict=True)]
     pooled = kind.from_row(rows.sum(axis=0), labels).figures
     groups = [score.group for score in scores]

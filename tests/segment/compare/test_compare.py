@@ -21,11 +21,11 @@ from factory.core.shipped import configs_dir
 from manifests import Dataset, open_dataset
 from manifests.errors import FaultError, UserError
 from manifests.store import Layout
-from segment.compare import cells
-from segment.compare.config import BootstrapConfig, Cell, CompareConfig, grid, twice
+from segment.compare import comparison as comparisons
+from segment.compare.config import BootstrapConfig, CompareConfig, Training, double_patients, grid
 from segment.compare.report import Setting, write_report
 from segment.compare.statistics import bootstrap_mean, bootstrap_relative, cohens_dz
-from segment.compare.summary import CellScores, Scores, sentences, summarise
+from segment.compare.summary import Scores, sentences, summarise
 from segment.train import run as experiment
 from tests.conftest import Outcome, assert_refused, write_dataset
 
@@ -143,14 +143,16 @@ def test_relative_gain_equals_resampling_both_means_one_by_one() -> None:
 
 def test_grid_has_synthetic_alone_once_per_seed_and_names_folders_for_shells() -> None:
     config = config_of(seeds=2, fractions=[1.0, 0.1])
-    names = [cell.name for cell in grid(config)]
+    names = [training.name for training in grid(config)]
     assert names[:7] == ["R-0.1-0", "R-1-0", "R+-0.1-0", "R+-1-0", "S-all-0", "S+-0.1-0", "S+-1-0"]
     assert len(names) == len(set(names)) == 14
 
 
 def test_trainings_of_a_grid_differ_only_in_what_their_arm_says() -> None:
     config = config_of()
-    trained = {cell.arm: cell.train_config(config) for cell in grid(config) if cell.fraction in (1.0, None)}
+    trained = {
+        training.arm: training.train_config(config) for training in grid(config) if training.fraction in (1.0, None)
+    }
     assert {arm: train.mix for arm, train in trained.items()} == {
         "R": "real", "R*": "real", "S": "synth", "S*": "real+synth:0.5",
     }  # fmt: skip
@@ -168,7 +170,7 @@ def test_trainings_of_a_grid_differ_only_in_what_their_arm_says() -> None:
 
 def test_every_fraction_of_a_seed_is_part_of_the_larger_ones(home: Path, tmp_path: Path) -> None:
     for final, patients in ((False, 4), (True, 8)):
-        comparison = cells.prepare(config_of(final=final), home / "real", home / "synth", tmp_path / "out")
+        comparison = comparisons.prepare(config_of(final=final), home / "real", home / "synth", tmp_path / "out")
         chosen = []
         for seed in (0, 1, 2):
             parts = [set(comparison.real_training(f, seed).table["group_id"].to_pylist()) for f in (0.1, 0.5, 1.0)]
@@ -183,27 +185,31 @@ def test_every_fraction_of_a_seed_is_part_of_the_larger_ones(home: Path, tmp_pat
 
 
 @pytest.fixture(scope="module")
-def finished(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[cells.Comparison, Scores]:
+def finished(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[comparisons.Comparison, Scores]:
     """Two trainings to the end."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    comparison = cells.prepare(config_of(arms=["R", "S*"], fractions=[0.5]), home / "real", home / "synth", out)
-    return comparison, cells.run(comparison)
+    comparison = comparisons.prepare(config_of(arms=["R", "S*"], fractions=[0.5]), home / "real", home / "synth", out)
+    return comparison, comparisons.run(comparison)
 
 
-def test_a_comparison_scores_every_test_image_in_every_training(finished: tuple[cells.Comparison, Scores]) -> None:
+def test_a_comparison_scores_every_test_image_in_every_training(
+    finished: tuple[comparisons.Comparison, Scores],
+) -> None:
     comparison, scores = finished
     assert len(scores.images) == len(set(scores.groups)) == 4
-    assert set(scores.cells) == set(comparison.cells)
+    assert set(scores.finished) == set(comparison.trainings)
     assert not scores.failed
-    for cell in scores.cells.values():
-        assert {"aji", "pq", "foreground_dice", "mean_iou"} <= set(cell.figures)
+    for training in scores.finished.values():
+        assert {"aji", "pq", "foreground_dice", "mean_iou"} <= set(training)
     assert not list(comparison.out.rglob("*.safetensors"))
 
 
 def test_arms_of_one_seed_start_from_the_same_weights(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    comparison = cells.prepare(config_of(fractions=[1.0], seeds=2), home / "real", home / "synth", tmp_path / "out")
+    comparison = comparisons.prepare(
+        config_of(fractions=[1.0], seeds=2), home / "real", home / "synth", tmp_path / "out"
+    )
     starts: dict[int, list[bytes]] = {}
 
     def stop(job: experiment.Fit) -> None:
@@ -212,25 +218,25 @@ def test_arms_of_one_seed_start_from_the_same_weights(
         raise FaultError("stopped before the first step")
 
     monkeypatch.setattr(experiment, "fit", stop)
-    scores = cells.run(comparison)
+    scores = comparisons.run(comparison)
     assert [len(set(first)) for first in starts.values()] == [1, 1]
     assert starts[0][0] != starts[1][0]
     assert len(scores.failed) == 8
 
 
 def test_a_killed_comparison_goes_on_in_the_training_that_was_cut_and_ends_alike(
-    finished: tuple[cells.Comparison, Scores], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[comparisons.Comparison, Scores], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, expected = finished
-    comparison = cells.prepare(whole.config, home / "real", home / "synth", tmp_path / "out")
+    comparison = comparisons.prepare(whole.config, home / "real", home / "synth", tmp_path / "out")
 
     def kill(steps: int) -> None:
         if steps == 4:  # the last step of the second training, whose first left a checkpoint
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cells.run(comparison, on_step=kill)
-    first, second = comparison.cells
+        comparisons.run(comparison, on_step=kill)
+    first, second = comparison.trainings
     assert sorted(path.name for path in (comparison.out / "cells").glob("*.json")) == [f"{first.name}.json"]
     assert (comparison.out / "cells" / second.name / LAST).is_file()
 
@@ -243,13 +249,14 @@ def test_a_killed_comparison_goes_on_in_the_training_that_was_cut_and_ends_alike
         return result
 
     monkeypatch.setattr(experiment, "run", watched)
-    scores = cells.run(comparison)
+    scores = comparisons.run(comparison)
     assert started == [(second.name, 1)]
-    for cell in expected.cells:
-        record = (comparison.out / "cells" / f"{cell.name}.json").read_bytes()
-        assert record == (whole.out / "cells" / f"{cell.name}.json").read_bytes()
+    for training in expected.finished:
+        record = (comparison.out / "cells" / f"{training.name}.json").read_bytes()
+        assert record == (whole.out / "cells" / f"{training.name}.json").read_bytes()
     np.testing.assert_equal(
-        [dict(cell.figures) for cell in scores.cells.values()], [dict(cell.figures) for cell in expected.cells.values()]
+        [dict(training) for training in scores.finished.values()],
+        [dict(training) for training in expected.finished.values()],
     )
 
 
@@ -258,7 +265,7 @@ def test_a_failed_training_is_shown_and_tried_again_and_the_others_go_on(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(arms=["R", "R*"], fractions=[1.0])
-    comparison = cells.prepare(config, home / "real", home / "synth", tmp_path / "out")
+    comparison = comparisons.prepare(config, home / "real", home / "synth", tmp_path / "out")
     run = experiment.run
 
     def diverge(job: experiment.Experiment, **options: object) -> object:
@@ -268,27 +275,27 @@ def test_a_failed_training_is_shown_and_tried_again_and_the_others_go_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "run", diverge)
-        scores = cells.run(comparison)
-    failed, other = comparison.cells
+        scores = comparisons.run(comparison)
+    failed, other = comparison.trainings
     assert scores.failed == {failed: "training: expected a finite loss, got none at step 1."}
-    assert set(scores.cells) == {other}
-    write_report(scores, comparison.config, cells.setting(comparison, "cpu"), comparison.out)
+    assert set(scores.finished) == {other}
+    write_report(scores, comparison.config, comparisons.setting(comparison, "cpu"), comparison.out)
     assert (
         "R, 100% of the real patients, seed 0: training: expected a finite loss"
         in (comparison.out / "report.md").read_text()
     )
     table = pq.read_table(comparison.out / "scores.parquet").to_pylist()
     assert [(row["arm"], row["status"]) for row in table] == [("R", "failed")] + [("R*", "finished")] * 4
-    again = cells.run(comparison, keep_weights=True)
-    assert set(again.cells) == {failed, other}
+    again = comparisons.run(comparison, keep_weights=True)
+    assert set(again.finished) == {failed, other}
     assert (comparison.out / "cells" / failed.name / BEST).is_file()
     assert not (comparison.out / "cells" / failed.name / LAST).exists()
 
 
 def test_final_trains_on_val_too_and_chooses_nothing(home: Path, tmp_path: Path) -> None:
     config = config_of(arms=["R"], fractions=[1.0], final=True)
-    comparison = cells.prepare(config, home / "real", home / "synth", tmp_path / "out")
-    cells.run(comparison, keep_weights=True)
+    comparison = comparisons.prepare(config, home / "real", home / "synth", tmp_path / "out")
+    comparisons.run(comparison, keep_weights=True)
     card = json.loads((tmp_path / "out/cells/R-1-0/best.json").read_text())
     assert card["step"] == 2
     assert card["trained_on"]["real"]["tiles"] == 8
@@ -299,52 +306,55 @@ def test_final_trains_on_val_too_and_chooses_nothing(home: Path, tmp_path: Path)
 
 def test_weights_that_were_kept_stay_and_a_larger_grid_makes_none_again(home: Path, tmp_path: Path) -> None:
     config = config_of(arms=["R"], fractions=[1.0])
-    comparison = cells.prepare(config, home / "real", home / "synth", tmp_path / "out")
-    cells.run(comparison, keep_weights=True)
+    comparison = comparisons.prepare(config, home / "real", home / "synth", tmp_path / "out")
+    comparisons.run(comparison, keep_weights=True)
     kept = tmp_path / "out/cells/R-1-0" / BEST
     before = kept.read_bytes()
-    grown = cells.prepare(
+    grown = comparisons.prepare(
         config_of(arms=["R"], fractions=[1.0], seeds=2, claims={"min_seeds": 2}),
         home / "real",
         home / "synth",
         tmp_path / "out",
     )
     trained = []
-    assert len(cells.run(grown, on_cell=lambda record, scores: trained.append(record.cell.seed)).cells) == 2
+    assert (
+        len(comparisons.run(grown, on_training=lambda record, scores: trained.append(record.training.seed)).finished)
+        == 2
+    )
     assert trained == [1]
     assert kept.read_bytes() == before
     assert not (tmp_path / "out/cells/R-1-1" / BEST).exists()
 
 
 def test_trainings_without_synthetic_tiles_are_taken_over_from_another_comparison(
-    finished: tuple[cells.Comparison, Scores], home: Path, tmp_path: Path
+    finished: tuple[comparisons.Comparison, Scores], home: Path, tmp_path: Path
 ) -> None:
     first, scores = finished
     other = tmp_path / "synth"
     write_dataset(other, n=4, source="synthetic", size=(64, 32))
     config = config_of(arms=["R", "S*"], fractions=[0.5])
-    second = cells.prepare(config, home / "real", other, tmp_path / "out", reuse=first.out)
+    second = comparisons.prepare(config, home / "real", other, tmp_path / "out", reuse=first.out)
     assert first.document != second.document
-    assert [cell.arm for cell in cells.taken_over(second)] == ["R"]
+    assert [training.arm for training in comparisons.reused(second)] == ["R"]
     trained = []
-    found = cells.run(second, on_cell=lambda record, scores: trained.append(record.cell.arm))
+    found = comparisons.run(second, on_training=lambda record, scores: trained.append(record.training.arm))
     assert trained == ["S*"]
-    (taken,) = (cell for cell in found.cells if cell.arm == "R")
-    assert np.array_equal(found.cells[taken].figures["aji"], scores.cells[taken].figures["aji"])
-    assert not cells.taken_over(second), "it is in this one now"
+    (taken,) = (training for training in found.finished if training.arm == "R")
+    assert np.array_equal(found.finished[taken]["aji"], scores.finished[taken]["aji"])
+    assert not comparisons.reused(second), "it is in this one now"
     shorter = config_of(arms=["R", "S*"], fractions=[0.5], train={**TRAIN, "steps": 1})
     with pytest.raises(
         UserError, match="--reuse: expected the folder of a comparison with a training that is the same"
     ):
-        cells.prepare(shorter, home / "real", other, tmp_path / "none", reuse=first.out)
+        comparisons.prepare(shorter, home / "real", other, tmp_path / "none", reuse=first.out)
 
 
 def test_the_command_says_how_many_trainings_are_taken_over_and_with_other_tests_none_are(
-    cli: Callable[..., Outcome], finished: tuple[cells.Comparison, Scores], home: Path, tmp_path: Path
+    cli: Callable[..., Outcome], finished: tuple[comparisons.Comparison, Scores], home: Path, tmp_path: Path
 ) -> None:
     first, _ = finished
     write_dataset(tmp_path / "synth", n=4, source="synthetic", size=(64, 32))
-    elsewhere = rewritten(
+    external = rewritten(
         open_dataset(home / "real"), tmp_path / "lgg", lambda i: {"split": "test", "group_id": f"other-{i}"}
     )
     (tmp_path / "c.yaml").write_text(json.dumps({**QUICK, "arms": ["R", "S*"], "fractions": [0.5]}))
@@ -354,7 +364,7 @@ def test_the_command_says_how_many_trainings_are_taken_over_and_with_other_tests
     assert done.code == 0, done.err
     assert f"1 of 2 trainings taken over from {first.out}" in done.out
     assert_refused(
-        cli("segment", "compare", *words, "--also-test", elsewhere),
+        cli("segment", "compare", *words, "--also-test", external),
         r"Those without synthetic tiles are, where real tiles, config and --also-test are\.",
     )
     help_of = " ".join(cli("segment", "compare", "--help").out.replace("│", " ").split())
@@ -389,11 +399,11 @@ def test_a_comparison_that_is_stopped_has_the_reports_of_its_complete_seeds_of_e
 
 @pytest.mark.usefixtures("unarranged_plots")
 def test_tiles_from_elsewhere_are_scored_by_every_training_and_reported_by_themselves(
-    cli: Callable[..., Outcome], finished: tuple[cells.Comparison, Scores], home: Path, tmp_path: Path
+    cli: Callable[..., Outcome], finished: tuple[comparisons.Comparison, Scores], home: Path, tmp_path: Path
 ) -> None:
     other = rewritten(
         write_dataset(tmp_path / "other", n=6, groups=6, seed=5, size=(32, 64)),
-        tmp_path / "elsewhere",
+        tmp_path / "external",
         lambda i: {"split": "test", "group_id": f"other-{i}"},
     )
     base = ["--real", home / "real", "--synth", home / "synth", "--device", "cpu", "--arms", "R,S*", "--fractions", 0.5]
@@ -402,34 +412,36 @@ def test_tiles_from_elsewhere_are_scored_by_every_training_and_reported_by_thems
     (tmp_path / "c.yaml").write_text(values)
     done = cli("segment", "compare", *base, "--config", tmp_path / "c.yaml")
     assert done.code == 0, done.err
-    own, further = (pq.read_table(tmp_path / "out" / part / "scores.parquet") for part in (".", "elsewhere"))
+    own, further = (pq.read_table(tmp_path / "out" / part / "scores.parquet") for part in (".", "external"))
     assert set(further["group"].to_pylist()) == {f"other-{i}" for i in range(6)}
     assert (len(own), len(further)) == (2 * 4, 2 * 6)
     comparison, scores = finished  # the same trainings without further tests: these change nothing
-    for cell in comparison.cells:
+    for training in comparison.trainings:
         row = [
-            value for value, arm in zip(own["aji"].to_pylist(), own["arm"].to_pylist(), strict=True) if arm == cell.arm
+            value
+            for value, arm in zip(own["aji"].to_pylist(), own["arm"].to_pylist(), strict=True)
+            if arm == training.arm
         ]
-        np.testing.assert_array_equal(np.array(row, float), scores.cells[cell].figures["aji"])
-    assert "test split of" in (tmp_path / "out/elsewhere/report.md").read_text()
+        np.testing.assert_array_equal(np.array(row, float), scores.finished[training]["aji"])
+    assert "test split of" in (tmp_path / "out/external/report.md").read_text()
     assert_refused(
         cli("segment", "compare", *base[:-4], "--config", tmp_path / "c.yaml", "--out", tmp_path / "out"),
-        "expected an empty folder or a comparison, got 'elsewhere' in it",
+        "expected an empty folder or a comparison, got 'external' in it",
     )
     again = cli("segment", "compare", *base, "--config", tmp_path / "c.yaml")
     assert again.code == 0
-    assert "2 of 2" in (tmp_path / "out/elsewhere/report.md").read_text()
+    assert "2 of 2" in (tmp_path / "out/external/report.md").read_text()
 
 
 def test_a_patient_that_is_trained_on_is_not_tested_elsewhere(home: Path, tmp_path: Path) -> None:
-    other = rewritten(open_dataset(home / "real"), tmp_path / "elsewhere", lambda i: {"split": "test"})
+    other = rewritten(open_dataset(home / "real"), tmp_path / "external", lambda i: {"split": "test"})
     with pytest.raises(UserError, match=r"--also-test .*expected patients that are not trained on, got 'real-slide-"):
-        cells.prepare(config_of(), home / "real", home / "synth", tmp_path / "out", elsewhere=[other])
+        comparisons.prepare(config_of(), home / "real", home / "synth", tmp_path / "out", external=[other])
     untested = rewritten(
         open_dataset(home / "real"), tmp_path / "none", lambda i: {"split": "train", "group_id": f"other-{i}"}
     )
     with pytest.raises(UserError, match="expected tiles with split test, got none"):
-        cells.prepare(config_of(), home / "real", home / "synth", tmp_path / "out", elsewhere=[untested])
+        comparisons.prepare(config_of(), home / "real", home / "synth", tmp_path / "out", external=[untested])
     assert not (tmp_path / "out").exists()
 
 
@@ -459,7 +471,7 @@ def test_a_patient_on_both_sides_is_refused(home: Path, tmp_path: Path, split: s
         open_dataset(home / "real"), tmp_path / "leaky", lambda i: {"group_id": "real-slide-2"} if i == first else {}
     )
     with pytest.raises(UserError, match=message):
-        cells.prepare(config_of(), leaky, home / "synth", tmp_path / "out")
+        comparisons.prepare(config_of(), leaky, home / "synth", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -468,27 +480,27 @@ def test_tiles_of_unknown_patients_are_refused(home: Path, tmp_path: Path) -> No
         open_dataset(home / "real"), tmp_path / "nameless", lambda i: {"group_id": None} if i == 0 else {}
     )
     with pytest.raises(UserError, match="expected a patient or slide"):
-        cells.prepare(config_of(), nameless, home / "synth", tmp_path / "out")
+        comparisons.prepare(config_of(), nameless, home / "synth", tmp_path / "out")
 
 
 def test_synthetic_tiles_fitted_to_a_test_patient_are_refused(home: Path, tmp_path: Path) -> None:
     sources = ("monuseg/real-slide-2",)
     fitted = rewritten(open_dataset(home / "synth"), tmp_path / "fitted", training_sources=sources)
     with pytest.raises(UserError, match="got its group 'real-slide-2'"):
-        cells.prepare(config_of(), home / "real", fitted, tmp_path / "out")
-    assert len(cells.prepare(config_of(arms=["R", "R*"]), home / "real", fitted, tmp_path / "out").sources) == 1
+        comparisons.prepare(config_of(), home / "real", fitted, tmp_path / "out")
+    assert len(comparisons.prepare(config_of(arms=["R", "R*"]), home / "real", fitted, tmp_path / "out").sources) == 1
 
 
 def test_another_comparison_in_the_folder_is_refused_and_its_published_values_may_change(
-    finished: tuple[cells.Comparison, Scores], home: Path
+    finished: tuple[comparisons.Comparison, Scores], home: Path
 ) -> None:
     done, _ = finished
     real, synth, values = home / "real", home / "synth", done.config.model_dump()
     for key, changed in (("synth_share", 0.25), ("final", True)):
         with pytest.raises(UserError, match=rf"got others \(config.{key}"):
-            cells.prepare(parse(CompareConfig, {**values, key: changed}, "test"), real, synth, done.out)
+            comparisons.prepare(parse(CompareConfig, {**values, key: changed}, "test"), real, synth, done.out)
     published = [{"name": "U-Net", "metric": "aji", "value": 0.5, "source": "somebody"}]
-    cells.prepare(parse(CompareConfig, {**values, "published": published}, "test"), real, synth, done.out)
+    comparisons.prepare(parse(CompareConfig, {**values, "published": published}, "test"), real, synth, done.out)
 
 
 def test_real_tiles_without_a_val_split_are_refused_unless_nothing_is_chosen(home: Path, tmp_path: Path) -> None:
@@ -499,14 +511,14 @@ def test_real_tiles_without_a_val_split_are_refused_unless_nothing_is_chosen(hom
     with pytest.raises(
         UserError, match=r"expected tiles with split val, got none\. Ingest it with one, or use --final"
     ):
-        cells.prepare(config, bare, home / "synth", tmp_path / "out")
+        comparisons.prepare(config, bare, home / "synth", tmp_path / "out")
     final = config.model_copy(update={"final": True})
-    assert not cells.run(cells.prepare(final, bare, home / "synth", tmp_path / "out")).failed
+    assert not comparisons.run(comparisons.prepare(final, bare, home / "synth", tmp_path / "out")).failed
 
 
 def test_fractions_that_come_to_the_same_patients_are_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"got 1 for both 0.1 and 0.25"):
-        cells.prepare(config_of(fractions=[0.1, 0.25]), home / "real", home / "synth", tmp_path / "out")
+        comparisons.prepare(config_of(fractions=[0.1, 0.25]), home / "real", home / "synth", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -539,9 +551,9 @@ def made_up(config: CompareConfig, gain: float, images: int = 12) -> Scores:
     rng = np.random.default_rng(4)
     level = rng.uniform(0.3, 0.6, images)
     found = {}
-    for cell in grid(config):
+    for training in grid(config):
         noise = rng.normal(0, 0.01, images)
-        found[cell] = CellScores({"aji": level + noise + (gain if cell.arm == "S*" else 0.0)})
+        found[training] = {"aji": level + noise + (gain if training.arm == "S*" else 0.0)}
     names = tuple(f"image-{number}" for number in range(images))
     return Scores(names, names, found, {})
 
@@ -588,8 +600,8 @@ def test_no_claim_is_made_below_the_minimum(changes: dict[str, object], images: 
 def test_an_arm_whose_trainings_failed_gets_no_claim() -> None:
     config = config_of(**ENOUGH)
     whole = made_up(config, gain=0.3)
-    lost = Cell("S*", 1.0, 2)
-    scores = replace(whole, cells={c: s for c, s in whole.cells.items() if c != lost}, failed={lost: "diverged"})
+    lost = Training("S*", 1.0, 2)
+    scores = replace(whole, finished={c: s for c, s in whole.finished.items() if c != lost}, failed={lost: "diverged"})
     said = sentences(scores, summarise(scores, config, PATIENTS), config)
     assert "S* against R*: no claim, 2 seeds and 12 test patients have both" in said[1]
     assert "AJI is higher" in said[0]
@@ -628,10 +640,12 @@ def test_report_marks_published_values_and_needs_no_other_file(tmp_path: Path) -
 
 
 def test_twice_is_by_numbers_of_patients_and_near_enough() -> None:
-    assert twice({0.1: 2, 0.2: 4, 0.5: 9, 1.0: 18}) == {0.1: 0.2, 0.2: 0.5, 0.5: 1.0}
-    assert twice({0.1: 2, 0.2: 4, 0.25: 6, 0.5: 11, 1.0: 22}) == {0.1: 0.2, 0.25: 0.5, 0.5: 1.0}, "6 are not twice 4"
-    assert twice({0.3: 4, 0.5: 7, 0.6: 9}) == {0.3: 0.5}, "7 and 9 are as near to 8: the smaller"
-    assert twice({1.0: 5}) == {}
+    assert double_patients({0.1: 2, 0.2: 4, 0.5: 9, 1.0: 18}) == {0.1: 0.2, 0.2: 0.5, 0.5: 1.0}
+    assert double_patients({0.1: 2, 0.2: 4, 0.25: 6, 0.5: 11, 1.0: 22}) == {0.1: 0.2, 0.25: 0.5, 0.5: 1.0}, (
+        "6 are not twice 4"
+    )
+    assert double_patients({0.3: 4, 0.5: 7, 0.6: 9}) == {0.3: 0.5}, "7 and 9 are as near to 8: the smaller"
+    assert double_patients({1.0: 5}) == {}
 
 
 @pytest.mark.usefixtures("unarranged_plots")
@@ -640,12 +654,12 @@ def test_without_such_fractions_the_report_says_that_nothing_can_be_said(tmp_pat
     setting = Setting(tmp_path, {0.5: 1, 1.0: 4}, {0.5: 1, 1.0: 4}, tmp_path, ["a.png"], tmp_path, 6, "cpu", 1)
     write_report(made_up(config, gain=0.1), config, setting, tmp_path)
     assert "No fraction comes to twice the patients of another" in (tmp_path / "report.md").read_text()
-    assert not [d for d in summarise(made_up(config, 0.1), config, setting.patients).differences if d.is_further]
+    assert not [d for d in summarise(made_up(config, 0.1), config, setting.patients).differences if d.has_more_patients]
 
 
 def test_regions_are_compared_by_the_metrics_of_the_noise_paper() -> None:
     figures = {name: np.array([0.5]) for name in ("dice", "mean_iou", "wiou", "wprecision", "wrecall", "t_objective")}
-    scores = Scores(("a",), ("a",), {Cell("R", 1.0, 0): CellScores(figures)}, {})
+    scores = Scores(("a",), ("a",), {Training("R", 1.0, 0): figures}, {})
     assert scores.metrics == ["mean_iou", "wiou", "wprecision", "wrecall", "dice"]
 
 

@@ -12,7 +12,7 @@ from factory.ingest.request import Request
 from factory.ingest.writing import ingest
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
-from segment.data.whole_images import tile_images, whole_images, whole_parts
+from segment.data.whole_images import group_tiles, tile_images, whole_images
 
 SIZE = (50, 70)
 
@@ -90,9 +90,9 @@ def test_overlapping_tiles_that_disagree_are_refused(source: Path, tmp_path: Pat
 def test_resampled_tiles_are_refused_and_resampled_whole_images_are_not(source: Path, tmp_path: Path) -> None:
     tiles = ingested(source, tmp_path / "tiles", size="16x16", resample_mpp=0.5)
     with pytest.raises(UserError, match=r"got resampled ones.*--tiles"):
-        whole_parts(tiles)
+        group_tiles(tiles)
     assert len(list(tile_images(tiles))) == len(tiles)
-    assert len(whole_parts(ingested(source, tmp_path / "whole", resample_mpp=0.5))) == 2
+    assert len(group_tiles(ingested(source, tmp_path / "whole", resample_mpp=0.5))) == 2
 
 
 def test_synthetic_tiles_are_images_of_their_own(dataset_factory: Callable[..., Dataset]) -> None:

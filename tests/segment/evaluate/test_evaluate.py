@@ -15,7 +15,7 @@ from factory.ingest.writing import ingest
 from manifests.dataset import Dataset, open_dataset
 from manifests.labels import get_scheme
 from segment.data.sources import Source
-from segment.data.whole_images import Whole, tile_images
+from segment.data.whole_images import WholeImage, tile_images
 from segment.evaluate import report
 from segment.evaluate.evaluate import ImageScore, evaluate, summarise
 from segment.network.head import Head
@@ -120,7 +120,7 @@ def test_ignored_pixels_count_for_neither_side(dataset_factory: Callable[..., Da
     dataset = dataset_factory("real", n=1)
     known = evaluate(weights_of(Threshold()), [(Source("real", dataset), dataset)])[0]
 
-    def half_labelled(rows: Dataset) -> Iterator[Whole]:
+    def half_labelled(rows: Dataset) -> Iterator[WholeImage]:
         for whole in tile_images(rows):
             whole.tile.semantic[:, 48:] = 255
             yield whole

@@ -296,14 +296,14 @@ def test_pooled_metrics_are_those_of_the_images_side_by_side() -> None:
         for side in (0, 1)
     ]
     whole = metrics.overlap(*joined)
-    pooled = metrics.pool_scores([metrics.instance_scores(table) for table in tables])
+    pooled = metrics.pool([metrics.instance_scores(table) for table in tables])
     assert pooled.figures == pytest.approx(metrics.instance_scores(whole).figures)
-    object_dice = metrics.pool_object_dice([metrics.object_dice(table) for table in tables])
+    object_dice = metrics.pool([metrics.object_dice(table) for table in tables])
     assert object_dice.value == pytest.approx(metrics.object_dice(whole).value)
     (found,) = metrics.detection(whole, [0.3])
-    assert metrics.pool_detection([metrics.detection(table, [0.3])[0] for table in tables]) == found
+    assert metrics.pool([metrics.detection(table, [0.3])[0] for table in tables]) == found
 
 
 def test_pooling_detections_of_two_thresholds_is_refused() -> None:
     with pytest.raises(ValueError, match="one threshold"):
-        metrics.pool_detection(metrics.detection(metrics.overlap(TWO, TWO), [0.5, 0.6]))
+        metrics.pool(metrics.detection(metrics.overlap(TWO, TWO), [0.5, 0.6]))

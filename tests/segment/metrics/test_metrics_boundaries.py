@@ -95,17 +95,17 @@ def test_boundary_metrics_of_two_empty_sides_are_nan() -> None:
 def test_pooled_distances_are_measured_within_each_image() -> None:
     far = np.roll(ONE, 2, axis=1)
     parts = [metrics.surface_distances(ONE, far), metrics.surface_distances(ONE, ONE)]
-    pooled = metrics.pool_surface_distances(parts)
+    pooled = metrics.pool(parts)
     assert sorted(pooled.truth_to_pred.tolist()) == [0, 0, 0, 0, 1, 1, 2, 2]
     assert pooled.hd95 == 2
-    lost = metrics.pool_surface_distances([metrics.surface_distances(ONE, NONE), *[parts[1]] * 30])
+    lost = metrics.pool([metrics.surface_distances(ONE, NONE), *[parts[1]] * 30])
     assert lost.hd95 == 0  # 4 of 124 boundary pixels have no prediction in their image: less than a twentieth
-    assert metrics.pool_surface_distances([metrics.surface_distances(ONE, NONE), parts[1]]).hd95 == math.inf
+    assert metrics.pool([metrics.surface_distances(ONE, NONE), parts[1]]).hd95 == math.inf
 
 
 def test_pooled_boundary_f1_adds_pixels() -> None:
     parts = [metrics.boundary_f1(ONE, ONE, tolerance_px=0), metrics.boundary_f1(ONE, NONE, tolerance_px=0)]
-    pooled = metrics.pool_boundary(parts)
+    pooled = metrics.pool(parts)
     assert (pooled.precision, pooled.recall) == (1, 0.5)
     assert pooled.f1 == pytest.approx(2 / 3)
 

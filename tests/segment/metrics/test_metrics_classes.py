@@ -73,7 +73,7 @@ def test_pooled_multiclass_panoptic_quality_divides_after_it_has_summed() -> Non
         metrics.multiclass_panoptic_quality(metrics.overlap(truth, truth), [1, 2], [1, 2], (1, 2)),
         metrics.multiclass_panoptic_quality(metrics.overlap(truth, np.zeros_like(truth)), [1, 1], [], (1, 2)),
     ]
-    pooled = metrics.pool_multiclass(images)
+    pooled = metrics.pool(images)
     assert [(part.tp, part.fp, part.fn) for part in pooled.per_class] == [(1, 0, 2), (1, 0, 0)]
     assert pooled.mpq == (1 / 2 + 1) / 2  # the mean of the images' values would be (1 + 0) / 2
     assert pooled.bpq == pytest.approx(2 / 3)

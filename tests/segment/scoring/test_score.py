@@ -88,11 +88,11 @@ def test_mean_and_pooled_are_those_of_the_metrics(cli: Cli, folders: tuple[Path,
     found = scored(cli, *folders)
     pairs = [[np.asarray(Image.open(folder / f"{name}.png")) for folder in folders] for name in "abc"]
     tables = [metrics.overlap(*pair) for pair in pairs]
-    pooled = metrics.pool_scores([metrics.instance_scores(table) for table in tables]).figures
+    pooled = metrics.pool([metrics.instance_scores(table) for table in tables]).figures
     assert {name: found["pooled"][name] for name in pooled} == pytest.approx(pooled, rel=1e-12)
-    outline = metrics.pool_boundary([metrics.boundary_f1(*pair) for pair in pairs])
+    outline = metrics.pool([metrics.boundary_f1(*pair) for pair in pairs])
     assert found["pooled"]["boundary_f1"] == pytest.approx(outline.f1, rel=1e-12)
-    objects = metrics.pool_object_dice([metrics.object_dice(table) for table in tables])
+    objects = metrics.pool([metrics.object_dice(table) for table in tables])
     assert found["pooled"]["object_dice"] == pytest.approx(objects.value, rel=1e-12)
     assert found["pooled"]["truth"] == sum(table.truth_ids.size for table in tables)
     for name, value in found["mean"].items():

@@ -1,4 +1,4 @@
-"""Run a comparison, training by training: check all of it first, skip what is finished, keep what failed in sight."""
+"""A comparison: checked as a whole before it starts, then run training by training; finished ones are kept."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from factory.core.runs import RUN, lock_folder
 from manifests.dataset import Dataset
 from manifests.errors import FaultError, UserError
 from manifests.files import sha256_file
-from segment.compare.config import SET_BY_GRID, Cell, CompareConfig, grid
+from segment.compare.config import SET_BY_GRID, CompareConfig, Training, grid
 from segment.compare.records import ImageFigures, Record, collect, read_any_record, read_record, write_record
 from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, SUMMARY, Setting
 from segment.compare.summary import Scores
 from segment.data.sources import Mix, Source, check_leaks, choose_scheme, open_sources
-from segment.data.whole_images import whole_images, whole_parts
+from segment.data.whole_images import group_tiles, whole_images
 from segment.evaluate.evaluate import evaluate
 from segment.network.weights import load_weights
 from segment.train import run as experiment
 from segment.train.loop import UNHASHED
 from segment.train.run import Experiment, training_part
 
-CELLS = "cells"
+TRAININGS = "cells"
 OWN_TEST = ""
 _REPORTED = dict.fromkeys(("arms", "fractions", "seeds", "bootstrap", "claims", "published"), True)
-_OWN = frozenset({RUN, CELLS, SCORES, MARKDOWN, HTML, PLOT, SUMMARY})
+_OWN = frozenset({RUN, TRAININGS, SCORES, MARKDOWN, HTML, PLOT, SUMMARY})
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Comparison:
     """A comparison that is ready to start.
 
     Attributes:
-        config: resolved: network, scheme and crop spelt out. sources: real tiles, then synthetic where an arm has them.
+        config: resolved, with network, scheme and crop. sources: real tiles, then synthetic ones where an arm has them.
         out: its folder. encoder_sha256: of the file of encoder weights, None for random ones.
-        reuse: folder of another comparison, whose trainings are taken over where they are the same.
-        elsewhere: real tiles of other origin, whose test splits are scored too and reported by themselves.
+        reuse: folder of another comparison; its trainings are reused where they are the same.
+        external: real tiles of other origin, whose test splits are scored and reported separately.
     """
 
     config: CompareConfig
@@ -51,58 +51,59 @@ class Comparison:
     out: Path
     encoder_sha256: str | None = None
     reuse: Path | None = None
-    elsewhere: tuple[Source, ...] = ()
+    external: tuple[Source, ...] = ()
 
     @property
-    def cells(self) -> list[Cell]:
+    def trainings(self) -> list[Training]:
         """All trainings, in the order in which they run."""
         return grid(self.config)
 
     @property
-    def last_of_seeds(self) -> set[Cell]:
-        """The cells after which all arms have a further seed."""
+    def last_of_seeds(self) -> set[Training]:
+        """The last training of each seed, after which all arms have that seed."""
         return {
-            max((c for c in self.cells if c.seed == seed), key=self.cells.index) for seed in range(self.config.seeds)
+            max((t for t in self.trainings if t.seed == seed), key=self.trainings.index)
+            for seed in range(self.config.seeds)
         }
 
     @property
     def tests(self) -> dict[str, tuple[Source, Dataset]]:
-        """What is scored: the test split of the real tiles under no name, and further ones under their folders'."""
-        further = {source.dataset.root.resolve().name: (source, source.split("test")) for source in self.elsewhere}
+        """Test sets by name: the test split of the real tiles under `OWN_TEST`, external ones under their folders'."""
+        further = {source.dataset.root.resolve().name: (source, source.split("test")) for source in self.external}
         return {OWN_TEST: (self.sources[0], self.sources[0].split("test")), **further}
 
     @property
     def test(self) -> Dataset:
-        """The real tiles that are scored, those of elsewhere left out."""
+        """The test split of the real tiles."""
         return self.tests[OWN_TEST][1]
 
     def real_training(self, fraction: float, seed: int) -> Dataset:
-        """The real tiles that a fraction of the patients gives: of the train split, and where `final` of val too."""
+        """Real training tiles of a fraction of the patients: of the train split, with `final` also of val."""
         real = self.sources[0]
         return training_part(_with_val_in_train(real) if self.config.final else real, fraction, seed)
 
     @property
     def document(self) -> dict[str, Any]:
-        """What decides a training's result: its configuration, data sets and encoder weights by fingerprint.
+        """Everything that decides a training's result: configuration, and fingerprints of data and encoder weights.
 
-        The grid may grow, and what the report alone depends on may change, without a training being made again.
+        The grid may grow, and settings of the report may change, without repeating a training.
         """
         config = self.config.model_dump(mode="json", exclude={**_REPORTED, "train": {*UNHASHED, *SET_BY_GRID}})
         data: dict[str, str] = {source.role: source.fingerprint for source in self.sources}
         data |= {f"test {name}": source.fingerprint for name, (source, _) in self.tests.items() if name != OWN_TEST}
         return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
 
-    def fingerprint(self, cell: Cell) -> str:
-        """sha256 of what decides a training's result: of the document, without synthetic tiles where none are used."""
+    def fingerprint(self, training: Training) -> str:
+        """sha256 of the document, without the synthetic tiles where the training uses none."""
         document = self.document
-        if not cell.has_synth:
+        if not training.has_synth:
             document["config"].pop("synth_share")
             document["data"].pop("synth", None)
         return digest(document)
 
 
 def setting(comparison: Comparison, device: str, test: str = OWN_TEST) -> Setting:
-    """What the report says of the data and the machine; one for each of the test sets."""
+    """Data and machine of the trainings, for the report on one of the test sets."""
     real, config = comparison.sources[0], comparison.config
     parts = {fraction: comparison.real_training(fraction, 0) for fraction in config.fractions}
     synth = comparison.sources[1] if len(comparison.sources) > 1 else None
@@ -111,7 +112,7 @@ def setting(comparison: Comparison, device: str, test: str = OWN_TEST) -> Settin
         patients={fraction: len(part.table["group_id"].unique()) for fraction, part in parts.items()},
         tiles={fraction: len(part) for fraction, part in parts.items()},
         scored=comparison.tests[test][0].dataset.root,
-        test=[whole.name for whole in whole_parts(comparison.tests[test][1])],
+        test=[image.name for image in group_tiles(comparison.tests[test][1])],
         synth=None if synth is None else synth.dataset.root,
         synth_tiles=0 if synth is None else len(synth.split("train")),
         device=device,
@@ -120,7 +121,7 @@ def setting(comparison: Comparison, device: str, test: str = OWN_TEST) -> Settin
 
 
 def _with_val_in_train(source: Source) -> Source:
-    """The same rows, those of split val as train."""
+    """The same rows, with split train in place of val."""
     table = source.dataset.table
     split = pc.if_else(pc.equal(pc.fill_null(table["split"], "train"), "val"), "train", table["split"])
     table = table.set_column(table.column_names.index("split"), "split", split)
@@ -135,32 +136,31 @@ def prepare(
     *,
     device: str = "cpu",
     reuse: Path | None = None,
-    elsewhere: Sequence[Path] = (),
+    external: Sequence[Path] = (),
 ) -> Comparison:
     """Open and check everything; writes nothing.
 
     Args:
-        config: as asked for. real, synth: data sets. out: the comparison's folder.
-        device: that automatic precision is for. reuse: folder of another comparison, see `Comparison`.
-        elsewhere: data sets of further test tiles.
+        config: with defaults not resolved. real, synth: data sets. out: the comparison's folder.
+        device: decides automatic precision. reuse, external: folders, see `Comparison`.
 
     Raises:
-        UserError: for whatever is wrong with the request or the data: above all, a patient on both sides.
+        UserError: for whatever is wrong with the request or the data, above all a patient in training and test.
     """
-    has_synth = any(cell.has_synth for cell in grid(config))
+    has_synth = any(training.has_synth for training in grid(config))
     sources = tuple(open_sources(Mix(("real", "synth") if has_synth else ("real",)), real, synth))
     _check_patients(sources)
-    further = tuple(source for path in elsewhere for source in open_sources(Mix(("real",)), path, synth))
-    _check_elsewhere(sources, further)
+    further = tuple(source for path in external for source in open_sources(Mix(("real",)), path, synth))
+    _check_external(sources, further)
     for source in (sources[0], *further):
         test = source.split("test")
         if not len(test):
             raise UserError(f"{source.path}: expected tiles with split test, got none. Ingest it with a test split.")
-        for _ in whole_images(test):  # tiles that disagree are found now and not after the first training
+        for _ in whole_images(test):  # finds tiles that disagree before the first training
             pass
     if not config.final and not len(sources[0].split("val")):
         raise UserError(f"{real}: expected tiles with split val, got none. Ingest it with one, or use --final.")
-    # One scheme, crop, network and precision for all trainings, whatever tiles the arm of each has.
+    # One scheme, crop, network and precision for all trainings, whatever tiles their arms have.
     mix = {"mix": "real+synth" if has_synth else "real"}
     widest = experiment.prepare(
         config.train.model_copy(update=mix), real, synth, out, device=device, validation=sources[0].split("train")
@@ -170,20 +170,23 @@ def prepare(
     comparison = Comparison(config, sources, out, widest.encoder_sha256, reuse, further)
     _check_schemes(comparison)
     _check_fractions(comparison)
-    if reuse is not None and not _same_in_reuse(comparison):
+    if reuse is not None and not _reusable(comparison):
         raise UserError(
             f"--reuse: expected the folder of a comparison with a training that is the same here, got {reuse}. "
             "Those without synthetic tiles are, where real tiles, config and --also-test are. Leave --reuse out."
         )
-    for cell in comparison.cells:
-        if cell.seed == 0 and cell.fraction in (None, config.fractions[0]):  # one of each arm shows what is wrong
-            _prepare_cell(comparison, cell)
+    for training in comparison.trainings:
+        if training.seed == 0 and training.fraction in (
+            None,
+            config.fractions[0],
+        ):  # one of each arm finds what is wrong
+            _prepare_training(comparison, training)
     check_target(comparison)
     return comparison
 
 
 def _check_patients(sources: tuple[Source, ...]) -> None:
-    """Refuse a comparison in which a patient could be trained on, or chosen by, and tested (promise 13)."""
+    """Refuse a patient who is in the test split and in training or validation."""
     own, real = sources[0], sources[0].dataset.root
     if own.dataset.table["group_id"].null_count:
         raise UserError(
@@ -198,8 +201,8 @@ def _check_patients(sources: tuple[Source, ...]) -> None:
         )
 
 
-def _check_elsewhere(sources: Sequence[Source], further: Sequence[Source]) -> None:
-    """Refuse further test sets of one name, and such with a patient who is trained on or chosen by."""
+def _check_external(sources: Sequence[Source], further: Sequence[Source]) -> None:
+    """Refuse external test sets of one name, and patients of theirs who are in training or validation."""
     names = [source.dataset.root.resolve().name for source in further]
     taken = [name for name in names if name in _OWN or names.count(name) > 1]
     if taken:
@@ -215,15 +218,15 @@ def _check_elsewhere(sources: Sequence[Source], further: Sequence[Source]) -> No
 
 
 def _check_schemes(comparison: Comparison) -> None:
-    """Refuse further test tiles that do not read as the scheme of the trainings."""
+    """Refuse external test tiles that do not project onto the scheme of the trainings."""
     scheme = choose_scheme(comparison.sources, comparison.config.train.scheme)
-    for source in comparison.elsewhere:
+    for source in comparison.external:
         for own in source.dataset.schemes:
             own.projection(scheme)
 
 
 def _check_fractions(comparison: Comparison) -> None:
-    """Refuse two fractions that come to the same patients: they would be one training, shown as two."""
+    """Refuse two fractions with the same patients: they would be one training shown as two."""
     seen: dict[int, float] = {}
     for fraction in comparison.config.fractions:
         patients = len(comparison.real_training(fraction, 0).table["group_id"].unique())
@@ -236,10 +239,10 @@ def _check_fractions(comparison: Comparison) -> None:
 
 
 def check_target(comparison: Comparison) -> None:
-    """Refuse a folder that holds another comparison or anything else.
+    """Refuse a folder with another comparison or with other files.
 
     Raises:
-        UserError: with what to do about it.
+        UserError: naming the first difference or file.
     """
     if is_begun(comparison.out, "a comparison", {*_OWN, *comparison.tests}.__contains__):
         check_same(comparison.out, "a comparison", comparison.document, "Use another --out.")
@@ -252,83 +255,92 @@ def run(
     keep_weights: bool = False,
     on_start: Callable[[int, int], None] = lambda done, total: None,
     on_step: Callable[[int], None] = lambda steps: None,
-    on_cell: Callable[[Record, Scores], None] = lambda record, scores: None,
+    on_training: Callable[[Record, Scores], None] = lambda record, scores: None,
 ) -> Scores:
-    """Run what is missing, training by training; failed ones are tried again.
+    """Run missing trainings one by one; failed ones are tried again.
 
     Args:
-        comparison: what `prepare` gave. device: where to compute.
+        comparison: of `prepare`. device: where to compute.
         keep_weights: leave the weights of finished trainings in their folders.
-        on_start: told of the steps that were done before, and of all.
-        on_step: told of the steps done, of all trainings together.
-        on_cell: told of every training that ends, with all scores so far.
+        on_start: called with the steps done before, and with all steps.
+        on_step: called with the steps done, of all trainings together.
+        on_training: called after every training, with all scores so far.
 
     Returns:
-        The scores of all finished trainings, and what stopped the others.
+        Scores of all finished trainings, and the errors of the others.
     """
     check_target(comparison)
-    folder, steps = comparison.out / CELLS, comparison.config.train.steps
+    folder, steps = comparison.out / TRAININGS, comparison.config.train.steps
     images = _images(comparison, OWN_TEST)
     comparison.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(comparison.out):
         begin(comparison.out, comparison.document, comparison.config.model_dump(mode="json"), clear=False)
         folder.mkdir(exist_ok=True)
-        for record in taken_over(comparison).values():
+        for record in reused(comparison).values():
             write_record(folder, record)
-        found = {cell: read_record(folder, cell, comparison.fingerprint(cell)) for cell in comparison.cells}
-        records = {cell: record for cell, record in found.items() if record and record.error is None}
+        found = {
+            training: read_record(folder, training, comparison.fingerprint(training))
+            for training in comparison.trainings
+        }
+        records = {training: record for training, record in found.items() if record and record.error is None}
         on_start(len(records) * steps, len(found) * steps)
-        for cell in comparison.cells:
-            if cell not in records:
+        for training in comparison.trainings:
+            if training not in records:
                 before = len(records) * steps
-                record = _run_cell(comparison, cell, device, lambda step, before=before: on_step(before + step))  # type: ignore[misc]
+                record = _train_and_score(comparison, training, device, lambda step: on_step(before + step))  # noqa: B023
                 write_record(folder, record)
-                records[cell] = record
+                records[training] = record
                 if record.error is None and not keep_weights:
-                    (folder / cell.name / BEST).unlink(missing_ok=True)
+                    (folder / training.name / BEST).unlink(missing_ok=True)
                 on_step(len(records) * steps)
-                on_cell(record, collect(records.values(), images))
-            if records[cell].error is None:  # the state is large, and nothing goes on from it
-                (folder / cell.name / LAST).unlink(missing_ok=True)
+                on_training(record, collect(records.values(), images))
+            if records[training].error is None:  # the state is large and no longer needed
+                (folder / training.name / LAST).unlink(missing_ok=True)
     return collect(records.values(), images)
 
 
-def scores_elsewhere(comparison: Comparison, scores: Scores) -> dict[str, Scores]:
-    """Scores of the same trainings on each of the further test sets, by its name."""
-    folder, ended = comparison.out / CELLS, {*scores.cells, *scores.failed}
-    found = [read_record(folder, cell, comparison.fingerprint(cell)) for cell in comparison.cells if cell in ended]
+def external_scores(comparison: Comparison, scores: Scores) -> dict[str, Scores]:
+    """Scores of the same trainings on each external test set, by its name."""
+    folder, ended = comparison.out / TRAININGS, {*scores.finished, *scores.failed}
+    found = [
+        read_record(folder, training, comparison.fingerprint(training))
+        for training in comparison.trainings
+        if training in ended
+    ]
     records = [record for record in found if record is not None]
     return {name: collect(records, _images(comparison, name), name) for name in comparison.tests if name != OWN_TEST}
 
 
 def _images(comparison: Comparison, test: str) -> list[tuple[str, str]]:
     """Name and patient of every image of a test set."""
-    return [(parts.name, parts.group or parts.name) for parts in whole_parts(comparison.tests[test][1])]
+    return [(image.name, image.group or image.name) for image in group_tiles(comparison.tests[test][1])]
 
 
-def taken_over(comparison: Comparison) -> dict[Cell, Record]:
-    """What `run` takes over from the other comparison: trainings that are the same, and not yet in this one."""
-    folder = comparison.out / CELLS
+def reused(comparison: Comparison) -> dict[Training, Record]:
+    """Trainings that `run` copies from the other comparison: the same as here, and not yet in this one."""
+    folder = comparison.out / TRAININGS
     return {
-        cell: record for cell, record in _same_in_reuse(comparison).items() if read_any_record(folder, cell) is None
+        training: record
+        for training, record in _reusable(comparison).items()
+        if read_any_record(folder, training) is None
     }
 
 
-def _same_in_reuse(comparison: Comparison) -> dict[Cell, Record]:
-    """Finished trainings of the other comparison that are this one's as well."""
+def _reusable(comparison: Comparison) -> dict[Training, Record]:
+    """Finished trainings of the other comparison that are the same in this one."""
     if comparison.reuse is None:
         return {}
     found = {}
-    for cell in comparison.cells:
-        record = read_any_record(comparison.reuse / CELLS, cell)
-        if record is not None and record.error is None and record.fingerprint == comparison.fingerprint(cell):
-            found[cell] = record
+    for training in comparison.trainings:
+        record = read_any_record(comparison.reuse / TRAININGS, training)
+        if record is not None and record.error is None and record.fingerprint == comparison.fingerprint(training):
+            found[training] = record
     return found
 
 
-def _run_cell(comparison: Comparison, cell: Cell, device: str, on_step: Callable[[int], None]) -> Record:
-    """Train a cell, from its checkpoint where there is one, and score it on the whole test images."""
-    job = _prepare_cell(comparison, cell)
+def _train_and_score(comparison: Comparison, training: Training, device: str, on_step: Callable[[int], None]) -> Record:
+    """Run a training, from its checkpoint where there is one, and score it on the whole test images."""
+    job = _prepare_training(comparison, training)
     try:
         experiment.run(job, device=device, resume=True, on_step=on_step)
         weights = load_weights(job.out, device)
@@ -338,25 +350,25 @@ def _run_cell(comparison: Comparison, cell: Cell, device: str, on_step: Callable
             for score in evaluate(weights, [part], precision=job.config.precision)
         ]
     except (FaultError, torch.OutOfMemoryError) as error:
-        return Record(cell, comparison.fingerprint(cell), error=" ".join(str(error).split()))
+        return Record(training, comparison.fingerprint(training), error=" ".join(str(error).split()))
     images = tuple(ImageFigures(score.name, score.group, score.figures, name) for name, score in scores)
     step, sha256 = weights.card["step"], sha256_file(weights.path)
-    return Record(cell, comparison.fingerprint(cell), images, step=step, weights_sha256=sha256)
+    return Record(training, comparison.fingerprint(training), images, step=step, weights_sha256=sha256)
 
 
-def _prepare_cell(comparison: Comparison, cell: Cell) -> Experiment:
-    """The training of a cell, checked.
+def _prepare_training(comparison: Comparison, training: Training) -> Experiment:
+    """The checked run of a training.
 
-    All arms are validated on the real val split; where `final`, the one validation, after the last step, is of a tile
-    that was trained on, and chooses nothing.
+    All arms are validated on the real val split. With `final` the only validation, after the last step, is of one
+    training tile and chooses nothing.
     """
     real, synth = comparison.sources[0], comparison.sources[-1]
-    config, out = cell.train_config(comparison.config), comparison.out / CELLS / cell.name
+    config, out = training.train_config(comparison.config), comparison.out / TRAININGS / training.name
     final = comparison.config.final
-    validation = comparison.real_training(cell.fraction or 1.0, cell.seed) if final else real.split("val")
+    validation = comparison.real_training(training.fraction or 1.0, training.seed) if final else real.split("val")
     job = experiment.prepare(config, real.path, synth.path, out, validation=validation)
-    training = tuple(
-        comparison.real_training(cell.fraction or 1.0, cell.seed) if source.role == "real" else part
+    parts = tuple(
+        comparison.real_training(training.fraction or 1.0, training.seed) if source.role == "real" else part
         for source, part in zip(job.sources, job.training, strict=True)
     )
-    return replace(job, training=training, chooses_instances=not final)
+    return replace(job, training=parts, chooses_instances=not final)

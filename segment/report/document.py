@@ -1,4 +1,4 @@
-"""One report, two forms: blocks that are written as Markdown and as one self-contained HTML page."""
+"""Blocks of a report, and their three forms: tables on the terminal, Markdown, and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+
+from rich.markup import escape as escape_markup
+from rich.table import Table
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1d2433; }
@@ -29,9 +32,10 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Running text."""
+    """Running text, after a lead in bold."""
 
     text: str
+    lead: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,17 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of text; every row is as long as the header."""
+    """A table of text.
+
+    Attributes:
+        header, rows: cells; every row is as long as the header. title: heading of its section, empty for none.
+        aligned: whether Markdown aligns all columns but the first to the right.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    title: str = ""
+    aligned: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,19 +68,32 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A PNG: by its file's name in Markdown, by its bytes in HTML."""
+class Plot:
+    """A PNG: linked by its file name in Markdown, embedded in HTML."""
 
     alt: str
     file: str
-    png: bytes
+    png: bytes = b""
 
 
-Block = Heading | Paragraph | Bullets | Grid | Listing | Picture
+Block = Heading | Paragraph | Bullets | Grid | Listing | Plot
+
+
+def to_table(grid: Grid) -> Table:
+    """A table for the terminal: the first column is folded where it is too long, the others stand to the right."""
+    table = Table(title=escape_markup(grid.title))
+    for number, name in enumerate(grid.header):
+        first = number == 0
+        table.add_column(
+            name, justify="left" if first else "right", overflow="fold", min_width=12 if first and name else None
+        )
+    for row in grid.rows:
+        table.add_row(*map(escape_markup, row))
+    return table
 
 
 def to_markdown(title: str, blocks: Sequence[Block]) -> str:
-    """Markdown with pipes for tables; pictures are links to files beside it."""
+    """Markdown with pipes for tables; plots are links to files beside it."""
     return "\n\n".join([f"# {title}", *map(_markdown, blocks)]) + "\n"
 
 
@@ -77,23 +101,25 @@ def _markdown(block: Block) -> str:
     match block:
         case Heading(text):
             return f"## {text}"
-        case Paragraph(text):
-            return _literal(text)
+        case Paragraph(text, lead):
+            return (f"**{_literal(lead)}** " if lead else "") + _literal(text)
         case Bullets(items):
             return "\n".join(f"- {_literal(item)}" for item in items)
-        case Grid(header, rows):
-            lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-            return "\n".join(
-                "| " + " | ".join(_literal(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
-            )
+        case Grid(header, rows, title, aligned):
+            rule = ["---"] + ["---:" if aligned else "---"] * (len(header) - 1)
+            lines = [
+                "| " + " | ".join(_literal(cell).replace("|", r"\|") for cell in line) + " |"
+                for line in (header, rule, *rows)
+            ]
+            return "\n".join(([f"## {title}", ""] if title else []) + lines)
         case Listing(text):
             return f"```yaml\n{text.strip()}\n```"
-        case Picture(alt, file, _):
+        case Plot(alt, file, _):
             return f"![{alt}]({file})"
 
 
 def _literal(text: str) -> str:
-    """Stars are part of the arms' names (R*), not of the markup."""
+    """Escape stars, which are part of the names of training sets (R*)."""
     return text.replace("*", r"\*")
 
 
@@ -108,15 +134,18 @@ def _html(block: Block) -> str:
     match block:
         case Heading(text):
             return f"<h2>{escape(text)}</h2>"
-        case Paragraph(text):
-            return f"<p>{escape(text)}</p>"
+        case Paragraph(text, lead):
+            strong = f"<strong>{escape(lead)}</strong> " if lead else ""
+            return f"<p>{strong}{escape(text)}</p>"
         case Bullets(items):
             return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
-        case Grid(header, rows):
+        case Grid(header, rows, title, _):
+            heading = f"<h2>{escape(title)}</h2>\n" if title else ""
             top = "".join(f"<th>{escape(cell)}</th>" for cell in header)
             lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-            return f'<div class="wide"><table><thead><tr>{top}</tr></thead>\n<tbody>{lines}</tbody></table></div>'
+            table = f"<table><thead><tr>{top}</tr></thead>\n<tbody>{lines}</tbody></table>"
+            return f'{heading}<div class="wide">{table}</div>'
         case Listing(text):
             return f"<pre>{escape(text.strip())}</pre>"
-        case Picture(alt, _, png):
+        case Plot(alt, _, png):
             return f'<img alt="{escape(alt, quote=True)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
