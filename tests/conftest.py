@@ -159,11 +159,11 @@ def real_network(small_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def no_training_plots() -> Iterator[None]:
     """Trainings plot no history: the plot takes longer than a training of a few steps."""
-    from factory.learn import training
+    from factory.learn import trainer
     from segment.train import run as experiment
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "plot_history", lambda out, history, panels: out)
+        patch.setattr(trainer, "plot_history", lambda out, history, panels: out)
         patch.setattr(experiment, "plot_history", lambda out, history: out)
         yield
 

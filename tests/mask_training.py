@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from factory.core.config import digest, parse
 from factory.core.runs import RunSpec, open_run, write_shard
-from factory.learn.training import TrainerConfig
+from factory.learn.trainer import TrainerConfig
 from factory.train.generator import TrainingRun, prepare, train, trainer_class, trainers
 from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
 from manifests.store import Layout

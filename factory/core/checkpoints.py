@@ -16,11 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from factory.core.weights import BEST as BEST
+from factory.core.weights import LAST as LAST
 from factory.core.weights import read_card, read_header, write_with_card
 from manifests.errors import FaultError, UserError
 from manifests.files import write_atomic
-
-LAST = "last.safetensors"
 
 
 @dataclass(frozen=True)

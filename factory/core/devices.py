@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from manifests.errors import UserError
 
 
@@ -22,3 +24,8 @@ def resolve_device(name: str) -> str:
             f"--device: expected auto, cpu, cuda[:N] or mps that this machine has, got {name!r}."
         ) from error
     return str(torch.device(name))
+
+
+def usable_cores() -> int:
+    """Return the number of CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,18 +17,27 @@ class BatchLoader(Generic[Batch]):
     """Makes the batches of steps start..stop-1 in background threads, ahead of the one in use, in order.
 
     Args:
-        draw: step -> batch; a function of the step alone, so the threads change nothing but the speed.
+        draw: step -> batch; a function of the step alone, so that threads change only the speed.
         start, stop: the steps.
-        threads: null takes one for four cores, four at most: what draws is compiled and shares them.
+        threads: None takes one for four cores, at most four, because what draws uses several cores by itself.
+        ahead: batches in memory besides the next one; None takes one more than there are threads.
 
     Attributes:
-        waited_s: time that the consumer has waited for batches.
+        waited_s: seconds that the consumer has waited for batches.
     """
 
-    def __init__(self, draw: Callable[[int], Batch], start: int, stop: int, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        draw: Callable[[int], Batch],
+        start: int,
+        stop: int,
+        threads: int | None = None,
+        *,
+        ahead: int | None = None,
+    ) -> None:
         self._draw, self._next, self._stop = draw, start, stop
         threads = threads or min(max((os.cpu_count() or 1) // 4, 1), 4)
-        self._ahead = threads + 1
+        self._ahead = threads + 1 if ahead is None else ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
         self._window: deque[Future[Batch]] = deque()
         self.waited_s = 0.0

@@ -24,6 +24,9 @@ SUFFIX = ".safetensors"
 BEST = "best.safetensors"
 """The weights that a run keeps, in its folder."""
 
+LAST = "last.safetensors"
+"""The state that a run is resumed from, in its folder."""
+
 _KEY = "pathology_tile_factory"
 _METADATA = "__metadata__"
 _LENGTH_BYTES = 8

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from factory.core.devices import usable_cores
 from factory.core.registry import resolve
 from factory.core.runs import is_finished
 from factory.core.weights import SUFFIX, read_card
@@ -200,7 +201,7 @@ def examine_devices() -> list[Finding]:
     """The CPU with its bfloat16 instructions, and what accelerators torch sees."""
     flags = _cpu_flags()
     bfloat16 = sorted(flag for flag in flags if "bf16" in flag)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     facts = {"name": _cpu_name(), "cores": cores, "bf16": bfloat16, "avx512": "avx512f" in flags}
     text = f"{facts['name']}, {cores} cores, bf16: {', '.join(bfloat16) or 'no'}"
     return [Finding("devices", "cpu", "ok", text, facts=facts), *_accelerators()]

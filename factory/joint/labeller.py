@@ -6,8 +6,7 @@ Histopathology-DatasetGAN (Rizvi et al.) trains one pixel classifier on 16 annot
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,21 +15,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 
-from factory.core.checkpoints import Checkpoint, read_checkpoint, restore_state, write_state, write_weights
+from factory.core.checkpoints import read_checkpoint, write_weights
 from factory.core.config import Config
-from factory.core.seeds import Stream, generator, row_seed
+from factory.core.seeds import Stream, generator
 from factory.joint.features import Features
 from factory.joint.pixels import PixelSampler
 from factory.nets.pixel_classifier import Ensemble
-from manifests.errors import FaultError, UserError
+from manifests.errors import UserError
 
 KIND = "hdgan-labeller"
-STATE_KIND = "hdgan-labeller-state"
 
-_STANDARDISED_ON = 16_384
 _CHUNK = 16_384
 """Pixels, whose features are in memory together: of all blocks of a generator of 4096 x 4096, 370 MB."""
 
@@ -78,136 +74,25 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training made: the ensemble in eval mode, and the loss of every step of every member."""
+    """A trained ensemble in eval mode, and the loss of every step of every member."""
 
     ensemble: Ensemble
     losses: tuple[tuple[float, ...], ...]
 
 
-@dataclass(frozen=True)
-class Keep:
-    """Where a fit keeps its state, to go on from after a kill.
-
-    Attributes:
-        path: of the file. every: steps between two states; one more is kept at the end of each member.
-        fingerprint: of what decides the result; the state of another is refused.
-    """
-
-    path: Path
-    every: int
-    fingerprint: str
+Pixels = tuple[torch.Tensor, torch.Tensor]
+"""Features float32 [P, C] and classes int64 [P]."""
 
 
-def fit_labeller(
-    images: Sequence[Annotated],
-    classes: int,
-    config: LabellerConfig,
-    *,
-    device: str = "cpu",
-    keep: Keep | None = None,
-    on_step: Callable[[int, int, float], None] = lambda member, step, loss: None,
-) -> Fitted:
-    """Train the members one after the other; on a CPU the same images and config give the same bytes.
+def pixel_sampler(images: Sequence[Annotated], classes: int, *, balanced: bool) -> PixelSampler:
+    """Check annotated images and return a sampler of their labelled pixels.
 
     Args:
-        images: of one generator, features with the same channels. classes: of the labels.
-        config: how. device: where. on_step: called with member and step, from 0, and the loss.
-        keep: where the state goes, and is gone on from where there is one; None keeps none.
+        images: of one generator. classes: of the labels. balanced: draw all classes equally often.
 
     Raises:
-        UserError: for labels of another size, other classes, nothing labelled, or the state of another fit.
-        FaultError: when a loss is no longer a number.
+        UserError: for labels of another size than the image, other classes, or features of different taps.
     """
-    sampler = _sampler(images, classes, balanced=config.balanced)
-    steps = steps_of(sampler.labelled, config)
-    channels = sum(images[0].features.record.channels)
-    devices = [device] if device.startswith("cuda") else []
-    state, losses = _kept(keep)
-    with torch.random.fork_rng(devices):
-        ensemble = Ensemble(channels, classes, config.members, config.network.widths, config.network.dropout)
-        if state is None:
-            rng = generator(config.seed, Stream.FIT)
-            ensemble.standardise_by(_batch(images, sampler, rng, min(_STANDARDISED_ON, sampler.labelled))[0])
-        ensemble.to(device)
-        for number in range(max(len(losses) - 1, 0), config.members):
-            member = ensemble.members[number].train()
-            optimiser = _optimiser(member, config)
-            if state is not None:
-                restore_state(state, {"ensemble": ensemble}, {"optimiser": optimiser}, device)
-                state = None
-            else:
-                torch.manual_seed(row_seed(config.seed, number))
-                member.draw_weights()  # type: ignore[operator]  # here, so that they are the member's own
-                losses.append([])
-            for step in range(len(losses[number]), steps):
-                drawn = _batch(
-                    images, sampler, generator(row_seed(config.seed, number), Stream.TRAIN_ORDER, step), config.batch
-                )
-                losses[number].append(_step(ensemble, number, optimiser, drawn, config))
-                if not math.isfinite(losses[number][-1]):
-                    raise FaultError(
-                        f"labeller: expected a finite loss, got {losses[number][-1]} at step {step + 1} of member "
-                        f"{number + 1}. Lower learning_rate."
-                    )
-                if keep and ((step + 1) % keep.every == 0 or step + 1 == steps):
-                    _keep(keep, ensemble, optimiser, losses, device)
-                on_step(number, step, losses[number][-1])
-    return Fitted(ensemble.eval(), tuple(map(tuple, losses)))
-
-
-def steps_of(labelled: int, config: LabellerConfig) -> int:
-    """Steps of each member, with so many labelled pixels."""
-    return config.steps or config.epochs * math.ceil(labelled / config.batch)
-
-
-def _optimiser(member: torch.nn.Module, config: LabellerConfig) -> torch.optim.Optimizer:
-    if config.optimiser == "sgd":
-        return torch.optim.SGD(member.parameters(), config.learning_rate, config.momentum)
-    return torch.optim.Adam(member.parameters(), config.learning_rate)
-
-
-def _step(
-    ensemble: Ensemble,
-    number: int,
-    optimiser: torch.optim.Optimizer,
-    drawn: tuple[torch.Tensor, torch.Tensor],
-    config: LabellerConfig,
-) -> float:
-    x, truth = (part.to(ensemble.mean.device) for part in drawn)
-    logits = ensemble.members[number](ensemble.standardised(x))
-    loss = F.cross_entropy(logits, truth, label_smoothing=config.label_smoothing)
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-    return float(loss.detach())
-
-
-def _keep(
-    keep: Keep, ensemble: Ensemble, optimiser: torch.optim.Optimizer, losses: Sequence[Sequence[float]], device: str
-) -> None:
-    card = {
-        "kind": STATE_KIND,
-        "fingerprint": keep.fingerprint,
-        "begun": len(losses),
-        "threads": torch.get_num_threads(),
-    }
-    extra = {f"losses{number}": torch.tensor(each, dtype=torch.float64) for number, each in enumerate(losses)}
-    write_state(keep.path, {"ensemble": ensemble}, {"optimiser": optimiser}, card, device, extra)
-
-
-def _kept(keep: Keep | None) -> tuple[Checkpoint | None, list[list[float]]]:
-    """The state to go on from, where there is one, and the losses of the members that were begun."""
-    if keep is None or not keep.path.exists():
-        return None, []
-    state = read_checkpoint(keep.path, STATE_KIND)
-    if state.card.get("fingerprint") != keep.fingerprint:
-        raise UserError(
-            f"{keep.path}: expected the state of this configuration and data, got another's. Use another --out."
-        )
-    return state, [state.tensors[f"extra.losses{number}"].tolist() for number in range(state.card["begun"])]
-
-
-def _sampler(images: Sequence[Annotated], classes: int, *, balanced: bool) -> PixelSampler:
     for image in images:
         record = image.features.record
         if image.labels.shape != record.size:
@@ -223,10 +108,8 @@ def _sampler(images: Sequence[Annotated], classes: int, *, balanced: bool) -> Pi
     return PixelSampler([(image.features.record.name, image.labels) for image in images], classes, balanced=balanced)
 
 
-def _batch(
-    images: Sequence[Annotated], sampler: PixelSampler, rng: np.random.Generator, count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features float32 [P, C] and classes int64 [P] of pixels drawn at random."""
+def pixel_batch(images: Sequence[Annotated], sampler: PixelSampler, rng: np.random.Generator, count: int) -> Pixels:
+    """Features and classes of pixels drawn at random."""
     drawn = sampler.draw(rng, count)
     features = [images[number].features.gather(pixels) for number, pixels, _ in drawn]
     classes = np.concatenate([classes for _, _, classes in drawn])
@@ -318,12 +201,12 @@ def calibrate(
             width.
 
     Raises:
-        UserError: as `fit_labeller`.
+        UserError: as `pixel_sampler`.
     """
-    sampler = _sampler(images, ensemble.classes, balanced=False)
+    sampler = pixel_sampler(images, ensemble.classes, balanced=False)
     rng, said, truths = generator(seed, Stream.SAMPLE), [], []
     for start in range(0, pixels, _CHUNK):
-        x, truth = _batch(images, sampler, rng, min(_CHUNK, pixels - start))
+        x, truth = pixel_batch(images, sampler, rng, min(_CHUNK, pixels - start))
         with torch.inference_mode():
             said.append(ensemble(x.to(ensemble.mean.device)).softmax(1).mean(0).T.cpu())
         truths.append(truth)

@@ -19,7 +19,7 @@ from torch import nn
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.learn.crops import ImageCrops, Tiles
-from factory.learn.training import Crops, TrainerConfig
+from factory.learn.trainer import Crops, Trainer, TrainerConfig
 from factory.nets.ada import PIPES, AdaController, augmented, draw_uniforms
 from factory.nets.objectives import adversarial_loss
 from factory.nets.stylegan2 import Discriminator, Generator, StyleGan2Shape
@@ -97,7 +97,7 @@ class StyleGan2Config(TrainerConfig):
         return self
 
 
-class StyleGan2Trainer:
+class StyleGan2Trainer(Trainer):
     """Trains a `Generator` against a `Discriminator`; what is kept is the generator's average.
 
     Args:

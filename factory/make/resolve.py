@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.config import merge, parse, parse_assignments, read_yaml
+from factory.core.devices import usable_cores
 from factory.core.registry import resolve
 from factory.core.shipped import configs_dir
 from factory.make.on_given_masks import RenderConfig
@@ -270,7 +270,7 @@ def parse_workers(workers: int | None) -> int:
         UserError: for fewer than one.
     """
     if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return usable_cores()
     if workers < 1:
         raise UserError(f"--workers: expected 1 or more, got {workers}.")
     return workers

@@ -14,7 +14,7 @@ from torch import nn
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.learn.crops import Tiles, mask_crops
-from factory.learn.training import Crops
+from factory.learn.trainer import Crops, Trainer
 from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseTrainerConfig, FromCoarse, coarse_crops
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
@@ -52,7 +52,7 @@ class CycleGanTrainerConfig(CoarseTrainerConfig):
         return self
 
 
-class CycleGanTrainer:
+class CycleGanTrainer(Trainer):
     """Trains two generators, coarse to fine and back, each against a discriminator of what it makes."""
 
     Config = CycleGanTrainerConfig

@@ -15,7 +15,7 @@ from factory.core.config import Config
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.learn.crops import Tiles, mask_crops
-from factory.learn.training import Crops
+from factory.learn.trainer import Crops, Trainer
 from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseTrainerConfig, FromCoarse, coarse_crops
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
@@ -65,7 +65,7 @@ class PriorPathTrainerConfig(CoarseTrainerConfig):
         return self
 
 
-class PriorPathTrainer:
+class PriorPathTrainer(Trainer):
     """Trains a `UNet` on pairs of coarse and fine masks against PatchGANs that see both."""
 
     Config = PriorPathTrainerConfig

@@ -14,7 +14,7 @@ from torch import nn
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.learn.crops import ImageCrops, Tiles
-from factory.learn.training import Crops
+from factory.learn.trainer import Crops
 from factory.nets.discriminators import PatchDiscriminator, refuse_small_crops
 from factory.nets.history_pool import pooled
 from factory.nets.objectives import Adversarial, adversarial_loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +10,19 @@ from typing import Any
 import torch
 
 from factory import joint, masks, renderers
-from factory.core.checkpoints import BEST, LAST
 from factory.core.config import digest, merge, parse, parse_assignments, read_yaml
-from factory.core.folder import begin, check_same, is_begun
-from factory.core.history import HISTORY, PLOT
+from factory.core.devices import usable_cores
+from factory.core.fit import Fit, FitResult, Row, fit
 from factory.core.precision import resolve_precision
 from factory.core.registry import resolve
-from factory.core.runs import RUN, lock_folder
 from factory.core.shipped import configs_dir
-from factory.core.weights import read_card
+from factory.core.training_folder import TrainingFolder
 from factory.learn.crops import Tiles, open_tiles
-from factory.learn.training import SAMPLES, UNHASHED, Fit, FitResult, TrainerConfig, fit
+from factory.learn.trainer import SAMPLES, UNHASHED, GeneratorTask, Trainer, TrainerConfig
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.schema import DISCLAIMER
 from manifests.table import MANIFEST
-
-_OWN = frozenset({RUN, BEST, "best.json", LAST, HISTORY, PLOT, SAMPLES})
 
 
 @dataclass(frozen=True)
@@ -53,10 +48,11 @@ class TrainingRun:
         return self.config.steps or self.config.epochs * per_epoch
 
     @property
-    def document(self) -> dict[str, Any]:
-        """What decides the result."""
+    def folder(self) -> TrainingFolder:
+        """The run's folder; its document says what decides the result."""
         config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
-        return {"generator": self.name, "config": config, "data": list(self.data)}
+        document = {"generator": self.name, "config": config, "data": list(self.data)}
+        return TrainingFolder(self.out, document, self.config.model_dump(mode="json"), (SAMPLES,))
 
 
 def resolve_trainer(
@@ -98,7 +94,7 @@ def config_path(name: str) -> Path:
     return shipped
 
 
-def trainer_class(name: str) -> Any:
+def trainer_class(name: str) -> type[Trainer]:
     """The `Trainer` of a generator.
 
     Raises:
@@ -112,7 +108,8 @@ def trainer_class(name: str) -> Any:
         raise UserError(
             f"NAME: expected masks/{name} or renderers/{name}, got {name}, which is the name of both. Say which."
         )
-    return resolve(trainers(), name, "NAME").Trainer
+    found: type[Trainer] = resolve(trainers(), name, "NAME").Trainer
+    return found
 
 
 def trainers() -> dict[str, str]:
@@ -146,7 +143,7 @@ def prepare(
     Raises:
         UserError: for whatever is wrong with the data.
     """
-    images_alone = getattr(trainer_class(name), "images_alone", False)
+    images_alone = trainer_class(name).images_alone
     tiles = open_tiles(data, config.scheme, config.size, config.batch, keep_ignored=images_alone, on_tile=on_tile)
     config.check_data(tiles.scheme, tiles.mpp)
     config = config.model_copy(update={"scheme": tiles.scheme.name})
@@ -169,11 +166,7 @@ def check_target(run: TrainingRun, *, resume: bool, overwrite: bool) -> None:
     Raises:
         UserError: with what to do about it.
     """
-    if not is_begun(run.out, "a run", lambda name: name in _OWN) or (overwrite and not resume):
-        return
-    if not resume:
-        raise UserError(f"{run.out}: expected an empty folder, got a run. Use --resume, --overwrite or another --out.")
-    check_same(run.out, "a run", run.document, "Use another --out, or --overwrite.")
+    run.folder.check(resume=resume, overwrite=overwrite)
 
 
 def train(
@@ -184,57 +177,32 @@ def train(
     overwrite: bool = False,
     on_start: Callable[[int, int], None] = lambda step, steps: None,
     on_step: Callable[[int], None] = lambda step: None,
-    on_look: Callable[[dict[str, Any]], None] = lambda row: None,
+    on_look: Callable[[Row], None] = lambda row: None,
 ) -> FitResult:
-    """Train, and leave weights, card, state, history, plot and sheets in the run folder."""
+    """Train, and write weights, card, state, history, plot and sheets of samples into the run folder."""
     check_target(run, resume=resume, overwrite=overwrite)
-    config = run.config
+    config, scheme, folder = run.config, run.tiles.scheme, run.folder
     torch.set_num_threads(config.threads or usable_cores())
-    refuse_other_threads(run.out, resume, torch.get_num_threads())
+    if resume:
+        folder.refuse_other_threads(torch.get_num_threads())
     torch.manual_seed(config.seed)
-    trainer = trainer_class(run.name)(config, run.tiles.scheme, device)
+    trainer: Trainer = trainer_class(run.name)(config, scheme, device)
     draw = trainer.draw_from(run.tiles)
-    run.out.mkdir(parents=True, exist_ok=True)
-    with lock_folder(run.out):
-        begin(run.out, run.document, config.model_dump(mode="json"), clear=not resume)
+    with folder.open(resume=resume):
         return fit(
             Fit(
-                config=config,
-                trainer=trainer,
-                scheme=run.tiles.scheme,
-                steps=run.steps,
+                task=GeneratorTask(trainer, config, scheme, run.steps, draw, run.out, _card(run)),
                 draw=draw,
+                steps=run.steps,
                 out=run.out,
-                card=_card(run),
-                fingerprint=digest(run.document),
+                fingerprint=folder.fingerprint,
                 device=device,
                 resume=resume,
                 on_start=on_start,
                 on_step=on_step,
-                on_look=on_look,
+                on_row=on_look,
             )
         )
-
-
-def refuse_other_threads(out: Path, resume: bool, threads: int) -> None:
-    """Sums come out otherwise in their last bits with another number of threads, so a resumed run keeps its own.
-
-    Raises:
-        UserError: when the checkpoint to go on from was written with another number.
-    """
-    path = out / LAST
-    if not resume or not path.exists():
-        return
-    before = read_card(path).fields.get("threads")
-    if before is not None and before != threads:
-        raise UserError(
-            f"{path}: expected the {before} threads it was trained with, got {threads}. Use --set threads={before}."
-        )
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _card(run: TrainingRun) -> dict[str, Any]:
@@ -248,7 +216,7 @@ def _card(run: TrainingRun) -> dict[str, Any]:
         "steps": run.steps,
         "tiles": len(run.tiles),
         "config": config,
-        "config_sha256": digest(run.document),
+        "config_sha256": run.folder.fingerprint,
         "sources": list(run.tiles.sources),
         "licences": list(run.tiles.licences),
         "use": f"research; {DISCLAIMER}",

@@ -15,21 +15,21 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from factory.core.checkpoints import LAST
-from factory.core.config import digest, merge, parse, parse_assignments, read_yaml
-from factory.core.folder import begin, check_same, is_begun
-from factory.core.history import HISTORY, PLOT, plot_history, write_history
-from factory.core.runs import RUN, lock_folder
+from factory.core.config import merge, parse, parse_assignments, read_yaml
+from factory.core.devices import usable_cores
+from factory.core.history import plot_history, write_history
+from factory.core.training_folder import TrainingFolder
 from factory.core.weights import BEST, Card, read_card
 from factory.joint import HDGAN
 from factory.joint.features import FeatureStore, Shape, need_bytes
 from factory.joint.generators import generator_card, open_generator, weights_path
 from factory.joint.hdgan import BESIDE, tap_shapes
 from factory.joint.held_out import HeldOut, judge
-from factory.joint.labeller import KIND, Annotated, Fitted, Keep, LabellerConfig, fit_labeller, steps_of, write_labeller
+from factory.joint.labeller import KIND, Annotated, Fitted, LabellerConfig, write_labeller
+from factory.joint.labeller_training import Keep, fit_labeller, steps_of
 from factory.learn.sample_sheet import write_sample_sheet
 from factory.train.annotated_images import LabelledImages, open_labelled, write_features
-from factory.train.generator import config_path, manifest_digest, refuse_other_threads, usable_cores
+from factory.train.generator import config_path, manifest_digest
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.files import publish, temporary_beside, write_atomic
@@ -39,7 +39,7 @@ from manifests.schema import DISCLAIMER
 FEATURES = "features"
 HELD_OUT = "held_out.json"
 SHEET = "held_out.png"
-_OWN = frozenset({RUN, BEST, "best.json", LAST, HISTORY, PLOT, FEATURES, HELD_OUT, SHEET, BESIDE})
+_NAMES = (FEATURES, HELD_OUT, SHEET, BESIDE)
 _SHOWN = 4
 _SHOWN_PX = 512
 _LOOKS = 100
@@ -83,10 +83,11 @@ class LabellerRun:
     data: tuple[str, ...]
 
     @property
-    def document(self) -> dict[str, Any]:
-        """What decides the result."""
+    def folder(self) -> TrainingFolder:
+        """The run's folder; its document says what decides the result."""
         config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
-        return {"labeller": HDGAN, "config": config, "generator": self.card.sha256, "data": list(self.data)}
+        document = {"labeller": HDGAN, "config": config, "generator": self.card.sha256, "data": list(self.data)}
+        return TrainingFolder(self.out, document, self.config.model_dump(mode="json"), _NAMES)
 
     @property
     def need_bytes(self) -> int:
@@ -152,12 +153,8 @@ def check_target(run: LabellerRun, *, resume: bool, overwrite: bool) -> None:
         UserError: with what to do about it; for features that are there and damaged or of other weights, too.
     """
     store, images = FeatureStore(run.out / FEATURES, run.card.sha256), run.images
-    begun = is_begun(run.out, "a run", lambda name: name in _OWN) and not (overwrite and not resume)
-    if begun and not resume:
-        raise UserError(f"{run.out}: expected an empty folder, got a run. Use --resume, --overwrite or another --out.")
     names = [row["sample_id"] for _, row in [*images.rows(held_out=False), *images.rows(held_out=True)]]
-    if begun:
-        check_same(run.out, "a run", run.document, "Use another --out, or --overwrite.")
+    if run.folder.check(resume=resume, overwrite=overwrite):
         if is_finished(run):
             return
         names = store.missing(names)
@@ -167,7 +164,7 @@ def check_target(run: LabellerRun, *, resume: bool, overwrite: bool) -> None:
 def is_finished(run: LabellerRun) -> bool:
     """Whether the folder holds the labeller of this run, so that nothing is left to do."""
     path = run.out / BEST
-    return path.is_file() and read_card(path, KIND).fields.get("config_sha256") == digest(run.document)
+    return path.is_file() and read_card(path, KIND).fields.get("config_sha256") == run.folder.fingerprint
 
 
 def train(
@@ -184,13 +181,11 @@ def train(
     if resume and is_finished(run):
         _leave_features(run)
         return LabellerResult(None, None)
-    config = run.config
+    config, folder = run.config, run.folder
     torch.set_num_threads(config.threads or usable_cores())
-    refuse_other_threads(run.out, resume, torch.get_num_threads())
-    run.out.mkdir(parents=True, exist_ok=True)
-    with lock_folder(run.out):
-        begin(run.out, run.document, config.model_dump(mode="json"), clear=not resume)
-
+    if resume:
+        folder.refuse_other_threads(torch.get_num_threads())
+    with folder.open(resume=resume):
         # Features.
         drawing = run.images.drawing
         generator = open_generator(run.generator, device, precision=drawing.precision)
@@ -208,7 +203,7 @@ def train(
             len(run.images.scheme),
             config,
             device=device,
-            keep=Keep(run.out / LAST, config.state_every, digest(run.document)),
+            keep=Keep(run.out, config.state_every, folder.fingerprint),
             on_step=lambda member, step, loss: on_step(member * steps + step + 1, config.members * steps),
         )
         _leave_history(run.out, fitted)
@@ -251,7 +246,7 @@ def _card(run: LabellerRun, found: HeldOut | None) -> dict[str, Any]:
         "taps": list(run.taps),
         "drawing": images.drawing.model_dump(mode="json", exclude={"weights", "weights_sha256"}),
         "held_out": None if found is None else found.to_dict(),
-        "config_sha256": digest(run.document),
+        "config_sha256": run.folder.fingerprint,
         "sources": sorted({*fields["sources"], *images.sources}),
         "licences": sorted({*fields["licences"], *images.licences}),
         "use": f"research; {DISCLAIMER}",

@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from factory.core.resolutions import LEARNT_MPP
 from factory.learn.crops import Tiles, open_tiles, random_crop, reopen_tiles
-from factory.learn.training import TrainerConfig
+from factory.learn.trainer import TrainerConfig
 from factory.learn.weights import WeightsConfig, scheme_of
 from factory.masks.coarse import (
     AugmentSketchConfig,

@@ -14,7 +14,7 @@ from torch import nn
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.learn.crops import Tiles, mask_crops
-from factory.learn.training import Crops, TrainerConfig
+from factory.learn.trainer import Crops, Trainer, TrainerConfig
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets import STRIDE
 from factory.nets.annealing import probabilities, to_channels, to_labels
@@ -33,7 +33,7 @@ class FromNoiseConfig(TrainerConfig):
         return self
 
 
-class FromNoise:
+class FromNoise(Trainer):
     """A trainer of the vanilla GAN (Goodfellow et al. 2014; DEPAS, Eqs. 3 and 4, with the non-saturating generator).
 
     Args:

@@ -16,7 +16,7 @@ from factory.core.seeds import Stream, generator
 from factory.geometry.nuclear_maps import contour_of
 from factory.learn.cells_by_colour import with_cells
 from factory.learn.crops import ImageCrops, NucleiCrops, Tiles, instances_of
-from factory.learn.training import Crops, TrainerConfig
+from factory.learn.trainer import Crops, Trainer, TrainerConfig
 from factory.nets.stitching import to_pixels
 from factory.renderers.conditions import (
     RELIEFS,
@@ -96,7 +96,7 @@ class ImageTrainerConfig(TrainerConfig):
         return SCHEMES[f"{scheme.name}_cells"]
 
 
-class ImageTrainer:
+class ImageTrainer(Trainer):
     """Base of the trainers: crops, conditions, looks and the card.
 
     Args:

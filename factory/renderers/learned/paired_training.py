@@ -15,7 +15,7 @@ from torch import nn
 from factory.core.config import Config
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.learn.training import Crops
+from factory.learn.trainer import Crops
 from factory.nets.contours import contrast, grey_of, sharpness, smoothness
 from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_crops
 from factory.nets.objectives import Adversarial, adversarial_loss, feature_matching

@@ -17,11 +17,11 @@ from factory.joint.labeller import (
     calibrate,
     calibration_of,
     disagreement,
-    fit_labeller,
     majority_vote,
     read_labeller,
     write_labeller,
 )
+from factory.joint.labeller_training import fit_labeller
 from factory.joint.pixels import PixelSampler
 from factory.joint.streaming import StreamingLabeller
 from manifests.errors import FaultError, UserError

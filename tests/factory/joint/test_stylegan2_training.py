@@ -12,11 +12,12 @@ from torch import nn
 
 from factory.core.checkpoints import BEST, LAST, read_checkpoint
 from factory.core.config import parse
+from factory.core.fit import Fit, fit
 from factory.core.shipped import configs_dir
 from factory.joint.stylegan2 import WEIGHTS_KIND, StyleGan2Config, StyleGan2Trainer, build, pixels_of
-from factory.learn import training
+from factory.learn import trainer as trainer_module
 from factory.learn.crops import Tiles, open_tiles
-from factory.learn.training import STATE_KIND, Fit, fit
+from factory.learn.trainer import STATE_KIND, Crops, GeneratorTask
 from manifests.errors import UserError
 from manifests.labels import get_scheme
 from tests.mask_training import write_blobs
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "plain_plots")
 @pytest.fixture(scope="module")
 def plain_plots() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "plot_history", lambda out, history, panels: out)
+        patch.setattr(trainer_module, "plot_history", lambda out, history, panels: out)
         yield
 
 
@@ -53,21 +54,14 @@ def trainer_of(**changes: Any) -> StyleGan2Trainer:
     return StyleGan2Trainer(config_of(**changes), get_scheme("tissue"), "cpu")
 
 
-def job(out: Path, tiles: Tiles, resume: bool = False, on_step: Callable[[int], None] = lambda step: None) -> Fit:
+def job(
+    out: Path, tiles: Tiles, resume: bool = False, on_step: Callable[[int], None] = lambda step: None
+) -> Fit[list[Crops]]:
     out.mkdir(exist_ok=True)
     trainer = trainer_of()
-    return Fit(
-        config_of(),
-        trainer,
-        tiles.scheme,
-        4,
-        trainer.draw_from(tiles),
-        out,
-        {},
-        "f" * 64,
-        resume=resume,
-        on_step=on_step,
-    )
+    draw = trainer.draw_from(tiles)
+    task = GeneratorTask(trainer, config_of(), tiles.scheme, 4, draw, out, {})
+    return Fit(task, draw, 4, out, "f" * 64, resume=resume, on_step=on_step)
 
 
 def state_of(out: Path) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ import torch
 from factory import joint, masks, renderers
 from factory.core.registry import resolve
 from factory.learn.crops import Tiles, open_tiles
-from factory.learn.training import TrainerConfig
+from factory.learn.trainer import TrainerConfig
 from factory.nets.stylegan2_losses import LazyAdam
 from factory.train.generator import trainer_class, trainers
 from manifests.errors import UserError

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
+from factory.core import fit
 from factory.core.checkpoints import BEST, LAST, read_checkpoint
 from factory.core.config import parse
 from factory.core.history import HISTORY, PLOT, plot_history
 from factory.core.weights import read_card
-from factory.learn import training
-from factory.learn.training import SAMPLES, STATE_KIND, TrainerConfig, epoch_of, rate_factor
+from factory.learn import trainer as trainer_module
+from factory.learn.trainer import SAMPLES, STATE_KIND, TrainerConfig, epoch_of, rate_factor
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.train.generator import train, trainer_class, trainers
 from manifests.errors import FaultError, UserError
@@ -123,12 +125,25 @@ def test_resuming_a_finished_run_does_nothing(data: Path, tmp_path: Path) -> Non
     assert learnt(run.out) == before
 
 
-@pytest.mark.parametrize("victim", ["write_sample_sheet", "write_history", "write_weights", "write_state"])
+@pytest.mark.parametrize(
+    ("module", "victim"),
+    [
+        (trainer_module, "write_sample_sheet"),
+        (fit, "write_history"),
+        (trainer_module, "write_weights"),
+        (fit, "write_state"),
+    ],
+)
 def test_a_failing_write_leaves_the_checkpoint_before_it(
-    victim: str, data: Path, unbroken: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType,
+    victim: str,
+    data: Path,
+    unbroken: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The disk fills up within the second look, wherever it is; the run goes on from the first."""
-    run, real, calls = small_run("dcgan", data, tmp_path / "run"), getattr(training, victim), [0]
+    run, real, calls = small_run("dcgan", data, tmp_path / "run"), getattr(module, victim), [0]
 
     def failing(*args: Any, **options: Any) -> Any:
         calls[0] += 1
@@ -139,7 +154,7 @@ def test_a_failing_write_leaves_the_checkpoint_before_it(
         return real(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, victim, failing)
+        patch.setattr(module, victim, failing)
         with pytest.raises(OSError, match="No space"):
             train(run)
     assert read_checkpoint(run.out / LAST, STATE_KIND).card["step"] == 2
@@ -330,7 +345,7 @@ def test_a_weight_that_is_no_number_is_never_written_though_the_losses_are(
 def test_a_run_leaves_a_history_a_plot_sheets_and_weights_with_their_card(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "plot_history", plot_history)
+    monkeypatch.setattr(trainer_module, "plot_history", plot_history)
     out = trained("depas", data, tmp_path / "run", steps=4)
     assert {path.name for path in out.iterdir()} == {"run.yaml", BEST, "best.json", LAST, HISTORY, PLOT, SAMPLES}
     assert [path.name for path in sorted((out / SAMPLES).iterdir())] == ["step-000002.png", "step-000004.png"]

@@ -1,0 +1,179 @@
+"""Training of a labeller: the members of an ensemble, one after the other, on the features of annotated images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from factory.core.fit import Fit, TrainingTask, fit
+from factory.core.seeds import Stream, generator, row_seed
+from factory.joint.labeller import Annotated, Fitted, LabellerConfig, Pixels, pixel_batch, pixel_sampler
+from factory.nets.pixel_classifier import Ensemble
+from manifests.errors import FaultError
+
+STATE_KIND = "hdgan-labeller-state"
+_STANDARDISED_ON = 16_384
+"""Pixels that mean and deviation of the features are taken from."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where `fit_labeller` writes its state, and resumes from if there is one.
+
+    Attributes:
+        out: folder of the state. every: steps between two states; one more is written at the end of each member.
+        fingerprint: of everything that decides the result; a state with another one is refused.
+    """
+
+    out: Path
+    every: int
+    fingerprint: str
+
+
+class LabellerTask(TrainingTask[Pixels]):
+    """Members of an ensemble, trained one after the other with the same number of steps each.
+
+    Args:
+        images: of one generator, features with the same channels. classes: of the labels. config: how to train.
+        device: where. state_every: steps of a member between two states; None writes none before the end.
+
+    Attributes:
+        ensemble: what is trained. steps: of each member. losses: of each step of each member so far.
+
+    Raises:
+        UserError: for labels of another size, other classes, or nothing labelled.
+    """
+
+    state_kind = STATE_KIND
+    advice = "Lower learning_rate."
+    keeps_history = False
+    kept = "ensemble"
+    ema = None
+
+    def __init__(
+        self,
+        images: Sequence[Annotated],
+        classes: int,
+        config: LabellerConfig,
+        device: str,
+        state_every: int | None = None,
+    ) -> None:
+        self._images, self._config, self._device, self._every = images, config, device, state_every
+        self._sampler = pixel_sampler(images, classes, balanced=config.balanced)
+        self.steps = steps_of(self._sampler.labelled, config)
+        self.losses: list[list[float]] = []
+        channels, network = sum(images[0].features.record.channels), config.network
+        self.ensemble = Ensemble(channels, classes, config.members, network.widths, network.dropout)
+        rng = generator(config.seed, Stream.FIT)
+        count = min(_STANDARDISED_ON, self._sampler.labelled)
+        self.ensemble.standardise_by(pixel_batch(images, self._sampler, rng, count)[0])
+        self.ensemble.to(device)
+        self._optimiser: torch.optim.Optimizer
+        if config.optimiser == "sgd":
+            self._optimiser = torch.optim.SGD(self.ensemble.parameters(), config.learning_rate, config.momentum)
+        else:
+            self._optimiser = torch.optim.Adam(self.ensemble.parameters(), config.learning_rate)
+        self.networks, self.optimisers = {"ensemble": self.ensemble}, {"optimiser": self._optimiser}
+
+    def draw(self, step: int) -> Pixels:
+        """Return the pixels of a step; they depend on the member and its step alone."""
+        number, own_step = divmod(step, self.steps)
+        rng = generator(row_seed(self._config.seed, number), Stream.TRAIN_ORDER, own_step)
+        return pixel_batch(self._images, self._sampler, rng, self._config.batch)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the configured rate."""
+        del step
+        return self._config.learning_rate
+
+    def step(self, batch: Pixels, step: int) -> dict[str, torch.Tensor]:
+        """Take one step of the member whose turn it is.
+
+        Raises:
+            FaultError: when the loss is not finite.
+        """
+        number, own_step = divmod(step, self.steps)
+        if own_step == 0:
+            self._begin_member(number)
+        x, truth = (part.to(self._device) for part in batch)
+        logits = self.ensemble.members[number](self.ensemble.standardised(x))
+        loss = F.cross_entropy(logits, truth, label_smoothing=self._config.label_smoothing)
+        self._optimiser.zero_grad()  # of all members, so that only this one has gradients and is stepped
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        self.losses[number].append(float(loss.detach()))
+        if not math.isfinite(self.losses[number][-1]):
+            raise FaultError(
+                f"labeller: expected a finite loss, got {self.losses[number][-1]} at step {own_step + 1} of member "
+                f"{number + 1}. {self.advice}"
+            )
+        return {"loss": loss.detach()}
+
+    def _begin_member(self, number: int) -> None:
+        """Seed a member and draw its first weights, so that it is the same however many there are."""
+        self._optimiser.state.clear()
+        torch.manual_seed(row_seed(self._config.seed, number))
+        self.ensemble.members[number].draw_weights()  # type: ignore[operator]
+        self.losses.append([])
+
+    def is_due(self, steps: int) -> bool:
+        """Return whether a state is due: every so many steps of a member, and at its end."""
+        own = steps % self.steps
+        return self._every is not None and own % self._every == 0
+
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        """Return the losses of the members that were begun."""
+        return {f"losses{number}": torch.tensor(each, dtype=torch.float64) for number, each in enumerate(self.losses)}
+
+    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Restore the losses."""
+        self.losses = [tensors[f"losses{number}"].tolist() for number in range(len(tensors))]
+
+
+def fit_labeller(
+    images: Sequence[Annotated],
+    classes: int,
+    config: LabellerConfig,
+    *,
+    device: str = "cpu",
+    keep: Keep | None = None,
+    on_step: Callable[[int, int, float], None] = lambda member, step, loss: None,
+) -> Fitted:
+    """Train an ensemble; on a CPU the same images and config give the same bytes.
+
+    Args:
+        images: of one generator, features with the same channels. classes: of the labels.
+        config: how to train. device: where. keep: where the state is; None keeps none.
+        on_step: called with member and step, from 0, and the loss.
+
+    Raises:
+        UserError: for labels of another size, other classes, nothing labelled, or the state of another fit.
+        FaultError: when a loss is not finite.
+    """
+    devices = [device] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices):
+        task = LabellerTask(images, classes, config, device, keep.every if keep else None)
+        fit(
+            Fit(
+                task=task,
+                draw=task.draw,
+                steps=task.steps * config.members,
+                out=keep.out if keep else None,
+                fingerprint=keep.fingerprint if keep else "",
+                device=device,
+                resume=keep is not None,
+                batches_ahead=0,  # a batch of all features of a large generator takes a gigabyte
+                on_step=lambda done: on_step(*divmod(done - 1, task.steps), task.losses[-1][-1]),
+            )
+        )
+    return Fitted(task.ensemble.eval(), tuple(map(tuple, task.losses)))
+
+
+def steps_of(labelled: int, config: LabellerConfig) -> int:
+    """Return the steps of each member for a number of labelled pixels."""
+    return config.steps or config.epochs * math.ceil(labelled / config.batch)
