@@ -28,7 +28,8 @@ from factory.core.ema import averaged
 from segment.network.head import Head
 from segment.train.losses import segmentation_loss
 from segment.network.networks import NetworkConfig, build, to_input
-from segment.train.loop import TrainConfig, train_step
+from segment.train.config import TrainConfig
+from segment.train.task import train_step
 torch.manual_seed(0)
 rng = np.random.default_rng(0)
 batch = Batch(

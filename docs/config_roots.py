@@ -21,7 +21,7 @@ from factory.score.settings import Settings
 from factory.train.generator import trainer_class, trainers
 from factory.train.labeller import LabellerRunConfig
 from segment.compare.config import CompareConfig
-from segment.train.loop import TrainConfig
+from segment.train.config import TrainConfig
 
 Models = Iterable[tuple[str, type[BaseModel]]]
 

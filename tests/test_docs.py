@@ -83,7 +83,7 @@ def test_every_render_config_resolves(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((configs_dir() / "segment").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_segment_config_resolves(path: Path) -> None:
-    from segment.train.loop import TrainConfig
+    from segment.train.config import TrainConfig
 
     parse(TrainConfig, yaml.safe_load(path.read_text()), path.name)
 

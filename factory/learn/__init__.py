@@ -1,1 +1,1 @@
-"""Shared parts of all trainings: crops of real tiles, weights with their cards, sample sheets."""
+"""Parts that trainings share: crops of real tiles, trainers, weights with their cards, sheets of samples."""

@@ -1,7 +1,8 @@
-"""Cells and air painted into region masks by colour: the condition "polygons + air + cells" of the noise paper.
+"""Paints cells and air into the region masks of real images, by colour.
 
-Real images only: the mask then says of every nucleus where it lies, which no drawn polygon does, so a renderer that
-learns from such masks shows how good one can be that is told about cells.
+This is the condition "polygons + air + cells" of "Noise in the correct frequency" (Daniel et al. 2023). Such masks give
+the position of every nucleus, which drawn polygons do not. A renderer trained on them is an upper bound for renderers
+that see polygons alone.
 """
 
 from __future__ import annotations
@@ -18,22 +19,19 @@ AIR_GREY = 235
 """Grey level above which a pixel of immunohistochemistry is air (DEPAS, Larey et al. 2023, section on data)."""
 
 CELL_GREY = 200
-"""Grey level up to which a pixel is cell; see `dark_cells`."""
+"""Grey level up to which a pixel belongs to a cell; see `dark_cells`."""
 
 MIN_CELL_UM2 = 10.0
-"""Smallest area of a cell: what is smaller are specks and the rims of nuclei."""
+"""Smallest area of a cell. Smaller components are specks and rims of nuclei."""
 
 Mask = npt.NDArray[np.bool_]
 
 
 def dark_cells(image: npt.NDArray[np.uint8]) -> Mask:
-    """Nuclei of either dye, by grey level up to `CELL_GREY`: bool [H, W].
+    """Find nuclei of both dyes by a grey level of at most `CELL_GREY`: bool [H, W].
 
-    The noise-frequency paper thresholds the grey level and states no number. Of the levels 130, 135, ..., 215, 200
-    fits best on cases 01-18 of the Ki-67 set, by components of at least 10 um2 in the tumour against marked cells, one
-    to one: F1 is .510 (.494 at 190, .440 at 210). Then 75 % of the marked cells lie on a cell (91 % of the positive,
-    73 % of the negative), and 34 % of the tumour's area is cell. It is no segmentation: neighbours touch, pale nuclei
-    are missed.
+    The paper thresholds the grey level and gives no number. 200 fits marked cells best (docs/results/cells-by-colour.md).
+    The result is not a segmentation: neighbouring nuclei touch, and pale ones are missed.
 
     Args:
         image: uint8 [H, W, 3].
@@ -42,10 +40,9 @@ def dark_cells(image: npt.NDArray[np.uint8]) -> Mask:
 
 
 def brown_cells(image: npt.NDArray[np.uint8]) -> Mask:
-    """Brown nuclei by the rule of DEPAS (green and blue below 200, red above both): bool [H, W].
+    """Find brown nuclei by the rule of DEPAS (green and blue below 200, red above both): bool [H, W].
 
-    It is made for a brown stain and finds no blue nucleus: on the same cases 46 % of the positive cells, none of the
-    negative ones and 6 % of all lie on a cell, which is 3 % of the tumour's area. Black ones are not brown either.
+    The rule finds neither blue nor black nuclei (docs/results/cells-by-colour.md).
 
     Args:
         image: uint8 [H, W, 3].
@@ -56,11 +53,11 @@ def brown_cells(image: npt.NDArray[np.uint8]) -> Mask:
 
 
 CELL_RULES: dict[str, Callable[[npt.NDArray[np.uint8]], Mask]] = {"grey": dark_cells, "depas": brown_cells}
-"""What makes a pixel a cell, by name."""
+"""Rules for the pixels of cells, by name."""
 
 
 def grey(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """0.299 R + 0.587 G + 0.114 B, rounded: uint8 [H, W] of uint8 [H, W, 3]."""
+    """Convert an image to grey, 0.299 R + 0.587 G + 0.114 B, rounded: uint8 [H, W] of uint8 [H, W, 3]."""
     levels: npt.NDArray[np.uint8] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return levels
 
@@ -76,22 +73,22 @@ def with_cells(
 ) -> npt.NDArray[np.uint8]:
     """Paint the class `cell` where the image shows a nucleus, and air where it shows air, into a mask of regions.
 
-    A cell is painted in any region, tumour or not; `ignore` stays, and so does the air of the mask. Air of the image
-    is every pixel above `AIR_GREY`, as in the papers; region masks of `factory ingest` leave out gaps between cells.
+    Cells are painted in every region, tumour or not. Ignored pixels and the mask's own air stay. Air of the image is
+    every pixel above `AIR_GREY`, as in the papers, which adds the gaps between cells.
 
     Args:
         labels: uint8 [H, W], a mask of `scheme`.
-        image: uint8 [H, W, 3], what it labels.
+        image: uint8 [H, W, 3], the image of the mask.
         mpp: micrometres per pixel.
-        scheme: of regions, e.g. ki67.
-        target_scheme: the same classes and one named "cell", e.g. ki67_cells.
+        scheme: label scheme of regions, e.g. ki67.
+        target_scheme: the same classes and "cell", e.g. ki67_cells.
         rule: name in `CELL_RULES`.
 
     Returns:
         uint8 [H, W], a mask of `target_scheme`.
 
     Raises:
-        ValueError: when the schemes do not go together, the shapes differ, or the rule is unknown.
+        ValueError: when the schemes do not fit each other, the shapes differ, or the rule is unknown.
     """
     if target_scheme.names != (*scheme.names, "cell"):
         raise ValueError(
@@ -111,7 +108,7 @@ def with_cells(
 
 
 def _without_specks(mask: Mask, min_px: float) -> Mask:
-    """A mask without its components (of 8 neighbours) below a size."""
+    """Remove components (8-connected) smaller than `min_px`."""
     _, component, figures, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     is_large = figures[:, cv2.CC_STAT_AREA] >= min_px
     is_large[0] = False

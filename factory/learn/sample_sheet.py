@@ -1,4 +1,4 @@
-"""A sheet of masks, in their classes' colours, and of images: what `factory train` leaves as it goes."""
+"""Sheets of sample masks and images, written by `factory train` at each checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_sample_sheet(path: Path, columns: Sequence[npt.NDArray[np.uint8]], sch
 
     Args:
         path: of the PNG; its folder is made. columns: masks uint8 [n, H, W] or RGB uint8 [n, H, W, 3], of one size.
-        scheme: of the masks.
+        scheme: whose colours masks are shown in.
     """
     shown = [column if column.ndim == 4 else scheme.palette[column] for column in columns]
     rows = [_joined([column[row] for column in shown], axis=1) for row in range(len(shown[0]))]

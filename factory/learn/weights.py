@@ -1,4 +1,4 @@
-"""Mask generators and renderers with weights: where these are from, and that they are the right ones."""
+"""Base of the mask generators and renderers that draw with a trained network: finding and checking its weights."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ STARTER = Path(__file__).parents[1] / "starter"
 
 
 class WeightsConfig(Config):
-    """Which weights a part draws with, and how it computes.
+    """Weights of a part, and the arithmetic that it draws with.
 
     Attributes:
-        weights: "starter", a file that `factory train` wrote, or its run's folder.
-        weights_sha256: filled in when an order is resolved; other weights under that name are then refused.
-        precision: fp32, bf16, or auto: bf16 where the machine computes it in hardware. Part of the result.
-        threads: of torch, in each worker; part of the result, so it is never taken from the number of workers.
+        weights: "starter", a file written by `factory train`, or the folder of its run.
+        weights_sha256: filled in when a data set is planned; other weights under that name are then refused.
+        precision: fp32, bf16, or auto, which is bf16 where the machine computes it in hardware. Part of the result.
+        threads: CPU threads of torch in each worker. Part of the result, so it does not follow the number of workers.
     """
 
     weights: str = "starter"
@@ -46,7 +46,7 @@ class WeightedPart(ABC):
     """Base of the parts that draw with a network.
 
     Attributes:
-        name: in its table. part: of a recipe, ``masks`` or ``renderer``. kind: of its weights' files.
+        name: in its table. part: ``masks`` or ``renderer``, as in ``--set masks.weights=``. kind: of its weights' files.
     """
 
     name: ClassVar[str]
@@ -61,7 +61,7 @@ class WeightedPart(ABC):
 
     @classmethod
     def resolve_weights(cls, config: Any, device: str) -> Any:
-        """The config with weights and precision spelt out.
+        """Return the config with the sha256 of its weights and its number format filled in.
 
         Raises:
             UserError: for weights that are missing, damaged, another part's, or not those of the sha256.
@@ -73,7 +73,7 @@ class WeightedPart(ABC):
 
     @classmethod
     def path_of(cls, config: WeightsConfig) -> Path:
-        """The file that a config's `weights` means.
+        """Return the file that `weights` of a config names.
 
         Raises:
             UserError: when there are no starter weights.
@@ -92,7 +92,7 @@ class WeightedPart(ABC):
 
     @classmethod
     def card_of(cls, config: WeightsConfig) -> Card:
-        """The card of the weights that a config names.
+        """Return the card of the weights that a config names.
 
         Raises:
             UserError: for weights that are missing, damaged, or another part's.
@@ -109,18 +109,18 @@ class WeightedPart(ABC):
 
     @classmethod
     def default_scheme(cls, values: Mapping[str, Any]) -> LabelScheme:
-        """The scheme of the weights that the typed values of the config name, used where nothing was asked."""
+        """Return the label scheme of the weights that are named by typed values, for requests without a scheme."""
         return scheme_of(cls.card_of(WeightsConfig(weights=str(values.get("weights", "starter")))))
 
     @classmethod
     def provenance(cls, config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Sources and licences of what the weights were trained on, for the metadata and the guard against leaks."""
+        """Return sources and licences of the training data, for the metadata and the check for leaks."""
         fields = cls.card_of(config).fields
         return tuple(fields["sources"]), tuple(fields["licences"])
 
     @classmethod
     def notes(cls, config: Any, size: tuple[int, int]) -> tuple[str, ...]:
-        """What a person should know of how the inputs were read for tiles of a size, one line each."""
+        """Return notes on how the inputs were read for tiles of a size, one line each."""
         del config, size
         return ()
 
@@ -139,12 +139,12 @@ class WeightedPart(ABC):
 
     @cached_property
     def card(self) -> Card:
-        """The card of the weights."""
+        """Card of the weights."""
         return self.card_of(self.config)
 
     @cached_property
     def network(self) -> nn.Module:
-        """The network, ready to draw from."""
+        """The network with its weights, ready to draw."""
         import torch
 
         from factory.core.checkpoints import read_tensors
@@ -163,10 +163,10 @@ class WeightedPart(ABC):
     @staticmethod
     @abstractmethod
     def build(network: Mapping[str, Any]) -> nn.Module:
-        """The network of a card, with any weights."""
+        """Return the network that a card describes, with random weights."""
 
     def misfit(self, request: Request) -> str | None:
-        """Why the weights cannot serve a request: another scheme, resolution or size; None where they can."""
+        """Return why the weights cannot serve a request (another scheme, resolution or size), or None."""
         scheme, mpp = scheme_of(self.card), float(self.card.fields["mpp"])
         if request.scheme.name != scheme.name or len(request.scheme) != len(scheme):
             return f"scheme: the weights of {self.name} draw {scheme.name}, got {request.scheme.name}"
@@ -178,12 +178,12 @@ class WeightedPart(ABC):
 
     @property
     def stride(self) -> int:
-        """What the sides of a tile are multiples of."""
+        """Pixels that the sides of a tile must be multiples of."""
         return STRIDE
 
 
 def scheme_of(card: Card) -> LabelScheme:
-    """The scheme that weights draw; a shipped one where the name and the classes are those."""
+    """Return the label scheme of weights: a shipped one if name and classes agree, else the one in the card."""
     scheme = LabelScheme.from_dict(card.fields["scheme"])
     shipped = SCHEMES.get(scheme.name)
     return shipped if shipped and shipped.names == scheme.names else scheme

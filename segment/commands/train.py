@@ -90,7 +90,7 @@ def train(
     from segment.commands.settings import resolve
     from segment.train import describe
     from segment.train import run as experiment
-    from segment.train.loop import TrainConfig
+    from segment.train.config import TrainConfig
 
     settings = resolve(
         TrainConfig, config, assignments or [], _given(flags), command="segment train", shipped="segment"

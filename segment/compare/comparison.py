@@ -12,6 +12,7 @@ import torch
 
 from factory.core.checkpoints import BEST, LAST
 from factory.core.config import digest
+from factory.core.devices import usable_cores
 from factory.core.folder import begin, check_same, is_begun
 from factory.core.runs import RUN, lock_folder
 from manifests.dataset import Dataset
@@ -26,7 +27,7 @@ from segment.data.whole_images import group_tiles, whole_images
 from segment.evaluate.evaluate import evaluate
 from segment.network.weights import load_weights
 from segment.train import run as experiment
-from segment.train.loop import UNHASHED
+from segment.train.config import UNHASHED
 from segment.train.run import Experiment, training_part
 
 TRAININGS = "cells"
@@ -116,7 +117,7 @@ def setting(comparison: Comparison, device: str, test: str = OWN_TEST) -> Settin
         synth=None if synth is None else synth.dataset.root,
         synth_tiles=0 if synth is None else len(synth.split("train")),
         device=device,
-        threads=config.train.threads or experiment.usable_cores(),
+        threads=config.train.threads or usable_cores(),
     )
 
 

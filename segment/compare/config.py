@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from factory.core.config import Config
 from segment.data.augmentation import AugmentConfig
-from segment.train.loop import TrainConfig
+from segment.train.config import TrainConfig
 
 ARMS = {
     "R": "real tiles, not augmented",

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from factory.core.fit import FitResult
 from segment.metrics.names import METRICS
-from segment.train.loop import FitResult
 from segment.train.run import Experiment
+from segment.train.task import best_row
 
 
 def describe(experiment: Experiment) -> list[str]:
@@ -60,8 +61,9 @@ def describe_result(result: FitResult, experiment: Experiment) -> list[str]:
             f"{result.wait_share:.1%} of the time waiting for data"
         ]
     score = "mean of AJI and PQ" if experiment.head.distance else "mIoU"
-    best = METRICS["mean_iou"].show(result.best_score)
-    lines.append(f"best weights: step {result.best_step}, validation {score} {best}, in {out}")
+    best = best_row(result.history)
+    shown = METRICS["mean_iou"].show(best["val_score"])
+    lines.append(f"best weights: step {best['step']}, validation {score} {shown}, in {out}")
     elsewhere = [
         f" --{source.role} {source.dataset.root}"
         for source in experiment.sources

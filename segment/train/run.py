@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from factory.core.checkpoints import BEST, LAST, read_checkpoint
-from factory.core.config import digest
-from factory.core.folder import begin, check_same, is_begun
-from factory.core.history import HISTORY, PLOT
+from factory.core.checkpoints import read_checkpoint
+from factory.core.devices import usable_cores
+from factory.core.fit import Fit, FitResult, Row, fit
 from factory.core.precision import resolve_precision
-from factory.core.runs import RUN, lock_folder
+from factory.core.training_folder import TrainingFolder
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.files import sha256_file
@@ -30,13 +28,13 @@ from segment.data.tiles import Tiles
 from segment.network.checkpoints import WEIGHTS_KIND, write_weights
 from segment.network.head import Head, head_for
 from segment.network.networks import DIVISOR, build, check_fit, encoder_file, load_encoder_weights
+from segment.train.config import UNHASHED, TrainConfig
 from segment.train.history import plot_history
-from segment.train.loop import UNHASHED, Fit, FitResult, TrainConfig, fit
 from segment.train.panels import PANELS, write_panel
 from segment.train.scalars import TENSORBOARD, Scalars
+from segment.train.task import SegmenterTask
 from segment.train.validation import Validation
 
-_OWN = frozenset({RUN, BEST, "best.json", LAST, HISTORY, PLOT, PANELS, TENSORBOARD})
 _PANEL_TILES = 4
 _LARGEST_CROP = 256
 
@@ -67,16 +65,13 @@ class Experiment:
     chooses_instances: bool = True
 
     @property
-    def document(self) -> dict[str, Any]:
-        """What decides the result: configuration without `UNHASHED`, data sets and encoder weights by fingerprint."""
+    def folder(self) -> TrainingFolder:
+        """The run's folder. Its document: configuration without `UNHASHED`, fingerprints of data and encoder."""
         config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
         data = {source.role: source.fingerprint for source in self.sources}
-        return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the document."""
-        return digest(self.document)
+        document = {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
+        names = (PANELS, TENSORBOARD, "evaluation-*")
+        return TrainingFolder(self.out, document, self.config.model_dump(mode="json"), names)
 
 
 def prepare(
@@ -188,13 +183,14 @@ def run(
         on_step: told of every step done.
         on_validation: told of every row of the history.
     """
-    config, out = experiment.config, experiment.out
+    config, out, folder = experiment.config, experiment.out, experiment.folder
     check_target(experiment, resume=resume, overwrite=overwrite)
     torch.set_num_threads(config.threads or usable_cores())
     torch.manual_seed(config.seed)
     network = build(config.network, experiment.head.channels)
-    if config.encoder_weights and not (resume and (out / LAST).exists()):
+    if config.encoder_weights and not (resume and folder.state.exists()):
         load_encoder_weights(network, config.network, config.encoder_weights)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     validation = Validation(
         experiment.validation,
         experiment.scheme,
@@ -204,44 +200,39 @@ def run(
         device,
         config.precision,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    with lock_folder(out), contextlib.closing(Scalars(out)) as scalars:
-        begin(out, experiment.document, config.model_dump(mode="json"), clear=not resume)
+    with folder.open(resume=resume), contextlib.closing(Scalars(out)) as scalars:
 
         def validate(network: torch.nn.Module, step: int) -> dict[str, float]:
             figures, shown = validation.score(network, _PANEL_TILES)
             write_panel(out, step, shown, experiment.scheme)
             return figures
 
-        def watch(row: dict[str, Any]) -> None:
+        def watch(row: Row) -> None:
             scalars.add(row)
             on_validation(row)
 
         result = fit(
             Fit(
-                config=config,
-                network=network.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
-                head=experiment.head,
+                task=SegmenterTask(network, experiment.head, config, validate, out, _card(experiment), device),
                 draw=_sampler(experiment).draw,
-                validate=validate,
+                steps=config.steps,
                 out=out,
-                card=_card(experiment),
-                fingerprint=experiment.fingerprint,
+                fingerprint=folder.fingerprint,
                 device=device,
                 resume=resume,
                 on_start=on_start,
                 on_step=on_step,
-                on_validation=watch,
+                on_row=watch,
             )
         )
         if experiment.head.distance and experiment.chooses_instances:
-            _settle_instances(out / BEST, network, validation)
+            _choose_instances(folder.weights, network, validation)
         scalars.complete(result.history)
         plot_history(out, result.history)
     return result
 
 
-def _settle_instances(path: Path, network: torch.nn.Module, validation: Validation) -> None:
+def _choose_instances(path: Path, network: torch.nn.Module, validation: Validation) -> None:
     """Choose on validation how nuclei are read off the best weights, once, and keep it on their card."""
     best = read_checkpoint(path, WEIGHTS_KIND)
     if best.card["instances_chosen"] is not None:
@@ -251,13 +242,6 @@ def _settle_instances(path: Path, network: torch.nn.Module, validation: Validati
     chosen, score = validation.choose_instances(network)
     found = {"tiles": min(validation.tiles, len(validation.dataset)), "mean_of_aji_and_pq": score}
     write_weights(path, best.tensors, {**best.card, "instances": chosen.model_dump(), "instances_chosen": found})
-
-
-def usable_cores() -> int:
-    """Threads of torch unless a number is asked for: the cores that the process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _choose_validation(sources: Sequence[Source]) -> tuple[Dataset, list[str]]:
@@ -317,13 +301,7 @@ def check_target(experiment: Experiment, *, resume: bool, overwrite: bool) -> No
     Raises:
         UserError: with what to do about it.
     """
-    out = experiment.out
-    begun = is_begun(out, "a run", lambda name: name in _OWN or name.startswith("evaluation-"))
-    if not begun or (overwrite and not resume):
-        return
-    if not resume:
-        raise UserError(f"{out}: expected an empty folder, got a run. Use --resume, --overwrite or another --out.")
-    check_same(out, "a run", experiment.document, "Use another --out, or --overwrite.")
+    experiment.folder.check(resume=resume, overwrite=overwrite)
 
 
 def _sampler(experiment: Experiment) -> MixingSampler:
@@ -364,6 +342,6 @@ def _card(experiment: Experiment) -> dict[str, Any]:
             source.role: {"tiles": len(part), "sha256": source.sha256}
             for source, part in zip(experiment.sources, experiment.training, strict=True)
         },
-        "fingerprint": experiment.fingerprint,
+        "fingerprint": experiment.folder.fingerprint,
         "use": "research use; not for diagnosis",
     }

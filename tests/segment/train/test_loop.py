@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import nn
 from factory.core.checkpoints import BEST, LAST, read_checkpoint, read_tensors, write_checkpoint
 from factory.core.config import parse, read_yaml
 from factory.core.ema import averaged
+from factory.core.fit import Fit, fit
 from factory.core.history import HISTORY, write_history
 from factory.core.shipped import configs_dir
 from factory.core.weights import read_card
@@ -27,9 +27,10 @@ from manifests.errors import FaultError, UserError
 from segment.data.tiles import Batch
 from segment.network.checkpoints import STATE_KIND, WEIGHTS_KIND, write_weights
 from segment.network.head import Head
+from segment.train.config import TrainConfig, learning_rate
 from segment.train.history import plot_history
-from segment.train.loop import Fit, TrainConfig, fit, learning_rate
 from segment.train.scalars import TENSORBOARD, Scalars
+from segment.train.task import SegmenterTask, best_row
 
 CONFIG = TrainConfig(steps=8, validate_every=2, warmup_steps=2, batch=2, precision="fp32")
 HEAD = Head(2, distance=True)
@@ -59,10 +60,17 @@ def validate(network: nn.Module, step: int) -> dict[str, float]:
     return {"score": total % 1, "mean_iou": step / 100, "wiou": 0.0, "dice": float("nan")}
 
 
-def job(out: Path, **changes: Any) -> Fit:
+def job(
+    out: Path,
+    config: TrainConfig = CONFIG,
+    network: nn.Module | None = None,
+    validate: Callable[[nn.Module, int], dict[str, float]] = validate,
+    fingerprint: str = "f" * 64,
+    **changes: Any,
+) -> Fit[Batch]:
     out.mkdir(exist_ok=True)
-    base = Fit(CONFIG, small_network(), HEAD, draw, validate, out, {"scheme": "test"}, "f" * 64)
-    return replace(base, **changes)
+    task = SegmenterTask(network or small_network(), HEAD, config, validate, out, {"scheme": "test"}, "cpu")
+    return Fit(task, draw, config.steps, out, fingerprint, **changes)
 
 
 def interrupt_at(step: int) -> Callable[[int], None]:
@@ -133,7 +141,7 @@ def test_the_best_weights_are_those_of_the_best_validation(tmp_path: Path) -> No
         return {"score": next(scores), "mean_iou": step / 100, "wiou": 0.0, "dice": 0.0}
 
     result = fit(job(tmp_path / "run", validate=scored))
-    assert (result.best_step, result.best_score) == (4, 0.7)
+    assert (best_row(result.history)["step"], best_row(result.history)["val_score"]) == (4, 0.7)
     best = read_checkpoint(tmp_path / "run" / BEST, WEIGHTS_KIND)
     assert best.card["step"] == 4
     assert best.card["validation"]["val_score"] == 0.7
@@ -148,7 +156,7 @@ def test_training_stops_early_when_validation_no_longer_rises(tmp_path: Path, pa
         job(tmp_path / "run", config=config, validate=lambda n, step: {**validate(n, step), "score": next(scores)})
     )
     assert result.step == last
-    assert result.best_step == (12 if patience is None else 4)
+    assert best_row(result.history)["step"] == (12 if patience is None else 4)
     before = learnt(tmp_path / "run")
     assert fit(job(tmp_path / "run", config=config, resume=True)).step == last
     assert learnt(tmp_path / "run") == before
@@ -187,10 +195,10 @@ def test_events_are_those_of_the_history_after_a_run_went_on(tmp_path: Path) -> 
 
     with pytest.raises(KeyboardInterrupt):
         first = Scalars(tmp_path)
-        fit(job(tmp_path, on_validation=first.add, on_step=interrupt_at(5)))
+        fit(job(tmp_path, on_row=first.add, on_step=interrupt_at(5)))
     first.close()
     second = Scalars(tmp_path)
-    fit(job(tmp_path, on_validation=second.add, resume=True))
+    fit(job(tmp_path, on_row=second.add, resume=True))
     second.close()
     assert len(list((tmp_path / TENSORBOARD).iterdir())) == 1
     written = events(tmp_path)

@@ -26,7 +26,7 @@ from segment.network.instances import InstanceConfig
 from segment.network.networks import NetworkConfig, build
 from segment.network.weights import load_weights
 from segment.train import run as experiment
-from segment.train.loop import TrainConfig
+from segment.train.config import TrainConfig
 from segment.train.panels import draw_panel
 from segment.train.run import training_part
 from segment.train.scalars import TENSORBOARD

@@ -20,7 +20,7 @@ from segment.cli import app
 from segment.network.checkpoints import STATE_KIND, WEIGHTS_KIND, write_weights
 from segment.network.weights import load_weights
 from segment.train import run as experiment
-from segment.train.loop import TrainConfig
+from segment.train.config import TrainConfig
 from tests.conftest import Outcome, assert_refused, write_dataset
 
 TINY = ["--steps", "4", "--batch", "2", "--set", "validate_every=2", "--set", "threads=1", "--device", "cpu"]
