@@ -30,8 +30,9 @@ Mask = npt.NDArray[np.bool_]
 def dark_cells(image: npt.NDArray[np.uint8]) -> Mask:
     """Find nuclei of both dyes by a grey level of at most `CELL_GREY`: bool [H, W].
 
-    The paper thresholds the grey level and gives no number. 200 fits marked cells best (docs/results/cells-by-colour.md).
-    The result is not a segmentation: neighbouring nuclei touch, and pale ones are missed.
+    The paper thresholds the grey level and gives no number. 200 fits marked cells best: see
+    docs/results/cells-by-colour.md. The result is not a segmentation: neighbouring nuclei touch, and pale ones are
+    missed.
 
     Args:
         image: uint8 [H, W, 3].

@@ -46,7 +46,8 @@ class WeightedPart(ABC):
     """Base of the parts that draw with a network.
 
     Attributes:
-        name: in its table. part: ``masks`` or ``renderer``, as in ``--set masks.weights=``. kind: of its weights' files.
+        name: in its table. part: ``masks`` or ``renderer``, the prefix of its settings.
+        kind: of its weights' files.
     """
 
     name: ClassVar[str]
