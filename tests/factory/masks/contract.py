@@ -37,7 +37,7 @@ def check_mask_generator(build: Build, requests: Sequence[Request]) -> None:
     assert isinstance(drawn, list)
     for scores, request in zip(drawn, requests, strict=True):
         check_scores(scores, request)
-        assert not scores.calibrated or masks.shift_bound is not None
+        assert scores.calibrated == (masks.shift_bound is not None)
     turned = masks.draw(requests[::-1], [generator(seed, Stream.MASK) for seed in reversed(seeds)])[::-1]
     for seed, request in enumerate(requests):
         (alone,) = build().draw([request], [generator(seed, Stream.MASK)])
@@ -57,6 +57,7 @@ def check_scores(scores: Scores, request: Request) -> None:
     assert sum(scores.fractions) == pytest.approx(1.0)
     assert min(scores.fractions) >= 0
     if scores.calibrated:
+        assert fields.flags.c_contiguous
         own = np.bincount(fields.argmax(0).ravel(), minlength=len(scheme)) / fields[0].size
         np.testing.assert_allclose(scores.fractions, own, err_msg="fractions are not those of the logits")
         return

@@ -71,38 +71,6 @@ def assert_sound_instances(tile: Tile) -> None:
         assert ndimage.label(tile.instance[box] == number)[1] == 1
 
 
-@pytest.mark.parametrize(("name", "scheme"), PAIRS)
-def test_draw_gives_fields_of_the_stated_form(name: str, scheme: str) -> None:
-    request = request_for(scheme)
-    (scores,) = build(name).draw([request], [np.random.default_rng(0)])
-    assert scores.fields.shape == (len(request.scheme), 96, 128)
-    assert scores.fields.dtype == np.float32
-    assert np.isfinite(scores.fields).all()
-    assert len(scores.fractions) == len(request.scheme)
-    assert sum(scores.fractions) == pytest.approx(1.0)
-    assert min(scores.fractions) >= 0
-
-
-@pytest.mark.parametrize(("name", "scheme"), PAIRS)
-def test_same_seed_gives_the_same_bytes_whatever_the_batch(name: str, scheme: str) -> None:
-    masks = build(name)
-    requests = [request_for(scheme), request_for(scheme, 64, 64), request_for(scheme, 160, 96)]
-    together = masks.draw(requests, [generator(seed, Stream.MASK) for seed in range(3)])
-    reverse = masks.draw(requests[::-1], [generator(seed, Stream.MASK) for seed in (2, 1, 0)])[::-1]
-    for seed, (request, one, other) in enumerate(zip(requests, together, reverse, strict=True)):
-        tiles = [allocate(scores, request, generator(seed, Stream.TIES)).tile for scores in (one, other)]
-        tiles.append(realise(build(name), request, seed))
-        for tile in tiles[1:]:
-            np.testing.assert_array_equal(tile.semantic, tiles[0].semantic)
-            np.testing.assert_array_equal(tile.instance, tiles[0].instance)
-
-
-@pytest.mark.parametrize(("name", "scheme"), PAIRS)
-def test_other_seeds_give_other_tiles(name: str, scheme: str) -> None:
-    tiles = [realise(build(name), request_for(scheme), seed) for seed in (1, 2)]
-    assert (tiles[0].semantic != tiles[1].semantic).any()
-
-
 def digests() -> list[str]:
     """A line for each generator and scheme with the digest of a tile."""
     lines = []
@@ -147,15 +115,6 @@ def test_tiles_are_sound_and_meet_their_request(name: str, scheme: str, mpp: flo
         assert abs(positive - 0.3 * (positive + negative)) <= 0.5
     if request.scheme.tps_basis == "cells":
         assert abs(achieved.cells_positive - 0.3 * achieved.cells) <= 0.5
-
-
-@pytest.mark.parametrize(("name", "scheme"), [pair for pair in PAIRS if get_scheme(pair[1]).ids("air")])
-def test_a_tile_may_be_all_air_or_without_air(name: str, scheme: str) -> None:
-    empty = realise(build(name), Request(64, 64, 0.5, get_scheme(scheme), tissue=0.0), 0)
-    assert np.isin(empty.semantic, get_scheme(scheme).ids("air")).all()
-    assert not empty.instance.any()
-    full = realise(build(name), Request(64, 64, 0.5, get_scheme(scheme), tissue=1.0), 0)
-    assert not np.isin(full.semantic, get_scheme(scheme).ids("air")).any()
 
 
 def test_every_generator_is_tested_here_or_with_its_weights() -> None:

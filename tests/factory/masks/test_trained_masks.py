@@ -68,43 +68,6 @@ def made(masks: Any, request: Request, seed: int) -> Any:
 # The contract of a mask generator.
 
 
-@pytest.mark.parametrize(("name", "scheme"), PAIRS)
-def test_draw_gives_fields_of_the_stated_form(name: str, scheme: str, weights: Weights) -> None:
-    masks = build(name, weights(name, scheme))
-    assert masks.refusal(request_for(scheme)) is None
-    (scores,) = masks.draw([request_for(scheme)], [np.random.default_rng(0)])
-    assert scores.fields.shape == (len(get_scheme(scheme)), *SIZE)
-    assert scores.fields.dtype == np.float32
-    assert scores.fields.flags.c_contiguous
-    assert np.isfinite(scores.fields).all()
-    assert scores.calibrated
-    assert sum(scores.fractions) == pytest.approx(1.0)
-    np.testing.assert_allclose(
-        scores.fractions, np.bincount(scores.fields.argmax(0).ravel(), minlength=len(scores.fields)) / (32 * 64)
-    )
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", TRAINABLE)
-def test_same_seed_gives_the_same_bytes_whatever_the_batch(name: str, precision: str, weights: Weights) -> None:
-    masks = build(name, weights(name), precision=precision)
-    requests = [request_for("tissue", *size, tissue=0.4) for size in sizes_of(name)]
-    together = masks.draw(requests, [generator(seed, Stream.MASK) for seed in range(3)])
-    reverse = masks.draw(requests[::-1], [generator(seed, Stream.MASK) for seed in (2, 1, 0)])[::-1]
-    for seed, request in enumerate(requests):
-        again = build(name, weights(name), precision=precision)  # nothing that was drawn before leaves a trace
-        (alone,) = again.draw([request], [generator(seed, Stream.MASK)])
-        for scores in (together[seed], reverse[seed]):
-            np.testing.assert_array_equal(scores.fields, alone.fields)
-
-
-@pytest.mark.parametrize(("name", "scheme"), PAIRS)
-def test_other_seeds_give_other_tiles(name: str, scheme: str, weights: Weights) -> None:
-    masks = build(name, weights(name, scheme))
-    one, other = masks.draw([request_for(scheme, tissue=0.5)] * 2, [generator(seed, Stream.MASK) for seed in (1, 2)])
-    assert (one.fields != other.fields).any()
-
-
 SHARES = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 0.25, 1e-9, 0.3 + 0.5 / 2048]), st.floats(0, 1))
 
 

@@ -12,6 +12,7 @@ import pytest
 from factory.core.config import parse
 from factory.core.seeds import Stream, generator
 from factory.learn.base import UsesWeights
+from factory.plan.request import Request
 from factory.renderers import RENDERERS
 from factory.renderers.base import Image, Renderer, resolve_renderer
 from factory.renderers.conditions import Condition
@@ -98,6 +99,8 @@ def test_renderers_with_weights_keep_the_contract_in_each_precision(
 ) -> None:
     build = build_of(variant, precision=precision)
     check_renderer(build, tiles_for("ki67"))
+    for height, width in (SIZE, (64, 32), (96, 64)):
+        assert build().refusal(Request(height, width, 0.5, get_scheme("ki67"))) is None
     (image,) = build().render([conditioned(build(), tiles_for("ki67")[0], 0)], [generator(0, Stream.RENDER)])
     assert len(np.unique(image)) > 8
 

@@ -92,30 +92,6 @@ def test_the_renderers_that_learn_are_those_of_the_table() -> None:
         assert part.Trainer.kind == part.kind == WEIGHTS_KIND
 
 
-@pytest.mark.parametrize("size", [SIZE, (64, 32), (96, 64)])
-def test_images_are_of_the_stated_form(variant: Callable[..., Any], size: tuple[int, int]) -> None:
-    renderer = variant()
-    assert renderer.refusal(request_for(*size)) is None
-    image = rendered(renderer, 0, size)
-    assert image.shape == (*size, 3)
-    assert image.dtype == np.uint8
-    assert image.flags.c_contiguous
-    assert len(np.unique(image)) > 8
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_same_seed_gives_the_same_bytes_whatever_the_batch(variant: Callable[..., Any], precision: str) -> None:
-    renderer = variant(precision=precision)
-    conditions = [condition_for(renderer, seed, size) for seed, size in enumerate([SIZE, (64, 64), SIZE])]
-    together = renderer.render(conditions, [generator(seed, Stream.RENDER) for seed in range(3)])
-    reverse = renderer.render(conditions[::-1], [generator(seed, Stream.RENDER) for seed in (2, 1, 0)])[::-1]
-    for seed, condition in enumerate(conditions):
-        again = variant(precision=precision)  # nothing that was drawn before leaves a trace
-        (alone,) = again.render([condition], [generator(seed, Stream.RENDER)])
-        np.testing.assert_array_equal(together[seed], alone)
-        np.testing.assert_array_equal(reverse[seed], alone)
-
-
 def test_other_seeds_give_other_images_where_there_are_looks_or_noise(variant: Callable[..., Any]) -> None:
     renderer = variant()
     images = {rendered(renderer, seed).tobytes() for seed in range(8)}
