@@ -92,7 +92,7 @@ def train(
     trainer = training_run.resolve_trainer(name, config, assignments or [], given, device)
     with progress("looking at masks", 0, unit="tiles") as bar:
         run = training_run.prepare(name, trainer, data or [Path("data/real")], out, on_tile=bar.to)
-    training_run.check_target(run, resume=resume, overwrite=overwrite)
+    run.folder.check(resume=resume, overwrite=overwrite)
     terminal = console()
 
     def say(line: str) -> None:

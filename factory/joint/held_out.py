@@ -1,4 +1,4 @@
-"""How good a labeller is on annotated images that it never saw: accuracy and Dice by class, and calibration."""
+"""Scores a labeller on held-out annotated images: accuracy and Dice by class, and calibration."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """Of one class, over the pixels of all images; None where it has no meaning.
+    """Scores of one class over the pixels of all images; None where undefined.
 
     Attributes:
-        name: of the class. pixels: that the annotation gives it. accuracy: share of these that is labelled so, the
+        name: of the class. pixels: annotated as this class. accuracy: share of these that is labelled so, the
             "class-wise pixel-level accuracy" of Histopathology-DatasetGAN. dice: 2 TP / (2 TP + FP + FN).
     """
 
@@ -34,14 +34,16 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Of all held-out images together.
+    """Scores over all held-out images together.
 
     Attributes:
-        images, pixels: looked at, without those of 255. accuracy: share of the pixels that is labelled as annotated.
+        images, pixels: their numbers; ignored pixels (255) are not counted.
+        accuracy: share of the pixels that is labelled as annotated.
         mean_dice: over the classes that occur in annotation or labels. The "dice coefficient" in the code of
-            Histopathology-DatasetGAN counts the pixels of all classes together, which is `accuracy`, image by image.
+            Histopathology-DatasetGAN counts the pixels of all classes together, which is the `accuracy` of each image.
         classes: in the order of the scheme.
-        uncertainty: mean Jensen-Shannon divergence in nats; None for a single classifier. calibration: see there.
+        uncertainty: mean Jensen-Shannon divergence in nats; None for a single classifier.
+        calibration: of the mean probabilities.
     """
 
     images: int
@@ -58,7 +60,7 @@ class HeldOut:
 
     @property
     def lines(self) -> list[str]:
-        """For a person: the figures, class by class."""
+        """Lines to print, one per class after the first."""
         error = self.calibration.error
         found = [
             f"held out: {self.images} images, mean Dice {self.mean_dice:.3f}, {self.accuracy:.1%} of the pixels right, "
@@ -73,24 +75,27 @@ class HeldOut:
         return found
 
 
-def judge(
+def score_held_out(
     ensemble: Ensemble, images: Sequence[Annotated], scheme: LabelScheme, *, seed: int, device: str = "cpu"
 ) -> tuple[HeldOut, list[npt.NDArray[np.uint8]]]:
-    """Label annotated images and compare; also returns the labels, uint8 [H, W] each.
+    """Label annotated images and compare.
 
     Args:
         ensemble: in eval mode. images: that it was not trained on, at least one. scheme: of the labels.
         seed: of the pixels that calibration is measured on. device: where it runs.
+
+    Returns:
+        The scores, and the labels of each image, uint8 [H, W].
     """
     labeller = StreamingLabeller(ensemble, images[0].features.record.channels, device)
-    counts, labels, doubts = np.zeros((len(scheme), len(scheme)), np.int64), [], []
+    counts, labels, uncertainties = np.zeros((len(scheme), len(scheme)), np.int64), [], []
     for image in images:
-        said = labeller.label(image.features.taps, image.features.record.size)
-        counts += confusion(image.labels, said.semantic, len(scheme))
-        labels.append(said.semantic)
-        doubts.append(said.uncertainty)
+        predicted = labeller.label(image.features.taps, image.features.record.size)
+        counts += confusion(image.labels, predicted.semantic, len(scheme))
+        labels.append(predicted.semantic)
+        uncertainties.append(predicted.uncertainty)
     classes = class_figures(counts, scheme)
-    known = [value for value in doubts if value is not None]
+    known = [value for value in uncertainties if value is not None]
     found = HeldOut(
         images=len(images),
         pixels=int(counts.sum()),
@@ -104,14 +109,14 @@ def judge(
 
 
 def confusion(truth: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], classes: int) -> Counts:
-    """How many pixels of each class [rows] are labelled as each class [columns]; those with 255 in either are not."""
-    said = (truth != IGNORE) & (labels != IGNORE)
-    pairs = truth[said].astype(np.int64) * classes + labels[said]
+    """Count pixels by annotated class (rows) and predicted class (columns), without those that are 255 in either."""
+    known = (truth != IGNORE) & (labels != IGNORE)
+    pairs = truth[known].astype(np.int64) * classes + labels[known]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def class_figures(counts: Counts, scheme: LabelScheme) -> tuple[ClassFigures, ...]:
-    """Figures of every class from a table of `confusion`."""
+    """Return the scores of every class from a table of `confusion`."""
     right, annotated, labelled = np.diag(counts), counts.sum(1), counts.sum(0)
     return tuple(
         ClassFigures(

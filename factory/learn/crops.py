@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +23,12 @@ _TRIES = 8
 
 @dataclass(frozen=True)
 class Tiles:
-    """Masks to learn from.
+    """Real masks and images to learn from.
 
     Attributes:
-        datasets: training rows of each data set. scheme: that all of them read as. mpp: micrometres per pixel.
-        rows: (data set, row) of every mask without ignored pixels, or of all. left_out: masks that are not in `rows`.
+        datasets: the rows of one split of each data set. scheme: label scheme that all masks are read as.
+        mpp: micrometres per pixel, the commonest of the rows.
+        rows: (data set, row) of the masks that are used. left_out: number of masks that are not, for ignored pixels.
     """
 
     datasets: tuple[Dataset, ...]
@@ -39,7 +41,7 @@ class Tiles:
         return len(self.rows)
 
     def read(self, position: int) -> npt.NDArray[np.uint8]:
-        """The mask at a position, in `scheme`: uint8 [H, W]."""
+        """Read the mask at a position, in `scheme`: uint8 [H, W]."""
         labels, own = self.read_own(position)
         if own.name == self.scheme.name:
             return labels
@@ -47,44 +49,44 @@ class Tiles:
         return projected
 
     def read_own(self, position: int) -> tuple[npt.NDArray[np.uint8], LabelScheme]:
-        """The mask at a position as it is stored, uint8 [H, W], and its own scheme."""
+        """Read the mask at a position as it is stored, uint8 [H, W], with its own scheme."""
         part, row = self.rows[position]
-        dataset = self.datasets[part]
-        index, own = (dataset.table[name][row].as_py() for name in ("index", "label_scheme"))
-        return dataset.store.read(index, "semantic"), dataset.info.scheme(own)
+        own = self.datasets[part].table["label_scheme"][row].as_py()
+        return self._stored(position, "semantic"), self.datasets[part].info.scheme(own)
 
     def read_image(self, position: int) -> npt.NDArray[np.uint8]:
-        """The image at a position: uint8 [H, W, 3]."""
-        part, row = self.rows[position]
-        dataset = self.datasets[part]
-        return dataset.store.read(dataset.table["index"][row].as_py(), "image")
+        """Read the image at a position: uint8 [H, W, 3]."""
+        return self._stored(position, "image")
 
     def read_instance(self, position: int) -> npt.NDArray[np.int32]:
-        """The instances at a position: int32 [H, W]."""
+        """Read the instance ids at a position: int32 [H, W]."""
+        return self._stored(position, "instance").astype(np.int32)
+
+    def _stored(self, position: int, name: str) -> npt.NDArray[Any]:
         part, row = self.rows[position]
         dataset = self.datasets[part]
-        return dataset.store.read(dataset.table["index"][row].as_py(), "instance").astype(np.int32)
+        return dataset.store.read(dataset.table["index"][row].as_py(), name)
 
     def group(self, position: int) -> str:
-        """Patient or slide of the mask at a position, with its data set's name before it."""
+        """Return ``data set/patient or slide`` of the mask at a position."""
         part, row = self.rows[position]
         return f"{self.datasets[part].root.name}/{self.datasets[part].table['group_id'][row].as_py()}"
 
     @property
     def smallest(self) -> tuple[int, int]:
-        """Height and width that every mask has at least."""
+        """Smallest height and smallest width of the masks."""
         layouts = [dataset.store.layout for dataset in self.datasets if len(dataset)]
         return min(layout.height for layout in layouts), min(layout.width for layout in layouts)
 
     @property
     def sha256(self) -> str:
-        """Digest of all masks, by the digests in their rows."""
+        """Digest of all masks, from the digests in their rows."""
         columns = (self.datasets[part].table["semantic_sha256"][row].as_py() for part, row in self.rows)
         return digest([self.scheme.name, *columns])
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """``data set/group`` of all that is learnt from, for the card and the guard against leaks."""
+        """``data set/group`` of all rows, and the sources of synthetic ones; for the card and the check for leaks."""
         found = set()
         for dataset in self.datasets:
             name = dataset.root.resolve().name
@@ -94,7 +96,7 @@ class Tiles:
 
     @property
     def licences(self) -> tuple[str, ...]:
-        """Licences of those images."""
+        """Licences of the data sets."""
         return tuple(sorted({licence for dataset in self.datasets for licence in dataset.info.licences}))
 
 
@@ -110,21 +112,21 @@ def open_tiles(
     keep_ignored: bool = False,
     on_tile: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tiles:
-    """Open data sets to learn masks from and look at every mask once; writes nothing.
+    """Open data sets to learn from and check every mask once; writes nothing.
 
     Args:
-        paths: folders of data sets. scheme: to learn; None takes the richest that all read as.
-        size: height and width of a crop. batch: crops in a step. split: rows that are used. where: the option that
-        named the paths. advice: where there are too few. keep_ignored: take tiles that hold ignored pixels too, where
-        images alone are learnt. on_tile: told of progress.
+        paths: folders of data sets. scheme: to read the masks as; None takes the richest that all can be read as.
+        size: height and width of a crop in pixels. batch: crops per step. split: of the rows that are used.
+        where: the option that named the paths, for messages. advice: for the message about too few tiles.
+        keep_ignored: use tiles that contain ignored pixels too, for trainers that learn from images alone.
+        on_tile: called with the tiles checked and their number.
 
     Raises:
-        UserError: for whatever does not fit: no such data set, schemes without a common reading, resolutions that
-            differ, tiles smaller than a crop, label values outside the scheme, or fewer tiles than a batch.
+        UserError: for a missing data set, schemes without a common reading, resolutions that differ, tiles smaller
+            than a crop, label values outside the scheme, or fewer tiles than a batch.
     """
     parts, chosen = _open_split(paths, scheme, split)
-    mpps = {str(part.root): set(part.table["mpp"].to_pylist()) for part in parts if len(part)}
-    values = sorted({mpp for found in mpps.values() for mpp in found})
+    values = sorted({mpp for part in parts for mpp in part.table["mpp"].to_pylist()})
     if values and values[-1] > values[0] * (1 + SAME_MPP):
         raise UserError(
             f"{where}: expected tiles of one resolution, got {values[0]:g} to {values[-1]:g} um per pixel. "
@@ -146,13 +148,13 @@ def open_tiles(
 
 
 def reopen_tiles(paths: Sequence[Path], scheme: str, split: str, rows: Sequence[tuple[int, int]]) -> Tiles:
-    """The tiles whose `rows` `open_tiles` found before, without looking at a mask again."""
+    """Open the tiles whose `rows` were found by `open_tiles` before, without checking the masks again."""
     parts, chosen = _open_split(paths, scheme, split)
     return Tiles(parts, chosen, _commonest_mpp(parts), tuple(rows), sum(map(len, parts)) - len(rows))
 
 
 def _open_split(paths: Sequence[Path], scheme: str | None, split: str) -> tuple[tuple[Dataset, ...], LabelScheme]:
-    """The rows of a split of each data set, and the scheme that all of them are read as."""
+    """Return the rows of a split of each data set, and the scheme that all of them are read as."""
     datasets = [open_dataset(path) for path in paths]
     parts = tuple(d.where(np.array([s == split for s in d.table["split"].to_pylist()], bool)) for d in datasets)
     return parts, _choose([own for part in datasets for own in part.schemes], scheme)
@@ -181,7 +183,7 @@ def _fits(size: tuple[int, int], height: int, width: int) -> bool:
 def _survey(
     parts: Sequence[Dataset], scheme: LabelScheme, keep_ignored: bool, on_tile: Callable[[int, int], None]
 ) -> tuple[list[tuple[int, int]], int]:
-    """Every mask that may be used, and how many are left out for their ignored pixels."""
+    """Return (data set, row) of the masks that are used, and the number left out for ignored pixels."""
     total = sum(len(part) for part in parts)
     tiles = Tiles(tuple(parts), scheme, 0.0, tuple((p, r) for p, part in enumerate(parts) for r in range(len(part))), 0)
     rows, left_out = [], 0
@@ -189,7 +191,7 @@ def _survey(
         labels, own = tiles.read_own(position)
         present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
         wrong = present[(present >= len(own)) & (present < IGNORE)]
-        if wrong.size:  # looked for before projection, which makes them ignored ones
+        if wrong.size:  # checked before the projection, which would turn them into ignored pixels
             name = parts[part].table["sample_id"][row].as_py()
             raise UserError(
                 f"{parts[part].root}: {name}: expected classes 0 to {len(own) - 1} of {own.name}, "
@@ -205,12 +207,12 @@ def _survey(
 
 @dataclass(frozen=True)
 class MaskCrops:
-    """A stream of crops; the crops of a step depend on the seed and the step alone.
+    """A stream of crops of masks. The crops of a step depend on the seed and the step alone.
 
     Attributes:
-        tiles: what is seen. size: height and width of a crop. batch: crops in a step. seed: of the order.
+        tiles: to cut from. size: height and width of a crop in pixels. batch: crops per step. seed: of order and crops.
         max_background: crops with a larger share of air are drawn again a few times, as the papers drop such tiles.
-        stream: name of this stream among those of one run, so that two see different crops.
+        stream: number of this stream in its run; streams with other numbers give other crops.
     """
 
     tiles: Tiles
@@ -221,15 +223,15 @@ class MaskCrops:
     stream: int = 0
 
     def draw(self, step: int) -> npt.NDArray[np.uint8]:
-        """The crops of a step (0-based): uint8 [N, h, w]."""
+        """Draw the crops of a step (0-based): uint8 [N, h, w]."""
         return np.stack([self._crop(number) for number in self.numbers(step)])
 
     def numbers(self, step: int) -> range:
-        """The numbers of a step's crops in the stream."""
+        """Return the numbers of a step's crops in the stream."""
         return range(step * self.batch, (step + 1) * self.batch)
 
     def place(self, number: int) -> int:
-        """The tile of crop `number` of the stream: every tile once per round, in a new order each round."""
+        """Return the tile of crop `number` of the stream. Each round takes every tile once, in a new order."""
         total = len(self.tiles)
         order = generator(self.seed, Stream.TRAIN_ORDER, 2 * (number // total) + self.stream).permutation(total)
         return int(order[number % total])
@@ -246,7 +248,7 @@ class MaskCrops:
         return crop
 
     def _read(self, position: int) -> npt.NDArray[np.uint8]:
-        """What crops are cut from: uint8 [H, W], or with more channels after the classes."""
+        """Read the array that crops are cut from: uint8 [H, W], or [H, W, C] with the classes first."""
         return self.tiles.read(position)
 
 
@@ -258,7 +260,7 @@ class ImageCrops(MaskCrops):
 
 
 class NucleiCrops(ImageCrops):
-    """Crops with their instances too: uint8 [N, h, w, 8], the last four channels being the bytes of an int32."""
+    """Crops of masks, images and instances: uint8 [N, h, w, 8]; the last four channels are the bytes of an int32."""
 
     def _read(self, position: int) -> npt.NDArray[np.uint8]:
         instance = self.tiles.read_instance(position)
@@ -266,20 +268,20 @@ class NucleiCrops(ImageCrops):
 
 
 def instances_of(crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-    """Instances int32 [N, h, w] of `NucleiCrops`."""
+    """Return the instance ids of `NucleiCrops`: int32 [N, h, w]."""
     return np.ascontiguousarray(crops[..., 4:]).view(np.int32)[..., 0]
 
 
 def mask_crops(
     tiles: Tiles, size: tuple[int, int], batch: int, seed: int, max_background: float, *, streams: int = 1
 ) -> Callable[[int], list[npt.NDArray[np.uint8]]]:
-    """Step -> crops of each of so many independent streams of masks; see `MaskCrops`."""
+    """Return step -> crops of each of several independent streams of masks; see `MaskCrops`."""
     parts = [MaskCrops(tiles, size, batch, seed, max_background, stream) for stream in range(streams)]
     return lambda step: [part.draw(step) for part in parts]
 
 
 def random_crop(tile: npt.NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """One of the eight symmetries of a random crop of [H, W, ...]; on its side only where the tile is large enough."""
+    """Cut a random crop of [H, W, ...] and flip or transpose it at random (all eight symmetries, where they fit)."""
     height, width = size
     turned = rng.random() < 0.5 and _fits((width, height), *tile.shape[:2])
     h, w = (width, height) if turned else (height, width)

@@ -1,4 +1,4 @@
-"""Annotated images of a generator, as `factory train hdgan` takes them: checked, and drawn again for their features."""
+"""Annotated images of a generator for `factory train hdgan`: checked, and drawn again for their features."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from manifests.errors import UserError
 from manifests.labels import IGNORE, LabelScheme
 
 _SAME_LEVELS = 2.0
-"""Mean difference in grey levels up to which an image is the same, drawn on another device or in another precision."""
+"""Largest mean difference, in grey levels, between drawings of one image on other devices or in other precisions."""
 
 _HELD_OUT = ("val", "test")
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Rows of data sets whose images a generator drew and a person annotated.
+    """Rows of data sets whose images were drawn by a generator and annotated by a person.
 
     Attributes:
-        datasets: with those rows. scheme: of the masks. drawing: how the images were drawn. empty: rows without any
-            label, which are left out.
+        datasets: with those rows. scheme: label scheme of the masks. drawing: settings that the images were drawn with.
+        empty: number of rows without any label, which are left out.
     """
 
     datasets: tuple[Dataset, ...]
@@ -41,18 +41,18 @@ class LabelledImages:
     empty: int
 
     def rows(self, *, held_out: bool) -> list[tuple[Dataset, dict[str, Any]]]:
-        """Those to learn from, or those of val and test that are held out; data set and row of each."""
+        """Return data set and row of the images to learn from, or of the held-out ones (val and test)."""
         pairs = [(dataset, row) for dataset in self.datasets for row in dataset.table.to_pylist()]
         return [(dataset, row) for dataset, row in pairs if (row["split"] in _HELD_OUT) == held_out]
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """What is behind images and annotation."""
+        """Sources of the training data behind images and annotation."""
         return tuple(sorted({source for each in self.datasets for source in each.info.training_sources}))
 
     @property
     def licences(self) -> tuple[str, ...]:
-        """Under which that is."""
+        """Licences of these sources."""
         return tuple(sorted({licence for each in self.datasets for licence in each.info.licences}))
 
 
@@ -60,11 +60,11 @@ def open_labelled(paths: Sequence[Path], card: Card) -> LabelledImages:
     """Open and check the annotated images of a generator; writes nothing.
 
     Args:
-        paths: data sets of `factory annotate import`. card: of the generator's weights.
+        paths: data sets written by `factory annotate import`. card: of the generator's weights.
 
     Raises:
         UserError: for images of another generator or size, without latents, with classes outside of their scheme, of
-            several schemes, or drawn in several ways; for one that is there twice, or none to learn from.
+            several schemes, or drawn with several settings; for an image that occurs twice, or none to learn from.
     """
     parts, empty, drawings = [], 0, []
     for path in paths:
@@ -76,7 +76,9 @@ def open_labelled(paths: Sequence[Path], card: Card) -> LabelledImages:
         parts.append(dataset.where(np.array(kept, bool)))
     schemes = {scheme.name: scheme for part in parts for scheme in part.schemes}
     if len(schemes) > 1:
-        raise UserError(f"--data: expected annotations of one label scheme, got {', '.join(schemes)}. Name one's.")
+        raise UserError(
+            f"--data: expected annotations of one label scheme, got {', '.join(schemes)}. Name data sets of one."
+        )
     ways = {(each.psi, each.noise) for each in drawings}
     if len(ways) > 1:
         raise UserError("--data: expected images of one truncation and kind of noise, got several. Sample them alike.")
@@ -102,7 +104,7 @@ def _refuse_other_size(dataset: Dataset, card: Card) -> None:
 
 
 def _check_row(dataset: Dataset, row: Mapping[str, Any], card: Card) -> bool:
-    """Whether anything of a row's image is annotated; refuses a row that is of no use."""
+    """Return whether any pixel of a row is annotated; raise a UserError for a row that cannot be used."""
     where, z_dim = f"{dataset.root}: {row['sample_id']}", card.fields["network"]["z_dim"]
     if row["latent"] is None or row["seed"] is None:
         raise UserError(f"{where}: expected a seed and a latent, got none. Take images of factory sample.")
@@ -115,21 +117,21 @@ def _check_row(dataset: Dataset, row: Mapping[str, Any], card: Card) -> bool:
     wrong = present[(present >= len(scheme)) & (present < IGNORE)]
     if wrong.size:
         raise UserError(
-            f"{where}: expected classes 0 to {len(scheme) - 1} of {scheme.name}, or {IGNORE} where nothing is said, "
+            f"{where}: expected classes 0 to {len(scheme) - 1} of {scheme.name}, or {IGNORE} where unlabelled, "
             f"got {wrong[0]}. Import the annotation with its own scheme."
         )
     return bool((present < IGNORE).any())
 
 
 def _refuse_twice(images: LabelledImages) -> None:
-    """An image in two data sets would count twice, or be learnt from and held out."""
+    """Refuse an image that is in two data sets: it would count twice, or be learnt from and held out."""
     places: dict[str, str] = {}
     for dataset, row in (pair for held_out in (False, True) for pair in images.rows(held_out=held_out)):
-        made_of = _digest_of(np.array(row["latent"], np.float32), row["seed"])
+        identity = _digest_of(np.array(row["latent"], np.float32), row["seed"])
         place = f"{dataset.root}: {row['sample_id']}"
-        if made_of in places:
-            raise UserError(f"{place}: expected an image once, got it in {places[made_of]} too. Leave one out.")
-        places[made_of] = place
+        if identity in places:
+            raise UserError(f"{place}: expected an image once, got it in {places[identity]} too. Leave one out.")
+        places[identity] = place
 
 
 def _other_generator(root: Path, sample: str, got: str, card: Card) -> UserError:
@@ -147,15 +149,15 @@ def write_features(
     taps: Mapping[str, Shape],
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Annotated]:
-    """Draw annotated images again and keep their features; goes on where it was stopped.
+    """Draw annotated images again and store their features, except those that are stored already.
 
     Args:
-        generator, drawing: that drew them, and how. rows: data set and row of each. store: where features go.
-        taps: which features, by name, with their shapes. on_image: told of progress.
+        generator, drawing: that drew them, and its settings. rows: data set and row of each image.
+        store: for the features. taps: features to store, by name, with their shapes.
+        on_image: called with the images done and their number.
 
     Raises:
-        UserError: for an image that comes out otherwise, features of other weights, cut short or damaged, or a full
-            disk.
+        UserError: for an image that comes out otherwise, features of other weights, damaged ones, or a full disk.
     """
     names = [row["sample_id"] for _, row in rows]
     missing = set(store.missing(names))
@@ -163,29 +165,29 @@ def write_features(
     found = []
     for done, (dataset, row) in enumerate(rows):
         name, latent = row["sample_id"], np.array(row["latent"], np.float32)
-        made_of = _digest_of(latent, row["seed"])
+        identity = _digest_of(latent, row["seed"])
         on_image(done, len(rows))
         if name in missing:
             rngs = noise_of([row["seed"]], drawing)
             image, drawn = generator.draw_with_taps(latent, rngs[0] if rngs else None, drawing.psi)
             _refuse_other_image(image, dataset, row)
             arrays = [tap.float().cpu().numpy() for tap in taps_of(drawn, list(taps))]
-            store.write(name, arrays, generator.size, made_of)
-        features = store.read(name, made_of)
+            store.write(name, arrays, generator.size, identity)
+        features = store.read(name, identity)
         if name not in missing:
-            features.verify()  # of a run that was stopped; what is written now is as it is in memory
+            features.verify()  # written by an earlier call; the others are still in memory
         found.append(Annotated(features, dataset.store.read(row["index"], "semantic")))
     on_image(len(rows), len(rows))
     return found
 
 
 def _digest_of(latent: npt.NDArray[np.float32], seed: int) -> str:
-    """Of what an image is made of: its latent, and the seed of its noise."""
+    """Return a digest of what determines an image: its latent and the seed of its noise."""
     return hashlib.sha256(latent.tobytes() + str(seed).encode()).hexdigest()
 
 
 def _refuse_other_image(image: npt.NDArray[np.uint8], dataset: Dataset, row: Mapping[str, Any]) -> None:
-    """Labels of an image that the latent does not give are labels of nothing."""
+    """Refuse an image that differs from the stored one: its annotation would not fit it."""
     if hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() == row["image_sha256"]:
         return
     stored = dataset.store.read(row["index"], "image")

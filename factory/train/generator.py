@@ -1,4 +1,4 @@
-"""One training run of a generator, from data sets to a run folder: refused, where it must be, before it writes."""
+"""A training run of a generator, from data sets to a run folder. Everything is checked before anything is written."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from typing import Any
 import torch
 
 from factory import joint, masks, renderers
-from factory.core.config import digest, merge, parse, parse_assignments, read_yaml
 from factory.core.devices import usable_cores
 from factory.core.fit import Fit, FitResult, Row, fit
 from factory.core.precision import resolve_precision
 from factory.core.registry import resolve
-from factory.core.shipped import configs_dir
 from factory.core.training_folder import TrainingFolder
 from factory.learn.crops import Tiles, open_tiles
 from factory.learn.trainer import SAMPLES, UNHASHED, GeneratorTask, Trainer, TrainerConfig
+from factory.train.inputs import manifest_digest, resolve_config
 from manifests.errors import UserError
-from manifests.files import sha256_file
 from manifests.schema import DISCLAIMER
-from manifests.table import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,8 @@ class TrainingRun:
     """A run that is ready to start.
 
     Attributes:
-        name: of the generator. config: resolved. tiles: to learn from. out: the run's folder. data: digests of the
-        data sets' manifests. notes: what a person should know, one line each.
+        name: of the generator. config: resolved. tiles: to learn from. out: the run's folder.
+        data: digests of the data sets' manifests. notes: to print, one line each.
     """
 
     name: str
@@ -43,13 +40,13 @@ class TrainingRun:
 
     @property
     def steps(self) -> int:
-        """Steps in all."""
+        """Number of steps in total."""
         per_epoch = max(len(self.tiles) // self.config.batch, 1)
         return self.config.steps or self.config.epochs * per_epoch
 
     @property
     def folder(self) -> TrainingFolder:
-        """The run's folder; its document says what decides the result."""
+        """The run's folder, identified by generator, configuration and data."""
         config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
         document = {"generator": self.name, "config": config, "data": list(self.data)}
         return TrainingFolder(self.out, document, self.config.model_dump(mode="json"), (SAMPLES,))
@@ -61,49 +58,26 @@ def resolve_trainer(
     """Lay typed values over ``--set`` over ``--config`` over the generator's defaults.
 
     Args:
-        name: of the generator. config: a YAML file, or the name of one in ``configs/train``; None takes
-        ``<name>_light`` on a CPU and ``<name>`` elsewhere. assignments: ``KEY=VALUE`` words. typed: fields as typed.
-        device: where training runs.
+        name: of the generator. config, assignments, typed, device: see `resolve_config`.
 
     Raises:
         UserError: for an unknown generator, key or file, or a value of the wrong form.
     """
-    trainer = trainer_class(name)
-    shipped = _shipped_name(name)
-    path = config_path(config or (f"{shipped}_light" if device == "cpu" else shipped))
-    values = merge(merge(read_yaml(path), parse_assignments(assignments)), typed)
-    resolved = parse(trainer.Config, values, str(path.name if config is None else config))
-    found: TrainerConfig = resolved.model_copy(update={"precision": resolve_precision(resolved.precision, device)})
-    return found
-
-
-def config_path(name: str) -> Path:
-    """A YAML file as it is, or a shipped one of ``configs/train`` by name.
-
-    Raises:
-        UserError: when there is neither.
-    """
-    folder = configs_dir() / "train"
-    shipped = folder / f"{name}.yaml"
-    if name.endswith((".yaml", ".yml")) or not shipped.is_file():
-        path = Path(name)
-        if not path.is_file():
-            known = ", ".join(sorted(found.stem for found in folder.glob("*.yaml")))
-            raise UserError(f"--config: expected a YAML file or one of {known}, got {name!r}.")
-        return path
-    return shipped
+    model = trainer_class(name).Config
+    resolved = resolve_config(model, _shipped_name(name), config, assignments, typed, device)
+    return resolved.model_copy(update={"precision": resolve_precision(resolved.precision, device)})
 
 
 def trainer_class(name: str) -> type[Trainer]:
-    """The `Trainer` of a generator.
+    """Import the trainer of a generator.
 
     Raises:
-        UserError: for a generator that is not trained, or no generator.
+        UserError: for an unknown name, or a generator that needs no training.
     """
-    if name in joint.FITTED:
-        raise UserError(f"NAME: expected one of {', '.join(trainers())}, got {name}, which is fitted, not taught.")
-    if name in {*masks.MASKS, *renderers.RENDERERS} and name not in {*masks.TRAINABLE, *renderers.TRAINABLE}:
-        raise UserError(f"NAME: expected one of {', '.join(trainers())}, got {name}, which needs no training.")
+    untrained = {*masks.MASKS, *renderers.RENDERERS} - {*masks.TRAINABLE, *renderers.TRAINABLE}
+    if name in joint.FITTED or name in untrained:
+        reason = "needs no training" if name in untrained else "learns from annotated images"
+        raise UserError(f"NAME: expected one of {', '.join(trainers())}, got {name}, which {reason}.")
     if name in masks.TRAINABLE and name in renderers.TRAINABLE:
         raise UserError(
             f"NAME: expected masks/{name} or renderers/{name}, got {name}, which is the name of both. Say which."
@@ -113,19 +87,22 @@ def trainer_class(name: str) -> type[Trainer]:
 
 
 def trainers() -> dict[str, str]:
-    """What can be trained, by name; ``masks/`` or ``renderers/`` stands before a name that both tables have."""
+    """Return ``module:class`` of each trainable generator, by name.
+
+    ``masks/`` or ``renderers/`` precedes a name that both tables have.
+    """
     both = set(masks.TRAINABLE) & set(renderers.TRAINABLE)
-    taught = tuple(name for name in joint.TRAINABLE if name not in joint.FITTED)
+    unlabelled = tuple(name for name in joint.TRAINABLE if name not in joint.FITTED)
     tables = (
         ("masks", masks.MASKS, masks.TRAINABLE),
         ("renderers", renderers.RENDERERS, renderers.TRAINABLE),
-        ("joint", joint.JOINT, taught),
+        ("joint", joint.JOINT, unlabelled),
     )
     return {f"{part}/{name}" if name in both else name: table[name] for part, table, names in tables for name in names}
 
 
 def _shipped_name(name: str) -> str:
-    """How the configs of a trainer are called: those of a renderer's that shares its name end in ``_images``."""
+    """Return the name of a trainer's shipped configs; for a renderer that shares its name it ends in ``_images``."""
     part, _, own = name.rpartition("/")
     return f"{own}_images" if part == "renderers" else own
 
@@ -140,8 +117,12 @@ def prepare(
 ) -> TrainingRun:
     """Open and check everything; writes nothing.
 
+    Args:
+        name: of the generator. config: resolved. data: folders of data sets. out: the run's folder; None takes
+            ``runs/train/NAME``. on_tile: called with the tiles checked and their number.
+
     Raises:
-        UserError: for whatever is wrong with the data.
+        UserError: when the data do not fit the configuration.
     """
     images_alone = trainer_class(name).images_alone
     tiles = open_tiles(data, config.scheme, config.size, config.batch, keep_ignored=images_alone, on_tile=on_tile)
@@ -150,23 +131,8 @@ def prepare(
     digests = tuple(manifest_digest(path) for path in data)
     notes = []
     if tiles.left_out:
-        notes.append(f"{tiles.left_out} tiles hold ignored pixels (255) and are left out")
+        notes.append(f"{tiles.left_out} tiles contain ignored pixels (255) and are left out")
     return TrainingRun(name, config, tiles, out or Path("runs/train") / name.replace("/", "-"), digests, tuple(notes))
-
-
-def manifest_digest(root: Path) -> str:
-    """sha256 of what a data set's manifest says."""
-    path = root / MANIFEST
-    return sha256_file(path) if path.is_file() else digest([sha256_file(p) for p in sorted(root.glob("manifest/*"))])
-
-
-def check_target(run: TrainingRun, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a run folder that holds something else.
-
-    Raises:
-        UserError: with what to do about it.
-    """
-    run.folder.check(resume=resume, overwrite=overwrite)
 
 
 def train(
@@ -179,9 +145,18 @@ def train(
     on_step: Callable[[int], None] = lambda step: None,
     on_look: Callable[[Row], None] = lambda row: None,
 ) -> FitResult:
-    """Train, and write weights, card, state, history, plot and sheets of samples into the run folder."""
-    check_target(run, resume=resume, overwrite=overwrite)
+    """Train, and write weights, card, state, history, plot and sheets of samples into the run folder.
+
+    Args:
+        run: as `prepare` returns it. device: where to train. resume: continue from the folder's state if there is one.
+        overwrite: replace another run. on_start, on_step: see `Fit`. on_look: called with each row of the history.
+
+    Raises:
+        UserError: when the folder holds something else.
+        FaultError: when training diverges.
+    """
     config, scheme, folder = run.config, run.tiles.scheme, run.folder
+    folder.check(resume=resume, overwrite=overwrite)
     torch.set_num_threads(config.threads or usable_cores())
     if resume:
         folder.refuse_other_threads(torch.get_num_threads())
@@ -206,7 +181,7 @@ def train(
 
 
 def _card(run: TrainingRun) -> dict[str, Any]:
-    """What a person, and whoever draws with the weights, must know of them."""
+    """Return the fields of the weights' card that the run knows."""
     config = run.config.model_dump(mode="json", exclude=set(UNHASHED))
     return {
         "generator": run.name.rpartition("/")[2],

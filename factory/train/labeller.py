@@ -1,4 +1,4 @@
-"""One training run of a labeller: a generator and a few of its images, annotated, in; what labels all others out."""
+"""A training run of a labeller: from a generator and a few of its images, annotated, to a run folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from factory.core.config import merge, parse, parse_assignments, read_yaml
 from factory.core.devices import usable_cores
 from factory.core.history import plot_history, write_history
 from factory.core.training_folder import TrainingFolder
@@ -24,12 +23,12 @@ from factory.joint import HDGAN
 from factory.joint.features import FeatureStore, Shape, need_bytes
 from factory.joint.generators import generator_card, open_generator, weights_path
 from factory.joint.hdgan import BESIDE, tap_shapes
-from factory.joint.held_out import HeldOut, judge
+from factory.joint.held_out import HeldOut, score_held_out
 from factory.joint.labeller import KIND, Annotated, Fitted, LabellerConfig, write_labeller
 from factory.joint.labeller_training import Keep, fit_labeller, steps_of
 from factory.learn.sample_sheet import write_sample_sheet
 from factory.train.annotated_images import LabelledImages, open_labelled, write_features
-from factory.train.generator import config_path, manifest_digest
+from factory.train.inputs import manifest_digest, resolve_config
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.files import publish, temporary_beside, write_atomic
@@ -42,17 +41,17 @@ SHEET = "held_out.png"
 _NAMES = (FEATURES, HELD_OUT, SHEET, BESIDE)
 _SHOWN = 4
 _SHOWN_PX = 512
-_LOOKS = 100
+_HISTORY_ROWS = 100
 _BLOCK_LAYERS = 2
 
 
 class LabellerRunConfig(LabellerConfig):
-    """How a labeller is trained, and what it reads.
+    """Settings of a labeller's training, and the features it reads.
 
     Attributes:
-        blocks: of the generator whose features are read, from the last one; null reads all. The published ones are 5.
-        state_every: steps between two states to go on from. keep_features: leave them in the folder at the end.
-        threads: of torch on the CPU; null takes all.
+        blocks: number of the generator's last blocks whose features are read (5 as published); null reads all.
+        state_every: steps between two states. keep_features: keep the features in the folder at the end.
+        threads: CPU threads of torch; null takes all cores.
     """
 
     blocks: int | None = Field(default=None, ge=1)
@@ -62,7 +61,7 @@ class LabellerRunConfig(LabellerConfig):
 
 
 UNHASHED = frozenset({"state_every", "keep_features", "threads"})
-"""Fields that change no byte of the weights, but for the threads, which a resumed run keeps."""
+"""Fields that are not part of the fingerprint. Only the threads can change the weights; a resumed run keeps them."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,9 @@ class LabellerRun:
     """A run that is ready to start.
 
     Attributes:
-        config: resolved. generator: file with its weights. card: of these. images: annotated. taps: that are read, with
-            their shapes. out: the run's folder. data: digests of the data sets' manifests.
+        config: resolved. generator: file of its weights. card: of these weights. images: annotated ones.
+        taps: features that are read, by name, with their shapes. out: the run's folder.
+        data: digests of the data sets' manifests.
     """
 
     config: LabellerRunConfig
@@ -84,31 +84,36 @@ class LabellerRun:
 
     @property
     def folder(self) -> TrainingFolder:
-        """The run's folder; its document says what decides the result."""
+        """The run's folder, identified by configuration, generator and data."""
         config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
         document = {"labeller": HDGAN, "config": config, "generator": self.card.sha256, "data": list(self.data)}
         return TrainingFolder(self.out, document, self.config.model_dump(mode="json"), _NAMES)
 
     @property
     def need_bytes(self) -> int:
-        """Of the features of all annotated images."""
+        """Bytes that the features of all annotated images take."""
         count = sum(len(self.images.rows(held_out=held_out)) for held_out in (False, True))
         return need_bytes(list(self.taps.values()), count)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know, one line each."""
+        """Notes to print, one line each."""
         notes = []
         if self.images.empty:
             notes.append(f"{self.images.empty} images have no label at all and are left out")
         if not self.images.rows(held_out=True):
-            notes.append("no annotated image is of split val or test, so nothing says how good the labeller is")
+            notes.append("no annotated image is of split val or test, so the labeller is not scored")
         return tuple(notes)
 
 
 @dataclass(frozen=True)
 class LabellerResult:
-    """What training left: figures on held-out images, None without any; mean loss at the end, None if it was done."""
+    """Outcome of a training run.
+
+    Attributes:
+        held_out: scores on held-out images; None without any. loss: mean last loss of the members; None when the run
+            was finished before.
+    """
 
     held_out: HeldOut | None
     loss: float | None
@@ -117,21 +122,19 @@ class LabellerResult:
 def resolve_labeller(
     config: str | None, assignments: Sequence[str], typed: dict[str, Any], device: str
 ) -> LabellerRunConfig:
-    """Lay typed values over ``--set`` over ``--config``; None takes ``hdgan_light`` on a CPU and ``hdgan`` elsewhere.
-
-    Raises:
-        UserError: for an unknown key or file, or a value of the wrong form.
-    """
-    path = config_path(config or (f"{HDGAN}_light" if device == "cpu" else HDGAN))
-    values = merge(merge(read_yaml(path), parse_assignments(assignments)), typed)
-    return parse(LabellerRunConfig, values, str(path.name if config is None else config))
+    """Lay typed values over ``--set`` over ``--config`` over the defaults; see `resolve_config`."""
+    return resolve_config(LabellerRunConfig, HDGAN, config, assignments, typed, device)
 
 
 def prepare(generator: str, data: Sequence[Path], config: LabellerRunConfig, out: Path | None) -> LabellerRun:
     """Open and check everything; writes nothing.
 
+    Args:
+        generator: "starter", weights or the folder of their run. data: folders of annotated images. config: resolved.
+        out: the run's folder; None takes ``runs/train/hdgan``.
+
     Raises:
-        UserError: for whatever is wrong with the generator, its annotated images or the disk.
+        UserError: when generator, annotated images and configuration do not fit each other.
     """
     card, folder = generator_card(generator), out or Path("runs/train") / HDGAN
     images = open_labelled(data, card)
@@ -147,10 +150,10 @@ def prepare(generator: str, data: Sequence[Path], config: LabellerRunConfig, out
 
 
 def check_target(run: LabellerRun, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a run folder that holds something else, or has no room for the features that are still to be written.
+    """Refuse a run folder that holds something else, or a disk without room for the missing features.
 
     Raises:
-        UserError: with what to do about it; for features that are there and damaged or of other weights, too.
+        UserError: for these, and for features in the folder that are damaged or belong to other weights.
     """
     store, images = FeatureStore(run.out / FEATURES, run.card.sha256), run.images
     names = [row["sample_id"] for _, row in [*images.rows(held_out=False), *images.rows(held_out=True)]]
@@ -162,7 +165,7 @@ def check_target(run: LabellerRun, *, resume: bool, overwrite: bool) -> None:
 
 
 def is_finished(run: LabellerRun) -> bool:
-    """Whether the folder holds the labeller of this run, so that nothing is left to do."""
+    """Return whether the folder holds the trained labeller of this run."""
     path = run.out / BEST
     return path.is_file() and read_card(path, KIND).fields.get("config_sha256") == run.folder.fingerprint
 
@@ -176,10 +179,20 @@ def train(
     on_image: Callable[[int, int], None] = lambda done, total: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> LabellerResult:
-    """Draw the annotated images again, train on their features, score those held out; leaves a whole folder."""
+    """Draw the annotated images again, train on their features, and score the held-out ones.
+
+    Args:
+        run: as `prepare` returns it. device: where to train. resume: continue from what is in the folder.
+        overwrite: replace another run. on_image: called with images drawn and their number.
+        on_step: called with steps done and their number, over all members.
+
+    Raises:
+        UserError: when the folder holds something else, or an image comes out otherwise.
+        FaultError: when training diverges.
+    """
     check_target(run, resume=resume, overwrite=overwrite)
     if resume and is_finished(run):
-        _leave_features(run)
+        _remove_features(run)
         return LabellerResult(None, None)
     config, folder = run.config, run.folder
     torch.set_num_threads(config.threads or usable_cores())
@@ -206,19 +219,21 @@ def train(
             keep=Keep(run.out, config.state_every, folder.fingerprint),
             on_step=lambda member, step, loss: on_step(member * steps + step + 1, config.members * steps),
         )
-        _leave_history(run.out, fitted)
+        _write_history(run.out, fitted)
 
-        # How good it is.
+        # Scores on held-out images.
         found = None
         if held_out:
-            found, labels = judge(fitted.ensemble, held_out, run.images.scheme, seed=config.seed, device=device)
-            _leave_sheet(run, held, held_out, labels)
+            found, labels = score_held_out(
+                fitted.ensemble, held_out, run.images.scheme, seed=config.seed, device=device
+            )
+            _write_sheet(run, held, held_out, labels)
         _finish(run, fitted, learnt, found)
     return LabellerResult(found, float(np.mean([losses[-1] for losses in fitted.losses])))
 
 
 def _finish(run: LabellerRun, fitted: Fitted, learnt: Sequence[Annotated], found: HeldOut | None) -> None:
-    """Leave figures, the generator, and last the labeller: a folder with it is whole."""
+    """Write scores, the generator, and last the labeller, which marks the run as finished."""
     if found is not None:
         write_atomic(run.out / HELD_OUT, json.dumps(found.to_dict(), indent=1).encode() + b"\n")
     temporary = temporary_beside(run.out / BESIDE)
@@ -226,17 +241,17 @@ def _finish(run: LabellerRun, fitted: Fitted, learnt: Sequence[Annotated], found
     publish(temporary, run.out / BESIDE)
     calibration = None if found is None else found.calibration
     write_labeller(run.out / BEST, fitted, run.config, learnt, _card(run, found), calibration)
-    _leave_features(run)
+    _remove_features(run)
 
 
-def _leave_features(run: LabellerRun) -> None:
-    """Remove the features of a run that is done, unless they are to stay; a kill may have come before that."""
+def _remove_features(run: LabellerRun) -> None:
+    """Remove the features of a finished run unless they are kept."""
     if not run.config.keep_features and (run.out / FEATURES).exists():
         shutil.rmtree(run.out / FEATURES)
 
 
 def _card(run: LabellerRun, found: HeldOut | None) -> dict[str, Any]:
-    """What a person, and whoever labels with the weights, must know of them."""
+    """Return the fields of the weights' card that the run knows."""
     fields, images = run.card.fields, run.images
     return {
         "labeller": HDGAN,
@@ -253,26 +268,26 @@ def _card(run: LabellerRun, found: HeldOut | None) -> dict[str, Any]:
     }
 
 
-def _leave_history(out: Path, fitted: Fitted) -> None:
-    """The course of the loss, one member after the other: a table and a plot."""
+def _write_history(out: Path, fitted: Fitted) -> None:
+    """Write the losses of the members, one after the other, as a table of mean values and a plot."""
     losses = np.concatenate([np.array(each) for each in fitted.losses])
-    step = max(len(losses) // _LOOKS, 1)
+    step = max(len(losses) // _HISTORY_ROWS, 1)
     rows = [{"step": end, "loss": float(losses[end - step : end].mean())} for end in range(step, len(losses) + 1, step)]
     write_history(out, rows)
     plot_history(out, rows, {"loss": {"loss": "members one after the other"}})
 
 
-def _leave_sheet(
+def _write_sheet(
     run: LabellerRun,
     held: Sequence[tuple[Dataset, dict[str, Any]]],
     held_out: Sequence[Annotated],
     labels: Sequence[npt.NDArray[np.uint8]],
 ) -> None:
-    """Held-out images, their annotation, and what the labeller says."""
+    """Write a sheet of held-out images, their annotation and the predicted labels."""
     apart = max(max(run.card.fields["network"]["size"]) // _SHOWN_PX, 1)
     shown = [
-        (dataset.store.read(row["index"], "image"), image.labels, said)
-        for (dataset, row), image, said in zip(held[:_SHOWN], held_out, labels, strict=False)
+        (dataset.store.read(row["index"], "image"), image.labels, predicted)
+        for (dataset, row), image, predicted in zip(held[:_SHOWN], held_out, labels, strict=False)
     ]
     columns = [np.stack([each[::apart, ::apart] for each in column]) for column in zip(*shown, strict=True)]
     write_sample_sheet(run.out / SHEET, columns, run.images.scheme)

@@ -100,7 +100,7 @@ def train(
     terminal = console()
     for line in describe.describe(job):
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
-    experiment.check_target(job, resume=resume, overwrite=overwrite)
+    job.folder.check(resume=resume, overwrite=overwrite)
     if dry_run:
         _print_config(terminal, job)
         return

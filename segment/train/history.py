@@ -1,4 +1,4 @@
-"""What the plot of a segmenter's training shows."""
+"""Plot of a segmenter's training: losses and validation scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOSSES = {
     "distance_loss": "distance loss",
 }
 _SCORES = {"val_mean_iou": "mIoU", "val_dice": "Dice", "val_aji": "AJI", "val_pq": "PQ"}
-"""Columns that the plot shows, and what it calls them; AJI and PQ where there are nuclei."""
+"""Columns of the history and their labels in the plot. AJI and PQ exist where nuclei are separated."""
 
 
 def plot_history(out: Path, history: Sequence[dict[str, Any]]) -> Path:

@@ -1,6 +1,6 @@
-"""What training minimises: Dice loss + cross entropy / 4, and the distance loss where nuclei are told apart.
+"""Loss of a segmenter: Dice loss + cross entropy / 4, plus a distance loss where nuclei are separated.
 
-The first two are Eq. 5 of the noise-frequency paper, with signs that fall.
+The first two terms are Eq. 5 of "Noise in the correct frequency" (Daniel et al. 2023), with the sign that is minimised.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from segment.data.targets import DISTANCE_SCALE, DISTANCE_UNKNOWN
 
 
 class LossConfig(Config):
-    """Weights of the loss terms; those of Dice and cross entropy are the paper's, that of the distance is ours."""
+    """Weights of the loss terms: Dice and cross entropy as in the paper, the distance ours."""
 
     dice: float = 1.0
     cross_entropy: float = 0.25
@@ -27,7 +27,7 @@ class LossConfig(Config):
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars: the weighted sum that is minimised, and its terms before weighting (distance 0 without its head)."""
+    """Scalar tensors: the weighted sum, and its terms before weighting; `distance` is 0 without the distance head."""
 
     total: torch.Tensor
     dice: torch.Tensor
@@ -43,7 +43,7 @@ def segmentation_loss(
     distance_logits: torch.Tensor | None = None,
     distances: torch.Tensor | None = None,
 ) -> Losses:
-    """Dice loss, cross entropy and distance loss over the pixels that are known; each 0 where there are none.
+    """Compute the loss over labelled pixels; each term is 0 where there are none.
 
     Args:
         logits: float [N, C, H, W].
@@ -72,8 +72,8 @@ def segmentation_loss(
 def distance_loss(logits: torch.Tensor, distances: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Binary cross entropy against the distance as a soft label, less the label's own entropy, so that 0 is perfect.
 
-    Its minimum over a pixel's possible nuclei is their mean distance, as for squared errors, but its gradient does not
-    fade where the sigmoid is flat (StarDist learns its object probability so: Schmidt et al. 2018, section 2.1).
+    Like the squared error it is minimal at the mean of the possible distances, but its gradient does not vanish where
+    the sigmoid is flat. StarDist trains its object probability the same way (Schmidt et al. 2018, section 2.1).
 
     Args:
         logits: float32 [N, H, W]. distances: uint8 [N, H, W], 254 d or 255 = unknown. known: bool [N, H, W].
@@ -88,8 +88,8 @@ def distance_loss(logits: torch.Tensor, distances: torch.Tensor, known: torch.Te
 def dice_loss(probabilities: torch.Tensor, labels: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """1 - soft Dice, averaged over the classes that the batch's truth contains.
 
-    Dice_c = 2 sum(p_c y_c) / sum(p_c + y_c), sums over the known pixels of the whole batch. A class that is not there
-    has no overlap to gain, only cross entropy tells it to stay away.
+    Dice_c = 2 sum(p_c y_c) / sum(p_c + y_c), with sums over the known pixels of the whole batch. Predictions of a class
+    that the batch does not contain are penalised by the cross entropy alone.
 
     Args:
         probabilities: float32 [N, C, H, W]. labels: int64 [N, H, W]. known: bool [N, H, W], pixels that count.
@@ -105,6 +105,6 @@ def dice_loss(probabilities: torch.Tensor, labels: torch.Tensor, known: torch.Te
 
 
 def cross_entropy_sum(logits: torch.Tensor, truth: npt.NDArray[np.uint8]) -> float:
-    """Cross entropy summed over the labelled pixels of one image: float [C, H, W] against uint8 [H, W]."""
+    """Sum the cross entropy over the labelled pixels of one image: float [C, H, W] against uint8 [H, W]."""
     labels = torch.from_numpy(truth).to(logits.device).long()
     return float(F.cross_entropy(logits[None].float(), labels[None], ignore_index=IGNORE, reduction="sum"))

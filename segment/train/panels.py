@@ -1,4 +1,4 @@
-"""Pictures of what a network sees: validation tiles with the outlines of truth and prediction."""
+"""Pictures of validation tiles with the outlines of truth and prediction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TRUTH, _PRED = (0, 150, 60), (230, 30, 30)
 
 
 def draw_panel(shown: Sequence[Shown], scheme: LabelScheme) -> npt.NDArray[np.uint8]:
-    """A row per tile: image, truth and prediction, middle of the tile, at most 384 pixels a side.
+    """Draw one row per tile: image, truth and prediction, the middle of the tile, at most 384 pixels a side.
 
     Nuclei are outlined, green for the truth and red for the prediction; where a scheme has none, classes are laid over
     the image in the scheme's colours. Unlabelled pixels of the truth are grey.

@@ -1,4 +1,4 @@
-"""One training run, from data sets to a run folder: everything that can be refused is, before anything is written."""
+"""A training run of a segmenter, from data sets to a run folder. Everything is checked before anything is written."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Experiment:
     """A training run that is ready to start.
 
     Attributes:
-        config: resolved: crop, encoder, scheme and share spelt out. sources: the data sets. scheme: of the network.
-        head: what the network's channels mean. training: per source, the tiles to learn from.
+        config: resolved, with crop, encoder, scheme and precision filled in. sources: the data sets.
+        scheme: of the network. head: meaning of its output channels. training: per source, the tiles to learn from.
         synth_share: share of synthetic tiles in the stream. validation: tiles that choose the best weights.
-        out: the run's folder. notes: what a person should know, one line each.
-        encoder_sha256: of the encoder weights' file, None for random ones.
-        chooses_instances: whether the validation tiles also choose how nuclei are read.
+        out: the run's folder. notes: to print, one line each.
+        encoder_sha256: of the file with encoder weights; None for random ones.
+        chooses_instances: whether the validation tiles also choose how nuclei are read off the output.
     """
 
     config: TrainConfig
@@ -66,7 +66,7 @@ class Experiment:
 
     @property
     def folder(self) -> TrainingFolder:
-        """The run's folder. Its document: configuration without `UNHASHED`, fingerprints of data and encoder."""
+        """The run's folder, identified by configuration (without `UNHASHED`), data and encoder weights."""
         config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
         data = {source.role: source.fingerprint for source in self.sources}
         document = {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
@@ -87,11 +87,11 @@ def prepare(
 
     Args:
         config: what to train. real, synth: data sets; only those of the mix are opened.
-        out: the run's folder, null for ``runs/segment/NET-MIX``. device: that automatic precision is for.
-        validation: tiles that choose the weights; null takes the val split.
+        out: the run's folder; None takes ``runs/segment/NET-MIX``. device: that automatic precision is for.
+        validation: tiles that choose the weights; None takes the val split.
 
     Raises:
-        UserError: for whatever is wrong with the request or the data.
+        UserError: when request and data do not fit each other.
         FaultError: when encoder weights cannot be fetched.
     """
     mix, network = parse_mix(config.mix), config.network.resolved()
@@ -116,8 +116,8 @@ def prepare(
     check_fit(network, head.channels, crop, config.encoder_weights)
     encoder = sha256_file(encoder_file(network, config.encoder_weights)) if config.encoder_weights else None
     precision = resolve_precision(config.precision, device)
-    settled = {"network": network, "crop": crop, "scheme": scheme.name, "precision": precision}
-    config = config.model_copy(update=settled)
+    resolved = {"network": network, "crop": crop, "scheme": scheme.name, "precision": precision}
+    config = config.model_copy(update=resolved)
     out = out or Path("runs/segment") / f"{network.name}-{config.mix.replace(':', '-')}"
     return Experiment(
         config,
@@ -134,22 +134,22 @@ def prepare(
 
 
 def _choose_head(scheme: LabelScheme, parts: Sequence[Dataset]) -> tuple[Head, list[str]]:
-    """The head of a scheme; without a distance, and a note, where some tiles have classes of nuclei but no ids."""
+    """Return the head of a scheme, and notes; without distance if tiles have classes of nuclei but no instance ids."""
     head = head_for(scheme)
     without = {str(part.root) for part in parts if not pc.sum(part.table["cells"]).as_py()}
     if not head.distance or not without:
         return head, []
     folders = ", ".join(sorted(without))
     return Head(head.classes), [
-        f"{folders}: no instance ids, so the network learns classes alone and nuclei that touch stay one"
+        f"{folders}: no instance ids, so the network learns classes alone and touching nuclei are not separated"
     ]
 
 
 def training_part(source: Source, fraction: float, seed: int) -> Dataset:
-    """The training tiles of a source; of real ones those of a share of the groups (patients), at least one.
+    """Return the training tiles of a source; of a real one those of a share of its groups (patients), at least one.
 
-    The groups stand in one random order per seed, so a smaller share is a subset of a larger one. Tiles without a
-    group count as a group each.
+    The groups have one random order per seed, so that a smaller share is a subset of a larger one. A tile without a
+    group counts as a group.
     """
     part = source.split("train")
     if source.role != "real" or fraction == 1:
@@ -172,19 +172,22 @@ def run(
     on_step: Callable[[int], None] = lambda step: None,
     on_validation: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> FitResult:
-    """Train, and leave weights, card, state, history and plot in the run folder.
+    """Train, and write weights, card, state, history and plot into the run folder.
 
     Args:
-        experiment: what `prepare` gave.
-        device: where to compute.
-        resume: go on from the folder's checkpoint where there is one.
-        overwrite: remove another run from the folder.
-        on_start: told of the steps done before, and of all.
-        on_step: told of every step done.
-        on_validation: told of every row of the history.
+        experiment: as `prepare` returns it.
+        device: where to train.
+        resume: continue from the folder's state if there is one.
+        overwrite: replace another run.
+        on_start, on_step: see `Fit`.
+        on_validation: called with each row of the history.
+
+    Raises:
+        UserError: when the folder holds something else.
+        FaultError: when training diverges.
     """
     config, out, folder = experiment.config, experiment.out, experiment.folder
-    check_target(experiment, resume=resume, overwrite=overwrite)
+    folder.check(resume=resume, overwrite=overwrite)
     torch.set_num_threads(config.threads or usable_cores())
     torch.manual_seed(config.seed)
     network = build(config.network, experiment.head.channels)
@@ -233,10 +236,10 @@ def run(
 
 
 def _choose_instances(path: Path, network: torch.nn.Module, validation: Validation) -> None:
-    """Choose on validation how nuclei are read off the best weights, once, and keep it on their card."""
+    """Choose on the validation tiles how nuclei are read off the best weights, once, and write it into their card."""
     best = read_checkpoint(path, WEIGHTS_KIND)
     if best.card["instances_chosen"] is not None:
-        write_weights(path, best.tensors, best.card)  # the same bytes; a kill may have left the card beside it behind
+        write_weights(path, best.tensors, best.card)  # the same bytes: a killed run can have left an old best.json
         return
     network.load_state_dict(best.tensors)
     chosen, score = validation.choose_instances(network)
@@ -245,7 +248,7 @@ def _choose_instances(path: Path, network: torch.nn.Module, validation: Validati
 
 
 def _choose_validation(sources: Sequence[Source]) -> tuple[Dataset, list[str]]:
-    """The val split of the real tiles; of the synthetic ones where there are no real, and then it is said."""
+    """Return the val split of the real tiles, or of the synthetic ones with a note if there are no real ones."""
     for source in sources:
         validation = source.split("val")
         if len(validation):
@@ -259,21 +262,21 @@ def _choose_validation(sources: Sequence[Source]) -> tuple[Dataset, list[str]]:
     raise UserError(f"{folders}: expected tiles with split val, got none. Make the data set again with a val split.")
 
 
-def _choose_crop(asked: tuple[int, int] | None, sources: Sequence[Source]) -> tuple[int, int]:
-    """The crop asked for if it fits every tile; otherwise the largest up to 256 that does."""
+def _choose_crop(crop: tuple[int, int] | None, sources: Sequence[Source]) -> tuple[int, int]:
+    """Return the configured crop, or the largest up to 256 pixels that fits every tile."""
     layouts = [source.dataset.store.layout for source in sources]
     height, width = min(layout.height for layout in layouts), min(layout.width for layout in layouts)
-    if asked is None:
-        asked = tuple(min(side, _LARGEST_CROP) // DIVISOR * DIVISOR for side in (height, width))  # type: ignore[assignment]
     if min(height, width) < DIVISOR:
         raise UserError(f"data: expected tiles of at least {DIVISOR}x{DIVISOR} pixels, got {height}x{width}.")
-    assert asked is not None
-    if asked[0] > height or asked[1] > width:
+    largest = (height // DIVISOR * DIVISOR, width // DIVISOR * DIVISOR)
+    if crop is None:
+        return min(largest[0], _LARGEST_CROP), min(largest[1], _LARGEST_CROP)
+    if crop[0] > height or crop[1] > width:
         raise UserError(
-            f"--crop: expected at most {height}x{width}, the smallest tile, got {asked[0]}x{asked[1]}. "
-            f"Use {height // DIVISOR * DIVISOR}x{width // DIVISOR * DIVISOR} or less."
+            f"--crop: expected at most {height}x{width}, the smallest tile, got {crop[0]}x{crop[1]}. "
+            f"Use {largest[0]}x{largest[1]} or less."
         )
-    return asked
+    return crop
 
 
 def _pixels(dataset: Dataset) -> int:
@@ -284,8 +287,8 @@ def _warn(sources: Sequence[Source]) -> list[str]:
     notes = []
     mpps = {source.role: sorted(set(source.dataset.table["mpp"].to_pylist())) for source in sources}
     if len({tuple(values) for values in mpps.values()}) > 1:
-        said = "; ".join(f"{role} {', '.join(f'{mpp:g}' for mpp in values)}" for role, values in mpps.items())
-        notes.append(f"sources differ in um/px ({said}): nuclei differ in size, nothing is resampled")
+        by_source = "; ".join(f"{role} {', '.join(f'{mpp:g}' for mpp in values)}" for role, values in mpps.items())
+        notes.append(f"sources differ in um/px ({by_source}): nuclei differ in size, nothing is resampled")
     for source in sources:
         nameless = source.dataset.table["group_id"].null_count
         if source.role == "real" and nameless:
@@ -293,15 +296,6 @@ def _warn(sources: Sequence[Source]) -> list[str]:
                 f"{source.dataset.root}: {nameless} tiles have no group_id, so leaks cannot be ruled out for them"
             )
     return notes
-
-
-def check_target(experiment: Experiment, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a run folder that holds something else.
-
-    Raises:
-        UserError: with what to do about it.
-    """
-    experiment.folder.check(resume=resume, overwrite=overwrite)
 
 
 def _sampler(experiment: Experiment) -> MixingSampler:
@@ -319,7 +313,7 @@ def _sampler(experiment: Experiment) -> MixingSampler:
 
 
 def _card(experiment: Experiment) -> dict[str, Any]:
-    """What a person and `segment evaluate` must know of the weights."""
+    """Return the fields of the weights' card besides step and scores."""
     infos = {source.role: source.dataset.info for source in experiment.sources}
     seen = [part for part in (*experiment.training, experiment.validation) if not part.info.is_synthetic]
     groups = {group for part in seen for group in part.table["group_id"].unique().to_pylist() if group is not None}

@@ -1,4 +1,4 @@
-"""The course of a run as TensorBoard events, derived from its history."""
+"""TensorBoard events of a run, derived from its history."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TENSORBOARD = "tensorboard"
 class Scalars:
     """Writes every row of a history as events.
 
-    Events cannot be taken back, so the folder is written anew from the history when a run goes on: a step that was
-    lost to a kill does not stay in the curves.
+    A resumed run writes the folder anew from its history, because events cannot be removed: steps that were lost with a
+    killed run do not stay in the curves.
     """
 
     def __init__(self, out: Path) -> None:
@@ -27,7 +27,7 @@ class Scalars:
         self._writer: Any = None
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add the newest row of the history, which is on the disk already."""
+        """Add the newest row of the history, which must be on disk already."""
         if self._writer is None:
             earlier = pq.read_table(self._out / HISTORY).to_pylist()
             self._begin([other for other in earlier if other["step"] < row["step"]])
@@ -35,12 +35,12 @@ class Scalars:
         self._writer.flush()
 
     def complete(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write all of a run that had nothing left to do: it may have been killed before its last row was added."""
+        """Write all rows if none was added: a run can be killed after its last checkpoint, before the last event."""
         if self._writer is None:
             self._begin(history)
 
     def close(self) -> None:
-        """End the file of events."""
+        """Close the file of events."""
         if self._writer is not None:
             self._writer.close()
 

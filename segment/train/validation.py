@@ -1,4 +1,4 @@
-"""What a network is worth on tiles that it does not learn from, and how its nuclei are best read there."""
+"""Scores a network on held-out tiles, and chooses there how nuclei are read off its output."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Validation:
-    """The tiles that training is watched on: at most `tiles` of a data set, evenly spread over its rows.
+    """Validation tiles: at most `tiles` of a data set, evenly spread over its rows.
 
     Attributes:
-        dataset: validation rows. scheme: of the network. head: of its output. tiles: the most that are used.
-        instances: how nuclei are read. device: of the network. precision: of its arithmetic.
+        dataset: validation rows. scheme: of the network. head: meaning of its output channels.
+        tiles: largest number that is used. instances: how nuclei are read off the output. device: of the network.
+        precision: number format of the network.
     """
 
     dataset: Dataset
@@ -62,13 +63,16 @@ class Validation:
     precision: Precision = "fp32"
 
     def score(self, network: torch.nn.Module, panels: int = 0) -> tuple[dict[str, float], list[Shown]]:
-        """Figures by name, and the first tiles with their predictions.
+        """Score a network.
 
         Semantic figures are of the most probable class, pooled over the tiles; AJI and PQ are means over the tiles.
-        ``score``, which decides, is the mean of AJI and PQ where the network tells nuclei apart, else mIoU.
+        ``score``, which chooses the best weights, is the mean of AJI and PQ if the network separates nuclei, else mIoU.
 
         Args:
-            network: what to score. panels: how many tiles to give back.
+            network: to score. panels: number of tiles to return.
+
+        Returns:
+            Figures by name, and the first tiles with their predictions.
         """
         pooled, entropy = np.zeros((len(self.scheme), len(self.scheme)), np.int64), 0.0
         nuclei: list[tuple[float, float]] = []
@@ -92,9 +96,12 @@ class Validation:
         return figures | {"aji": aji, "pq": pq, "score": (aji + pq) / 2}, shown
 
     def choose_instances(self, network: torch.nn.Module) -> tuple[InstanceConfig, float]:
-        """The best `CANDIDATES`, field by field from `instances`, and their mean of AJI and PQ over the tiles.
+        """Choose the best `CANDIDATES`, field by field, starting from `instances`.
 
-        Of equal ones the first is taken; a field moves only for something better.
+        A field changes only for a better score; of equal values the first is taken.
+
+        Returns:
+            The configuration, and its mean of AJI and PQ over the tiles.
         """
         read: list[tuple[Maps, npt.NDArray[np.uint8], npt.NDArray[np.int32], float]] = []
         for position in self._positions():
@@ -102,18 +109,18 @@ class Validation:
             output = predict_output(network, image, self.device, self.precision)
             read.append((to_maps(output, self.head), truth, instance, mpp))
 
-        def worth(config: InstanceConfig) -> float:
+        def score_of(config: InstanceConfig) -> float:
             pairs = [
                 _aji_and_pq(truth, instance, read_tile(maps, self.scheme, mpp, config).instance)
                 for maps, truth, instance, mpp in read
             ]
             return float(np.nan_to_num(_mean([sum(pair) / 2 for pair in pairs])))
 
-        best, score = self.instances, worth(self.instances)
+        best, score = self.instances, score_of(self.instances)
         for field, values in CANDIDATES.items():
             for value in values:
                 candidate = best.model_copy(update={field: value})
-                found = worth(candidate)
+                found = score_of(candidate)
                 if found > score:
                     best, score = candidate, found
         return best, score
@@ -124,7 +131,7 @@ class Validation:
         return [int(position) for position in np.unique(spread)]
 
     def _read(self, position: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.int32], float]:
-        """Image, classes in the network's scheme, instance ids and um per pixel of one row."""
+        """Read image, classes in the network's scheme, instance ids and um per pixel of one row."""
         row: dict[str, Any] = self.dataset.row(position)
         image, semantic, instance = (
             self.dataset.store.read(row["index"], name) for name in ("image", "semantic", "instance")
@@ -135,7 +142,7 @@ class Validation:
 def _aji_and_pq(
     truth: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32], pred: npt.NDArray[np.int32]
 ) -> tuple[float, float]:
-    """AJI and PQ of one tile over its labelled pixels."""
+    """Compute AJI and PQ of one tile over its labelled pixels."""
     table = metrics.overlap(*metrics.without_ignored(instance, pred, truth == IGNORE))
     return metrics.aji(table).value, metrics.panoptic_quality(table).pq
 

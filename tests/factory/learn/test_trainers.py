@@ -86,7 +86,7 @@ def test_trainers_are_named_as_in_their_tables_and_by_table_where_both_have_the_
     assert trainers()["stylegan2"] == joint.JOINT["stylegan2"]
     with pytest.raises(UserError, match="got stain, which needs no training"):
         trainer_class("stain")
-    with pytest.raises(UserError, match="got hdgan, which is fitted, not taught"):
+    with pytest.raises(UserError, match="got hdgan, which learns from annotated images"):
         trainer_class("hdgan")
 
 
