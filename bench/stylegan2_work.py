@@ -212,8 +212,8 @@ def say_peaks(side: str) -> None:
     trainer._augmented = timed  # type: ignore[method-assign, assignment]
     for part in (
         lambda: trainer.step([image], 1, 0),
-        lambda: trainer._flatten_discriminator(real, 0),
-        lambda: trainer._shorten_paths(0, 1),
+        lambda: trainer._penalise_gradients(real, 0),
+        lambda: trainer._regularise_paths(0, 1),
     ):
         before = psutil.Process().memory_info().rss / 1e9
         spent.clear()

@@ -1,7 +1,4 @@
-"""Weights and training states of networks: safetensors with their card (`factory.core.weights`), from and to torch.
-
-Imports torch, so only what trains or uses networks imports this.
-"""
+"""Reads and writes weights and training states as safetensors with a card (`factory.core.weights`). Imports torch."""
 
 from __future__ import annotations
 
@@ -24,40 +21,40 @@ from manifests.files import write_atomic
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name and the JSON card that came with them."""
+    """Tensors by name, and the JSON card of the file."""
 
     tensors: dict[str, torch.Tensor]
     card: dict[str, Any]
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> str:
-    """Write tensors and card as one file, whole or not at all; returns the sha256 that is kept in it."""
+    """Write tensors and card as one file, whole or not at all; returns the sha256 that the file stores."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return write_with_card(path, save(plain), card)
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
-    """Write a network's weights, and their card beside them as JSON for people; the copy inside the file counts."""
+    """Write weights, and a JSON copy of their card for people. Only the card inside the file is read again."""
     sha256 = write_checkpoint(path, tensors, card)
     readable = json.dumps({**card, "sha256": sha256}, indent=2, sort_keys=True)
     write_atomic(path.with_suffix(".json"), readable.encode() + b"\n")
 
 
 def read_checkpoint(path: Path, kind: str) -> Checkpoint:
-    """Read a file written here.
+    """Read a file that `write_checkpoint` wrote.
 
     Raises:
-        UserError: when it is missing, not safetensors, damaged, or of another kind.
+        UserError: when it is missing, damaged, not safetensors, or of another kind.
     """
     card = read_card(path, kind)
     return Checkpoint(read_tensors(path), card.fields)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file; executes nothing that the file holds.
+    """Read the tensors of a safetensors file; never executes content of the file.
 
     Raises:
-        UserError: for a missing file, a pickle, or anything else that is not whole safetensors.
+        UserError: for a missing file, a pickle, or any other file that is not whole safetensors.
     """
     read_header(path)
     try:
@@ -76,13 +73,13 @@ def write_state(
     device: str,
     extra: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write all that training needs to go on: networks, optimisers, random states, and `card` with the rest.
+    """Write the state of a training between two steps: networks, optimisers, random states, and a card.
 
-    Call it between steps. Schedules and samplers are functions of the step, so the step in the card is their state.
+    Schedules and samplers are functions of the step, so the step in the card is their state.
 
     Args:
-        path: the file. modules: networks and their means, by name. optimisers: likewise; no name contains a dot.
-        card: `kind` says whose state it is. device: where training runs. extra: other tensors to keep.
+        path: the file. modules: networks and their running means, by name. optimisers: by name. A name contains no dot.
+        card: with the `kind` of the state. device: where training runs. extra: other tensors.
     """
     tensors: dict[str, torch.Tensor] = {}
     groups = {}
@@ -106,10 +103,10 @@ def restore_state(
     optimisers: Mapping[str, torch.optim.Optimizer],
     device: str,
 ) -> dict[str, torch.Tensor]:
-    """Put everything back as `write_state` found it; returns the extra tensors.
+    """Restore what `write_state` wrote; returns the extra tensors.
 
     Raises:
-        FaultError: when the state is not one of these networks and optimisers.
+        FaultError: when the state does not fit these networks and optimisers.
     """
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():

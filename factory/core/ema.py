@@ -1,4 +1,4 @@
-"""An exponential moving average of a network's weights: what is validated, kept and used."""
+"""Exponential moving average of a network's weights."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged(network: torch.nn.Module, decay: float) -> AveragedModel:
-    """A copy of a network that follows its weights and buffers: mean <- r mean + (1 - r) weights after every step.
+    """Return a running mean of weights and buffers: mean <- r mean + (1 - r) weights at each update.
 
-    The rate r = min(decay, (1 + n) / (10 + n)) after n steps rises to `decay`, so that a short run does not keep its
-    random start (as in TensorFlow's ExponentialMovingAverage with `num_updates`).
+    The rate r = min(decay, (1 + n) / (10 + n)) after n updates rises to `decay`, so that a short run does not keep its
+    random initial weights (as in TensorFlow's ExponentialMovingAverage with `num_updates`).
 
     Args:
-        network: on its device already. decay: 0..1; 0 keeps the last weights.
+        network: on its device. decay: 0..1; 0 keeps the last weights.
     """
 
     def follow(mean: Sequence[torch.Tensor], now: Sequence[torch.Tensor], updates: torch.Tensor | int) -> None:

@@ -1,4 +1,4 @@
-"""The course of a training run: a Parquet table and a plot."""
+"""History of a training run: a Parquet table and a plot."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PLOT = "history.png"
 
 
 def write_history(out: Path, history: Sequence[dict[str, Any]]) -> None:
-    """Write one row per look at the run, keyed by ``step``; whole or not at all."""
-    # In a fixed order and type: rows restored from a checkpoint come in another, and a score may never have a value.
+    """Write one row per checkpoint, keyed by ``step``, as Parquet; whole or not at all."""
+    # Fixed order and types: restored rows have another order, and a score may be None in every row.
     names = sorted(history[0].keys() - {"step"})
     columns = {"step": pa.array([row["step"] for row in history], pa.int64())}
     columns |= {name: pa.array([row[name] for row in history], pa.float64()) for name in names}
@@ -33,11 +33,11 @@ def plot_history(
     panels: Mapping[str, Mapping[str, str]],
     limits: Mapping[str, tuple[float, float]] | None = None,
 ) -> Path:
-    """Draw figures over the steps, whole or not at all; returns the PNG.
+    """Plot columns of the history over the steps; returns the path of the PNG.
 
     Args:
-        out: the run's folder. history: rows as `write_history` takes them.
-        panels: title -> column -> what the plot calls it; columns that the rows lack are left out.
+        out: the run's folder. history: rows as for `write_history`.
+        panels: title -> column -> label in the plot; missing columns are left out.
         limits: title -> range of the vertical axis.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,4 +1,4 @@
-"""Batches made ahead of the training that uses them."""
+"""Draws batches ahead of the training that uses them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Batch = TypeVar("Batch")
 
 
 class BatchLoader(Generic[Batch]):
-    """Makes the batches of steps start..stop-1 in background threads, ahead of the one in use, in order.
+    """Yields the batches of steps start..stop-1 in order, drawn ahead of the one in use by background threads.
 
     Args:
         draw: step -> batch; a function of the step alone, so that threads change only the speed.

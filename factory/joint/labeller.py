@@ -1,7 +1,7 @@
-"""Labels read off a generator's features: training on a few annotated images, votes, doubt, and calibration.
+"""Labellers: ensembles that classify pixels by a generator's features. Votes, disagreement, calibration, and files.
 
-Histopathology-DatasetGAN (Rizvi et al.) trains one pixel classifier on 16 annotated images; DatasetGAN (Zhang et al.
-2021) trains ten, takes the label that most vote for, and drops images on which they disagree.
+Histopathology-DatasetGAN (Rizvi et al.) trains one pixel classifier on 16 annotated images. DatasetGAN (Zhang et al.
+2021) trains ten, takes the majority vote, and drops images on which they disagree.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from manifests.errors import UserError
 KIND = "hdgan-labeller"
 
 _CHUNK = 16_384
-"""Pixels, whose features are in memory together: of all blocks of a generator of 4096 x 4096, 370 MB."""
+"""Pixels whose features are in memory at once: 370 MB for all blocks of a generator of 4096 x 4096."""
 
 
 class PixelClassifierConfig(Config):
-    """The network's shape, see `PixelClassifier`; the defaults are the published ones."""
+    """Shape of a `PixelClassifier`, by default the published one."""
 
     widths: tuple[PositiveInt, PositiveInt] = (128, 32)
     dropout: float = Field(default=0.3, ge=0, lt=1)
 
 
 class LabellerConfig(Config):
-    """How a labeller is trained; the defaults are the published settings (paper and its authors' code).
+    """Settings of a labeller's training, by default the published ones (paper and its authors' code).
 
     Attributes:
-        network: of each member. members: of the ensemble, 1 in HDGAN and 10 in DatasetGAN.
-        batch: pixels in a step. epochs: a round takes as many steps as the labelled pixels fill.
-        steps: instead of epochs, where given; for each member.
+        network: of each member. members: size of the ensemble, 1 in HDGAN and 10 in DatasetGAN.
+        batch: pixels per step. epochs: passes over the labelled pixels. steps: of each member; replaces the number
+            that follows from the epochs.
         balanced: draw all classes equally often, however rare they are.
         optimiser: sgd as published, or adam. learning_rate: of either. momentum: of sgd.
-        label_smoothing: share of the target that goes to all classes alike.
-        seed: of weights, pixels and dropout; member i is the same however many there are.
+        label_smoothing: share of the target that is spread over all classes.
+        seed: of weights, pixels and dropout; member i does not depend on the number of members.
     """
 
     network: PixelClassifierConfig = PixelClassifierConfig()
@@ -66,7 +66,7 @@ class LabellerConfig(Config):
 
 @dataclass(frozen=True)
 class Annotated:
-    """An image that a person labelled: features, and classes uint8 [H, W] with 255 where nothing is said."""
+    """An annotated image: its features, and classes uint8 [H, W] with 255 where unlabelled."""
 
     features: Features
     labels: npt.NDArray[np.uint8]
@@ -117,11 +117,11 @@ def pixel_batch(images: Sequence[Annotated], sampler: PixelSampler, rng: np.rand
 
 
 def majority_vote(logits: torch.Tensor) -> torch.Tensor:
-    """The class that most members of an ensemble choose: uint8 [...] of logits [E, K, ...].
+    """Return the class that most members of an ensemble choose: uint8 [...] of logits [E, K, ...].
 
-    Where several are chosen equally often, it is the one of these with the largest mean probability.
+    Ties go to the class with the larger mean probability.
     """
-    choices = logits.max(1).indices  # like argmax, which is many times slower on a CPU
+    choices = logits.max(1).indices  # argmax is many times slower on a CPU
     labels: torch.Tensor = choices[0].to(torch.uint8)
     if len(logits) == 1:
         return labels
@@ -131,10 +131,10 @@ def majority_vote(logits: torch.Tensor) -> torch.Tensor:
 
 
 def disagreement(logits: torch.Tensor) -> torch.Tensor:
-    """Jensen-Shannon divergence between the members of an ensemble: float32 [...] of logits [E, K, ...], in nats.
+    """Compute the Jensen-Shannon divergence between members: float32 [...] of logits [E, K, ...], in nats.
 
-    The entropy of the mean of their distributions less the mean of their entropies (Zhang et al. 2021):
-    0 where all say the same with the same confidence, at most the logarithm of K and of E.
+    The entropy of the mean distribution minus the mean entropy (Zhang et al. 2021): 0 where all members agree with the
+    same confidence, at most the logarithms of K and of E.
     """
     log = logits.float().log_softmax(1)
     p = log.exp()
@@ -145,7 +145,7 @@ def disagreement(logits: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Pixels whose confidence lies above `low` and up to `high`: how many, mean confidence, and share that is right."""
+    """Pixels with a confidence above `low` and up to `high`: number, mean confidence, and share that is right."""
 
     low: float
     high: float
@@ -156,12 +156,12 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether confidence is what it says (Guo et al. 2017).
+    """Agreement of confidence and accuracy (Guo et al. 2017).
 
     Attributes:
-        pixels: that were looked at. accuracy: share of them that is right.
-        error: expected calibration error, the mean distance of confidence and accuracy of the bins, weighed by pixels.
-        bins: the reliability table; None in a bin without pixels.
+        pixels: their number. accuracy: share of them that is right.
+        error: expected calibration error: mean difference of confidence and accuracy of the bins, weighted by pixels.
+        bins: the reliability table; values are None in a bin without pixels.
     """
 
     pixels: int
@@ -177,7 +177,7 @@ class Calibration:
 def calibration_of(
     probabilities: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.integer[Any]], bins: int = 15
 ) -> Calibration:
-    """Calibration of class probabilities [P, K] against classes [P], P > 0, in bins of equal width (15 as in Guo)."""
+    """Measure the calibration of probabilities [P, K], P > 0, against classes [P], in bins of equal width (Guo: 15)."""
     confidence, right = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == truth
     edges = np.linspace(0.0, 1.0, bins + 1)
     places = np.clip(np.searchsorted(edges, confidence) - 1, 0, bins - 1)
@@ -194,23 +194,23 @@ def calibration_of(
 def calibrate(
     ensemble: Ensemble, images: Sequence[Annotated], *, seed: int, pixels: int = 65_536, bins: int = 15
 ) -> Calibration:
-    """Calibration of an ensemble's mean probabilities on pixels of held-out images, drawn as often as they occur.
+    """Measure the calibration of an ensemble's mean probabilities on random pixels of held-out images.
 
     Args:
-        ensemble: in eval mode. images: that it was not trained on. seed: of the draw. pixels: how many. bins: of equal
-            width.
+        ensemble: in eval mode. images: that it was not trained on. seed: of the draw. pixels: how many are drawn.
+        bins: number of bins of equal width.
 
     Raises:
         UserError: as `pixel_sampler`.
     """
     sampler = pixel_sampler(images, ensemble.classes, balanced=False)
-    rng, said, truths = generator(seed, Stream.SAMPLE), [], []
+    rng, predicted, truths = generator(seed, Stream.SAMPLE), [], []
     for start in range(0, pixels, _CHUNK):
         x, truth = pixel_batch(images, sampler, rng, min(_CHUNK, pixels - start))
         with torch.inference_mode():
-            said.append(ensemble(x.to(ensemble.mean.device)).softmax(1).mean(0).T.cpu())
+            predicted.append(ensemble(x.to(ensemble.mean.device)).softmax(1).mean(0).T.cpu())
         truths.append(truth)
-    return calibration_of(torch.cat(said).numpy(), torch.cat(truths).numpy(), bins)
+    return calibration_of(torch.cat(predicted).numpy(), torch.cat(truths).numpy(), bins)
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ class Labeller:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of the taps that it reads, in order."""
+        """Channels of the features that it reads, tap by tap."""
         return tuple(self.card["channels"])
 
 
@@ -237,8 +237,8 @@ def write_labeller(
     """Write a labeller as safetensors with its card, and the card beside as JSON.
 
     Args:
-        path: the file. fitted, config, images: what was trained, how, and on what.
-        card: what else to say: the scheme, sources, licences. calibration: on held-out images, where there are some.
+        path: the file. fitted, config, images: result, settings and training images.
+        card: further fields: the scheme, sources, licences. calibration: on held-out images if there are some.
     """
     records = [image.features.record for image in images]
     document = {
@@ -260,7 +260,10 @@ def write_labeller(
 
 
 def read_labeller(path: Path, generator_sha256: str | None = None) -> Labeller:
-    """Read a labeller; `generator_sha256` is that of the weights whose features it must be for, None takes any.
+    """Read a labeller.
+
+    Args:
+        path: the file. generator_sha256: of the weights whose features it must have been trained on; None takes any.
 
     Raises:
         UserError: for a file that is missing, damaged, of another kind, or for another generator.

@@ -1,6 +1,6 @@
-"""StyleGAN2-ADA (Karras et al. 2020a, 2020b) as a trainer: images from noise, learnt from images without their masks.
+"""Trainer of StyleGAN2-ADA (Karras et al. 2020a, 2020b): images from noise, learnt from images without their masks.
 
-Its labels come later, read off the features (Histopathology DatasetGAN). Constants that no paper states are those of
+A labeller reads labels off its features later (Histopathology-DatasetGAN). Constants that no paper states are those of
 StyleGAN2-ADA's public code, whose automatic configuration DatasetGAN's authors used.
 """
 
@@ -37,26 +37,26 @@ from manifests.labels import LabelScheme
 
 WEIGHTS_KIND = "joint-weights"
 SAMPLE_PSI = 0.7
-"""Truncation of the gallery, as in Histopathology DatasetGAN."""
+"""Truncation of the sheets of samples, as in Histopathology-DatasetGAN."""
 
 _SAMPLES = 8
 _PHASES = 4
 
 
 class StyleGan2Config(TrainerConfig):
-    """How StyleGAN2-ADA is trained.
+    """Settings of StyleGAN2-ADA's training.
 
     Attributes:
-        network: both networks. mbstd_group_size: images that the discriminator compares with each other.
-        r1_gamma: weight of R1; null takes 0.0002 H W / batch. d_reg_interval: steps from one R1 to the next.
-        pl_weight: of path length, 0 for none. pl_decay: of its running mean. pl_batch_shrink: share of the batch.
-        g_reg_interval: steps from one path length to the next. style_mixing_prob: of images with two styles.
-        w_avg_beta: of the running mean of styles. ema_kimg: half-life of the averaged generator in thousands of images;
-            null takes batch x 10 / 32. ema_rampup: at most such a share of the images seen; null for no ramp.
-        augpipe: one of `factory.nets.ada.PIPES`, or ``noaug``. augment_p: probability of each augmentation at first; it
-            stays so where ``ada_target`` is null. ada_target, ada_interval, ada_kimg: see `AdaController`.
-        ema: 0, as the averaged generator is kept by the trainer itself.
-        max_background: of a crop.
+        network: shape of both networks. mbstd_group_size: images in a group of the minibatch standard deviation.
+        r1_gamma: weight of R1; null takes 0.0002 H W / batch. d_reg_interval: steps between two R1 penalties.
+        pl_weight: weight of path length regularisation; 0 for none. pl_decay: of its running mean.
+        pl_batch_shrink: divisor of the batch for path lengths. g_reg_interval: steps between two path lengths.
+        style_mixing_prob: share of images with two styles. w_avg_beta: decay of the running mean of styles.
+        ema_kimg: half-life of the averaged generator in thousands of images; null takes batch x 10 / 32.
+        ema_rampup: largest half-life as a share of the images seen; null for no ramp.
+        augpipe: one of `factory.nets.ada.PIPES`, or ``noaug``. augment_p: initial probability of each augmentation,
+            constant if ``ada_target`` is null. ada_target, ada_interval, ada_kimg: see `AdaController`.
+        ema: 0, because the trainer averages its generator itself.
     """
 
     network: StyleGan2Shape = StyleGan2Shape()
@@ -83,7 +83,7 @@ class StyleGan2Config(TrainerConfig):
 
     @property
     def gamma(self) -> float:
-        """The weight of R1."""
+        """Weight of R1."""
         return r1_gamma_of(self.size, self.batch) if self.r1_gamma is None else self.r1_gamma
 
     @model_validator(mode="after")
@@ -98,13 +98,10 @@ class StyleGan2Config(TrainerConfig):
 
 
 class StyleGan2Trainer(Trainer):
-    """Trains a `Generator` against a `Discriminator`; what is kept is the generator's average.
+    """Trains a `Generator` against a `Discriminator`, and keeps the running mean of the generator.
 
     Args:
-        config: how to train. scheme: of the masks, which are not looked at but to drop crops of air. device: where.
-
-    Attributes:
-        images_alone: tiles with ignored pixels are learnt from too.
+        config: how to train. scheme: of the masks, which serve only to drop crops of air. device: where to train.
     """
 
     Config = StyleGan2Config
@@ -134,33 +131,33 @@ class StyleGan2Trainer(Trainer):
         self._path_mean, self._path_penalty, self._r1 = (torch.zeros((), device=device) for _ in range(3))
 
     def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
-        """Images uint8 [N, H, W, 3]."""
+        """Return step -> images uint8 [N, H, W, 3]."""
         config = self._config
         crops = ImageCrops(tiles, config.size, config.batch, config.seed, config.max_background)
         return lambda step: [np.ascontiguousarray(crops.draw(step)[..., 1:4])]
 
     def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
-        """One step of the generator, then one of the discriminator, each with its regulariser when that is due."""
+        """Take a step of the generator, then of the discriminator, each with its regulariser when that is due."""
         del epoch
         config = self._config
         real = torch.from_numpy(crops[0]).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
         # Generator.
         self._discriminator.requires_grad_(False)
-        fooling = adversarial_loss(self._said(*self._made(step, 0, len(real))), True, "bce")
-        self._descend("generator", fooling)
+        generator_loss = adversarial_loss(self._logits(*self._made(step, 0, len(real))), True, "bce")
+        self._descend("generator", generator_loss)
         if config.pl_weight and step % config.g_reg_interval == 0:
-            self._shorten_paths(step, len(real))
+            self._regularise_paths(step, len(real))
         self._discriminator.requires_grad_(True)
 
         # Discriminator.
         with torch.no_grad():
             made, draws = self._made(step, 2, len(real))
-        of_made, of_real = self._said(made, draws), self._said(real, draws)
+        of_made, of_real = self._logits(made, draws), self._logits(real, draws)
         discriminator_loss = adversarial_loss(of_made, False, "bce") + adversarial_loss(of_real, True, "bce")
         self._descend("discriminator", discriminator_loss)
         if config.gamma and step % config.d_reg_interval == 0:
-            self._flatten_discriminator(real, step)
+            self._penalise_gradients(real, step)
 
         # Average and augmentation.
         kimg = ema_kimg_of(config.batch) if config.ema_kimg is None else config.ema_kimg
@@ -169,19 +166,19 @@ class StyleGan2Trainer(Trainer):
             self._ada.follow(of_real, step)
         figures = {"augment_p": torch.tensor(self._ada.p), "r_t": torch.tensor(self._ada.r_t)}
         return {
-            "generator": fooling.detach(), "discriminator": discriminator_loss.detach(),
+            "generator": generator_loss.detach(), "discriminator": discriminator_loss.detach(),
             "r1": self._r1, "path_length": self._path_penalty, **figures,
         }  # fmt: skip
 
     def _descend(self, name: str, loss: torch.Tensor) -> None:
-        """One step of a network on a loss."""
+        """Take one step of a network's optimiser on a loss."""
         optimiser = self.optimisers[f"adam_{name}"]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
-    def _shorten_paths(self, step: int, batch: int) -> None:
-        """Path length regularisation, in float32: a gradient of a gradient keeps little of bfloat16."""
+    def _regularise_paths(self, step: int, batch: int) -> None:
+        """Regularise path lengths, in float32: a gradient of a gradient is too coarse in bfloat16."""
         config = self._config
         draws = self._draws(step, 1)
         ws = self._styles(draws, max(batch // config.pl_batch_shrink, 1))
@@ -191,8 +188,8 @@ class StyleGan2Trainer(Trainer):
         self._descend("generator", self._path_penalty * (config.pl_weight * config.g_reg_interval))
         self._path_penalty = self._path_penalty.detach()
 
-    def _flatten_discriminator(self, real: torch.Tensor, step: int) -> None:
-        """R1, through the augmentation, in float32 as path lengths."""
+    def _penalise_gradients(self, real: torch.Tensor, step: int) -> None:
+        """Take a step on R1, through the augmentation, in float32 for the same reason."""
         config = self._config
         real = real.detach().requires_grad_(True)
         penalty = r1_penalty(self._discriminator(self._augmented(real, self._draws(step, 3))), real)
@@ -204,9 +201,9 @@ class StyleGan2Trainer(Trainer):
         return _PhaseDraws(seed, self._device)
 
     def _styles(self, draws: _PhaseDraws, count: int) -> torch.Tensor:
-        """Styles [N, layers, w_dim] of new latents, most of them with those of another latent from some layer on.
+        """Return styles [N, layers, w_dim] of new latents, most of them mixed with a second latent from some layer on.
 
-        Every image has a layer of its own, where the original draws one for the whole batch.
+        Each image draws its own layer; the original code draws one for the whole batch.
         """
         config, mapping, layers = self._config, self._generator.mapping, self._generator.synthesis.layers
         latents = draws.latents((2, count, self._generator.z_dim))
@@ -222,7 +219,7 @@ class StyleGan2Trainer(Trainer):
         return [draws.normal((count, 1, *size)) for size in self._generator.synthesis.noise_sizes]
 
     def _made(self, step: int, phase: int, count: int) -> tuple[torch.Tensor, _PhaseDraws]:
-        """Images float32 [N, 3, H, W] of new latents, and what to draw on with."""
+        """Return images float32 [N, 3, H, W] of new latents, and the random numbers for the rest of the phase."""
         draws = self._draws(step, phase)
         with autocast(self._config.precision, self._device):
             ws = self._styles(draws, count)
@@ -236,15 +233,15 @@ class StyleGan2Trainer(Trainer):
         grain = draws.normal(images.shape) if pipe.noise else None
         return augmented(images, p, draw_uniforms(len(images), draws.on_cpu), pipe, grain)
 
-    def _said(self, images: torch.Tensor, draws: _PhaseDraws) -> torch.Tensor:
-        """Logits [N] of augmented images."""
+    def _logits(self, images: torch.Tensor, draws: _PhaseDraws) -> torch.Tensor:
+        """Return the discriminator's logits [N] for augmented images."""
         seen = self._augmented(images, draws)
         with autocast(self._config.precision, self._device):
             logits: torch.Tensor = self._discriminator(seen)
         return logits
 
     def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
-        """Real images, and what the average makes of always the same latents and noise, truncated and not."""
+        """Return real images, and images of fixed latents and noise with and without truncation."""
         assert isinstance(network, Generator)
         real = crops[0][:_SAMPLES]
         rngs = [generator(self._config.seed, Stream.SAMPLE, place) for place in range(len(real))]
@@ -256,17 +253,17 @@ class StyleGan2Trainer(Trainer):
         return [real, *made]
 
     def card(self) -> dict[str, Any]:
-        """Shape of the generator, and the probability of augmentations at the end."""
+        """Return the shape of the generator, and the last probability of augmentations."""
         shape = {**self._config.network.model_dump(mode="json"), "size": list(self._config.size)}
         return {"network": shape, "augment_p": self._ada.p}
 
     def extra_state(self) -> dict[str, torch.Tensor]:
-        """State of the augmentation, mean of path lengths, and the regularisers' last values, for the history."""
+        """Return the state of the augmentation, the mean of path lengths, and the last values of the regularisers."""
         parts = {"path_mean": self._path_mean, "path_penalty": self._path_penalty, "r1": self._r1}
         return {"ada": self._ada.state(), **parts}
 
     def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put `extra_state` back."""
+        """Restore `extra_state`."""
         self._ada.restore(tensors["ada"])
         self._path_mean, self._path_penalty, self._r1 = (
             tensors[name].to(self._device) for name in ("path_mean", "path_penalty", "r1")
@@ -274,7 +271,7 @@ class StyleGan2Trainer(Trainer):
 
 
 class _PhaseDraws:
-    """What one part of a step draws, a function of its seed: small things on the CPU, noise where it is used."""
+    """Random numbers of one phase of a step, from its seed: small arrays drawn on the CPU, noise on the device."""
 
     def __init__(self, seed: int, device: str) -> None:
         self._device = device
@@ -290,18 +287,18 @@ class _PhaseDraws:
         return torch.rand(count, generator=self.on_cpu)
 
     def normal(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Standard normal, drawn on the device: millions of numbers each step at large sizes."""
+        """Standard normal, drawn on the device, because large sizes take millions of numbers per step."""
         return torch.randn(shape, generator=self._on_device, device=self._device)
 
 
 def build(network: Mapping[str, Any]) -> Generator:
-    """The generator of a card's ``network``, with any weights."""
+    """Return the generator that a card's ``network`` describes, with random weights."""
     shape = {name: value for name, value in network.items() if name != "size"}
     return Generator(StyleGan2Shape(**shape), (network["size"][0], network["size"][1]))
 
 
 class StyleGan2:
-    """StyleGAN2 in the table of what is trained; `factory.joint.generators` draws with its weights."""
+    """Entry of StyleGAN2 in the table of trainable parts; `factory.joint.generators` draws with its weights."""
 
     kind = WEIGHTS_KIND
     Trainer = StyleGan2Trainer
@@ -309,7 +306,7 @@ class StyleGan2:
 
 
 def pixels_of(images: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Images -1..1 [N, 3, H, W] -> uint8 [N, H, W, 3], RGB; what is beyond is cut off."""
+    """Convert images in -1..1 [N, 3, H, W] to uint8 [N, H, W, 3], RGB; values outside are clipped."""
     levels = images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     pixels: npt.NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pixels
