@@ -29,7 +29,7 @@ COMMON: dict[str, Any] = {
 
 NOISE = {"kind": "polygons+noise", "spacing_um": 2.0}
 
-LESSONS: dict[str, dict[str, Any]] = {
+SMALL: dict[str, dict[str, Any]] = {
     "depas": {
         "network": {"latent_tile": 2, "latent_place": 3, "widths": [8, 8, 6, 4, 4], "mixing": 1},
         "discriminator_width": 4, "anneal_epochs": 2,
@@ -70,7 +70,7 @@ LESSONS: dict[str, dict[str, Any]] = {
 
 
 def trainer_name(name: str, part: str = "masks") -> str:
-    """What `factory train` calls a mask generator or, with ``renderers``, a renderer."""
+    """Name in `factory train` of a mask generator or, with ``renderers``, of a renderer."""
     return name if name in trainers() else f"{part}/{name}"
 
 
@@ -137,7 +137,7 @@ def poke(root: Path, index: int, value: int) -> None:
 
 def trainer_config(name: str, **changes: Any) -> TrainerConfig:
     """The small config of a trainer."""
-    config: TrainerConfig = parse(trainer_class(name).Config, {**COMMON, **LESSONS.get(name, {}), **changes}, name)
+    config: TrainerConfig = parse(trainer_class(name).Config, {**COMMON, **SMALL.get(name, {}), **changes}, name)
     return config
 
 
@@ -154,14 +154,14 @@ def trained(name: str, data: Path, out: Path, **changes: Any) -> Path:
 
 def as_assignments(name: str, **changes: Any) -> list[str]:
     """The small config as ``--set`` words, over the shipped one."""
-    values = {**COMMON, **LESSONS.get(name, {}), **changes}
+    values = {**COMMON, **SMALL.get(name, {}), **changes}
     words = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     return [part for word in words for part in ("--set", word)]
 
 
 def as_file(path: Path, name: str, **changes: Any) -> Path:
     """The small config as a YAML file, over the defaults."""
-    path.write_text(json.dumps({**COMMON, **LESSONS.get(name, {}), **changes}))
+    path.write_text(json.dumps({**COMMON, **SMALL.get(name, {}), **changes}))
     return path
 
 

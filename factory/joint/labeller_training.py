@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,20 +18,6 @@ from manifests.errors import FaultError
 STATE_KIND = "hdgan-labeller-state"
 _STANDARDISED_ON = 16_384
 """Pixels that mean and deviation of the features are taken from."""
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Where `fit_labeller` writes its state, and resumes from if there is one.
-
-    Attributes:
-        out: folder of the state. every: steps between two states; one more is written at the end of each member.
-        fingerprint: of everything that decides the result; a state with another one is refused.
-    """
-
-    out: Path
-    every: int
-    fingerprint: str
 
 
 class LabellerTask(TrainingTask[Pixels]):
@@ -141,14 +126,19 @@ def fit_labeller(
     config: LabellerConfig,
     *,
     device: str = "cpu",
-    keep: Keep | None = None,
+    out: Path | None = None,
+    state_every: int | None = None,
+    fingerprint: str = "",
     on_step: Callable[[int, int, float], None] = lambda member, step, loss: None,
 ) -> Fitted:
     """Train an ensemble; on a CPU the same images and config give the same bytes.
 
     Args:
         images: of one generator, features with the same channels. classes: of the labels.
-        config: how to train. device: where. keep: where the state is; None keeps none.
+        config: how to train. device: where.
+        out: folder that the state is written to, and resumed from if there is one; None writes none.
+        state_every: steps between two states of a member; one more is written at its end.
+        fingerprint: of everything that decides the result; a state with another one is refused.
         on_step: called with member and step, from 0, and the loss.
 
     Raises:
@@ -157,16 +147,16 @@ def fit_labeller(
     """
     devices = [device] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices):
-        task = LabellerTask(images, classes, config, device, keep.every if keep else None)
+        task = LabellerTask(images, classes, config, device, state_every)
         fit(
             Fit(
                 task=task,
                 draw=task.draw,
                 steps=task.steps * config.members,
-                out=keep.out if keep else None,
-                fingerprint=keep.fingerprint if keep else "",
+                out=out,
+                fingerprint=fingerprint,
                 device=device,
-                resume=keep is not None,
+                resume=True,
                 batches_ahead=0,  # a batch of all features of a large generator takes a gigabyte
                 on_step=lambda done: on_step(*divmod(done - 1, task.steps), task.losses[-1][-1]),
             )

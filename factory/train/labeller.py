@@ -25,7 +25,7 @@ from factory.joint.generators import generator_card, open_generator, weights_pat
 from factory.joint.hdgan import BESIDE, tap_shapes
 from factory.joint.held_out import HeldOut, score_held_out
 from factory.joint.labeller import KIND, Annotated, Fitted, LabellerConfig, write_labeller
-from factory.joint.labeller_training import Keep, fit_labeller, steps_of
+from factory.joint.labeller_training import fit_labeller, steps_of
 from factory.learn.sample_sheet import write_sample_sheet
 from factory.train.annotated_images import LabelledImages, open_labelled, write_features
 from factory.train.inputs import manifest_digest, resolve_config
@@ -203,9 +203,9 @@ def train(
         drawing = run.images.drawing
         generator = open_generator(run.generator, device, precision=drawing.precision)
         store = FeatureStore(run.out / FEATURES, run.card.sha256)
-        learnt_from, held = run.images.rows(held_out=False), run.images.rows(held_out=True)
-        drawn = write_features(generator, drawing, [*learnt_from, *held], store, run.taps, on_image)
-        learnt, held_out = drawn[: len(learnt_from)], drawn[len(learnt_from) :]
+        training, held = run.images.rows(held_out=False), run.images.rows(held_out=True)
+        drawn = write_features(generator, drawing, [*training, *held], store, run.taps, on_image)
+        learnt, held_out = drawn[: len(training)], drawn[len(training) :]
         del generator
 
         # Labeller.
@@ -216,7 +216,9 @@ def train(
             len(run.images.scheme),
             config,
             device=device,
-            keep=Keep(run.out, config.state_every, folder.fingerprint),
+            out=run.out,
+            state_every=config.state_every,
+            fingerprint=folder.fingerprint,
             on_step=lambda member, step, loss: on_step(member * steps + step + 1, config.members * steps),
         )
         _write_history(run.out, fitted)

@@ -1,4 +1,4 @@
-"""What generators learn from: crops that are a function of the step, and data that does not fit refused in one line."""
+"""Crops are a function of the step; data that does not fit is refused in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cli = Callable[..., Outcome]
 
 
 def numbered(root: Path, n: int, size: tuple[int, int] = (32, 64)) -> Tiles:
-    """Masks that say their own number: class k everywhere in mask k."""
+    """Masks that show their own number: class k everywhere in mask k."""
     masks = [np.full(size, k, np.uint8) for k in range(n)]
     write_masks(root, masks, "pdl1_cells")
     return open_tiles([root], None, (32, 32), 1)

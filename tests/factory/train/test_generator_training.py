@@ -86,7 +86,7 @@ def differing(one: Path, other: Path) -> list[str]:
 def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(
     name: str, stop: int, data: Path, unbroken: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Between two looks (3), and after the last step but before the state is written (6)."""
+    """Between two checkpoints (3), and after the last step but before the state is written (6)."""
     run = small_run(name, data, tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         train(run, on_step=interrupt_at(stop))
@@ -106,7 +106,7 @@ def test_a_run_in_bfloat16_resumes_too(name: str, data: Path, tmp_path: Path) ->
     assert differing(whole, run.out) == []
 
 
-def test_a_run_interrupted_before_its_first_look_starts_anew(
+def test_a_run_interrupted_before_its_first_checkpoint_starts_anew(
     data: Path, unbroken: Callable[[str], Path], tmp_path: Path
 ) -> None:
     run = small_run("dcgan", data, tmp_path / "run")
@@ -142,7 +142,7 @@ def test_a_failing_write_leaves_the_checkpoint_before_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The disk fills up within the second look, wherever it is; the run goes on from the first."""
+    """The disk fills up within the second checkpoint, wherever it is; the run goes on from the first."""
     run, real, calls = small_run("dcgan", data, tmp_path / "run"), getattr(module, victim), [0]
 
     def failing(*args: Any, **options: Any) -> Any:
@@ -321,7 +321,7 @@ def test_a_weight_that_is_no_number_is_never_written_though_the_losses_are(
 
     def step(trainer: Any, crops: Any, number: int, epoch: int) -> Any:
         losses = real(trainer, crops, number, epoch)
-        if number == 3:  # the last step before a look: no loss has seen the weight yet
+        if number == 3:  # the last step before a checkpoint: no loss has seen the weight yet
             with torch.no_grad():
                 next(trainer.networks["discriminators"].parameters()).flatten()[0] = float("inf")
         return losses

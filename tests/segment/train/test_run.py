@@ -1,4 +1,4 @@
-"""What a training run does around its steps: subsets of patients, how nuclei are read, pictures."""
+"""A training run around its steps: subsets of patients, how nuclei are read, pictures."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "small_network", "no_training
 
 
 def small_training(**values: Any) -> TrainConfig:
-    """Two steps on small crops, with a look after each."""
+    """Two steps on small crops, with a validation after each."""
     small = {"mix": "real", "steps": 2, "batch": 2, "validate_every": 1, "warmup_steps": 0, "threads": 1}
     return TrainConfig(**{**small, "crop": (32, 32), **values})
 

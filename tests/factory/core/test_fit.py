@@ -1,0 +1,122 @@
+"""The training loop with the smallest task: optional parts can be left out, and a resumed run is the unbroken one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from factory.core.checkpoints import LAST, read_checkpoint
+from factory.core.fit import Diverged, Fit, Row, TrainingTask, fit
+from factory.core.history import HISTORY
+from manifests.errors import FaultError, UserError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Line(TrainingTask[torch.Tensor]):
+    """Fits a line with dropout to points; only what the Protocol requires, and when to end."""
+
+    state_kind = "line-state"
+    advice = "Draw other points."
+    kept = "line"
+
+    def __init__(self, *, ema: float | None = 0.5, last: int = 100) -> None:
+        torch.manual_seed(0)
+        line = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+        self.networks, self.ema, self.last = {"line": line}, ema, last
+        self.optimisers = {"adam": torch.optim.Adam(line.parameters())}
+        self.rates: list[float] = []
+
+    def learning_rate(self, step: int) -> float:
+        return 0.1 / (step + 1)
+
+    def step(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+        loss = (self.networks["line"](batch) - batch.sum(1, keepdim=True)).square().mean()
+        if not bool(loss.isfinite()):
+            raise Diverged("a finite loss", ["square"])
+        self.optimisers["adam"].zero_grad()
+        loss.backward()
+        self.optimisers["adam"].step()
+        self.rates += [group["lr"] for group in self.optimisers["adam"].param_groups]
+        return {"square": loss.detach()}
+
+    def is_due(self, steps: int) -> bool:
+        return steps % 2 == 0
+
+    def has_ended(self, history: Sequence[Row]) -> bool:
+        return bool(history) and history[-1]["step"] >= self.last
+
+
+def draw(step: int) -> torch.Tensor:
+    return torch.randn(3, 2, generator=torch.Generator().manual_seed(step))
+
+
+def run(out: Path | None, task: Line, steps: int = 7, resume: bool = False, stop: int | None = None) -> list[Row]:
+    def on_step(done: int) -> None:
+        if done == stop:
+            raise KeyboardInterrupt
+
+    return fit(Fit(task, draw, steps, out, "f" * 64, resume=resume, on_step=on_step)).history
+
+
+def tensors(out: Path) -> dict[str, bytes]:
+    return {
+        name: tensor.numpy().tobytes() for name, tensor in read_checkpoint(out / LAST, "line-state").tensors.items()
+    }
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_a_resumed_run_is_the_unbroken_one(tmp_path: Path, ema: float | None) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    assert [row["step"] for row in run(whole, Line(ema=ema))] == [2, 4, 6, 7]
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, Line(ema=ema), stop=5)
+    history = run(broken, Line(ema=ema), resume=True)
+    assert [row["step"] for row in history] == [2, 4, 6, 7]
+    assert tensors(whole) == tensors(broken)
+    assert any(name.startswith("mean.") for name in tensors(whole)) == (ema is not None)
+    with pytest.raises(UserError, match="got another's"):
+        fit(Fit(Line(ema=ema), draw, 7, broken, "0" * 64, resume=True))
+
+
+def test_every_step_has_its_own_learning_rate_and_a_task_can_end_early(tmp_path: Path) -> None:
+    task = Line(last=4)
+    assert [row["step"] for row in run(tmp_path, task)] == [2, 4]
+    assert task.rates == [0.1 / step for step in (1, 2, 3, 4)]
+    assert run(tmp_path, task, resume=True)[-1]["step"] == 4  # an ended run takes no further step
+    assert len(task.rates) == 4
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(run(None, Line())) == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_what_diverges_is_named_and_the_last_state_stays(tmp_path: Path, weights: bool) -> None:
+    task = Line()
+
+    def on_step(done: int) -> None:
+        if done == (4 if weights else 3):
+            with torch.no_grad():
+                next(task.networks["line"].parameters()).fill_(float("nan"))
+
+    expected = r"finite weights, got others at step 4 \(line\)" if weights else r"finite loss.* at step 4 \(square\)"
+    with pytest.raises(FaultError, match=rf"expected a? ?{expected}; the last good .*{LAST}. Draw other points."):
+        fit(Fit(task, draw, 7, tmp_path, "f" * 64, on_step=on_step))
+    assert read_checkpoint(tmp_path / LAST, "line-state").card["step"] == 2
+    assert (tmp_path / HISTORY).exists()
+
+
+def test_history_rows_are_told_once_each(tmp_path: Path) -> None:
+    rows: list[Row] = []
+    told: Callable[[Row], None] = rows.append
+    fit(Fit(Line(), draw, 4, tmp_path, "f" * 64, on_row=told))
+    assert [sorted(row) for row in rows] == [["square", "step", "steps_per_s", "wait_share"]] * 2
