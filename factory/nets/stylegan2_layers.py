@@ -152,7 +152,7 @@ class ModulatedConvolution(nn.Module):
             weight *= self._factors(styles)[0, :, None, None, None]
         if self.blur is None:
             return F.conv2d(x, weight, bias, padding=self._padding)
-        return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), bias)  # type: ignore[no-any-return]
+        return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), bias)
 
     def _factors(self, styles: torch.Tensor) -> torch.Tensor:
         """1 / the norm of each image's modulated weights, [N, out_channels]."""
