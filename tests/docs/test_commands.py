@@ -24,7 +24,7 @@ from factory.train.labeller import resolve_labeller
 from manifests import SCHEMES
 from segment.commands.settings import resolve as resolve_segment
 from segment.compare.config import CompareConfig
-from segment.train.loop import TrainConfig
+from segment.train.config import TrainConfig
 from tests.docs.pages import ROOT, CommandLine, command_lines, inline_commands, name_of, paths
 
 COMMANDS = dict(generate.commands())
@@ -33,7 +33,21 @@ INLINE = sorted({line for path in paths() for line in inline_commands(path)})
 PROGRAMS = [line for line in LINES if line.words[0] in ("factory", "segment")]
 MODULES = [line for line in LINES if line.words[:2] == ("python", "-m")]
 MADE = [line for line in LINES if line.words[0] == "make"]
-OTHERS = {"python", "pip", "cp", "cd", "for", "done", ".", "git", "dask", "pytest", "factory", "segment", "make"}
+OTHERS = {
+    "python",
+    "pip",
+    "cp",
+    "cd",
+    "for",
+    "done",
+    ".",
+    "git",
+    "dask",
+    ".venv/bin/pytest",
+    "factory",
+    "segment",
+    "make",
+}
 
 
 def command_of(words: tuple[str, ...]) -> tuple[Any, list[str]]:
@@ -173,6 +187,12 @@ def test_the_targets_of_make_exist() -> None:
     assert MADE
     for line in MADE:
         assert {word for word in line.words[1:] if "=" not in word} <= targets, line
+
+
+def test_folders_of_tests_in_the_docs_exist() -> None:
+    named = [word for line in LINES if line.words[0] == ".venv/bin/pytest" for word in line.words[1:] if "/" in word]
+    assert named
+    assert all((ROOT / word).exists() for word in named)
 
 
 def test_shell_blocks_have_nothing_that_is_not_checked() -> None:
