@@ -136,8 +136,7 @@ def _command_page(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     usage = " ".join([name, *(_argument_usage(p) for p in arguments), "[OPTIONS]"])
     lines = [f"# `{name}`", "", *_paragraphs(command.help), "", "```text", usage, "```", ""]
-    if command.epilog:
-        lines += ["## Examples", "", "```sh", *_examples(command.epilog), "```", ""]
+    lines += ["## Examples", "", "```sh", *command.examples, "```", ""]
     if arguments:
         lines += ["## Arguments", "", *_parameter_table(arguments, context), ""]
     groups: dict[str, list[Any]] = {}
@@ -151,12 +150,6 @@ def _command_page(name: str, command: Any) -> str:
 def _argument_usage(argument: Any) -> str:
     name = argument.name.upper()
     return (name if argument.required else f"[{name}]") + ("..." if argument.nargs == -1 or argument.multiple else "")
-
-
-def _examples(epilog: str) -> list[str]:
-    """Return the command lines of an epilog, with the comments that stand beside them."""
-    lines = [line.strip() for line in inspect.cleandoc(epilog).replace("\b", "").splitlines()]
-    return [line for line in lines if line and not line.lower().startswith("example")]
 
 
 def _parameter_table(parameters: list[Any], context: Any) -> list[str]:
