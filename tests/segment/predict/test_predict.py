@@ -305,7 +305,7 @@ def test_more_nuclei_than_16_bits_hold_are_refused(predict: Cli, images: Path, m
             ("--tile", "128", "--overlap", "96"),
             r"--overlap: expected at most half of the tile, 128 pixels, got 96\. Use 64",
         ),
-        (("--format", "gif"), "--format: expected png, tiff, geojson or dataset, got 'gif'"),
+        (("--format", "gif"), "--format: expected one of png, tiff, geojson, dataset, got 'gif'"),
         (("--precision", "fp8"), "--precision: expected one of fp32, bf16, auto, got 'fp8'"),
         (("--mpp", "0"), "--mpp: expected micrometres per pixel"),
         (("--mpp", "4"), r"a\.png: expected at most 2 um per pixel for weights that were trained at 0\.5, got 4"),
