@@ -159,11 +159,11 @@ def real_network(small_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def no_training_plots() -> Iterator[None]:
     """Trainings plot no history: the plot takes longer than a training of a few steps."""
-    from factory.learn import trainer
+    from factory.train import generator
     from segment.train import run as experiment
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "plot_history", lambda out, history, panels: out)
+        patch.setattr(generator, "plot_history", lambda out, history, panels: out)
         patch.setattr(experiment, "plot_history", lambda out, history: out)
         yield
 

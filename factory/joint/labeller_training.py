@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from factory.core.fit import Fit, TrainingTask, fit
+from factory.core.fit import TrainingTask, fit
 from factory.core.seeds import Stream, generator, row_seed
+from factory.core.training_folder import TrainingFolder
 from factory.joint.labeller import Annotated, Fitted, LabellerConfig, Pixels, pixel_batch, pixel_sampler
 from factory.nets.pixel_classifier import Ensemble
 from manifests.errors import FaultError
@@ -28,7 +28,7 @@ class LabellerTask(TrainingTask[Pixels]):
         device: where. state_every: steps of a member between two states; None writes none before the end.
 
     Attributes:
-        ensemble: what is trained. steps: of each member. losses: of each step of each member so far.
+        ensemble: what is trained. member_steps: of each member. losses: of each step of each member so far.
 
     Raises:
         UserError: for labels of another size, other classes, or nothing labelled.
@@ -37,6 +37,7 @@ class LabellerTask(TrainingTask[Pixels]):
     state_kind = STATE_KIND
     advice = "Lower learning_rate."
     keeps_history = False
+    batches_ahead = 0  # a batch of all features of a large generator takes a gigabyte
     kept = "ensemble"
     ema = None
 
@@ -50,7 +51,8 @@ class LabellerTask(TrainingTask[Pixels]):
     ) -> None:
         self._images, self._config, self._device, self._every = images, config, device, state_every
         self._sampler = pixel_sampler(images, classes, balanced=config.balanced)
-        self.steps = steps_of(self._sampler.labelled, config)
+        self.member_steps = steps_of(self._sampler.labelled, config)
+        self.steps = config.members * self.member_steps
         self.losses: list[list[float]] = []
         channels, network = sum(images[0].features.record.channels), config.network
         self.ensemble = Ensemble(channels, classes, config.members, network.widths, network.dropout)
@@ -67,7 +69,7 @@ class LabellerTask(TrainingTask[Pixels]):
 
     def draw(self, step: int) -> Pixels:
         """Return the pixels of a step; they depend on the member and its step alone."""
-        number, own_step = divmod(step, self.steps)
+        number, own_step = divmod(step, self.member_steps)
         rng = generator(row_seed(self._config.seed, number), Stream.TRAIN_ORDER, own_step)
         return pixel_batch(self._images, self._sampler, rng, self._config.batch)
 
@@ -82,7 +84,7 @@ class LabellerTask(TrainingTask[Pixels]):
         Raises:
             FaultError: when the loss is not finite.
         """
-        number, own_step = divmod(step, self.steps)
+        number, own_step = divmod(step, self.member_steps)
         if own_step == 0:
             self._begin_member(number)
         x, truth = (part.to(self._device) for part in batch)
@@ -108,8 +110,7 @@ class LabellerTask(TrainingTask[Pixels]):
 
     def is_due(self, steps: int) -> bool:
         """Return whether a state is due: every so many steps of a member, and at its end."""
-        own = steps % self.steps
-        return self._every is not None and own % self._every == 0
+        return self._every is not None and steps % self.member_steps % self._every == 0
 
     def extra_state(self) -> dict[str, torch.Tensor]:
         """Return the losses of the members that were begun."""
@@ -126,9 +127,8 @@ def fit_labeller(
     config: LabellerConfig,
     *,
     device: str = "cpu",
-    out: Path | None = None,
+    folder: TrainingFolder | None = None,
     state_every: int | None = None,
-    fingerprint: str = "",
     on_step: Callable[[int, int, float], None] = lambda member, step, loss: None,
 ) -> Fitted:
     """Train an ensemble; on a CPU the same images and config give the same bytes.
@@ -136,31 +136,21 @@ def fit_labeller(
     Args:
         images: of one generator, features with the same channels. classes: of the labels.
         config: how to train. device: where.
-        out: folder that the state is written to, and resumed from if there is one; None writes none.
+        folder: that the state is written to, and resumed from if there is one; None writes none.
         state_every: steps between two states of a member; one more is written at its end.
-        fingerprint: of everything that decides the result; a state with another one is refused.
         on_step: called with member and step, from 0, and the loss.
 
     Raises:
         UserError: for labels of another size, other classes, nothing labelled, or the state of another fit.
         FaultError: when a loss is not finite.
     """
-    devices = [device] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng([device] if device.startswith("cuda") else []):
         task = LabellerTask(images, classes, config, device, state_every)
-        fit(
-            Fit(
-                task=task,
-                draw=task.draw,
-                steps=task.steps * config.members,
-                out=out,
-                fingerprint=fingerprint,
-                device=device,
-                resume=True,
-                batches_ahead=0,  # a batch of all features of a large generator takes a gigabyte
-                on_step=lambda done: on_step(*divmod(done - 1, task.steps), task.losses[-1][-1]),
-            )
-        )
+
+        def after(done: int) -> None:
+            on_step(*divmod(done - 1, task.member_steps), task.losses[-1][-1])
+
+        fit(task, folder, device=device, resume=True, on_step=after)
     return Fitted(task.ensemble.eval(), tuple(map(tuple, task.losses)))
 
 

@@ -1,11 +1,9 @@
-"""Trainers of generators: the configuration they share, their Protocol, and how the training loop runs one."""
+"""Trainers of generators: the configuration that they share, their Protocol, and their schedule."""
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -14,22 +12,11 @@ import torch
 from pydantic import Field, field_validator
 from torch import nn
 
-from factory.core.checkpoints import BEST, write_weights
 from factory.core.config import Config
-from factory.core.fit import Diverged, Row, TrainingTask
-from factory.core.history import plot_history
 from factory.core.precision import Precision
 from factory.learn.crops import Tiles
-from factory.learn.sample_sheet import write_sample_sheet
 from factory.nets import STRIDE
 from manifests.labels import LabelScheme
-
-STATE_KIND = "generator-state"
-SAMPLES = "samples"
-_SHOWN = 8
-
-UNHASHED = ("threads",)
-"""Fields that say how a machine is used. They are not part of the fingerprint, but a resumed run keeps its threads."""
 
 
 class TrainerConfig(Config):
@@ -161,68 +148,3 @@ def rate_factor(config: TrainerConfig, step: int, steps: int) -> float:
 def epoch_of(config: TrainerConfig, step: int, steps: int) -> int:
     """Epoch of a step (0-based). A run of fewer steps goes through the same `epochs`, only faster."""
     return min(step * config.epochs // steps, config.epochs - 1)
-
-
-class GeneratorTask(TrainingTask[list[Crops]]):
-    """A trainer as the training loop runs it; each checkpoint writes weights, a plot and a sheet of samples.
-
-    Args:
-        trainer: what to train. config: its configuration. scheme: of the masks. steps: in total.
-        draw: step -> batch. out: the run's folder. card: fields of the weights' card besides the trainer's own.
-    """
-
-    state_kind = STATE_KIND
-    advice = "Lower --set learning_rate."
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        config: TrainerConfig,
-        scheme: LabelScheme,
-        steps: int,
-        draw: Callable[[int], list[Crops]],
-        out: Path,
-        card: Mapping[str, Any],
-    ) -> None:
-        self.networks, self.optimisers, self.kept = trainer.networks, trainer.optimisers, trainer.kept
-        self.ema = config.ema
-        self._trainer, self._config, self._scheme, self._steps = trainer, config, scheme, steps
-        self._out, self._card = out, card
-        shown = [draw(step) for step in range(math.ceil(_SHOWN / config.batch))]
-        self._shown = [np.concatenate(parts)[:_SHOWN] for parts in zip(*shown, strict=True)]
-
-    def learning_rate(self, step: int) -> float:
-        """Return the configured rate, decayed in the last epochs."""
-        return self._config.learning_rate * rate_factor(self._config, step, self._steps)
-
-    def step(self, batch: list[Crops], step: int) -> dict[str, torch.Tensor]:
-        """Take one step of the trainer."""
-        losses = self._trainer.step(batch, step, epoch_of(self._config, step, self._steps))
-        values = torch.stack(list(losses.values())).tolist()
-        broken = [name for name, value in zip(losses, values, strict=True) if not math.isfinite(value)]
-        if broken:
-            raise Diverged("finite losses", broken)
-        return losses
-
-    def is_due(self, steps: int) -> bool:
-        """Return whether `look_every` steps have passed."""
-        return steps % self._config.look_every == 0
-
-    def keep(self, network: nn.Module, history: Sequence[Row]) -> None:
-        """Write a sheet of samples, the plot of the losses, and the weights with their card."""
-        step = history[-1]["step"]
-        columns = self._trainer.sample(network, self._shown)
-        network.train()
-        write_sample_sheet(self._out / SAMPLES / f"step-{step:06d}.png", columns, self._scheme)
-        losses = [name for name in history[0] if name not in ("step", "steps_per_s", "wait_share")]
-        plot_history(self._out, history, {"losses": {name: name.replace("_", " ") for name in losses}})
-        card = {**self._card, **self._trainer.card(), "kind": self._trainer.kind, "step": step}
-        write_weights(self._out / BEST, network.state_dict(), card)
-
-    def extra_state(self) -> Mapping[str, torch.Tensor]:
-        """Return that of the trainer."""
-        return self._trainer.extra_state()
-
-    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Restore that of the trainer."""
-        self._trainer.load_extra_state(tensors)

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from factory import joint, masks, renderers
+from factory.core.checkpoints import write_weights
 from factory.core.devices import usable_cores
-from factory.core.fit import Fit, FitResult, Row, fit
+from factory.core.fit import Diverged, FitResult, Row, TrainingTask, fit
+from factory.core.history import plot_history
 from factory.core.precision import resolve_precision
 from factory.core.registry import resolve
 from factory.core.training_folder import TrainingFolder
 from factory.learn.crops import Tiles, open_tiles
-from factory.learn.trainer import SAMPLES, UNHASHED, GeneratorTask, Trainer, TrainerConfig
+from factory.learn.sample_sheet import write_sample_sheet
+from factory.learn.trainer import Crops, Trainer, TrainerConfig, epoch_of, rate_factor
 from factory.train.inputs import manifest_digest, resolve_config
 from manifests.errors import UserError
 from manifests.schema import DISCLAIMER
+
+STATE_KIND = "generator-state"
+SAMPLES = "samples"
+_SHOWN = 8
+
+UNHASHED = ("threads",)
+"""Fields that say how a machine is used. They are not part of the fingerprint, but a resumed run keeps its threads."""
 
 
 @dataclass(frozen=True)
@@ -149,35 +162,68 @@ def train(
 
     Args:
         run: as `prepare` returns it. device: where to train. resume: continue from the folder's state if there is one.
-        overwrite: replace another run. on_start, on_step: see `Fit`. on_look: called with each row of the history.
+        overwrite: replace another run. on_start, on_step: see `fit`. on_look: called with each row of the history.
 
     Raises:
         UserError: when the folder holds something else.
         FaultError: when training diverges.
     """
-    config, scheme, folder = run.config, run.tiles.scheme, run.folder
+    config, folder = run.config, run.folder
     folder.check(resume=resume, overwrite=overwrite)
     torch.set_num_threads(config.threads or usable_cores())
     if resume:
         folder.refuse_other_threads(torch.get_num_threads())
     torch.manual_seed(config.seed)
-    trainer: Trainer = trainer_class(run.name)(config, scheme, device)
-    draw = trainer.draw_from(run.tiles)
+    trainer = trainer_class(run.name)(config, run.tiles.scheme, device)
     with folder.open(resume=resume):
-        return fit(
-            Fit(
-                task=GeneratorTask(trainer, config, scheme, run.steps, draw, run.out, _card(run)),
-                draw=draw,
-                steps=run.steps,
-                out=run.out,
-                fingerprint=folder.fingerprint,
-                device=device,
-                resume=resume,
-                on_start=on_start,
-                on_step=on_step,
-                on_row=on_look,
-            )
-        )
+        task = _GeneratorTask(run, trainer)
+        return fit(task, folder, device=device, resume=resume, on_start=on_start, on_step=on_step, on_row=on_look)
+
+
+class _GeneratorTask(TrainingTask[list[Crops]]):
+    """A trainer in the training loop. Each checkpoint writes weights, a plot and a sheet of samples."""
+
+    state_kind = STATE_KIND
+    advice = "Lower --set learning_rate."
+
+    def __init__(self, run: TrainingRun, trainer: Trainer) -> None:
+        self.networks, self.optimisers, self.kept = trainer.networks, trainer.optimisers, trainer.kept
+        self.ema, self.steps = run.config.ema, run.steps
+        self._run, self._config, self._trainer, self._draw = run, run.config, trainer, trainer.draw_from(run.tiles)
+        shown = [self.draw(step) for step in range(math.ceil(_SHOWN / run.config.batch))]
+        self._shown = [np.concatenate(parts)[:_SHOWN] for parts in zip(*shown, strict=True)]
+
+    def draw(self, step: int) -> list[Crops]:
+        return self._draw(step)
+
+    def learning_rate(self, step: int) -> float:
+        return self._config.learning_rate * rate_factor(self._config, step, self.steps)
+
+    def step(self, batch: list[Crops], step: int) -> dict[str, torch.Tensor]:
+        losses = self._trainer.step(batch, step, epoch_of(self._config, step, self.steps))
+        values = torch.stack(list(losses.values())).tolist()
+        if broken := [name for name, value in zip(losses, values, strict=True) if not math.isfinite(value)]:
+            raise Diverged("finite losses", broken)
+        return losses
+
+    def is_due(self, steps: int) -> bool:
+        return steps % self._config.look_every == 0
+
+    def keep(self, network: nn.Module, history: Sequence[Row]) -> None:
+        step, out = history[-1]["step"], self._run.out
+        columns = self._trainer.sample(network, self._shown)
+        network.train()
+        write_sample_sheet(out / SAMPLES / f"step-{step:06d}.png", columns, self._run.tiles.scheme)
+        losses = [name for name in history[0] if name not in ("step", "steps_per_s", "wait_share")]
+        plot_history(out, history, {"losses": {name: name.replace("_", " ") for name in losses}})
+        card = {**_card(self._run), **self._trainer.card(), "kind": self._trainer.kind, "step": step}
+        write_weights(self._run.folder.weights, network.state_dict(), card)
+
+    def extra_state(self) -> Mapping[str, torch.Tensor]:
+        return self._trainer.extra_state()
+
+    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._trainer.load_extra_state(tensors)
 
 
 def _card(run: TrainingRun) -> dict[str, Any]:

@@ -216,9 +216,8 @@ def train(
             len(run.images.scheme),
             config,
             device=device,
-            out=run.out,
+            folder=folder,
             state_every=config.state_every,
-            fingerprint=folder.fingerprint,
             on_step=lambda member, step, loss: on_step(member * steps + step + 1, config.members * steps),
         )
         _write_history(run.out, fitted)

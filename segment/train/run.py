@@ -15,7 +15,7 @@ import torch
 
 from factory.core.checkpoints import read_checkpoint
 from factory.core.devices import usable_cores
-from factory.core.fit import Fit, FitResult, Row, fit
+from factory.core.fit import FitResult, Row, fit
 from factory.core.precision import resolve_precision
 from factory.core.training_folder import TrainingFolder
 from manifests.dataset import Dataset
@@ -179,7 +179,7 @@ def run(
         device: where to train.
         resume: continue from the folder's state if there is one.
         overwrite: replace another run.
-        on_start, on_step: see `Fit`.
+        on_start, on_step: see `fit`.
         on_validation: called with each row of the history.
 
     Raises:
@@ -214,20 +214,9 @@ def run(
             scalars.add(row)
             on_validation(row)
 
-        result = fit(
-            Fit(
-                task=SegmenterTask(network, experiment.head, config, validate, out, _card(experiment), device),
-                draw=_sampler(experiment).draw,
-                steps=config.steps,
-                out=out,
-                fingerprint=folder.fingerprint,
-                device=device,
-                resume=resume,
-                on_start=on_start,
-                on_step=on_step,
-                on_row=watch,
-            )
-        )
+        draw, card = _sampler(experiment).draw, _card(experiment)
+        task = SegmenterTask(network, experiment.head, config, draw, validate, out, card, device)
+        result = fit(task, folder, device=device, resume=resume, on_start=on_start, on_step=on_step, on_row=watch)
         if experiment.head.distance and experiment.chooses_instances:
             _choose_instances(folder.weights, network, validation)
         scalars.complete(result.history)

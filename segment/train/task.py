@@ -28,6 +28,7 @@ class SegmenterTask(TrainingTask[Batch]):
 
     Args:
         network: on `device` already. head: meaning of its output channels. config: how to train.
+        draw: step -> batch, a function of the step alone.
         validate: network and steps done -> named figures, `SCORE` among them.
         out: the run's folder. card: fields of the weights' card besides step and scores. device: where to train.
     """
@@ -41,6 +42,7 @@ class SegmenterTask(TrainingTask[Batch]):
         network: torch.nn.Module,
         head: Head,
         config: TrainConfig,
+        draw: Callable[[int], Batch],
         validate: Callable[[torch.nn.Module, int], dict[str, float]],
         out: Path,
         card: Mapping[str, Any],
@@ -49,10 +51,13 @@ class SegmenterTask(TrainingTask[Batch]):
         self.networks = {"model": network}
         self._optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.optimisers = {"optimiser": self._optimiser}
-        self.ema = config.ema
-        self.config = config
+        self.ema, self.steps, self.config = config.ema, config.steps, config
         self._network, self._head, self._device = network, head, device
-        self._validate, self._out, self._card = validate, out, card
+        self._draw, self._validate, self._out, self._card = draw, validate, out, card
+
+    def draw(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        return self._draw(step)
 
     def learning_rate(self, step: int) -> float:
         """Return the rate of `segment.train.config.learning_rate`."""

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from factory.core.checkpoints import LAST, read_checkpoint
-from factory.core.fit import Diverged, Fit, Row, TrainingTask, fit
+from factory.core.fit import Diverged, Row, TrainingTask, fit
 from factory.core.history import HISTORY
+from factory.core.training_folder import TrainingFolder
 from manifests.errors import FaultError, UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,12 +25,15 @@ class Line(TrainingTask[torch.Tensor]):
     advice = "Draw other points."
     kept = "line"
 
-    def __init__(self, *, ema: float | None = 0.5, last: int = 100) -> None:
+    def __init__(self, *, ema: float | None = 0.5, steps: int = 7, last: int = 100) -> None:
         torch.manual_seed(0)
         line = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 1))
-        self.networks, self.ema, self.last = {"line": line}, ema, last
+        self.networks, self.ema, self.steps, self.last = {"line": line}, ema, steps, last
         self.optimisers = {"adam": torch.optim.Adam(line.parameters())}
         self.rates: list[float] = []
+
+    def draw(self, step: int) -> torch.Tensor:
+        return torch.randn(3, 2, generator=torch.Generator().manual_seed(step))
 
     def learning_rate(self, step: int) -> float:
         return 0.1 / (step + 1)
@@ -51,16 +55,16 @@ class Line(TrainingTask[torch.Tensor]):
         return bool(history) and history[-1]["step"] >= self.last
 
 
-def draw(step: int) -> torch.Tensor:
-    return torch.randn(3, 2, generator=torch.Generator().manual_seed(step))
+def folder(out: Path, document: str = "this run") -> TrainingFolder:
+    return TrainingFolder(out, {"run": document}, {})
 
 
-def run(out: Path | None, task: Line, steps: int = 7, resume: bool = False, stop: int | None = None) -> list[Row]:
+def run(out: Path | None, task: Line, resume: bool = False, stop: int | None = None) -> list[Row]:
     def on_step(done: int) -> None:
         if done == stop:
             raise KeyboardInterrupt
 
-    return fit(Fit(task, draw, steps, out, "f" * 64, resume=resume, on_step=on_step)).history
+    return fit(task, out and folder(out), resume=resume, on_step=on_step).history
 
 
 def tensors(out: Path) -> dict[str, bytes]:
@@ -82,7 +86,7 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path: Path, ema: float | None) ->
     assert tensors(whole) == tensors(broken)
     assert any(name.startswith("mean.") for name in tensors(whole)) == (ema is not None)
     with pytest.raises(UserError, match="got another's"):
-        fit(Fit(Line(ema=ema), draw, 7, broken, "0" * 64, resume=True))
+        fit(Line(ema=ema), folder(broken, "another"), resume=True)
 
 
 def test_every_step_has_its_own_learning_rate_and_a_task_can_end_early(tmp_path: Path) -> None:
@@ -110,7 +114,7 @@ def test_what_diverges_is_named_and_the_last_state_stays(tmp_path: Path, weights
 
     expected = r"finite weights, got others at step 4 \(line\)" if weights else r"finite loss.* at step 4 \(square\)"
     with pytest.raises(FaultError, match=rf"expected a? ?{expected}; the last good .*{LAST}. Draw other points."):
-        fit(Fit(task, draw, 7, tmp_path, "f" * 64, on_step=on_step))
+        fit(task, folder(tmp_path), on_step=on_step)
     assert read_checkpoint(tmp_path / LAST, "line-state").card["step"] == 2
     assert (tmp_path / HISTORY).exists()
 
@@ -118,5 +122,5 @@ def test_what_diverges_is_named_and_the_last_state_stays(tmp_path: Path, weights
 def test_history_rows_are_told_once_each(tmp_path: Path) -> None:
     rows: list[Row] = []
     told: Callable[[Row], None] = rows.append
-    fit(Fit(Line(), draw, 4, tmp_path, "f" * 64, on_row=told))
+    fit(Line(steps=4), folder(tmp_path), on_row=told)
     assert [sorted(row) for row in rows] == [["square", "step", "steps_per_s", "wait_share"]] * 2

@@ -1,6 +1,6 @@
 """StyleGAN2-ADA as a trainer: resumed is unbroken, regularisers are lazy, and what may be configured."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,11 @@ from torch import nn
 
 from factory.core.checkpoints import BEST, LAST, read_checkpoint
 from factory.core.config import parse
-from factory.core.fit import Fit, fit
 from factory.core.shipped import configs_dir
 from factory.joint.stylegan2 import WEIGHTS_KIND, StyleGan2Config, StyleGan2Trainer, build, pixels_of
-from factory.learn import trainer as trainer_module
 from factory.learn.crops import Tiles, open_tiles
-from factory.learn.trainer import STATE_KIND, Crops, GeneratorTask
+from factory.train import generator
+from factory.train.generator import STATE_KIND, TrainingRun, train
 from manifests.errors import UserError
 from manifests.labels import get_scheme
 from tests.mask_training import write_blobs
@@ -35,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "plain_plots")
 @pytest.fixture(scope="module")
 def plain_plots() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_module, "plot_history", lambda out, history, panels: out)
+        patch.setattr(generator, "plot_history", lambda out, history, panels: out)
         yield
 
 
@@ -54,14 +53,8 @@ def trainer_of(**changes: Any) -> StyleGan2Trainer:
     return StyleGan2Trainer(config_of(**changes), get_scheme("tissue"), "cpu")
 
 
-def job(
-    out: Path, tiles: Tiles, resume: bool = False, on_step: Callable[[int], None] = lambda step: None
-) -> Fit[list[Crops]]:
-    out.mkdir(exist_ok=True)
-    trainer = trainer_of()
-    draw = trainer.draw_from(tiles)
-    task = GeneratorTask(trainer, config_of(), tiles.scheme, 4, draw, out, {})
-    return Fit(task, draw, 4, out, "f" * 64, resume=resume, on_step=on_step)
+def run_of(out: Path, tiles: Tiles) -> TrainingRun:
+    return TrainingRun("stylegan2", config_of(threads=1), tiles, out, (), ())
 
 
 def state_of(out: Path) -> dict[str, bytes]:
@@ -77,13 +70,11 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(tiles: Tiles, tmp_path: P
         if done == 3:
             raise KeyboardInterrupt
 
-    fit(job(tmp_path / "whole", tiles))
+    train(run_of(tmp_path / "whole", tiles))
     with pytest.raises(KeyboardInterrupt):
-        fit(job(tmp_path / "broken", tiles, on_step=stop))
+        train(run_of(tmp_path / "broken", tiles), on_step=stop)
     torch.manual_seed(123)  # whatever the process did in between
-    again = job(tmp_path / "broken", tiles, resume=True)
-    torch.manual_seed(456)
-    assert fit(again).start == 2
+    assert train(run_of(tmp_path / "broken", tiles), resume=True).start == 2
     whole, broken = state_of(tmp_path / "whole"), state_of(tmp_path / "broken")
     assert [name for name in whole if whole[name] != broken[name]] == []
 

@@ -23,10 +23,10 @@ from factory.core.checkpoints import BEST, LAST, read_checkpoint
 from factory.core.config import parse
 from factory.core.history import HISTORY, PLOT, plot_history
 from factory.core.weights import read_card
-from factory.learn import trainer as trainer_module
-from factory.learn.trainer import SAMPLES, STATE_KIND, TrainerConfig, epoch_of, rate_factor
+from factory.learn.trainer import TrainerConfig, epoch_of, rate_factor
 from factory.masks.learned.generator import WEIGHTS_KIND
-from factory.train.generator import train, trainer_class, trainers
+from factory.train import generator
+from factory.train.generator import SAMPLES, STATE_KIND, train, trainer_class, trainers
 from manifests.errors import FaultError, UserError
 from manifests.labels import get_scheme
 from tests.conftest import Outcome, assert_refused
@@ -128,9 +128,9 @@ def test_resuming_a_finished_run_does_nothing(data: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("module", "victim"),
     [
-        (trainer_module, "write_sample_sheet"),
+        (generator, "write_sample_sheet"),
         (fit, "write_history"),
-        (trainer_module, "write_weights"),
+        (generator, "write_weights"),
         (fit, "write_state"),
     ],
 )
@@ -345,7 +345,7 @@ def test_a_weight_that_is_no_number_is_never_written_though_the_losses_are(
 def test_a_run_leaves_a_history_a_plot_sheets_and_weights_with_their_card(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "plot_history", plot_history)
+    monkeypatch.setattr(generator, "plot_history", plot_history)
     out = trained("depas", data, tmp_path / "run", steps=4)
     assert {path.name for path in out.iterdir()} == {"run.yaml", BEST, "best.json", LAST, HISTORY, PLOT, SAMPLES}
     assert [path.name for path in sorted((out / SAMPLES).iterdir())] == ["step-000002.png", "step-000004.png"]

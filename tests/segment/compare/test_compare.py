@@ -16,7 +16,6 @@ import yaml
 
 from factory.core.checkpoints import BEST, LAST
 from factory.core.config import parse
-from factory.core.fit import Fit
 from factory.core.runs import RunSpec, open_run, write_shard
 from factory.core.shipped import configs_dir
 from manifests import Dataset, open_dataset
@@ -27,7 +26,6 @@ from segment.compare.config import BootstrapConfig, CompareConfig, Training, dou
 from segment.compare.report import Setting, write_report
 from segment.compare.statistics import bootstrap_mean, bootstrap_relative, cohens_dz
 from segment.compare.summary import Scores, sentences, summarise
-from segment.data.tiles import Batch
 from segment.train import run as experiment
 from segment.train.task import SegmenterTask
 from tests.conftest import Outcome, assert_refused, write_dataset
@@ -215,10 +213,9 @@ def test_arms_of_one_seed_start_from_the_same_weights(
     )
     starts: dict[int, list[bytes]] = {}
 
-    def stop(job: Fit[Batch]) -> None:
-        assert isinstance(job.task, SegmenterTask)
-        tensors = job.task.networks["model"].state_dict().values()
-        starts.setdefault(job.task.config.seed, []).append(b"".join(tensor.numpy().tobytes() for tensor in tensors))
+    def stop(task: SegmenterTask, *arguments: object, **options: object) -> None:
+        tensors = task.networks["model"].state_dict().values()
+        starts.setdefault(task.config.seed, []).append(b"".join(tensor.numpy().tobytes() for tensor in tensors))
         raise FaultError("stopped before the first step")
 
     monkeypatch.setattr(experiment, "fit", stop)

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from torch import nn
 from factory.core.checkpoints import BEST, LAST, read_checkpoint, read_tensors, write_checkpoint
 from factory.core.config import parse, read_yaml
 from factory.core.ema import averaged
-from factory.core.fit import Fit, fit
+from factory.core.fit import FitResult, fit
 from factory.core.history import HISTORY, write_history
 from factory.core.shipped import configs_dir
+from factory.core.training_folder import TrainingFolder
 from factory.core.weights import read_card
 from manifests.errors import FaultError, UserError
 from segment.data.tiles import Batch
@@ -65,12 +67,14 @@ def job(
     config: TrainConfig = CONFIG,
     network: nn.Module | None = None,
     validate: Callable[[nn.Module, int], dict[str, float]] = validate,
-    fingerprint: str = "f" * 64,
+    document: str = "this run",
     **changes: Any,
-) -> Fit[Batch]:
+) -> Callable[[], FitResult]:
+    """A training that is ready to start."""
     out.mkdir(exist_ok=True)
-    task = SegmenterTask(network or small_network(), HEAD, config, validate, out, {"scheme": "test"}, "cpu")
-    return Fit(task, draw, config.steps, out, fingerprint, **changes)
+    network = network or small_network()
+    task = SegmenterTask(network, HEAD, config, draw, validate, out, {"scheme": "test"}, "cpu")
+    return partial(fit, task, TrainingFolder(out, {"run": document}, {}), **changes)
 
 
 def interrupt_at(step: int) -> Callable[[int], None]:
@@ -97,39 +101,39 @@ def learnt(out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6, 7])
 def test_resumed_training_equals_unbroken_training_bit_for_bit(tmp_path: Path, stop: int, precision: str) -> None:
     config = CONFIG.model_copy(update={"precision": precision})
-    fit(job(tmp_path / "whole", config=config))
+    job(tmp_path / "whole", config=config)()
     with pytest.raises(KeyboardInterrupt):
-        fit(job(tmp_path / "broken", config=config, on_step=interrupt_at(stop)))
+        job(tmp_path / "broken", config=config, on_step=interrupt_at(stop))()
     again = job(tmp_path / "broken", config=config, resume=True)
     if stop > 2:  # whatever the process did in between; before the first checkpoint the run simply starts anew
         torch.manual_seed(123)
-    assert fit(again).start == (stop - 1) // 2 * 2
+    assert again().start == (stop - 1) // 2 * 2
     whole, broken = learnt(tmp_path / "whole"), learnt(tmp_path / "broken")
     assert [name for name in whole if whole[name] != broken[name]] == []
 
 
 def test_interrupting_twice_equals_unbroken_training(tmp_path: Path) -> None:
-    fit(job(tmp_path / "whole"))
+    job(tmp_path / "whole")()
     with pytest.raises(KeyboardInterrupt):
-        fit(job(tmp_path / "broken", on_step=interrupt_at(3)))
+        job(tmp_path / "broken", on_step=interrupt_at(3))()
     with pytest.raises(KeyboardInterrupt):
-        fit(job(tmp_path / "broken", resume=True, on_step=interrupt_at(7)))
-    fit(job(tmp_path / "broken", resume=True))
+        job(tmp_path / "broken", resume=True, on_step=interrupt_at(7))()
+    job(tmp_path / "broken", resume=True)()
     assert learnt(tmp_path / "whole") == learnt(tmp_path / "broken")
 
 
 def test_resuming_a_finished_run_does_nothing(tmp_path: Path) -> None:
-    fit(job(tmp_path / "run"))
+    job(tmp_path / "run")()
     before = learnt(tmp_path / "run")
-    result = fit(job(tmp_path / "run", resume=True))
+    result = job(tmp_path / "run", resume=True)()
     assert (result.start, result.step) == (8, 8)
     assert learnt(tmp_path / "run") == before
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    fit(job(tmp_path / "run"))
+    job(tmp_path / "run")()
     with pytest.raises(UserError, match="got another's"):
-        fit(job(tmp_path / "run", resume=True, fingerprint="0" * 64))
+        job(tmp_path / "run", resume=True, document="another")()
 
 
 def test_the_best_weights_are_those_of_the_best_validation(tmp_path: Path) -> None:
@@ -140,7 +144,7 @@ def test_the_best_weights_are_those_of_the_best_validation(tmp_path: Path) -> No
         seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return {"score": next(scores), "mean_iou": step / 100, "wiou": 0.0, "dice": 0.0}
 
-    result = fit(job(tmp_path / "run", validate=scored))
+    result = job(tmp_path / "run", validate=scored)()
     assert (best_row(result.history)["step"], best_row(result.history)["val_score"]) == (4, 0.7)
     best = read_checkpoint(tmp_path / "run" / BEST, WEIGHTS_KIND)
     assert best.card["step"] == 4
@@ -152,13 +156,13 @@ def test_the_best_weights_are_those_of_the_best_validation(tmp_path: Path) -> No
 def test_training_stops_early_when_validation_no_longer_rises(tmp_path: Path, patience: int | None, last: int) -> None:
     config = CONFIG.model_copy(update={"steps": 12, "patience": patience})
     scores = iter([0.2, 0.7, 0.7, 0.1, 0.5, 0.9])
-    result = fit(
-        job(tmp_path / "run", config=config, validate=lambda n, step: {**validate(n, step), "score": next(scores)})
-    )
+    result = job(
+        tmp_path / "run", config=config, validate=lambda n, step: {**validate(n, step), "score": next(scores)}
+    )()
     assert result.step == last
     assert best_row(result.history)["step"] == (12 if patience is None else 4)
     before = learnt(tmp_path / "run")
-    assert fit(job(tmp_path / "run", config=config, resume=True)).step == last
+    assert job(tmp_path / "run", config=config, resume=True)().step == last
     assert learnt(tmp_path / "run") == before
 
 
@@ -168,7 +172,7 @@ def test_validated_and_kept_weights_are_the_running_mean(tmp_path: Path) -> None
     def on_step(step: int) -> None:
         seen.append({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
 
-    fit(job(tmp_path / "run", network=network, on_step=on_step, config=CONFIG.model_copy(update={"steps": 2})))
+    job(tmp_path / "run", network=network, on_step=on_step, config=CONFIG.model_copy(update={"steps": 2}))()
     kept = read_checkpoint(tmp_path / "run" / BEST, WEIGHTS_KIND).tensors
     rate = (1 + 1) / (10 + 1)  # after the first step the mean is the weights; then r = (1 + n) / (10 + n) with n = 1
     for name in ("0.weight", "1.running_mean"):
@@ -195,10 +199,10 @@ def test_events_are_those_of_the_history_after_a_run_went_on(tmp_path: Path) -> 
 
     with pytest.raises(KeyboardInterrupt):
         first = Scalars(tmp_path)
-        fit(job(tmp_path, on_row=first.add, on_step=interrupt_at(5)))
+        job(tmp_path, on_row=first.add, on_step=interrupt_at(5))()
     first.close()
     second = Scalars(tmp_path)
-    fit(job(tmp_path, on_row=second.add, resume=True))
+    job(tmp_path, on_row=second.add, resume=True)()
     second.close()
     assert len(list((tmp_path / TENSORBOARD).iterdir())) == 1
     written = events(tmp_path)
@@ -215,7 +219,7 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(tmp_path: 
                 network[0].weight[0, 0, 0, 0] = float("nan")  # type: ignore[index, union-attr, operator]
 
     with pytest.raises(FaultError, match=r"at step 6; the last good checkpoint is .*last\.safetensors"):
-        fit(job(tmp_path / "run", network=network, on_step=poison))
+        job(tmp_path / "run", network=network, on_step=poison)()
     state = read_checkpoint(tmp_path / "run" / LAST, STATE_KIND)
     assert state.card["step"] == 4
     assert all(bool(torch.isfinite(tensor.float()).all()) for tensor in state.tensors.values())
@@ -239,7 +243,7 @@ def test_history_is_the_same_file_whatever_the_order_of_its_columns(tmp_path: Pa
 
 
 def test_history_is_drawn_even_where_scores_are_undefined(tmp_path: Path) -> None:
-    result = fit(job(tmp_path / "run"))
+    result = job(tmp_path / "run")()
     assert [row["step"] for row in result.history] == [2, 4, 6, 8]
     assert result.history[0]["val_dice"] is None
     assert plot_history(tmp_path / "run", result.history).read_bytes().startswith(b"\x89PNG")
