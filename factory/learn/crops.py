@@ -142,7 +142,7 @@ def open_tiles(
     rows, left_out = _survey(parts, chosen, keep_ignored, on_tile)
     if len(rows) < batch:
         wanted = f"at least {batch} tiles with split {split}, a batch" if batch > 1 else f"tiles with split {split}"
-        ignored = f" ({left_out} more hold ignored pixels)" if left_out else ""
+        ignored = f" ({left_out} more contain ignored pixels)" if left_out else ""
         raise UserError(f"{where}: expected {wanted}, got {len(rows)}{ignored}. {advice}")
     return Tiles(parts, chosen, _commonest_mpp(parts), tuple(rows), left_out)
 

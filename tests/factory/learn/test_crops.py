@@ -156,9 +156,9 @@ def test_tiles_with_ignored_pixels_are_left_out_and_counted(tmp_path: Path, cli:
     done = cli("factory", "train", "depas", "--data", "d", "--dry-run", *as_assignments("depas"))
     assert done.code == 0, done
     assert "3 masks of scheme tissue" in done.out
-    assert "2 tiles hold ignored pixels (255) and are left out" in done.out
+    assert "2 tiles contain ignored pixels (255) and are left out" in done.out
     outcome = cli("factory", "train", "depas", "--data", "d", *as_assignments("depas", batch=4))
-    assert_refused(outcome, r"at least 4 tiles with split train, a batch, got 3 \(2 more hold ignored pixels\)")
+    assert_refused(outcome, r"at least 4 tiles with split train, a batch, got 3 \(2 more contain ignored pixels\)")
 
 
 def test_a_class_that_the_asked_scheme_ignores_leaves_its_tiles_out(tmp_path: Path) -> None:

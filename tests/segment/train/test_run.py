@@ -162,7 +162,7 @@ def test_a_run_killed_before_the_choice_makes_it_when_it_goes_on(
     experiment.run(experiment.prepare(config, real.root, tmp_path, tmp_path / "whole"))
     job = experiment.prepare(config, real.root, tmp_path, tmp_path / "killed")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(experiment, "_settle_instances", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(experiment, "_choose_instances", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         experiment.run(job)
     assert read_checkpoint(tmp_path / "killed" / BEST, WEIGHTS_KIND).card["instances_chosen"] is None
     experiment.run(job, resume=True)
@@ -241,7 +241,7 @@ def test_encoder_weights_are_checked_first_and_their_content_decides_whether_a_r
     for seed in (0, 1):
         torch.manual_seed(seed)
         save_file(build(config.network, 1).encoder.state_dict(), path)  # type: ignore[union-attr]
-        fingerprints.append(experiment.prepare(config, real.root, tmp_path, tmp_path / "run").fingerprint)
+        fingerprints.append(experiment.prepare(config, real.root, tmp_path, tmp_path / "run").folder.fingerprint)
     assert fingerprints[0] != fingerprints[1]
 
 
