@@ -321,7 +321,7 @@ def test_labels_outside_the_scheme_are_refused_before_the_first_step(name: str, 
     poke(tmp_path / "d", 2, 255)
     done = cli(*words, "--dry-run")
     assert done.code == 0, done
-    assert "1 tiles hold ignored pixels (255) and are left out" in done.out
+    assert "1 tiles contain ignored pixels (255) and are left out" in done.out
 
 
 def test_the_command_trains_a_renderer_and_make_draws_with_its_folder(tmp_path: Path, cli: Cli) -> None:
