@@ -19,8 +19,9 @@ import zarr
 from factory.core.loader import BatchLoader
 from factory.core.malloc import keep_freed_memory
 from factory.core.runs import open_run, write_shard
-from factory.make.pipeline import Realiser, prepare
-from factory.make.resolve import resolve_config
+from factory.make.recipes.base import maker_of
+from factory.make.recipes.masks_and_renderer import prepare
+from factory.make.resolve import resolve_make
 from manifests.dataset import Dataset, open_dataset
 from manifests.labels import get_scheme
 from segment.data.augmentation import AugmentConfig
@@ -47,11 +48,11 @@ def main() -> None:
 def _dataset(folder: Path, tile: int, n: int) -> Dataset:
     """Tiles of the factory itself, in shards as it writes them."""
     flags = {"scheme": "nuclei", "n": n, "size": (tile, tile), "split": (1.0, 0.0, 0.0)}
-    config, scheme = resolve_config(flags, {}, None, [])
-    order = prepare(config, scheme, folder / "data", manifest=None, like=None, device="cpu")
-    with open_run(order.spec) as run:
+    config, scheme = resolve_make(flags, {}, None, [])
+    prepared = prepare(config, scheme, folder / "data", manifest=None, like=None, device="cpu")
+    with open_run(prepared.spec) as run:
         for shard in run.todo:
-            run.add(write_shard(order.spec, shard, Realiser(order.recipe).realise(order.rows_of(shard))))
+            run.add(write_shard(prepared.spec, shard, maker_of(prepared.recipe).make(prepared.rows_of(shard))))
         run.finish()
     return open_dataset(folder / "data")
 

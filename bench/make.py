@@ -1,6 +1,6 @@
 """`factory make --tps 0.01-0.5`: rate from first to last shard, cores, memory, and the share of storage.
 
-FACTORY_BENCH_TILES sets the number of tiles (default 1000; the figure in docs/results/speed.md is of 5000).
+FACTORY_BENCH_TILES sets the number of tiles (default 1000; the figure in the README is of 5000).
 """
 
 import os
@@ -82,21 +82,22 @@ def _storage_share() -> None:
     """Time in encoding, hashing, writing and fsync, as a share of making a shard in one process."""
     from factory.core import runs
     from factory.core.pool import single_threaded
-    from factory.make.pipeline import Realiser, prepare
-    from factory.make.resolve import resolve_config
+    from factory.make.recipes.base import maker_of
+    from factory.make.recipes.masks_and_renderer import prepare
+    from factory.make.resolve import resolve_make
 
     single_threaded()
     folder = Path(tempfile.mkdtemp())
-    config, scheme = resolve_config({"n": 64, "tps": "0.01-0.5"}, {}, None, [])
-    order = prepare(config, scheme, folder / "d", manifest=None, like=None, device="cpu")
-    realiser, rows = Realiser(order.recipe), order.rows_of(0)
-    list(realiser.realise(rows[:2]))
+    config, scheme = resolve_make({"n": 64, "tps": "0.01-0.5"}, {}, None, [])
+    prepared = prepare(config, scheme, folder / "d", manifest=None, like=None, device="cpu")
+    maker, rows = maker_of(prepared.recipe), prepared.rows_of(0)
+    list(maker.make(rows[:2]))
     started = time.perf_counter()
-    samples = list(realiser.realise(rows))
+    samples = list(maker.make(rows))
     making = time.perf_counter() - started
-    with runs.open_run(order.spec):
+    with runs.open_run(prepared.spec):
         started = time.perf_counter()
-        runs.write_shard(order.spec, 0, samples)
+        runs.write_shard(prepared.spec, 0, samples)
         storing = time.perf_counter() - started
     shutil.rmtree(folder)
     share = storing / (making + storing)

@@ -21,14 +21,15 @@ if sys.argv[2] == "network":
 else:
     from pathlib import Path
     from factory.core.pool import single_threaded
-    from factory.make.resolve import resolve_config
-    from factory.make.pipeline import Realiser, prepare
+    from factory.make.resolve import resolve_make
+    from factory.make.recipes.base import maker_of
+    from factory.make.recipes.masks_and_renderer import prepare
     single_threaded()
-    config, scheme = resolve_config({"n": 8, "tps": "0.01-0.5"}, {}, None, [])
-    order = prepare(config, scheme, Path("unused"), manifest=None, like=None, device="cpu")
-    realiser, rows = Realiser(order.recipe), order.rows_of(0)
+    config, scheme = resolve_make({"n": 8, "tps": "0.01-0.5"}, {}, None, [])
+    prepared = prepare(config, scheme, Path("unused"), manifest=None, like=None, device="cpu")
+    maker, rows = maker_of(prepared.recipe), prepared.rows_of(0)
     def work():
-        return b"".join(image.tobytes() for image, _, _ in realiser.realise(rows))
+        return b"".join(image.tobytes() for image, _, _ in maker.make(rows))
 digest = hashlib.sha256(work()).hexdigest()
 seconds = []
 for _ in range(5):

@@ -83,9 +83,11 @@ from factory.core.malloc import keep_freed_memory
 from factory.core.pool import single_threaded
 keep_freed_memory()
 single_threaded()
-from factory import pipeline
+from factory.make import pipeline
+from factory.make.recipes.base import maker_of
+from factory.make.recipes.masks_and_renderer import prepare
 from factory.core.checkpoints import write_weights
-from factory.make.resolve import resolve_config
+from factory.make.resolve import resolve_make
 from manifests.labels import SCHEMES
 
 preset, folder, tiles = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -95,13 +97,13 @@ card |= {"scheme": SCHEMES["tissue"].to_dict(), "sources": [], "licences": []}
 card |= {"config": {"opening_px": 5, "closing_px": 10}}
 write_weights(folder / "weights.safetensors", network.state_dict(), card)
 plan = {"n": tiles, "size": SIZE, "mpp": 0.5, "tissue": "0.3-0.9"}
-config, scheme = resolve_config(
+config, scheme = resolve_make(
     plan, {"masks": masks.name, "renderer": "palette"}, None, [f"masks.weights={folder / 'weights.safetensors'}"]
 )
-order = pipeline.prepare(config, scheme, folder / "made", manifest=None, like=None, device="cpu")
-realiser = pipeline._realiser(order.recipe)
-list(realiser.realise(order.rows_of(0)[:1]))  # weights are read and kernels compiled, as after any first tile
-drawing, inputs = realiser.masks.network, inputs_of(network)
+prepared = prepare(config, scheme, folder / "made", manifest=None, like=None, device="cpu")
+maker = maker_of(prepared.recipe)
+list(maker.make(prepared.rows_of(0)[:1]))  # weights are read and kernels compiled, as after any first tile
+drawing, inputs = maker.masks.network, inputs_of(network)
 
 def forward():
     with torch.inference_mode():
@@ -109,7 +111,7 @@ def forward():
 
 bare = seconds_of(forward)
 started = clock()
-pipeline.make(order, workers=1)
+pipeline.make(prepared, workers=1)
 whole = (clock() - started) / tiles
 bare += seconds_of(forward)  # before and after, so that a machine that grows warm or busy shows
 print(json.dumps([statistics.median(bare), whole]))
@@ -124,16 +126,18 @@ from factory.core.malloc import keep_freed_memory
 from factory.core.pool import single_threaded
 keep_freed_memory()
 single_threaded()
-from factory import pipeline
-from factory.make.resolve import resolve_config
+from factory.make import pipeline
+from factory.make.recipes.base import maker_of
+from factory.make.recipes.masks_and_renderer import prepare
+from factory.make.resolve import resolve_make
 
 folder, tiles, assignments = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 plan = {"n": tiles, "size": SIZE, "mpp": 0.5, "tissue": "0.3-0.9"}
-config, scheme = resolve_config(plan, {"masks": "depas", "renderer": "palette"}, None, assignments)
-order = pipeline.prepare(config, scheme, folder / "made", manifest=None, like=None, device="cpu")
-list(pipeline._realiser(order.recipe).realise(order.rows_of(0)[:1]))
+config, scheme = resolve_make(plan, {"masks": "depas", "renderer": "palette"}, None, assignments)
+prepared = prepare(config, scheme, folder / "made", manifest=None, like=None, device="cpu")
+list(maker_of(prepared.recipe).make(prepared.rows_of(0)[:1]))
 started = clock()
-table, _ = pipeline.make(order, workers=1)
+table, _ = pipeline.make(prepared, workers=1)
 whole = (clock() - started) / tiles
 print(json.dumps([whole, float(np.mean(table["attempts"].to_numpy()))]))
 """

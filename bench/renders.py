@@ -35,9 +35,11 @@ MAKE = (
     + """
 from factory.core.pool import single_threaded
 single_threaded()
-from factory import pipeline
+from factory.make import pipeline
+from factory.make.recipes.base import maker_of
+from factory.make.recipes.masks_and_renderer import prepare
 from factory.core.checkpoints import write_weights
-from factory.make.resolve import resolve_config
+from factory.make.resolve import resolve_make
 from factory.renderers.pix2pixhd import Pix2PixHd
 from manifests.labels import get_scheme
 
@@ -55,12 +57,12 @@ if which == "published":
     write_weights(folder / "random.safetensors", Pix2PixHd.build(shape).state_dict(), card)
     assignments = [f"renderer.weights={folder / 'random.safetensors'}"]
 plan = {"n": tiles, "size": [512, 1024], "tps": "0.01-0.5"}
-config, scheme = resolve_config(plan, {"masks": "polygons", "renderer": "pix2pixhd"}, None, assignments)
-order = pipeline.prepare(config, scheme, folder / "made", manifest=None, like=None, device="cpu")
-realiser = pipeline._realiser(order.recipe)
-list(realiser.realise(order.rows_of(0)[:1]))  # weights are loaded and kernels compiled
-network = realiser.renderer.network
-x = torch.rand(1, realiser.renderer.card.fields["network"]["in_channels"], 512, 1024)
+config, scheme = resolve_make(plan, {"masks": "polygons", "renderer": "pix2pixhd"}, None, assignments)
+prepared = prepare(config, scheme, folder / "made", manifest=None, like=None, device="cpu")
+maker = maker_of(prepared.recipe)
+list(maker.make(prepared.rows_of(0)[:1]))  # weights are loaded and kernels compiled
+network = maker.renderer.network
+x = torch.rand(1, maker.renderer.card.fields["network"]["in_channels"], 512, 1024)
 
 def forward():
     with torch.inference_mode():
@@ -68,7 +70,7 @@ def forward():
 
 bare = seconds_of(forward, 5)
 started = clock()
-pipeline.make(order, workers=1)
+pipeline.make(prepared, workers=1)
 whole = (clock() - started) / tiles
 bare += seconds_of(forward, 5)  # before and after, so that a machine that grows warm or busy shows
 print(json.dumps([statistics.median(bare), whole, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]))

@@ -10,8 +10,9 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from bench.timing import median_seconds, peak_mb
-from factory.make.pipeline import Realiser, prepare
-from factory.make.resolve import resolve_config
+from factory.make.recipes.base import maker_of
+from factory.make.recipes.masks_and_renderer import prepare
+from factory.make.resolve import resolve_make
 from manifests.store import ARRAYS, Layout, ShardWriter, StoreReader, create_store
 
 LAYOUT = Layout(n=128, height=256, width=256, shard=64)
@@ -20,9 +21,9 @@ LAYOUT = Layout(n=128, height=256, width=256, shard=64)
 def tiles(root: Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Real content: tiles of the factory itself."""
     flags = {"scheme": "ihc", "n": 32, "tps": "0-1"}
-    config, scheme = resolve_config(flags, {}, None, [])
-    order = prepare(config, scheme, root / "unused", manifest=None, like=None, device="cpu")
-    made = [(i, t.semantic, t.instance) for i, t, _ in Realiser(order.recipe).realise(order.rows_of(0))]
+    config, scheme = resolve_make(flags, {}, None, [])
+    prepared = prepare(config, scheme, root / "unused", manifest=None, like=None, device="cpu")
+    made = [(i, t.semantic, t.instance) for i, t, _ in maker_of(prepared.recipe).make(prepared.rows_of(0))]
     return [made[index % len(made)] for index in range(LAYOUT.n)]
 
 

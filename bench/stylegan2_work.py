@@ -58,7 +58,8 @@ def write_all(folder: str) -> None:
 
 def sampled(which: str, precision: str, folder: str, n: str) -> list[float]:
     """Seconds of a bare forward pass and of an image of `factory sample`, and the peak in GB."""
-    from factory.make import samples as sampling
+    from factory.make.pipeline import make
+    from factory.make.recipes import samples as sampling
 
     weights = Path(folder) / f"{which}-{precision}" / BESIDE
     drawing = {"weights": str(weights), "precision": precision}
@@ -67,7 +68,7 @@ def sampled(which: str, precision: str, folder: str, n: str) -> list[float]:
     def sample(images: int, seed: int) -> None:
         config = sampling.SampleConfig.model_validate({"drawing": drawing, "n": images, "seed": seed})
         out = Path(folder) / f"sampled-{which}-{precision}-{seed}"
-        sampling.sample(sampling.prepare(config, out), workers=1)
+        make(sampling.prepare(config, out), workers=1)
 
     sample(1, 0)  # weights are loaded and kernels compiled
     bare = _bare_forward(weights, precision)
@@ -81,8 +82,9 @@ def labelled(which: str, precision: str, asked: str, folder: str, n: str) -> lis
 
     Where something is `asked`, tiles are chosen from a pool of four for each.
     """
-    from factory.make import joint as joint_making
     from factory.make import pipeline
+    from factory.make.joint_candidates import choose
+    from factory.make.recipes import joint as joint_making
     from factory.make.resolve import resolve_joint
 
     run, count = Path(folder) / f"{which}-{precision}", _images(which, n)
@@ -92,10 +94,10 @@ def labelled(which: str, precision: str, asked: str, folder: str, n: str) -> lis
         flags = {"n": tiles, "seed": seed, "tissue": "0.3-0.9" if asked else None}
         config = resolve_joint(flags, {"name": HDGAN, "weights": str(run)}, [], None, assignments)
         out = Path(folder) / f"made-{which}-{precision}-{asked}-{seed}"
-        order = joint_making.prepare(config, out, manifest=None, device="cpu")
+        prepared = joint_making.prepare(config, out, manifest=None, device="cpu")
         if asked:
-            order = joint_making.choose(order, workers=1)
-        pipeline.make(order, workers=1)
+            prepared = choose(prepared, workers=1)
+        pipeline.make(prepared, workers=1)
 
     make(1, 0)  # weights are loaded and kernels compiled
     part = Hdgan(

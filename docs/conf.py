@@ -37,7 +37,6 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 add_module_names = False
-default_role = "code"
 
 html_theme = "pydata_sphinx_theme"
 html_title = project
@@ -62,12 +61,6 @@ copybutton_prompt_text = r"^\$ "
 copybutton_prompt_is_regexp = True
 
 
-def escape_bars(app, what, name, obj, options, lines):
-    """Keep ``|T|``, the size of a set, from being read as a substitution of reStructuredText."""
-    lines[:] = [line if "``" in line else line.replace("|", r"\|") for line in lines]
-
-
 def setup(app):
     """Write the generated pages before Sphinx looks for documents."""
-    app.connect("autodoc-process-docstring", escape_bars)
     app.connect("config-inited", lambda app, config: generate.write_all(Path(app.srcdir)))

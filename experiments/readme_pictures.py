@@ -1,4 +1,4 @@
-"""Makes the pictures of README and docs from fresh tiles: PD-L1 with labels, Ki-67, H&E, masks learnt. All synthetic.
+"""Makes the README's pictures from fresh tiles: PD-L1 with its labels, Ki-67 and H&E; and masks learnt. All synthetic.
 
 python -m experiments.readme_pictures [montage|learnt|images|nuclei|joint] [FILE]
     default: montage, docs/pictures/NAME.jpg
@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from factory.geometry.nuclear_maps import contour_of
 from factory.joint import HDGAN
-from factory.make import joint as joint_making
-from factory.make.pipeline import make, prepare
-from factory.make.resolve import resolve_config, resolve_joint
+from factory.make.pipeline import make
+from factory.make.recipes import joint as joint_making
+from factory.make.recipes.masks_and_renderer import prepare
+from factory.make.resolve import resolve_joint, resolve_make
 from manifests import open_dataset
 
 Image = npt.NDArray[np.uint8]
@@ -51,11 +52,11 @@ def _learnt() -> Image:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("depas", "priorpath"):
-            config, scheme = resolve_config(
+            config, scheme = resolve_make(
                 {"n": 2, "tissue": "0.5-0.8", "seed": _SEED}, {"masks": name}, None, ["masks.precision=fp32"]
             )
-            order = prepare(config, scheme, Path(folder) / name, manifest=None, like=None, device="cpu")
-            make(order, workers=1)
+            prepared = prepare(config, scheme, Path(folder) / name, manifest=None, like=None, device="cpu")
+            make(prepared, workers=1)
             samples = open_dataset(Path(folder) / name)
             rows += [_row([scheme.palette[sample.tile.semantic], sample.image]) for sample in samples]
     return np.concatenate(rows)[:-_GAP]
@@ -67,11 +68,11 @@ def _images() -> Image:
     with tempfile.TemporaryDirectory() as folder:
         for number, tps in enumerate(("0.02", "0.15", "0.4")):
             plan = {"n": 1, "tps": tps, "size": (384, 512), "seed": _SEED + number}
-            config, scheme = resolve_config(
+            config, scheme = resolve_make(
                 plan, {"masks": "polygons", "renderer": "pix2pixhd"}, None, ["renderer.precision=fp32"]
             )
-            order = prepare(config, scheme, Path(folder) / tps, manifest=None, like=None, device="cpu")
-            make(order, workers=1)
+            prepared = prepare(config, scheme, Path(folder) / tps, manifest=None, like=None, device="cpu")
+            make(prepared, workers=1)
             for sample in open_dataset(Path(folder) / tps):
                 rows[0].append(scheme.palette[sample.tile.semantic])
                 rows[1].append(sample.image)
@@ -87,10 +88,10 @@ def _nuclei() -> Image:
             for look in (0, 4, 9, 14):
                 values = [f"renderer.look={look}", f"masks.touching={touching}", "renderer.precision=fp32"]
                 plan = {"n": 1, "scheme": "nuclei", "cells": cells, "seed": _SEED + number}
-                config, scheme = resolve_config(plan, {"renderer": "sharpgan"}, None, values)
+                config, scheme = resolve_make(plan, {"renderer": "sharpgan"}, None, values)
                 out = Path(folder) / f"{cells}-{look}"
-                order = prepare(config, scheme, out, manifest=None, like=None, device="cpu")
-                make(order, workers=1)
+                prepared = prepare(config, scheme, out, manifest=None, like=None, device="cpu")
+                make(prepared, workers=1)
                 for sample in open_dataset(out):
                     labels = scheme.palette[sample.tile.semantic]
                     labels[contour_of(sample.tile.instance)] = 0
@@ -103,8 +104,8 @@ def _joint() -> Image:
     """Two rows of images from a generator, each above the same under the labels that were read off it."""
     with tempfile.TemporaryDirectory() as folder:
         config = resolve_joint({"n": 16, "seed": _SEED}, {"name": HDGAN}, [], None, [])
-        order = joint_making.prepare(config, Path(folder) / "joint", manifest=None, device="cpu")
-        make(order, workers=1)
+        prepared = joint_making.prepare(config, Path(folder) / "joint", manifest=None, device="cpu")
+        make(prepared, workers=1)
         samples = list(open_dataset(Path(folder) / "joint"))
     palette = samples[0].tile.scheme.palette
     images = [sample.image for sample in samples]
@@ -122,9 +123,9 @@ def _montage() -> Image:
 
 def _tiles(scheme_name: str, n: int, folder: Path, **flags: Any) -> tuple[list[Image], list[Image]]:
     """Tiles as `factory make` stores them, and the same under the colours of their labels."""
-    config, scheme = resolve_config({"n": n, "scheme": scheme_name, "seed": _SEED, **flags}, {}, None, [])
-    order = prepare(config, scheme, folder / scheme_name, manifest=None, like=None, device="cpu")
-    make(order, workers=1)
+    config, scheme = resolve_make({"n": n, "scheme": scheme_name, "seed": _SEED, **flags}, {}, None, [])
+    prepared = prepare(config, scheme, folder / scheme_name, manifest=None, like=None, device="cpu")
+    make(prepared, workers=1)
     images, painted = [], []
     for sample in open_dataset(folder / scheme_name):
         labels = scheme.palette[sample.tile.semantic]

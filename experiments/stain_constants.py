@@ -193,17 +193,20 @@ def _print_gains() -> None:
 def _render(scheme_name: str, staining: Staining, n: int = 48) -> list[tuple[Look, Slide]]:
     """Tiles as `factory make` draws them, without faults: the look each was given, and the one fitted to it."""
     from factory.core.seeds import Stream, generator
-    from factory.make.pipeline import Realiser, prepare
-    from factory.make.resolve import resolve_config
+    from factory.make.recipes.base import maker_of
+    from factory.make.recipes.masks_and_renderer import prepare
+    from factory.make.resolve import resolve_make
     from manifests.errors import UserError
 
     flags = {"n": n, "scheme": scheme_name} | ({} if scheme_name == "nuclei" else {"tps": "0.05-0.5"})
     faultless = ["renderer.scanner.focus=0", "renderer.scanner.fold=0", "renderer.scanner.sharpen=[0,0]"]
-    config, scheme = resolve_config(flags, {}, None, faultless)
-    order = prepare(config, scheme, Path("unused"), manifest=None, like=None, device="cpu")
+    config, scheme = resolve_make(flags, {}, None, faultless)
+    prepared = prepare(config, scheme, Path("unused"), manifest=None, like=None, device="cpu")
     pairs = []
-    for row, (image, tile, _) in zip(order.rows_of(0), Realiser(order.recipe).realise(order.rows_of(0)), strict=True):
-        render_config = order.recipe.render_config
+    for row, (image, tile, _) in zip(
+        prepared.rows_of(0), maker_of(prepared.recipe).make(prepared.rows_of(0)), strict=True
+    ):
+        render_config = prepared.recipe.renderer.config
         assert isinstance(render_config, StainConfig)
         look = draw_look(render_config, staining, tile.mpp, generator(row["seed"], Stream.RENDER))
         try:
@@ -217,12 +220,13 @@ def _print_shapes(folder: Path) -> None:
     """Outlines of annotated nuclei beside those of the mask generator `nuclei`."""
     names = [path.name for path in _paths(folder, SOURCES["MoNuSeg"])]
     real = [cv2.imread(str(folder / "nuclei_he_monuseg30/instances" / name), cv2.IMREAD_UNCHANGED) for name in names]
-    from factory.make.pipeline import Realiser, prepare
-    from factory.make.resolve import resolve_config
+    from factory.make.recipes.base import maker_of
+    from factory.make.recipes.masks_and_renderer import prepare
+    from factory.make.resolve import resolve_make
 
-    config, scheme = resolve_config({"n": 48, "scheme": "nuclei"}, {}, None, [])
-    order = prepare(config, scheme, Path("unused"), manifest=None, like=None, device="cpu")
-    drawn = [tile.instance for _, tile, _ in Realiser(order.recipe).realise(order.rows_of(0))]
+    config, scheme = resolve_make({"n": 48, "scheme": "nuclei"}, {}, None, [])
+    prepared = prepare(config, scheme, Path("unused"), manifest=None, like=None, device="cpu")
+    drawn = [tile.instance for _, tile, _ in maker_of(prepared.recipe).make(prepared.rows_of(0))]
     print("\nshapes of nuclei: 5th, 25th, 50th, 75th, 95th percentile")
     for name, maps in (("MoNuSeg", real), ("drawn", drawn)):
         tables = [_shapes(instance.astype(np.int32)) for instance in maps if instance.any()]

@@ -15,16 +15,18 @@ from pathlib import Path
 import cv2
 import zarr  # noqa: F401, once and not in every child: it took most of their time
 
-from factory.make.pipeline import Order, Realiser, make, prepare
-from factory.make.resolve import resolve_config
+from factory.make.pipeline import Prepared, make
+from factory.make.recipes.base import maker_of
+from factory.make.recipes.masks_and_renderer import MasksAndRenderer, prepare
+from factory.make.resolve import resolve_make
 from manifests.files import is_temporary, walk
 
 cv2.setNumThreads(0)
 
 
-def order(out: Path) -> Order:
+def prepared(out: Path) -> Prepared[MasksAndRenderer]:
     flags = {"scheme": "nuclei", "n": 3, "size": (32, 32), "cells": "2-4"}
-    config, scheme = resolve_config(flags, {}, None, ["shard=2"])
+    config, scheme = resolve_make(flags, {}, None, ["shard=2"])
     return prepare(config, scheme, out, manifest=None, like=None, device="cpu")
 
 
@@ -77,13 +79,13 @@ def main(folder: Path) -> None:
         None
     )  # a point to be killed at: only a power cut takes what was written and not synced
     unbroken = folder / "unbroken"
-    planned = order(unbroken)
-    list(Realiser(planned.recipe).realise(planned.rows_of(0)))  # compile once, before any fork
-    assert in_child(lambda: make(order(unbroken), workers=1)) == 0
+    planned = prepared(unbroken)
+    list(maker_of(planned.recipe).make(planned.rows_of(0)))  # compile once, before any fork
+    assert in_child(lambda: make(prepared(unbroken), workers=1)) == 0
     expected = tree(unbroken)
     counts = {"kills": 0, "equal": 0, "partial_left": 0, "finished_shards_redone": 0}
     out = folder / "killed"
-    planned = order(out)
+    planned = prepared(out)
     for operation in itertools.count():
 
         def doomed(operation: int = operation) -> None:

@@ -1,8 +1,6 @@
-"""Images to a person's annotation tool and back. Adding a tool is a file here and a line below.
+"""Export of images to an annotation tool, and import of the annotations. Adding a tool is a file here and a line below.
 
-A tool is a class that is never built, with ``suffix`` of its files, ``skeleton(name, size, mark) -> document``, an
-annotation file without annotations, ``beside(scheme) -> {file name: content}``, what tells it the classes, and
-``read(path, size) -> shapes``, in the order in which they are painted.
+A tool is a class that meets `factory.annotate.tool.AnnotationTool`.
 """
 
 TOOLS: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""The folder that goes to a person: images as PNG, an annotation file for each, and a record of what they are."""
+"""The exported folder: images as PNG, an annotation file for each, and a record of their origin."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from factory.annotate import TOOLS
 from factory.annotate.shapes import read_json
-from factory.core.registry import resolve
+from factory.annotate.tool import resolve_tool
 from factory.joint.generators import drawing_of
-from factory.make.samples import choose_diverse, latents_of
+from factory.make.recipes.samples import choose_diverse, latents_of
 from manifests.checksums import SUMS
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
@@ -33,7 +32,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Record:
-    """What is in a folder of images for annotation.
+    """The content of a folder of images for annotation.
 
     Attributes:
         tool: by its name. scheme: by its name. data: name of the data set. generator: digest of what drew the images.
@@ -77,7 +76,7 @@ def export(
     chosen: Path | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Write the images of a data set for a person's tool; returns how many.
+    """Write the images of a data set for an annotation tool; returns their number.
 
     Args:
         root: the data set. out: a folder that is empty or not there yet, as annotations are never overwritten.
@@ -92,7 +91,7 @@ def export(
     if root.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"--out {out}: expected a folder apart from {root}, got one in it. Choose another --out.")
     dataset, generator = open_drawn(root)
-    written_by, scheme = resolve(TOOLS, tool, "--tool"), scheme or dataset.schemes[0]
+    written_by, scheme = resolve_tool(tool, "--tool"), scheme or dataset.schemes[0]
     places, layout = _places(dataset, diverse, chosen), dataset.store.layout
     size = (layout.height, layout.width)
     out.mkdir(parents=True, exist_ok=True)
@@ -140,7 +139,7 @@ def read_record(folder: Path) -> Record:
         texts = (record.tool, record.scheme, record.data, record.generator, *record.images.values())
         if not record.images or not all(isinstance(text, str) for text in texts):
             raise TypeError("no images, or no text where text belongs")
-        resolve(TOOLS, record.tool, "tool")
+        resolve_tool(record.tool)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / RECORD}: expected the record of an export, got {error!r}. Export anew.") from error
     if record.version != _VERSION:
@@ -149,7 +148,7 @@ def read_record(folder: Path) -> Record:
 
 
 def _png(image: npt.NDArray[np.uint8], mark: Mapping[str, Any]) -> bytes:
-    """A PNG that says what it is in its text."""
+    """A PNG with its origin in a text chunk."""
     text = PngInfo()
     text.add_text("Comment", f"synthetic; {DISCLAIMER}; {json.dumps(dict(mark), sort_keys=True)}")
     stream = io.BytesIO()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from factory.annotate.shapes import Ring, Shape, read_json, ring_of, rings_of
+from factory.annotate.tool import AnnotationTool
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
 
@@ -20,14 +21,14 @@ _VERSION = "5.0.0"
 _CIRCLE_CORNERS = 256
 
 
-class Labelme:
+class Labelme(AnnotationTool):
     """labelme (Wada 2016)."""
 
     suffix = ".json"
 
     @staticmethod
     def skeleton(name: str, size: tuple[int, int], mark: Mapping[str, Any]) -> dict[str, Any]:
-        """An annotation file without annotations; `mark` says what its image is, and labelme keeps it."""
+        """An annotation file without annotations; `mark` describes its image, and labelme keeps it."""
         return {
             "version": _VERSION,
             "flags": {},

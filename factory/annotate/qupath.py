@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.annotate.shapes import Shape, read_json, ring_of
+from factory.annotate.tool import AnnotationTool
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
 
@@ -22,14 +23,14 @@ _SWATCH = "swatch"
 _SWATCH_PX = 12
 
 
-class QuPath:
+class QuPath(AnnotationTool):
     """QuPath (Bankhead et al. 2017)."""
 
     suffix = ".geojson"
 
     @staticmethod
     def skeleton(name: str, size: tuple[int, int], mark: Mapping[str, Any]) -> dict[str, Any]:
-        """An annotation file without annotations; `mark` says what its image is."""
+        """An annotation file without annotations; `mark` describes its image."""
         del name, size
         return {"type": "FeatureCollection", "pathology_tiles": dict(mark), "features": []}
 

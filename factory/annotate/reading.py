@@ -1,53 +1,47 @@
-"""Annotations taken back: checked against images, classes and generator, then written as a data set of their own."""
+"""Import of annotations: they are checked against images, classes and generator, then painted into a data set."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from factory.annotate import TOOLS
 from factory.annotate.folder import RECORD, Record, open_drawn, read_record
 from factory.annotate.shapes import Shape, check_class, paint, read_json
+from factory.annotate.tool import resolve_tool
 from factory.core.config import Config, digest
 from factory.core.images.files import read_header, read_rgb
 from factory.core.images.header import UnreadableError
-from factory.core.registry import resolve
-from factory.core.runs import RunSpec, library_versions, write_shard
+from factory.core.runs import library_versions
 from factory.core.seeds import Stream, generator
-from factory.core.shards import write_missing
 from factory.joint.generators import DRAWING, drawing_of
-from factory.make.pipeline import BYTE_MAKERS
-from factory.plan.rows import check_shares, spread_splits
+from factory.make.pipeline import BYTE_MAKERS, Prepared, prepare_run
+from factory.make.recipes.base import Row, Sample
+from factory.plan.rows import check_shares, spread_splits, with_column
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.labels import IGNORE, LabelScheme
-from manifests.ledger import ShardRecord
-from manifests.schema import DatasetInfo
-from manifests.store import Layout
+from manifests.schema import SCHEMA, DatasetInfo
 from manifests.tile import Tile
 
 ANNOTATED = "annotated"
-"""Key of run.yaml that says which annotations these labels are."""
+"""Key of run.yaml with the annotations that the labels come from."""
 
 _PNG = ".png"
-Row = dict[str, Any]
-Payload = tuple[Row, Row, tuple[Shape, ...]]
 
 
 class ImportConfig(Config):
-    """What can be told of how annotations are read.
+    """Settings of the import.
 
     Attributes:
-        fill: class of what no shape covers; None leaves that out (255). split: shares of train, val, test.
-        seed: of who is in which split. shard: images in a shard file.
+        fill: class of the pixels that no shape covers; None leaves them unlabelled (255).
+        split: shares of train, val, test. seed: of the assignment to splits. shard: images in a shard file.
     """
 
     fill: str | None = None
@@ -61,53 +55,44 @@ class ImportConfig(Config):
         return check_shares(split)
 
 
-@dataclass(frozen=True)
-class Order:
-    """What will be written, nothing written yet.
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """Shapes that were drawn on the images of a data set. Builds an `AnnotationsMaker`.
 
     Attributes:
-        spec: of the data set. data: where the images are. scheme: of the labels. fill: label of what no shape covers.
-        payloads: row of the image, new row and shapes of every annotated image. notes: for a person, one line each.
+        data: where the images are. scheme: of the labels. fill: label of the pixels that no shape covers.
+        shapes: of every annotated image, by its sample_id.
     """
 
-    spec: RunSpec
     data: Path
     scheme: LabelScheme
     fill: int
-    payloads: tuple[Payload, ...]
-    notes: tuple[str, ...]
+    shapes: Mapping[str, tuple[Shape, ...]]
 
-    def payload_of(self, shard: int) -> list[Payload]:
-        """What the task of a shard needs."""
-        return [self.payloads[place] for place in self.spec.layout.rows(shard)]
+    def maker(self) -> AnnotationsMaker:
+        """Open the images."""
+        return AnnotationsMaker(self)
 
 
-@dataclass(frozen=True)
-class AnnotatedShard:
-    """The task of one shard: rows and shapes in, a published record out."""
+class AnnotationsMaker:
+    """Reads images and paints the masks of their annotations."""
 
-    spec: RunSpec
-    data: Path
-    scheme: LabelScheme
-    fill: int
+    def __init__(self, annotations: Annotations) -> None:
+        self._annotations, self._store = annotations, open_dataset(annotations.data).store
 
-    def __call__(self, shard: int, payloads: Sequence[Payload], tick: Callable[[], None]) -> ShardRecord:
-        """Paint the masks of a shard and publish it."""
-        store = open_dataset(self.data).store
-
-        def counted() -> Iterator[tuple[npt.NDArray[np.uint8], Tile, Row]]:
-            for given, row, shapes in payloads:
-                semantic = paint(shapes, self.scheme, (row["height"], row["width"]), self.fill).semantic
-                tile = Tile(semantic, np.zeros(semantic.shape, np.int32), row["mpp"], self.scheme)
-                yield store.read(given["index"], "image"), tile, row
-                tick()
-
-        return write_shard(self.spec, shard, counted())
+    def make(self, rows: Sequence[Row]) -> Iterator[Sample]:
+        """Yield image, labels and row of each row, whose index is that of the image."""
+        annotations = self._annotations
+        for row in rows:
+            shapes, size = annotations.shapes[row["sample_id"]], (row["height"], row["width"])
+            semantic = paint(shapes, annotations.scheme, size, annotations.fill).semantic
+            tile = Tile(semantic, np.zeros(semantic.shape, np.int32), row["mpp"], annotations.scheme)
+            yield self._store.read(row["index"], "image"), tile, row
 
 
 def prepare(
     folder: Path, data: Path, scheme: LabelScheme, out: Path, config: ImportConfig, *, partial: bool = False
-) -> Order:
+) -> Prepared[Annotations]:
     """Read all annotations and refuse what is wrong with them, before anything is written.
 
     Args:
@@ -133,32 +118,14 @@ def prepare(
     _refuse_missing(folder, found, partial)
     annotated = {name: shapes for name, shapes in found.items() if shapes}
     splits = spread_splits(config.split, generator(config.seed, Stream.DRAW).permutation(len(annotated)))
-    payloads = tuple(
-        (rows[name], _labelled(rows[name], scheme, split), shapes)
-        for (name, shapes), split in zip(annotated.items(), splits, strict=True)
-    )
-    return Order(
-        spec=_spec(out, dataset, record, scheme, annotated, config),
-        data=data,
-        scheme=scheme,
-        fill=IGNORE if config.fill is None else scheme.names.index(config.fill),
-        payloads=payloads,
-        notes=_notes(annotated, scheme, record.size, config.fill, len(found) - len(annotated)),
-    )
-
-
-def write(
-    order: Order,
-    *,
-    overwrite: bool = False,
-    on_start: Callable[[int, int], None] = lambda done, total: None,
-    on_tiles: Callable[[int], None] = lambda made: None,
-) -> tuple[pa.Table, int]:
-    """Write what is missing of an order: its rows, and how many images were labelled now; see `write_missing`."""
-    task = AnnotatedShard(order.spec, order.data, order.scheme, order.fill)
-    return write_missing(
-        order.spec, task, order.payload_of, workers=1, overwrite=overwrite, on_start=on_start, on_tiles=on_tiles
-    )
+    table = pa.Table.from_pylist([rows[name] for name in annotated], schema=SCHEMA)
+    for column, values in (("split", splits), ("label_scheme", scheme.name), ("label_origin", "annotated")):
+        values = [values] * len(annotated) if isinstance(values, str) else values
+        table = with_column(table, column, values)
+    fill = IGNORE if config.fill is None else scheme.names.index(config.fill)
+    document, info = _document(dataset, record, scheme, annotated, config), _info(dataset, scheme)
+    notes = _notes(annotated, scheme, record.size, config.fill, len(found) - len(annotated))
+    return prepare_run(Annotations(data, scheme, fill, annotated), table, out, document, info, notes=notes)
 
 
 def _refuse_inside(out: Path, data: Path, folder: Path) -> None:
@@ -172,7 +139,7 @@ def _refuse_inside(out: Path, data: Path, folder: Path) -> None:
 
 def _refuse_foreign(folder: Path, record: Record) -> None:
     """Refuse annotation files of images that were not exported into this folder."""
-    tool = resolve(TOOLS, record.tool, "tool")
+    tool = resolve_tool(record.tool)
     own = {RECORD, "classes.geojson", *(f"{name}{tool.suffix}" for name in record.images)}
     strangers = sorted(path.name for path in folder.glob(f"*{tool.suffix}") if path.name not in own)
     if strangers:
@@ -214,7 +181,7 @@ def _rows_of(record: Record, dataset: Dataset, folder: Path) -> dict[str, Row]:
 
 def _annotated(folder: Path, name: str, row: Row, record: Record, scheme: LabelScheme) -> tuple[Shape, ...]:
     """The shapes on an image, none where it is not annotated."""
-    tool, size = resolve(TOOLS, record.tool, "tool"), (row["height"], row["width"])
+    tool, size = resolve_tool(record.tool), (row["height"], row["width"])
     _check_image(folder / f"{name}{_PNG}", size, row["image_sha256"])
     path = folder / f"{name}{tool.suffix}"
     if not path.exists():
@@ -261,7 +228,7 @@ def _notes(
     fill: str | None,
     missing: int,
 ) -> tuple[str, ...]:
-    """What a person should know of overlaps, unlabelled pixels and images left out."""
+    """Notes on overlaps, unlabelled pixels and images that are left out."""
     painted = [paint(shapes, scheme, size) for shapes in annotated.values()]
     pixels = size[0] * size[1] * len(painted)
     disputed, unlabelled = (sum(getattr(p, name) for p in painted) for name in ("disputed_px", "unlabelled_px"))
@@ -280,36 +247,32 @@ def _notes(
     return tuple(notes)
 
 
-def _labelled(row: Row, scheme: LabelScheme, split: str) -> Row:
-    """The row of an image with a person's labels: image, seed and latent stay."""
-    return {**row, "split": split, "label_scheme": scheme.name, "label_origin": "annotated"}
-
-
-def _spec(
-    out: Path,
+def _document(
     dataset: Dataset,
     record: Record,
     scheme: LabelScheme,
     annotated: Mapping[str, tuple[Shape, ...]],
     config: ImportConfig,
-) -> RunSpec:
+) -> dict[str, Any]:
+    """The ``config`` of run.yaml. With the generator's settings, so that the images can be drawn again."""
     drawn = {
         name: [[shape.label, [[ring.tolist() for ring in rings] for rings in shape.polygons]] for shape in shapes]
         for name, shapes in annotated.items()
     }
-    document = {
+    return {
         DRAWING: drawing_of(dataset.root).model_dump(mode="json"),
         ANNOTATED: {"data": record.data, "tool": record.tool, "shapes_sha256": digest(drawn)},
         "scheme": scheme.to_dict(),
         **config.model_dump(mode="json"),
     }
-    versions = library_versions(*BYTE_MAKERS, "torch")
-    info = DatasetInfo(
+
+
+def _info(dataset: Dataset, scheme: LabelScheme) -> DatasetInfo:
+    return DatasetInfo(
         is_synthetic=True,
         generator=f"{dataset.info.generator}, annotated",
         label_schemes=(scheme,),
-        versions=versions,
+        versions=library_versions(*BYTE_MAKERS, "torch"),
         training_sources=dataset.info.training_sources,
         licences=dataset.info.licences,
     )
-    return RunSpec(out, document, Layout(len(annotated), *record.size, config.shard), info)

@@ -1,4 +1,4 @@
-"""Shapes that a person drew, and the mask that they make; and JSON files that a person may have edited."""
+"""Annotated shapes and their rasterisation to a mask; reading of JSON files that may have been edited by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SLACK = 0.02
 
 @dataclass(frozen=True)
 class Shape:
-    """What was drawn at once: the name of its class, and polygons, each an outline followed by its holes."""
+    """An annotation: the name of its class, and polygons, each an outline followed by its holes."""
 
     label: str
     polygons: tuple[tuple[Ring, ...], ...]
@@ -34,7 +34,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Painted:
-    """A mask uint8 [H, W] of shapes, how many pixels shapes of several classes claim, and how many none does."""
+    """A mask uint8 [H, W], the number of pixels in shapes of several classes, and the number of pixels in none."""
 
     semantic: Mask
     disputed_px: int
@@ -42,7 +42,7 @@ class Painted:
 
 
 def paint(shapes: Sequence[Shape], scheme: LabelScheme, size: tuple[int, int], fill: int = IGNORE) -> Painted:
-    """The mask of shapes; where they overlap the later one counts.
+    """Paint shapes into a mask; where they overlap the later one counts.
 
     Args:
         shapes: with classes of the scheme. size: height and width. fill: label of what no shape covers.
@@ -63,7 +63,7 @@ def paint(shapes: Sequence[Shape], scheme: LabelScheme, size: tuple[int, int], f
 
 
 def rasterise(rings: Sequence[Ring], size: tuple[int, int]) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
-    """The pixels whose centres lie inside, by the even-odd rule over all rings, and where in the image they are.
+    """Rasterise a polygon: pixels whose centres are inside by the even-odd rule over all rings, and their place.
 
     As in `geometry.scan`, a centre on a left or upper edge is inside and one on a right or lower edge is not, so that
     neighbours share no pixel. Every edge flips the pixel where it cuts a row; a running exclusive or along the row then
@@ -107,8 +107,8 @@ def ring_of(points: Any, size: tuple[int, int], where: str, *, least: int = 3) -
     """A ring of (x, y) pairs as JSON has them.
 
     Raises:
-        UserError: for fewer than `least` points, what are no points, or points outside the image by more than a brush
-            may reach, as those of an image of another size are.
+        UserError: for fewer than `least` points, entries that are not points, or points outside of the image by more
+            than a tool's brush may reach.
     """
     try:
         ring = np.array([[float(pair[0]), float(pair[1])] for pair in points], np.float64).reshape(-1, 2)
@@ -130,10 +130,10 @@ def ring_of(points: Any, size: tuple[int, int], where: str, *, least: int = 3) -
 
 
 def check_class(label: str, scheme: LabelScheme, where: str) -> None:
-    """Whether a scheme has a class.
+    """Refuse a class that a scheme does not have.
 
     Raises:
-        UserError: when it has not, with the nearest one.
+        UserError: with the nearest class.
     """
     if label not in scheme.names:
         near = difflib.get_close_matches(label, scheme.names, n=1, cutoff=0.5)

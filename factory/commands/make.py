@@ -6,10 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from factory.commands import options
-from factory.core.options import OUTPUT, RUNNING
-from factory.joint import FITTED
-
-_JOINT = "Joint generator (with --joint)"
 
 
 def make(
@@ -22,94 +18,62 @@ def make(
     n: options.Number = None,
     size: options.Size = None,
     mpp: options.Mpp = None,
-    split: options.SplitShares = None,
+    split: options.Split = None,
     seed: options.Seed = None,
     scheme: options.Scheme = None,
+    out: Annotated[Path, typer.Option(help="The data set's folder.")] = Path("data/synth"),
     manifest: Annotated[
-        Path | None,
-        typer.Option(help="Follow this plan instead of drawing one. [default: none]", rich_help_panel=options.TILES),
+        Path | None, typer.Option(help="Follow this plan instead of drawing one. [default: none]")
     ] = None,
     masks: options.Masks = None,
-    renderer: options.Renderer = None,
+    renderer: Annotated[str | None, typer.Option(help="Renderer. [default: stain]")] = None,
     like: Annotated[
         Path | None,
         typer.Option(
             help="Fit the renderer, and nuclei to instances, to a data set (its train split), a folder or an image. "
-            "[default: no fit]",
-            rich_help_panel=options.PARTS,
+            "[default: no fit]"
         ),
     ] = None,
     joint: Annotated[
-        str | None,
-        typer.Option(
-            help=f"{', '.join(FITTED)}: one generator draws image and labels, and tiles that fit are chosen. "
-            "[default: none]",
-            rich_help_panel=_JOINT,
-        ),
+        str | None, typer.Option(help="hdgan: image and labels of one generator, tiles chosen. [default: none]")
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Run folder of factory train hdgan. [default: starter]", rich_help_panel=_JOINT),
-    ] = None,
+    weights: Annotated[str | None, typer.Option(help="--joint: run of factory train hdgan. [default: starter]")] = None,
     pool: Annotated[
-        int | None,
-        typer.Option(help="Tiles to draw and choose from. [default: 4 for each requested]", rich_help_panel=_JOINT),
+        int | None, typer.Option(help="--joint: tiles drawn to choose from. [default: 4 for each asked]")
     ] = None,
     share: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="CLASS=SHARE",
-            help="Share of all pixels of a class, forms as --tps. Repeatable. [default: none]",
-            rich_help_panel=_JOINT,
-        ),
+        typer.Option(help="--joint: CLASS=SHARE of all pixels, forms as --tps. Repeatable. [default: none]"),
     ] = None,
     max_uncertainty: Annotated[
-        float | None,
-        typer.Option(
-            help="Leave out tiles with a larger mean uncertainty, in nats. [default: none]", rich_help_panel=_JOINT
-        ),
+        float | None, typer.Option(help="--joint: leave out tiles with more doubt, in nats. [default: none]")
     ] = None,
     max_pixel_uncertainty: Annotated[
-        float | None,
-        typer.Option(
-            help="Label pixels with a larger uncertainty 255 (ignore). [default: none]", rich_help_panel=_JOINT
-        ),
+        float | None, typer.Option(help="--joint: pixels with more doubt become 255, ignore. [default: none]")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The data set's folder.", rich_help_panel=OUTPUT)] = Path("data/synth"),
-    overwrite: options.Overwrite = False,
-    config: options.ConfigFile = None,
-    assignments: options.Assignments = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(
-            help="Address of a dask.distributed scheduler, tcp://host:8786. [default: local processes]",
-            rich_help_panel=RUNNING,
-        ),
+        typer.Option(help="Address of a dask.distributed scheduler, tcp://host:8786. [default: local processes]"),
     ] = None,
-    dry_run: options.DryRun = False,
+    config: options.ConfigFile = None,
+    assignments: options.Assignments = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the data set of another configuration in --out.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be made, stop.")] = False,
 ) -> None:
-    """Make labelled tiles with exactly the requested composition.
-
-    The same command continues an interrupted run.
-
-    Examples:
-      factory make --tps 0.01-0.5 --n 200
-      factory make --scheme nuclei --cells 20-60 --size 256 --out data/nuclei
-      factory make --like data/real --tps like:data/real --n 1000 --dry-run
-    """
+    """Make labelled tiles whose composition is what was asked, exactly. Stopped? The same command goes on."""
     import time
 
     from factory.core.console import console, counting
-    from factory.make import report
-    from factory.make import resolve as order
+    from factory.inspect.report import write_contact_sheet
+    from factory.make import report, resolve
+    from factory.make.options import prepare_make
     from factory.make.pipeline import make as make_tiles
-    from factory.make.pipeline import notes_of, prepare, resolve_part_device
-    from factory.make.real_images import read_reference
-    from factory.plan.rows import read_draft
 
-    flags = order.plan_flags(
+    plan = resolve.plan_flags(
         tps=tps,
         tissue=tissue,
         cells=cells,
@@ -123,34 +87,26 @@ def make(
         seed=seed,
         scheme=scheme,
     )
-    draft = read_draft(manifest) if manifest else None
-    typed = {
-        "weights": weights,
-        "pool": pool,
-        "max_uncertainty": max_uncertainty,
-        "max_pixel_uncertainty": max_pixel_uncertainty,
-    }
-    parts = {"masks": masks, "renderer": renderer}
-    order.refuse_mixed(joint, {**typed, "share": share}, {**parts, "like": like})
-    if joint:
-        from factory.core.devices import resolve_device
-        from factory.make import joint as joint_making
-
-        asked = order.resolve_joint(flags, {**typed, "name": joint}, share or [], config, assignments or [], draft)
-        prepared = joint_making.prepare(asked, out, manifest=draft, device=resolve_device(device))
-    else:
-        resolved, label_scheme = order.resolve_config(flags, parts, config, assignments or [], draft)
-        prepared = prepare(
-            resolved,
-            label_scheme,
-            out,
-            manifest=draft,
-            like=read_reference(like) if like else None,
-            device=resolve_part_device(resolved, device),
-        )
+    prepared = prepare_make(
+        out,
+        plan=plan,
+        manifest=manifest,
+        masks=masks,
+        renderer=renderer,
+        like=like,
+        joint=joint,
+        weights=weights,
+        pool=pool,
+        share=share,
+        max_uncertainty=max_uncertainty,
+        max_pixel_uncertainty=max_pixel_uncertainty,
+        device=device,
+        config=config,
+        assignments=assignments,
+    )
     terminal = console()
-    terminal.print(report.order_text(prepared), highlight=False)
-    for note in notes_of(prepared):
+    terminal.print(report.run_text(prepared), highlight=False)
+    for note in prepared.notes:
         terminal.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         terminal.print(report.request_table(prepared.rows))
@@ -158,14 +114,14 @@ def make(
         return
     started = time.monotonic()
     how: dict[str, Any] = {
-        "workers": order.parse_workers(workers),
+        "workers": resolve.parse_workers(workers),
         "scheduler": scheduler,
         "overwrite": overwrite,
     }
-    if joint and prepared.recipe.config.pool is not None:
+    if prepared.choose:
         with counting("drawing a pool") as calls:
-            prepared = joint_making.choose(prepared, **how, **calls)
-        for note in prepared.fits:
+            prepared = prepared.choose(prepared, **how, **calls)
+        for note in prepared.notes:
             terminal.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     with counting("making tiles") as calls:
         table, made = make_tiles(prepared, **how, **calls)
@@ -175,3 +131,5 @@ def make(
         terminal.print(closing)
     terminal.print(report.class_table(table, prepared.recipe.scheme))
     terminal.print(report.closing_line(out, len(table), made, seconds), highlight=False)
+    if made and (sheet := write_contact_sheet(out)):
+        terminal.print(f"contact sheet: {sheet}", markup=False, highlight=False, soft_wrap=True)

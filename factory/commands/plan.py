@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from factory.commands import options
-from factory.core.options import OUTPUT
 
 
 def plan(
+    out: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("plan.parquet"),
     tps: options.Tps = None,
     tissue: options.Tissue = None,
     cells: options.Cells = None,
@@ -19,28 +19,18 @@ def plan(
     n: options.Number = None,
     size: options.Size = None,
     mpp: options.Mpp = None,
-    split: options.SplitShares = None,
+    split: options.Split = None,
     seed: options.Seed = None,
     scheme: options.Scheme = None,
     masks: options.Masks = None,
-    out: Annotated[Path, typer.Option(help="The manifest to write.", rich_help_panel=OUTPUT)] = Path("plan.parquet"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the manifest if it exists.", rich_help_panel=OUTPUT)
-    ] = False,
     config: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the manifest if it is there.")] = False,
 ) -> None:
-    """Plan a data set: write a Parquet manifest of requests, one row per tile.
-
-    Look at it, edit it, and give it to factory make --manifest.
-
-    Examples:
-      factory plan --tps 0.01-0.5 --n 500
-      factory plan --scheme ihc --tps beta:2,5 --cells 40-80 --out ihc.parquet
-    """
+    """Plan a data set: a Parquet manifest of requests, to look at, edit, and give to factory make --manifest."""
     from factory.core.console import console
     from factory.make import resolve as order
-    from factory.make.pipeline import recipe_of, refuse_impossible
+    from factory.make.recipes.masks_and_renderer import MasksAndRenderer
     from factory.make.report import request_table
     from factory.plan.rows import plan as draw_plan
     from manifests.errors import UserError
@@ -67,15 +57,14 @@ def plan(
         seed=seed,
         scheme=scheme,
     )
-    resolved, label_scheme = order.resolve_config(flags, {"masks": masks}, config, assignments or [])
+    resolved, label_scheme = order.resolve_make(flags, {"masks": masks}, config, assignments or [])
     if resolved.plan.n > ROWS_PER_FILE:
         raise UserError(
             f"--n: expected at most {ROWS_PER_FILE:,} in one file, got {resolved.plan.n:,}. "
             "Make several with other --seed, or give --n to factory make."
         )
     table = draw_plan(resolved.plan)
-    recipe = recipe_of(resolved.model_dump(mode="json"), label_scheme)
-    refuse_impossible(table, recipe)
+    MasksAndRenderer.from_document(resolved.model_dump(mode="json"), scheme=label_scheme).refuse(table)
     write_manifest(out, table, DatasetInfo(True, "factory plan", (label_scheme,)))
     console().print(request_table(table))
     console().print(f"{table.num_rows} requests in {out}. Make them: factory make --manifest {out}", highlight=False)

@@ -8,67 +8,57 @@ from typing import Annotated
 import typer
 
 from factory.commands import options
-from factory.core.choices import Split
-from factory.core.options import OUTPUT
+from factory.commands.score import Split
 
 
 def render(
     masks: Annotated[
         Path, typer.Argument(metavar="DATA", help="Data set whose masks are drawn on, real or synthetic.")
     ] = Path("data/real"),
-    split: Annotated[
-        Split | None, typer.Option(help="Which of its tiles. [default: test]", rich_help_panel=options.TILES)
-    ] = None,
-    seed: options.Seed = None,
-    renderer: options.Renderer = None,
+    split: Annotated[Split | None, typer.Option(help="Which of its tiles. [default: test]")] = None,
+    renderer: Annotated[str | None, typer.Option(help="Renderer. [default: stain]")] = None,
     like: Annotated[
         Path | None,
-        typer.Option(
-            help="Fit the renderer to a data set (its train split), a folder or an image. [default: no fit]",
-            rich_help_panel=options.PARTS,
-        ),
+        typer.Option(help="Fit the renderer to a data set (its train split), a folder or an image. [default: no fit]"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The new data set's folder.", rich_help_panel=OUTPUT)] = Path(
-        "data/rendered"
-    ),
-    overwrite: options.Overwrite = False,
-    config: options.ConfigFile = None,
-    assignments: options.Assignments = None,
+    seed: options.Seed = None,
+    out: Annotated[Path, typer.Option(help="The new data set's folder.")] = Path("data/rendered"),
     device: options.Device = "auto",
     workers: options.Workers = None,
-    dry_run: options.DryRun = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML over the scheme's renderer. [default: none]")
+    ] = None,
+    assignments: options.Assignments = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the data set of another configuration in --out.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be made, stop.")] = False,
 ) -> None:
-    """Draw new images on the masks of a data set, to compare with its own images.
-
-    The same command continues an interrupted run.
-
-    Examples:
-      factory render data/real --split test
-      factory render data/real --renderer pix2pixhd --set renderer.weights=runs/train/pix2pixhd
-    """
+    """Draw new images on the masks of a data set, to hold against its own. Stopped? The same command goes on."""
     import time
 
     from factory.core.console import console, counting
-    from factory.make import on_given_masks as rendering
     from factory.make import report
-    from factory.make import resolve as order
-    from factory.make.real_images import read_reference
+    from factory.make.options import prepare_render
+    from factory.make.pipeline import make
+    from factory.make.resolve import parse_workers
 
-    (scheme,) = rendering.open_masks(masks, "all").schemes
-    typed = {"split": split, "seed": seed}
-    resolved = order.resolve_rendering(scheme, typed, renderer, config, assignments or [])
-    prepared = rendering.prepare(
-        resolved,
-        rendering.open_masks(masks, resolved.split),
+    prepared = prepare_render(
+        masks,
         out,
-        like=read_reference(like) if like else None,
-        device=rendering.resolve_device(resolved, device),
+        split=split.value if split else None,
+        renderer=renderer,
+        like=like,
+        seed=seed,
+        device=device,
+        config=config,
+        assignments=assignments,
     )
     terminal = console()
-    layout = prepared.spec.layout
+    layout, recipe = prepared.spec.layout, prepared.recipe
     terminal.print(
-        f"{layout.n} tiles of {layout.height}x{layout.width}: masks of {masks} ({resolved.split}), "
-        f"renderer {prepared.brush.renderer}, scheme {scheme.name} -> {out}",
+        f"{layout.n} tiles of {layout.height}x{layout.width}: masks of {masks} ({recipe.split}), "
+        f"renderer {recipe.renderer.name}, scheme {recipe.scheme.name} -> {out}",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -80,7 +70,7 @@ def render(
         return
     started = time.monotonic()
     with counting("drawing tiles") as calls:
-        table, made = rendering.render(prepared, workers=order.parse_workers(workers), overwrite=overwrite, **calls)
+        table, made = make(prepared, workers=parse_workers(workers), overwrite=overwrite, **calls)
     seconds = time.monotonic() - started
-    terminal.print(report.class_table(table, scheme))
+    terminal.print(report.class_table(table, recipe.scheme))
     terminal.print(report.closing_line(out, len(table), made, seconds), highlight=False)

@@ -8,10 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factory.commands import options
-from factory.core.options import OUTPUT
-from factory.joint import NoiseInput
-
-_IMAGES = "Images"
 
 if TYPE_CHECKING:
     from manifests.dataset import Dataset
@@ -20,66 +16,43 @@ if TYPE_CHECKING:
 def sample(
     weights: Annotated[
         str,
-        typer.Option(
-            help="Run folder of factory train stylegan2 or factory convert, its weights file, or starter.",
-            rich_help_panel=_IMAGES,
-        ),
+        typer.Option(help="Run's folder of factory train stylegan2 or factory convert, its weights' file, or starter."),
     ] = "starter",
-    n: Annotated[int, typer.Option("--n", help="Number of images.", rich_help_panel=_IMAGES)] = 100,
-    psi: Annotated[
-        float,
-        typer.Option(help="Truncation: 1 for full variety, less for more typical images.", rich_help_panel=_IMAGES),
-    ] = 0.7,
-    noise: Annotated[
-        NoiseInput,
-        typer.Option(
-            help="Noise inputs: drawn for each image, or the constant noise of the weights.", rich_help_panel=_IMAGES
-        ),
-    ] = "drawn",
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of latents and noise. [default: 0]", rich_help_panel=_IMAGES)
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The new data set's folder.", rich_help_panel=OUTPUT)] = Path(
-        "data/sampled"
-    ),
+    n: Annotated[int, typer.Option("--n", help="Number of images.")] = 100,
+    out: Annotated[Path, typer.Option(help="The new data set's folder.")] = Path("data/sampled"),
+    psi: Annotated[float, typer.Option(help="Truncation: 1 for all variety, less for more typical images.")] = 0.7,
+    noise: Annotated[str, typer.Option(help="drawn for each image, or the weights' constant noise.")] = "drawn",
+    seed: options.Seed = None,
     diverse: Annotated[
         int | None,
-        typer.Option(
-            help="Also choose this many images that differ most: OUT-diverse.parquet. [default: none]",
-            rich_help_panel=OUTPUT,
-        ),
+        typer.Option(help="Also choose so many images that differ most: OUT-diverse.parquet. [default: none]"),
     ] = None,
-    overwrite: options.Overwrite = False,
-    precision: options.Precision = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto: bf16 where the machine computes it.")] = "fp32",
     device: options.Device = "auto",
     workers: options.Workers = None,
-    dry_run: options.DryRun = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the data set of another configuration in --out.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be made, stop.")] = False,
 ) -> None:
-    """Draw images from a trained generator, without labels: every pixel is 255 (ignore).
+    """Draw images from a generator, without labels: every pixel is 255, ignore. Stopped? The same command goes on.
 
-    A contact sheet is written beside the data set (OUT-gallery.png). Label some of the images with factory annotate.
-    The same command continues an interrupted run.
-
-    Examples:
-      factory sample --n 500 --diverse 20
-      factory sample --weights runs/train/stylegan2 --psi 1 --out data/varied
+    A contact sheet stands beside the data set (OUT-gallery.png), with --diverse of the images chosen, and their rows
+    (OUT-diverse.parquet). factory annotate takes them to a person and back.
     """
     import time
 
-    from factory.core.config import parse
     from factory.core.console import console, counting
-    from factory.core.devices import resolve_device
-    from factory.make import resolve as order
-    from factory.make import samples as sampling
+    from factory.make.options import prepare_sample
+    from factory.make.pipeline import make
+    from factory.make.resolve import parse_workers
     from manifests.dataset import open_dataset
     from manifests.errors import UserError
 
-    drawing = {"weights": weights, "psi": psi, "noise": noise, "precision": precision}
-    values = {"drawing": drawing, "n": n, "seed": seed or 0}
-    config = parse(sampling.SampleConfig, values, "factory sample")
     if diverse is not None and not 1 <= diverse <= n:
         raise UserError(f"--diverse: expected 1 to {n} images, as many as --n, got {diverse}.")
-    prepared = sampling.prepare(config, out, device=resolve_device(device))
+    drawing = {"weights": weights, "psi": psi, "noise": noise, "precision": precision}
+    prepared = prepare_sample(out, n=n, seed=seed, device=device, **drawing)
     terminal, layout = console(), prepared.spec.layout
 
     def say(line: str) -> None:
@@ -91,7 +64,7 @@ def sample(
         return
     started = time.monotonic()
     with counting("drawing images", unit="images") as calls:
-        _, made = sampling.sample(prepared, workers=order.parse_workers(workers), overwrite=overwrite, **calls)
+        _, made = make(prepared, workers=parse_workers(workers), overwrite=overwrite, **calls)
     seconds = time.monotonic() - started
     say(f"{out}: {layout.n} images; {made} drawn in {seconds:.1f} s, {made / seconds:.1f} images/s")
     for line in _beside(open_dataset(out), diverse):
@@ -101,7 +74,7 @@ def sample(
 def _beside(dataset: Dataset, diverse: int | None) -> list[str]:
     """Write what stands beside the data set, and never in it, as its SHA256SUMS lists every file."""
     from factory.inspect.gallery import MOST, write_gallery
-    from factory.make import samples as sampling
+    from factory.make.recipes import samples as sampling
     from manifests.table import write_manifest
 
     root, lines = dataset.root.resolve(), []

@@ -89,6 +89,27 @@ def inspect_dataset(
     return Inspection(out / SHEET, out / PAGE, sort, tiles)
 
 
+def write_contact_sheet(root: Path, n: int = 8) -> Path | None:
+    """Write a few tiles of a new data set to one PNG beside it, ``data/synth-sheet.png`` for ``data/synth``.
+
+    Args:
+        root: the data set's folder, finished. n: tiles at most, spread over the first of tps, tissue and cells.
+
+    Returns:
+        The PNG; None where the folder that holds the data set cannot be written to.
+    """
+    dataset = open_finished(root)
+    root = root.resolve()
+    sort = default_sort(dataset)
+    content = render_sheet([dataset_block(dataset, choose(dataset, n, sort, seed=0), sort)], lambda: None)
+    path = root.with_name(f"{root.name}-sheet.png")
+    try:
+        write_atomic(path, content)
+    except OSError:
+        return None  # the data set is whole without it
+    return path
+
+
 def open_finished(root: Path) -> Dataset:
     """Open a data set that its run has finished.
 

@@ -4,8 +4,6 @@ Adding one is a file here and a line below. ``stylegan2`` learns images by a ``T
 features and the annotated images of a trained generator (Histopathology DatasetGAN).
 """
 
-from typing import Literal
-
 TRAINABLE = ("stylegan2", "hdgan")
 """Those that `factory train` can train; listed so that its help need not import them."""
 
@@ -17,14 +15,11 @@ JOINT: dict[str, str] = {
     "hdgan": "factory.joint.hdgan:Hdgan",
 }
 
-NoiseInput = Literal["drawn", "constant"]
-"""Noise inputs of a generator: drawn for each image, or the constant maps that belong to the weights."""
-
 DRAWING = "drawing"
-"""Key of run.yaml that says how a generator drew the images; what else makes images has none."""
+"""Key of run.yaml with the settings that a generator drew the images with."""
 
 HDGAN = "hdgan"
-"""Key of run.yaml with the labeller that gave the labels, and its name."""
+"""Name of the labeller, and key of run.yaml with its settings."""
 
 SHARES = "shares"
 """Key of run.yaml with the classes whose shares of the pixels were asked for."""

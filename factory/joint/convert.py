@@ -1,4 +1,4 @@
-"""The original implementation's weights (NVlabs/stylegan2-ada-pytorch, `G_ema`) -> our `Generator`.
+"""Conversion of the original implementation's weights (NVlabs/stylegan2-ada-pytorch, `G_ema`) to our `Generator`.
 
 Theirs come as pickles of code, which are never opened here. Whoever has them saves the plain tensors first::
 
@@ -31,16 +31,16 @@ from manifests.schema import DISCLAIMER
 _BLOCK = re.compile(r"synthesis\.b(\d+)\.")
 _LAYER = re.compile(r"mapping\.fc(\d+)\.weight")
 _CLAMP = 256.0
-"""What the original's training script bounds convolutions by; a setting of the network, so no weights tell it."""
+"""Bound of the convolutions in the original's training script. It is a setting and not among the tensors."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What no tensor tells, and the card must say.
+    """Metadata that is not stored in the tensors.
 
     Attributes:
-        mpp: micrometres per pixel of the images. scheme: that their labels are read in until annotations say another.
-        sources: what the weights were trained on. licences: of the weights and of that.
+        mpp: micrometres per pixel of the images. scheme: label scheme of the images.
+        sources: training data of the weights. licences: of the weights and of that data.
     """
 
     mpp: float

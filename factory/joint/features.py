@@ -6,7 +6,7 @@ float16. Here taps are stored as they are (1.04 GB), and what upsampling would g
 for: `Features.gather`.
 
 An image is two files: ``NAME.f16``, its taps one after the other, float16 [h, w, C], which is how a pixel's channels
-lie side by side; and ``NAME.json``, which says so, written last. Without the second the first is no features.
+lie side by side; and ``NAME.json``, its description, written last. Without the second file the first does not count.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _ROWS_BYTES = 1 << 24
 
 _NUMBERS = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
-"""What every pattern of bits is as float16, which numba does not have."""
+"""The value of every float16 bit pattern as float32, as numba has no float16."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of the features of an image.
+    """Description of the stored features of an image.
 
     Attributes:
         name: of the image, letters, digits, _ and -. size: its height and width. shapes: of its taps, in order.
@@ -68,22 +68,22 @@ class Record:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Of each tap."""
+        """Channels of each tap."""
         return tuple(shape[0] for shape in self.shapes)
 
     @property
     def size_bytes(self) -> int:
-        """Of all taps."""
+        """Bytes of all taps."""
         return need_bytes(self.shapes)
 
 
 def need_bytes(shapes: Sequence[Shape], images: int = 1) -> int:
-    """Bytes that the features of so many images take."""
+    """Bytes that the features of a number of images take."""
     return images * DTYPE.itemsize * sum(prod(shape) for shape in shapes)
 
 
 def check_shapes(shapes: Sequence[Shape], size: tuple[int, int]) -> None:
-    """Refuse taps that are no layers of an image.
+    """Refuse shapes that cannot be layers of a generator of such an image.
 
     Raises:
         ValueError: for no tap, or sides that do not divide the image's by a power of two.
@@ -114,7 +114,7 @@ class FeatureStore:
         self.folder, self.weights_sha256 = folder, weights_sha256
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Those of the names that have no features yet: what is left to do after a kill.
+        """The names that have no stored features yet.
 
         Raises:
             UserError: for features that are there and that `read` would refuse.
@@ -125,7 +125,7 @@ class FeatureStore:
         return absent
 
     def check_space(self, shapes: Sequence[Shape], images: int) -> None:
-        """Refuse a disk that is too small for the features of so many more images; call it before the first.
+        """Refuse a disk that is too small for the features of more images; called before the first is written.
 
         Raises:
             UserError: saying how much is needed and how much is free.
@@ -141,7 +141,7 @@ class FeatureStore:
             )
 
     def write(self, name: str, taps: Taps, size: tuple[int, int], latent_sha256: str) -> Record:
-        """Write the features of one image, whole or not at all; those that were there under this name go first.
+        """Write the features of one image, whole or not at all; earlier ones of this name are removed first.
 
         Args:
             name: of the image. taps: float16 or float32 [C, h, w] each. size: height and width of the image.
@@ -224,11 +224,11 @@ class Features:
 
     @property
     def taps(self) -> list[npt.NDArray[np.float16]]:
-        """The same as views [C, h, w], which is how a generator gives them."""
+        """The taps as views [C, h, w], the layout of a generator."""
         return [values.transpose(2, 0, 1) for values in self.maps]
 
     def verify(self) -> None:
-        """Read all bytes, and compare them with their digest.
+        """Compare all bytes with their digest.
 
         Raises:
             UserError: when they are others than were written.
@@ -242,7 +242,7 @@ class Features:
             )
 
     def gather(self, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Features of some pixels: what they would be in the taps upsampled to the image's size and concatenated.
+        """Features of some pixels, as in taps that are upsampled to the image's size and concatenated.
 
         Args:
             pixels: int64 [P, 2], rows and columns in the image.

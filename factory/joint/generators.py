@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from factory.core.runs import read_run
 from factory.core.seeds import Stream, generator
 from factory.core.weights import BEST, Card, read_card
 from factory.joint import DRAWING as DRAWING
-from factory.joint import NoiseInput
 from factory.joint.stylegan2 import SAMPLE_PSI, WEIGHTS_KIND, build, pixels_of
 from factory.learn.weights import STARTER, WeightsConfig
 from factory.nets.stylegan2 import Generator, Tap
@@ -37,7 +36,7 @@ Rngs = Sequence[np.random.Generator] | None
 
 
 class DrawConfig(WeightsConfig):
-    """Which weights draw images, and how.
+    """Settings of a generator at work.
 
     Attributes:
         psi: truncation: styles are drawn to their mean by it, 1 leaves them as they are.
@@ -46,7 +45,7 @@ class DrawConfig(WeightsConfig):
     """
 
     psi: float = Field(default=SAMPLE_PSI, ge=0, le=2)
-    noise: NoiseInput = "drawn"
+    noise: Literal["drawn", "constant"] = "drawn"
     precision: Precision = "fp32"
 
 
@@ -113,12 +112,12 @@ def draw_latents(seeds: Sequence[int], z_dim: int) -> Latents:
 
 
 def noise_of(seeds: Sequence[int], config: DrawConfig) -> Rngs:
-    """What `OpenGenerator.draw` takes the noise of rows from: None for constant noise."""
+    """Random generators for the noise of rows, as `OpenGenerator.draw` takes them; None for constant noise."""
     return None if config.noise == "constant" else [generator(seed, Stream.RENDER) for seed in seeds]
 
 
 def weights_path(weights: str | Path) -> Path:
-    """The file that is meant: a run's folder, a file, or ``starter``.
+    """The weights' file of a run's folder, a file, or ``starter``.
 
     Raises:
         UserError: when there are no starter weights.
@@ -179,15 +178,15 @@ def resolve_weights(config: DrawConfig, device: str) -> DrawConfig:
     """
     card = generator_card(config.weights)
     card.refuse_other(weights_path(config.weights), config.weights_sha256, "draw anew")
-    settled: dict[str, Any] = {
+    resolved: dict[str, Any] = {
         "weights_sha256": card.sha256,
         "precision": resolve_precision(config.precision, device),
     }
-    return config.model_copy(update=settled)
+    return config.model_copy(update=resolved)
 
 
 def drawing_of(root: Path) -> DrawConfig:
-    """How the images of a data set were drawn: one of `factory sample`, or its annotated images.
+    """Settings that the images of a data set were drawn with; of `factory sample`, or of annotated images.
 
     Raises:
         UserError: for a data set whose images no such generator drew.

@@ -1,7 +1,7 @@
-"""Histopathology-DatasetGAN (Rizvi et al.) at work: an image from a generator, and its labels off the same pass.
+"""Histopathology-DatasetGAN (Rizvi et al.): a generator draws an image, and a labeller classifies its features.
 
 Image and labels are functions of a row's seed, as for every image of a generator (`factory.joint.generators`). Labels
-are read from the features of the very pass that drew the image, so they belong to its noise too.
+are predicted from the features of the pass that drew the image, so they match its noise as well.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Image = npt.NDArray[np.uint8]
 
 
 class HdganConfig(WeightsConfig):
-    """Which labeller, and how it labels.
+    """Settings of a labeller at work.
 
     Attributes:
         weights: "starter", a folder that ``factory train hdgan`` wrote, or the file with the labeller in it.
@@ -73,7 +73,7 @@ class HdganConfig(WeightsConfig):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A tile of the joint route.
+    """A generated image with its labels.
 
     Attributes:
         image: uint8 [H, W, 3]. tile: its labels. latent: float32 [z_dim].
@@ -120,8 +120,8 @@ class Hdgan:
                     "Leave it out, or train with --set members=10."
                 )
         psi = drawing_of_card(card, path).psi if config.psi is None else config.psi
-        settled = {"weights_sha256": card.sha256, "psi": psi}
-        return config.model_copy(update={**settled, "precision": resolve_precision(config.precision, device)})
+        resolved = {"weights_sha256": card.sha256, "psi": psi}
+        return config.model_copy(update={**resolved, "precision": resolve_precision(config.precision, device)})
 
     @classmethod
     def card_of(cls, config: HdganConfig) -> Card:
@@ -135,7 +135,7 @@ class Hdgan:
 
     @cached_property
     def drawing(self) -> DrawConfig:
-        """How images are drawn: as the annotated ones, but for the truncation where another was asked for."""
+        """Settings of the generator: as for the annotated images, but with the config's truncation if there is one."""
         path = labeller_path(self.config.weights)
         how = drawing_of_card(self.card, path)
         update = {
@@ -168,7 +168,7 @@ class Hdgan:
 
     @property
     def scheme(self) -> LabelScheme:
-        """What the labeller tells apart."""
+        """The classes of the labeller."""
         return scheme_of(self.card)
 
     @property
@@ -182,14 +182,14 @@ class Hdgan:
         latent = draw_latents([seed], self.generator.network.z_dim)[0]
         rngs = noise_of([seed], self.drawing)
         image, taps = self.generator.draw_with_taps(latent, rngs[0] if rngs else None, self.drawing.psi)
-        said = self._streaming.label(
+        labels = self._streaming.label(
             taps_of(taps, self.labeller.card["taps"]),
             self.generator.size,
             self.config.label_tile_px,
             self.config.max_pixel_uncertainty,
         )
-        tile = tile_of(said.semantic, self.scheme, self.generator.mpp)
-        return Drawn(image, tile, latent, said.uncertainty, said.top_uncertainty, said.ignored)
+        tile = tile_of(labels.semantic, self.scheme, self.generator.mpp)
+        return Drawn(image, tile, latent, labels.uncertainty, labels.top_uncertainty, labels.ignored)
 
 
 def labeller_path(weights: str) -> Path:
@@ -225,7 +225,7 @@ def generator_beside(path: Path, card: Card) -> Path:
 
 
 def drawing_of_card(card: Card, path: Path) -> DrawConfig:
-    """How the images were drawn that a labeller was trained on."""
+    """Settings of the generator for the images that a labeller was trained on."""
     return parse(DrawConfig, card.fields["drawing"], f"{path}: drawing")
 
 

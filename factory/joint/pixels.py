@@ -22,7 +22,7 @@ class PixelSampler:
     """Draws labelled pixels, with replacement; which, is a function of the generator it is given.
 
     Args:
-        images: name and classes uint8 [H, W] of each, 255 where nothing is said. classes: how many there are.
+        images: name and classes uint8 [H, W] of each, 255 in unlabelled pixels. classes: their number.
         balanced: draw every class that occurs equally often.
 
     Raises:
@@ -37,7 +37,7 @@ class PixelSampler:
             other = flat[(flat >= classes) & (flat != IGNORE)]
             if other.size:
                 raise UserError(
-                    f"annotation of {name}: expected classes 0 to {classes - 1}, or {IGNORE} where nothing is said, "
+                    f"annotation of {name}: expected classes 0 to {classes - 1}, or {IGNORE} where unlabelled, "
                     f"got {int(other[0])}. Use the scheme that it was made with."
                 )
             starts = np.arange(0, flat.size, _BLOCK)
@@ -56,7 +56,7 @@ class PixelSampler:
         return int(self._before[:, -1].sum())
 
     def draw(self, rng: np.random.Generator, count: int) -> Drawn:
-        """So many pixels, image by image and class by class."""
+        """Draw `count` pixels; returned image by image and class by class."""
         drawn: list[list[tuple[npt.NDArray[np.int64], int]]] = [[] for _ in self._labels]
         for label, number in enumerate(rng.multinomial(count, self._chances)):
             before = self._before[label]
@@ -81,7 +81,7 @@ class PixelSampler:
 def _find(
     labels: npt.NDArray[np.uint8], label: int, starts: npt.NDArray[np.int64], ranks: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Where in flat labels the pixels with `label` are that have so many of their class before them from a start on."""
+    """Positions in flat labels of the pixels with a label, by their rank among such pixels after a start position."""
     places = np.empty(starts.size, np.int64)
     for number in range(starts.size):
         place, left = starts[number], ranks[number]

@@ -1,15 +1,16 @@
-"""Labels of a whole image, tile by tile, without its features ever being upsampled.
+"""Labelling of whole images, tile by tile, without upsampled features in memory.
 
-Bilinear upsampling is linear along pixels and the first layer of a pixel classifier is linear along channels, so either
-may come first. Here the layer does, at each tap's own resolution: its few outputs are upsampled straight to a tile of
-the image and summed over the taps, and the rest of the network runs on the tile. Only the first layer commutes: the
-ReLU behind it does not, and two doublings are no upsampling by four.
+Bilinear upsampling is linear along pixels and the first layer of a pixel classifier is linear along channels, so their
+order does not matter. Here the layer comes first, at each tap's own resolution: its few outputs are upsampled straight
+to a tile of the image and summed over the taps, and the rest of the network runs on the tile. Only the first layer
+commutes: the ReLU behind it does not, and upsampling by two twice differs from upsampling by four.
 
-What levels of a stride of 8 and more say together is bilinear between lines 4 pixels apart, as their knots lie on such
-lines. It is summed there and upsampled once, so that all blocks of a generator cost little more than the last ones.
+The summed outputs of all levels with a stride of 8 and more are bilinear between lines 4 pixels apart, as their knots
+lie on such lines. They are summed on these lines and upsampled once, so that all blocks of a generator cost little more
+than the last ones.
 
-What the layers say lies in memory as [h, w, D]. Rows of a tile are computed some at a time and members one after the
-other, so that what the first layer says stays in a core's second cache.
+Outputs of the first layer are stored as [h, w, D]. A few rows of a tile are computed at a time, and members one after
+the other, so that these outputs stay in the second-level cache of a core.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ Tap = npt.NDArray[np.float16] | npt.NDArray[np.float32] | torch.Tensor
 """Output of one layer, of any float format [C, h, w], in any order in memory; an array must be writable for torch."""
 
 TILE_PX = 256
-"""Side of the tiles where nothing else is said: half of it takes a tenth longer, for calls of torch."""
+"""Default side of the tiles. With half of it the calls of torch take a tenth longer."""
 
 _STEPS = 1024
-"""Of the scale on which doubt is counted, from 0 to its largest value."""
+"""Steps of the histogram of uncertainty, from 0 to its largest possible value."""
 
 _LATTICE_PX = 4
 """Distance of the lines on which coarse levels are summed."""
 
 _BAND_BYTES = 1 << 20
-"""Of what the first layer says of the rows that are computed together."""
+"""Size of the first layer's outputs for the rows that are computed together."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Labels:
     """Labels of an image.
 
     Attributes:
-        semantic: uint8 [H, W], classes, 255 where the members disagree more than was allowed.
+        semantic: uint8 [H, W], classes; 255 (ignore) where the members disagree more than allowed.
         uncertainty: mean Jensen-Shannon divergence in nats; None for a single classifier.
         top_uncertainty: the same over the tenth of the pixels where it is largest, by which DatasetGAN's code ranks
             images, up to a thousandth of its scale.
@@ -114,8 +115,8 @@ class StreamingLabeller:
         cuts = [[slice(at, min(at + tile_px, side)) for at in range(0, side, tile_px)] for side in size]
         for rows, columns in product(*cuts):
             with torch.inference_mode():
-                said = self._tile(levels, size, rows, columns)
-            yield rows, columns, said
+                logits = self._tile(levels, size, rows, columns)
+            yield rows, columns, logits
 
     def label(
         self,
@@ -124,7 +125,7 @@ class StreamingLabeller:
         tile_px: int = TILE_PX,
         most_uncertain: float | None = None,
     ) -> Labels:
-        """Label an image: the majority's vote, and what the members disagree on more than `most_uncertain` as 255.
+        """Label an image by majority vote; pixels with more disagreement than `most_uncertain` become 255 (ignore).
 
         Args:
             taps, size, tile_px: as in `logits`. most_uncertain: largest Jensen-Shannon divergence, in nats, of a pixel
@@ -134,19 +135,21 @@ class StreamingLabeller:
             ValueError: as `logits`; for a bound that a single classifier, which never disagrees, cannot have.
         """
         if most_uncertain is not None and self.members == 1:
-            raise ValueError("most_uncertain: expected an ensemble, got one classifier, which has no doubt to bound")
+            raise ValueError(
+                "most_uncertain: expected an ensemble, got one classifier, which has no uncertainty to bound"
+            )
         semantic: npt.NDArray[np.uint8] = np.empty(size, np.uint8)
-        doubts = _Doubts(math.log(max(min(self.members, self.classes), 2)))
+        uncertainty = _Uncertainty(math.log(max(min(self.members, self.classes), 2)))
         for rows, columns, logits in self.logits(taps, size, tile_px):
             labels = majority_vote(logits)
             if self.members > 1:
-                doubt = disagreement(logits)
-                doubts.add(doubt)
+                divergence = disagreement(logits)
+                uncertainty.add(divergence)
                 if most_uncertain is not None:
-                    labels[doubt > most_uncertain] = IGNORE
+                    labels[divergence > most_uncertain] = IGNORE
             semantic[rows, columns] = labels.cpu().numpy()
         ignored = float(np.count_nonzero(semantic == IGNORE) / semantic.size) if most_uncertain is not None else 0.0
-        return Labels(semantic, doubts.mean, doubts.top_tenth, ignored)
+        return Labels(semantic, uncertainty.mean, uncertainty.top_tenth, ignored)
 
     def _levels(self, taps: Sequence[Tap], size: tuple[int, int]) -> list[_Level]:
         """Taps by resolution."""
@@ -173,7 +176,7 @@ class StreamingLabeller:
         height, width = rows.stop - rows.start, columns.stop - columns.start
         own = next((level for level in levels if level.size == size), None)
         coarser = _Coarser([level for level in levels if level is not own], size, rows, columns)
-        said = self._first_bias.new_empty(self.members, self.classes, height, width)
+        logits = self._first_bias.new_empty(self.members, self.classes, height, width)
         step = max(_BAND_BYTES // (4 * width * self._first_bias.shape[1]), 1) if self.device.type == "cpu" else height
         hidden = self._first_bias.new_empty(min(step, height), width, self._first_bias.shape[1])
         grids = [coarser.grids(member, bias) for member, bias in enumerate(self._first_bias)]
@@ -188,11 +191,11 @@ class StreamingLabeller:
                     _write_product(total, features, own.weight[member])
                 for grid in grids[member]:
                     grid.add_to(total, start)
-                said[member, :, start:stop] = self._rest_of_network(total.relu_(), member)
-        return said
+                logits[member, :, start:stop] = self._rest_of_network(total.relu_(), member)
+        return logits
 
     def _rest_of_network(self, hidden: torch.Tensor, member: int) -> torch.Tensor:
-        """Logits [K, h, w] of what a member's first layer says behind its ReLU, [h, w, D]."""
+        """Logits [K, h, w] from the activations [h, w, D] of a member's first layer, after its ReLU."""
         second, second_bias, third, third_bias = (part[member] for part in self._rest)
         narrow = torch.addmm(second_bias, hidden.flatten(0, 1).to(self._dtype), second).relu_()
         return torch.addmm(third_bias, third, narrow.T).view(-1, *hidden.shape[:2])
@@ -212,7 +215,7 @@ class _Level:
     weight: torch.Tensor
 
     def features(self, rows: slice, columns: slice) -> torch.Tensor:
-        """All taps in the pixels of a window, [P, C], less their mean, in the format of the weights."""
+        """All taps in the pixels of a window, [P, C], minus their mean, in the number format of the weights."""
         parts = [tap[:, rows, columns].to(self.mean.device) for tap in self.taps]
         if all(tap.stride(0) == 1 for tap in self.taps):  # a pixel's channels lie side by side, as on disk
             x = torch.cat([part.permute(1, 2, 0) for part in parts], 2).flatten(0, 1)
@@ -243,7 +246,7 @@ class _Coarser:
         self._between = [places_between_lines(cut, _LATTICE_PX) for cut in cuts]
 
     def grids(self, member: int, bias: torch.Tensor) -> list[Grid]:
-        """What a member's first layer says: its bias [D] and all coarse levels together, then the others."""
+        """Outputs of a member's first layer: bias [D] and all coarse levels in one grid, then a grid for each other."""
         total = bias.repeat(*self._shape, 1)
         for window in self._coarse:
             window.grid(member).add_to(total)
@@ -252,7 +255,7 @@ class _Coarser:
 
 @dataclass(frozen=True)
 class _Window:
-    """Features [h' w', C] of a level, weights of the first layer [E, C, D], and which places lie where in them."""
+    """Features [h' w', C] of a level, weights of the first layer [E, C, D], and the positions of pixels in them."""
 
     size: tuple[int, int]
     features: torch.Tensor
@@ -262,7 +265,7 @@ class _Window:
 
     @classmethod
     def of(cls, level: _Level, size: tuple[int, int], places: Sequence[npt.NDArray[np.float64]]) -> _Window:
-        """What is needed for some rows and columns of an image."""
+        """The window of a level that some rows and columns of an image need."""
         down, along = (
             places_between(each, side, native) for each, side, native in zip(places, size, level.size, strict=True)
         )
@@ -271,7 +274,7 @@ class _Window:
         return cls(shape, level.features(rows, columns), level.weight, moved(down), moved(along))
 
     def grid(self, member: int) -> Grid:
-        """With what a member's first layer, without its bias, says."""
+        """The outputs of a member's first layer, without its bias."""
         outputs = torch.mm(self.features, self.weight[member]).float()
         return Grid(outputs.view(*self.size, -1), self.down, self.along)
 
@@ -289,15 +292,15 @@ def _write_product(total: torch.Tensor, features: torch.Tensor, weight: torch.Te
         flat.copy_(torch.mm(features, weight))
 
 
-class _Doubts:
-    """Counts of the pixels' doubt on a scale, and their sums; `largest` is the end of the scale."""
+class _Uncertainty:
+    """A histogram of the uncertainty of pixels, with the sum in each bin; `largest` is the end of its range."""
 
     def __init__(self, largest: float) -> None:
         self._largest = largest
         self._counts, self._sums = np.zeros(_STEPS, np.int64), np.zeros(_STEPS)
 
-    def add(self, doubt: torch.Tensor) -> None:
-        values = doubt.flatten().double().cpu().numpy()
+    def add(self, divergence: torch.Tensor) -> None:
+        values = divergence.flatten().double().cpu().numpy()
         steps = np.minimum(values * (_STEPS / self._largest), _STEPS - 1).astype(np.int64)
         self._counts += np.bincount(steps, minlength=_STEPS)
         self._sums += np.bincount(steps, values, _STEPS)
@@ -309,7 +312,7 @@ class _Doubts:
 
     @property
     def top_tenth(self) -> float | None:
-        """Mean of the largest tenth; of the step that is taken in part, its own mean counts."""
+        """Mean of the most uncertain tenth of the pixels; a bin that is taken in part counts with its own mean."""
         total = int(self._counts.sum())
         if not total:
             return None

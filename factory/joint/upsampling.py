@@ -1,6 +1,6 @@
-"""Bilinear upsampling of what lies in memory as [h, w, D]: which places lie where, and sums of grids in a tile.
+"""Bilinear upsampling of arrays [h, w, D]: positions along an axis, and sums of upsampled grids in a tile.
 
-All of it is torch's interpolation without ``align_corners``: centres lie on centres, edges are held.
+Equals torch's interpolation without ``align_corners``: pixel centres are aligned, edges are repeated.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from factory.core.compiled import compiled
 
 Places = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]
-"""The two neighbours of places along an axis, and the share of the second."""
+"""The two neighbours of positions along an axis, int64 [n] each, and the weight of the second, float32 [n]."""
 
 
 def places_between(pixels: npt.NDArray[np.int64] | npt.NDArray[np.float64], side: int, native: int) -> Places:
-    """Where pixels of an image lie in a tap, along one axis.
+    """Positions of image pixels in a tap, along one axis.
 
     Args:
         pixels: [n], rows or columns, or places between their centres. side: of the image. native: of the tap, a power
@@ -33,7 +33,7 @@ def places_between(pixels: npt.NDArray[np.int64] | npt.NDArray[np.float64], side
 
 
 def places_between_lines(cut: slice, distance: int) -> Places:
-    """Where the pixels of a tile lie between lines along an axis, from the last line up to the tile's start on.
+    """Positions of a tile's pixels between lines along an axis, counted from the last line before the tile.
 
     Args:
         cut: the tile's pixels. distance: of the lines; the first lies on the image's edge.
@@ -43,20 +43,20 @@ def places_between_lines(cut: slice, distance: int) -> Places:
 
 
 def reached(places: Places) -> slice:
-    """What an interpolation reads along an axis: the tile's part of the tap, and the halo that it needs."""
+    """The part of a tap that an interpolation reads along an axis: that of the tile and its halo."""
     first, second, _ = places
     return slice(int(first[0]), int(second[-1]) + 1)
 
 
 def moved(places: Places) -> Places:
-    """Places counted from the first that is read."""
+    """Positions counted from the first one that is read."""
     first, second, share = places
     return first - first[0], second - first[0], share
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is upsampled to a tile: float32 [h', w', D], and where the tile's rows and columns lie in it."""
+    """An array float32 [h', w', D] to be upsampled to a tile, and the positions of the tile's rows and columns."""
 
     outputs: torch.Tensor
     down: Places

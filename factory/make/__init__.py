@@ -1,1 +1,1 @@
-"""Make a data set: flags and YAML become a recipe, a recipe and rows become tiles in a store."""
+"""Making of data sets: options and YAML become a recipe, a recipe and rows become tiles in a store."""

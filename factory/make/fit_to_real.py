@@ -1,84 +1,149 @@
-"""What `--like` fits: the looks of a renderer to real images, the layouts of a mask generator to real instances."""
+"""Real tiles that a synthetic data set is made like: a renderer fits its stain, a mask generator its nuclei to them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from factory.core.registry import resolve
-from factory.make.real_images import Reference
-from factory.masks import MASKS
+import numpy as np
+import numpy.typing as npt
+
+from factory.core.images.files import IMAGE_SUFFIXES, read_rgb
+from factory.make.parts import Part
+from factory.make.recipes.base import NOTHING, Provenance
+from factory.masks.base import FitsTiles, MaskGenerator
 from factory.plan.request import Request
 from factory.renderers import RENDERERS
+from factory.renderers.base import FitsImages, Renderer, resolve_renderer
+from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
+from manifests.store import STORE
+from manifests.tile import Tile
+
+MAX_IMAGES = 16
+MAX_LABELLED = 64
+
+
+@dataclass(frozen=True)
+class RealTiles:
+    """Stain reference and nuclear layouts, and the data that they are from.
+
+    Attributes:
+        images: the stain reference, uint8 [H, W, 3] each, at most `MAX_IMAGES`. behind_images: where these are from.
+        labelled: tiles with instances, at most `MAX_LABELLED`; none in a folder of images. behind_labelled: likewise.
+    """
+
+    images: tuple[npt.NDArray[np.uint8], ...]
+    behind_images: Provenance
+    labelled: tuple[Tile, ...] = ()
+    behind_labelled: Provenance = NOTHING
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Configs of both parts, fitted where they can be.
+    """Both parts, fitted where they can be.
 
     Attributes:
-        mask_config, render_config: of the parts.
-        sources, licences: of the real tiles that either was fitted to.
-        notes: what was fitted and what was not, in lines.
+        masks, renderer: the parts. behind: data that either was fitted to. notes: what was fitted and what was not.
     """
 
-    mask_config: Any
-    render_config: Any
-    sources: tuple[str, ...]
-    licences: tuple[str, ...]
+    masks: Part[MaskGenerator]
+    renderer: Part[Renderer]
+    behind: Provenance
     notes: tuple[str, ...]
 
 
+def read_real_tiles(path: Path) -> RealTiles:
+    """Read a data set (its training split, where it has one), a folder of images, or one image.
+
+    Where there are more images than `MAX_IMAGES`, they are taken at even steps.
+
+    Raises:
+        UserError: when there is no image there, or one that cannot be read.
+    """
+    if (path / STORE).exists():
+        return _from_dataset(open_dataset(path))
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise UserError(f"--like: expected a data set, a folder of images or an image, got {path}.")
+    chosen = _even_steps(files, MAX_IMAGES)
+    sources = tuple(f"{path.name}/{file.stem}" for file in chosen)
+    return RealTiles(tuple(read_rgb(file) for file in chosen), Provenance(sources))
+
+
+def _from_dataset(dataset: Dataset) -> RealTiles:
+    columns = dataset.table.select(["split", "cells"]).to_pylist()
+    training = [place for place, row in enumerate(columns) if row["split"] == "train"] or list(range(len(dataset)))
+    shown = [dataset[place] for place in _even_steps(training, MAX_IMAGES)]
+    labelled = [
+        dataset[place] for place in _even_steps([place for place in training if columns[place]["cells"]], MAX_LABELLED)
+    ]
+    return RealTiles(
+        images=tuple(sample.image for sample in shown),
+        behind_images=_provenance(dataset, [sample.row for sample in shown]),
+        labelled=tuple(sample.tile for sample in labelled),
+        behind_labelled=_provenance(dataset, [sample.row for sample in labelled]),
+    )
+
+
+def _provenance(dataset: Dataset, rows: Sequence[dict[str, Any]]) -> Provenance:
+    name = dataset.root.resolve().name
+    sources = (f"{name}/{row['group_id'] or row['sample_id']}" for row in rows)
+    return NOTHING | Provenance(tuple(sources), tuple(row["licence"] for row in rows if row["licence"]))
+
+
+def _even_steps(items: Sequence[Any], most: int) -> list[Any]:
+    places = np.linspace(0, len(items) - 1, min(len(items), most)).astype(int)
+    return [items[place] for place in np.unique(places)]
+
+
 def fit_parts(
-    masks: tuple[str, Any], renderer: tuple[str, Any], like: Reference, request: Request, typed: frozenset[str]
+    masks: Part[MaskGenerator], renderer: Part[Renderer], like: RealTiles, request: Request, typed: frozenset[str]
 ) -> Fitted:
-    """Fit whichever of the two parts fits itself.
+    """Fit whichever of the two parts can be fitted.
 
     Args:
-        masks, renderer: name and config. like: what to fit to. request: of the tiles, for their size and scheme.
-        typed: fields of the mask generator's config that a person set, and that stay as they are.
+        masks, renderer: to be fitted. like: what to fit to. request: of the tiles, for their size and scheme.
+        typed: fields of the mask generator's config that were set by the user and stay as they are.
 
     Raises:
-        UserError: when neither part can be fitted to what is there.
+        UserError: when neither part can be fitted to these tiles.
     """
-    mask_class, render_class = resolve(MASKS, masks[0], "--masks"), resolve(RENDERERS, renderer[0], "--renderer")
-    fits_masks, fits_looks = hasattr(mask_class, "fit"), hasattr(render_class, "fit")
-    if not fits_looks and not (fits_masks and like.layouts):
-        missing = "; its masks could be fitted to a data set with instances" if fits_masks else ""
-        got = f"{renderer[0]}{missing}"
-        raise UserError(f"--like: expected a renderer that fits itself ({_fitting()}), got {got}. Name one.")
-    mask_config, render_config = masks[1], renderer[1]
-    sources, licences, notes = set[str](), set[str](), []
-    if fits_looks:
-        render_config = fit_renderer(renderer[0], render_config, request.scheme, like)
-        sources, licences = {*like.sources}, {*like.licences}
-    if fits_masks and like.layouts:
-        mask_config = mask_class.fit(like.layouts.tiles, request, mask_config, typed)
-        sources, licences = sources | {*like.layouts.sources}, licences | {*like.layouts.licences}
-        cells = sum(len(set(tile.instance.ravel().tolist()) - {0}) for tile in like.layouts.tiles)
-        notes.append(f"--like: layouts of masks are fitted to {cells} nuclei of {len(like.layouts.tiles)} tiles")
-        if not fits_looks:
-            notes.append(f"--like: {renderer[0]} is not fitted, it does not fit itself; the masks alone are")
-    elif fits_masks:
-        notes.append(
-            "--like: no instances there, so the renderer alone is fitted; layouts of nuclei are the usual ones"
+    generator, renderer_fits = masks.build(), issubclass(renderer.kind, FitsImages)
+    if not renderer_fits and not (isinstance(generator, FitsTiles) and like.labelled):
+        advice = "; its masks could be fitted to a data set with instances" if isinstance(generator, FitsTiles) else ""
+        raise UserError(
+            f"--like: expected a renderer that fits itself ({_fitting()}), got {renderer.name}{advice}. Name one."
         )
-    return Fitted(mask_config, render_config, tuple(sorted(sources)), tuple(sorted(licences)), tuple(notes))
+    behind, notes = NOTHING, []
+    if renderer_fits:
+        renderer, behind = fit_renderer(renderer, request.scheme, like), like.behind_images
+    if isinstance(generator, FitsTiles) and like.labelled:
+        masks = replace(masks, config=generator.fit_tiles(like.labelled, request, typed))
+        behind |= like.behind_labelled
+        cells = sum(len(np.setdiff1d(tile.instance, [0])) for tile in like.labelled)
+        notes.append(f"--like: layouts of masks are fitted to {cells} nuclei of {len(like.labelled)} tiles")
+        if not renderer_fits:
+            notes.append(f"--like: {renderer.name} cannot be fitted; the masks alone are")
+    elif isinstance(generator, FitsTiles):
+        notes.append("--like: no instances there, so the renderer alone is fitted; nuclei are laid out as usual")
+    return Fitted(masks, renderer, NOTHING | behind, tuple(notes))
 
 
-def fit_renderer(name: str, config: Any, scheme: LabelScheme, like: Reference) -> Any:
-    """The config of a renderer, fitted to real images.
+def fit_renderer(renderer: Part[Renderer], scheme: LabelScheme, like: RealTiles) -> Part[Renderer]:
+    """The renderer, fitted to the stain reference.
 
     Raises:
-        UserError: when that renderer learns otherwise, or the images show nothing.
+        UserError: when that renderer cannot be fitted, or the images hold no stained tissue.
     """
-    render_class = resolve(RENDERERS, name, "--renderer")
-    if not hasattr(render_class, "fit"):
-        raise UserError(f"--like: expected a renderer that fits itself ({_fitting()}), got {name}. Name one.")
-    return render_class.fit(like.images, scheme, config)
+    part = renderer.build()
+    if not isinstance(part, FitsImages):
+        raise UserError(f"--like: expected a renderer that fits itself ({_fitting()}), got {renderer.name}. Name one.")
+    return replace(renderer, config=part.fit_images(like.images, scheme))
 
 
 def _fitting() -> str:
-    return ", ".join(name for name in RENDERERS if hasattr(resolve(RENDERERS, name, "--renderer"), "fit"))
+    return ", ".join(name for name in RENDERERS if issubclass(resolve_renderer(name), FitsImages))

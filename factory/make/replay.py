@@ -1,23 +1,20 @@
-"""One tile again from its row: the proof that a manifest says how its tiles were made."""
+"""Replay: a tile is made again from its row and run.yaml, and compared with the stored one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from factory.core.config import digest
 from factory.core.runs import RUN, library_versions, read_run
-from factory.joint import DRAWING, HDGAN
-from factory.make.on_given_masks import MASKS, draw_again
-from factory.make.recipe import recipe_of
+from factory.make.recipes import recipe_of
+from factory.make.recipes.base import maker_of
 from manifests.dataset import Sample, open_dataset
 from manifests.errors import FaultError, UserError
 from manifests.files import write_atomic
-from manifests.labels import LabelScheme
 from manifests.tile import Tile
 
 
@@ -26,8 +23,8 @@ class Replay:
     """A stored tile beside the same tile made again.
 
     Attributes:
-        stored: from the store. image: made now. tile: made now; None where nothing made the labels, as those of a
-            person. changed_versions: libraries that differ from the run's.
+        stored: from the store. image: made now, uint8 [H, W, 3]. tile: made now; None where no part made the labels,
+            as with annotations. changed_versions: libraries that differ from the run's, as ``name==version`` then.
     """
 
     stored: Sample
@@ -37,7 +34,7 @@ class Replay:
 
     @property
     def masks_equal(self) -> bool:
-        """Whether both masks are the same bytes, where masks can be made again."""
+        """Whether both masks have the same bytes; true where no mask was made again."""
         return self.tile is None or bool(
             np.array_equal(self.tile.semantic, self.stored.tile.semantic)
             and np.array_equal(self.tile.instance, self.stored.tile.instance)
@@ -50,13 +47,13 @@ class Replay:
 
     @property
     def holds(self) -> bool:
-        """Masks are equal, and so is the image, unless other versions made what a network drew or predicted."""
+        """Whether masks and image are equal. Other versions excuse an image, and labels that a network predicted."""
         predicted, changed = self.stored.row["label_origin"] == "predicted", bool(self.changed_versions)
         return (self.masks_equal or (predicted and changed)) and (self.image_difference == 0 or changed)
 
     @property
     def summary(self) -> str:
-        """What was compared and found."""
+        """The result in one line."""
         row = self.stored.row
         image = "same bytes" if self.image_difference == 0 else f"differs by up to {self.image_difference} grey levels"
         masks = "masks same bytes" if self.masks_equal else "masks DIFFER"
@@ -68,11 +65,11 @@ class Replay:
 
     @property
     def advice(self) -> str:
-        """What to do when it does not hold."""
+        """Advice for a replay that does not hold."""
         return f"Install {', '.join(self.changed_versions)}." if self.changed_versions else "Run factory verify."
 
     def write_png(self, path: Path) -> None:
-        """Write the image made again.
+        """Write the image that was made now.
 
         Raises:
             UserError: when there is no such folder.
@@ -91,7 +88,8 @@ def replay(root: Path, sample_id: str, masks_of: Path | None = None) -> Replay:
     """Make a tile of a synthetic data set again.
 
     Args:
-        root: the data set. sample_id: of the tile. masks_of: the data set whose masks it was drawn on, where it was.
+        root: the data set. sample_id: of the tile.
+        masks_of: the data set whose masks it was drawn on, for tiles of `factory render`.
 
     Raises:
         UserError: when the data set is real or has no such sample.
@@ -104,38 +102,9 @@ def replay(root: Path, sample_id: str, masks_of: Path | None = None) -> Replay:
     document = read_run(root)
     if digest(document) != stored.row["config_sha256"]:
         raise FaultError(f"{root / RUN}: expected what made {sample_id}, got another run's. Run factory verify.")
-    config: dict[str, Any] = document["config"]
-    tile: Tile | None
-    if MASKS in config:
-        image, tile = _drawn_on(config, stored.row, root, masks_of)
-    elif DRAWING in config and HDGAN not in config:
-        from factory.make.samples import draw_again as sample_again  # which imports torch
-
-        image, tile = sample_again(root, stored.row), None
-    else:
-        image, tile = _made(config, stored.row)
+    device = stored.row["device"] or "cpu"
+    recipe = recipe_of(document["config"], device, where=root, masks_of=masks_of)
+    ((image, tile, _),) = maker_of(recipe).make([stored.row])
     now = library_versions(*(name for name in dataset.info.versions if name != "pathology-tile-factory"))
     changed = tuple(f"{name}=={made}" for name, made in dataset.info.versions.items() if now.get(name) != made)
-    return Replay(stored, image, tile, changed)
-
-
-def _made(config: dict[str, Any], row: dict[str, Any]) -> tuple[npt.NDArray[np.uint8], Tile]:
-    device = row["device"] or "cpu"
-    if HDGAN in config:
-        from factory.make.joint import recipe_of_joint  # which imports torch
-
-        recipe: Any = recipe_of_joint(config[HDGAN], device)
-    else:
-        recipe = recipe_of(config, LabelScheme.from_dict(config["scheme"]), device)
-    ((image, tile, _),) = recipe.realiser().realise([row])
-    return image, tile
-
-
-def _drawn_on(
-    config: dict[str, Any], row: dict[str, Any], root: Path, masks_of: Path | None
-) -> tuple[npt.NDArray[np.uint8], Tile]:
-    if masks_of is None:
-        raise UserError(
-            f"{root}: expected --masks-of with the data set whose masks these are, {config[MASKS]['name']}, got none."
-        )
-    return draw_again(config, row, masks_of)
+    return Replay(stored, image, tile if recipe.makes_labels else None, changed)

@@ -1,4 +1,4 @@
-"""What `plan` and `make` say at the end: requested against achieved."""
+"""Tables and lines that `plan`, `make` and `render` print: what was asked, and what was achieved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rich.table import Table
 
 from factory.core.statistics import ks_statistic
 from factory.joint import SHARES
-from factory.make.pipeline import Order
+from factory.make.pipeline import Prepared
+from factory.make.recipes.base import Recipe
 from factory.plan.assignment import quantile_error, targets_of
 from manifests.labels import LabelScheme
 
@@ -47,11 +48,11 @@ def closing_table(table: pa.Table, scheme: LabelScheme) -> Table:
     return shown
 
 
-def choice_table(table: pa.Table, order: Order) -> Table:
-    """How near the chosen tiles of the joint route come to what was asked of each, and all together to its spread."""
+def choice_table(table: pa.Table, prepared: Prepared[Recipe]) -> Table:
+    """Distance of the tiles that were chosen among candidates from their requests, one by one and as distributions."""
     names = "", "rows", "asked, mean", "achieved, mean", "mean distance", "largest", "quantile error", "KS"
     shown = Table(*names, title="Asked and chosen")
-    for target in targets_of(table, table, order.recipe.scheme, order.spec.config[SHARES]):
+    for target in targets_of(table, table, prepared.recipe.scheme, prepared.spec.config[SHARES]):
         both = np.isfinite(target.asked) & np.isfinite(target.offered)
         if both.any():
             asked, got = target.asked[both], target.offered[both]
@@ -63,7 +64,7 @@ def choice_table(table: pa.Table, order: Order) -> Table:
 
 
 def _totals(table: pa.Table, scheme: LabelScheme) -> dict[str, npt.NDArray[np.float64]]:
-    """What each achieved share is a share of, float64 [rows]: pixels or cells."""
+    """The denominator of each achieved share, float64 [rows]: pixels or cells."""
     pixels = (table["height"].to_numpy() * table["width"].to_numpy()).astype(np.float64)
     shares = np.array(table["class_fractions"].to_pylist(), np.float64)
     tumour = shares[:, [*scheme.ids("tumour_positive"), *scheme.ids("tumour_negative")]].sum(axis=1)
@@ -77,7 +78,7 @@ def _totals(table: pa.Table, scheme: LabelScheme) -> dict[str, npt.NDArray[np.fl
 
 
 def request_table(table: pa.Table) -> Table:
-    """What a plan asks: range and quartiles of every request."""
+    """Range and quartiles of every request of a plan."""
     shown = Table("", "rows", "least", "25 %", "median", "75 %", "most", title="Requests")
     for name in ("request_tps", "request_tissue", "request_cells"):
         values = table[name].drop_null().to_numpy().astype(np.float64)
@@ -104,15 +105,16 @@ def class_table(table: pa.Table, scheme: LabelScheme) -> Table:
     return shown
 
 
-def order_text(order: Order) -> str:
-    """The resolved order in a few lines; run.yaml has every value."""
-    layout, recipe = order.spec.layout, order.recipe
-    plan = {key: value for key, value in order.spec.config["plan"].items() if value is not None and value is not False}
+def run_text(prepared: Prepared[Recipe]) -> str:
+    """A prepared run in a few lines; run.yaml has every value."""
+    spec, recipe = prepared.spec, prepared.recipe
+    layout = spec.layout
+    plan = {key: value for key, value in spec.config["plan"].items() if value is not None and value is not False}
     plan.pop("requests_sha256", None)
-    shares = {f"share of {name}": text for name, text in order.spec.config.get(SHARES, {}).items()}
+    shares = {f"share of {name}": text for name, text in spec.config.get(SHARES, {}).items()}
     lines = [
         f"{layout.n} tiles of {layout.height}x{layout.width} in {layout.shards} shards: "
-        f"{recipe.title}, scheme {recipe.scheme.name} -> {order.spec.out}",
+        f"{recipe.title}, scheme {recipe.scheme.name} -> {spec.out}",
         "  " + ", ".join(f"{key} {value}" for key, value in {**plan, **shares}.items()),
     ]
     lines += [f"  {key} = {_brief(value)}" for key, value in recipe.changed.items()]

@@ -1,40 +1,46 @@
-"""Flags, YAML and scheme defaults -> one resolved configuration."""
+"""Options, YAML and the defaults of a scheme -> one resolved configuration.
+
+Values are laid over each other, the later ones above: the scheme's defaults (``configs/plan/<scheme>.yaml``),
+``--config``, ``--set``, and the options that were typed.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.config import merge, parse, parse_assignments, read_yaml
 from factory.core.devices import usable_cores
-from factory.core.registry import resolve
 from factory.core.shipped import configs_dir
-from factory.make.on_given_masks import RenderConfig
-from factory.make.pipeline import MakeConfig
+from factory.learn.base import UsesWeights
+from factory.make.parts import RESOLVERS
+from factory.make.recipes.given_masks import RenderConfig
+from factory.make.recipes.masks_and_renderer import MakeConfig
 from factory.masks import MASKS
+from factory.masks.base import resolve_mask_generator
 from factory.plan.rows import Draft, load_scheme
 from factory.renderers import RENDERERS
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
 
 if TYPE_CHECKING:
-    from factory.make.joint import JointMakeConfig
+    from factory.make.recipes.joint import JointMakeConfig
 
+Values = dict[str, Any]
 _NONE = "none"
 _REGIONS = ("tumour", "inflammation")
-_PARTS = {"masks": MASKS, "renderer": RENDERERS}
 
 
-def resolve_config(
+def resolve_make(
     plan_flags: Mapping[str, Any],
     parts: Mapping[str, str | None],
     config_file: Path | None,
     assignments: Sequence[str],
     draft: Draft | None = None,
 ) -> tuple[MakeConfig, LabelScheme]:
-    """Lay flags over ``--set`` over ``--config`` over the scheme's defaults (``configs/plan/<scheme>.yaml``).
+    """The configuration of masks and renderer, and the label scheme.
 
     Args:
         plan_flags: fields of `PlanConfig` as typed; None where nothing was.
@@ -44,38 +50,25 @@ def resolve_config(
         draft: a plan to follow; the scheme that it names goes before all others.
 
     Raises:
-        UserError: for a malformed flag, an unknown key, a value of the wrong form, or a flag against the draft.
+        UserError: for a malformed option, an unknown key, a value of the wrong form, or an option against the draft.
     """
-    where = str(config_file) if config_file else "configuration"
-    typed: dict[str, Any] = {"plan": {key: value for key, value in plan_flags.items() if value is not None}}
-    for part, name in parts.items():
-        if name is not None:
-            typed[part] = {"name": name}
-    layers = [read_yaml(config_file) if config_file else {}, parse_assignments(assignments), typed]
-    _refuse_scalars(layers, where)
-    for part in ("masks", "renderer"):
-        if part in typed:  # values without a name are those of the part that was typed
-            layers[:2] = [
-                {**layer, part: typed[part] | layer[part]} if part in layer else layer for layer in layers[:2]
-            ]
+    layers = _layers({"plan": plan_flags, **_named(parts)}, config_file, assignments)
     schemes = [layer["plan"]["scheme"] for layer in layers if "scheme" in layer.get("plan", {})]
     scheme = load_scheme(str(schemes[-1])) if schemes else None
     if draft:
         _refuse_contradiction(plan_flags, scheme, draft)
         scheme = draft.scheme or scheme
-    scheme = scheme or _scheme_of_weights(layers) or load_scheme("pdl1")
-    defaults = configs_dir() / "plan" / f"{scheme.name}.yaml"
-    values = read_yaml(defaults) if defaults.is_file() else {}
-    if _attribute(_asked_of(layers), "masks", "from_weights"):
-        # What a network draws it has learnt to divide; shares of regions that nobody typed would overrule it.
-        values["plan"] = {key: value for key, value in values.get("plan", {}).items() if key not in _REGIONS}
-    for layer in layers:
-        values = _lay_over(values, layer)
-    if bound := _attribute(values, "masks", "shift_bound"):
+    asked = _lay_over({}, layers)
+    scheme = scheme or _scheme_of_weights(asked) or load_scheme("pdl1")
+    defaults = _defaults_of(scheme)
+    if _weighted(asked, "masks"):
+        # A trained generator has learnt how much of each region there is; default shares would overrule it.
+        defaults["plan"] = {key: value for key, value in defaults.get("plan", {}).items() if key not in _REGIONS}
+    values = _lay_over(defaults, layers)
+    name = str(values.get("masks", {}).get("name"))
+    if name in MASKS and (bound := resolve_mask_generator(name).shift_bound):
         values.setdefault("shift_bound", bound)
-    if "plan" in values:
-        values["plan"] = {key: None if value == _NONE else value for key, value in values["plan"].items()}
-    return parse(MakeConfig, values, where), scheme
+    return parse(MakeConfig, _without_none(values), _where(config_file)), scheme
 
 
 def resolve_joint(
@@ -86,46 +79,50 @@ def resolve_joint(
     assignments: Sequence[str],
     draft: Draft | None = None,
 ) -> JointMakeConfig:
-    """As `resolve_config`, for the joint route: nothing is asked but what is typed, as weights have no defaults.
+    """The configuration of the joint recipe. It has no defaults by scheme: what is not typed is not asked.
 
     Args:
-        plan_flags: fields of `PlanConfig` as typed. typed: ``name`` and fields of the part's Config; None where nothing
-        was typed. shares: ``CLASS=DISTRIBUTION`` words. config_file, assignments: of `JointMakeConfig` keys.
-        draft: a plan to follow.
+        plan_flags: fields of `PlanConfig` as typed; None where nothing was.
+        typed: ``name`` and fields of the part's Config; None where nothing was typed.
+        shares: ``CLASS=DISTRIBUTION`` words. config_file, assignments: of `JointMakeConfig` keys.
+        draft: a plan to follow. Its seeds do not count, as tiles are chosen; a typed seed is that of the candidates.
 
     Raises:
-        UserError: for an unknown key, a value of the wrong form, or a flag against the draft, whose seeds count for
-            nothing here: tiles are chosen, and the seed that is typed is that of the pool.
+        UserError: for an unknown key, a value of the wrong form, or an option against the draft.
     """
-    from factory.make.joint import JointMakeConfig  # which imports torch
+    from factory.make.recipes.joint import JointMakeConfig  # which imports torch
 
-    where = str(config_file) if config_file else "configuration"
     if draft:
         named = load_scheme(str(plan_flags["scheme"])) if plan_flags.get("scheme") else None
         _refuse_contradiction({**plan_flags, "seed": None}, named, draft)
-    asked: dict[str, str] = {}
-    for word in shares:
-        name, separator, text = word.partition("=")
-        if not separator:
-            raise UserError(
-                f"--share: expected CLASS=DISTRIBUTION, got {word!r}. Write for example glomerulus=0.05-0.2."
-            )
-        if name in asked:
-            raise UserError(f"--share: expected each class once, got {name} twice. Leave one out.")
-        asked[name] = text
-    values: dict[str, Any] = {"plan": {}, "joint": {}}
-    layers = [read_yaml(config_file) if config_file else {}, parse_assignments(assignments)]
-    flags = {key: value for key, value in plan_flags.items() if value is not None}
-    given = {key: value for key, value in typed.items() if value is not None}
-    _refuse_scalars(layers, where)
-    for layer in (*layers, {"plan": flags, "joint": given, **({"shares": asked} if asked else {})}):
-        values = merge(values, layer)
-    values["plan"] = {key: None if value == _NONE else value for key, value in values["plan"].items()}
-    return parse(JointMakeConfig, values, where)
+    options = {"plan": plan_flags, "joint": typed, "shares": _parse_shares(shares)}
+    values = _lay_over({"plan": {}, "joint": {}}, _layers(options, config_file, assignments))
+    return parse(JointMakeConfig, _without_none(values), _where(config_file))
+
+
+def resolve_render(
+    scheme: LabelScheme,
+    typed: Mapping[str, Any],
+    renderer: str | None,
+    config_file: Path | None,
+    assignments: Sequence[str],
+) -> RenderConfig:
+    """The configuration of images on given masks. Of the scheme's defaults only the renderer counts.
+
+    Args:
+        scheme: of the masks. typed: fields of `RenderConfig` besides the renderer; None where nothing was typed.
+        renderer: by name, or None. config_file, assignments: of `RenderConfig` keys.
+
+    Raises:
+        UserError: for an unknown key, or a value of the wrong form.
+    """
+    layers = _layers({**typed, **_named({"renderer": renderer})}, config_file, assignments)
+    defaults = {key: value for key, value in _defaults_of(scheme).items() if key == "renderer"}
+    return parse(RenderConfig, _lay_over(defaults, layers), _where(config_file))
 
 
 def refuse_mixed(joint: str | None, of_joint: Mapping[str, Any], of_others: Mapping[str, Any]) -> None:
-    """Refuse options of the joint route without it, and those of masks and renderers with it.
+    """Refuse options of the joint recipe without ``--joint``, and those of masks and renderers with it.
 
     Args:
         joint: as typed. of_joint, of_others: options by field name; None where nothing was typed.
@@ -140,46 +137,71 @@ def refuse_mixed(joint: str | None, of_joint: Mapping[str, Any], of_others: Mapp
             raise UserError(f"--{name.replace('_', '-')}: expected --joint beside it, got none. Name it.")
 
 
-def resolve_rendering(
-    scheme: LabelScheme,
-    typed: Mapping[str, Any],
-    renderer: str | None,
-    config_file: Path | None,
-    assignments: Sequence[str],
-) -> RenderConfig:
-    """As `resolve_config`, for images on masks that are there: the scheme's defaults give the renderer alone.
+def _where(config_file: Path | None) -> str:
+    return str(config_file) if config_file else "configuration"
 
-    Args:
-        scheme: of the masks. typed: fields of `RenderConfig` besides the renderer; None where nothing was typed.
-        renderer: by name, or None. config_file, assignments: of `RenderConfig` keys.
+
+def _named(parts: Mapping[str, str | None]) -> Values:
+    return {part: {"name": name} for part, name in parts.items() if name is not None}
+
+
+def _layers(typed: Mapping[str, Any], config_file: Path | None, assignments: Sequence[str]) -> list[Values]:
+    """The values of ``--config``, of ``--set`` and of the options, None left out.
 
     Raises:
-        UserError: for an unknown key, or a value of the wrong form.
+        UserError: for a plain value where a mapping belongs: laid over the defaults, it would drop them all.
     """
-    where = str(config_file) if config_file else "configuration"
-    named = {"renderer": {"name": renderer}} if renderer else {}
-    layers = [read_yaml(config_file) if config_file else {}, parse_assignments(assignments)]
-    _refuse_scalars(layers, where)
-    if named:  # values without a name are those of the part that was typed
-        layers = [
-            layer | ({"renderer": named["renderer"] | layer["renderer"]} if "renderer" in layer else {})
-            for layer in layers
-        ]
-    defaults = configs_dir() / "plan" / f"{scheme.name}.yaml"
-    values = {"renderer": read_yaml(defaults)["renderer"]} if defaults.is_file() else {}
-    for layer in (*layers, named, {key: value for key, value in typed.items() if value is not None}):
-        values = _lay_over(values, layer)
-    return parse(RenderConfig, values, where)
+    layers = [read_yaml(config_file) if config_file else {}, parse_assignments(assignments), _without_nulls(typed)]
+    for part in ("plan", "masks", "renderer", "joint", "shares"):
+        for layer in layers:
+            if part in layer and not isinstance(layer[part], dict):
+                raise UserError(
+                    f"{_where(config_file)}: {part}: expected keys with values, got {layer[part]!r}. "
+                    f"Write for example {part}.KEY."
+                )
+    for part in RESOLVERS.keys() & layers[-1].keys():  # values without a name are those of the part that was typed
+        for layer in layers[:-1]:
+            if part in layer:
+                layer[part] = layers[-1][part] | layer[part]
+    return layers
 
 
-def _scheme_of_weights(layers: Sequence[Mapping[str, Any]]) -> LabelScheme | None:
-    """What the weights of mask generator or renderer draw, where one with weights is asked for and no scheme."""
-    values = _asked_of(layers)
-    for part in _PARTS:
-        default = _attribute(values, part, "default_scheme")
-        if default is None:
+def _without_nulls(values: Mapping[str, Any]) -> Values:
+    nested = {key: _without_nulls(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    return {key: value for key, value in nested.items() if value is not None and value != {}}
+
+
+def _without_none(values: Values) -> Values:
+    """The values with null for each quantity of the plan that was typed as ``none``."""
+    if "plan" not in values:
+        return values
+    return {**values, "plan": {key: None if value == _NONE else value for key, value in values["plan"].items()}}
+
+
+def _lay_over(base: Mapping[str, Any], layers: Iterable[Mapping[str, Any]]) -> Values:
+    """Merge layers, the last one above; a part of another name starts without the values of the part before."""
+    laid = dict(base)
+    for layer in layers:
+        for part in RESOLVERS:
+            new, old = layer.get(part), laid.get(part)
+            if isinstance(new, dict) and isinstance(old, dict) and new.get("name", old.get("name")) != old.get("name"):
+                del laid[part]
+        laid = merge(laid, layer)
+    return laid
+
+
+def _defaults_of(scheme: LabelScheme) -> Values:
+    path = configs_dir() / "plan" / f"{scheme.name}.yaml"
+    return read_yaml(path) if path.is_file() else {}
+
+
+def _scheme_of_weights(asked: Mapping[str, Any]) -> LabelScheme | None:
+    """The scheme of the weights, where a mask generator or renderer with weights is asked for and no scheme."""
+    for key in RESOLVERS:
+        part = _weighted(asked, key)
+        if part is None:
             continue
-        found: LabelScheme = default(values[part])
+        found = part.default_scheme(asked[key])
         if found.name not in SCHEMES:
             raise UserError(
                 f"--scheme: expected the YAML file of {found.name}, which the weights draw, got none. Name it."
@@ -188,42 +210,49 @@ def _scheme_of_weights(layers: Sequence[Mapping[str, Any]]) -> LabelScheme | Non
     return None
 
 
-def _asked_of(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is asked of both parts: ``{"masks": {...}, "renderer": {...}}``."""
-    values: dict[str, Any] = {}
-    for layer in layers:
-        values = _lay_over(values, {part: layer.get(part, {}) for part in _PARTS})
-    return values
+def _weighted(asked: Mapping[str, Any], key: str) -> type[UsesWeights] | None:
+    """The class of the named mask generator or renderer, where it uses weights."""
+    name = str(asked.get(key, {}).get("name"))
+    if name not in {"masks": MASKS, "renderer": RENDERERS}[key]:
+        return None  # an unknown name is refused when the part is resolved
+    kind = RESOLVERS[key](name)
+    return kind if issubclass(kind, UsesWeights) else None
 
 
-def _attribute(values: Mapping[str, Any], part: str, attribute: str) -> Any:
-    """An attribute of the mask generator or renderer that is named, None where there is none."""
-    name = str(values.get(part, {}).get("name", ""))
-    return getattr(resolve(_PARTS[part], name, f"--{part}"), attribute, None) if name in _PARTS[part] else None
+def _refuse_contradiction(flags: Mapping[str, Any], scheme: LabelScheme | None, draft: Draft) -> None:
+    """Refuse options that a plan answers already: they would have no effect."""
+    typed = {name for name, value in flags.items() if value is not None}
+    for name in ("tps", "tissue", "cells", "tumour", "inflammation", "debias", "n"):
+        if name in typed:
+            raise UserError(f"--{name}: expected none beside --manifest, which says what is asked. Leave one out.")
+    for name in ("seed", "split"):
+        if name in typed and draft.has(name):
+            raise UserError(f"--{name}: expected none beside a --manifest with the column {name}. Leave one out.")
+    height, width = flags.get("size") or (None, None)
+    asked = {"height": height, "width": width, "mpp": flags.get("mpp"), "label_scheme": scheme.name if scheme else None}
+    for name, value in asked.items():
+        if value is not None and draft.has(name) and draft.table[name].unique().to_pylist() != [value]:
+            got = draft.table[name].drop_null()[0].as_py()
+            raise UserError(f"--manifest: {name}: expected {value} as typed, got {got} in {draft.path}. Leave one out.")
 
 
-def _refuse_scalars(layers: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Refuse a value where a mapping belongs: laid over the defaults, it would drop them all in silence."""
-    for part in ("plan", "masks", "renderer", "joint", "shares"):
-        for layer in layers:
-            if part in layer and not isinstance(layer[part], dict):
-                raise UserError(
-                    f"{where}: {part}: expected keys with values, got {layer[part]!r}. Write for example {part}.KEY."
-                )
+def _parse_shares(words: Sequence[str]) -> dict[str, str]:
+    """``["air=0.1-0.3"]`` -> ``{"air": "0.1-0.3"}``."""
+    shares: dict[str, str] = {}
+    for word in words:
+        name, separator, text = word.partition("=")
+        if not separator:
+            raise UserError(
+                f"--share: expected CLASS=DISTRIBUTION, got {word!r}. Write for example glomerulus=0.05-0.2."
+            )
+        if name in shares:
+            raise UserError(f"--share: expected each class once, got {name} twice. Leave one out.")
+        shares[name] = text
+    return shares
 
 
-def _lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge, but a part of another name starts without the old part's values."""
-    base = dict(base)
-    for part in ("masks", "renderer"):
-        new, old = over.get(part), base.get(part)
-        if isinstance(new, dict) and isinstance(old, dict) and new.get("name", old.get("name")) != old.get("name"):
-            del base[part]
-    return merge(base, over)
-
-
-def plan_flags(*, size: str | None, split: str | None, debias: bool, **typed: Any) -> dict[str, Any]:
-    """What was typed of a plan, as fields of `PlanConfig`; None where nothing was.
+def plan_flags(*, size: str | None, split: str | None, debias: bool, **typed: Any) -> Values:
+    """Options of a plan as fields of `PlanConfig`; None where nothing was typed.
 
     Raises:
         UserError: for a malformed size or split.
@@ -237,15 +266,15 @@ def plan_flags(*, size: str | None, split: str | None, debias: bool, **typed: An
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``512x1024`` -> (512, 1024): height, width.
+    """``512x1024`` -> (512, 1024): height, width. One number means a square.
 
     Raises:
         UserError: for another form.
     """
-    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
+    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text)
     if not match:
         raise UserError(f"--size: expected HEIGHTxWIDTH, got {text!r}. Write for example 512x1024.")
-    return int(match[1]), int(match[2])
+    return int(match[1]), int(match[2] or match[1])
 
 
 def parse_split(text: str) -> tuple[float, ...]:
@@ -274,20 +303,3 @@ def parse_workers(workers: int | None) -> int:
     if workers < 1:
         raise UserError(f"--workers: expected 1 or more, got {workers}.")
     return workers
-
-
-def _refuse_contradiction(flags: Mapping[str, Any], scheme: LabelScheme | None, draft: Draft) -> None:
-    """A plan says what is asked: flags that ask otherwise would be dropped in silence."""
-    typed = {name for name, value in flags.items() if value is not None}
-    for name in ("tps", "tissue", "cells", "tumour", "inflammation", "debias", "n"):
-        if name in typed:
-            raise UserError(f"--{name}: expected none beside --manifest, which says what is asked. Leave one out.")
-    for name in ("seed", "split"):
-        if name in typed and draft.has(name):
-            raise UserError(f"--{name}: expected none beside a --manifest with the column {name}. Leave one out.")
-    height, width = flags.get("size") or (None, None)
-    asked = {"height": height, "width": width, "mpp": flags.get("mpp"), "label_scheme": scheme.name if scheme else None}
-    for name, value in asked.items():
-        if value is not None and draft.has(name) and draft.table[name].unique().to_pylist() != [value]:
-            got = draft.table[name].drop_null()[0].as_py()
-            raise UserError(f"--manifest: {name}: expected {value} as typed, got {got} in {draft.path}. Leave one out.")

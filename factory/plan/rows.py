@@ -248,15 +248,18 @@ def _fill(draft: Draft, config: PlanConfig, scheme: LabelScheme) -> pa.Table:
     }
     for name, values in defaults.items():
         if name in ("index", "source") or not draft.has(name):
-            table = _with_column(table, name, pa.array(values(), SCHEMA.field(name).type))
+            table = with_column(table, name, values())
         elif table[name].null_count:
             row = pc.index(pc.is_null(table[name]), True).as_py()
             raise UserError(f"{draft.path}: row {row}: {name}: expected a value in every row or in none, got nothing.")
-    return table if draft.has("group_id") else _with_column(table, "group_id", table["sample_id"])
+    return table if draft.has("group_id") else with_column(table, "group_id", table["sample_id"])
 
 
-def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
-    return table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), values)
+def with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
+    """Rows with other values in one column; plain values become those of the column's type in `SCHEMA`."""
+    field = SCHEMA.field(name)
+    array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, field.type)
+    return table.set_column(table.schema.get_field_index(name), field, array)
 
 
 def _strata(table: pa.Table) -> Values | None:

@@ -1,1 +1,1 @@
-"""What kinds of coarse maps a data set holds, and how a person's drawings of them are read: `factory sketches`."""
+"""`factory sketches`: clusters of the coarse maps of a data set, and a check of drawings that imitate them."""

@@ -1,4 +1,4 @@
-"""How a person's drawings are read, before any tile is made of them."""
+"""Check of drawings: each is read as a sketch, before any tile is made of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AUGMENTED = 12
 
 @dataclass(frozen=True)
 class Reading:
-    """What was made of one drawing: its sketch, or why it cannot be read."""
+    """A drawing: its sketch, or the reason why it cannot be read."""
 
     name: str
     sketch: Sketch | None
@@ -61,14 +61,14 @@ def check_sketches(
     seed: int = 0,
     overwrite: bool = False,
 ) -> CheckReport:
-    """Read every drawing of a folder and show how, with a few maps that augmentation makes of them.
+    """Read every drawing of a folder, and show the sketches and a few augmented maps on a sheet.
 
     Args:
         folder: of PNG drawings, or one of them.
         scheme: to read them in.
         out: folder for the sheet.
-        size: (height, width) of the tiles that are to be made.
-        white: what white stands for in a scheme of two classes.
+        size: (height, width) of the tiles to be made.
+        white: meaning of white in a scheme of two classes.
         seed: of the augmentations shown.
         overwrite: whether an earlier sheet there may be replaced.
 
@@ -113,8 +113,8 @@ def _as_read(sketches: Sequence[Sketch], size: tuple[int, int]) -> Block:
     def view(place: int) -> View:
         sketch = sketches[place]
         shares = class_shares(sketch.labels, len(scheme))
-        said = ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(scheme.names, shares, strict=True))
-        return View(scheme.palette[sketch.labels], None, (sketch.name, said, *sketch.notes))
+        text = ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(scheme.names, shares, strict=True))
+        return View(scheme.palette[sketch.labels], None, (sketch.name, text, *sketch.notes))
 
     count = min(len(sketches), _SHOWN)
     return Block(

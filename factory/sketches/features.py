@@ -1,4 +1,4 @@
-"""What makes two coarse maps alike: where their large parts lie, up to mirror images, and a few statistics."""
+"""Features of coarse maps for clustering: the layout of their large parts, up to mirror images, and statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GRID = (16, 32)
 _WAVES = 6
 _COARSE_SHARES = (1 / 16, 1 / 6)
 STATISTICS = ("area", "perimeter", "parts", "holes", "direction", "thick", "thicker", "open", "more open")
-"""What is measured of each set beside its layout; see `statistics`."""
+"""Names of the statistics of a set of pixels; see `statistics`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def weights(scheme: LabelScheme) -> Features:
 
 
 def layout(inside: LabelMap) -> Features:
-    """Where a set lies: magnitudes of the 6 x 6 longest waves of its share on a grid, without the mean; float64 [35].
+    """Layout of a set: magnitudes of the 6 x 6 lowest frequencies of its share on a grid, no mean; float64 [35].
 
     A wave of the cosine transform is even or odd about the middle, so a mirror image only changes its sign.
 

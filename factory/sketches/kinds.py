@@ -10,7 +10,7 @@ import numpy.typing as npt
 from factory.sketches.features import Features
 
 MIN_K, MAX_K = 4, 12
-"""Where the number of kinds is looked for: fewer say little, and nobody draws for more."""
+"""Range in which the number of kinds is chosen: fewer are uninformative, more are too many to draw for."""
 
 _VARIANCE = 0.9
 _STARTS = 20
@@ -24,8 +24,8 @@ class Kinds:
 
     Attributes:
         kind: int64 [N], 0..k-1, the commonest first.
-        distance: float64 [N], from the middle of one's own kind.
-        silhouette: mean silhouette for every k that was tried: how much nearer the own kind lies than the next.
+        distance: float64 [N], to the centre of the own kind.
+        silhouette: mean silhouette of every k that was tried.
     """
 
     kind: npt.NDArray[np.int64]
@@ -78,9 +78,9 @@ def components(features: Features, weights: Features) -> Features:
 
 
 def _cluster(points: Features, k: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The kind of every point, and its distance from that kind's middle.
+    """The kind of every point, and its distance from the centre of that kind.
 
-    In one thread: sums are then always in one order, and on a busy machine more threads only wait for each other.
+    One thread keeps the order of sums fixed, and a busy machine gains nothing from more.
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits

@@ -1,4 +1,4 @@
-"""What `factory sketches` writes: a sheet with one row per kind, the kind of every mask, and templates to trace."""
+"""The report of `factory sketches`: a sheet with a row for each kind, a table of all masks, and templates to trace."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class KindReport:
     """One kind of coarse maps.
 
     Attributes:
-        masks: how many masks are of it. share: of all masks. to_draw: sketches to draw of it.
-        fractions: mean share of every class in scheme order. parts, holes: medians over the masks, of what is no air.
+        masks: number of its masks. share: of all masks. to_draw: sketches to draw of it.
+        fractions: mean share of every class in scheme order. parts, holes: medians over the masks, outside of air.
         template: the PNG of its most typical map.
     """
 
@@ -53,7 +53,7 @@ class KindReport:
 
 @dataclass(frozen=True)
 class SketchReport:
-    """What was found and written."""
+    """The kinds that were found, and the files that were written."""
 
     kinds: tuple[KindReport, ...]
     scheme: LabelScheme
@@ -71,7 +71,7 @@ def report_kinds(
     seed: int = 0,
     overwrite: bool = False,
 ) -> SketchReport:
-    """Cluster the coarse maps of data sets and write what a person needs to draw like them.
+    """Cluster the coarse maps of data sets and write a guide for drawing similar ones.
 
     Args:
         paths: data sets; their training masks are used, or all where they have no such split.
@@ -133,7 +133,7 @@ def _describe(kinds: Kinds, kind: int, measured: npt.NDArray[np.float64], out: P
 
 
 def sketches_to_draw(share: float) -> int:
-    """How many of `POOL` sketches a kind gets by its share, at least three."""
+    """Number of sketches to draw of a kind: its share of `POOL`, at least three."""
     return max(_LEAST, round(POOL * share))
 
 
@@ -142,7 +142,7 @@ def _template(kind: int) -> str:
 
 
 def _block(masks: CoarseMasks, kinds: Kinds, kind: int) -> Block:
-    """A row of the sheet: the most typical map of a kind, then others from typical to far-off."""
+    """A row of the sheet: maps of a kind, from the most to the least typical."""
     rows = kinds.members(kind)
     ranks = np.unique(np.linspace(0, len(rows) - 1, min(_SHOWN, len(rows))).round().astype(int))
     shown = rows[ranks]

@@ -13,7 +13,7 @@ from experiments.hdgan_scores import accuracy, dice, draws, interval, mean_of_cl
 from factory.core.config import read_yaml
 from factory.core.shipped import configs_dir
 from factory.joint.held_out import class_figures, confusion
-from factory.make.resolve import resolve_config
+from factory.make.resolve import resolve_make
 from factory.train.generator import resolve_trainer
 from manifests import Tile, get_scheme, verify
 from segment.compare.config import BootstrapConfig, CompareConfig
@@ -33,7 +33,7 @@ def test_the_protocol_is_what_the_commands_take() -> None:
     assert len(plan["compare"]["fractions"]) == 2
     CompareConfig.model_validate(plan["compare"])
     resolve_trainer("stylegan2", plan["generator"]["config"], [], {"size": tuple(plan["size"])}, "cpu")
-    resolve_config({"scheme": plan["scheme"], "size": tuple(plan["size"]), "split": tuple(plan["split"])}, {}, None, [])
+    resolve_make({"scheme": plan["scheme"], "size": tuple(plan["size"]), "split": tuple(plan["split"])}, {}, None, [])
     learnt = plan["tiles"] * plan["split"][0]
     assert plan["compare"]["fractions"][0] * learnt == plan["annotated"]  # as many rendered tiles as samples
     assert plan["pairs"] == learnt

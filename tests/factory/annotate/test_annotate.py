@@ -18,13 +18,14 @@ from factory.annotate import TOOLS
 from factory.annotate.folder import RECORD, export, read_record
 from factory.annotate.labelme import Labelme
 from factory.annotate.qupath import QuPath
-from factory.annotate.reading import ImportConfig, prepare, write
+from factory.annotate.reading import ImportConfig, prepare
 from factory.annotate.shapes import Shape, paint, rasterise
 from factory.core.shipped import configs_dir
 from factory.joint.generators import DrawConfig, drawing_of
-from factory.make import samples as sampling
+from factory.make.pipeline import make
+from factory.make.recipes import samples as sampling
+from factory.make.recipes.samples import SampleConfig
 from factory.make.replay import replay
-from factory.make.samples import SampleConfig
 from factory.plan.rows import load_scheme
 from manifests import open_dataset, verify
 from manifests.errors import UserError
@@ -47,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four images of a generator."""
     folder = tmp_path_factory.mktemp("annotate")
     drawing = DrawConfig(weights=str(write_generator(folder / "run")))
-    sampling.sample(sampling.prepare(SampleConfig(drawing=drawing, n=4), folder / "s"), workers=1)
+    make(sampling.prepare(SampleConfig(drawing=drawing, n=4), folder / "s"), workers=1)
     return folder / "s"
 
 
@@ -132,11 +133,11 @@ def test_a_hole_stays_open_and_a_later_shape_counts() -> None:
 def test_annotations_come_back_with_image_seed_and_latent(data: Path, tmp_path: Path, tool: str) -> None:
     names = exported(data, tmp_path / "a", tool)
     annotate(tmp_path / "a", names[2], ("artery", LEFT), ("glomerulus", MIDDLE))
-    order = prepare(tmp_path / "a", data, KIDNEY, tmp_path / "labelled", ImportConfig(split=(0.5, 0.25, 0.25)))
-    assert "overlap on 2.60% of the pixels, in 1 images" in order.notes[0]  # 160 of 4 x 32 x 48
-    assert "become 255, ignore" in order.notes[1]
-    assert write(order)[1] == 4
-    assert write(order)[1] == 0
+    prepared = prepare(tmp_path / "a", data, KIDNEY, tmp_path / "labelled", ImportConfig(split=(0.5, 0.25, 0.25)))
+    assert "overlap on 2.60% of the pixels, in 1 images" in prepared.notes[0]  # 160 of 4 x 32 x 48
+    assert "become 255, ignore" in prepared.notes[1]
+    assert make(prepared, workers=1)[1] == 4
+    assert make(prepared, workers=1)[1] == 0
     assert verify(tmp_path / "labelled") == []
     labelled, given = open_dataset(tmp_path / "labelled"), open_dataset(data)
     for one, other in zip(labelled, given, strict=True):
@@ -180,9 +181,9 @@ def test_images_that_are_not_annotated_are_refused_or_left_out(data: Path, tmp_p
     (tmp_path / "a" / f"{names[1]}.geojson").unlink()
     with pytest.raises(UserError, match=f"all 4 images, got none of {names[0]} and 1 more"):
         prepare(tmp_path / "a", data, KIDNEY, tmp_path / "out", ImportConfig())
-    order = prepare(tmp_path / "a", data, KIDNEY, tmp_path / "out", ImportConfig(fill="whitespace"), partial=True)
-    assert "2 images are not annotated and are left out" in order.notes
-    write(order)
+    prepared = prepare(tmp_path / "a", data, KIDNEY, tmp_path / "out", ImportConfig(fill="whitespace"), partial=True)
+    assert "2 images are not annotated and are left out" in prepared.notes
+    make(prepared, workers=1)
     found = open_dataset(tmp_path / "out")
     assert set(found.table["sample_id"].to_pylist()) == set(names[2:])
     assert set(np.unique(found[0].tile.semantic)) == {0, 4}
@@ -311,10 +312,10 @@ def test_other_folders_images_and_generators_are_refused(data: Path, tmp_path: P
 
     refused("expected a folder of factory annotate export", folder=tmp_path)
     other = DrawConfig(weights=str(write_generator(tmp_path / "other", seed=1)))
-    sampling.sample(sampling.prepare(SampleConfig(drawing=other, n=1), tmp_path / "of-other"), workers=1)
+    make(sampling.prepare(SampleConfig(drawing=other, n=1), tmp_path / "of-other"), workers=1)
     refused("expected annotations for the generator of", root=tmp_path / "of-other")
     same = drawing_of(data).model_copy(update={"psi": 1.0})
-    sampling.sample(sampling.prepare(SampleConfig(drawing=same, n=4), tmp_path / "same"), workers=1)
+    make(sampling.prepare(SampleConfig(drawing=same, n=4), tmp_path / "same"), workers=1)
     refused(f"{names[0]}: expected an image of .*, got none", root=tmp_path / "same")
     write_dataset(tmp_path / "real")
     refused("expected images that a generator drew", root=tmp_path / "real")

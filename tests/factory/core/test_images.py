@@ -12,7 +12,7 @@ from PIL import Image
 
 from factory.core.images.files import read_rgb
 from factory.inspect.beside import cut_images
-from factory.make.real_images import read_reference
+from factory.make.fit_to_real import read_real_tiles
 from manifests.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -62,7 +62,7 @@ def test_every_command_refuses_what_is_no_rgb_picture_by_the_same_rule(tmp_path:
     write(tmp_path / name)
     for read in (
         lambda: read_rgb(tmp_path / name),
-        lambda: read_reference(tmp_path),
+        lambda: read_real_tiles(tmp_path),
         lambda: cut_images(tmp_path, 1, (8, 8), 0),
     ):
         with pytest.raises(UserError, match=message) as refusal:
@@ -74,4 +74,4 @@ def test_every_command_refuses_what_is_no_rgb_picture_by_the_same_rule(tmp_path:
 def test_a_file_of_another_kind_is_refused_by_its_suffix(tmp_path: Path) -> None:
     (tmp_path / "notes.log").write_text("text")
     with pytest.raises(UserError, match=r"notes\.log: expected a file of \.png, .*got \.log"):
-        read_reference(tmp_path / "notes.log")
+        read_real_tiles(tmp_path / "notes.log")

@@ -19,11 +19,12 @@ from factory.core.seeds import row_seed
 from factory.core.weights import BEST, read_card
 from factory.joint.hdgan import BESIDE, Hdgan, HdganConfig, tile_of
 from factory.learn.weights import STARTER
-from factory.make import joint as joint_making
-from factory.make.candidates import read_pool
+from factory.make import joint_candidates
+from factory.make.joint_candidates import _fingerprint, choose, read_pool
 from factory.make.pipeline import make
+from factory.make.recipes import joint as joint_making
 from factory.make.replay import replay
-from factory.make.report import order_text
+from factory.make.report import run_text
 from factory.make.resolve import resolve_joint
 from factory.plan.assignment import Target, pick, quantile_error, targets_of
 from factory.plan.rows import read_draft
@@ -51,7 +52,7 @@ def labeller(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "labeller"
 
 
-def order_of(labeller: Path, out: Path, *shares: str, joint: dict[str, Any] | None = None, **asked: Any) -> Any:
+def run_of(labeller: Path, out: Path, *shares: str, joint: dict[str, Any] | None = None, **asked: Any) -> Any:
     flags = {"n": 6, "seed": 3, **asked}
     config = resolve_joint(flags, {"weights": str(labeller), **(joint or {})}, shares, None, ["shard=4"])
     return joint_making.prepare(config, out, manifest=None, device="cpu")
@@ -95,76 +96,76 @@ def test_tiles_are_chosen_for_what_is_asked_and_say_what_they_are(
 def test_a_stopped_pool_goes_on_and_the_tiles_are_those_of_an_unbroken_run(
     labeller: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("factory.make.candidates.CHUNK", 4)  # the unbroken run has other tasks
+    monkeypatch.setattr(joint_candidates, "CHUNK", 4)  # the unbroken run has other tasks
 
     def stop(made: int) -> None:
         if made == 10:
             raise KeyboardInterrupt
 
     asked: dict[str, Any] = {"tps": "0.2-0.7", "joint": {"pool": 20, "tolerance": 1.0}}
-    broken, whole = (order_of(labeller, tmp_path / name, **asked) for name in ("broken", "whole"))
+    broken, whole = (run_of(labeller, tmp_path / name, **asked) for name in ("broken", "whole"))
     with pytest.raises(KeyboardInterrupt):
-        joint_making.choose(broken, workers=1, on_tiles=stop)
+        choose(broken, workers=1, on_tiles=stop)
     assert [path.name for path in (tmp_path / "broken").iterdir()] == [POOL]
     starts: list[tuple[int, int]] = []
-    chosen = joint_making.choose(broken, workers=1, on_start=lambda done, total: starts.append((done, total)))
+    chosen = choose(broken, workers=1, on_start=lambda done, total: starts.append((done, total)))
     assert starts == [(8, 20)]
     with pytest.raises(KeyboardInterrupt):
         make(chosen, workers=1, on_tiles=lambda made: stop(made + 5))  # the second shard
-    make(joint_making.choose(broken, workers=1), workers=1)
-    monkeypatch.setattr("factory.make.candidates.CHUNK", 32)
-    make(joint_making.choose(whole, workers=1), workers=1)
+    make(choose(broken, workers=1), workers=1)
+    monkeypatch.setattr(joint_candidates, "CHUNK", 32)
+    make(choose(whole, workers=1), workers=1)
     assert open_dataset(tmp_path / "broken").table.equals(open_dataset(tmp_path / "whole").table)
     assert (tmp_path / "broken" / POOL).read_bytes() == (tmp_path / "whole" / POOL).read_bytes()
 
     # Another request on the same folder is refused, and takes the pool over where it may replace the data set.
-    other = order_of(labeller, tmp_path / "whole", tissue="0.5-1", joint={"pool": 20, "tolerance": 1.0})
+    other = run_of(labeller, tmp_path / "whole", tissue="0.5-1", joint={"pool": 20, "tolerance": 1.0})
     with pytest.raises(UserError, match="expected the configuration that it was made with"):
-        joint_making.choose(other, workers=1)
+        choose(other, workers=1)
     starts.clear()
-    joint_making.choose(other, workers=1, overwrite=True, on_start=lambda done, total: starts.append((done, total)))
+    choose(other, workers=1, overwrite=True, on_start=lambda done, total: starts.append((done, total)))
     assert starts == [(20, 20)]
 
 
 def test_a_request_that_the_pool_cannot_meet_is_refused_with_what_it_offers(labeller: Path, tmp_path: Path) -> None:
-    order = order_of(labeller, tmp_path / "made", tissue="0", joint={"pool": 8})
+    prepared = run_of(labeller, tmp_path / "made", tissue="0", joint={"pool": 8})
     with pytest.raises(
         UserError, match=r"--tissue: .* got \d+ of 6 that are farther: a pool of 8 offers 0\.\d+ to"
     ) as far:
-        joint_making.choose(order, workers=1)
+        choose(prepared, workers=1)
     enough = float(str(far.value).rpartition("joint.tolerance=")[2].rstrip("."))
-    near = order_of(labeller, tmp_path / "made", tissue="0", joint={"pool": 8, "tolerance": enough})
-    assert len(joint_making.choose(near, workers=1).rows) == 6  # what the line offers is enough
+    near = run_of(labeller, tmp_path / "made", tissue="0", joint={"pool": 8, "tolerance": enough})
+    assert len(choose(near, workers=1).rows) == 6  # what the line offers is enough
     assert [path.name for path in (tmp_path / "made").iterdir()] == [POOL]  # for another request
-    bound = order_of(labeller, tmp_path / "made", joint={"pool": 8, "max_uncertainty": 1e-9})
+    bound = run_of(labeller, tmp_path / "made", joint={"pool": 8, "max_uncertainty": 1e-9})
     with pytest.raises(UserError, match=r"--max-uncertainty: expected 6 tiles within 1e-09, got 0 of a pool of 8"):
-        joint_making.choose(bound, workers=1)
+        choose(bound, workers=1)
 
 
 def test_shares_of_classes_are_asked_by_name(labeller: Path, tmp_path: Path) -> None:
-    order = order_of(labeller, tmp_path / "made", "air=0.1-0.3", joint={"pool": 24, "tolerance": 1.0})
-    asked = np.array(order.rows["request_fractions"].to_pylist())
+    prepared = run_of(labeller, tmp_path / "made", "air=0.1-0.3", joint={"pool": 24, "tolerance": 1.0})
+    asked = np.array(prepared.rows["request_fractions"].to_pylist())
     assert ((asked[:, 4] >= 0.1) & (asked[:, 4] <= 0.3)).all()
     np.testing.assert_allclose(asked.sum(1), 1)
-    chosen = joint_making.choose(order, workers=1)
+    chosen = choose(prepared, workers=1)
     pool = pq.read_table(tmp_path / "made" / POOL)
     air = dict(zip(pool["seed"].to_pylist(), (row[4] for row in pool["class_fractions"].to_pylist()), strict=True))
     got = np.array([air[seed] for seed in chosen.rows["seed"].to_pylist()])
     cost = (asked[:, 4][:, None] - np.array(list(air.values()))[None]) ** 2
     assert ((asked[:, 4] - got) ** 2).sum() == pytest.approx(cost[linear_sum_assignment(cost)].sum())
     with pytest.raises(UserError, match=r"--share: expected a class of pdl1 .*, got 'artery'"):
-        order_of(labeller, tmp_path / "made", "artery=0.1")
+        run_of(labeller, tmp_path / "made", "artery=0.1")
     with pytest.raises(UserError, match=r"--share: expected shares of at most 1 in all, got 1.4 in row 0"):
-        order_of(labeller, tmp_path / "made", "air=0.7", "other=0.7")
+        run_of(labeller, tmp_path / "made", "air=0.7", "other=0.7")
     with pytest.raises(UserError, match=r"--share: expected CLASS=DISTRIBUTION, got 'air'"):
-        order_of(labeller, tmp_path / "made", "air")
+        run_of(labeller, tmp_path / "made", "air")
     with pytest.raises(UserError, match=r"--share: expected each class once, got air twice"):
-        order_of(labeller, tmp_path / "made", "air=0.1", "air=0.2")
+        run_of(labeller, tmp_path / "made", "air=0.1", "air=0.2")
     with pytest.raises(UserError, match=r"--share air: expected a share from 0 to 1, got 1.5"):
-        order_of(labeller, tmp_path / "made", "air=1.5")
+        run_of(labeller, tmp_path / "made", "air=1.5")
     with pytest.raises(UserError, match=r"--tumour: expected none with --joint, .* Write --share CLASS="):
-        order_of(labeller, tmp_path / "made", tumour="0.3")  # which would ask for no inflammation and no air
-    assert "share of air 0.1-0.3" in order_text(order)
+        run_of(labeller, tmp_path / "made", tumour="0.3")  # which would ask for no inflammation and no air
+    assert "share of air 0.1-0.3" in run_text(prepared)
 
 
 def test_a_plan_can_be_followed_and_asks_for_what_the_weights_draw(labeller: Path, tmp_path: Path) -> None:
@@ -173,11 +174,11 @@ def test_a_plan_can_be_followed_and_asks_for_what_the_weights_draw(labeller: Pat
     draft = read_draft(path)
     typed = {"weights": str(labeller), "pool": 12, "tolerance": 1.0}
     config = resolve_joint({}, typed, [], None, [], draft)
-    order = joint_making.prepare(config, tmp_path / "made", manifest=draft, device="cpu")
-    chosen = joint_making.choose(order, workers=1)
+    prepared = joint_making.prepare(config, tmp_path / "made", manifest=draft, device="cpu")
+    chosen = choose(prepared, workers=1)
     assert chosen.rows["request_tissue"].to_pylist() == [0.7, 0.8, 0.9]
     assert chosen.rows["height"].to_pylist() == [SIZE[0]] * 3
-    assert chosen.rows["sample_id"].to_pylist() == order.rows["sample_id"].to_pylist()  # a plan's names stay
+    assert chosen.rows["sample_id"].to_pylist() == prepared.rows["sample_id"].to_pylist()  # a plan's names stay
     with pytest.raises(UserError, match="--tps: expected none beside --manifest"):
         resolve_joint({"tps": "0.5"}, typed, [], None, [], draft)
     pq.write_table(pa.table({"request_tissue": [0.7, 0.8], "seed": pa.array([1, 2], pa.uint64())}), path)
@@ -198,12 +199,12 @@ def test_doubtful_pixels_are_ignored_and_one_classifier_has_no_doubt(labeller: P
     assert first.uncertainty == second.uncertainty
 
 
-def test_a_labeller_at_work_says_what_its_training_was_discriminated_by(labeller: Path) -> None:
+def test_a_labeller_at_work_has_the_dice_that_its_training_reported(labeller: Path) -> None:
     """Labels of a pass of the generator are those of stored features, so the experiment's table gives the same Dice."""
     counts = counts_of_labeller(labeller, labeller.parent / "annotated", "cpu")
-    discriminatord = json.loads((labeller / "held_out.json").read_text())
-    assert len(counts) == discriminatord["images"]
-    np.testing.assert_allclose(dice(counts.sum(0)), [each["dice"] for each in discriminatord["classes"]], atol=0.02)
+    reported = json.loads((labeller / "held_out.json").read_text())
+    assert len(counts) == reported["images"]
+    np.testing.assert_allclose(dice(counts.sum(0)), [each["dice"] for each in reported["classes"]], atol=0.02)
 
 
 def test_nuclei_of_a_scheme_become_instances_and_others_none() -> None:
@@ -351,20 +352,20 @@ def test_weights_that_cannot_be_used_are_refused(labeller: Path, tmp_path: Path,
 
 
 def test_where_nothing_is_asked_no_pool_is_drawn(labeller: Path, tmp_path: Path) -> None:
-    order = order_of(labeller, tmp_path / "made", n=2)
-    assert joint_making.choose(order, workers=1) is order
-    table, made = make(order, workers=1)
+    prepared = run_of(labeller, tmp_path / "made", n=2)
+    assert choose(prepared, workers=1) is prepared
+    table, made = make(prepared, workers=1)
     assert (made, table["seed"].to_pylist()) == (2, [row_seed(3, index) for index in range(2)])
     assert not (tmp_path / "made" / POOL).exists()
     assert verify(tmp_path / "made") == []
 
 
 def test_a_pool_stays_where_weights_move(labeller: Path, tmp_path: Path) -> None:
-    here = order_of(labeller, tmp_path / "made", tissue="0.5-1")
-    moved = order_of(shutil.copytree(labeller, tmp_path / "moved"), tmp_path / "made", tissue="0-1", joint={"pool": 9})
-    assert joint_making._fingerprint(here.spec.config) == joint_making._fingerprint(moved.spec.config)
-    other = order_of(labeller, tmp_path / "made", tissue="0.5-1", joint={"psi": 0.5})
-    assert joint_making._fingerprint(here.spec.config) != joint_making._fingerprint(other.spec.config)
+    here = run_of(labeller, tmp_path / "made", tissue="0.5-1")
+    moved = run_of(shutil.copytree(labeller, tmp_path / "moved"), tmp_path / "made", tissue="0-1", joint={"pool": 9})
+    assert _fingerprint(here.spec.config) == _fingerprint(moved.spec.config)
+    other = run_of(labeller, tmp_path / "made", tissue="0.5-1", joint={"psi": 0.5})
+    assert _fingerprint(here.spec.config) != _fingerprint(other.spec.config)
 
 
 def test_labels_of_a_person_are_not_made_again_and_predicted_ones_may_change_with_versions(
@@ -374,7 +375,7 @@ def test_labels_of_a_person_are_not_made_again_and_predicted_ones_may_change_wit
     assert again.tile is None
     assert again.holds
     assert "labels are a person's and were not made again, image same bytes" in again.summary
-    make(order_of(labeller, tmp_path / "made", n=1), workers=1)
+    make(run_of(labeller, tmp_path / "made", n=1), workers=1)
     found = replay(tmp_path / "made", open_dataset(tmp_path / "made").row(0)["sample_id"])
     assert found.holds
     assert "masks same bytes, image same bytes" in found.summary
@@ -387,12 +388,12 @@ def test_labels_of_a_person_are_not_made_again_and_predicted_ones_may_change_wit
 
 
 def test_a_pool_that_is_damaged_or_anothers_is_no_pool(labeller: Path, tmp_path: Path) -> None:
-    order = order_of(labeller, tmp_path / "made", tissue="0-1", joint={"pool": 6, "tolerance": 1.0})
-    joint_making.choose(order, workers=1)
-    path, mark = tmp_path / "made" / POOL, joint_making._fingerprint(order.spec.config)
+    prepared = run_of(labeller, tmp_path / "made", tissue="0-1", joint={"pool": 6, "tolerance": 1.0})
+    choose(prepared, workers=1)
+    path, mark = tmp_path / "made" / POOL, _fingerprint(prepared.spec.config)
     assert len(read_pool(path, mark) or []) == 6
     assert read_pool(path, "f" * 64) is None
     path.write_bytes(path.read_bytes()[:-9])
     assert read_pool(path, mark) is None
-    joint_making.choose(order, workers=1)
+    choose(prepared, workers=1)
     assert len(read_pool(path, mark) or []) == 6

@@ -17,14 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from factory.core.runs import RunSpec, library_versions, open_run
+from factory.make import pipeline
 from factory.make.pipeline import make
+from factory.make.resolve import parse_size
 from manifests import open_dataset, verify
 from manifests.files import is_temporary, walk
 from manifests.ledger import finished, read_record
 from manifests.store import read_layout
 from tests.conftest import Outcome, assert_refused, write_dataset
 from tests.kill_after_every_operation import tree
-from tests.make_on_dask import small_order
+from tests.make_on_dask import small_run
 
 Cli = Callable[..., Outcome]
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -50,7 +52,7 @@ def start(folder: Path, *arguments: str, **options: object) -> subprocess.Popen[
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data set of `SMALL`, made by one worker without interruption."""
     out = tmp_path_factory.mktemp("unbroken") / "data/synth"
-    make(small_order(out), workers=1)
+    make(small_run(out), workers=1)
     return out
 
 
@@ -386,6 +388,21 @@ def test_like_shapes_the_image_and_is_recorded(tmp_path: Path, cli: Cli) -> None
         assert plain.table[name].equals(fitted.table[name])
 
 
+def test_one_number_is_the_size_of_a_square() -> None:
+    assert parse_size("512x1024") == (512, 1024)
+    assert parse_size("96") == (96, 96)
+
+
+def test_a_contact_sheet_stands_beside_a_new_data_set(tmp_path: Path, cli: Cli) -> None:
+    done = cli("factory", "make", *SMALL)
+    assert done.code == 0
+    assert "data/synth-sheet.png" in done.out
+    assert (tmp_path / "data/synth-sheet.png").stat().st_size > 1000
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["synth", "synth-sheet.png"]
+    assert verify(tmp_path / "data/synth") == []
+    assert "sheet" not in cli("factory", "make", *SMALL).out  # nothing was made
+
+
 def test_dry_run_writes_nothing(tmp_path: Path, cli: Cli) -> None:
     done = cli("factory", "make", *SMALL, "--dry-run")
     assert done.code == 0
@@ -403,7 +420,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, cli: Cli) -> None:
         (("--n", "-3"), "greater than 0"),
         (("--n", "many"), "integer"),
         (("--size", "100x64"), "multiples of 32"),
-        (("--size", "64"), "HEIGHTxWIDTH"),
+        (("--size", "64x"), "HEIGHTxWIDTH"),
         (("--masks", "polygon"), "Did you mean polygons"),
         (("--renderer", "stian"), "Did you mean stain"),
         (("--masks", "nuclei"), "draws scheme pdl1"),
@@ -524,30 +541,30 @@ def test_open_run_refuses_a_file_and_keeps_it(tmp_path: Path) -> None:
 
 
 def test_flags_go_before_assignments_before_the_file_before_the_defaults(tmp_path: Path) -> None:
-    from factory.make.resolve import resolve_config
+    from factory.make.resolve import resolve_make
 
     path = tmp_path / "c.yaml"
     path.write_text("plan: {n: 5, seed: 5, mpp: 0.25}\nrenderer: {scanner: {focus: 0.5}}\n")
     flags = {"n": 7, "seed": None}
-    config, _ = resolve_config(flags, {}, path, ["plan.n=6", "plan.seed=6", "renderer.scanner.fold=0.25"])
+    config, _ = resolve_make(flags, {}, path, ["plan.n=6", "plan.seed=6", "renderer.scanner.fold=0.25"])
     assert (config.plan.n, config.plan.seed, config.plan.mpp) == (7, 6, 0.25)
     assert config.plan.size == (512, 1024)
     assert config.renderer == {"name": "stain", "scanner": {"focus": 0.5, "fold": 0.25}}
 
 
 def test_a_part_of_another_name_starts_without_the_old_parts_values(tmp_path: Path) -> None:
-    from factory.make.resolve import resolve_config
+    from factory.make.resolve import resolve_make
 
     path = tmp_path / "c.yaml"
     path.write_text("masks: {name: ihc, tumour: {spikiness: [0.1, 0.2]}}\n")
-    config, _ = resolve_config({}, {"masks": "polygons"}, path, [])
+    config, _ = resolve_make({}, {"masks": "polygons"}, path, [])
     assert config.masks == {"name": "polygons"}
 
 
 def test_values_without_a_name_are_those_of_the_part_that_is_typed(tmp_path: Path, cli: Cli) -> None:
-    from factory.make.resolve import resolve_config
+    from factory.make.resolve import resolve_make
 
-    config, _ = resolve_config({}, {"masks": "polygons"}, None, ["masks.regions.roughness=0.2"])
+    config, _ = resolve_make({}, {"masks": "polygons"}, None, ["masks.regions.roughness=0.2"])
     assert config.masks == {"name": "polygons", "regions": {"roughness": 0.2}}
     wrong = cli("factory", "make", "--masks", "polygons", "--set", "masks.tumour.spikiness=[0.1,0.2]", "--dry-run")
     assert_refused(wrong, "masks .polygons.: tumour: expected a known key")
@@ -562,6 +579,6 @@ def test_resume_with_another_library_version_is_refused(
     def changed(*names: str) -> dict[str, str]:
         return {**library_versions(*names), "numpy": "0.1"}
 
-    monkeypatch.setattr("factory.make.pipeline.library_versions", changed)
+    monkeypatch.setattr(pipeline, "library_versions", changed)
     assert_refused(cli("factory", "make", *SMALL), r"info\.versions\.numpy: .* there, 0\.1 asked")
     assert tree(tmp_path / "data/synth") == before

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from factory.core.seeds import Stream, generator
 from factory.core.weights import BEST, read_card
 from factory.joint.generators import DrawConfig, draw_latents, drawing_of, noise_of, open_generator
-from factory.make import samples as sampling
+from factory.make.pipeline import make
+from factory.make.recipes import samples as sampling
+from factory.make.recipes.samples import SampleConfig, farthest_points
 from factory.make.replay import replay
-from factory.make.samples import SampleConfig, farthest_points
 from manifests import open_dataset, verify
 from manifests.errors import UserError
 from manifests.files import sha256_file
@@ -37,7 +38,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def drawn(weights: Path, out: Path, n: int = 5, **drawing: Any) -> Path:
     config = SampleConfig(drawing=DrawConfig(weights=str(weights), **drawing), n=n, shard=2)
-    sampling.sample(sampling.prepare(config, out), workers=1)
+    make(sampling.prepare(config, out), workers=1)
     return out
 
 
@@ -92,7 +93,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(weights: Path, tmp_pat
     for name in ("ledger/000001.json", "manifest.parquet", "SHA256SUMS"):
         (broken / name).unlink()
     config = SampleConfig(drawing=DrawConfig(weights=str(weights)), n=5, shard=2)
-    _, made = sampling.sample(sampling.prepare(config, broken), workers=1)
+    _, made = make(sampling.prepare(config, broken), workers=1)
     assert made == 2
     assert sha256_file(whole / "SHA256SUMS") == sha256_file(broken / "SHA256SUMS")
 

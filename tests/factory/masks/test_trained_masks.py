@@ -22,7 +22,7 @@ from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
 from factory.core.weights import read_card
 from factory.learn.weights import scheme_of
-from factory.make.pipeline import Realiser, recipe_of
+from factory.make.recipes.masks_and_renderer import MasksAndRenderer
 from factory.masks import MASKS, TRAINABLE
 from factory.masks.allocate import allocate
 from factory.masks.learned.generator import WEIGHTS_KIND
@@ -299,7 +299,7 @@ def recipe(run: Path, **more: Any) -> Any:
         "masks": {"name": "depas", "weights": str(run), "precision": "fp32"}, "renderer": {"name": "palette"},
         "attempts": 5, "shift_bound": None, "batch": 1, **more,
     }  # fmt: skip
-    return recipe_of(document, get_scheme("tissue"))
+    return MasksAndRenderer.from_document(document, scheme=get_scheme("tissue"))
 
 
 def row_for(seed: int, tissue: float) -> dict[str, Any]:
@@ -326,10 +326,10 @@ def test_a_shift_beyond_the_bound_is_drawn_again_within_the_attempts(weights: We
     seed = next(seed for seed in range(100) if np.argmin(shifts(seed)) == 2)  # the third draw is the best of five
     found = shifts(seed)
     bound = (found[2] + sorted(found)[1]) / 2
-    ((_, tile, row),) = Realiser(recipe(run, shift_bound=bound)).realise([row_for(seed, 0.35)])
+    ((_, tile, row),) = recipe(run, shift_bound=bound).maker().make([row_for(seed, 0.35)])
     assert (row["attempts"], row["allocation_shift"]) == (3, found[2])
-    ((_, again, row),) = Realiser(recipe(run, shift_bound=found[2] / 2)).realise([row_for(seed, 0.35)])
+    ((_, again, row),) = recipe(run, shift_bound=found[2] / 2).maker().make([row_for(seed, 0.35)])
     assert (row["attempts"], row["allocation_shift"]) == (5, found[2])  # none is within: the best of all
     np.testing.assert_array_equal(tile.semantic, again.semantic)
-    ((_, _, row),) = Realiser(recipe(run, shift_bound=1e9)).realise([row_for(seed, 0.35)])
+    ((_, _, row),) = recipe(run, shift_bound=1e9).maker().make([row_for(seed, 0.35)])
     assert (row["attempts"], row["allocation_shift"]) == (1, found[0])

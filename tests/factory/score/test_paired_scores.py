@@ -27,12 +27,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real tiles of 18 groups, a third of which are tested, and fakes on the tested masks."""
-    from factory.make.on_given_masks import RenderConfig, open_masks, prepare, render
+    from factory.make.pipeline import make
+    from factory.make.recipes.given_masks import RenderConfig, prepare
 
     root = tmp_path_factory.mktemp("sets")
     write_dataset(root / "real", n=54, size=(32, 64), groups=18)
-    order = prepare(RenderConfig(), open_masks(root / "real", "test"), root / "fake")
-    render(order, workers=1)
+    make(prepare(RenderConfig(), root / "real", root / "fake"), workers=1)
     return root
 
 
@@ -130,9 +130,10 @@ def test_masks_without_instances_are_paired_by_their_classes(tmp_path: Path) -> 
 
 
 def test_a_generator_that_saw_the_images_is_measured_and_that_is_said(sets: Path, tmp_path: Path) -> None:
-    from factory.make.on_given_masks import RenderConfig, open_masks, prepare, render
+    from factory.make.pipeline import make
+    from factory.make.recipes.given_masks import RenderConfig, prepare
 
-    render(prepare(RenderConfig(), open_masks(sets / "real", "test"), tmp_path / "fake"), workers=1)
+    make(prepare(RenderConfig(), sets / "real", tmp_path / "fake"), workers=1)
     fake = open_dataset(tmp_path / "fake")
     group = fake.row(0)["group_id"]
     sources = (*fake.info.training_sources, f"real/{group}")

@@ -1,0 +1,109 @@
+"""Mask generators and renderers as a configuration names them: a name and the part's own resolved config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from factory.core.config import Config, parse
+from factory.learn.base import UsesWeights
+from factory.learn.weights import WeightsConfig
+from factory.make.recipes.base import NOTHING, Provenance
+from factory.masks.base import MaskGenerator, resolve_mask_generator
+from factory.renderers.base import Renderer, resolve_renderer
+
+PartT = TypeVar("PartT", MaskGenerator, Renderer)
+RESOLVERS: dict[str, Callable[[str], type[MaskGenerator] | type[Renderer]]] = {
+    "masks": resolve_mask_generator,
+    "renderer": resolve_renderer,
+}
+"""Key of a configuration -> how the class of that part is found by its name."""
+
+
+@dataclass(frozen=True)
+class Part(Generic[PartT]):
+    """A mask generator or a renderer. Small and picklable.
+
+    Attributes:
+        name: in its table. kind: its class. config: resolved.
+    """
+
+    name: str
+    kind: type[PartT]
+    config: Config
+
+    def build(self, device: str = "cpu") -> PartT:
+        """The generator or renderer itself."""
+        return self.kind(self.config, device)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The part in run.yaml."""
+        return {"name": self.name, **self.config.model_dump(mode="json")}
+
+    @property
+    def trained(self) -> bool:
+        """Whether it draws with a trained network."""
+        return issubclass(self.kind, UsesWeights)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Digest of its weights, None where it has none."""
+        return self.config.weights_sha256 if isinstance(self.config, WeightsConfig) else None
+
+    @property
+    def precision(self) -> str:
+        """Number format that its network computes in."""
+        return self.config.precision if isinstance(self.config, WeightsConfig) else "fp32"
+
+    @property
+    def provenance(self) -> Provenance:
+        """Data that its weights were trained on."""
+        part = self.build()
+        return Provenance(*part.training_sources()) if isinstance(part, UsesWeights) else NOTHING
+
+    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """How its weights read their inputs for tiles of a size (height, width), one line each."""
+        part = self.build()
+        return part.input_notes(size) if isinstance(part, UsesWeights) else ()
+
+
+def mask_part(values: Mapping[str, Any], device: str) -> Part[MaskGenerator]:
+    """Resolve the mask generator of a configuration: its name and keys, and its weights where it has some.
+
+    Raises:
+        UserError: for an unknown name or key, or weights that cannot be used.
+    """
+    return _part(resolve_mask_generator, "masks", values, device)
+
+
+def renderer_part(values: Mapping[str, Any], device: str) -> Part[Renderer]:
+    """Resolve the renderer of a configuration, as `mask_part` does."""
+    return _part(resolve_renderer, "renderer", values, device)
+
+
+def _part(find: Callable[[str], type[PartT]], key: str, values: Mapping[str, Any], device: str) -> Part[PartT]:
+    values = dict(values)
+    name = str(values.pop("name", ""))
+    kind = find(name)
+    config = parse(kind.Config, values, f"{key} ({name})")
+    part = kind(config, device)
+    return Part(name, kind, part.resolved_config() if isinstance(part, UsesWeights) else config)
+
+
+def device_for(parts: Mapping[str, Mapping[str, Any]], device: str) -> str:
+    """The device for the parts of a configuration; torch is imported only where one of them has a network.
+
+    Args:
+        parts: ``masks``, ``renderer`` or both, as configured. device: as typed.
+
+    Raises:
+        UserError: for an unknown part, or a device that this machine does not have.
+    """
+    kinds = [RESOLVERS[key](str(values.get("name", ""))) for key, values in parts.items()]
+    if device in ("auto", "cpu") and not any(issubclass(kind, UsesWeights) for kind in kinds):
+        return "cpu"
+    from factory.core.devices import resolve_device
+
+    return resolve_device(device)

@@ -1,0 +1,256 @@
+"""The joint recipe: one generator draws the image, and the labels are read off its features.
+
+The labels of a tile cannot be changed without its image, so a request is met by choice: of many tiles that were drawn
+and labelled, each row gets the one that meets it best (`factory.make.joint_candidates`). A row holds the seed of its
+tile, which is all that it takes to draw it again. Where nothing is asked, tiles are taken as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from factory.core.config import Config, parse
+from factory.core.registry import resolve
+from factory.core.resolutions import SAME_MPP
+from factory.core.runs import POOL
+from factory.core.seeds import Stream, generator
+from factory.joint import DRAWING, FITTED, HDGAN, JOINT, SHARES
+from factory.joint.generators import GENERATOR
+from factory.joint.hdgan import Hdgan, HdganConfig
+from factory.make.joint_candidates import choose
+from factory.make.pipeline import Prepared, prepare_run, synthetic_info
+from factory.make.recipes.base import Provenance, Row, Sample, changed_values, maker_of
+from factory.plan.distributions import parse_distribution, stratified
+from factory.plan.rows import REQUESTS, Draft, PlanConfig, complete, load_scheme, plan, requests_digest, with_column
+from manifests.errors import UserError
+from manifests.labels import LabelScheme
+
+_CANDIDATES_FOR_EACH = 4
+_FIRST_CLASS_STREAM = 100
+"""Class i is drawn by the attempt 100 + i of `Stream.DRAW`; the quantities of a plan have the first ones."""
+
+
+class JointMakeConfig(Config):
+    """Every setting of `factory make --joint` that changes a byte of its output.
+
+    Attributes:
+        plan: what is asked; size, resolution and scheme are those of the weights.
+        shares: class -> distribution of its share of all pixels, see `factory.plan.distributions`.
+        joint: ``name`` and, optionally, values of its own Config. shard: tiles in a shard file.
+    """
+
+    plan: PlanConfig
+    shares: dict[str, str] = Field(default_factory=dict)
+    joint: dict[str, Any]
+    shard: int = Field(default=64, ge=1, le=65_536)
+
+
+@dataclass(frozen=True)
+class JointRecipe:
+    """A generator of images and the labeller of its features; a `Recipe`.
+
+    Attributes:
+        config: of the labeller, resolved. device: where both networks run.
+    """
+
+    config: HdganConfig
+    device: str
+    makes_labels = True
+    trained = True
+
+    @classmethod
+    def from_document(
+        cls, config: Mapping[str, Any], device: str, *, where: Path | None = None, masks_of: Path | None = None
+    ) -> JointRecipe:
+        """Resolve the ``hdgan`` part of run.yaml; where, masks_of: not needed.
+
+        Raises:
+            UserError: for an unknown name or key, or weights that cannot be used.
+        """
+        del where, masks_of
+        values = dict(config[HDGAN])
+        name = str(values.pop("name", HDGAN))
+        part: type[Hdgan] = resolve({each: JOINT[each] for each in FITTED}, name, "--joint")
+        return cls(part.resolve_weights(parse(part.Config, values, f"joint ({name})"), device), device)
+
+    @property
+    def part(self) -> Hdgan:
+        """This process's generator and labeller."""
+        return maker_of(self).part
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The classes of the labeller."""
+        return self.part.scheme
+
+    @property
+    def title(self) -> str:
+        """The parts by name."""
+        return f"{GENERATOR} + {HDGAN}"
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Configured values that are not the defaults."""
+        return changed_values(joint=self.config)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The labeller and how images are drawn; starter weights by that name, wherever the package is installed."""
+        drawing = self.part.drawing.model_dump(mode="json")
+        return {
+            "scheme": self.scheme.to_dict(),
+            HDGAN: {"name": HDGAN, **self.config.model_dump(mode="json")},
+            DRAWING: {**drawing, "weights": "starter"} if self.config.weights == "starter" else drawing,
+        }
+
+    @property
+    def provenance(self) -> Provenance:
+        """Data behind the weights."""
+        fields = self.part.card.fields
+        return Provenance(tuple(fields["sources"]), tuple(fields["licences"]))
+
+    @property
+    def quality(self) -> str:
+        """The measured quality of the labels, in a sentence."""
+        held_out = self.part.card.fields.get("held_out")
+        if held_out is None:
+            return "labels are predicted, and were not measured on held-out images"
+        dice, images = held_out["mean_dice"], held_out["images"]
+        return f"labels are predicted: mean Dice {dice:.3f} on the labeller's {images} held-out images"
+
+    def maker(self) -> JointMaker:
+        """Build generator and labeller."""
+        return JointMaker(self)
+
+
+class JointMaker:
+    """Draws images with their labels.
+
+    Attributes:
+        part: the generator and the labeller; their weights are loaded when the first tile is drawn.
+    """
+
+    def __init__(self, recipe: JointRecipe) -> None:
+        self._recipe, self.part = recipe, Hdgan(recipe.config, recipe.device)
+
+    def make(self, rows: Sequence[Row]) -> Iterator[Sample]:
+        """Yield the sample of each row, in order, by its seed."""
+        for row in rows:
+            drawn = self.part.draw(row["seed"])
+            completed = {
+                **row,
+                "source": "synthetic",
+                "recipe": f"{GENERATOR}+{HDGAN}",
+                "mask_generator": HDGAN,
+                "renderer": GENERATOR,
+                "label_origin": "predicted",
+                "device": self._recipe.device,
+                "precision": self.part.precision_name,
+                "mask_weights_sha256": self._recipe.config.weights_sha256,
+                "image_weights_sha256": self.part.generator.digest,
+                "latent": drawn.latent.tolist(),
+            }
+            yield drawn.image, drawn.tile, completed
+
+
+def prepare(
+    config: JointMakeConfig, out: Path, *, manifest: Draft | None = None, device: str = "cpu"
+) -> Prepared[JointRecipe]:
+    """Resolve a run and refuse what can be refused before a tile is drawn; writes nothing.
+
+    Args:
+        config: what is asked. out: the data set's folder. manifest: a plan to follow instead of drawing one.
+        device: where networks run.
+
+    Raises:
+        UserError: for weights that cannot be used, and requests that make no sense for them.
+    """
+    for name, value in (("tumour", config.plan.tumour), ("inflammation", config.plan.inflammation)):
+        if value is not None:
+            raise UserError(f"--{name}: expected none with --joint, which takes shares by class. Write --share CLASS=.")
+    recipe = JointRecipe.from_document({HDGAN: config.joint}, device)
+    scheme, card = recipe.scheme, recipe.part.card.fields
+    asked = _plan_for(config.plan, card, scheme)
+    rows = complete(manifest, asked, scheme) if manifest else plan(asked, scheme)
+    _refuse_other_tiles(rows, card, scheme)
+    rows = _with_shares(rows, config, scheme)
+    recipe = _with_candidates(recipe, rows)
+    planned = {"seed": asked.seed} if manifest else asked.model_dump(mode="json")
+    document = {
+        "plan": {**planned, "requests_sha256": requests_digest(rows)},
+        SHARES: config.shares,
+        **recipe.document,
+        "shard": config.shard,
+    }
+    info = synthetic_info(recipe.title, (scheme,), trained=True, provenance=recipe.provenance)
+    chosen = choose if recipe.config.pool is not None else None
+    notes = [recipe.quality]
+    return prepare_run(recipe, rows, out, document, info, notes=notes, beside=frozenset({POOL}), choose=chosen)
+
+
+def _plan_for(asked: PlanConfig, card: Mapping[str, Any], scheme: LabelScheme) -> PlanConfig:
+    """The plan with size, resolution and scheme of the weights, where nothing else was typed."""
+    typed = asked.model_fields_set
+    if "scheme" in typed and load_scheme(asked.scheme).name != scheme.name:
+        raise UserError(f"--scheme: expected {scheme.name}, which the weights tell apart, got {asked.scheme}.")
+    own = {"size": tuple(card["trained_size"]), "mpp": card["mpp"]}
+    return asked.model_copy(
+        update={"scheme": scheme.name, **{key: value for key, value in own.items() if key not in typed}}
+    )
+
+
+def _refuse_other_tiles(rows: pa.Table, card: Mapping[str, Any], scheme: LabelScheme) -> None:
+    """Refuse rows of a plan that ask for other tiles than the weights draw."""
+    height, width = card["trained_size"]
+    first = rows.select(["height", "width", "mpp", "label_scheme"]).slice(0, 1).to_pylist()[0]
+    if (first["height"], first["width"]) != (height, width):
+        raise UserError(
+            f"--size: expected {height}x{width}, which the weights draw, got {first['height']}x{first['width']}."
+        )
+    if abs(first["mpp"] - card["mpp"]) > SAME_MPP * card["mpp"]:
+        raise UserError(f"--mpp: expected {card['mpp']:g}, which the weights draw, got {first['mpp']:g}. Leave it out.")
+    if first["label_scheme"] != scheme.name:
+        raise UserError(f"--scheme: expected {scheme.name}, which the weights tell apart, got {first['label_scheme']}.")
+
+
+def _with_shares(rows: pa.Table, config: JointMakeConfig, scheme: LabelScheme) -> pa.Table:
+    """Rows with requested shares of classes; what is left is divided equally among the other classes, to fill a row."""
+    if not config.shares:
+        return rows
+    if rows["request_fractions"].null_count < len(rows):
+        raise UserError("--share: expected none beside a --manifest that asks for shares. Leave one out.")
+    shares = np.full((len(rows), len(scheme)), np.nan)
+    for name, text in config.shares.items():
+        if name not in scheme.names:
+            raise UserError(f"--share: expected a class of {scheme.name} ({', '.join(scheme.names)}), got {name!r}.")
+        label = scheme.names.index(name)
+        rng = generator(config.plan.seed, Stream.DRAW, _FIRST_CLASS_STREAM + label)
+        asked = parse_distribution(text, "tumour", where=f"--share {name}")
+        shares[:, label] = stratified(asked, len(rows), rng)
+    total = np.nansum(shares, 1)
+    if (total > 1 + 1e-9).any():
+        row = int(np.argmax(total > 1 + 1e-9))
+        raise UserError(f"--share: expected shares of at most 1 in all, got {total[row]:.3g} in row {row}. Narrow one.")
+    left = np.isnan(shares).sum(1, keepdims=True)
+    shares = np.where(np.isnan(shares), (1 - total)[:, None] / np.maximum(left, 1), shares)
+    return with_column(rows, "request_fractions", np.clip(shares, 0, 1).tolist())
+
+
+def _with_candidates(recipe: JointRecipe, rows: pa.Table) -> JointRecipe:
+    """The recipe with the number of candidate tiles filled in; None where no request needs a choice."""
+    n, pool = len(rows), recipe.config.pool
+    is_choice = recipe.config.max_uncertainty is not None or any(rows[name].null_count < n for name in REQUESTS)
+    if is_choice and pool is None:
+        pool = n * _CANDIDATES_FOR_EACH
+    elif pool is not None and not is_choice:
+        raise UserError("--pool: expected --tps, --tissue, --cells, --share or --max-uncertainty beside it, got none.")
+    elif pool is not None and pool < n:
+        raise UserError(f"--pool: expected at least the {n} tiles that are asked for, got {pool}. Raise it.")
+    return replace(recipe, config=recipe.config.model_copy(update={"pool": pool}))

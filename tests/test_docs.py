@@ -1,0 +1,217 @@
+"""Every command and option has help and stands in the README; every shipped config loads; defaults are as stated."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+import factory.cli
+import manifests
+import segment.cli
+from factory.core.config import parse
+from factory.core.registry import resolve
+from factory.core.shipped import configs_dir
+from factory.joint import FITTED
+from factory.joint.labeller import LabellerConfig
+from factory.make.recipes.masks_and_renderer import MasksAndRenderer
+from factory.make.resolve import resolve_make
+from factory.masks import MASKS
+from factory.plan.rows import load_scheme
+from factory.renderers import RENDERERS
+from factory.train.generator import resolve_trainer, trainer_class, trainers
+from factory.train.labeller import LabellerRunConfig, resolve_labeller
+from manifests import SCHEMA, SCHEMES
+from tests.conftest import Outcome, write_dataset
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+APPS = {"factory": factory.cli.app, "segment": segment.cli.app}
+COMMANDS = [
+    (program, name, command)
+    for program, app in APPS.items()
+    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+]
+
+
+COMMANDS += [
+    (program, f"{group} {name}", command)
+    for program, group, grouped in COMMANDS
+    for name, command in getattr(grouped, "commands", {}).items()
+]
+
+
+@pytest.mark.parametrize(("program", "name", "command"), COMMANDS, ids=[f"{p} {n}" for p, n, _ in COMMANDS])
+def test_every_command_and_option_has_help_and_the_readme_names_it(program: str, name: str, command: object) -> None:
+    assert command.help  # type: ignore[attr-defined]
+    assert f"{program} {name}" in README
+    for parameter in command.params:  # type: ignore[attr-defined]
+        if parameter.name != "help":
+            assert parameter.help, f"{program} {name} {parameter.name}"
+
+
+@pytest.mark.parametrize("option", ["--tps", "--tissue", "--cells", "--tumour", "--inflammation", "--size", "--mpp"])
+def test_defaults_in_the_help_are_those_of_the_configs(cli: Callable[..., Outcome], option: str) -> None:
+    text = " ".join(cli("factory", "make", "--help").out.split())
+    said = text.split(f"{option} <", 1)[1].split("[default: ", 1)[1].split("]", 1)[0]
+    for name in ("pdl1", "ihc", "nuclei", "tissue"):
+        plan = yaml.safe_load((configs_dir() / "plan" / f"{name}.yaml").read_text())["plan"]
+        value = plan.get(option.removeprefix("--"))
+        if value is not None:
+            shown = "x".join(map(str, value)) if isinstance(value, list) else str(value)
+            assert re.search(rf"(?<![\d.]){re.escape(shown)}(?![\d.])", said), (name, shown, said)
+
+
+@pytest.mark.parametrize("path", sorted((configs_dir() / "plan").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_scheme_has_a_plan_that_resolves(path: Path) -> None:
+    config, scheme = resolve_make({}, {}, path, [])
+    assert path.stem == scheme.name
+    assert scheme.name in SCHEMES
+    MasksAndRenderer.from_document(config.model_dump(mode="json"), scheme=scheme)
+
+
+@pytest.mark.parametrize("path", sorted((configs_dir() / "render").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_render_config_resolves(path: Path) -> None:
+    config, scheme = resolve_make({}, {}, path, [])
+    MasksAndRenderer.from_document(config.model_dump(mode="json"), scheme=scheme)
+
+
+@pytest.mark.parametrize("path", sorted((configs_dir() / "segment").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_segment_config_resolves(path: Path) -> None:
+    from segment.train.config import TrainConfig
+
+    parse(TrainConfig, yaml.safe_load(path.read_text()), path.name)
+
+
+@pytest.mark.parametrize("path", sorted((configs_dir() / "schemes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_scheme_loads_and_stands_in_the_readme(path: Path) -> None:
+    scheme = load_scheme(str(path))
+    assert scheme.name == path.stem
+    assert scheme.reads_as(SCHEMES["tissue"])
+    assert f"configs/schemes/{path.name}" in README
+
+
+SHARED = {"cyclegan": "masks/cyclegan", "cyclegan_images": "renderers/cyclegan"}
+"""How the configs of the trainers are called whose name is in both tables."""
+
+
+@pytest.mark.parametrize("path", sorted((configs_dir() / "train").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_training_config_resolves(path: Path) -> None:
+    starts = [name for name in (*trainers(), *SHARED, *FITTED) if path.stem == name or path.stem.startswith(f"{name}_")]
+    name = max(starts, key=len)
+    config = LabellerRunConfig if name in FITTED else trainer_class(SHARED.get(name, name)).Config
+    parse(config, yaml.safe_load(path.read_text()), path.name)
+
+
+def test_hdgan_is_configured_as_published() -> None:
+    config, published = resolve_labeller("hdgan", [], {}, "cpu"), LabellerConfig().model_dump()
+    assert {name: value for name, value in config.model_dump().items() if name in published} == published
+    assert config.blocks == 5
+
+
+OTHER_PAPERS = {"sharpgan": ((256, 256), 150, 1e-4, 0.5), "stylegan2": ((512, 512), 100, 2.5e-3, 0.0)}
+"""Size, epochs, learning rate and beta1 of papers that state others than most; stylegan2 counts steps and no epochs."""
+
+
+@pytest.mark.parametrize("name", trainers())
+def test_every_trainer_has_the_papers_configuration_and_a_light_one(name: str) -> None:
+    paper, light = (resolve_trainer(name, None, [], {"precision": "fp32"}, device) for device in ("cuda", "cpu"))
+    is_renderer, is_joint = (trainer_class(name).kind == f"{part}-weights" for part in ("renderer", "joint"))
+    others = ((512, 1024), 200 if is_renderer else 100, 2e-4, 0.5)
+    assert (paper.size, paper.epochs, paper.learning_rate, paper.beta1) == OTHER_PAPERS.get(name, others)
+    assert max(light.size) <= 256 if is_renderer or is_joint else light.size == (128, 256)
+    assert light.learning_rate == (paper.learning_rate if is_joint else 2e-4)
+    shipped = [config for config, trainer in SHARED.items() if trainer == name] or [name]
+    assert f"`{shipped[0]}`" in README
+
+
+def test_pix2pixhd_has_the_constants_of_its_authors_and_those_of_the_noise_paper() -> None:
+    def constants(config: str) -> tuple[object, ...]:
+        values: dict[str, Any] = resolve_trainer("pix2pixhd", config, [], {}, "cpu").model_dump()
+        network, loss = values["network"], values["loss"]
+        assert (network["width"], network["downs"], network["blocks"], network["norm"]) == (64, 4, 9, "instance")
+        assert (values["discriminators"], values["discriminator_width"], values["discriminator_depth"]) == (2, 64, 3)
+        return (
+            values["epochs"],
+            values["decay_epochs"],
+            values["discriminator_loss"],
+            values["fooling"],
+            loss["feature"],
+        )
+
+    assert constants("pix2pixhd") == (200, 100, "lsgan", "lsgan", 10)
+    assert constants("pix2pixhd_paper") == (700, 200, "lsgan", "bce", 1)
+
+
+def test_pix2pix_has_its_own_weights_and_those_of_priorpaths_text() -> None:
+    def weights(config: str) -> dict[str, float]:
+        values: dict[str, float] = resolve_trainer("priorpath", config, [], {}, "cpu").loss.model_dump()  # type: ignore[attr-defined]
+        return values
+
+    assert weights("priorpath") == {"adversarial": 1, "l1": 100, "feature": 0, "mean_prediction": 0}
+    assert weights("priorpath_paper") == {"adversarial": 1, "l1": 0, "feature": 1, "mean_prediction": 1}
+
+
+@pytest.mark.parametrize(("table", "name"), [(t, n) for t in (MASKS, RENDERERS) for n in t])
+def test_every_name_in_a_table_resolves_and_stands_in_the_readme(table: dict[str, str], name: str) -> None:
+    assert resolve(table, name, "part").Config()
+    assert f"`{name}`" in README
+
+
+@pytest.mark.parametrize("name", ["train", "compare"])
+def test_shipped_configs_of_segment_stand_in_the_help_and_the_readme(name: str) -> None:
+    command = typer.main.get_command(segment.cli.app).commands[name]  # type: ignore[attr-defined]
+    (said,) = (parameter.help for parameter in command.params if parameter.name == "config")
+    rows = [line for line in README.splitlines() if line.startswith("| `--config`")]
+    shipped = {path.stem for path in (configs_dir() / {"train": "segment"}.get(name, name)).glob("*.yaml")}
+    assert shipped <= set(re.findall(r"\w+", said))
+    assert any(shipped <= set(re.findall(r"`(\w+)`", row)) for row in rows)
+
+
+def test_the_readme_names_the_presets_whose_tiles_are_multiples_of_256() -> None:
+    presets = {path.stem: yaml.safe_load(path.read_text()) for path in (configs_dir() / "train").glob("*pix2pix*.yaml")}
+    presets |= {
+        path.stem: yaml.safe_load(path.read_text()) for path in (configs_dir() / "train").glob("sharpgan*.yaml")
+    }
+    shapes = {name: values.get("unet", values.get("network", {})) for name, values in presets.items()}
+    said = README.split("\nAny size that is a multiple of 32")[1].split(". A tile")[0]
+    assert set(re.findall(r"`(\w+)`", said)) == {name for name, shape in shapes.items() if shape.get("depth") == 8}
+
+
+def test_what_is_not_here_yet_names_no_renderer_that_is_here() -> None:
+    missing = README.split("## What is not here yet\n")[1].split(".")[0].lower().replace("-", "")
+    assert not [name for name in RENDERERS if name in missing]
+
+
+def test_the_readme_names_every_column_and_scheme() -> None:
+    for name in [*SCHEMA.names, *SCHEMES]:
+        assert f"`{name}`" in README, name
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_the_readers_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], position: int
+) -> None:
+    section = README.split("## For teams that only read tiles")[1].split("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    assert all(len([line for line in block.splitlines() if line.strip()]) <= 10 for block in blocks)
+    write_dataset(tmp_path / "data/synth", scheme="pdl1", source="synthetic", size=(32, 64))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks[position], "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "(32, 64, 3)" in printed
+
+
+def test_the_small_distribution_needs_only_what_it_says() -> None:
+    document = tomllib.loads((Path(manifests.__file__).parent / "pyproject.toml").read_text())
+    names = {re.split(r"[>=<]", dependency)[0] for dependency in document["project"]["dependencies"]}
+    assert names == {"numpy", "pyarrow", "zarr"}
+    script = "import sys, manifests; print({'torch', 'cv2', 'numba', 'scipy', 'typer'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
