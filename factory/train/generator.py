@@ -174,9 +174,8 @@ def train(
     if resume:
         folder.refuse_other_threads(torch.get_num_threads())
     torch.manual_seed(config.seed)
-    trainer = trainer_class(run.name)(config, run.tiles.scheme, device)
+    task = _GeneratorTask(run, trainer_class(run.name)(config, run.tiles.scheme, device))
     with folder.open(resume=resume):
-        task = _GeneratorTask(run, trainer)
         return fit(task, folder, device=device, resume=resume, on_start=on_start, on_step=on_step, on_row=on_look)
 
 
