@@ -16,8 +16,7 @@ from factory.annotate.folder import RECORD, Record, open_drawn, read_record
 from factory.annotate.shapes import Shape, check_class, paint, read_json
 from factory.annotate.tool import resolve_tool
 from factory.core.config import Config, digest
-from factory.core.images.files import read_header, read_rgb
-from factory.core.images.header import UnreadableError
+from factory.core.images.files import UnreadableError, read_header, read_rgb
 from factory.core.runs import library_versions
 from factory.core.seeds import Stream, generator
 from factory.joint.generators import DRAWING, drawing_of

@@ -115,7 +115,7 @@ def ingest(
     import time
 
     from factory.core.console import console
-    from factory.ingest.closing import agreement_table, bytes_on_disk, class_table, plan_lines, plan_table
+    from factory.ingest.report import agreement_table, bytes_on_disk, class_table, plan_lines, plan_table
     from factory.ingest.request import Request
     from factory.ingest.writing import InputError
     from factory.ingest.writing import ingest as run_ingest

@@ -11,9 +11,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait as wait_connections
 from typing import Any, TypeVar
 
@@ -211,3 +211,16 @@ def _on_dask(
 def _run_on_dask(task: Task[Result], number: int, payload: Any) -> tuple[int, Result]:
     single_threaded()
     return number, task(number, payload, lambda: None)
+
+
+@contextmanager
+def worker_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads, for decoders, which release the interpreter's lock.
+
+    Leaving the block waits for running tasks and drops those that have not begun, so that an interrupt ends at once.
+    """
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

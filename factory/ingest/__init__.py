@@ -1,6 +1,6 @@
-"""Real images into the contract: pairing, checking, tiling and writing; one file per source format.
+"""Brings real images into a data set of tiles; nothing is written before every file was read and found right.
 
-The way through: `request` reads the options, `pairing` finds the files that belong together, `survey` decodes each of
-them once and collects everything that is wrong, `grouping` gives groups and splits, `writing` decodes them a second
-time and writes whole shards. Nothing is written before everything was read and found right.
+`request` turns the command's options into a configuration, `pairing` finds the files that belong together, `geometry`
+reads their headers, `tiling` decodes each image once, checks it and chooses its tiles, `grouping` assigns groups and
+splits, `writing` decodes the images a second time and writes whole shards.
 """

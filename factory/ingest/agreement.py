@@ -1,4 +1,4 @@
-"""How far region labels agree with the marked cells that they were made of: by cells, by images, by tiles."""
+"""Agreement of region labels with the marked cells that they were made of: by cells, by images, by tiles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from manifests.labels import LabelScheme
 from manifests.schema import SPLITS
 
 MIN_CELLS = 10
-"""Marked cells that a tile needs for its TPS by cells to be held against its TPS by area."""
+"""Marked cells that a tile needs for its TPS by cells to be compared with its TPS by area."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def cohen_kappa(of_positive: Sequence[int], of_negative: Sequence[int]) -> float
 def document(
     images: Mapping[str, ImageAgreement], splits: Mapping[str, str], scheme: LabelScheme, smooth_um: float
 ) -> dict[str, Any]:
-    """What the data set keeps of the agreement.
+    """The agreement as the data set stores it, JSON-ready.
 
     Args:
         images: image's uri -> its agreement.

@@ -1,4 +1,4 @@
-"""The configuration of an ingest: everything that can change a byte of the data set, and nothing else."""
+"""The configuration of an ingest: exactly the values that can change a byte of the data set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_BACKGROUND = 0.85
 
 
 class IngestConfig(Config):
-    """What is ingested and how.
+    """Files to ingest, and how they are read, tiled and split.
 
     Attributes:
         name: name of the source folder.
@@ -32,9 +32,9 @@ class IngestConfig(Config):
         drop_outside_points: leave out points outside their image instead of refusing.
         size: height and width of a tile; None takes images whole.
         overlap_px: pixels that neighbouring tiles share.
-        mpp: of images that do not state it.
+        mpp: of images whose files do not state it.
         resample_mpp: resolution that images are brought to.
-        air: (file name pattern, grey level); the first that fits an image holds.
+        air: (file name pattern, grey level); the first that matches an image applies.
         smooth_um: width of region labels made of points and ROI; None makes none.
         max_background: tiles with a larger share of air and unlabelled pixels are dropped.
         group_pattern: regular expression whose first group is the group id; groups_sha256: of the file instead.
@@ -80,5 +80,5 @@ class IngestConfig(Config):
         """Digest of the configuration without the files' content: correcting a mask keeps the sample ids."""
         document = self.model_dump(mode="json") | {"files_sha256": ""}
         if self.smooth_um is None:
-            del document["smooth_um"]  # so that ids are those from before there were region labels
+            del document["smooth_um"]  # keeps the ids of data sets from before region labels existed
         return digest(document)

@@ -1,4 +1,4 @@
-"""The real image of `make demo`: scikit-image's immunohistochemistry photograph, in four quarters.
+"""Image of `make demo`: scikit-image's immunohistochemistry photograph, in four quarters.
 
 The photograph (colon, DAB and haematoxylin; courtesy of the Center for Microscopy and Molecular Imaging) ships with
 scikit-image. One image is one slide, and training needs three: the quarters stand in for slides, which is why the

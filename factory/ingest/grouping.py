@@ -26,7 +26,7 @@ def assign_groups(
         table: name (stem or file name) -> group id; goes before the pattern.
 
     Returns:
-        uri -> group id (without pattern or table every image is a group), and what is wrong, a line each.
+        uri -> group id (without pattern or table every image is a group), and faults, a line each.
     """
     groups: dict[str, str] = {}
     problems: list[str] = []
@@ -62,10 +62,10 @@ def check_pattern(pattern: str) -> None:
 def splits_from_table(
     sources: Sequence[Source], groups: Mapping[str, str], table: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Split of every group as a file says it, by group id, stem or file name.
+    """Split of every group from a file that lists group ids, stems or file names.
 
     Returns:
-        group id -> split, and what is wrong: an image without a split, or a group in two of them.
+        group id -> split, and faults: an image without a split, or a group in two of them.
     """
     splits: dict[str, str] = {}
     problems: list[str] = []
@@ -85,7 +85,7 @@ def splits_from_table(
 
 
 def draw_splits(tiles: Mapping[str, int], shares: tuple[float, float, float], seed: int) -> dict[str, str]:
-    """Split of every group: whole groups, shares of tiles as near as they get.
+    """Assign whole groups to splits so that the shares of tiles are as near as possible to those requested.
 
     Groups are taken from the largest to the smallest, equal ones in an order that the seed draws; each goes to the
     split that is furthest below its share. The last groups go to splits that would stay empty, train first, then test.

@@ -1,4 +1,4 @@
-"""Which files belong together: by name, by an explicit pattern, and never by sorted order."""
+"""Files that belong together, found by folder name or explicit pattern, never by sorted order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from manifests.errors import UserError
 
 IMAGE = "images"
 PARTNERS = ("instances", "semantic", "classes", "roi", "points")
-"""What an image may come with, by option name."""
+"""Kinds of files that may belong to an image, by option name."""
 
 _FOLDERS: dict[str, tuple[str, ...]] = {
     IMAGE: ("images", "image", "imgs"),
@@ -24,7 +24,7 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
     "roi": ("roi", "rois"),
     "points": ("cells", "points"),
 }
-"""Folder names that are known without an option."""
+"""Folder names that are recognised without an option."""
 
 _STEM = "{stem}"
 _LABEL_SUFFIXES = tuple(RASTERS)
@@ -35,7 +35,7 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
 
 
 class SourceError(Exception):
-    """Everything that is wrong with one image and its partners; each line names its file."""
+    """All faults of one image and its partners; each line names its file."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -47,7 +47,7 @@ class Source:
     """One image and the files that belong to it.
 
     Attributes:
-        stem: the part of the name that pairs them.
+        stem: the part of the name that they share.
         files: kind ("images", "instances", ...) -> path.
         uris: the same as POSIX paths relative to the source folder.
     """
@@ -63,20 +63,20 @@ class Source:
 
     @property
     def uri(self) -> str:
-        """The image's path relative to the source folder: what the row's `source_uri` says."""
+        """The image's path relative to the source folder, as in the row's `source_uri`."""
         return self.uris[IMAGE]
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """What was found.
+    """Images with their partners.
 
     Attributes:
         root: the source folder.
         patterns: kind -> pattern relative to `root`.
         sources: complete ones, sorted by uri.
-        problems: what is wrong, a line each.
-        unpaired: files left out because partners are missing, when that was asked for.
+        problems: faults, a line each.
+        unpaired: files left out because partners are missing, with --ignore-unpaired.
     """
 
     root: Path
@@ -87,14 +87,14 @@ class Pairing:
 
 
 def find_patterns(source: Path | None, given: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
-    """The source folder, and a pattern for every kind that was given or that a known folder name shows.
+    """The source folder, and a pattern for every kind that was given or has a known folder.
 
     Args:
         source: a folder, one image or slide, or None when every pattern is given.
         given: kind -> pattern, relative to `source`, or to the working folder where there is none.
 
     Raises:
-        UserError: when there is nothing to look in.
+        UserError: when there is no folder to read.
     """
     if source is None:
         if IMAGE not in given:

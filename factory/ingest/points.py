@@ -1,4 +1,4 @@
-"""Point lists in CSV, and the table of points that goes beside the manifest. No outlines are made up for them."""
+"""Point lists in CSV, and the table of points beside the manifest. No outlines are invented for points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory.core.images.header import UnreadableError
+from factory.core.images.files import UnreadableError
 
 MAX_POINTS = 2_000_000
 

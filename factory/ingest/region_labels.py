@@ -1,4 +1,4 @@
-"""Region labels from marked cells: which part of an annotated tumour is positive, where only its cells are marked."""
+"""Region labels from marked cells: the positive and the negative part of a tumour of which only cells are marked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from factory.masks.quantiles import target_count
 from manifests.labels import LabelScheme
 
 SMOOTH_UM = 5.0
-"""Sigma of the Gaussian that makes regions of cells. See `region_labels` for what other widths gave."""
+"""Sigma of the Gaussian that makes regions of cells. docs/results/region-labels.md compares other widths."""
 
 MAX_SMOOTH_UM = 100.0
 
@@ -37,14 +37,14 @@ def label_regions(
     mpp: float,
     config: IngestConfig,
 ) -> tuple[npt.NDArray[np.uint8], Points]:
-    """Region labels of an image as a configuration asks for them, and the marked cells in the ROI.
+    """Region labels of an image by a configuration, and the marked cells in the ROI.
 
     Args:
         source: the image.
         roi: bool [H, W], where tumour was annotated.
         points: marked cells, in pixels.
         is_air: bool [H, W], air by grey level.
-        mpp: micrometres per pixel; NaN where nobody says it, which the survey refuses.
+        mpp: micrometres per pixel; NaN where unknown, which `geometry` reports.
         config: with `smooth_um`.
 
     Raises:
@@ -86,13 +86,9 @@ def region_labels(
     have is positive (floor(share x pixels + 0.5)): the pixels with the highest local share of positive cells,
     f = G(positive) / (G(positive) + G(negative)), G the sum of a Gaussian of `smooth_um` over cells, ranked by its log
     odds. Where no cell reaches, the nearest of either class decide, as in the Gaussian's tail; of equal pixels the
-    first in reading order are positive. So TPS by area and by marked cells are the same for an image, and what is
-    measured is how far regions and cells agree. A wide Gaussian makes smooth regions that mix cells, a narrow one a map
-    of single cells.
-
-    The 22 train cases of the Ki-67 set, at sigma 3, 5, 8, 12.5, 20 and 30 um: .988, .945, .808, .642, .519 and .449 of
-    the positive cells lie in the positive region, and 1.000, .979, .856, .680, .541 and .458 of the cells in it are
-    positive. Voting (f > 0.5) instead of the quantile loses TPS: a bias of -.011 at 5 um and -.052 at 8.
+    first in reading order are positive. So TPS by area and by marked cells are the same for an image, and `agreement`
+    measures how far regions and cells agree. A wide Gaussian makes smooth regions that mix cells, a narrow one a map of
+    single cells.
 
     Args:
         roi: bool [H, W], where tumour was annotated.
@@ -129,7 +125,7 @@ def region_labels(
 
 
 def open_air(is_air: npt.NDArray[np.bool_], mpp: float) -> npt.NDArray[np.bool_]:
-    """Air by grey level without what is narrower than a disc of `AIR_GAP_UM` (binary opening): bool [H, W]."""
+    """Air by grey level without parts narrower than a disc of `AIR_GAP_UM` (binary opening): bool [H, W]."""
     side = 2 * round((AIR_GAP_UM / mpp - 1) / 2) + 1
     if side <= 1:
         return is_air

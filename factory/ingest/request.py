@@ -31,13 +31,13 @@ DEFAULT_SPLIT = "0.8,0.1,0.1"
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for, option by option; None where an option was not given.
+    """Options of `factory ingest`; None where an option was not given.
 
     Attributes:
         source: folder, image or slide.
         patterns: kind of file -> pattern.
         out: the data set's folder.
-        The others are named as the options and hold what was written on the command line.
+        The others are named as the options and hold their values as written on the command line.
     """
 
     source: Path | None
@@ -71,11 +71,11 @@ class Job:
     """A request, resolved.
 
     Attributes:
-        config: everything that can change a byte.
+        config: all values that can change a byte.
         pairing: the files.
         groups: uri -> group id.
         splits: group id -> split from a file; None where splits are to be drawn.
-        problems: what is wrong so far, a line each.
+        problems: faults found so far, a line each.
     """
 
     config: IngestConfig
@@ -89,7 +89,7 @@ def resolve(request: Request) -> Job:
     """Check the options and find the files.
 
     Raises:
-        UserError: for an option that cannot be right. What is wrong with files is collected in `Job.problems`.
+        UserError: for an impossible option. Faults of files are collected in `Job.problems`.
     """
     root, patterns = find_patterns(request.source, request.patterns)
     _refuse_pairs(request)
@@ -107,7 +107,7 @@ def resolve(request: Request) -> Job:
 
 
 def _refuse_pairs(request: Request) -> None:
-    """Refuse options that say the same thing twice."""
+    """Refuse two options for one purpose."""
     if request.split is not None and request.splits is not None:
         raise UserError("--split and --splits: expected one of them, got both. Leave one out.")
     if request.group_pattern is not None and request.groups is not None:
@@ -148,7 +148,7 @@ def _config(request: Request, name: str, patterns: Mapping[str, str]) -> IngestC
 
 
 def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:
-    """The scheme asked for, or the one that the kinds of files imply; checked against them."""
+    """The requested scheme, or the one that the kinds of files imply; checked against them."""
     if "classes" in kinds and "instances" not in kinds:
         raise UserError("--classes: expected --instances with it, got none. A class map alone is --semantic.")
     if {"classes", "semantic"} <= kinds:
@@ -179,7 +179,7 @@ def _read_scheme(name: str) -> LabelScheme:
 
 
 def _smooth_um(request: Request, kinds: frozenset[str]) -> float | None:
-    """Width of region labels, None where none were asked for; checked against the kinds of files."""
+    """Width of region labels, None without --regions; checked against the kinds of files."""
     if not request.regions:
         if request.smooth_um is not None:
             raise UserError("--smooth-um: expected --regions with it, got none.")
@@ -195,7 +195,7 @@ def _smooth_um(request: Request, kinds: frozenset[str]) -> float | None:
 
 
 def _region_scheme(name: str) -> LabelScheme:
-    """A scheme of regions: one class each for air, positive and negative tumour, and what is left."""
+    """A scheme of regions: one class each for air, positive and negative tumour, and the rest."""
     scheme = _read_scheme(name)
     counts = [len(scheme.ids(role)) for role in ("air", "tumour_positive", "tumour_negative")]
     others = [label.name for label in scheme.classes if not label.roles]

@@ -1,9 +1,10 @@
-"""The second pass: tiles into whole shards, points beside the manifest; `ingest` goes all the way."""
+"""`ingest`, the whole way from options to a data set; tiles in whole shards, points beside the manifest."""
 
 from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from factory.core.config import canonical, digest
 from factory.core.console import progress
+from factory.core.pool import worker_threads
 from factory.core.runs import (
     POINTS,
     REGIONS,
@@ -29,15 +31,13 @@ from factory.core.runs import (
     write_shard,
 )
 from factory.ingest import agreement
-from factory.ingest.canvas import open_canvas
 from factory.ingest.config import IngestConfig
 from factory.ingest.grouping import draw_splits
+from factory.ingest.image_buffer import open_image
 from factory.ingest.pairing import SourceError
 from factory.ingest.points import Points, encode_points
 from factory.ingest.request import Job, Request, resolve
-from factory.ingest.survey import Surveyed, survey
-from factory.ingest.threads import worker_threads
-from factory.ingest.tiling import pad
+from factory.ingest.tiling import TiledImage, pad, select_tiles
 from manifests.errors import FaultError, UserError
 from manifests.files import write_atomic
 from manifests.schema import DatasetInfo
@@ -46,18 +46,12 @@ from manifests.table import read_dataset_manifest
 from manifests.tile import Tile
 
 _LIBRARIES = (
-    "numpy",
-    "pillow",
-    "opencv-python-headless",
-    "tifffile",
-    "imagecodecs",
-    "openslide-python",
-    "openslide-bin",
-)
+    "numpy", "pillow", "opencv-python-headless", "tifffile", "imagecodecs", "openslide-python", "openslide-bin",
+)  # fmt: skip
 
 
 class InputError(UserError):
-    """Everything that is wrong with the input, found before anything was written."""
+    """All faults of the input, found before anything was written."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -72,7 +66,7 @@ class InputError(UserError):
 
 
 def _by_kind(problems: Sequence[str]) -> list[str]:
-    """Problems of one text as one: the first file's name, and how many more have it."""
+    """Problems with one text joined into one: the first file's name, and the number of others."""
     files: dict[str, list[str]] = {}
     for problem in problems:
         where, _, what = problem.partition(": ")
@@ -85,7 +79,7 @@ def _by_kind(problems: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class PlannedTile:
-    """A tile to be written: which image, where in it (at the tiles' resolution), and its id."""
+    """A tile to be written: number of its image, place at the tiles' resolution, and id."""
 
     image: int
     y: int
@@ -95,19 +89,19 @@ class PlannedTile:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be written.
+    """Tiles to be written.
 
     Attributes:
         spec: of the run folder.
         job: the resolved request.
-        images: after the first pass.
+        images: with the places of their tiles.
         tiles: in the order of the store.
         splits: group id -> split.
     """
 
     spec: RunSpec
     job: Job
-    images: tuple[Surveyed, ...]
+    images: tuple[TiledImage, ...]
     tiles: tuple[PlannedTile, ...]
     splits: Mapping[str, str]
 
@@ -119,7 +113,7 @@ class Plan:
 
     @property
     def agreement(self) -> dict[str, Any] | None:
-        """How region labels agree with marked cells, over the images that get a tile; None without region labels."""
+        """Agreement of region labels with marked cells, over images with tiles; None without region labels."""
         config = self.job.config
         if config.smooth_um is None:
             return None
@@ -137,10 +131,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Ingested:
-    """How an ingest ended.
+    """Result of an ingest.
 
     Attributes:
-        plan: what was written; None when it was all there before.
+        plan: of the data set; None when the whole data set was there before.
         table: the manifest's rows; None after a dry run.
     """
 
@@ -158,7 +152,7 @@ def ingest(request: Request, *, workers: int, overwrite: bool = False, dry_run: 
         dry_run: stop before anything is written.
 
     Raises:
-        InputError: with everything that is wrong; nothing was written.
+        InputError: with all faults; nothing was written.
         UserError: for options that cannot be right, or a folder that holds something else.
         FaultError: when the disk is too small, or the files changed between the passes.
     """
@@ -180,13 +174,13 @@ def ingest(request: Request, *, workers: int, overwrite: bool = False, dry_run: 
 
 
 def make_plan(out: Path, job: Job, workers: int) -> Plan:
-    """Read everything once and settle what will be written.
+    """Read all files once, choose the tiles and assign them to splits.
 
     Raises:
-        InputError: with everything that is wrong.
+        InputError: with all faults.
     """
     sources, config = job.pairing.sources, job.config
-    images, size, problems = survey(sources, config, workers)
+    images, size, problems = select_tiles(sources, config, workers)
     if job.problems or problems:
         raise InputError([*job.problems, *problems])
     tiles = tuple(
@@ -208,7 +202,7 @@ def make_plan(out: Path, job: Job, workers: int) -> Plan:
 
 
 def dataset_info(config: IngestConfig) -> DatasetInfo:
-    """What is true of all rows of an ingested data set."""
+    """Metadata of an ingested data set, which hold for all rows."""
     return DatasetInfo(
         is_synthetic=False,
         generator="ingest",
@@ -246,15 +240,14 @@ def _already_there(out: Path, config: IngestConfig, *, overwrite: bool) -> pa.Ta
     return read_dataset_manifest(out)[0] if has_all else None
 
 
-def _tiles_per_group(job: Job, images: Sequence[Surveyed]) -> dict[str, int]:
-    counts: dict[str, int] = {}
+def _tiles_per_group(job: Job, images: Sequence[TiledImage]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
     for image in images:
-        group = job.groups[image.source.uri]
-        counts[group] = counts.get(group, 0) + len(image.origins)
-    return {group: count for group, count in counts.items() if count}
+        counts[job.groups[image.source.uri]] += len(image.origins)
+    return dict(+counts)
 
 
-def _sample_id(config: IngestConfig, image: Surveyed, y: int, x: int) -> str:
+def _sample_id(config: IngestConfig, image: TiledImage, y: int, x: int) -> str:
     """Readable and unique: the stem, the place, and a digest of configuration, file name and place."""
     slug = re.sub(r"[^a-z0-9]+", "-", image.source.stem.lower()).strip("-")[:40].rstrip("-")
     tail = digest([config.identity, image.source.uri, x, y])[:12]
@@ -278,21 +271,21 @@ def _samples(plan: Plan, rows: range) -> Iterator[tuple[npt.NDArray[np.uint8], T
     size = (plan.spec.layout.height, plan.spec.layout.width)
     for number, tiles in itertools.groupby((plan.tiles[row] for row in rows), key=lambda tile: tile.image):
         image = plan.images[number]
-        frame = image.frame
+        geometry = image.geometry
         try:
-            with open_canvas(image.source, frame, config) as canvas:
+            with open_image(image.source, geometry, config) as opened:
                 for tile in tiles:
-                    region = canvas.read(tile.y, tile.x, min(size[0], frame.height), min(size[1], frame.width))
+                    region = opened.read(tile.y, tile.x, *geometry.clipped(size))
                     pixels, semantic, instance = pad(region.image, region.semantic, region.instance, size)
-                    labels = Tile(semantic, instance, frame.mpp, config.label_scheme)
+                    labels = Tile(semantic, instance, geometry.mpp, config.label_scheme)
                     yield pixels, labels, _row(plan, image, tile)
         except SourceError as error:
             raise FaultError(f"{error}: the file changed while it was read. Run the same command again.") from error
 
 
-def _row(plan: Plan, image: Surveyed, tile: PlannedTile) -> dict[str, Any]:
+def _row(plan: Plan, image: TiledImage, tile: PlannedTile) -> dict[str, Any]:
     group = plan.job.groups[image.source.uri]
-    config, layout, frame = plan.job.config, plan.spec.layout, image.frame
+    config, layout, geometry = plan.job.config, plan.spec.layout, image.geometry
     return {
         "sample_id": tile.sample_id,
         "split": plan.splits[group],
@@ -300,13 +293,13 @@ def _row(plan: Plan, image: Surveyed, tile: PlannedTile) -> dict[str, Any]:
         "group_id": group,
         "height": layout.height,
         "width": layout.width,
-        "mpp": frame.mpp,
+        "mpp": geometry.mpp,
         "label_scheme": config.label_scheme.name,
         "label_origin": config.label_origin,
         "source_uri": image.source.uri,
-        "source_x": round(tile.x * frame.scale),
-        "source_y": round(tile.y * frame.scale),
-        "source_level": frame.level,
+        "source_x": round(tile.x * geometry.scale),
+        "source_y": round(tile.y * geometry.scale),
+        "source_level": geometry.level,
         "licence": config.licence,
     }
 

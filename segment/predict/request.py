@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from factory.core.images.header import MAX_IMAGE_PX
+from factory.core.images.files import MAX_IMAGE_PX
 from factory.core.precision import Precision
 from factory.core.runs import library_versions
 from factory.core.weights import read_card

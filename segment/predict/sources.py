@@ -14,8 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.images.files import IMAGE_SUFFIXES, check_rgb, read_header, read_rgb
-from factory.core.images.header import UnreadableError
+from factory.core.images.files import IMAGE_SUFFIXES, UnreadableError, check_rgb, read_header, read_rgb
 from factory.core.images.slides import SLIDES, SlideReader, is_slide, read_slide_header
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError

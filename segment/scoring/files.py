@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from factory.core.images.files import LOSSY, read_header, read_pixels
-from factory.core.images.header import Header, UnreadableError
+from factory.core.images.files import LOSSY, Header, UnreadableError, read_header, read_pixels
 from manifests.errors import UserError
 from manifests.labels import IGNORE
 from segment.metrics.overlap import MAX_ID

@@ -1,1 +1,1 @@
-"""Flat image files, read with their size checked before they are decoded; the one way in for every command."""
+"""Image files: flat ones (`files`), decoded as a whole, and slides, read region by region."""

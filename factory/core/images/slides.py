@@ -11,7 +11,7 @@ import numpy.typing as npt
 import openslide
 from PIL import Image
 
-from factory.core.images.header import UnreadableError, plausible_mpp
+from factory.core.images.files import UnreadableError, plausible_mpp
 
 SLIDES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".svslide")
 _TILED_TIFF = (".tif", ".tiff")

@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from factory.core.images.files import RASTERS, read_header, read_pixels
-from factory.core.images.header import UnreadableError
+from factory.core.images.files import RASTERS, UnreadableError, read_header, read_pixels
 from factory.masks.coarse.morphology import LabelMap
 from manifests.errors import UserError
 from manifests.labels import LabelScheme

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from factory.core.images.png_jpeg import pixels as png_pixels
+from factory.core.images.files import _pillow_pixels as png_pixels
 from factory.ingest.grouping import draw_splits
 from factory.ingest.tiling import pad, tile_origins
 from manifests import IGNORE, Dataset, open_dataset, verify

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factory.ingest.labelling import _doubts
+from factory.ingest.labels import _doubts
 from tests.ingest_files import ingest_command, save, tissue_image
 
 SIDE, STEP = 320, 16

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from factory.core.images.slides import SlideReader
-from factory.ingest import canvas
+from factory.ingest import image_buffer
 from manifests import open_dataset, verify
 from tests.ingest_files import ingest_command, slide
 
@@ -67,7 +67,7 @@ def test_coarse_tiles_read_in_parts_equal_those_read_whole(
     path = slide(tmp_path / "one.svs", picture)
     arguments = ("--size", "32x32", "--resample-mpp", 4, "--max-background", 1)
     assert ingest_command(path, *arguments, "--out", tmp_path / "whole") == 0
-    monkeypatch.setattr(canvas, "_MAX_READ_PX", 1000)
+    monkeypatch.setattr(image_buffer, "_MAX_READ_PX", 1000)
     assert ingest_command(path, *arguments, "--out", tmp_path / "parts") == 0
     for whole, part in zip(open_dataset(tmp_path / "whole"), open_dataset(tmp_path / "parts"), strict=True):
         np.testing.assert_array_equal(part.image, whole.image)

@@ -1,4 +1,4 @@
-"""Geometry of an image: its size and resolution as stored, and as the tiles will see it. Read from headers alone."""
+"""Size and resolution of images, as stored and as their tiles have them; read from headers alone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.core.images.files import LOSSY, check_rgb, read_header
-from factory.core.images.header import Header, UnreadableError
+from factory.core.images.files import LOSSY, Header, UnreadableError, check_rgb, read_header
 from factory.core.images.slides import SLIDES, SlideHeader, is_slide, read_slide_header
 from factory.core.resolutions import SAME_MPP
 from factory.ingest.config import IngestConfig
@@ -17,13 +16,13 @@ _MAX_ENLARGEMENT = 2.0
 
 
 @dataclass(frozen=True)
-class Frame:
-    """How an image is seen by its tiles.
+class ImageGeometry:
+    """Size of an image at the tiles' resolution, and the way back to its stored pixels.
 
     Attributes:
-        height: of the image at the tiles' resolution, in pixels.
+        height: in pixels at the tiles' resolution.
         width: likewise.
-        mpp: micrometres per pixel of the tiles; NaN where nobody says it, which `look_at` reports.
+        mpp: micrometres per pixel of the tiles; NaN where neither file nor option states it, which is a fault.
         scale: pixels of level 0 per pixel of the tiles.
         level: the slide's level that is read; None for a flat image.
         level_scale: pixels of level 0 per pixel of that level.
@@ -36,48 +35,49 @@ class Frame:
     level: int | None = None
     level_scale: float = 1.0
 
+    def clipped(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of a tile, at most the image's."""
+        return min(size[0], self.height), min(size[1], self.width)
+
 
 @dataclass(frozen=True)
-class Look:
-    """What the headers of an image and its partners show.
+class Headers:
+    """Content of the headers of an image and its partners.
 
     Attributes:
-        frame: None when the image cannot be used.
-        problems: a line each, with the file's name.
+        geometry: None when the image cannot be used.
+        problems: faults, a line each, with the file's name.
         broken: kinds of files that are not worth decoding.
     """
 
-    frame: Frame | None
+    geometry: ImageGeometry | None
     problems: tuple[str, ...] = ()
     broken: frozenset[str] = frozenset()
 
 
-def look_at(source: Source, config: IngestConfig) -> Look:
+def check_headers(source: Source, config: IngestConfig) -> Headers:
     """Read the headers of an image and its partners; nothing is decoded."""
     try:
         if is_slide(source.image) and not source.uris.keys() - {IMAGE}:
-            frame = _slide_frame(read_slide_header(source.image), config)
-            return Look(frame, tuple(f"{source.uri}: {problem}" for problem in _unknown_mpp(frame)))
+            geometry = _slide_geometry(read_slide_header(source.image), config)
+            return Headers(geometry, _unknown_mpp(source, geometry))
         if source.image.suffix.lower() in SLIDES:
             raise UnreadableError("expected a flat image for labels, got a slide. Cut the labelled regions out")
         header = read_header(source.image)
     except UnreadableError as error:
-        return Look(None, (f"{source.uri}: {error}",), frozenset({IMAGE}))
+        return Headers(None, (f"{source.uri}: {error}",), frozenset({IMAGE}))
     problems = _partner_problems(source, header)
-    broken = set(problems)
-    flat = None
     try:
         check_rgb(header)
-        flat = _flat_frame(header, config)
+        flat = _flat_geometry(header, config)
     except UnreadableError as error:
         problems[IMAGE] = f"{source.uri}: {error}"
-        broken.add(IMAGE)
-    unknown = [f"{source.uri}: {problem}" for problem in (_unknown_mpp(flat) if flat else [])]
-    return Look(flat, (*unknown, *problems.values()), frozenset(broken))
+        return Headers(None, tuple(problems.values()), frozenset(problems))
+    return Headers(flat, (*_unknown_mpp(source, flat), *problems.values()), frozenset(problems))
 
 
 def _partner_problems(source: Source, image: Header) -> dict[str, str]:
-    """Kind -> what its header shows to be wrong."""
+    """Faults that the headers of an image's partners show, by kind."""
     problems = {}
     for kind in sorted(source.files.keys() - {IMAGE, "points"}):
         try:
@@ -101,25 +101,25 @@ def _check_partner(path: Path, image: Header) -> None:
         )
 
 
-def _flat_frame(header: Header, config: IngestConfig) -> Frame:
+def _flat_geometry(header: Header, config: IngestConfig) -> ImageGeometry:
     # A resolution tag of a flat file is whatever the last program wrote, so a stated --mpp goes before it.
     mpp = config.mpp or header.mpp
     if mpp is None:
-        return Frame(header.height, header.width, math.nan)
+        return ImageGeometry(header.height, header.width, math.nan)
     if config.resample_mpp is None or _close(mpp, config.resample_mpp):
-        return Frame(header.height, header.width, mpp)
+        return ImageGeometry(header.height, header.width, mpp)
     scale = _checked_scale(mpp, config.resample_mpp)
     height, width = max(1, round(header.height / scale)), max(1, round(header.width / scale))
-    return Frame(height, width, config.resample_mpp, scale)
+    return ImageGeometry(height, width, config.resample_mpp, scale)
 
 
-def _slide_frame(header: SlideHeader, config: IngestConfig) -> Frame:
-    """Level 0, or the coarsest level that is fine enough; see `Frame`. A slide's own resolution goes before --mpp."""
+def _slide_geometry(header: SlideHeader, config: IngestConfig) -> ImageGeometry:
+    """Level 0, or the coarsest level that is fine enough. A slide's own resolution goes before --mpp."""
     if config.size is None:
         raise UnreadableError("expected --size HxW for a slide, got none. Say for example --size 512x512")
     mpp = header.mpp or config.mpp
     if mpp is None:
-        return Frame(*header.sizes[0], math.nan, level=0)
+        return ImageGeometry(*header.sizes[0], math.nan, level=0)
     level, target = 0, config.resample_mpp or mpp
     for number, downsample in enumerate(header.downsamples):
         if mpp * downsample <= target or _close(mpp * downsample, target):
@@ -127,16 +127,16 @@ def _slide_frame(header: SlideHeader, config: IngestConfig) -> Frame:
     level_scale = header.downsamples[level]
     height, width = header.sizes[level]
     if _close(mpp * level_scale, target):
-        return Frame(height, width, mpp * level_scale, level_scale, level, level_scale)
+        return ImageGeometry(height, width, mpp * level_scale, level_scale, level, level_scale)
     scale = _checked_scale(mpp, target)
     height, width = header.sizes[0]
-    return Frame(max(1, int(height / scale)), max(1, int(width / scale)), target, scale, level, level_scale)
+    return ImageGeometry(max(1, int(height / scale)), max(1, int(width / scale)), target, scale, level, level_scale)
 
 
-def _unknown_mpp(frame: Frame) -> list[str]:
-    if not math.isnan(frame.mpp):
-        return []
-    return ["expected a resolution, got none in the file. Say it with --mpp, e.g. --mpp 0.25"]
+def _unknown_mpp(source: Source, geometry: ImageGeometry) -> tuple[str, ...]:
+    if not math.isnan(geometry.mpp):
+        return ()
+    return (f"{source.uri}: expected a resolution, got none in the file. Say it with --mpp, e.g. --mpp 0.25",)
 
 
 def _close(mpp: float, target: float) -> bool:

@@ -1,4 +1,4 @@
-"""An image as its tiles see it: at their resolution, with labels, read as a whole or region by region."""
+"""Image and labels at the tiles' resolution: a flat image decoded as a whole, or a slide read region by region."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.images.files import read_pixels
-from factory.core.images.header import UnreadableError
+from factory.core.images.files import UnreadableError, read_pixels
 from factory.core.images.slides import SlideReader
 from factory.ingest.config import IngestConfig
-from factory.ingest.frames import Frame
-from factory.ingest.labelling import Labels, air, assemble, read_labels
+from factory.ingest.geometry import ImageGeometry
+from factory.ingest.labels import Labels, air, assemble, read_labels
 from factory.ingest.pairing import IMAGE, Source, SourceError
 from factory.ingest.points import Points
 from factory.ingest.region_labels import label_regions
@@ -37,13 +36,13 @@ class Region:
     background: npt.NDArray[np.bool_]
 
 
-class Canvas(Protocol):
-    """What tiles are cut from.
+class ImageBuffer(Protocol):
+    """An opened image that tiles are cut from.
 
     Attributes:
         points: of the image, at the tiles' resolution.
         marked: those of them that region labels were made of; None where no region labels are made.
-        doubts: what is probably wrong with its labels, a line each.
+        doubts: probable faults of its labels, a line each.
     """
 
     points: Points | None
@@ -56,22 +55,22 @@ class Canvas(Protocol):
 
 
 @contextlib.contextmanager
-def open_canvas(source: Source, frame: Frame, config: IngestConfig) -> Iterator[Canvas]:
+def open_image(source: Source, geometry: ImageGeometry, config: IngestConfig) -> Iterator[ImageBuffer]:
     """Open an image for tiling.
 
-    A flat image is decoded here, once; a slide is read when a region is asked for.
+    A flat image is decoded here, once; a slide is read region by region.
 
     Raises:
-        SourceError: with everything that is wrong with the image and its labels.
+        SourceError: with all faults of the image and its labels.
     """
     known = air_threshold(source, config)
-    threshold = 255 if known is None else known  # nothing is air: the survey refuses such an image by name
-    if frame.level is None:
-        yield _FlatCanvas(source, frame, config, threshold)
+    threshold = 255 if known is None else known  # nothing is air: `tiling` reports such an image
+    if geometry.level is None:
+        yield _FlatImage(source, geometry, config, threshold)
         return
     try:
         with SlideReader(source.image) as reader:
-            yield _SlideCanvas(reader, frame.level, frame, config, threshold)
+            yield _Slide(reader, geometry.level, geometry, config, threshold)
     except UnreadableError as error:
         raise SourceError([f"{source.uri}: {error}"]) from error
 
@@ -82,15 +81,15 @@ def air_threshold(source: Source, config: IngestConfig) -> int | None:
 
 
 def read_flat(source: Source, config: IngestConfig, skip: Collection[str] = ()) -> tuple[npt.NDArray[np.uint8], Labels]:
-    """Decode a flat image and its labels, as stored.
+    """Decode a flat image and its labels as stored.
 
     Args:
         source: the image and its partners.
         config: how values are read.
-        skip: kinds that are not to be decoded.
+        skip: kinds that are not decoded.
 
     Raises:
-        SourceError: with everything that is wrong.
+        SourceError: with all faults.
     """
     problems: list[str] = []
     image: npt.NDArray[np.uint8] = np.zeros((1, 1, 3), np.uint8)
@@ -106,23 +105,23 @@ def read_flat(source: Source, config: IngestConfig, skip: Collection[str] = ()) 
     return image, labels
 
 
-class _FlatCanvas:
+class _FlatImage:
     marked: Points | None = None
 
-    def __init__(self, source: Source, frame: Frame, config: IngestConfig, threshold: int) -> None:
+    def __init__(self, source: Source, geometry: ImageGeometry, config: IngestConfig, threshold: int) -> None:
         image, labels = read_flat(source, config)
         self.doubts = labels.doubts
-        self.points = labels.points.moved(1 / frame.scale, 0, 0) if labels.points is not None else None
-        if frame.scale != 1:
-            image, labels = _resampled(image, labels, frame)
+        self.points = labels.points.moved(1 / geometry.scale, 0, 0) if labels.points is not None else None
+        if geometry.scale != 1:
+            image, labels = _resampled(image, labels, geometry)
         is_air = air(image, threshold)
         self._image = image
         if config.smooth_um is None:
             self._semantic, self._instance = assemble(labels, is_air, config.label_scheme)
         else:
-            assert labels.roi is not None  # `request` sees to it, and to points
+            assert labels.roi is not None  # `request` refuses --regions without ROI or points
             assert self.points is not None
-            self._semantic, self.marked = label_regions(source, labels.roi, self.points, is_air, frame.mpp, config)
+            self._semantic, self.marked = label_regions(source, labels.roi, self.points, is_air, geometry.mpp, config)
             self._instance = np.zeros(self._semantic.shape, np.int32)
         self._background = background(self._semantic, is_air, config)
 
@@ -131,13 +130,15 @@ class _FlatCanvas:
         return Region(self._image[part], self._semantic[part], self._instance[part], self._background[part])
 
 
-class _SlideCanvas:
+class _Slide:
     points: Points | None = None
     marked: Points | None = None
     doubts: tuple[str, ...] = ()
 
-    def __init__(self, reader: SlideReader, level: int, frame: Frame, config: IngestConfig, threshold: int) -> None:
-        self._reader, self._level, self._frame = reader, level, frame
+    def __init__(
+        self, reader: SlideReader, level: int, geometry: ImageGeometry, config: IngestConfig, threshold: int
+    ) -> None:
+        self._reader, self._level, self._geometry = reader, level, geometry
         self._config, self._threshold = config, threshold
 
     def read(self, y: int, x: int, height: int, width: int) -> Region:
@@ -147,8 +148,8 @@ class _SlideCanvas:
         return Region(image, semantic, instance, background(semantic, is_air, self._config))
 
     def _image(self, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
-        frame = self._frame
-        factor = frame.scale / frame.level_scale
+        geometry = self._geometry
+        factor = geometry.scale / geometry.level_scale
         if height * width * factor**2 > _MAX_READ_PX and max(height, width) > 1:
             # A coarse tile of a slide without coarse levels: in parts, so that memory does not grow with the factor.
             if height >= width:
@@ -158,7 +159,7 @@ class _SlideCanvas:
             half = width // 2
             parts = [self._image(y, x, height, half), self._image(y, x + half, height, width - half)]
             return np.concatenate(parts, axis=1)
-        left, top = round(x * frame.scale), round(y * frame.scale)
+        left, top = round(x * geometry.scale), round(y * geometry.scale)
         if math.isclose(factor, 1.0):
             return self._reader.read(self._level, left, top, width, height)
         image = self._reader.read(self._level, left, top, max(1, round(width * factor)), max(1, round(height * factor)))
@@ -179,15 +180,17 @@ def background(
     return of_mask if scheme.ids("air") else of_mask | is_air
 
 
-def _resampled(image: npt.NDArray[np.uint8], labels: Labels, frame: Frame) -> tuple[npt.NDArray[np.uint8], Labels]:
-    size = (frame.width, frame.height)
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if frame.scale > 1 else cv2.INTER_CUBIC)
+def _resampled(
+    image: npt.NDArray[np.uint8], labels: Labels, geometry: ImageGeometry
+) -> tuple[npt.NDArray[np.uint8], Labels]:
+    size = (geometry.width, geometry.height)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if geometry.scale > 1 else cv2.INTER_CUBIC)
     semantic, instance, roi = (_nearest(array, size) for array in (labels.semantic, labels.instance, labels.roi))
     return image, Labels(semantic, instance, roi, labels.points)
 
 
 def _nearest(array: npt.NDArray[Any] | None, size: tuple[int, int]) -> Any:
-    """Labels at another size, by the nearest pixel centre, so that no value is made up."""
+    """Labels at another size, by the nearest pixel centre, which adds no new value."""
     if array is None:
         return None
     rows = ((np.arange(size[1]) + 0.5) * array.shape[0] / size[1]).astype(np.intp)

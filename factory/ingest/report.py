@@ -1,4 +1,4 @@
-"""What `ingest` says at the end: tiles, groups and splits, classes and bytes."""
+"""Summary that `factory ingest` prints: tiles, groups and splits, classes, agreement of regions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BYTES_PER_PX = 8
 
 
 def plan_table(plan: Plan) -> Table:
-    """What a plan will write: tiles, images and groups by split."""
+    """Number of tiles, images and groups by split."""
     layout = plan.spec.layout
     groups: dict[str, set[str]] = {name: set() for name in SPLITS}
     tiles: Counter[str] = Counter()
@@ -38,10 +38,10 @@ def plan_table(plan: Plan) -> Table:
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """What a plan will write, in words: labels, resolution, size, what is left out, points, what is doubtful."""
+    """Labels, resolution, size, omitted tiles and files, points and warnings of a plan, a line each."""
     layout, config = plan.spec.layout, plan.job.config
     size = layout.n * layout.height * layout.width * _BYTES_PER_PX
-    resolutions = sorted({f"{image.frame.mpp:.4g}" for image in plan.images})
+    resolutions = sorted({f"{image.geometry.mpp:.4g}" for image in plan.images})
     empty = [name for name, share in zip(SPLITS, config.split or (), strict=False) if share and name not in plan.in_use]
     lines = [
         f"scheme {config.label_scheme.name}, {config.label_origin} labels, {', '.join(resolutions[:4])} um per pixel",
@@ -61,9 +61,9 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def class_table(table: pa.Table, scheme: LabelScheme) -> Table:
-    """Classes of the rows of a finished manifest by split, and cells where labels know any: weak ones do not."""
+    """Class shares of a finished manifest by split, and numbers of cells unless labels are weak."""
     names = [name for name in SPLITS if name in set(table["split"].to_pylist())]
-    shown = Table("", *names, title="What the tiles hold")
+    shown = Table("", *names, title="Content of the tiles")
     parts = [table.filter(pa.compute.equal(table["split"], name)) for name in names]
     shares = [np.array(part["class_fractions"].to_pylist()).mean(axis=0) for part in parts]
     for number, label in enumerate(scheme.names):
@@ -74,7 +74,7 @@ def class_table(table: pa.Table, scheme: LabelScheme) -> Table:
 
 
 def agreement_table(agreement: Mapping[str, Any]) -> Table:
-    """How region labels agree with the marked cells that they were made of, by split and over all."""
+    """Agreement of region labels with the marked cells that they were made of, by split and over all."""
     parts = {**agreement["splits"], "all": agreement["all"]}
     shown = Table("", *parts, title="Regions against marked cells")
     rows: list[tuple[str, list[Any]]] = [

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.images.files import read_pixels
-from factory.core.images.header import UnreadableError
+from factory.core.images.files import UnreadableError, read_pixels
 from factory.ingest.config import IngestConfig
 from factory.ingest.pairing import Source
 from factory.ingest.points import Points, read_points
@@ -20,21 +19,21 @@ from manifests.tile import MAX_INSTANCE
 
 _BLOCK_PX = 2**22
 _FAR = 3.0
-"""Diameters of a typical nucleus that pieces of one id must lie apart to count as those of two."""
+"""Diameters of a typical nucleus between the pieces of one id, from which on they count as two nuclei."""
 _MANY_IDS, _MANY_SHARE = 8, 0.05
-"""Ids of an 8-bit map in pieces far apart, and their share of all, from which the map is doubted."""
+"""Ids of an 8-bit map in pieces far apart, and their share of all ids, from which on a warning is printed."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of an image's pixels; None where no file says it.
+    """Labels of an image as its files state them; None where no file does.
 
     Attributes:
         semantic: uint8 [H, W], class ids of the scheme and 255.
         instance: int32 [H, W], ids as in the file.
         roi: bool [H, W], where the image is labelled.
         points: cells without outlines.
-        doubts: what is readable and probably not what was meant, a line each that names the file.
+        doubts: probable faults of readable labels, a line each that names the file.
     """
 
     semantic: npt.NDArray[np.uint8] | None
@@ -52,11 +51,11 @@ def read_labels(
     Args:
         source: the image.
         config: how values are read.
-        size: height and width of the image, which points must lie in; None where it is not known.
-        skip: kinds that are not to be decoded.
+        size: height and width of the image, which must contain the points; None where unknown.
+        skip: kinds that are not decoded.
 
     Returns:
-        The labels, and what is wrong, a line each that names the file.
+        The labels, and their faults, a line each that names the file.
     """
     scheme = config.label_scheme
     problems: list[str] = []
@@ -105,7 +104,7 @@ def assemble(
 
     Args:
         labels: of the image, at the tiles' resolution.
-        is_air: air by grey level, used where no file says what a pixel is.
+        is_air: air by grey level, used where no file labels the pixels.
         scheme: the scheme of the mask.
 
     Returns:
@@ -143,13 +142,13 @@ def _instance_problems(array: npt.NDArray[Any]) -> list[str]:
 
 
 def _doubts(array: npt.NDArray[Any]) -> list[str]:
-    """Whether ids of an instance map were probably lost because they ran past 8 bits: a line, or none.
+    """A warning where instance ids above 255 were probably written in 8 bits, else nothing.
 
-    Ids above 255 come round again, so that two nuclei anywhere in the image share one. The pieces of one nucleus,
-    split by another that lies on it, are never farther apart than it is long. What counts is therefore how many rows
-    or columns lie empty between the pieces of an id: none for anything in one piece, of whatever form, about a
-    diameter for a split nucleus, and most of the image for two that have nothing to do with each other. A few
-    mistakes of annotators do not make a map doubtful; `_MANY_IDS` and `_MANY_SHARE` of its ids do.
+    Ids above 255 wrap around, so that two nuclei anywhere in the image share one. The pieces of one nucleus, split by
+    another that lies on it, are never farther apart than it is long. So the test counts the empty rows or columns
+    between the pieces of an id: none for one piece of any form, about a diameter for a split nucleus, and most of the
+    image for two unrelated nuclei. A few mistakes of annotators do not make a map doubtful; `_MANY_IDS` ids and
+    `_MANY_SHARE` of all ids do.
     """
     if array.dtype.itemsize > 1:
         return []
@@ -235,7 +234,7 @@ def _points(source: Source, config: IngestConfig, size: tuple[int, int] | None) 
 
 
 def present_values(array: npt.NDArray[Any]) -> list[int]:
-    """The values in an integer array, sorted; in blocks, because counting widens to 64 bits."""
+    """The values in an integer array, sorted; in blocks, because `np.unique` widens to 64 bits."""
     flat = array.ravel()
     values: set[int] = set()
     for start in range(0, flat.size, _BLOCK_PX):
