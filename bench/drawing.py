@@ -28,9 +28,9 @@ ROUTES = {
 
 WAYS = {
     "as shipped": "",
-    "no Winograd": "thrifty_layers.ThriftyConvolution.pays = thrifty_layers.ThriftyDoubling.pays = never",
+    "no Winograd": "winograd.WinogradConvolution.pays = winograd.WinogradUpsampling.pays = never",
     "no private calls": "inference_layers._onednn_computes = never",
-    "neither": """thrifty_layers.ThriftyConvolution.pays = thrifty_layers.ThriftyDoubling.pays = never
+    "neither": """winograd.WinogradConvolution.pays = winograd.WinogradUpsampling.pays = never
 inference_layers._onednn_computes = never""",
     "torch's own layers": """drawing._join_upsampling = never
 drawing._convolution = drawing._transposed = lambda layer, dtype: layer.to(memory_format=torch.channels_last)""",
@@ -39,7 +39,7 @@ drawing._convolution = drawing._transposed = lambda layer, dtype: layer.to(memor
 SCRIPT = """
 import sys
 import torch
-from factory.nets import drawing, inference_layers, thrifty_layers
+from factory.nets import drawing, inference_layers, winograd
 never = lambda *_: False
 {change}
 from factory.cli import main

@@ -1,7 +1,7 @@
-"""Networks made ready to draw from: batch norm folded in, in the precision asked for, with layers fast to draw.
+"""Prepares networks for inference: batch norm folded in, the requested precision, faster layers.
 
-What is computed is what the network says in eval mode, up to rounding; a network made ready can no longer be trained,
-saved or loaded into.
+The outputs are those of the network in eval mode, up to rounding; a prepared network can no longer be trained, saved or
+loaded into.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from torch import nn
 from factory.core.precision import Precision
 from factory.nets.inference_layers import (
     Convolution,
-    Doubling,
     ExactInstanceNorm,
     FullPrecisionHead,
     InstanceNorm,
     Pair,
-    UnevenDoubling,
-    WideHead,
+    UpsamplingKernel3,
+    UpsamplingKernel4,
+    WideKernelHead,
 )  # fmt: skip
 from factory.nets.layers import fold_batch_norm
 from factory.nets.pix2pixhd import GlobalGenerator
-from factory.nets.thrifty_layers import ThriftyConvolution, ThriftyDoubling
+from factory.nets.winograd import WinogradConvolution, WinogradUpsampling
 
 _WIDE = 5
-"""Rows of a kernel from which on a last layer is a `WideHead`, where it is computed in float32."""
+"""Rows of a kernel from which on a last layer in float32 is a `WideKernelHead`."""
 
 
 def ready(network: nn.Module, precision: Precision, device: str) -> nn.Module:
-    """Prepare a network for drawing, in place; it takes float32 inputs and gives float32 logits.
+    """Prepare a network for inference, in place; it takes float32 inputs and gives float32 logits.
 
     Args:
         network: with its weights; its last layer is `head`, a convolution or an `nn.Sequential` that ends in one.
-        precision: bf16 computes in bfloat16, but for the last layer of networks that draw masks.
-        device: where to compute.
+        precision: bf16 computes in bfloat16, except for the last layer of networks that draw masks.
+        device: of the computation.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     fold_batch_norm(network.eval()).requires_grad_(False)
     for layer in network.modules():
         if isinstance(layer, nn.ReLU):
-            layer.inplace = True  # no network here uses again what went into one
-    # An image has 256 levels anyway; a mask is cut at a quantile of its logits, and rounding would make ties of these.
+            layer.inplace = True  # no network here uses the input of a ReLU again
+    # An image has 256 levels anyway; a mask is thresholded at a quantile of its logits, which rounding would tie.
     head_dtype = dtype if isinstance(network, GlobalGenerator) else torch.float32
     network.head = _head(cast(nn.Module, network.head), head_dtype)
     _join_upsampling(network)
@@ -60,14 +60,14 @@ def _head(head: nn.Module, dtype: torch.dtype) -> nn.Module:
     shape = (last.stride, last.padding, last.dilation)
     wide = last.kernel_size[0] >= _WIDE or dtype != torch.float32
     if isinstance(last, nn.Conv2d) and wide and shape == ((1, 1), (0, 0), (1, 1)):
-        return WideHead(before, last, dtype)
+        return WideKernelHead(before, last, dtype)
     return FullPrecisionHead(before, last)
 
 
 def _join_upsampling(network: nn.Module) -> None:
-    """Nearest neighbours x 2 and a convolution of kernel 3, one after the other, as one transposed one of kernel 4.
+    """Replace nearest-neighbour upsampling and a convolution of kernel 3 by one transposed convolution of kernel 4.
 
-    Each kind of output pixels sees 2 x 2 pixels, some of them through a sum of weights: 16 multiplications, not 36.
+    Each kind of output pixels depends on 2 x 2 pixels, some through a sum of weights: 16 multiplications, not 36.
     """
     for module in network.modules():
         if not isinstance(module, nn.Sequential):
@@ -90,7 +90,7 @@ def _joined(layer: nn.Conv2d) -> nn.ConvTranspose2d:
 
 
 def _replace_layers(module: nn.Module, dtype: torch.dtype, norm: type[InstanceNorm]) -> None:
-    """Put the layers of `inference_layers` in the place of torch's, all the way down."""
+    """Replace torch's layers by those of `inference_layers`, recursively."""
     for name, layer in module.named_children():
         if isinstance(layer, nn.Conv2d):
             setattr(module, name, _convolution(layer, dtype))
@@ -107,8 +107,8 @@ def _convolution(layer: nn.Conv2d, dtype: torch.dtype) -> nn.Module:
     padding, dilation = cast(Pair, layer.padding), cast(Pair, layer.dilation)
     stride = cast(Pair, layer.stride)
     shape = (layer.kernel_size, stride, padding, dilation)
-    if shape == ((3, 3), (1, 1), (0, 0), (1, 1)) and ThriftyConvolution.pays(layer.in_channels, layer.out_channels):
-        return ThriftyConvolution(layer.weight, layer.bias, dtype)
+    if shape == ((3, 3), (1, 1), (0, 0), (1, 1)) and WinogradConvolution.pays(layer.in_channels, layer.out_channels):
+        return WinogradConvolution(layer.weight, layer.bias, dtype)
     if layer.padding_mode == "zeros":
         return Convolution(layer.weight, layer.bias, stride, padding, dilation, dtype)
     assert layer.padding_mode == "replicate"
@@ -117,11 +117,11 @@ def _convolution(layer: nn.Conv2d, dtype: torch.dtype) -> nn.Module:
 
 
 def _transposed(layer: nn.ConvTranspose2d, dtype: torch.dtype) -> nn.Module:
-    """A `Doubling` where the layer doubles; DCGAN's first layer, which sees one pixel, stays as it is, in float32."""
+    """An upsampling layer where the size doubles; DCGAN's first layer, of one pixel, stays as it is, in float32."""
     shape = (layer.kernel_size, layer.stride, layer.padding, layer.output_padding)
     if shape == ((3, 3), (2, 2), (1, 1), (1, 1)):
-        return UnevenDoubling(layer.weight, layer.bias, dtype)
+        return UpsamplingKernel3(layer.weight, layer.bias, dtype)
     if shape == ((4, 4), (2, 2), (1, 1), (0, 0)):
-        thrifty = ThriftyDoubling.pays(layer.in_channels, layer.out_channels)
-        return (ThriftyDoubling if thrifty else Doubling)(layer.weight, layer.bias, dtype)
+        pays = WinogradUpsampling.pays(layer.in_channels, layer.out_channels)
+        return (WinogradUpsampling if pays else UpsamplingKernel4)(layer.weight, layer.bias, dtype)
     return layer

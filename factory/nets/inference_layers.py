@@ -1,8 +1,8 @@
-"""Layers that compute what torch's do, faster on a CPU and for drawing only: no gradient, no training.
+"""Inference layers: the results of torch's layers, faster on a CPU; without gradients.
 
 All work on tensors in memory as [N, H, W, C] ("channels last"), the layout of oneDNN's fast kernels: there a transposed
 convolution becomes a plain one, a norm over pixels needs no copy, and the last layer is one product of matrices.
-`factory.nets.drawing.ready` puts them into a network; `python -m bench masks` measures what they give.
+`factory.nets.drawing.ready` puts them into a network; docs/results/drawing-layers.md says what each is worth.
 """
 
 from __future__ import annotations
@@ -19,19 +19,17 @@ _PIXELS_AT_ONCE = 8192
 """Pixels that the last layer converts to float32 at a time: few enough to stay in a core's cache."""
 
 _BAND_PIXELS = 4096
-"""Pixels that are summed up in one go for the statistics of a norm."""
-
-
-_OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_is_mkldnn_bf16_supported")
-"""Of `torch.ops.mkldnn`; private, so another torch may lack them."""
+"""Pixels of a band, for the statistics of a norm."""
 
 
 class Convolution(nn.Module):
-    """A convolution in one number format; on the CPU its weights are put into oneDNN's own order once, not per call.
+    """A convolution in one number format.
+
+    In float32 on a CPU it always runs in oneDNN, which `F.conv2d` leaves for slower kernels where maps are small.
 
     Args:
         weight: [O, I, kh, kw]. bias: [O] or None. stride, padding, dilation: as in `nn.Conv2d`.
-        dtype: what is computed in; the input is converted where it is another.
+        dtype: of the arithmetic; an input of another type is converted.
     """
 
     def __init__(
@@ -46,32 +44,20 @@ class Convolution(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, O, H', W'] of [N, I, H, W]."""
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        if x.device.type != "cpu" or not _onednn_computes(self.dtype):
-            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
-        # The two operators that torch's own compiler uses for this. The order is the best for the first input's size.
-        shape = (list(self.padding), list(self.stride), list(self.dilation), 1)
-        if not self.weight.is_mkldnn:
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *shape, list(x.shape))
-        convolve = torch.ops.mkldnn._convolution_pointwise
-        return cast(torch.Tensor, convolve(x, self.weight, self.bias, *shape, "none", [], ""))
+        has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        if x.device.type == "cpu" and self.dtype == torch.float32 and has_onednn:
+            return torch.mkldnn_convolution(x, self.weight, self.bias, self.padding, self.stride, self.dilation, 1)
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
 
 
-def _onednn_computes(dtype: torch.dtype) -> bool:
-    """Whether this machine's oneDNN has convolutions in a number format, and this torch its private operators."""
-    operators = all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
-    if not operators or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-class Doubling(nn.Module):
+class UpsamplingKernel4(nn.Module):
     """A transposed convolution of kernel 4, stride 2 and padding 1 as a plain one of kernel 2 (Shi et al. 2016).
 
-    Each of the four kinds of output pixels (even or odd row, even or odd column) sees 2 x 2 input pixels through its
-    own quarter of the kernel. One convolution of kernel 2 computes all four as channels; they are then interleaved.
+    Each of the four kinds of output pixels (even or odd row, even or odd column) depends on 2 x 2 input pixels through
+    its own quarter of the kernel. One convolution of kernel 2 computes all four as channels, which are interleaved.
 
     Args:
-        weight: [I, O, 4, 4], of the transposed convolution. bias: [O] or None. dtype: what is computed in.
+        weight: [I, O, 4, 4], of the transposed convolution. bias: [O] or None. dtype: of the arithmetic.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
@@ -92,25 +78,25 @@ class Doubling(nn.Module):
         doubled = kinds.new_empty(count, 2 * height, 2 * width, self.channels)
         for row in (0, 1):
             for column in (0, 1):
-                seen = kinds[:, row : row + height, column : column + width, 1 - row, 1 - column]
-                doubled[:, row::2, column::2] = seen
+                part = kinds[:, row : row + height, column : column + width, 1 - row, 1 - column]
+                doubled[:, row::2, column::2] = part
         return doubled.permute(0, 3, 1, 2)
 
 
-class UnevenDoubling(nn.Module):
-    """A transposed convolution of kernel 3, stride 2, padding 1 and output padding 1, without a product too many.
+class UpsamplingKernel3(nn.Module):
+    """A transposed convolution of kernel 3, stride 2, padding 1 and output padding 1, without multiplications by zero.
 
-    Even rows of the output see one row of the input, odd ones two, and columns likewise: four plain convolutions with
+    Even rows of the output depend on one row of the input, odd ones on two; columns likewise: four convolutions with
     one, two, two and four of the nine weights, whose outputs are interleaved.
 
     Args:
-        weight: [I, O, 3, 3], of the transposed convolution. bias: [O] or None. dtype: what is computed in.
+        weight: [I, O, 3, 3], of the transposed convolution. bias: [O] or None. dtype: of the arithmetic.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
         plain = weight.transpose(0, 1)
-        taps = ([1], [2, 0])  # of even and of odd outputs, in the order of the inputs that they see
+        taps = ([1], [2, 0])  # of even and of odd outputs, in the order of their inputs
         self.kinds = nn.ModuleList(
             Convolution(plain[:, :, rows][:, :, :, columns], bias, (1, 1), (row, column), (1, 1), dtype)
             for row, rows in enumerate(taps)
@@ -123,9 +109,9 @@ class UnevenDoubling(nn.Module):
         kinds = [kind(x).permute(0, 2, 3, 1) for kind in self.kinds]
         count, height, width, channels = kinds[0].shape
         doubled: torch.Tensor = kinds[0].new_empty(count, height, 2, width, 2, channels)
-        for kind, seen in enumerate(kinds):
-            row, column = divmod(kind, 2)  # of two taps, the first output saw the zeros before the border
-            doubled[:, :, row, :, column] = seen[:, row:, column:]
+        for kind, part in enumerate(kinds):
+            row, column = divmod(kind, 2)  # of two taps, the first output is of the zeros before the border
+            doubled[:, :, row, :, column] = part[:, row:, column:]
         return doubled.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
@@ -133,10 +119,10 @@ class InstanceNorm(nn.Module):
     """`nn.InstanceNorm2d` without weights: the batch norm of a batch of one, which torch computes in this layout.
 
     Attributes:
-        pooled: weights of the samples of the next input, which sum to 1: all are then normalised as if they were one,
-            by statistics that are kept. None for each sample's own.
+        pooled: weights of the samples of the next input, which sum to 1: all are then normalised as one image, by
+            statistics that are kept. None for each sample's own.
         frozen: mean and variance of each channel, float32, to normalise by; None for those of the input.
-            `factory.nets.stitching` sets these two.
+            Set by `factory.nets.stitching`.
     """
 
     def __init__(self, eps: float) -> None:
@@ -162,8 +148,8 @@ class InstanceNorm(nn.Module):
 class ExactInstanceNorm(InstanceNorm):
     """An `InstanceNorm` whose statistics are float32, and whose sums over many pixels lose no digits.
 
-    Over half a million pixels the sums of an `InstanceNorm` are good to three or four digits. Masks are drawn so, and
-    stay the same; in an image it shows as a level of grey.
+    Over half a million pixels the sums of an `InstanceNorm` keep three or four digits. That is enough for masks; in an
+    image the error is a level of grey.
     """
 
     def of_one(self, x: torch.Tensor) -> torch.Tensor:
@@ -176,13 +162,13 @@ def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if x.device.type != "cpu":
         variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
         return mean, variance
-    # Of bands of few pixels first: torch's sums in this layout have one running total for each channel.
+    # Bands of few pixels first: torch sums this layout with one running total for each channel.
     bands = torch.split(x, max(_BAND_PIXELS // x.shape[3], 1), 2)
     means, variances = (torch.zeros(len(bands), x.shape[1]) for _ in range(2))
     for band, mean, variance in zip(bands, means, variances, strict=True):
         F.batch_norm(band, mean, variance, training=True, momentum=1.0)
     pixels = torch.tensor([[float(band[0, 0].numel())] for band in bands])
-    variances *= (pixels - 1) / pixels  # running variances are unbiased, those that norms use are not
+    variances *= (pixels - 1) / pixels  # running variances are unbiased, those of norms are not
     return _joined_moments(means, variances, pixels / pixels.sum())
 
 
@@ -195,20 +181,20 @@ def _pooled_moments(x: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tenso
 def _joined_moments(
     means: torch.Tensor, variances: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Those of a whole, of those of its parts [N, C] and their weights [N, 1], which sum to 1."""
+    """Moments of an image, of the moments of its parts [N, C] and their weights [N, 1], which sum to 1."""
     mean = (weights * means).sum(0)
     return mean, (weights * (variances + (means - mean) ** 2)).sum(0)
 
 
-class WideHead(nn.Module):
-    """The last convolution of an image's network: a wide kernel, few outputs, stride 1, no padding of its own.
+class WideKernelHead(nn.Module):
+    """The last convolution of a renderer: a wide kernel, few outputs, stride 1, no padding of its own.
 
-    One convolution of a kernel one row high gives what each row of pixels adds to each of the rows of output that see
-    it; these are many more outputs, and fill a kernel's vectors. Then the rows are added up, in float32.
+    A convolution with a kernel one row high computes the contribution of each row of pixels to each row of output that
+    depends on it. These are many more outputs, which fill the vectors of a CPU. The rows are then summed in float32.
 
     Args:
-        before: what comes between the last hidden layer and the convolution (ReLU, padding).
-        layer: the convolution. dtype: what is computed in.
+        before: layers between the last hidden layer and the convolution (ReLU, padding).
+        layer: the convolution. dtype: of the arithmetic.
     """
 
     def __init__(self, before: nn.Module, layer: nn.Conv2d, dtype: torch.dtype) -> None:
@@ -230,13 +216,13 @@ class WideHead(nn.Module):
 
 
 class FullPrecisionHead(nn.Module):
-    """The last convolution, plain or transposed, in float32 of an input in any format.
+    """The last convolution, plain or transposed, in float32 for an input in any format.
 
-    Its few output channels waste most of a convolution kernel's vectors. Instead one product of matrices gives what
-    every input pixel adds to each output pixel that sees it, and `fold` sums these up.
+    Its few output channels would fill a fraction of a CPU's vectors. Instead one product of matrices computes the
+    contribution of every input pixel to each output pixel that depends on it, and `fold` sums these up.
 
     Args:
-        before: what comes between the last hidden layer and the convolution (ReLU, padding), in the input's format.
+        before: layers between the last hidden layer and the convolution (ReLU, padding), in the input's format.
         layer: the convolution, not dilated.
     """
 
@@ -245,7 +231,7 @@ class FullPrecisionHead(nn.Module):
         self.before, self.kernel = before, cast(Pair, layer.kernel_size)
         weight, padding = layer.weight.detach().float(), cast(Pair, layer.padding)
         self.stride = cast(Pair, layer.stride)
-        if isinstance(layer, nn.Conv2d):  # a plain one is the transposed one of the mirrored kernel
+        if isinstance(layer, nn.Conv2d):  # a plain convolution is the transposed one of the mirrored kernel
             weight = weight.flip(2, 3).transpose(0, 1)
             padding = (self.kernel[0] - 1 - padding[0], self.kernel[1] - 1 - padding[1])
         self.padding = padding

@@ -153,7 +153,7 @@ def _device(network: nn.Module) -> torch.device:
 def _step(network: nn.Module, size: tuple[int, int]) -> int:
     """What windows start at multiples of: twice the stride where that can be.
 
-    Then every layer that takes pixels in pairs (`factory.nets.thrifty_layers`) takes the same ones in a window
+    Then every layer that takes pixels in pairs (`factory.nets.winograd`) takes the same ones in a window
     as in the whole tile, and rounds the same.
     """
     stride = cast(int, network.stride)

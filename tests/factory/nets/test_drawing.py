@@ -8,20 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from factory.nets import inference_layers
 from factory.nets.depas import DcganGenerator, DepasGenerator
 from factory.nets.drawing import ready
 from factory.nets.inference_layers import (
     Convolution,
-    Doubling,
     FullPrecisionHead,
     InstanceNorm,
-    UnevenDoubling,
-    WideHead,
+    UpsamplingKernel3,
+    UpsamplingKernel4,
+    WideKernelHead,
 )
 from factory.nets.resnet import ResnetGenerator
-from factory.nets.thrifty_layers import ThriftyConvolution, ThriftyDoubling
 from factory.nets.unet import UNet
+from factory.nets.winograd import WinogradConvolution, WinogradUpsampling
 
 FP32 = torch.float32
 
@@ -113,26 +112,28 @@ def test_ready_leaves_the_inputs_as_they_are() -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 4), (3, 5), (4, 6)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_doubling_is_the_transposed_convolution(height: int, width: int, bias: bool, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("factory.nets.thrifty_layers._MANY_PIXELS", 1)
+    monkeypatch.setattr("factory.nets.winograd._MANY_PIXELS", 1)
     layer = nn.ConvTranspose2d(5, 3, 4, stride=2, padding=1, bias=bias).requires_grad_(False)
     x = torch.randn(2, 5, height, width)
-    for kind in (Doubling, ThriftyDoubling):
+    for kind in (UpsamplingKernel4, WinogradUpsampling):
         torch.testing.assert_close(kind(layer.weight, layer.bias, FP32)(x), layer(x), rtol=1e-5, atol=1e-6)
 
 
-def test_thrifty_doubling_takes_the_plain_way_on_small_maps(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    layer = ThriftyDoubling(torch.randn(4, 3, 4, 4), None, FP32)
-    monkeypatch.setattr(ThriftyDoubling, "_along_rows", lambda *_: pytest.fail("the thrifty way on a small map"))
+def test_winograd_upsampling_takes_the_plain_way_on_small_maps(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    layer = WinogradUpsampling(torch.randn(4, 3, 4, 4), None, FP32)
+    monkeypatch.setattr(WinogradUpsampling, "_along_rows", lambda *_: pytest.fail("the Winograd way on a small map"))
     assert layer(torch.randn(1, 4, 8, 8)).shape == (1, 3, 16, 16)
 
 
-def test_thrifty_doubling_rounds_little_more_than_plain_in_bfloat16() -> None:
+def test_winograd_upsampling_rounds_little_more_than_plain_in_bfloat16() -> None:
     torch.manual_seed(0)
     weight, x = 0.02 * torch.randn(256, 128, 4, 4), torch.randn(1, 256, 32, 32).relu().bfloat16()
     exact = F.conv_transpose2d(x.float(), weight, None, 2, 1)
-    plain, thrifty = (kind(weight, None, torch.bfloat16)(x).float() - exact for kind in (Doubling, ThriftyDoubling))
-    assert float(thrifty.std()) < 2.5 * float(plain.std())
-    assert float(thrifty.std()) < 0.01 * float(exact.std())
+    plain, winograd = (
+        kind(weight, None, torch.bfloat16)(x).float() - exact for kind in (UpsamplingKernel4, WinogradUpsampling)
+    )
+    assert float(winograd.std()) < 2.5 * float(plain.std())
+    assert float(winograd.std()) < 0.01 * float(exact.std())
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 4), (3, 5), (4, 6)])
@@ -140,25 +141,25 @@ def test_thrifty_doubling_rounds_little_more_than_plain_in_bfloat16() -> None:
 def test_uneven_doubling_is_the_transposed_convolution(height: int, width: int, bias: bool) -> None:
     layer = nn.ConvTranspose2d(5, 3, 3, stride=2, padding=1, output_padding=1, bias=bias).requires_grad_(False)
     x = torch.randn(2, 5, height, width)
-    torch.testing.assert_close(UnevenDoubling(layer.weight, layer.bias, FP32)(x), layer(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(UpsamplingKernel3(layer.weight, layer.bias, FP32)(x), layer(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 3), (3, 6), (4, 4), (8, 5), (10, 12)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_thrifty_convolution_is_the_convolution(height: int, width: int, bias: bool) -> None:
+def test_winograd_convolution_is_the_convolution(height: int, width: int, bias: bool) -> None:
     layer = nn.Conv2d(5, 4, 3, bias=bias).requires_grad_(False)
     x = torch.randn(2, 5, height, width)
-    torch.testing.assert_close(ThriftyConvolution(layer.weight, layer.bias, FP32)(x), layer(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(WinogradConvolution(layer.weight, layer.bias, FP32)(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
-def test_thrifty_convolution_rounds_little_more_than_plain_in_bfloat16() -> None:
+def test_winograd_convolution_rounds_little_more_than_plain_in_bfloat16() -> None:
     torch.manual_seed(0)
     weight, x = 0.02 * torch.randn(64, 256, 3, 3), torch.randn(1, 256, 18, 18).relu().bfloat16()
     exact = F.conv2d(x.float(), weight)
     plain = Convolution(weight, None, (1, 1), (0, 0), (1, 1), torch.bfloat16)(x).float() - exact
-    thrifty = ThriftyConvolution(weight, None, torch.bfloat16)(x).float() - exact
-    assert float(thrifty.std()) < 3 * float(plain.std())
-    assert float(thrifty.std()) < 0.01 * float(exact.std())
+    winograd = WinogradConvolution(weight, None, torch.bfloat16)(x).float() - exact
+    assert float(winograd.std()) < 3 * float(plain.std())
+    assert float(winograd.std()) < 0.01 * float(exact.std())
 
 
 def test_nearest_neighbours_and_a_convolution_become_one_doubling() -> None:
@@ -167,7 +168,7 @@ def test_nearest_neighbours_and_a_convolution_become_one_doubling() -> None:
     x = torch.randn(2, 5, 6, 7)
     before = layers(x)
     ready(network, "fp32", "cpu")
-    assert isinstance(layers[1], Doubling)
+    assert isinstance(layers[1], UpsamplingKernel4)
     torch.testing.assert_close(layers(x), before, rtol=1e-5, atol=1e-6)
 
 
@@ -176,7 +177,7 @@ def test_wide_head_is_its_convolution(layer: nn.Conv2d) -> None:
     x = torch.randn(2, 6, 12, 17)
     with torch.inference_mode():
         exact = layer(x.relu())
-        full, half = (WideHead(nn.ReLU(), layer, dtype)(x) for dtype in (FP32, torch.bfloat16))
+        full, half = (WideKernelHead(nn.ReLU(), layer, dtype)(x) for dtype in (FP32, torch.bfloat16))
     torch.testing.assert_close(full, exact, rtol=1e-5, atol=1e-6)
     assert half.dtype == FP32
     assert float((half - exact).std()) < 0.01 * float(exact.std())
@@ -204,20 +205,20 @@ def test_instance_norm_and_convolution_are_those_of_torch() -> None:
     torch.testing.assert_close(InstanceNorm(1e-5)(x), F.instance_norm(x, eps=1e-5), rtol=1e-5, atol=1e-5)
     layer = nn.Conv2d(4, 5, 3, stride=2, padding=1).requires_grad_(False)
     ours = Convolution(layer.weight, layer.bias, (2, 2), (1, 1), (1, 1), FP32)
-    for _ in range(2):  # the first call brings the weights into another order
+    for _ in range(2):  # the first call may compile a kernel
         torch.testing.assert_close(ours(x), layer(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-5), ("bf16", 0.03)])
-def test_a_torch_without_its_private_operators_draws_the_same_up_to_rounding(
+def test_a_torch_without_onednn_draws_the_same_up_to_rounding(
     precision: str, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = _lively(_networks()["u-net batch"])
     inputs = _inputs(network)
     with torch.inference_mode():
         fast = ready(copy.deepcopy(network), precision, "cpu")(*inputs)  # type: ignore[arg-type]
-        monkeypatch.setattr(inference_layers, "_OPERATORS", (*inference_layers._OPERATORS, "_gone"))
-        assert not inference_layers._onednn_computes(FP32)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        monkeypatch.setattr(torch, "mkldnn_convolution", lambda *_: pytest.fail("oneDNN where there is none"))
         plain = ready(copy.deepcopy(network), precision, "cpu")  # type: ignore[arg-type]
         found = plain(*inputs)
     assert not any(part.weight.is_mkldnn for part in plain.modules() if isinstance(part, Convolution))

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from factory.nets.drawing import ready
-from factory.nets.inference_layers import Doubling, ExactInstanceNorm, UnevenDoubling, WideHead
+from factory.nets.inference_layers import ExactInstanceNorm, UpsamplingKernel3, UpsamplingKernel4, WideKernelHead
 from factory.nets.pix2pixhd import GlobalGenerator
 from factory.nets.stitching import to_pixels
-from factory.nets.thrifty_layers import ThriftyConvolution
+from factory.nets.winograd import WinogradConvolution
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,14 +59,14 @@ def test_ready_moves_few_grey_levels_in_bfloat16(name: str) -> None:
 def test_ready_takes_the_fast_layers() -> None:
     wide = _network("transposed", width=48)  # 192 channels in the blocks
     kinds = [type(layer) for layer in ready(wide, "fp32", "cpu").modules()]
-    assert (kinds.count(ThriftyConvolution), kinds.count(UnevenDoubling), kinds.count(WideHead)) == (4, 2, 1)
+    assert (kinds.count(WinogradConvolution), kinds.count(UpsamplingKernel3), kinds.count(WideKernelHead)) == (4, 2, 1)
     assert kinds.count(ExactInstanceNorm) == 1 + 2 + 4 + 2
     kinds = [type(layer) for layer in ready(_network("resize"), "bf16", "cpu").modules()]
-    assert kinds.count(Doubling) == 2
+    assert kinds.count(UpsamplingKernel4) == 2
     assert nn.Upsample not in kinds
 
 
-def test_thrifty_layers_draw_the_same_image_too() -> None:
+def test_winograd_draw_the_same_image_too() -> None:
     network, x = _network("resize", width=48), _classes((32, 64))
     with torch.inference_mode():
         before, after = network(x), ready(copy.deepcopy(network), "fp32", "cpu")(x)

@@ -1,6 +1,7 @@
-"""Layers of `factory.nets.inference_layers` that do with fewer multiplications than they have weights for (Winograd).
+"""Winograd convolution and upsampling for inference: fewer multiplications, more additions (Lavin & Gray 2016).
 
-They add before and after: in bfloat16 these sums round too, which each layer states. They pay where channels are many.
+In bfloat16 the additions round too, which each layer states. They are used where channels are many
+(docs/results/drawing-layers.md).
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from factory.nets.inference_layers import Convolution, Doubling
+from factory.nets.inference_layers import Convolution, UpsamplingKernel4
 
 _MANY_PIXELS = 512
-"""Of a map, from which on products take longer than bringing their kernels from memory."""
+"""Pixels of a map, from which on products take longer than loading their kernels from memory."""
 
 
-class ThriftyDoubling(Doubling):
-    """A `Doubling` with 9 multiplications where it has 16: Winograd's F(2, 2), rows and columns (Lavin & Gray 2016).
+class WinogradUpsampling(UpsamplingKernel4):
+    """An `UpsamplingKernel4` with 9 multiplications instead of 16: Winograd's F(2, 2) along rows and columns.
 
     Along one axis, a pair of inputs (a, b) gives four outputs with a kernel k. With d = a - b, and e = b' - a, where b'
     is of the pair before and 0 beyond the border, they are
@@ -24,10 +25,10 @@ class ThriftyDoubling(Doubling):
         e k3 + a (k1 + k3),    d k2 + b (k0 + k2),    a (k1 + k3) - d k1,    b (k0 + k2) - e" k0,
 
     e" of the next pair: 6 multiplications, not 8. Sums in bfloat16 make the layer's rounding error 1.7 to 1.9 times
-    that of a `Doubling`. It pays where channels and pixels are many; `Doubling` does maps that are small or odd.
+    that of an `UpsamplingKernel4`, which computes maps that are small or have odd sides.
 
     Args:
-        weight: [I, O, 4, 4], of the transposed convolution. bias: [O] or None. dtype: what is computed in.
+        weight: [I, O, 4, 4], of the transposed convolution. bias: [O] or None. dtype: of the arithmetic.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
@@ -35,7 +36,7 @@ class ThriftyDoubling(Doubling):
         self.dtype = dtype
         channels = weight.shape[1]
         self.bias = nn.Buffer((weight.new_zeros(channels) if bias is None else bias).detach().to(dtype))
-        # For e, d, a, b of the rows, each: for e, d, a, b of the columns, what these are multiplied by.
+        # Kernels of e, d, a, b of the rows, and for each of e, d, a, b of the columns.
         for row, row_kernels in enumerate(_pair_kernels(weight.detach())):
             for column in range(4):
                 kernels = [_pair_kernels(kernel)[column] for kernel in row_kernels]  # [kinds of rows][of columns]
@@ -72,7 +73,7 @@ _KINDS = (2, 2, 1, 1)
 
 
 def _pair_kernels(weight: torch.Tensor) -> tuple[list[torch.Tensor], ...]:
-    """What e, d, a and b are multiplied by, along axis 2 of [I, O, 4, ...]."""
+    """Kernels of e, d, a and b along axis 2 of [I, O, 4, ...]."""
     k0, k1, k2, k3 = weight.unbind(2)
     return [k3, k0], [k1, k2], [k1 + k3], [k0 + k2]
 
@@ -102,15 +103,15 @@ def _pair_outputs(products: list[torch.Tensor], axis: int) -> torch.Tensor:
     return outputs.flatten(axis, axis + 1)
 
 
-class ThriftyConvolution(nn.Module):
-    """A convolution of kernel 3 without padding, with 4 multiplications where it has 9: Winograd's F(2x2, 3x3).
+class WinogradConvolution(nn.Module):
+    """A convolution of kernel 3 without padding, with 4 multiplications instead of 9: Winograd's F(2x2, 3x3).
 
-    Along one axis, four inputs a, b, a', b' give two outputs with a kernel k (Lavin & Gray 2016): with the products
+    Along one axis, four inputs a, b, a', b' give two outputs with a kernel k: with the products
     p = (a - a') k0, q = (b + a') (k0 + k1 + k2) / 2, r = (a' - b) (k0 - k1 + k2) / 2 and s = (b - b') k2 they are
     p + q + r and q - r - s. Sums in bfloat16 make the layer's rounding error 2.3 times that of a `Convolution`.
 
     Args:
-        weight: [O, I, 3, 3]. bias: [O] or None. dtype: what is computed in.
+        weight: [O, I, 3, 3]. bias: [O] or None. dtype: of the arithmetic.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
@@ -149,7 +150,7 @@ _Q_Q = 5
 
 
 def _four_kernels(weight: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
-    """What the terms of p, q, r and s are multiplied by, along an axis of [O, I, ...], which has one place left."""
+    """Kernels of the terms of p, q, r and s along an axis of [O, I, ...], which becomes 1 long."""
     k0, k1, k2 = (tap.unsqueeze(axis) for tap in weight.unbind(axis))
     return k0, (k0 + k1 + k2) / 2, (k0 - k1 + k2) / 2, k2
 
