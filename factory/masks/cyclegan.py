@@ -18,11 +18,9 @@ from factory.learn.trainer import Crops, Trainer
 from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseTrainerConfig, FromCoarse, coarse_crops
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
-from factory.nets.discriminators import PatchDiscriminator, refuse_small_crops
-from factory.nets.history_pool import pooled
+from factory.nets.discriminators import PatchDiscriminator, mixed_with_history, refuse_small_crops
 from factory.nets.objectives import Adversarial, adversarial_loss
-from factory.nets.resnet import ResnetGenerator
-from factory.nets.shapes import ResnetShape
+from factory.nets.resnet import ResnetGenerator, ResnetShape
 from manifests.labels import LabelScheme
 
 _SAMPLES = 6
@@ -153,7 +151,9 @@ class CycleGanTrainer(Trainer):
     def _from_pool(self, side: str, made: torch.Tensor, step: int) -> torch.Tensor:
         rng = generator(self._config.seed, Stream.TRAIN_NOISE, 2 * step + _SIDES.index(side))
         masks = list(made.detach().float().cpu().numpy())
-        return torch.from_numpy(np.stack(pooled(self._pools[side], masks, rng, self._config.pool))).to(self._device)
+        return torch.from_numpy(np.stack(mixed_with_history(self._pools[side], masks, rng, self._config.pool))).to(
+            self._device
+        )
 
 
 class CycleGan(FromCoarse):

@@ -21,8 +21,7 @@ from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
 from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_crops
 from factory.nets.objectives import Adversarial, adversarial_loss, feature_matching
-from factory.nets.shapes import UNetShape
-from factory.nets.unet import UNet
+from factory.nets.unet import UNet, UNetShape
 from manifests.labels import LabelScheme
 
 _SAMPLES = 6

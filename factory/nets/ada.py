@@ -1,12 +1,12 @@
 """Adaptive discriminator augmentation (ADA; Karras et al. 2020, "Training GANs with Limited Data", Appendix B).
 
-All images that the discriminator sees, real or made up, are augmented at random, each way with probability p; gradients
-go through. p rises while the discriminator overfits, which the signs of what it says of real images tell.
+All images shown to the discriminator, real or generated, are augmented at random, each way with probability p, and are
+differentiable. p rises while the discriminator overfits, which is measured by the signs of its logits of real images.
 
 Differs from the paper and its code: beyond its edges an image is mirrored at the edge itself, where the original
 mirrors at the centre of the last pixel and only as far as the image is wide; images that are only flipped, turned by 90
 degrees or moved by whole pixels are not filtered, so they keep their pixels exactly, and images to which nothing
-happens are not touched; the delay of the filter is taken as it is, 0.40 of a doubled pixel, not as 0.5; p is at most 1.
+happens are not changed; the delay of the filter is its true 0.40 of an upsampled pixel, not 0.5; p is at most 1.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from factory.core.config import Config
 from factory.nets.ada_resampling import MARGIN, PHASE, band_filters, doubled, filtered, halved, sampled
 
 COLUMNS = 41
-"""Uniform numbers that one image takes, whatever is switched on; so switching one way on changes no other."""
+"""Uniform numbers of one image, used or not, so that switching one augmentation on changes no other."""
 
 
 class AdaConfig(Config):
-    """Which augmentations there are, and how strong.
+    """Augmentations and their strengths.
 
     Attributes:
         xflip, rotate90, xint, scale, rotate, aniso, xfrac: geometry. brightness, contrast, lumaflip, hue, saturation:
-            colours. imgfilter, noise, cutout: the rest. Each is what p is multiplied by; 0 leaves it out.
+            colours. imgfilter, noise, cutout: the rest. Each is a factor of p; 0 switches it off.
         xint_max: largest move by whole pixels, share of the side. xfrac_std: standard deviation of other moves.
         scale_std, aniso_std: of scaling, in powers of 2. rotate_max, hue_max: largest angle, 1 is half a turn.
-        brightness_std: of what is added. contrast_std, saturation_std: of factors, in powers of 2.
-        imgfilter_bands: what p is multiplied by for each octave, the lowest first. imgfilter_std: in powers of 2.
+        brightness_std: of the shift. contrast_std, saturation_std: of factors, in powers of 2.
+        imgfilter_bands: factor of p for each octave, the lowest first. imgfilter_std: in powers of 2.
         noise_std: of the noise's standard deviation. cutout_size: of the grey rectangle, share of the sides.
     """
 
@@ -98,7 +98,7 @@ PIPES: dict[str, AdaConfig] = {
 
 
 class _Draws:
-    """Uniform numbers [N, COLUMNS], read in order; ways that are switched off read theirs too."""
+    """Uniform numbers [N, COLUMNS], read in order, also by augmentations that are switched off."""
 
     def __init__(self, uniforms: torch.Tensor, p: float) -> None:
         self._columns = iter(uniforms.to(torch.float64).unbind(1))
@@ -115,11 +115,11 @@ class _Draws:
         return normal
 
     def where(self, multiplier: float, value: torch.Tensor, nothing: float) -> torch.Tensor:
-        """`value` with probability multiplier times p, else what does nothing."""
+        """`value` with probability multiplier times p, else `nothing`."""
         return self.at(multiplier * self._p, value, nothing)
 
     def at(self, probability: float, value: torch.Tensor, nothing: float) -> torch.Tensor:
-        """`value` with a probability, else what does nothing."""
+        """`value` with a probability, else `nothing`."""
         return torch.where(self.uniform() < probability, value, torch.full_like(value, nothing))
 
     def pair(self, multiplier: float, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,7 +129,7 @@ class _Draws:
 
 
 def draw_uniforms(count: int, rng: torch.Generator) -> torch.Tensor:
-    """What `augmented` takes for so many images: uniform in 0..1, float64 [count, COLUMNS], on the CPU."""
+    """The `uniforms` of `augmented` for so many images: uniform in 0..1, float64 [count, COLUMNS], on the CPU."""
     return torch.rand(count, COLUMNS, generator=rng, dtype=torch.float64)
 
 
@@ -140,12 +140,12 @@ def augmented(
     config: AdaConfig,
     grain: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Images as the discriminator sees them; a function of what is given alone, each image's of its own row.
+    """Augmented images: a function of the arguments alone, each image of its own row of `uniforms`.
 
     Args:
         images: float32 or float64 [N, 3, H, W], about -1..1. p: probability of each way of augmentation, 0..1.
-        uniforms: see `draw_uniforms`; on the CPU, as what happens to which image is decided there.
-        config: which ways there are. grain: standard normal, shaped as `images`; needed where ``noise`` is on.
+        uniforms: see `draw_uniforms`; on the CPU, where the augmentations of each image are chosen.
+        config: the augmentations. grain: standard normal, shaped as `images`; needed where ``noise`` is on.
 
     Raises:
         ValueError: for a wrong number of columns, or noise without grain.
@@ -244,7 +244,7 @@ def _draw_band_gains(draws: _Draws, config: AdaConfig) -> torch.Tensor:
 
 
 def _moved(images: torch.Tensor, blits: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
-    """Geometry: by whole pixels as they are, by others at twice the size."""
+    """Apply geometry: moves by whole pixels directly, others at twice the size."""
     unit = torch.eye(3, dtype=torch.float64)
     still, whole = ((found == unit).all(2).all(1) for found in (blits @ moves, moves))
     for places, by_pixels in (((~still & whole).nonzero()[:, 0], True), ((~whole).nonzero()[:, 0], False)):
@@ -343,7 +343,7 @@ def _hue_rotation(angle: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class AdaController:
-    """Moves p by what the discriminator says of real images: up while r_t = E[sign(D)] is above the target (Eq. 1).
+    """Adapts p to the discriminator's logits of real images: up while r_t = E[sign(D)] is above the target (Eq. 1).
 
     Attributes:
         target: of r_t. interval: batches between moves. kimg: thousands of images in which p can go from 0 to 1.
@@ -359,7 +359,7 @@ class AdaController:
     count: int = 0
 
     def follow(self, logits: torch.Tensor, step: int) -> None:
-        """Take in what was said of the real images of a step (0-based): logits [N]."""
+        """Add the logits [N] of the real images of a step (0-based)."""
         self.signs += float(logits.detach().sign().sum())
         self.count += len(logits)
         if (step + 1) % self.interval:
@@ -370,7 +370,7 @@ class AdaController:
         self.signs, self.count = 0.0, 0
 
     def state(self) -> torch.Tensor:
-        """What a resumed run needs: float64 [4]."""
+        """State for a resumed run: float64 [4]."""
         return torch.tensor([self.p, self.r_t, self.signs, self.count], dtype=torch.float64)
 
     def restore(self, state: torch.Tensor) -> None:

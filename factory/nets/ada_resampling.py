@@ -1,7 +1,7 @@
-"""Resampling for the augmentations of `factory.nets.ada`, which gradients go through twice.
+"""Twice differentiable resampling for the augmentations of `factory.nets.ada`.
 
 R1 differentiates a discriminator's gradient with respect to images, augmentation included; torch's `grid_sample` can
-be differentiated once. But it is linear in the image, so its gradient and the gradient of that are each other.
+be differentiated once. It is linear in the image, so its gradient is its transpose, whose gradient is `grid_sample`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ SYM6 = (
 _TAPS = np.array(SYM6) / sum(SYM6)
 
 PHASE = float(_TAPS @ np.arange(len(_TAPS))) - (len(_TAPS) - 1) / 2
-"""How far `doubled` moves what an image shows, in doubled pixels, as the filter is only nearly symmetric."""
+"""Shift of the content by `doubled`, in doubled pixels: the filter is only nearly symmetric."""
 
 MARGIN = 5
 """Pixels around a doubled image that `halved` needs beyond those it keeps."""
 
 _REACH = 3
-"""Pixels beyond an end that `doubled` sees."""
+"""Pixels beyond an end that `doubled` reads."""
 
 _BLOCK_PX = 64
 _BILINEAR, _REFLECTION = 0, 2
@@ -75,7 +75,7 @@ class _Scattered(torch.autograd.Function):
 def sampled(image: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     """An image [N, C, H, W] at a grid [N, h, w, 2] (see `torch.nn.functional.grid_sample`), no gradient of the grid.
 
-    Bilinear; beyond an edge the image goes on mirrored at it, as often as needed.
+    Bilinear; beyond an edge the image is mirrored at it, repeatedly.
     """
     found: torch.Tensor = _Sampled.apply(image, grid)
     return found
@@ -90,7 +90,7 @@ def mirrored(x: torch.Tensor, margin: int) -> torch.Tensor:
 
 
 def _mirrored(places: torch.Tensor, length: int) -> torch.Tensor:
-    """Which of so many pixels lie at places, those beyond the ends mirrored there."""
+    """Indices of pixels at places, mirrored at the ends."""
     places = places % (2 * length)
     return torch.where(places < length, places, 2 * length - 1 - places)
 
@@ -116,7 +116,7 @@ def halved(x: torch.Tensor) -> torch.Tensor:
 
 
 def _block(length: int) -> int:
-    """Pixels of a column that are resampled by one product of matrices: all of a few, else some of many."""
+    """Pixels of a column that one product of matrices resamples: all of a short column, else a block."""
     return length if length <= 2 * _BLOCK_PX else _BLOCK_PX
 
 
@@ -130,21 +130,21 @@ def _banded(
 ) -> torch.Tensor:
     """Products of a matrix with windows of [N, C, H, W] along an axis, joined and cut to a length.
 
-    On a CPU that is faster, with its gradient, than strided convolutions of one channel.
+    On a CPU this is faster, with its gradient, than strided convolutions of one channel.
 
     Args:
-        places: [B, K], of each window's pixels. block: [L, K], what a window gives.
+        places: [B, K], of each window's pixels. block: [L, K], from a window to its outputs.
     """
     matrix = torch.from_numpy(block).to(x)
     windows = x.index_select(axis, places.flatten().to(x.device))
     windows = windows.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
-    given: torch.Tensor = matrix @ windows if axis == 2 else windows @ matrix.T
-    return given.flatten(axis, axis + 1).narrow(axis, 0, length)
+    resampled: torch.Tensor = matrix @ windows if axis == 2 else windows @ matrix.T
+    return resampled.flatten(axis, axis + 1).narrow(axis, 0, length)
 
 
 @lru_cache(maxsize=16)
 def _doubling(block: int) -> npt.NDArray[np.float64]:
-    """What doubles some pixels of a column, of which three more are seen at either end, [2 L, L + 6].
+    """Matrix that doubles L pixels of a column, from three more at either end, [2 L, L + 6].
 
     Pixel i spreads from 2 i - 5 on, so that it lies in the middle of pixels 2 i and 2 i + 1.
     """
@@ -159,7 +159,7 @@ def _doubling(block: int) -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=16)
 def _halving(block: int) -> npt.NDArray[np.float64]:
-    """What gives some pixels of a column that is halved, [L, 2 L + 10]."""
+    """Matrix that halves a column to L pixels, [L, 2 L + 10]."""
     matrix = np.zeros((block, 2 * (block + MARGIN)))
     rows = np.arange(block)
     for place, tap in enumerate(_TAPS):

@@ -1,4 +1,4 @@
-"""The discrete adaptive block of DEPAS: sigmoid and softmax that grow hard while training goes on (Eqs. 1 and 2)."""
+"""The discrete adaptive block of DEPAS: sigmoid and softmax that approach steps during training (Eqs. 1 and 2)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def inverse_temperature(epoch: int, every: int, divisor: float = 1.25) -> float:
 
 
 def sharpness(epoch: int, every: int, channels: int) -> float:
-    """What logits are multiplied by in an epoch: the slope for one channel, 1 / T for several."""
+    """Factor of the logits in an epoch: the slope for one channel, 1 / T for several."""
     return slope(epoch, every) if channels == 1 else inverse_temperature(epoch, every)
 
 
@@ -30,7 +30,7 @@ def probabilities(logits: torch.Tensor) -> torch.Tensor:
 
 
 def to_channels(labels: torch.Tensor, channels: int) -> torch.Tensor:
-    """Classes uint8 [N, H, W] -> what a network sees: float32 [N, K, H, W], 1 where the pixel has the class.
+    """Classes uint8 [N, H, W] -> input of a network: float32 [N, K, H, W], 1 where the pixel has the class.
 
     One channel stands for two classes and is 1 where the class is 1.
     """
@@ -45,5 +45,5 @@ def to_labels(logits: torch.Tensor) -> torch.Tensor:
 
 
 def channels_of(classes: int) -> int:
-    """Channels that a mask of so many classes has in a network: 1 for two, else one each."""
+    """Channels of a mask of so many classes in a network: 1 for two, else one each."""
     return 1 if classes == 2 else classes

@@ -1,12 +1,12 @@
-"""What Sharp-GAN and Enhanced Sharp-GAN ask of the contours of nuclei in a generated image.
+"""Losses of Sharp-GAN and Enhanced Sharp-GAN on the contours of nuclei in a generated image.
 
 Each term is a mean over the contour pixels of a sum over their eight neighbours ("Enhanced Sharp-GAN", Eqs. 4 to 7,
-read as in the notes: the -1 of Eq. 6 stands inside the sum, exponents are negative, dist is 1 or sqrt 2). g is the grey
-level in 0..1. Pixels that a neighbourhood lacks at the border of the image count as no neighbours. Without contour
+with the -1 of Eq. 6 read as inside the sum, negative exponents, and dist 1 or sqrt 2). g is the grey
+level in 0..1. Neighbours beyond the border of the image do not count. Without contour
 pixels a term is 0.
 
-Both sums are over pairs of neighbours, and what a pair adds is the same from either side, so that four shifts of the
-image hold all of them and no pixel is visited by itself.
+Both sums are over pairs of neighbours, and the term of a pair is the same from either side, so that four shifts of the
+image hold all pairs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def grey_of(images: torch.Tensor) -> torch.Tensor:
 
 
 def smoothness(grey: torch.Tensor, contours: torch.Tensor) -> torch.Tensor:
-    """L_s1, Eqs. 4 and 6: small where contour pixels are like the contour pixels beside them.
+    """L_s1, Eqs. 4 and 6: small where neighbouring contour pixels are alike.
 
     Args:
         grey: float [N, H, W], 0..1. contours: bool [N, H, W].
@@ -45,7 +45,7 @@ def smoothness(grey: torch.Tensor, contours: torch.Tensor) -> torch.Tensor:
 
 
 def contrast(grey: torch.Tensor, contours: torch.Tensor, levels: float) -> torch.Tensor:
-    """L_s2, Eqs. 5 and 7: small where contour pixels differ from the other pixels beside them.
+    """L_s2, Eqs. 5 and 7: small where contour pixels differ from their neighbours off the contour.
 
     Args:
         grey: float [N, H, W], 0..1. contours: bool [N, H, W]. levels: lambda.
@@ -82,10 +82,10 @@ def _over_contours(
     contours: torch.Tensor,
     added: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor],
 ) -> torch.Tensor:
-    """Mean over contour pixels of what all pairs of neighbours add.
+    """Mean over contour pixels of the terms of all pairs of neighbours.
 
     Args:
-        added: (is the one contour, is the other, difference of their grey levels, distance) -> what both sides add.
+        added: (is one contour, is the other, difference of their grey levels, distance) -> terms of both sides.
     """
     total = grey.new_zeros(())
     for one, other, dist in _pairs():
@@ -94,7 +94,7 @@ def _over_contours(
 
 
 def _pairs() -> Iterator[tuple[_Places, _Places, float]]:
-    """Slices that lay every pixel beside a neighbour, each pair once, and how far apart those are."""
+    """Slices that pair every pixel with a neighbour, each pair once, and their distance."""
     for down, right in _SHIFTS:
         (upper, lower), (left, rightward) = _beside(down), _beside(abs(right))
         if right < 0:

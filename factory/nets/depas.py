@@ -1,7 +1,7 @@
 """The generators of DEPAS (Larey et al. 2023, Fig. 2A) and of its baseline DCGAN (Radford et al. 2016).
 
-Both are five transposed convolutions of stride 2, each with batch norm and ReLU, and give logits: what comes after is
-`factory.nets.annealing`. They differ in two of DEPAS' three additions (the third is in the discriminators).
+Both are five transposed convolutions of stride 2, each with batch norm and ReLU, and give logits, to which
+`factory.nets.annealing` is applied. They differ in two of DEPAS' three additions (the third is in the discriminators).
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from factory.nets import STRIDE
-from factory.nets.inference_layers import FullPrecisionHead
-from factory.nets.layers import draw_first_weights
-
-NOISE_GAIN = 20.0
-"""What the learnable noise scales are multiplied by, so that Adam's small steps move them in a few thousand."""
+from factory.nets.layers import NOISE_GAIN, draw_first_weights, logits_in_full_precision, noise_pyramid
 
 
 class _Up(nn.Module):
@@ -73,7 +69,7 @@ class DepasGenerator(nn.Module):
         draw_first_weights(self)
 
     def inputs(self, rngs: Sequence[np.random.Generator], size: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-        """Draw what `forward` takes, for each tile from its own generator; float32, on the CPU."""
+        """Draw the arguments of `forward`, for each tile from its own generator; float32, on the CPU."""
         seed = (self.latent_place, size[0] // STRIDE, size[1] // STRIDE)
         return _drawn(rngs, (self.latent_tile,), seed, (1, *size))
 
@@ -108,7 +104,7 @@ class DcganGenerator(nn.Module):
         draw_first_weights(self)
 
     def inputs(self, rngs: Sequence[np.random.Generator], size: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-        """Draw what `forward` takes, for each tile from its own generator; float32, on the CPU."""
+        """Draw the arguments of `forward`, for each tile from its own generator; float32, on the CPU."""
         assert size == self.size
         return _drawn(rngs, (self.latent,))
 
@@ -124,22 +120,3 @@ def _drawn(rngs: Sequence[np.random.Generator], *shapes: tuple[int, ...]) -> tup
     """Standard normal tensors [N, *shape], one for each shape; every tile draws its own in order."""
     drawn = [[rng.standard_normal(shape, np.float32) for shape in shapes] for rng in rngs]
     return tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*drawn, strict=True))
-
-
-def noise_pyramid(noise: torch.Tensor, levels: int, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Noise [N, 1, H, W] at 1 / 2^(levels - 1) ... 1/2 and full size, each of variance 1 again, in a number format."""
-    maps = [noise]
-    for _ in range(levels - 1):
-        maps.append(F.avg_pool2d(maps[-1], 2) * 2.0)  # the mean of four has a quarter of the variance
-    return [level.to(dtype) for level in reversed(maps)]
-
-
-def logits_in_full_precision(head: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The last layer in float32 whatever the others use.
-
-    A mask is cut where its logits reach a quantile; in bfloat16 thousands of pixels would share that value, and chance
-    would choose among them.
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        logits: torch.Tensor = head(x if isinstance(head, FullPrecisionHead) else x.float())
-    return logits

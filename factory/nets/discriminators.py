@@ -1,9 +1,11 @@
-"""Discriminators of masks: DCGAN's, which says one number of a mask, and pix2pix', which says one of every patch."""
+"""Discriminators of whole masks (DCGAN) and of patches (pix2pix), and their history of generated images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,14 +13,14 @@ from torch import nn
 from factory.nets.layers import draw_first_weights, make_norm
 
 SLOPE = 0.2
-"""Of the leaky ReLU, in all of the papers."""
+"""Slope of the leaky ReLU, in all of the papers."""
 
 
 class WholeDiscriminator(nn.Module):
     """A mask of one size -> one logit (Radford et al. 2016; DEPAS, Fig. 2B).
 
     Strided convolutions with batch norm (not in the first) and leaky ReLU until a side is 4 or would be odd; the last
-    kernel covers what is left.
+    kernel covers the rest.
 
     Args:
         channels: of the mask. width: of the first layer; doubles to `widest`. size: height and width of the mask.
@@ -51,7 +53,7 @@ def smallest_side(depth: int, discriminators: int = 1) -> int:
 
 
 def refuse_small_crops(size: tuple[int, int], depth: int, discriminators: int = 1) -> None:
-    """Refuse crops that `PatchDiscriminator`s of a depth cannot discriminator; for the configs of trainers.
+    """Refuse crops that are too small for `PatchDiscriminator`s of a depth; for the configs of trainers.
 
     Raises:
         ValueError: naming the least side.
@@ -103,8 +105,30 @@ class Scales(nn.Module):
         self.discriminators = nn.ModuleList(discriminators)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor | list[torch.Tensor]]:
-        """What each discriminator says, the one of the full size first."""
-        said = []
+        """Output of each discriminator, that of the full size first."""
+        outputs = []
         for position, discriminator in enumerate(self.discriminators):
-            said.append(discriminator(x if position == 0 else F.avg_pool2d(x, 2**position)))
-        return said
+            outputs.append(discriminator(x if position == 0 else F.avg_pool2d(x, 2**position)))
+        return outputs
+
+
+def mixed_with_history(
+    history: list[npt.NDArray[np.float32]], made: Sequence[npt.NDArray[np.float32]], rng: np.random.Generator, size: int
+) -> list[npt.NDArray[np.float32]]:
+    """Replace about half of the generated images by earlier ones (Shrivastava et al. 2017), for the discriminator.
+
+    Args:
+        history: earlier images, changed in place. made: new ones. rng: chooses. size: of the history (50 in the paper).
+    """
+    shown = []
+    for image in made:
+        if len(history) < size:
+            history.append(image)
+            shown.append(image)
+        elif rng.random() < 0.5:
+            place = int(rng.integers(size))
+            shown.append(history[place])
+            history[place] = image
+        else:
+            shown.append(image)
+    return shown

@@ -1,4 +1,4 @@
-"""What is done to whole networks: first weights, and making them fast to draw from."""
+"""Parts that several networks share: first weights, norms and their folding, noise, a last layer in float32."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from factory.nets.inference_layers import FullPrecisionHead
+
 Network = TypeVar("Network", bound=nn.Module)
 
+NOISE_GAIN = 20.0
+"""Factor of the learnable noise scales, so that Adam's small steps change them within a few thousand steps."""
+
 WEIGHT_STD = 0.02
-"""Of the first weights, N(0, 0.02): DCGAN (Radford et al. 2016), pix2pix (Isola et al. 2017) and PriorPath alike."""
+"""Standard deviation of the first weights, N(0, 0.02): DCGAN (Radford et al. 2016), pix2pix (Isola et al. 2017) and PriorPath alike."""
 
 
 def draw_first_weights(network: Network) -> Network:
@@ -29,7 +34,7 @@ def draw_first_weights(network: Network) -> Network:
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
-    """Torch's, but a batch of one goes through batch norm: the same numbers, without a copy of "channels last"."""
+    """Torch's, except that a batch of one uses batch norm: the same numbers, without a copy of "channels last"."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C, H, W] with mean 0 and variance 1 over the pixels of each channel of each sample."""
@@ -76,3 +81,33 @@ def _folded(first: nn.Module, second: nn.Module) -> tuple[nn.Module, nn.Module]:
     transpose = isinstance(first, nn.ConvTranspose2d)
     with torch.no_grad():
         return fuse_conv_bn_eval(first.eval(), second.eval(), transpose=transpose), nn.Identity()
+
+
+def noise_pyramid(noise: torch.Tensor, levels: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Noise [N, 1, H, W] at 1 / 2^(levels - 1) ... 1/2 and full size, each of variance 1 again, in a number format."""
+    maps = [noise]
+    for _ in range(levels - 1):
+        maps.append(F.avg_pool2d(maps[-1], 2) * 2.0)  # the mean of four has a quarter of the variance
+    return [level.to(dtype) for level in reversed(maps)]
+
+
+def logits_in_full_precision(head: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Compute the last layer in float32, whatever the others use.
+
+    A mask is thresholded at a quantile of its logits; in bfloat16 thousands of pixels would share that value, and would
+    be ordered at random.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        logits: torch.Tensor = head(x if isinstance(head, FullPrecisionHead) else x.float())
+    return logits
+
+
+def odd(kernel: int) -> int:
+    """A pydantic validator of kernel sizes.
+
+    Raises:
+        ValueError: for an even one.
+    """
+    if kernel % 2 == 0:
+        raise ValueError("expected an odd number")
+    return kernel

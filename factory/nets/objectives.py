@@ -1,4 +1,4 @@
-"""What generators and their discriminators minimise."""
+"""Adversarial and feature-matching losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The perceptual term of pix2pixHD: how far an image is from another in the layers of VGG19 (Johnson et al. 2016)."""
+"""Perceptual loss of pix2pixHD: distance of two images in the layers of VGG19 (Johnson et al. 2016)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PerceptualDistance(nn.Module):
-    """Weighted mean absolute differences of five layers of VGG19; its weights stay as they are.
+    """Weighted mean absolute differences in five layers of VGG19, whose weights are frozen.
 
     Args:
         path: safetensors of torchvision's ``vgg19`` (keys ``features.0.weight`` ...), e.g. written once with
@@ -32,7 +32,7 @@ class PerceptualDistance(nn.Module):
         super().__init__()
         from torchvision.models import vgg19
 
-        with torch.device("meta"):  # its classifier, which is not needed, would take half a gigabyte
+        with torch.device("meta"):  # the unused classifier would take half a gigabyte
             features = vgg19(weights=None).features[: max(LAYERS) + 1]
         tensors = {name.removeprefix("features."): tensor.float() for name, tensor in read_tensors(path).items()}
         try:

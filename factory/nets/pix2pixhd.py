@@ -7,16 +7,43 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, field_validator
 from torch import nn
 
-from factory.nets.layers import draw_first_weights, make_norm
+from factory.core.config import Config
+from factory.nets.layers import draw_first_weights, make_norm, odd
 from factory.nets.resnet import ResidualBlock
 
 Upsampling = Literal["transposed", "resize"]
 
 
+class GlobalShape(Config):
+    """Shape of a `GlobalGenerator`; the defaults are pix2pixHD's."""
+
+    width: int = Field(default=64, ge=1)
+    downs: int = Field(default=4, ge=1, le=5)
+    blocks: int = Field(default=9, ge=1)
+    norm: str = Field(default="instance", pattern="^(batch|instance)$")
+    kernel: int = Field(default=7, ge=3, le=15)
+    widest: int = Field(default=1024, ge=1)
+    upsampling: Upsampling = "transposed"
+    modulated: bool = False
+
+    _odd = field_validator("kernel")(odd)
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Refuse crops that are too small for reflection padding; for the configs of trainers.
+
+        Raises:
+            ValueError: naming the least side.
+        """
+        least = 2 ** (self.downs + 1)
+        if min(size) < least:
+            raise ValueError(f"size: expected sides from {least}, which reflection padding needs, got {size}")
+
+
 class GlobalGenerator(nn.Module):
-    """A wide convolution, halvings, residual blocks, as many doublings, a wide convolution; reflection padding.
+    """A wide convolution, halvings, residual blocks, as many upsamplings, a wide convolution; reflection padding.
 
     Args:
         in_channels: of the condition map. out_channels: 3 for RGB.
@@ -26,13 +53,13 @@ class GlobalGenerator(nn.Module):
         widest: channels at most (no limit in the paper).
         upsampling: ``transposed`` convolutions as in the paper, or ``resize``: nearest neighbours and a convolution,
             which leaves no checkerboard (Odena et al. 2016).
-        modulated: the condition map, shrunk, scales and shifts the channels after the norm of every doubling, by a
-            convolution of one pixel (after SPADE, Park et al. 2019). An instance norm takes away what is the same all
-            over a tile, so without it a tile of one class does not know which.
+        modulated: the condition map, shrunk, scales and shifts the channels after the norm of every upsampling, by a
+            convolution of one pixel (after SPADE, Park et al. 2019). An instance norm removes what is constant over a
+            tile, so without modulation a tile of one class is drawn the same for every class.
 
     Attributes:
-        stride: what height and width are multiples of.
-        halo_px: how far a pixel sees at most, but for the norms, rounded up to the stride: half of the wide kernels,
+        stride: height and width are multiples of it.
+        halo_px: receptive field to each side without the norms, rounded up to the stride: half of the wide kernels,
             one pixel at every size on the way down, two on the way up, two at the smallest size in every block.
     """
 
@@ -69,28 +96,28 @@ class GlobalGenerator(nn.Module):
             ]
         layers += [ResidualBlock(widths[-1], norm) for _ in range(blocks)]
         self.body = nn.Sequential(*layers)
-        told = in_channels if modulated else 0
+        conditions = in_channels if modulated else 0
         ups = zip(widths[:0:-1], widths[-2::-1], strict=True)
-        self.ups = nn.ModuleList([_Up(inside, outside, norm, upsampling, told) for inside, outside in ups])
+        self.ups = nn.ModuleList([_Up(inside, outside, norm, upsampling, conditions) for inside, outside in ups])
         self.head = nn.Sequential(nn.ReflectionPad2d(kernel // 2), nn.Conv2d(width, out_channels, kernel))
         draw_first_weights(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What tanh makes an image in -1..1 of: [N, out_channels, H, W] of [N, in_channels, H, W]."""
-        shown = self.body(x)
+        """Pre-tanh output [N, out_channels, H, W] of [N, in_channels, H, W]."""
+        features = self.body(x)
         for level, up in enumerate(self.ups, 1 - len(self.ups)):
-            shown = up(shown, F.avg_pool2d(x, 2**-level) if level else x)
-        made: torch.Tensor = self.head(shown)
+            features = up(features, F.avg_pool2d(x, 2**-level) if level else x)
+        made: torch.Tensor = self.head(features)
         return made.float()
 
 
 class _Up(nn.Module):
-    """A doubling, its norm, and, where the condition map is `told`, what that makes of each channel."""
+    """Upsampling, norm and, with `conditions` channels of the condition map, its modulation of each channel."""
 
-    def __init__(self, inside: int, outside: int, norm: str, upsampling: Upsampling, told: int) -> None:
+    def __init__(self, inside: int, outside: int, norm: str, upsampling: Upsampling, conditions: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(*_doubling(inside, outside, upsampling), make_norm(norm, outside))
-        self.modulation = nn.Conv2d(told, 2 * outside, 1) if told else None
+        self.body = nn.Sequential(*_upsampling(inside, outside, upsampling), make_norm(norm, outside))
+        self.modulation = nn.Conv2d(conditions, 2 * outside, 1) if conditions else None
         self.last = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
@@ -99,11 +126,11 @@ class _Up(nn.Module):
         if self.modulation is not None:
             scale, shift = self.modulation(condition).to(x.dtype).chunk(2, 1)
             x = torch.addcmul(x + shift, x, scale)
-        shown: torch.Tensor = self.last(x)
-        return shown
+        activated: torch.Tensor = self.last(x)
+        return activated
 
 
-def _doubling(inside: int, outside: int, upsampling: Upsampling) -> list[nn.Module]:
+def _upsampling(inside: int, outside: int, upsampling: Upsampling) -> list[nn.Module]:
     if upsampling == "transposed":
         return [nn.ConvTranspose2d(inside, outside, 3, stride=2, padding=1, output_padding=1)]
     return [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inside, outside, 3, padding=1)]

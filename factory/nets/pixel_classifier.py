@@ -1,4 +1,4 @@
-"""The pixel classifier of Histopathology-DatasetGAN: a small network from a pixel's features to its class.
+"""Pixel classifier of Histopathology-DatasetGAN: a small network from a pixel's features to its class.
 
 The layers are those of the paper (Rizvi et al., "a 3-layer MLP with ReLU activations, Batch Normalization and
 Dropout") in the order of its authors' code, where batch norm follows ReLU. Several of them make an ensemble, as in
@@ -16,7 +16,7 @@ from torch import nn
 from factory.nets.layers import draw_first_weights
 
 _CHANNELS_AT_ONCE = 64
-"""Of which mean and deviation are taken in float64: of all blocks of a generator there are thousands."""
+"""Channels whose mean and deviation are computed at once, in float64; a generator has thousands."""
 
 
 class PixelClassifier(nn.Module):
@@ -24,7 +24,7 @@ class PixelClassifier(nn.Module):
 
     Args:
         channels: of the features. classes: of the labels.
-        widths: of the two hidden layers. dropout: share of the first hidden layer that a step leaves out.
+        widths: of the two hidden layers. dropout: share of the first hidden layer.
     """
 
     def __init__(self, channels: int, classes: int, widths: tuple[int, int] = (128, 32), dropout: float = 0.3) -> None:
@@ -49,7 +49,7 @@ class PixelClassifier(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Pixel classifiers that see the same features, with the standardisation of these.
+    """Pixel classifiers of the same features, with their standardisation.
 
     Args:
         channels, classes, widths, dropout: of each `PixelClassifier`. members: how many; 1 in HDGAN, 10 in DatasetGAN.
@@ -72,7 +72,7 @@ class Ensemble(nn.Module):
         )
 
     def standardise_by(self, features: torch.Tensor) -> None:
-        """Take mean and standard deviation from features [P, C]; a channel that never changes keeps its scale."""
+        """Set mean and standard deviation to those of features [P, C]; a constant channel keeps its scale."""
         for start in range(0, self.channels, _CHANNELS_AT_ONCE):
             some = slice(start, start + _CHANNELS_AT_ONCE)
             std, mean = torch.std_mean(features[:, some].double(), 0, correction=0)
@@ -80,11 +80,11 @@ class Ensemble(nn.Module):
             self.std[some] = torch.where(std > 0, std, 1.0)
 
     def standardised(self, x: torch.Tensor) -> torch.Tensor:
-        """Features [P, C] with mean 0 and standard deviation 1, as far as they are like those of `standardise_by`."""
+        """Features [P, C] less the mean, over the standard deviation, of `standardise_by`."""
         return (x - self.mean) / self.std
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [E, K, P] of all members for features [P, C] as a generator has them."""
+        """Logits [E, K, P] of all members for features [P, C] of a generator."""
         x = self.standardised(x)
         return torch.stack([member(x).T for member in self.members])
 
@@ -94,8 +94,8 @@ class FoldedEnsemble:
     """An ensemble in eval mode as three linear maps with ReLU between them, for all members; float32.
 
     Attributes:
-        mean: [C], taken from the features first. It is not folded into the bias: a feature whose mean is far from 0
-            would lose digits, in bfloat16 most of them.
+        mean: [C], subtracted from the features. It is not folded into the bias, because a feature whose mean is far
+            from 0 would lose digits, in bfloat16 most of them.
         first: [E, C, D], the scale of the standardisation folded in. first_bias: [E, D].
         second: [E, D, F], the first batch norm folded in. second_bias: [E, F].
         third: [E, K, F], the second batch norm folded in. third_bias: [E, K, 1].
@@ -111,12 +111,12 @@ class FoldedEnsemble:
 
     @property
     def members(self) -> int:
-        """How many classifiers these are."""
+        """Number of classifiers."""
         return len(self.second)
 
     @property
     def classes(self) -> int:
-        """Classes that they tell apart."""
+        """Number of classes."""
         return self.third.shape[1]
 
 

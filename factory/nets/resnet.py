@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field, field_validator
 from torch import nn
 
-from factory.nets.depas import logits_in_full_precision
-from factory.nets.layers import draw_first_weights, make_norm
+from factory.core.config import Config
+from factory.nets.layers import draw_first_weights, logits_in_full_precision, make_norm, odd
+
+
+class ResnetShape(Config):
+    """Shape of both `ResnetGenerator`s of CycleGAN; the defaults are the paper's for 256 x 256."""
+
+    width: int = Field(default=64, ge=1)
+    blocks: int = Field(default=9, ge=1)
+    norm: str = Field(default="instance", pattern="^(batch|instance)$")
+    kernel: int = Field(default=7, ge=3, le=15)
+
+    _odd = field_validator("kernel")(odd)
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with reflection padding, added to what went in."""
+    """Two convolutions with reflection padding, added to their input."""
 
     def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
@@ -31,7 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResnetGenerator(nn.Module):
-    """A wide convolution, two halvings, residual blocks, two doublings, a wide convolution.
+    """A wide convolution, two halvings, residual blocks, two upsamplings, a wide convolution.
 
     Args:
         in_channels, out_channels: of the mask and of the logits. width: of the first layer. blocks: residual blocks
@@ -39,7 +51,7 @@ class ResnetGenerator(nn.Module):
         (7 in the paper).
 
     Attributes:
-        stride: what height and width are multiples of. halo_px: as in `factory.nets.pix2pixhd`.
+        stride: height and width are multiples of it. halo_px: as in `factory.nets.pix2pixhd`.
     """
 
     stride = 4

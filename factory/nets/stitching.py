@@ -1,16 +1,16 @@
 """Images of any size from a network that translates them, without seams and in memory that does not grow with the tile.
 
-These networks are convolutions, which see a few hundred pixels, and instance norms, which see the whole tile: windows
-drawn one by one would each be normalised by themselves, and their borders would show. So the norms' statistics are
-measured first, over samples spread evenly over the tile, and frozen. Every norm is then a fixed affine map of each
-channel, the network sees no further than its convolutions do, and a window that is drawn with that many pixels around
-it holds, once they are cut off, what one pass over the whole tile would have drawn with the same statistics. Samples
-are weighted so that together they have as much of every class as the tile.
+These networks are convolutions, with a receptive field of a few hundred pixels, and instance norms over the whole tile:
+windows drawn one by one would each be normalised by themselves, and their borders would show. So the norms' statistics
+are measured first, over samples spread evenly over the tile, and frozen. Every norm is then a fixed affine map of each
+channel, the receptive field is that of the convolutions, and a window drawn with that many pixels around it (the halo)
+equals, once the halo is cut off, one pass over the whole tile with the same statistics. Samples are weighted so that
+together they have the tile's share of every class.
 
     read = lambda rows, columns: one_hot(mask[rows, columns])  # float32 [1, C, h, w]
     image = draw(ready(network, "bf16", "cpu"), read, mask.shape, window_px=1024)  # uint8 [H, W, 3]
 
-The time is that of the windows with what is around them: (1 + 2 halo / window)^2 of one pass.
+The time is that of the windows with their halos: (1 + 2 halo / window)^2 of one pass.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Read = Callable[[slice, slice], torch.Tensor]
 """Rows and columns of a tile -> its condition map there, float32 [1, C, h, w]; a network's noise is part of it."""
 
 _SAMPLES = 9
-"""Places of a tile that the frozen statistics are measured on, at most; together as large as a window."""
+"""Largest number of samples of a tile for the frozen statistics; together as large as a window."""
 
 _LEAST_STEPS = 4
-"""Of a place's side: fewer than two pixels at the smallest size have none to reflect."""
+"""Strides in the side of a sample: reflection needs two pixels at the smallest size."""
 
 _EVEN = 0.03
-"""How much it counts that samples weigh the same, against 1 for each channel's mean being the tile's."""
+"""Weight of equal sample weights in the least squares, against 1 for each channel's mean."""
 
 
 def draw(
@@ -48,12 +48,12 @@ def draw(
     """Draw one tile: in one pass if it has at most `window_px`^2 pixels or fits into one window, in windows otherwise.
 
     Args:
-        network: from `drawing.ready`; a `GlobalGenerator`, `ResnetGenerator` or `UNet`, which say how far they see
-            (`halo_px`) and what their sides are multiples of (`stride`).
-        read: gives the condition map of a window; asked for each place at most a few times, in any order.
+        network: from `drawing.ready`; a `GlobalGenerator`, `ResnetGenerator` or `UNet`, with their receptive
+            field (`halo_px`) and the divisor of their sides (`stride`).
+        read: gives the condition map of a window; called a few times for each place, in any order.
         size: height and width of the tile, multiples of the stride.
-        window_px: side of the windows, without what is drawn around them. It decides how much memory is used, and it is
-            part of the result: a tile that is drawn in windows has statistics of samples, another has its own.
+        window_px: side of the windows, without halos. It bounds the memory, and it is part of the result: a tile in
+            windows is normalised by statistics of samples, another by its own.
         out_channels: of the image.
 
     Returns:
@@ -70,7 +70,7 @@ def draw(
         if alone or size[0] * size[1] <= window_px**2:
             whole: npt.NDArray[np.uint8] = to_pixels(_forward(network, read, slice(0, size[0]), slice(0, size[1])))[0]
             return whole
-        image: npt.NDArray[np.uint8] = np.empty((*size, out_channels), np.uint8)  # first: it outlives all else
+        image: npt.NDArray[np.uint8] = np.empty((*size, out_channels), np.uint8)  # first: it outlives the other arrays
         with frozen_norms(network, read, size, window_px):
             for rows, columns, logits in logits_in_windows(network, read, size, window_px):
                 image[rows, columns] = to_pixels(logits)[0]
@@ -80,18 +80,18 @@ def draw(
 def logits_in_windows(
     network: nn.Module, read: Read, size: tuple[int, int], window_px: int
 ) -> Iterator[tuple[slice, slice, torch.Tensor]]:
-    """Rows and columns of every window, and what a network whose norms are frozen, or that has none, says there."""
+    """Rows and columns of every window, and the logits there of a network without norms or with frozen ones."""
     windows = [_windows(network, size, window_px, axis) for axis in (0, 1)]
     for (rows, around_rows), (columns, around_columns) in product(*windows):
-        said = _forward(network, read, around_rows, around_columns)
-        yield rows, columns, said[..., _inside(rows, around_rows), _inside(columns, around_columns)]
+        logits = _forward(network, read, around_rows, around_columns)
+        yield rows, columns, logits[..., _inside(rows, around_rows), _inside(columns, around_columns)]
 
 
 @contextmanager
 def frozen_norms(network: nn.Module, read: Read, size: tuple[int, int], window_px: int) -> Iterator[None]:
-    """While it lasts, every instance norm uses the statistics of samples of the tile, pooled, and not its input's own.
+    """A context in which every instance norm uses pooled statistics of samples of the tile instead of its input's own.
 
-    Each norm's are measured on what the layers before it say with theirs, over all samples at once.
+    Each norm's statistics are measured on the outputs of the layers before it, over all samples at once.
     """
     norms = [layer for layer in network.modules() if isinstance(layer, InstanceNorm)]
     try:
@@ -115,7 +115,7 @@ def frozen_norms(network: nn.Module, read: Read, size: tuple[int, int], window_p
 def _mean_of_tile(read: Read, size: tuple[int, int], window_px: int) -> torch.Tensor:
     """Mean of every channel of the condition map of a whole tile, read piece by piece: float64 [C]."""
     pieces = [[slice(at, min(at + window_px, side)) for at in range(0, side, window_px)] for side in size]
-    # Plain numbers: a tensor kept of each piece would lie between the large ones, and the memory fall to bits.
+    # Plain numbers: a small tensor of each piece between the large ones would fragment the memory.
     sums = [read(*piece)[0].sum((1, 2)).tolist() for piece in product(*pieces)]
     return torch.tensor(sums, dtype=torch.float64).sum(0) / math.prod(size)
 
@@ -123,8 +123,8 @@ def _mean_of_tile(read: Read, size: tuple[int, int], window_px: int) -> torch.Te
 def _weights(samples: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
     """Weights of samples, 0 or more and 1 together, so that their means [N, C] are nearly a tile's [C]: float32 [N].
 
-    What a norm sees depends on the class above all; a few places of a large tile have too much of some and too little
-    of others. Least squares with a little ridge, so that weights that do no good stay even.
+    Statistics depend mostly on the class, and a few places of a large tile have other shares of the classes. Least
+    squares with a small ridge, so that weights without influence stay equal.
     """
     count = len(samples)
     ridge = _EVEN * math.sqrt(count)
@@ -135,15 +135,15 @@ def _weights(samples: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
 
 
 def to_pixels(logits: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """What a network says [N, C, H, W] as an image: tanh, and -1..1 on 0..255, rounded; uint8 [N, H, W, C]."""
+    """Output of a network [N, C, H, W] as an image: tanh, and -1..1 on 0..255, rounded; uint8 [N, H, W, C]."""
     levels = logits.float().tanh().add_(1.0).mul_(127.5).round_().to(torch.uint8)
     pixels: npt.NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pixels
 
 
 def _forward(network: nn.Module, read: Read, rows: slice, columns: slice) -> torch.Tensor:
-    said: torch.Tensor = network(read(rows, columns).to(_device(network)))
-    return said
+    logits: torch.Tensor = network(read(rows, columns).to(_device(network)))
+    return logits
 
 
 def _device(network: nn.Module) -> torch.device:
@@ -151,19 +151,19 @@ def _device(network: nn.Module) -> torch.device:
 
 
 def _step(network: nn.Module, size: tuple[int, int]) -> int:
-    """What windows start at multiples of: twice the stride where that can be.
+    """Divisor of the starts of windows: twice the stride where possible.
 
-    Then every layer that takes pixels in pairs (`factory.nets.winograd`) takes the same ones in a window
-    as in the whole tile, and rounds the same.
+    Layers that take pixels in pairs (`factory.nets.winograd`) then pair the same ones in a window as in the whole tile,
+    and round the same.
     """
     stride = cast(int, network.stride)
     return stride if size[0] % (2 * stride) or size[1] % (2 * stride) else 2 * stride
 
 
 def _windows(network: nn.Module, size: tuple[int, int], window_px: int, axis: int) -> list[tuple[slice, slice]]:
-    """What is kept of each window along an axis, and that with what is around it, which ends where the tile does.
+    """The part of each window that is kept along an axis, and that part with its halo, which ends at the tile's edge.
 
-    With what is around them all are of one length, so that neither memory nor kernels are made anew.
+    With their halos all windows are of one length, so that memory and compiled kernels are reused.
     """
     step, side = _step(network, size), size[axis]
     halo, window = (max(-(-length // step), 1) * step for length in (cast(int, network.halo_px), window_px))

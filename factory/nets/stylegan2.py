@@ -30,7 +30,7 @@ from factory.nets.stylegan2_layers import (
 _SMALLEST = 4
 _MAPPING_RATE = 0.01
 _RESIDUAL_GAIN = math.sqrt(0.5)
-"""Of both branches of a residual block, so that their sum has variance 1 again."""
+"""Gain of both branches of a residual block, whose sum then has variance 1."""
 
 
 class StyleGan2Shape(Config):
@@ -40,8 +40,8 @@ class StyleGan2Shape(Config):
         z_dim, w_dim: lengths of latents and of styles. mapping_layers: from one to the other.
         channel_base, channel_max: a block of s pixels (the longer side) has ``channel_base / s`` channels, at most
             ``channel_max``.
-        conv_clamp: bound of what convolutions give, for weights that were trained with one (the original trains in
-            float16 with 256); null for none.
+        conv_clamp: bound of the outputs of convolutions, for weights that were trained with one (the original trains
+            in float16 with 256); null for none.
     """
 
     z_dim: int = Field(default=512, ge=1)
@@ -72,10 +72,10 @@ def sizes_of(size: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 class Mapping(nn.Module):
-    """Latents -> styles: layers of leaky ReLU that learn a hundred times slower than others.
+    """Latents -> styles: layers of leaky ReLU with a hundredth of the others' learning rate.
 
     Attributes:
-        w_avg: running mean of the styles, float32 [w_dim], towards which truncation draws.
+        w_avg: running mean of the styles, float32 [w_dim], towards which truncation moves styles.
     """
 
     w_avg: torch.Tensor
@@ -102,10 +102,10 @@ class Mapping(nn.Module):
         self.w_avg.lerp_(styles.detach().mean(0).to(self.w_avg.dtype), 1 - beta)
 
     def truncated(self, styles: torch.Tensor, layers: int, psi: float = 1.0, cutoff: int | None = None) -> torch.Tensor:
-        """Styles [N, layers, w_dim] for each layer, the first `cutoff` (None: all) drawn to the mean by `psi`.
+        """Styles [N, layers, w_dim] for each layer, the first `cutoff` (None: all) moved to the mean by `psi`.
 
         Args:
-            styles: [N, w_dim]. layers: how many are fed. psi: 1 leaves styles as they are, 0 gives the mean.
+            styles: [N, w_dim]. layers: number of layers. psi: 1 leaves styles as they are, 0 gives the mean.
         """
         ws = styles[:, None].expand(-1, layers, -1)
         if psi == 1:
@@ -115,14 +115,14 @@ class Mapping(nn.Module):
 
 
 class Tap(NamedTuple):
-    """What one convolution gave: its name, as ``b64.conv1`` or ``b64x128.conv1``, and features [N, C, H, W]."""
+    """Output of one convolution: its name, as ``b64.conv1`` or ``b64x128.conv1``, and features [N, C, H, W]."""
 
     name: str
     features: torch.Tensor
 
 
 class _Block(nn.Module):
-    """Convolutions of one size, and what they add to the image."""
+    """Convolutions of one size, and their contribution to the image."""
 
     def __init__(self, in_channels: int | None, size: tuple[int, int], shape: StyleGan2Shape) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Synthesis(nn.Module):
     def forward(
         self, ws: torch.Tensor, noise: Sequence[torch.Tensor] | None = None, *, taps: bool = False
     ) -> torch.Tensor | tuple[torch.Tensor, list[Tap]]:
-        """Images float32 [N, 3, H, W], about -1..1, and with `taps` what every convolution gave at its own size.
+        """Images float32 [N, 3, H, W], about -1..1, and with `taps` the output of every convolution.
 
         Args:
             ws: [N, layers, w_dim]. noise: for each convolution [N or 1, 1, H_k, W_k], see `noise_sizes`; None takes
@@ -263,8 +263,8 @@ class _ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, H / 2, W / 2]."""
-        said: torch.Tensor = self.second(self.first(x)) + self.beside(x)
-        return said
+        halved: torch.Tensor = self.second(self.first(x)) + self.beside(x)
+        return halved
 
 
 class Discriminator(nn.Module):

@@ -4,8 +4,8 @@ Every layer can be differentiated twice, which R1 and path length need, on any d
 Weights are drawn from N(0, 1) and scaled where they are used, so that Adam's steps count alike in all layers (equalised
 learning rate, Karras et al. 2018). Linear layers and the factors of modulation are computed in float32 under autocast.
 
-Where one image is drawn and nothing is learnt, everything linear is folded into the weights of its convolutions and the
-rest is done in place: faster, and with less memory (`python -m bench stylegan2` times both ways).
+For the inference of one image all linear steps are folded into the weights of its convolutions and the rest is done in
+place: faster, and with less memory (`python -m bench stylegan2` times both).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 
 SLOPE = 0.2
 ACTIVATION_GAIN = math.sqrt(2.0)
-"""Of the leaky ReLU, which about halves the variance; so it stays 1 from layer to layer."""
+"""Gain of the leaky ReLU, which about halves the variance: it stays 1 from layer to layer."""
 
 _TINY = 1e-8
 _TAPS = (1.0, 3.0, 3.0, 1.0)
@@ -49,8 +49,8 @@ class EqualLinear(nn.Module):
     """A linear layer with equalised learning rate, in float32.
 
     Args:
-        in_features, out_features: as in `nn.Linear`. first_bias: what all biases start from.
-        lr_multiplier: how much slower than other layers it learns; 0.01 in the mapping network.
+        in_features, out_features: as in `nn.Linear`. first_bias: first value of all biases.
+        lr_multiplier: factor of the learning rate; 0.01 in the mapping network.
         active: with leaky ReLU.
     """
 
@@ -98,7 +98,7 @@ class Blur(nn.Module):
         channels, stride = x.shape[1], self._stride
         kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
         if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-            # oneDNN goes back through a strided one in bfloat16 some 10 times slower than through a whole one.
+            # oneDNN computes the gradient of a strided convolution in bfloat16 some 10 times slower.
             return F.conv2d(x, kernel, bias, padding=self._padding, groups=channels)[..., ::stride, ::stride]
         return F.conv2d(x, kernel, bias, stride=stride, padding=self._padding, groups=channels)
 
@@ -116,7 +116,7 @@ class ModulatedConvolution(nn.Module):
     """A convolution whose input channels each image scales by its own style, then demodulated (Eqs. 1 to 3).
 
     The paper scales the weights of each image; here the input is scaled before and the output after one convolution
-    with shared weights, which is the same and needs no weights per image.
+    with shared weights, which is equal and needs no weights per image.
 
     Args:
         in_channels, out_channels, kernel: of the convolution. w_dim: length of a style vector.
@@ -169,7 +169,7 @@ class StyledConvolution(nn.Module):
         up: double the size. clamp: bound of the output, None for none.
 
     Attributes:
-        noise_const: the noise where none is given, float32 [H, W], drawn with the first weights and never learnt.
+        noise_const: the noise where none is given, float32 [H, W], drawn with the first weights and kept constant.
     """
 
     noise_const: torch.Tensor
@@ -194,7 +194,7 @@ class StyledConvolution(nn.Module):
     def forward(self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Features, styles [N, w_dim] and noise [N or 1, 1, H, W] -> features [N, out_channels, H, W]."""
         noise = self.noise_const if noise is None else noise
-        if _draws_one(x):
+        if _infers_one(x):
             # A gain may come before a leaky ReLU.
             x = self.convolution.of_one(x, w, self.bias, ACTIVATION_GAIN)
             x += (noise * (self.noise_strength * ACTIVATION_GAIN)).to(x.dtype)
@@ -206,7 +206,7 @@ class StyledConvolution(nn.Module):
 
 
 class ToRgb(nn.Module):
-    """A 1x1 `ModulatedConvolution` without demodulation, and a bias: features -> what is added to the image."""
+    """A 1x1 `ModulatedConvolution` without demodulation, and a bias: features -> its contribution to the image."""
 
     def __init__(self, in_channels: int, out_channels: int, w_dim: int, clamp: float | None = None) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class ToRgb(nn.Module):
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """Features [N, C, H, W] and styles [N, w_dim] -> float [N, out_channels, H, W]."""
-        if _draws_one(x):
+        if _infers_one(x):
             x = self.convolution.of_one(x, w, self.bias)
         else:
             x = self.convolution(x, w)
@@ -224,8 +224,8 @@ class ToRgb(nn.Module):
         return x if self._clamp is None else x.clamp(-self._clamp, self._clamp)
 
 
-def _draws_one(x: torch.Tensor) -> bool:
-    """Whether features [N, C, H, W] are one image's, which nothing learns from."""
+def _infers_one(x: torch.Tensor) -> bool:
+    """Whether features [N, C, H, W] are of one image, without gradients."""
     return len(x) == 1 and not torch.is_grad_enabled()
 
 
@@ -255,7 +255,7 @@ class EqualConvolution(nn.Module):
         self._padding, self._stride, self._gain, self._clamp = kernel // 2, 1, gain, clamp
         self.blur: Blur | None = None
         if down:
-            # A 1x1 convolution commutes with leaving pixels out, which the blur then does before it.
+            # A 1x1 convolution commutes with subsampling, which the blur then does before it.
             self.blur = Blur(padding=self._padding + 1, stride=2 if kernel == 1 else 1)
             self._padding, self._stride = 0, 1 if kernel == 1 else 2
 
@@ -270,7 +270,7 @@ class EqualConvolution(nn.Module):
 
 
 def with_batch_deviation(x: torch.Tensor, group: int = 4) -> torch.Tensor:
-    """Features [N, C, H, W] with one more channel: how much groups of images differ (Karras et al. 2018).
+    """Features [N, C, H, W] with a channel of the deviation within groups of images (Karras et al. 2018).
 
     It is the standard deviation over the images of a group, averaged over channels and pixels. Groups are of the
     largest size up to `group` that divides N; images i, i + N / size ... are one group.

@@ -22,7 +22,7 @@ def r1_gamma_of(size: tuple[int, int], batch: int) -> float:
 
 
 def r1_penalty(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Mean squared gradient norm of what a discriminator says of real images (Mescheder et al. 2018), a scalar.
+    """Mean squared gradient norm of a discriminator's logits at real images (Mescheder et al. 2018), a scalar.
 
     Args:
         logits: [N], computed from `images`. images: [N, 3, H, W], with ``requires_grad``.
@@ -32,7 +32,7 @@ def r1_penalty(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 
 
 def path_lengths(images: torch.Tensor, ws: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """How far a generator's images move with its styles, [N]: the norm of J^T y for normal y (StyleGAN2, Eq. 4).
+    """Path lengths [N], the change of a generator's images with its styles: |J^T y|, y normal (StyleGAN2, Eq. 4).
 
     Args:
         images: [N, 3, H, W], computed from `ws`. ws: [N, layers, w_dim]; squares are averaged over layers.
@@ -57,7 +57,7 @@ def ema_kimg_of(batch: int) -> float:
 
 
 def ema_beta(batch: int, images_seen: int, kimg: float, rampup: float | None) -> float:
-    """How much of the generator's average is kept in a step.
+    """Share of the generator's average that is kept in a step.
 
     Args:
         batch: images in a step. images_seen: before it. kimg: half-life in thousands of images. rampup: the half-life
@@ -79,10 +79,10 @@ def follow(average: nn.Module, network: nn.Module, beta: float) -> None:
 
 
 class LazyAdam(torch.optim.Adam):
-    """Adam for a network with a regulariser every `interval` steps, which makes a step of its own.
+    """Adam for a network with a regulariser every `interval` steps, in a step of its own.
 
     With c = interval / (interval + 1) the learning rate is multiplied by c and the betas are raised to it, so that the
-    steps weigh as if there were only the others. The groups hold the rate before that, for who schedules it.
+    steps together equal those without the regulariser. The parameter groups keep the uncorrected rate, for schedulers.
 
     Args:
         parameters: of the network. learning_rate, betas: without the correction. interval: 0 for no regulariser.

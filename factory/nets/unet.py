@@ -3,31 +3,51 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from factory.nets.depas import NOISE_GAIN, logits_in_full_precision, noise_pyramid
+from factory.core.config import Config
 from factory.nets.discriminators import SLOPE
-from factory.nets.layers import draw_first_weights, make_norm
+from factory.nets.layers import NOISE_GAIN, draw_first_weights, logits_in_full_precision, make_norm, noise_pyramid
+
+
+class UNetShape(Config):
+    """Shape of a `UNet`; the defaults are pix2pix'."""
+
+    width: int = Field(default=64, ge=1)
+    depth: int = Field(default=8, ge=2, le=10)
+    norm: str = Field(default="instance", pattern="^(batch|instance)$")
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Refuse crops that cannot be halved so often; for the configs of trainers.
+
+        Raises:
+            ValueError: naming what sides must be multiples of.
+        """
+        step = 2**self.depth
+        if any(side % step for side in size):
+            raise ValueError(f"size: expected multiples of {step}, 2^depth, got {size[0]}x{size[1]}")
 
 
 class UNet(nn.Module):
     """Encoder and decoder of strided 4x4 convolutions with skip connections.
 
-    pix2pix draws its noise by dropout in the decoder, in use too. Ours has a channel of Gaussian noise beside the mask
-    instead, so that what is drawn depends on the row's random numbers alone and the network runs in eval mode; it also
-    goes, shrunk and scaled as in `DepasGenerator`, into every layer of the decoder, which otherwise would repeat itself
-    wherever the mask is even.
+    Differs from pix2pix, whose noise is dropout in the decoder, at inference too: here a channel of Gaussian noise
+    beside the mask is the only source of randomness, so that the output depends on the row's random numbers alone and
+    the network runs in eval mode. The noise also enters every layer of the decoder, shrunk and scaled as in
+    `DepasGenerator`; without it the decoder would repeat itself wherever the mask is constant.
 
     Args:
         in_channels: of the mask and, last, one of noise. out_channels: of the logits.
         width: of the first layer; doubles to 8 x.
         depth: halvings; sides are multiples of 2^depth (8 in the paper, for 256 x 256).
-        norm: ``batch``, or ``instance``, which is what batch norm is for the paper's batch of one.
+        norm: ``batch``, or ``instance``, which equals batch norm for the paper's batch of one.
         dropout: of the three innermost decoder layers while training.
 
     Attributes:
-        stride: what height and width are multiples of.
-        halo_px: how far a pixel sees at most, but for the norms: two pixels at every size, on the way down and up.
+        stride: height and width are multiples of it.
+        halo_px: receptive field to each side without the norms: two pixels at every size, on the way down and up.
     """
 
     def __init__(
@@ -40,7 +60,7 @@ class UNet(nn.Module):
         downs, ups = [], []
         for level, outside in enumerate(widths):
             inside = in_channels if level == 0 else widths[level - 1]
-            bare = level in (0, depth - 1)  # the first sees raw values, the innermost has few pixels to normalise over
+            bare = level in (0, depth - 1)  # the first has raw inputs, the innermost few pixels to normalise over
             downs.append(
                 nn.Sequential(
                     nn.Identity() if level == 0 else nn.LeakyReLU(SLOPE),

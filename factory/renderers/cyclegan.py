@@ -15,11 +15,9 @@ from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.learn.crops import ImageCrops, Tiles
 from factory.learn.trainer import Crops
-from factory.nets.discriminators import PatchDiscriminator, refuse_small_crops
-from factory.nets.history_pool import pooled
+from factory.nets.discriminators import PatchDiscriminator, mixed_with_history, refuse_small_crops
 from factory.nets.objectives import Adversarial, adversarial_loss
-from factory.nets.resnet import ResnetGenerator
-from factory.nets.shapes import ResnetShape
+from factory.nets.resnet import ResnetGenerator, ResnetShape
 from factory.renderers.learned.image_training import ImageTrainer, ImageTrainerConfig
 from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
@@ -144,7 +142,7 @@ class CycleGanTrainer(ImageTrainer):
 
     def _remembered(self, side: str, made: torch.Tensor, step: int) -> torch.Tensor:
         rng = generator(self._config.seed, Stream.TRAIN_NOISE, 2 * step + (side == "maps"))
-        shown = pooled(self._pools[side], list(made.detach().float().cpu().numpy()), rng, self._config.pool)
+        shown = mixed_with_history(self._pools[side], list(made.detach().float().cpu().numpy()), rng, self._config.pool)
         return torch.from_numpy(np.stack(shown)).to(self._device)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import model_validator
 
 from factory.nets.objectives import Adversarial
-from factory.nets.shapes import UNetShape
-from factory.nets.unet import UNet
+from factory.nets.unet import UNet, UNetShape
 from factory.renderers.learned.paired_training import FromPairs, ImageLossWeights, PairsConfig
 from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme

@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from factory.nets.pix2pixhd import GlobalGenerator
-from factory.nets.shapes import GlobalShape
+from factory.nets.pix2pixhd import GlobalGenerator, GlobalShape
 from factory.renderers.learned.paired_training import FromPairs, PairsConfig
 from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme

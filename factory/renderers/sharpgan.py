@@ -14,9 +14,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from factory.nets.objectives import Adversarial
-from factory.nets.pix2pixhd import GlobalGenerator
-from factory.nets.shapes import GlobalShape, UNetShape
-from factory.nets.unet import UNet
+from factory.nets.pix2pixhd import GlobalGenerator, GlobalShape
+from factory.nets.unet import UNet, UNetShape
 from factory.renderers.conditions import ConditionConfig
 from factory.renderers.learned.paired_training import FromPairs, PairsConfig
 from factory.renderers.learned.renderer import TrainedRenderer

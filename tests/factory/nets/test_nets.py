@@ -18,10 +18,10 @@ from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
 from factory.masks import MASKS, TRAINABLE
 from factory.nets import annealing
-from factory.nets.depas import DcganGenerator, DepasGenerator, noise_pyramid
+from factory.nets.depas import DcganGenerator, DepasGenerator
 from factory.nets.discriminators import PatchDiscriminator, Scales, WholeDiscriminator, smallest_side
 from factory.nets.drawing import ready
-from factory.nets.layers import WEIGHT_STD, draw_first_weights, fold_batch_norm, make_norm
+from factory.nets.layers import WEIGHT_STD, draw_first_weights, fold_batch_norm, make_norm, noise_pyramid
 from factory.nets.resnet import ResnetGenerator
 from factory.nets.unet import UNet
 

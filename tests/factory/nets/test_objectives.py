@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from factory.core.seeds import Stream, generator
-from factory.masks.cyclegan import pooled
+from factory.nets.discriminators import mixed_with_history
 from factory.nets.objectives import adversarial_loss, feature_matching
 
 
@@ -45,11 +45,11 @@ def test_feature_matching_compares_hidden_layers_and_not_the_logits() -> None:
 def test_the_history_keeps_the_first_fifty_then_shows_half_of_them_again() -> None:
     pool: list[np.ndarray] = []
     masks = [np.full((1, 1, 1), float(n), np.float32) for n in range(1050)]
-    first = pooled(pool, masks[:50], generator(0, Stream.TRAIN_NOISE), 50)
+    first = mixed_with_history(pool, masks[:50], generator(0, Stream.TRAIN_NOISE), 50)
     assert [float(mask.item()) for mask in first] == list(range(50))
     rng, shown = generator(1, Stream.TRAIN_NOISE), []
     for mask in masks[50:]:
-        shown += pooled(pool, [mask], rng, 50)
+        shown += mixed_with_history(pool, [mask], rng, 50)
         assert len(pool) == 50
     old = [float(seen.item()) != float(mask.item()) for seen, mask in zip(shown, masks[50:], strict=True)]
     assert 0.45 < np.mean(old) < 0.55  # 5 standard deviations of 1000 throws are 0.08
@@ -65,7 +65,7 @@ def test_the_history_is_a_function_of_its_generator() -> None:
         pool, shown = [], []
         for step, n in itertools.product(range(20), range(2)):
             mask = np.full((1, 1, 1), 2.0 * step + n, np.float32)
-            shown += pooled(pool, [mask], generator(5, Stream.TRAIN_NOISE, step), 4)
+            shown += mixed_with_history(pool, [mask], generator(5, Stream.TRAIN_NOISE, step), 4)
         return [float(mask.item()) for mask in shown]
 
     assert run() == run()
