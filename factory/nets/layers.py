@@ -17,7 +17,7 @@ NOISE_GAIN = 20.0
 """Factor of the learnable noise scales, so that Adam's small steps change them within a few thousand steps."""
 
 WEIGHT_STD = 0.02
-"""Standard deviation of the first weights, N(0, 0.02): DCGAN (Radford et al. 2016), pix2pix (Isola et al. 2017) and PriorPath alike."""
+"""Standard deviation of the first weights: DCGAN (Radford et al. 2016), pix2pix (Isola et al. 2017), PriorPath."""
 
 
 def draw_first_weights(network: Network) -> Network:
