@@ -1,4 +1,4 @@
-"""The decorator of every kernel that numba compiles and keeps on disk, where there is a place to keep it."""
+"""Decorator of numba kernels, with a cache on disk where a folder can be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: progress, one-line errors, exit codes."""
+"""Output at the terminal: progress, one-line errors, exit codes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ def run(command: Callable[[], object]) -> None:
         command: does the work; an exit code may be its result.
     """
     keep_freed_memory()
-    # Threads that spin long at OpenMP's barriers keep the core that another process or the batch thread needs. On two
-    # cores a step took 0.42 s alone either way; beside a second training 5-12 s with libgomp's own count and 1.3-2.3 s
-    # with this one. Read when torch is loaded, so it is set here; a user's own value stands.
+    # Threads that spin long at OpenMP's barriers keep the core that another process or the batch thread needs
+    # (docs/results/threads.md). The value is read when torch is loaded, so it is set here; a user's own one stays.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     signal.signal(signal.SIGTERM, _terminate)
     code: object = 0

@@ -1,4 +1,4 @@
-"""The device a command runs on: resolved once in the command line, passed down."""
+"""Device of a command, resolved once in the command line and passed down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that a command works in: what may be there already, and run.yaml, which says what decides its content."""
+"""Output folders of commands: their allowed content, and run.yaml with the values that decide the result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from factory.core.config import canonical
-from factory.core.runs import RUN, library_versions
+from factory.core.runs import RUN, first_difference, library_versions
 from manifests.errors import UserError
 from manifests.files import is_temporary, remove_orphans, write_atomic
 
@@ -19,10 +19,10 @@ def is_begun(out: Path, kind: str, is_own: Callable[[str], bool]) -> bool:
     """Whether a folder holds earlier work of this kind.
 
     Args:
-        out: the folder. kind: with its article, as an error says it: "a run". is_own: whether such work has that name.
+        out: the folder. kind: of work, with its article, for errors: "a run". is_own: whether a file is its.
 
     Raises:
-        UserError: when it is a file, or holds anything else.
+        UserError: when it is a file, or holds other files.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: expected a folder for {kind}, got a file. Choose another --out.")
@@ -34,10 +34,10 @@ def is_begun(out: Path, kind: str, is_own: Callable[[str], bool]) -> bool:
 
 
 def check_same(out: Path, kind: str, document: Mapping[str, Any], advice: str) -> None:
-    """Refuse to go on with work whose result another configuration, or other data, decides.
+    """Refuse to continue work of another configuration or other data.
 
     Args:
-        out: the folder. kind: as in `is_begun`. document: what decides the result now. advice: what to do instead.
+        out: the folder. kind: as in `is_begun`. document: all that decides the result. advice: for the error.
 
     Raises:
         UserError: naming the first difference.
@@ -49,15 +49,15 @@ def check_same(out: Path, kind: str, document: Mapping[str, Any], advice: str) -
     if canonical(there) != canonical(document):
         raise UserError(
             f"{out}: expected the configuration and data of {kind} there, got others "
-            f"({_difference(there, document)}). {advice}"
+            f"({first_difference(there, document)}). {advice}"
         )
 
 
 def begin(out: Path, document: Mapping[str, Any], config: Mapping[str, Any], *, clear: bool) -> None:
-    """Remove what a kill left behind, and all else where asked, and write run.yaml; call it under the folder's lock.
+    """Remove unfinished files, with `clear` all files, and write run.yaml; call it under the folder's lock.
 
     Args:
-        out: the folder. document: what decides the result. config: all of the configuration. clear: start anew.
+        out: the folder. document: all that decides the result. config: the whole configuration. clear: start anew.
     """
     remove_orphans(out)
     if clear:
@@ -71,11 +71,3 @@ def begin(out: Path, document: Mapping[str, Any], config: Mapping[str, Any], *, 
         {"document": dict(document), "config": dict(config), "versions": versions}, sort_keys=True, allow_unicode=True
     )
     write_atomic(out / RUN, text.encode())
-
-
-def _difference(old: Any, new: Any, path: str = "") -> str:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted(old.keys() | new.keys()):
-            if canonical(old.get(key)) != canonical(new.get(key)):
-                return _difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-    return f"{path}: {str(old)[:60]} there, {str(new)[:60]} asked"

@@ -1,4 +1,4 @@
-"""The rule for what comes from a group that is tested on."""
+"""Leak guard: detects groups of a test split among the sources of generated images."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 
 MASKS_OF = "masks of "
-"""Begins a source whose masks, and not images, are behind a data set: ``masks of monuseg/TCGA-18-5592``."""
+"""Prefix of a source whose masks alone were used: ``masks of monuseg/TCGA-18-5592``."""
 
 
 def tested_groups_among(sources: Sequence[str], tested: Iterable[str]) -> list[str]:
-    """The tested groups that sources name, alone or as the beginning of a file's name (``p1`` in ``p1-a.png``).
+    """Tested groups among sources, by name or as the beginning of a file's name (``p1`` in ``p1-a.png``).
 
     Args:
-        sources: groups and generator sources behind something. tested: group ids (patients, slides) of a test split.
+        sources: groups and generator sources of a data set. tested: group ids (patients, slides) of a test split.
 
     Returns:
         Group ids, sorted.
@@ -23,5 +23,5 @@ def tested_groups_among(sources: Sequence[str], tested: Iterable[str]) -> list[s
 
 
 def seen_in_images(sources: Sequence[str], tested: Iterable[str]) -> list[str]:
-    """The tested groups whose images, and not masks alone, are behind something; as `tested_groups_among`."""
+    """Tested groups among the sources of images, without those of masks alone; as `tested_groups_among`."""
     return tested_groups_among([source for source in sources if not source.startswith(MASKS_OF)], tested)

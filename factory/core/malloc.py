@@ -1,7 +1,7 @@
 """Keep freed memory in the process: on glibc, large activations otherwise go back to the system after every layer.
 
-Page faults on memory that was given back and asked for again dominate CPU inference and training; outputs are the same
-bit for bit (`bench/` measures the gain and the memory it costs).
+Page faults on memory that is returned and requested again dominate CPU inference and training. Outputs are the same bit
+for bit; `python -m bench malloc` measures the gain and the memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _TOP_PAD_BYTES = 64 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's malloc not to return memory to the system; False where the C library is another."""
+    """Tell glibc's malloc not to return memory to the system; False with another C library."""
     if not sys.platform.startswith("linux"):
         return False
     try:

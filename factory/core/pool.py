@@ -43,9 +43,9 @@ def run_tasks(
     """Run a task for every id; yields (id, record) as they finish, in any order.
 
     Args:
-        task: what to do; sent to each worker with every id.
-        ids: what to do it for.
-        payload_of: what a task needs to know of its id, asked for when it is its turn.
+        task: sent to each worker with every id.
+        ids: of the tasks.
+        payload_of: input of a task for its id, called when the task is submitted.
         workers: processes on this machine; 1 runs in this process.
         scheduler: address of a dask.distributed scheduler to use instead.
         on_ticks: called with the number of ticks so far.
@@ -83,7 +83,7 @@ def _on_processes(
     workers: int,
     on_ticks: Callable[[int], None],
 ) -> Iterator[tuple[int, Result]]:
-    """Local processes; a pool whose worker was killed is rebuilt for what is left."""
+    """Local processes; a pool whose worker was killed is rebuilt for the remaining ids."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["factory.core.pool", "numpy", "cv2", "numba", "pyarrow.parquet"])
     ticks = context.Value("q", 0)
@@ -139,7 +139,7 @@ def _tick() -> None:
 
 
 def _start_worker(ticks: Any) -> None:
-    """Set up a worker process: one thread for each library, deaf to Ctrl-C, gone when its parent is."""
+    """Set up a worker process: one thread for each library, ignores Ctrl-C, ends with its parent."""
     global _ticks
     _ticks = ticks
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -152,7 +152,7 @@ def _start_worker(ticks: Any) -> None:
 
 
 def single_threaded() -> None:
-    """Keep OpenCV to one thread: the shards are what runs in parallel. Our numba kernels have one anyway."""
+    """Keep OpenCV to one thread: shards run in parallel. Our numba kernels have one thread anyway."""
     with suppress(ImportError):
         import cv2
 
@@ -165,7 +165,7 @@ def _die_with(sentinel: int) -> None:
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
-    """End the workers at once; what they had not published is not there."""
+    """End the workers at once; unpublished work is lost."""
     processes = list((getattr(pool, "_processes", None) or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:

@@ -38,13 +38,13 @@ def resolve_precision(asked: Precision, device: str) -> Precision:
 
 
 def autocast(precision: Precision, device: str) -> contextlib.AbstractContextManager[object]:
-    """The context in which a network computes: weights stay float32, convolutions run in bfloat16 where asked."""
+    """Context of a network's computation: weights stay float32, convolutions run in bfloat16 with bf16."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
 def _cpu_has_bf16() -> bool:
-    # torch has no public question for this; without an answer the safe one is no.
+    # torch has no public function for this; without these the answer is no.
     supported = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(bool(ask()) for ask in supported if ask is not None)

@@ -15,8 +15,8 @@ def resolve(table: Mapping[str, str], name: str, what: str) -> Any:
 
     Args:
         table: name -> "module:attribute".
-        name: the name asked for.
-        what: what the table lists, for the error ("mask generator").
+        name: of an entry.
+        what: kind of the entries, for the error ("mask generator").
 
     Raises:
         UserError: for an unknown name, with the nearest known one.

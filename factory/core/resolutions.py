@@ -1,4 +1,4 @@
-"""How far two resolutions may lie apart and still count as one, as a share."""
+"""Tolerances of resolutions (um per pixel), as shares."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy.typing as npt
 from manifests.errors import UserError
 
 SAME_MPP = 0.02
-"""Of tiles that belong together, and of a level of a slide that is taken as it is."""
+"""Between tiles of one data set, and between a slide's level and the requested resolution."""
 
 LEARNT_MPP = 0.05
-"""Of what is asked from what the weights of a network were trained at."""
+"""Between a requested resolution and that of a network's training."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,8 +22,8 @@ def common_mpp(tiles: Mapping[str, Floats], reals: Sequence[str], why: str = "")
     """The resolution of real tiles, which all others share.
 
     Args:
-        tiles: what an error calls a data set -> micrometres per pixel of its tiles. reals: those of real tiles.
-        why: it matters, for the error.
+        tiles: name of a data set -> micrometres per pixel of its tiles. reals: names of those of real tiles.
+        why: reason, appended to the error.
 
     Raises:
         UserError: naming the data set that differs.

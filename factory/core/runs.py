@@ -1,7 +1,7 @@
-"""A run folder: one writer, one configuration, whole shards. What `make` and `ingest` write through.
+"""Run folders of data sets, which `make` and `ingest` write: one writer, one configuration, whole shards.
 
 The order of events makes a kill at any moment harmless: run.yaml, store metadata, then shard files and their ledger
-records one shard at a time, then the manifest, then SHA256SUMS. Running again does what is missing and nothing else.
+records one shard at a time, then the manifest, then SHA256SUMS. Another run writes only the missing parts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -35,30 +35,30 @@ from manifests.tile import Tile
 
 RUN = "run.yaml"
 POINTS = "points.parquet"
-"""Points without outlines, beside the manifest: what `ingest` writes for point lists."""
+"""Points without outlines, beside the manifest, written by `ingest` for point lists."""
 
 REGIONS = "regions.json"
-"""How region labels made of such points agree with them: what `ingest --regions` writes."""
+"""Agreement of region labels with the points that they were made of, written by `ingest --regions`."""
 
 POOL = "pool.parquet"
-"""What `factory make --joint` chose its tiles from."""
+"""Candidates from which `factory make --joint` chose its tiles."""
 
 _BYTES_PER_PIXEL = 3.5
-"""Room that a pixel takes on the disk at worst seen: a noisy RGB image hardly compresses, masks do."""
+"""Bytes of a pixel on the disk in the worst case: a noisy RGB image hardly compresses, masks do."""
 
 _OWN = frozenset({RUN, STORE, LEDGER, MANIFEST, PARTS, SUMS, POINTS, REGIONS, POOL})
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a run will write, and where.
+    """Folder, configuration and sizes of a data set to be written.
 
     Attributes:
         out: the data set's folder.
-        config: resolved and JSON-ready; everything that can change a byte of the output.
+        config: resolved and JSON-ready; all values that can change a byte of the output.
         layout: sizes of the store.
-        info: what is true of all rows.
-        beside: files that are in the folder before the run begins, and stay whatever was there.
+        info: metadata of all rows.
+        beside: files that are in the folder before the run begins, and are kept.
     """
 
     out: Path
@@ -94,7 +94,7 @@ class Run:
         """Count a shard as done.
 
         Raises:
-            FaultError: when its files are not in this run's folder, as where workers see another disk.
+            FaultError: when its files are not in this run's folder, as where workers write to another disk.
         """
         if not is_intact(self.spec.out, record):
             raise FaultError(
@@ -120,7 +120,7 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(spec: RunSpec, *, overwrite: bool = False) -> Iterator[Run]:
-    """Open a run folder for writing: as `open_folder`, and prepare what is missing."""
+    """Open a run folder for writing, as `open_folder`, with run.yaml and an empty store."""
     with open_folder(spec, overwrite=overwrite):
         write_atomic(spec.out / RUN, _encode(spec))
         create_store(spec.out, spec.layout, spec.info.to_dict())
@@ -132,7 +132,7 @@ def open_folder(spec: RunSpec, *, overwrite: bool = False) -> Iterator[None]:
     """Lock a run folder, and check that it is this run's, or empty.
 
     Args:
-        spec: what will be written.
+        spec: of the data set.
         overwrite: remove another run's data set from the folder first.
 
     Raises:
@@ -155,7 +155,7 @@ def write_shard(
 ) -> ShardRecord:
     """Write one shard from an iterable of (image, tile, row) and publish its record.
 
-    The rows gain what is only known now: achieved composition, digests, index, shard. Safe to repeat, in any process.
+    The rows gain achieved composition, digests, index and shard. Safe to repeat, in any process.
     """
     layout, rows = spec.layout, []
     with ShardWriter(spec.out, layout, shard) as writer:
@@ -172,6 +172,47 @@ def write_shard(
     return record
 
 
+def write_missing(
+    spec: RunSpec,
+    task: Callable[[int, Any, Callable[[], None]], ShardRecord],
+    payload_of: Callable[[int], Any],
+    *,
+    workers: int,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+    on_start: Callable[[int, int], None] = lambda done, total: None,
+    on_tiles: Callable[[int], None] = lambda made: None,
+) -> tuple[pa.Table, int]:
+    """Write the missing shards of a data set: by a task, on this machine or a cluster, in any order.
+
+    Args:
+        spec: of the data set.
+        task: writes and publishes a shard, given its number, its payload and a callback for each tile; picklable.
+        payload_of: input of the task for a shard.
+        workers: processes of this machine.
+        scheduler: address of a dask scheduler to use instead.
+        overwrite: remove another data set from the folder first.
+        on_start: called with the tiles that are there and the tiles in all.
+        on_tiles: called with the number of tiles made so far.
+
+    Returns:
+        The manifest's rows, and how many tiles were made now.
+    """
+    from factory.core.pool import run_tasks
+
+    with open_run(spec, overwrite=overwrite) as run:
+        todo = run.todo
+        missing = sum(len(spec.layout.rows(shard)) for shard in todo)
+        on_start(spec.layout.n - missing, spec.layout.n)
+        made = 0
+        for shard, record in run_tasks(task, todo, payload_of, workers=workers, scheduler=scheduler, on_ticks=on_tiles):
+            run.add(record)
+            made += len(spec.layout.rows(shard))
+            if scheduler:  # whose workers report whole shards alone
+                on_tiles(made)
+        return run.finish(), missing
+
+
 def read_run(root: Path) -> dict[str, Any]:
     """The document in run.yaml.
 
@@ -181,7 +222,7 @@ def read_run(root: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load((root / RUN).read_bytes())
         found = {"config": document["config"], "layout": document["layout"], "info": document["info"]}
-        canonical(found)  # YAML knows dates, sets and numbers that no configuration has
+        canonical(found)  # YAML has dates, sets and numbers that no configuration has
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{root / RUN}: expected the configuration of a run, got {type(error).__name__}. Run factory verify."
@@ -199,7 +240,7 @@ def is_finished(root: Path) -> bool:
 
 
 def library_versions(*names: str) -> dict[str, str]:
-    """Installed versions of this package and of the libraries named; those that are not there are left out."""
+    """Installed versions of this package and of the named libraries; missing ones are left out."""
     versions = {}
     for name in ("pathology-tile-factory", *names):
         with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
@@ -208,7 +249,7 @@ def library_versions(*names: str) -> dict[str, str]:
 
 
 def _is_written(spec: RunSpec, table: pa.Table) -> bool:
-    """Whether the folder's manifest says just that: it is left alone then, for its digest is known to others."""
+    """Whether the folder's manifest has these rows: it is not written again then, for its digest is known to others."""
     try:
         found, info = read_dataset_manifest(spec.out)
     except UserError:
@@ -228,7 +269,7 @@ def _is_same(spec: RunSpec) -> bool:
 
 
 def _check_target(spec: RunSpec, overwrite: bool) -> None:
-    """Refuse a folder that holds something else, before anything is written."""
+    """Refuse a folder with other content, before anything is written."""
     out = spec.out
     if out.is_symlink() and not out.is_dir():
         raise UserError(f"{out}: expected a folder, got a dangling link.")
@@ -246,15 +287,16 @@ def _check_target(spec: RunSpec, overwrite: bool) -> None:
     if not _is_same(spec):
         raise UserError(
             f"{out}: expected the configuration that it was made with, got another one "
-            f"({_first_difference(read_run(out), spec.document)}). Use another --out, or --overwrite to start anew."
+            f"({first_difference(read_run(out), spec.document)}). Use another --out, or --overwrite to start anew."
         )
 
 
-def _first_difference(old: Any, new: Any, path: str = "") -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
+def first_difference(old: Any, new: Any, path: str = "") -> str:
+    """The first key at which two documents differ, and its values in both."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted(old.keys() | new.keys()):
             if canonical(old.get(key)) != canonical(new.get(key)):
-                return _first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+                return first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     return f"{path}: {str(old)[:60]} there, {str(new)[:60]} asked"
 
 
@@ -278,7 +320,7 @@ def _check_space(spec: RunSpec) -> None:
 
 @contextlib.contextmanager
 def lock_folder(out: Path) -> Iterator[None]:
-    """Hold the folder for one writer. Where flock does nothing, two writers write the same bytes and both are right."""
+    """Hold the folder for one writer. Without flock two writers write the same bytes, which is harmless."""
     descriptor = os.open(out, os.O_RDONLY)
     try:
         try:
@@ -295,7 +337,7 @@ def lock_folder(out: Path) -> Iterator[None]:
 
 
 def _clear(spec: RunSpec) -> None:
-    """Remove a data set; the manifest's checksum first, so that what is left never looks whole."""
+    """Remove a data set; the manifest's checksum first, so that an incomplete removal never looks whole."""
     out = spec.out
     for name in (SUMS, MANIFEST, PARTS, POINTS, REGIONS, POOL, LEDGER, STORE, RUN):
         if name in spec.beside:

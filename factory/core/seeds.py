@@ -1,4 +1,4 @@
-"""Randomness: a row's seed is the only root, and every use of it has a stream with a frozen number."""
+"""Random generators: each derives from a row's seed and a stream with a frozen number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What a random stream is for. Numbers are frozen: a new use takes a new number."""
+    """Purposes of random streams. Numbers are frozen: a new purpose takes a new number."""
 
     PLAN = 0
     MASK = 1

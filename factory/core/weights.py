@@ -1,4 +1,4 @@
-"""Weights files: safetensors that carry their card and the sha256 of all they hold. Read here without torch.
+"""Weights files: safetensors with their card and a sha256 of the content. Read here without torch.
 
 Nothing here unpickles. safetensors alone does not notice a flipped bit, so the file's metadata holds a digest over the
 card, every tensor's name, type, shape and place, and all their bytes; a file is used only when it matches.
@@ -36,10 +36,10 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Card:
-    """What a weights file says of itself, and has been found to hold.
+    """Card of a weights file, verified against its content.
 
     Attributes:
-        fields: the JSON card; `kind` says what the file is for.
+        fields: the JSON card; `kind` is the purpose of the file.
         sha256: of card and tensors, as kept in the file.
         size_bytes: of the file.
     """
@@ -50,14 +50,14 @@ class Card:
 
     @property
     def kind(self) -> str:
-        """What the file is for, e.g. ``segment-weights``."""
+        """Purpose of the file, e.g. ``segment-weights``."""
         return str(self.fields["kind"])
 
     def refuse_other(self, path: Path, sha256: str | None, otherwise: str) -> None:
-        """Raise a UserError where `sha256` names other weights than these, in `path`; None names none.
+        """Raise a UserError where `sha256` is of other weights than these; None is of any.
 
         Args:
-            path: of the file. sha256: of the weights that are wanted. otherwise: what to do if these are meant.
+            path: of the file. sha256: of the expected weights. otherwise: advice if these are meant.
         """
         if sha256 not in (None, self.sha256):
             raise UserError(
@@ -67,12 +67,12 @@ class Card:
 
 
 def write_with_card(path: Path, content: bytes, card: Mapping[str, Any]) -> str:
-    """Write a safetensors file with a card: written aside, fsynced, renamed. What was there before stays until then.
+    """Write a safetensors file with a card: written aside, fsynced, renamed. An earlier file stays until then.
 
     Args:
         path: where to.
-        content: a safetensors file without metadata, e.g. what `safetensors.torch.save` gives.
-        card: JSON-ready; `kind` says what the file is for.
+        content: a safetensors file without metadata, e.g. of `safetensors.torch.save`.
+        card: JSON-ready; `kind` is the purpose of the file.
 
     Returns:
         sha256 of card and tensors, as kept in the file.
@@ -91,11 +91,11 @@ def write_with_card(path: Path, content: bytes, card: Mapping[str, Any]) -> str:
 
 
 def read_card(path: Path, kind: str | None = None) -> Card:
-    """Read the card of a weights file, and check that the file holds what its digest says.
+    """Read the card of a weights file, and check the content against its digest.
 
     Args:
         path: the file.
-        kind: what it must be for; None takes any.
+        kind: expected purpose; None accepts any.
 
     Raises:
         UserError: when it is missing, not safetensors, without a card, damaged, or of another kind.
@@ -155,7 +155,7 @@ def _digest(card: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
 
 
 def _digest_of_file(path: Path, card: Mapping[str, Any], table: Mapping[str, Any]) -> str:
-    """The digest of what a file really holds, read block by block."""
+    """The digest of a file's content, read block by block."""
     sha256 = _digest(card, table)
     with path.open("rb") as stream:
         stream.seek(_LENGTH_BYTES + int.from_bytes(stream.read(_LENGTH_BYTES), "little"))

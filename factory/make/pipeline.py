@@ -9,8 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
-from factory.core.runs import RunSpec, library_versions, write_shard
-from factory.core.shards import write_missing
+from factory.core.runs import RunSpec, library_versions, write_missing, write_shard
 from factory.make.recipes.base import BuildsMaker, Maker, Provenance, Row, Sample, maker_of
 from factory.plan.request import Request
 from factory.plan.rows import REQUESTS, request_of

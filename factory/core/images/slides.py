@@ -58,7 +58,7 @@ def read_slide_header(path: Path) -> SlideHeader:
 
 
 class SlideReader:
-    """An open slide. Not shared between threads' regions: each task opens its own."""
+    """An open slide. Threads do not share one: each task opens its own."""
 
     def __init__(self, path: Path) -> None:
         try:
