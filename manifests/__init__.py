@@ -1,6 +1,6 @@
-"""The contract of a tile data set: a Parquet manifest, a Zarr store, and how to check them.
+"""The contract of a tile data set: a Parquet manifest, a Zarr store, and their verification.
 
-Needs numpy, pyarrow and zarr; never torch. ``open_dataset(folder)`` is where to start.
+Needs numpy, pyarrow and zarr; never torch. Start with ``open_dataset(folder)``.
 """
 
 from manifests.dataset import Dataset, Fault, Sample, open_dataset, verify

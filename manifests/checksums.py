@@ -14,7 +14,7 @@ SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that verification found: where (relative to the data set) and what."""
+    """A fault found by verification: its place, relative to the data set, and a message."""
 
     path: str
     message: str
@@ -33,7 +33,7 @@ def write_sums(root: Path, known: Mapping[str, str]) -> None:
     lines = []
     for path in walk(root):
         name = path.relative_to(root).as_posix()
-        if name != SUMS and not is_temporary(path):  # another writer of the same bytes may still be at work
+        if name != SUMS and not is_temporary(path):  # another writer of the same bytes may still be working
             lines.append(f"{known.get(name) or sha256_file(path)}  {name}\n")
     body = "".join(lines).encode()
     write_atomic(root / SUMS, body + f"{hashlib.sha256(body).hexdigest()}  {SUMS}\n".encode())
@@ -43,7 +43,7 @@ def check_sums(root: Path, on_file: Callable[[int, int], None] = lambda done, to
     """Compare every file below `root` with SHA256SUMS.
 
     Returns:
-        What is missing, damaged, a link or not listed; empty when all is well.
+        Missing, damaged, linked and unlisted files; empty without faults.
     """
     path = root / SUMS
     if path.is_symlink() or not path.is_file():

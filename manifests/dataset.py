@@ -1,4 +1,4 @@
-"""A data set: manifest and store together. Open it, read its tiles, verify every promise it makes."""
+"""Data sets, a manifest with its store: opening, reading and verifying them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from manifests.tile import Tile
 
 _SHARD_FILES = re.compile(rf"{re.escape(STORE)}/\w+/c/(\d+)/|{LEDGER}/(\d+)\.json")
 _ADDED = ("cells_cut",)
-"""Achieved columns that data sets written before they were measured do not have: null there, which is no fault."""
+"""Achieved columns that older data sets lack: null there, which is no fault."""
 
 __all__ = ["Dataset", "Fault", "Sample", "open_dataset", "sample_digests", "verify"]
 
@@ -45,7 +45,7 @@ class Dataset:
     """Rows of a manifest and the store that holds their pixels.
 
     Attributes:
-        root: the folder. table: rows, columns of `SCHEMA`. info: what is true of all rows. store: the arrays.
+        root: the folder. table: rows, columns of `SCHEMA`. info: metadata of all rows. store: the arrays.
     """
 
     root: Path
@@ -139,15 +139,15 @@ def sample_digests(image: npt.NDArray[np.uint8], tile: Tile) -> dict[str, str]:
 def verify(
     root: str | Path, on_progress: Callable[[int, int], None] = lambda done, total: None, threads: int = 2
 ) -> list[Fault]:
-    """Check every promise of a data set: files, ledger, and what each row says of its sample.
+    """Check a data set against its contract: files, ledger, and each row against its sample.
 
     Args:
         root: the data set's folder.
         on_progress: called with (samples done, samples in all).
-        threads: samples are checked in that many threads.
+        threads: number of threads.
 
     Returns:
-        Every fault found, each with the file or the sample it is in; empty when all is well.
+        All faults, each with its file or sample; empty without faults.
     """
     root = Path(root)
     if not root.is_dir():
@@ -170,14 +170,14 @@ def verify(
 
 
 def forget_faulty_shards(root: Path, faults: list[Fault]) -> list[int]:
-    """Remove the ledger records of shards that have a fault, so that they no longer count and are made again.
+    """Remove the ledger records of faulty shards, so that these are made again.
 
     Args:
         root: the data set's folder.
         faults: from `verify`.
 
     Returns:
-        The shards forgotten. Manifest and checksums go too: they are written again with the shards.
+        The removed shards. Manifest and checksums are removed too and written again with the shards.
     """
     text = "\n".join(str(fault) for fault in faults)
     named = sorted({int(number) for numbers in _SHARD_FILES.findall(text) for number in numbers if number})
@@ -189,7 +189,7 @@ def forget_faulty_shards(root: Path, faults: list[Fault]) -> list[int]:
 
 
 def _check_ledger(dataset: Dataset, rows: list[dict[str, Any]]) -> list[Fault]:
-    by_shard: dict[int, list[dict[str, Any]]] = {}  # by what is there: a damaged layout may claim any number
+    by_shard: dict[int, list[dict[str, Any]]] = {}  # from the rows: a damaged layout may claim any number
     for row in sorted(rows, key=lambda row: row["index"]):
         by_shard.setdefault(row["index"] // dataset.store.layout.shard, []).append(row)
     faults = []
@@ -214,7 +214,7 @@ def _check_ledger(dataset: Dataset, rows: list[dict[str, Any]]) -> list[Fault]:
 
 
 def _check_sample(dataset: Dataset, row: dict[str, Any]) -> list[Fault]:
-    """Compare digests and measured composition with what the row says."""
+    """Compare digests and measured composition with the row."""
     where = f"sample {row['sample_id']}"
     try:
         image, tile = dataset.store.read(row["index"], "image"), dataset.tile(row)

@@ -1,4 +1,4 @@
-"""The one exception that a command line prints as a single line."""
+"""Exceptions that a command line prints as a single line."""
 
 
 class UserError(Exception):
@@ -14,6 +14,6 @@ class UserError(Exception):
 
 
 class FaultError(UserError):
-    """Something failed although the request was right: a full disk, a damaged store. Exit code 1."""
+    """A failure of a correct request: a full disk, a damaged store. Exit code 1."""
 
     exit_code = 1

@@ -1,7 +1,8 @@
-"""Files that are either whole or absent: write aside, fsync, rename, fsync the folder."""
+"""Atomic files, whole or absent: written aside, fsynced, renamed, and the folder fsynced."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -9,28 +10,30 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _LONGEST_LIFE_S = 86_400.0
 _TEMPORARY = re.compile(r"^\.partial-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name in the folder of `path` that no other process uses and that `remove_orphans` knows to be unfinished."""
+    """A name in the folder of `path`, unique to this process, that marks an unfinished file for `remove_orphans`."""
     return path.with_name(f".partial-{_host_tag()}-{os.getpid()}-{path.name}")
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a finished, fsynced file its name, and make the name last through a power cut."""
+    """Give a finished, fsynced file its name, durably."""
     temporary.replace(path)
     sync_folder(path.parent)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a small file so that a reader finds all of it or none of it."""
+@contextlib.contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """A stream to a file that readers find whole, after the block has ended without an error, or not at all."""
     temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         publish(temporary, path)
@@ -39,8 +42,14 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise
 
 
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a small file, see `open_atomic`."""
+    with open_atomic(path) as stream:
+        stream.write(content)
+
+
 def sync_folder(folder: Path) -> None:
-    """Flush a folder to the disk, so that renames in it last."""
+    """Flush a folder to the disk, so that renames in it are durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -69,10 +78,10 @@ def is_temporary(path: Path) -> bool:
 
 
 def remove_orphans(root: Path) -> int:
-    """Delete the unfinished files that no process is at work on; returns how many.
+    """Delete unfinished files that no process is writing; returns their number.
 
-    Those of living processes of this machine stay, and those of other machines (every container is one), but none for
-    more than a day after its last change: no shard takes that long, and process ids come round again.
+    Files of running processes of this machine and of other machines (every container is one) stay for at most a day
+    after their last change: no shard takes that long, and process ids are reused.
     """
     removed = 0
     for path in list(walk(root)):
@@ -98,7 +107,7 @@ def _is_abandoned(path: Path, host: str, pid: int) -> bool:
 
 def _alive(pid: int) -> bool:
     if pid == os.getpid():
-        return False  # our own, from before: nothing of this process is open when orphans are removed
+        return False  # an earlier process with our id: this one has no open file when orphans are removed
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -109,9 +118,9 @@ def _alive(pid: int) -> bool:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Whether a process was killed and only waits for its parent to notice, which in a container may be never."""
+    """Whether a process has ended and waits for its parent, which in a container may be forever."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:1]
-    except OSError:  # no /proc here, or gone by now
+    except OSError:  # no /proc, or already gone
         return False
     return state in (["Z"], ["X"])

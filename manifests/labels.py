@@ -1,4 +1,4 @@
-"""Label schemes: what the values of a semantic mask mean, and how one scheme reads as another."""
+"""Label schemes: the classes of semantic masks, and projections of one scheme onto another."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import numpy.typing as npt
 from manifests.errors import UserError
 
 IGNORE = 255
-"""The label that every scheme leaves out of measures, losses and metrics: unlabelled pixels, outside an ROI."""
+"""The label of unlabelled pixels, as outside an ROI, excluded from measures, losses and metrics in every scheme."""
 
 TpsBasis = Literal["area", "cells"]
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 ROLES = ("air", "tumour_positive", "tumour_negative", "inflammation", "nucleus", "nuclear_marker", "")
-"""What a class can count as. `nuclear_marker` goes with `tumour_positive`: the stain lies in nuclei (Ki-67) and not on
-membranes (PD-L1), though the class may be a region."""
+"""Roles of classes. `nuclear_marker` accompanies `tumour_positive`: the stain is in nuclei (Ki-67) and not on membranes
+(PD-L1), though the class may be a region."""
 
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One class of a scheme: its id in the mask, its name, an RGB colour for overlays and what it counts as."""
+    """One class of a scheme: its id in the mask, its name, an RGB colour for overlays and its roles."""
 
     id: int
     name: str
@@ -36,13 +36,13 @@ class LabelClass:
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """The classes of a semantic mask, ids 0..C-1 in order, and how masks of this scheme read as other schemes.
+    """The classes of a semantic mask, ids 0..C-1 in order, and the projections onto other schemes.
 
     Attributes:
         name: the scheme's name, as `label_scheme` in a manifest.
         classes: the classes; `classes[i].id == i`.
         projections: target scheme name -> target id per class, e.g. ``{"tissue": (1, 1, 1, 1, 0)}``.
-        tps_basis: what a requested TPS is met on: pixels of the mask ("area") or instances ("cells").
+        tps_basis: basis of a requested TPS: pixels of the mask ("area") or instances ("cells").
     """
 
     name: str
@@ -100,7 +100,7 @@ class LabelScheme:
         return colours
 
     def reads_as(self, target: LabelScheme) -> bool:
-        """Whether masks of this scheme read as `target`: it is the same, or they project onto it."""
+        """Whether masks of this scheme can be read as `target`: it is the same, or a projection exists."""
         return target.name == self.name or target.name in self.projections
 
     def projection(self, target: LabelScheme) -> npt.NDArray[np.uint8]:
@@ -172,7 +172,7 @@ _KI67 = (
     LabelClass(2, "Ki-67 positive", (192, 57, 43), ("tumour_positive", "nuclear_marker")),
     LabelClass(3, "air", (255, 255, 255), ("air",)),
 )
-"""Regions of Ki-67 immunohistochemistry, which stand in for those of PD-L1 where no annotated PD-L1 is at hand."""
+"""Regions of Ki-67 immunohistochemistry, used in place of PD-L1 where no annotated PD-L1 is available."""
 
 SCHEMES: dict[str, LabelScheme] = {
     scheme.name: scheme

@@ -1,7 +1,7 @@
-"""The ledger: one record per finished shard. A shard counts when its record is there, and not before.
+"""The ledger: one record per finished shard. A shard without a record does not count.
 
-A record is published after the shard's own files are fsynced and named, so whatever is killed whenever, the records
-tell the truth. Each carries the fingerprint of the run that wrote it and a digest of itself.
+A record is published after the shard's files are fsynced and named, so a kill at any moment leaves true records. Each
+carries the fingerprint of its run and a digest of itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEDGER = "ledger"
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What is known of a finished shard.
+    """Files and rows of a finished shard.
 
     Attributes:
         shard: its number.
@@ -38,12 +38,12 @@ class ShardRecord:
 
 
 def record_path(root: Path, shard: int) -> Path:
-    """Where the record of a shard lies."""
+    """Path of a shard's record."""
     return root / LEDGER / f"{shard:06d}.json"
 
 
 def publish_record(root: Path, record: ShardRecord) -> None:
-    """Write a record; from now on the shard counts."""
+    """Write a record, which makes the shard count."""
     body = {
         "shard": record.shard,
         "fingerprint": record.fingerprint,
@@ -82,7 +82,7 @@ def read_record(root: Path, shard: int) -> ShardRecord | None:
 
 
 def is_intact(root: Path, record: ShardRecord) -> bool:
-    """Whether the files of a record are there in the recorded size. `verify` compares their content as well."""
+    """Whether the files of a record are there in the recorded size. `verify` compares their content too."""
     for file in record.files:
         path = root / file.path
         if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:

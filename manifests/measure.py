@@ -1,4 +1,4 @@
-"""What a mask is made of. Every consumer of the contract uses these functions."""
+"""Composition of masks: area shares, TPS and cells. All consumers of the contract use these functions."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def count_cells(
 def cut_cells(instance: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     """Ids of the instances that reach the border of their tile, ascending: part of each may lie beyond it.
 
-    They are kept, drawn and annotated ones alike; the column `cells_cut` counts them, and this says which they are.
+    Drawn and annotated ones are kept alike; the column `cells_cut` counts them.
     """
     edges = (instance[:1], instance[-1:], instance[:, :1], instance[:, -1:])
     ids = np.unique(np.concatenate([edge.ravel() for edge in edges])).astype(np.int64)

@@ -57,52 +57,31 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("licence", _TEXT),
     ]
 )
-"""Columns of a manifest, version 1. A plan has nulls in the achieved columns; null means "has no meaning here"."""
+"""Columns of a manifest, version 1. A plan has nulls in the achieved columns; null means "not applicable"."""
 
 ACHIEVED = (
-    "tps_area",
-    "tps_cells",
-    "positive_tissue_fraction",
-    "has_tumour",
-    "tissue_fraction",
-    "class_fractions",
-    "cells",
-    "cells_positive",
-    "cells_negative",
-    "cells_cut",
-)
+    "tps_area", "tps_cells", "positive_tissue_fraction", "has_tumour", "tissue_fraction", "class_fractions",
+    "cells", "cells_positive", "cells_negative", "cells_cut",
+)  # fmt: skip
 """The columns that `measure` fills, named as the fields of `Composition`."""
 
-_SHARES = (
-    "request_tps",
-    "request_tissue",
-    "tps_area",
-    "tps_cells",
-    "positive_tissue_fraction",
-    "tissue_fraction",
-)
+_SHARES = ("request_tps", "request_tissue", "tps_area", "tps_cells", "positive_tissue_fraction", "tissue_fraction")
 _LOWER_BOUNDS = {
-    "index": 0,
     "height": 1,
     "width": 1,
-    "request_cells": 0,
-    "cells": 0,
-    "cells_positive": 0,
-    "cells_negative": 0,
-    "cells_cut": 0,
-    "attempts": 0,
-    "shard": 0,
+    **dict.fromkeys(("request_cells", "cells", "cells_positive", "cells_negative", "cells_cut"), 0),
+    **dict.fromkeys(("index", "attempts", "shard"), 0),
 }
 _CHOICES = {"split": SPLITS, "source": SOURCES, "label_origin": LABEL_ORIGINS}
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a manifest says of all its rows, kept in the Parquet metadata and the Zarr attributes.
+    """Metadata of all rows of a manifest, kept in the Parquet metadata and the Zarr attributes.
 
     Attributes:
         is_synthetic: whether the images were generated.
-        generator: what made them, e.g. "pathology-tile-factory 0.1.0: ihc + stain"; "ingest" for real ones.
+        generator: maker of the images, e.g. "pathology-tile-factory 0.1.0: ihc + stain"; "ingest" for real ones.
         label_schemes: every scheme that rows name, with ids, names and colours.
         versions: library -> version, of all that can change a byte.
         training_sources: data sets that the generators were trained on or fitted to, or the images' own source.
@@ -194,7 +173,7 @@ def refuse_unknown(names: Sequence[str], where: str) -> None:
     """Check the names of columns.
 
     Raises:
-        UserError: for one that `SCHEMA` does not have, or has once and the table twice.
+        UserError: for an unknown or a repeated column.
     """
     for name in names:
         if name not in SCHEMA.names:
@@ -204,7 +183,7 @@ def refuse_unknown(names: Sequence[str], where: str) -> None:
 
 
 def refuse_duplicates(table: pa.Table, where: str) -> None:
-    """Check that every row has an id and an index of its own.
+    """Check that ids and indices are unique.
 
     Raises:
         UserError: naming the first two rows that share one.

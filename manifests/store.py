@@ -35,7 +35,7 @@ ZSTD_LEVEL = 1
 _ABSENT = np.uint64(2**64 - 1)
 _CACHED_INDICES = 64
 _ZSTD = pa.Codec("zstd", compression_level=ZSTD_LEVEL)
-"""Arrow's zstd: one call, no state, and it lets other threads run."""
+"""Arrow's zstd: stateless, and releases the interpreter's lock."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def create_store(root: Path, layout: Layout, attributes: Mapping[str, Any]) -> N
     Args:
         root: the data set's folder.
         layout: sizes.
-        attributes: JSON-ready; what `DatasetInfo.to_dict` gives.
+        attributes: JSON-ready, of `DatasetInfo.to_dict`.
     """
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec

@@ -1,8 +1,7 @@
-"""Read and write Parquet manifests: atomically, with page checksums, and with a bound on what is read."""
+"""Read and write Parquet manifests: atomically, with page checksums and bounded sizes."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.errors import UserError
-from manifests.files import publish, temporary_beside
+from manifests.files import open_atomic
 from manifests.schema import (
     SCHEMA,
     DatasetInfo,
@@ -22,10 +21,10 @@ from manifests.schema import (
     refuse_duplicates,
     refuse_unknown,
     validate,
-)
+)  # fmt: skip
 
 ROWS_PER_FILE = 1_000_000
-"""More rows than this go into parts, and a file that claims more is refused before it is read."""
+"""Largest number of rows in a file: more are split into parts, and a larger file is refused before it is read."""
 
 MANIFEST = "manifest.parquet"
 PARTS = "manifest"
@@ -35,38 +34,25 @@ _MAX_TEXT_BYTES = 2**30
 _TEXT_COLUMNS = [field.name for field in SCHEMA if pa.types.is_string(field.type)]
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
-"""What `DataFrame.to_parquet` adds once rows were removed; it says nothing of the tiles."""
+"""Index column that `DataFrame.to_parquet` adds after rows were removed."""
 
 
 def write_manifest(path: Path, table: pa.Table, info: DatasetInfo) -> None:
     """Write one Parquet manifest, whole or not at all.
 
     Args:
-        path: the file to be.
+        path: of the file.
         table: rows; missing columns become null.
-        info: what is true of all rows.
+        info: metadata of all rows.
 
     Raises:
         UserError: when a row breaks the contract (row and column are named).
     """
     table = conform(table, path.name)
     validate(table, path.name)
-    temporary = temporary_beside(path)
-    try:
-        with temporary.open("wb") as stream:
-            pq.write_table(
-                table.replace_schema_metadata(metadata_of(info)),
-                stream,
-                compression="zstd",
-                write_page_checksum=True,
-                row_group_size=65_536,
-            )
-            stream.flush()
-            os.fsync(stream.fileno())
-        publish(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    table = table.replace_schema_metadata(metadata_of(info))
+    with open_atomic(path) as stream:
+        pq.write_table(table, stream, compression="zstd", write_page_checksum=True, row_group_size=65_536)
 
 
 def read_manifest(path: Path) -> tuple[pa.Table, DatasetInfo]:
@@ -81,11 +67,11 @@ def read_manifest(path: Path) -> tuple[pa.Table, DatasetInfo]:
 
 
 def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
-    """Read a Parquet file that need not carry our metadata nor be complete, as one that a person edited.
+    """Read a Parquet file, as one edited by hand, that may lack our metadata and columns.
 
     Returns:
-        The table with exactly the columns of `SCHEMA` in their types, null where the file has none, its values not
-        checked; and the file's own schema.
+        The table with the columns of `SCHEMA` in their types, null where the file has none, values unchecked; and the
+        file's own schema.
 
     Raises:
         UserError: for a file that is missing, truncated, damaged or too large, or a column of another name or type.
@@ -98,7 +84,7 @@ def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
         names = [name for name in schema.names if not _PANDAS_INDEX.fullmatch(name)]
         refuse_unknown(names, str(path))
         _refuse_many(metadata, path)
-        # Text stays a dictionary until its size is known: a few kilobytes can stand for gigabytes of it.
+        # Text stays a dictionary until its size is known: a few kilobytes can expand to gigabytes.
         present = {metadata.schema.column(number).path for number in range(metadata.num_columns)}
         text = [name for name in _TEXT_COLUMNS if name in present]
         with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=text) as parquet:
@@ -111,14 +97,14 @@ def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
 
 
 def _refuse_many(metadata: pq.FileMetaData, path: Path) -> None:
-    """Refuse a file that claims more than a manifest can hold, before any of it is read."""
+    """Refuse a file with more rows or values than a manifest can have, before it is read."""
     groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     rows = max(metadata.num_rows, groups)
     if rows > ROWS_PER_FILE:
         raise UserError(f"{path}: expected at most {ROWS_PER_FILE:,} rows in a file, got {rows:,}. Split it.")
     for number in range(metadata.num_columns):
         if metadata.schema.column(number).max_repetition_level == 0:
-            continue  # a value for each row; pyarrow ends the process where it shows what is wrong with a chunk
+            continue  # one value for each row; on a damaged chunk pyarrow would end the process
         chunks = [metadata.row_group(group).column(number) for group in range(metadata.num_row_groups)]
         values = sum(chunk.num_values for chunk in chunks)
         if values > _MAX_VALUES:
@@ -127,7 +113,7 @@ def _refuse_many(metadata: pq.FileMetaData, path: Path) -> None:
 
 
 def _refuse_long_text(table: pa.Table, path: Path) -> None:
-    """Refuse text that would not fit in memory once it is no longer a dictionary."""
+    """Refuse text that would not fit in memory once decoded from its dictionary."""
     size = 0
     for column in table.columns:
         if pa.types.is_dictionary(column.type):

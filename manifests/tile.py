@@ -20,7 +20,7 @@ class Tile:
         semantic: uint8 [H, W], class ids of `scheme`, 255 = ignore.
         instance: int32 [H, W], 0 = background, every other value one object; ids may have gaps.
         mpp: micrometres per pixel.
-        scheme: what the values of `semantic` mean.
+        scheme: of the values of `semantic`.
 
     Raises:
         ValueError: for wrong shapes, dtypes, labels outside the scheme or negative ids.

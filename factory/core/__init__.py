@@ -1,1 +1,1 @@
-"""What every part of the factory stands on; nothing here imports torch."""
+"""Foundations of all parts: configuration, runs, images, weights files, devices, statistics."""

@@ -20,7 +20,7 @@ SMOOTH_UM = 5.0
 MAX_SMOOTH_UM = 100.0
 
 _REACH = 4
-"""How far a Gaussian reaches, in its sigmas."""
+"""Radius of a Gaussian's support, in its sigmas."""
 
 AIR_GAP_UM = 5.0
 """Diameter of the disc that air must hold: bright gaps between cells are narrower than that."""

@@ -16,7 +16,7 @@ from manifests.labels import LabelScheme
 from manifests.schema import SPLITS
 
 _BYTES_PER_PX = 8
-"""Of a tile before compression: RGB, one label, and an id of four bytes."""
+"""Bytes of a tile's pixel before compression: RGB, one label, and an id of four bytes."""
 
 
 def plan_table(plan: Plan) -> Table:

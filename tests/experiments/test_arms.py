@@ -122,7 +122,7 @@ REPORT = {
 
 
 def figures_of(gain: float, seed: int) -> RunFigures:
-    """What a seed does to every arm is ten times what the arms differ by."""
+    """The effect of a seed on every arm is ten times the difference between arms."""
     level = np.linspace(0.3, 0.5, VIEWS) + seed / 10 + gain
     return RunFigures(np.stack([level, level, level], 1), level)
 

@@ -53,7 +53,7 @@ def test_dice_and_accuracy_of_classes_are_those_of_the_labeller_s_report() -> No
 
 
 def test_intervals_draw_seeds_and_tiles_as_segment_compare_does() -> None:
-    """Where every tile has as many pixels, accuracy over all pixels is the mean of the tiles' accuracies."""
+    """For tiles of equal size, accuracy over all pixels is the mean of the tiles' accuracies."""
     rng = np.random.default_rng(1)
     right = rng.integers(50, 100, (3, 30))
     counts = np.zeros((3, 30, 2, 2), np.int64)

@@ -1,4 +1,4 @@
-"""What `factory ingest` refuses: exit 2, one line that names the file, and nothing written."""
+"""Input that `factory ingest` refuses: exit 2, one line that names the file, and nothing written."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""What `factory ingest` takes and warns of: instance maps whose ids probably ran past 8 bits."""
+"""Input that `factory ingest` accepts with a warning: instance maps whose ids probably ran past 8 bits."""
 
 from pathlib import Path
 

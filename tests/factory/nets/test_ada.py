@@ -36,7 +36,7 @@ def smooth_image(height: int = 32, width: int = 32, move: tuple[float, float] = 
 
 
 def uniforms(values: dict[int, float], count: int = 1) -> torch.Tensor:
-    """What makes only the given columns differ from a half; gates at 0.5 stay shut at any p up to a half."""
+    """Uniform numbers of a half except in the given columns; gates at 0.5 stay shut at any p up to a half."""
     drawn = torch.full((count, COLUMNS), 0.5, dtype=torch.float64)
     for column, value in values.items():
         drawn[:, column] = value
