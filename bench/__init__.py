@@ -1,1 +1,1 @@
-"""What is claimed to be fast, measured against a peer or a limit in the same run. Not part of the tests."""
+"""Benchmarks of code that claims to be fast, each against a peer or a limit in the same run. Not part of the tests."""

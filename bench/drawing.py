@@ -1,9 +1,10 @@
-"""`factory make` with starter weights: the processor's time with and without each kind of inference layer.
+"""Inference layers: `factory make` and whole networks with and without each kind of layer; processor time, one thread.
 
-Every run is a process of its own, from the start of Python to the last file, in one worker and one thread. The ways
-take turns, and each run is compared with the one of `as shipped` in the same turn, so that a machine that does other
-work in between slows both. The images are compared as well: a data set must keep its bytes.
-FACTORY_BENCH_TURNS sets the number of turns (default 5).
+`factory make` draws with starter weights, each run in a process of its own, from the start of Python to the last file.
+The networks have the sizes of configs/train and random weights. The ways take turns and each is compared with
+`as shipped` of the same turn, so that other work on the machine slows both. "conv2d" replaces the call of oneDNN by
+`F.conv2d`; "torch's layers" leaves all convolutions to torch. The images are compared too: data sets must keep their
+bytes. FACTORY_BENCH_TURNS sets the number of turns (default 3).
 """
 
 import os
@@ -12,61 +13,109 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import zarr
 
-from bench.alone import show, show_machine
+from bench.alone import measured, show, show_machine
 
 ROUTES = {
-    "sharpgan": ("--renderer", "sharpgan", "--n", "48"),
+    "sharpgan": ("--renderer", "sharpgan", "--n", "32"),
     "pix2pixhd": ("--renderer", "pix2pixhd", "--n", "6"),
-    "priorpath": ("--masks", "priorpath", "--scheme", "tissue", "--renderer", "palette", "--n", "12"),
-    "depas": ("--masks", "depas", "--scheme", "tissue", "--renderer", "palette", "--n", "12"),
+    "priorpath": ("--masks", "priorpath", "--scheme", "tissue", "--renderer", "palette", "--n", "10"),
+    "depas": ("--masks", "depas", "--scheme", "tissue", "--renderer", "palette", "--n", "10"),
 }
-
+NETWORKS = {
+    "pix2pixhd, 256x512": "GlobalGenerator(5), (256, 512)",
+    "cyclegan, 256x256": "ResnetGenerator(5, 3, 64, 9), (256, 256)",
+    "pix2pix, 512x512": "UNet(6, 3, 64, 8, 'instance'), (512, 512)",
+    "priorpath, 512x512": "UNet(2, 1, 64, 8, 'instance'), (512, 512)",
+    "depas, 512x512": "DepasGenerator(16, 112, (512, 256, 128, 64, 32), 2, 1), (512, 512)",
+}
 WAYS = {
     "as shipped": "",
-    "no Winograd": "winograd.WinogradConvolution.pays = winograd.WinogradUpsampling.pays = never",
-    "no private calls": "inference_layers._onednn_computes = never",
-    "neither": """winograd.WinogradConvolution.pays = winograd.WinogradUpsampling.pays = never
-inference_layers._onednn_computes = never""",
-    "torch's own layers": """drawing._join_upsampling = never
+    "no Winograd": "winograd.WinogradConvolution.pays = winograd.WinogradUpsampling.pays = lambda *_: False",
+    "conv2d": "torch.backends.mkldnn.is_available = lambda: False",
+    "torch's layers": """drawing._join_upsampling = lambda network: None
 drawing._convolution = drawing._transposed = lambda layer, dtype: layer.to(memory_format=torch.channels_last)""",
 }
 
-SCRIPT = """
-import sys
+COMMAND = """
 import torch
-from factory.nets import drawing, inference_layers, winograd
-never = lambda *_: False
+from factory.nets import drawing, winograd
 {change}
 from factory.cli import main
 main()
 """
 
+FORWARD = """
+import json, sys, time
+import numpy as np, torch
+from factory.nets import drawing, winograd
+from factory.nets.depas import DepasGenerator
+from factory.nets.pix2pixhd import GlobalGenerator
+from factory.nets.resnet import ResnetGenerator
+from factory.nets.unet import UNet
+torch.set_num_threads(1)
+torch.manual_seed(0)
+network, size = eval(sys.argv[1])
+exec(sys.argv[2])
+network = drawing.ready(network.eval(), "fp32", "cpu")
+if isinstance(network, DepasGenerator):
+    inputs = network.inputs([np.random.default_rng(0)], size)
+else:
+    inputs = (torch.randn(1, 5 if not isinstance(network, UNet) else network.downs[0][1].weight.shape[1], *size),)
+with torch.inference_mode():
+    network(*inputs)
+    started = time.process_time()
+    network(*inputs)
+print(json.dumps(time.process_time() - started))
+"""
+
 
 def main() -> None:
-    """Print a table for every route."""
+    """Print a table for the command and one for networks."""
     show_machine()
-    turns = int(os.environ.get("FACTORY_BENCH_TURNS", "5"))
+    turns = int(os.environ.get("FACTORY_BENCH_TURNS", "3"))
+    show("factory make", "time of the processor", "of the shipped time", "levels moved, most")
     for name, options in ROUTES.items():
-        show(f"factory make, {name}", "time of the processor", "of the shipped time", "pixels moved, most")
-        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         with tempfile.TemporaryDirectory(dir=os.environ.get("FACTORY_BENCH_DIR")) as folder:
-            for turn in range(turns):
-                for way in WAYS:
-                    seconds[way].append(_cpu_seconds(way, (*options, "--out", f"{folder}/{turn}-{way}")))
-            for way, found in seconds.items():
-                ratio = statistics.median(a / b for a, b in zip(found, seconds["as shipped"], strict=True))
-                moved = _moved(Path(folder), way)
-                show(f"  {way}", f"{statistics.median(found):.1f} s", f"{ratio:.3f}", moved)
+            seconds = _in_turns(turns, _maker(options, folder))
+            _show_ways(name, seconds, {way: _moved(Path(folder), way) for way in WAYS})
+    show("forward pass, published", "time of the processor", "of the shipped time")
+    for name, network in NETWORKS.items():
+        _show_ways(name, _in_turns(turns, _forward(network)), {})
 
 
-def _cpu_seconds(way: str, options: tuple[str, ...]) -> float:
-    """User and system seconds of one command in a process of its own."""
-    command = [sys.executable, "-c", SCRIPT.format(change=WAYS[way]), "make", "--workers", "1", "--device", "cpu"]
+def _maker(options: tuple[str, ...], folder: str) -> Callable[[int, str], float]:
+    return lambda turn, way: _command(way, (*options, "--out", f"{folder}/{turn}-{way}"))
+
+
+def _forward(network: str) -> Callable[[int, str], float]:
+    return lambda turn, way: float(measured(FORWARD, network, WAYS[way]))
+
+
+def _in_turns(turns: int, work: Callable[[int, str], float]) -> dict[str, list[float]]:
+    """Seconds of every way, one after the other in each turn."""
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for turn in range(turns):
+        for way in WAYS:
+            seconds[way].append(work(turn, way))
+    return seconds
+
+
+def _show_ways(name: str, seconds: dict[str, list[float]], moved: dict[str, str]) -> None:
+    for way, found in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(found, seconds["as shipped"], strict=True))
+        cells = [f"{statistics.median(found):.2f} s", f"{ratio:.2f}", *([moved[way]] if moved else [])]
+        show(f"{name}\n  {way}" if way == "as shipped" else f"  {way}", *cells)
+
+
+def _command(way: str, options: tuple[str, ...]) -> float:
+    """User and system seconds of `factory make` in a process of its own."""
+    command = [sys.executable, "-c", COMMAND.format(change=WAYS[way]), "make", "--workers", "1", "--device", "cpu"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
@@ -77,10 +126,10 @@ def _cpu_seconds(way: str, options: tuple[str, ...]) -> float:
 
 
 def _moved(folder: Path, way: str) -> str:
-    """Share of grey levels that differ from the shipped ones', and the largest difference."""
+    """Number of grey levels that differ from the shipped ones', and the largest difference."""
     shipped, other = (
         np.asarray(zarr.open_group(folder / f"0-{name}" / "store.zarr", mode="r")["image"]).astype(np.int16)
         for name in ("as shipped", way)
     )
     moved = np.abs(shipped - other)
-    return f"{np.count_nonzero(moved) / moved.size:.2%}, {moved.max()}"
+    return f"{np.count_nonzero(moved)} of {moved.size:.1e}, {moved.max()}"
