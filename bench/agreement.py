@@ -1,6 +1,6 @@
 """Instance and boundary metrics against the field's code: the largest difference over random pairs of maps.
 
-Every peer is asked for what it defines as we do. The tests' slow definitions (`tests/metric_oracles.py`) are always
+Every peer is compared where its definition is ours. The tests' slow definitions (`tests/metric_oracles.py`) are always
 there; stardist and torchmetrics come with `pip install -e '.[bench]'`, MONAI with `pip install monai`, and HoVer-Net's
 `stats_utils.py`, which is no package, by naming a copy: FACTORY_BENCH_HOVERNET=/path/to/stats_utils.py.
 """

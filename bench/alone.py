@@ -1,4 +1,4 @@
-"""Benchmark scripts that run in a process of their own, in one thread, and the tables that show what they measure."""
+"""Benchmark scripts that run in a process of their own, in one thread, and their tables."""
 
 import json
 import os

@@ -1,9 +1,9 @@
-"""Image renderers: drawing against stock torch and the convolution peak, and what stitching costs in memory.
+"""Image renderers: inference against stock torch and the convolution peak, and the memory of stitching.
 
 All on one thread, on both sides; random weights. The peak is that of the best of two large 3x3 convolutions of 1024
-channels in bfloat16, measured between the others; the share of it counts the multiplications that the network's layers
-ask for, so layers that do with fewer can bring it over 100 %. FACTORY_BENCH_CLOCK=cpu measures the time that the
-process computed instead of the time that passed, for a machine where other work runs. FACTORY_BENCH_STITCH sets the
+channels in bfloat16, measured between the others; the share of it counts the multiplications of plain
+convolutions, so Winograd convolutions can bring it over 100 %. FACTORY_BENCH_CLOCK=cpu measures processor time
+instead of wall time, for a machine with other work. FACTORY_BENCH_STITCH sets the
 sides of the tiles that are stitched (default 2048,4096; 10016 takes some minutes).
 """
 

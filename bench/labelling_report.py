@@ -1,4 +1,4 @@
-"""The tables of `bench.labelling`, printed, and left as labelling.json and labelling.md where a folder is named."""
+"""The tables of `bench.labelling`, printed, and written as labelling.json and labelling.md into a folder."""
 
 from __future__ import annotations
 

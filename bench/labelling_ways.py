@@ -1,8 +1,8 @@
-"""What `bench.labelling` measures, each in a process of its own: ways to label an image, memory, and tiles with labels.
+"""Measurements of `bench.labelling`, each in a process of its own: labelling an image, memory, and tiles with labels.
 
-Features are random, float32. Streaming finds them in memory as our generator leaves them, a pixel's channels side by
-side; the peers find planes, which they upsample faster. They run the same network with its standardisation and norms
-folded in, as ours has it; their tiles have the size that was fastest here.
+Features are random, float32. Streaming reads them as our generator leaves them in memory, a pixel's channels side by
+side; the peers read planes, which they upsample faster. All run the same network with its standardisation and norms
+folded in; the peers' tiles have the size that was fastest here.
 """
 
 import time
@@ -32,7 +32,7 @@ from manifests.labels import get_scheme
 STREAMING, BF16, TILES, WHOLE = "streaming", "streaming, bf16", "tile-wise", "upsample and concatenate"
 WAYS = (STREAMING, BF16, TILES, WHOLE)
 PRECISIONS = ("fp32", "bf16")
-"""Of the generator."""
+"""Precisions of the generator."""
 
 CLASSES = 5
 MARGIN = 1e-4

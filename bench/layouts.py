@@ -3,10 +3,10 @@
 The loop is written out here after what the public code of Hou et al. 2019 does, step by step: a polygon of 10 to 17
 corners is drawn by PIL on a canvas of three channels, larger than the tile by a margin; the canvas is warped to the
 tile by a quadrangle that all nuclei share; contour and centre are drawn as maps of their own; and all of that up to 50
-times for a nucleus that overlaps what is there, of which the least overlapping is kept. "layout alone" leaves the maps
-of contours and centres out. Both keep ids, which the published code does not, and know no touching rate or kinds.
+times for a nucleus that overlaps what is there, of which the least overlapping is kept. "layout alone" omits the maps
+of contours and centres. Both keep ids, which the published code does not, and know no touching rate or kinds.
 
-All in one run, on one thread, by the time that the process computed.
+All in one run, on one thread, by processor time.
 """
 
 import math

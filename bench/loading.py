@@ -30,7 +30,7 @@ from segment.data.tiles import Tiles
 
 BATCH, BATCHES = 8, 20
 GPU_CROPS_PER_S = 2900
-"""What a large GPU would take with UNet++ at 256x256: arithmetic on its peak, not a measurement."""
+"""Crops a second of UNet++ at 256x256 on a large GPU: computed from its peak, not measured."""
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """`factory make --tps 0.01-0.5`: rate from first to last shard, cores, memory, and the share of storage.
 
-FACTORY_BENCH_TILES sets the number of tiles (default 1000; the figure in the README is of 5000).
+FACTORY_BENCH_TILES sets the number of tiles (default 1000; the figure in docs/results/speed.md is of 5000).
 """
 
 import os

@@ -1,9 +1,9 @@
 """Trained mask generators: drawing against stock torch, `factory make` and `factory train` against bare loops.
 
 All on one thread, on both sides. Weights are random; of the published sizes where the name has no `light`. Only the
-starter weights are trained: they show what the redraws cost that keep masks within the shift bound (--tissue 0.3-0.9).
-FACTORY_BENCH_TILES sets the tiles that are made (default 24). FACTORY_BENCH_CLOCK=cpu measures the time that the
-process computed instead of the time that passed, for a machine where other work runs.
+starter weights are trained: they show the cost of redraws that keep masks within the shift bound (--tissue 0.3-0.9).
+FACTORY_BENCH_TILES sets the tiles that are made (default 24). FACTORY_BENCH_CLOCK=cpu measures processor time instead
+of wall time, for a machine with other work.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Instance metrics of one pair of maps: time against the field's code, and then agreement with it.
+"""Instance metrics of one pair of maps: time against the field's code, and agreement with it.
 
 The second part is `bench.agreement`: the largest differences over random pairs.
 

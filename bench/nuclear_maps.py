@@ -5,7 +5,7 @@ is left, and a skeleton. `thin` is Guo and Hall's algorithm, as ours is, and the
 equal to the byte; `skeletonize` is faster and draws other lines. The last loop takes masks of the whole tile, as the
 field's code often does. Nuclei are drawn by `--masks nuclei`, touching and cut by the border.
 
-Medians of the time that the process computed, on one thread.
+Medians of processor time on one thread.
 """
 
 import time

@@ -9,7 +9,7 @@ medians of its kinds (nothing more, path length, R1 too), weighed as often as th
 
 Memory is the resident peak so far of a process with the published network at batch 1, its image augmented (p = 1),
 gradients and Adam's state there: after what every step does, R1, then path length. A process that leaves the machine
-under 1.5 GB is killed, and what it had is said. ADA's share there is of the first of these, and without gradients.
+under 1.5 GB is killed, and its peak is printed. ADA's share there is of the first of these, and without gradients.
 
 FACTORY_BENCH_SIDES sets the sides (default 512,1024,2048), FACTORY_BENCH_LARGE=1 adds 4096, FACTORY_BENCH_TILES sets
 images and tiles (default 4, of `light` 64 times as many), and FACTORY_BENCH_CLOCK=cpu takes the processor's time.
@@ -96,7 +96,7 @@ def _show_memory() -> None:
 
 
 def _peaks_of(side: str) -> tuple[list[dict[str, float]], float | None]:
-    """What a process says of the parts of a step that it came to, and the GB at which it was killed, None if not."""
+    """Output of a process for the parts of a step that it reached, and the GB at which it was killed, None if not."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", CALL, "say_peaks", side]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

@@ -1,4 +1,4 @@
-"""What `bench.stylegan2` measures, each in a process of its own: drawing, labelling, training steps, memory."""
+"""Measurements of `bench.stylegan2`, each in a process of its own: drawing, labelling, training steps, memory."""
 
 import json
 import statistics

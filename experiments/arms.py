@@ -1,4 +1,4 @@
-"""Arms of an experiment: one renderer each, trained by the ordinary command and shown the same masks of real views."""
+"""Arms of an experiment: one renderer each, trained by `factory train` and applied to the same masks of real crops."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Arm:
         return [f"{key}={value}" for key, value in self.values.items()]
 
     def folder(self, out: Path, seed: int) -> Path:
-        """Of its run."""
+        """Folder of its run, by seed."""
         return out / f"{self.name.replace(' ', '-').replace('+', 'and')}-{seed}"
 
 
@@ -68,11 +68,11 @@ def run_experiment(
     arms_of: Callable[[dict[str, Any]], list[Arm]],
     score: Callable[[dict[str, Any], list[Arm], argparse.Namespace], None],
 ) -> None:
-    """Do what the command line asks: train the arms, seed by seed, or score those that are trained.
+    """Run the command line: train the arms, seed by seed, or score the trained ones.
 
     Args:
-        about: the experiment's docstring. name: its protocol in configs/experiments, unless another is asked for.
-        arms_of: all arms of a protocol. score: given protocol, the arms asked for and the arguments (``protocol``,
+        about: the experiment's docstring. name: its protocol in configs/experiments, without --protocol.
+        arms_of: all arms of a protocol. score: of protocol, requested arms and the arguments (``protocol``,
             its name, ``data``, ``out``, ``encoder``).
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,11 +101,12 @@ def run_experiment(
 def train(
     arm: Arm, seed: int, protocol: Mapping[str, Any], data: Sequence[Path], out: Path, threads: int, device: str = "cpu"
 ) -> None:
-    """Train an arm with the ordinary command; goes on where it was, and skips what is finished.
+    """Train an arm with `factory train`, resumed where it stopped; finished runs are skipped.
 
     Args:
-        arm, seed: what. protocol: with ``size`` of the views, ``batch`` where it is not the config's, and ``steps``.
-        data: data sets. out: of all runs. threads: of torch. device: where.
+        arm, seed: of the run. protocol: with ``size`` of the crops, ``batch`` where it is not the config's, and
+            ``steps``.
+        data: data sets. out: of all runs. threads: of torch. device: of the training.
     """
     if is_finished(arm, seed, protocol, out):
         return
@@ -118,7 +119,7 @@ def train(
 
 
 def is_finished(arm: Arm, seed: int, protocol: Mapping[str, Any], out: Path) -> bool:
-    """Whether a run has made all its steps, with the configuration that the protocol gives it now."""
+    """Whether a run has made all its steps, with the present configuration of the protocol."""
     path = arm.folder(out, seed) / "best.json"
     if not path.is_file():
         return False
@@ -140,7 +141,7 @@ def real_views(tiles: Tiles, protocol: Mapping[str, Any], *, nuclei: bool = Fals
 def render_finished(
     arms: Sequence[Arm], protocol: Mapping[str, Any], out: Path, pixels: Pixels, tiles: Tiles
 ) -> dict[tuple[str, int], Pixels]:
-    """(arm, seed) -> what `render` gives, of every run that is finished."""
+    """(arm, seed) -> images of `render`, of every finished run."""
     return {
         (arm.name, seed): render(arm, arm.folder(out, seed), pixels, tiles.mpp, tiles.scheme, seed)
         for seed in protocol["seeds"]
@@ -150,7 +151,7 @@ def render_finished(
 
 
 def extractors(protocol: Mapping[str, Any], encoder: Path | None) -> Iterator[Extractor]:
-    """Those that the protocol names; the one with weights of timm is left out without its file."""
+    """Feature extractors of the protocol; that with weights of timm is left out without its file."""
     for name in protocol["features"]:
         is_timm = name.startswith("timm:")
         if not is_timm or encoder is not None:
@@ -158,7 +159,7 @@ def extractors(protocol: Mapping[str, Any], encoder: Path | None) -> Iterator[Ex
 
 
 def render(arm: Arm, folder: Path, pixels: Pixels, mpp: float, scheme: LabelScheme, seed: int) -> Pixels:
-    """What an arm makes of the masks of `real_views`: uint8 [N, h, w, 3]."""
+    """Images of an arm for the masks of `real_views`: uint8 [N, h, w, 3]."""
     part = resolve(RENDERERS, arm.renderer, "--renderer")
     config = part.resolve_weights(parse(part.Config, {"weights": str(folder)}, arm.name), "cpu")
     renderer = part(config)

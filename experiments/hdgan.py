@@ -1,11 +1,11 @@
-"""Histopathology-DatasetGAN where the truth is exact: how good are labels read off a generator, and what do they teach?
+"""Histopathology-DatasetGAN with exact truth: labels from a generator's features, their accuracy and use in training.
 
     python -m experiments.hdgan --out runs/hdgan [--protocol FILE] [--device cuda] [--threads 1]
 
-Tiles rendered by `stain`, whose truth is exact, stand in for real ones. A segmenter that learnt their truth annotates
-samples of a StyleGAN2 that learnt their images, as a person would; labellers are trained on 16 of these each. What
-pairs of a labeller teach is measured by `segment compare` on rendered tiles that nothing learnt from. Every part is an
-ordinary command and what is finished is skipped, so the same call goes on. The protocol is
+Tiles rendered by `stain`, whose truth is exact, take the place of real ones. A segmenter trained on their truth
+annotates samples of a StyleGAN2 trained on their images, as a person would; labellers are trained on 16 of these each.
+Pairs of a labeller are compared as training data by `segment compare` on held-out rendered tiles. Every part is an
+ordinary command and finished parts are skipped, so the same call resumes. The protocol is
 configs/experiments/hdgan.yaml, the report docs/results/reports/hdgan.md and .json; a sheet is left in --out.
 """
 
@@ -38,12 +38,12 @@ from segment.network.weights import Weights, load_weights
 
 _SHOWN = 6
 _CURVES = "![learning curves](curves.png)\n\n"
-"""Of a report, which is copied without its picture."""
+"""Suffixes of a report's files that are copied; its picture is not."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The experiment: its protocol, its folder, and how it runs."""
+    """The experiment: its protocol, folder, device and threads."""
 
     protocol: dict[str, Any]
     out: Path
@@ -74,13 +74,13 @@ class Bench:
         return out / "cells"
 
     def score(self, cells: Path, arm: str, truth: Dataset) -> Counts:
-        """What the trainings of an arm say of every tile, seed by seed."""
+        """Pixel tables of the trainings of an arm for every tile, seed by seed."""
         weights = [cells / f"{arm}-{seed}" for seed in range(self.protocol["compare"]["seeds"])]
         return np.stack([counts_of_segmenter(each, truth, self.device, self.out / "scores") for each in weights])
 
 
 def main() -> None:
-    """Do what is left of the experiment, and write the report."""
+    """Run the unfinished parts of the experiment, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/hdgan"))
     parser.add_argument("--protocol", type=Path, default=configs_dir() / "experiments/hdgan.yaml")
@@ -179,7 +179,7 @@ def train_generator(bench: Bench, data: Path) -> Path:
 
 
 def annotate(bench: Bench, sampled: Dataset, annotator: Weights) -> list[Path]:
-    """For each labeller its own samples to learn from, and the same others held out, with the annotator's labels."""
+    """Training samples of each labeller, and common held-out ones, with the annotator's labels."""
     protocol = bench.protocol
     count, labellers = protocol["annotated"], protocol["labellers"]
     held_out = range(count * labellers, len(sampled))
@@ -208,7 +208,7 @@ def train_labeller(bench: Bench, generator: Path, data: Path, number: int) -> Pa
 
 
 def control(bench: Bench, joint: tuple[object, ...], annotator: Weights) -> Control:
-    """Tiles chosen to meet a distribution of TPS: what was asked, what the labels say, and what the annotator says."""
+    """TPS of tiles chosen to meet a distribution: requested, by the labels, and by the annotator."""
     want, out = bench.protocol["asked"], bench.out / "asked"
     bench.factory(
         *joint, "--n", want["n"], "--pool", want["pool"], "--tps", want["tps"], "--set", "joint.tolerance=1",

@@ -24,9 +24,9 @@ _SHARD = 64
 
 
 def said_by(weights: Weights, image: npt.NDArray[np.uint8], mpp: float) -> Tile:
-    """What a segmenter sees in an image: the most probable class of each pixel; nuclei are connected pieces.
+    """Labels of an image by a segmenter: the most probable class of each pixel; nuclei are connected pieces.
 
-    So its labels are made as those of a labeller are, and differ from them in nothing but who says them.
+    A labeller's labels are made in the same way.
     """
     maps = predict_maps(weights.network, weights.head, image, weights.device)
     return tile_of(maps.probabilities.argmax(0).astype(np.uint8), weights.scheme, mpp)
@@ -42,13 +42,13 @@ def copy(
     config: Mapping[str, Any],
     is_synthetic: bool = True,
 ) -> Dataset:
-    """Write images of a data set with other labels or in another part; one that is there and finished is kept.
+    """Write images of a data set with other labels or another choice of tiles; a finished copy is kept.
 
     Args:
-        out: the new data set. of: where images are from. places: of those, in order.
-        label: gives the labels. columns_of: what else differs in the row of a place.
-        config: what run.yaml says beside the digest of the images' data set.
-        is_synthetic: what the new one says of itself. False lets `segment compare` take rendered tiles for real ones;
+        out: the new data set. of: data set of the images. places: of those, in order.
+        label: returns the labels. columns_of: further changed columns of the row of a place.
+        config: for run.yaml, beside the digest of the images' data set.
+        is_synthetic: metadata of the new data set. False makes `segment compare` treat rendered tiles as real ones;
             their rows still name the renderer, and such a data set is for the experiment alone.
     """
     document = {**config, "images_of": sha256_file(of.root / SUMS), "places": list(places)}

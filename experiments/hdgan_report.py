@@ -1,4 +1,4 @@
-"""The report of `experiments.hdgan`: every figure with what it is measured against."""
+"""The report of `experiments.hdgan`: every figure with its reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DIFFERENCES = (
 
 @dataclass(frozen=True)
 class Control:
-    """TPS of tiles chosen to meet a distribution, float64 [tiles] each: asked, of the labels, read off the images."""
+    """TPS of tiles chosen to meet a distribution, float64 [tiles] each: requested, by labels, by images."""
 
     asked: Floats
     labels: Floats
@@ -37,10 +37,10 @@ class Control:
 
 @dataclass(frozen=True)
 class Found:
-    """What the experiment found.
+    """Results of the experiment.
 
     Attributes:
-        scheme: of all labels. segmenters: by what they learnt from, int64 [seeds, tiles, C, C] against exact truth.
+        scheme: of all labels. segmenters: by their training data, int64 [seeds, tiles, C, C] against exact truth.
         labellers: int64 [labellers, images, C, C] against the annotator. held_out: figures of the first one's training.
         control: of TPS.
     """
@@ -190,7 +190,7 @@ def _difference(found: Found, ours: str, theirs: str, resamples: int) -> list[fl
 
 
 def _control(control: Control) -> dict[str, dict[str, float | None]]:
-    """How near TPS comes to what was asked, by labels and by images; over the tiles that have tumour."""
+    """Error of TPS against the request, by labels and by images, over the tiles with tumour."""
     found: dict[str, dict[str, float | None]] = {}
     for name, got in (("labels", control.labels), ("images", control.images)):
         known = np.isfinite(got)

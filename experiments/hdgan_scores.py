@@ -25,7 +25,7 @@ Measure = Callable[[npt.NDArray[np.float64]], Floats]
 
 
 def counts_of_segmenter(folder: Path, truth: Dataset, device: str, kept: Path) -> Counts:
-    """Pixels of every tile by class in truth [rows] and said by a segmenter [columns]: int64 [tiles, C, C].
+    """Pixels of every tile by true class [rows] and class by a segmenter [columns]: int64 [tiles, C, C].
 
     Args:
         folder: of the segmenter's training. truth: tiles. device: where it runs. kept: folder of such tables, so that
@@ -51,10 +51,10 @@ def counts_of_segmenter(folder: Path, truth: Dataset, device: str, kept: Path) -
 
 
 def counts_of_labeller(folder: Path, annotated: Path, device: str) -> Counts:
-    """The same of a labeller against its annotator, on the images that are held out.
+    """Pixels by class of a labeller against its annotator, on held-out images.
 
     Raises:
-        FaultError: when the generator does not draw those images again.
+        FaultError: when the generator does not reproduce those images.
     """
     joint, dataset = Hdgan(HdganConfig(weights=str(folder)), device), open_dataset(annotated)
     counts = []
@@ -67,19 +67,19 @@ def counts_of_labeller(folder: Path, annotated: Path, device: str) -> Counts:
 
 
 def tps_said(weights: Weights, dataset: Dataset) -> Floats:
-    """TPS that a segmenter reads off images: float64 [tiles], NaN without tumour."""
+    """TPS of images by a segmenter: float64 [tiles], NaN without tumour."""
     tiles = (said_by(weights, sample.image, sample.tile.mpp) for sample in dataset)
     return np.array([measured_tps(tile) for tile in tiles], np.float64)
 
 
 def dice(counts: Floats) -> Floats:
-    """Dice of every class, 2 TP / (2 TP + FP + FN), of tables [..., C, C]: [..., C], NaN for one that is nowhere."""
+    """Dice of every class, 2 TP / (2 TP + FP + FN), of tables [..., C, C]: [..., C], NaN for an absent class."""
     right, total = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1) + counts.sum(-2)
     return np.where(total > 0, 2 * right / np.maximum(total, 1), np.nan)
 
 
 def accuracy(counts: Floats) -> Floats:
-    """Share of the pixels of every class that are said so, of tables [..., C, C]: [..., C]; NaN as in `dice`."""
+    """Recall of every class, of tables [..., C, C]: [..., C]; NaN as in `dice`."""
     right, there = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1)
     return np.where(there > 0, right / np.maximum(there, 1), np.nan)
 
@@ -104,14 +104,14 @@ def draws(counts: Counts, of: Measure, resamples: int) -> Floats:
 
 
 def mean_of_classes(figures: Floats) -> Floats:
-    """Mean over the classes that are somewhere, of rows [B, C]: [B]; NaN where none is."""
+    """Mean over the classes that are present, of rows [B, C]: [B]; NaN without any."""
     known = ~np.isnan(figures)
     total = np.where(known, figures, 0).sum(-1)
     return np.where(known.any(-1), total / np.maximum(known.sum(-1), 1), np.nan)
 
 
 def interval(figures: Floats) -> tuple[float, float, float]:
-    """The figure itself, and the 95 % interval of its further rows: of [1 + resamples]; NaN where nothing is known."""
+    """The figure itself, and the 95 % interval of its further rows: of [1 + resamples]; NaN where undefined."""
     further = figures[1:][~np.isnan(figures[1:])]
     low, high = np.quantile(further, (0.025, 0.975)) if further.size else (np.nan, np.nan)
     return float(figures[0]), float(low), float(high)

@@ -1,6 +1,6 @@
-"""Where `RegionsConfig.marker_um` comes from: positive regions of Ki-67 masks against drawn ones in the same tumour.
+"""Measures `RegionsConfig.marker_um`: positive regions of Ki-67 masks against drawn ones in the same tumour.
 
-    python -m experiments.marker_regions data/ki67r     region masks from marked cells, see README
+    python -m experiments.marker_regions data/ki67r     region masks from marked cells (factory ingest --regions)
 
 In every training tile with at least a tenth tumour and a TPS of 3 to 45 %, the positive regions are drawn again, in the
 tumour that the tile has and at the TPS that it has, for several `marker_um`. The table gives means over tiles.
@@ -58,7 +58,7 @@ def tumour_of(tile: Tile) -> Mask:
 
 
 def redrawn(tile: Tile, marker_um: float, seed: int) -> Mask:
-    """Positive regions as `draw_regions` has them, as large as those of the tile."""
+    """Positive regions of `draw_regions`, as large as those of the tile."""
     rng = generator(seed, Stream.MASK)
     height, width = tile.semantic.shape
     regions = draw_regions(rng, height, width, tile.mpp, RegionsConfig(marker_um=marker_um), tile.scheme)

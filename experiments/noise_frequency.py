@@ -3,9 +3,9 @@
     python -m experiments.noise_frequency train --data data/ki67r [--arms "polygons,noise 7.5 um"]
     python -m experiments.noise_frequency score --data data/ki67r [--encoder lite0.safetensors]
 
-The protocol is configs/experiments/noise_frequency.yaml. What is finished is skipped; a second call of `train` may run
+The protocol is configs/experiments/noise_frequency.yaml. Finished runs are skipped; a second call of `train` may run
 beside the first with other arms. The report is docs/results/reports/noise-frequency.md, .json and
-.png; a sheet of samples, which has real images in it, is left in --out.
+.png; a sheet of samples, which contains real images, is written to --out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def arms_of(protocol: dict[str, Any]) -> list[Arm]:
-    """All arms, in the order in which they are trained: first those that the question is about."""
+    """All arms, in the order of training: first those of the main question."""
 
     def of_base(name: str, **condition: Any) -> Arm:
         values = {f"condition.{key}": value for key, value in condition.items()}
@@ -42,7 +42,7 @@ def arms_of(protocol: dict[str, Any]) -> list[Arm]:
 
 
 def main() -> None:
-    """Do one part of the experiment."""
+    """Run one part of the experiment."""
     run_experiment(__doc__, "noise_frequency", arms_of, score)
 
 
@@ -66,8 +66,7 @@ def _figures(
 ) -> ArmFigures:
     """Distances of every run, and the same over draws of whole patients, views of a draw shared by all runs.
 
-    A draw holds views twice, which by itself makes distances larger: draws are moved to have their mean where the
-    estimate is.
+    A draw contains crops twice, which makes distances larger: draws are shifted so that their mean is the estimate.
     """
     rng = np.random.default_rng(protocol["view_seed"])
     _, members = np.unique(np.asarray(groups), return_inverse=True)

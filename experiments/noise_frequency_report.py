@@ -53,7 +53,7 @@ class ArmFigures:
         return float(np.mean(values)) if values else None
 
     def mean_draws(self, arm: str) -> Draws:
-        """Mean of every draw over as many seeds as there are, drawn with replacement and for each arm by itself."""
+        """Mean of every draw over seeds drawn with replacement, independently for each arm."""
         values = np.array([values for (name, _), values in self.draws.items() if name == arm])
         rng = np.random.default_rng([ord(letter) for letter in arm])
         drawn = rng.integers(0, len(values), values.shape)
@@ -136,7 +136,7 @@ def _spacings(protocol: Mapping[str, Any], figures: ArmFigures) -> dict[str, flo
 
 
 def _gain(figures: ArmFigures, name: str, where: str) -> str:
-    """What noise gains over polygons alone, and what share that is of the gain of real cells."""
+    """Gain of noise over polygons alone, and its share of the gain of real cells."""
     without, made = figures.mean(POLYGONS) or 0.0, figures.mean(name) or 0.0
     gain = figures.mean_draws(POLYGONS) - figures.mean_draws(name)
     low, high = _interval(gain)

@@ -1,4 +1,4 @@
-"""Makes the README's pictures from fresh tiles: PD-L1 with its labels, Ki-67 and H&E; and masks learnt. All synthetic.
+"""Makes the pictures of README and docs from new tiles: PD-L1 with its labels, Ki-67, H&E, learnt masks. All synthetic.
 
 python -m experiments.readme_pictures [montage|learnt|images|nuclei|joint] [FILE]
     default: montage, docs/pictures/NAME.jpg
@@ -63,7 +63,7 @@ def _learnt() -> Image:
 
 
 def _images() -> Image:
-    """Masks of Ki-67 regions above what `pix2pixhd` makes of them, at three TPS."""
+    """Masks of Ki-67 regions above images of `pix2pixhd`, at three TPS."""
     rows: list[list[Image]] = [[], []]
     with tempfile.TemporaryDirectory() as folder:
         for number, tps in enumerate(("0.02", "0.15", "0.4")):
@@ -80,7 +80,7 @@ def _images() -> Image:
 
 
 def _nuclei() -> Image:
-    """Masks of few, clustered and crowded nuclei, each in the looks of four slides: `sharpgan`."""
+    """Masks of few, clustered and crowded nuclei, each with the stain references of four slides: `sharpgan`."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for number, (cells, touching) in enumerate((("20", 0.0), ("45", 0.6), ("110", 0.3))):
@@ -101,7 +101,7 @@ def _nuclei() -> Image:
 
 
 def _joint() -> Image:
-    """Two rows of images from a generator, each above the same under the labels that were read off it."""
+    """Two rows of images from a generator, each above the same with its labels."""
     with tempfile.TemporaryDirectory() as folder:
         config = resolve_joint({"n": 16, "seed": _SEED}, {"name": HDGAN}, [], None, [])
         prepared = joint_making.prepare(config, Path(folder) / "joint", manifest=None, device="cpu")
@@ -154,7 +154,7 @@ def _write(target: Path, picture: Image) -> None:
     """The best JPEG of at most 900 kB.
 
     Raises:
-        RuntimeError: when even a poor one is larger.
+        RuntimeError: when the lowest quality is larger.
     """
     for quality in range(94, 40, -4):
         _, stream = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])

@@ -4,11 +4,11 @@
     python -m experiments.sharp_gan score --data data/monuseg [--encoder lite0.safetensors]
     python -m experiments.sharp_gan train --data data/monuseg-val --protocol sharp_gan_tuning
 
-The protocol is configs/experiments/sharp_gan.yaml, whose weights of losses were chosen with sharp_gan_tuning.yaml. What
-is finished is skipped; a second call of `train` may run beside the first with other arms. AJI is that of the segmenter
-that comes with `segment` (starter weights, trained on patients of the train split), in the generated images, against
-the masks; it is also run on the real images. The report has the protocol's name, docs/results/reports/sharp-gan.md and
-.json; a sheet of samples, which has real images in it, is left in --out.
+The protocol is configs/experiments/sharp_gan.yaml, whose weights of losses were chosen with sharp_gan_tuning.yaml.
+Finished runs are skipped; a second call of `train` may run beside the first with other arms. AJI is that of the
+segmenter that comes with `segment` (starter weights, trained on patients of the train split), in the generated images,
+against the masks; it is also run on the real images. The report has the protocol's name,
+docs/results/reports/sharp-gan.md and .json; a sheet of samples, which contains real images, is written to --out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from segment.network.weights import Weights, load_weights
 
 
 def main() -> None:
-    """Do one part of the experiment."""
+    """Run one part of the experiment."""
     run_experiment(__doc__, "sharp_gan", arms_of, score)
 
 

@@ -1,4 +1,4 @@
-"""The report of `experiments.sharp_gan`: the paper's table with intervals, beside what was published, and a sheet."""
+"""The report of `experiments.sharp_gan`: the paper's table with intervals, beside the published values, and a sheet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RunFigures:
-    """Of one run on every view.
+    """Scores of one run on every crop.
 
     Attributes:
         quality: float64 [N, 3], SSIM, FSIM and GMSD against the real image. aji: float64 [N], of the segmenter.
@@ -44,7 +44,7 @@ class RunFigures:
 
 @dataclass(frozen=True)
 class Scored:
-    """What the experiment found on N views of held-out patients.
+    """Results of the experiment on N crops of held-out patients.
 
     Attributes:
         figures: of every finished run. ceiling: float64 [N], AJI of the segmenter in the real images.
@@ -63,11 +63,11 @@ class Scored:
     scheme: LabelScheme
 
     def seeds(self, arm: str) -> list[int]:
-        """Those of an arm that are finished."""
+        """Finished seeds of an arm."""
         return sorted(seed for name, seed in self.figures if name == arm)
 
     def values(self, arm: str, measure: str, seeds: Sequence[int]) -> Floats:
-        """Of an arm's runs on every view: float64 [seeds, N]."""
+        """Values of an arm's runs on every crop: float64 [seeds, N]."""
         return np.stack([self.figures[arm, seed].of(measure) for seed in seeds])
 
 

@@ -1,11 +1,11 @@
-"""Which slides' looks a renderer should draw with: does the stain of a slide say what its masks say?
+"""Chooses the stain references of a renderer: slides whose stain agrees with their masks.
 
     python -m experiments.slide_stain --data data/ki67r
 
-For every slide of the train split: the shares of the nuclei in positive and in negative regions that the stain count of
-the audit calls stained, on the real tiles. Where more than `MOST_NEGATIVE` of the negative nuclei count as stained, or
-fewer than `LEAST_POSITIVE` of the positive ones, count and masks disagree, and tiles in that look would be flagged
-though they were right. `python -m factory.starter.pack pack ... --without-looks` takes the numbers printed last.
+For every slide of the train split: the shares of the nuclei in positive and in negative regions that the audit's
+stain count finds stained, on the real tiles. Where more than `MOST_NEGATIVE` of the negative nuclei count as stained,
+or fewer than `LEAST_POSITIVE` of the positive ones, count and masks disagree, and correct tiles with that reference
+would be flagged. `python -m factory.starter.pack pack ... --without-looks` takes the numbers printed last.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST_NEGATIVE, LEAST_POSITIVE = 0.1, 0.6
 
 
 def main() -> None:
-    """Print the table, and which looks to leave out."""
+    """Print the table, and the references to leave out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     counts = stained_by_slide(parser.parse_args().data)

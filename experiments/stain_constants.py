@@ -1,4 +1,4 @@
-"""Where the default constants of the renderer `stain` come from: measured on images that may be tuned on.
+"""Measures the default constants of the renderer `stain`, on images of training splits.
 
 `SOURCES` names the images; give the folder that holds the source folders, laid out as in their own publications'
 exports (images/ beside instances/ or cells/ and roi/). Test images are not among them: of MoNuSeg the twelve training
@@ -11,8 +11,7 @@ the slides only CMU-1-Small-Region. Resolutions that no file states are estimate
 A range is the 20th to 80th percentile of `stain_fit` over images: tiles draw every quantity by itself while in images
 they go together, so that tails must not be combined. Vectors are means. A source weighs the root of its slides, so
 that neither a lone slide nor a large set decides. `stain_fit` turns its measures into parameters by gains; the second
-command prints by what a gain has to be multiplied so that rendered tiles come back, in the median, with what they were
-rendered with.
+command prints the factor of each gain with which the fit of rendered tiles returns, in the median, their parameters.
 """
 
 import csv
@@ -109,7 +108,7 @@ def _read(path: Path) -> list[Image]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Looks of images; the weight and the resolution of each, and whether membranes are stained."""
+    """Appearances of images; the weight and the resolution of each, and whether membranes are stained."""
 
     slides: list[Slide]
     weight: npt.NDArray[np.float64]
@@ -162,7 +161,7 @@ def _print_group(group: str, fitted: Fitted) -> None:
 
 
 def _print_scanner(fitted: Fitted) -> None:
-    """What does not depend on the stain."""
+    """Print the constants of the scanner."""
     print(f"\nscanner: {len(fitted.slides)} images; 20th, 50th, 80th percentile")
     everywhere = np.ones(len(fitted.slides), bool)
     blur_px = np.array([slide.blur_px for slide in fitted.slides])
@@ -191,7 +190,7 @@ def _print_gains() -> None:
 
 
 def _render(scheme_name: str, staining: Staining, n: int = 48) -> list[tuple[Look, Slide]]:
-    """Tiles as `factory make` draws them, without faults: the look each was given, and the one fitted to it."""
+    """Tiles as `factory make` draws them, without faults: the appearance of each, and the one fitted to it."""
     from factory.core.seeds import Stream, generator
     from factory.make.recipes.base import maker_of
     from factory.make.recipes.masks_and_renderer import prepare

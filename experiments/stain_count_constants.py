@@ -1,9 +1,9 @@
-"""Measures the two smallest densities of `segment.audit.stain_count.find_nuclei` on images that may be tuned on.
+"""Measures the two smallest densities of `segment.audit.stain_count.find_nuclei` on training and validation images.
 
     python -m experiments.stain_count_constants FOLDER...     ingested IHC with positive and negative cells
 
 Of each patient or slide of the train and val splits, `TILES_PER_GROUP` tiles with at least `FEWEST_CELLS` annotated
-cells are drawn with `SEED`; no test tile and no rendered tile is looked at. As in the audit's calibration, each data
+cells are drawn with `SEED`; no test tile and no rendered tile is used. As in the audit's calibration, each data
 set has its own stain vectors, and at every point of the grid its own threshold. The choice is the smallest mean |TPS
 error|; tiles are averaged within a group, then groups over all data sets, so that a patient with many tiles counts
 once.
@@ -64,7 +64,7 @@ def choose_tiles(dataset: Dataset, cells: AnnotatedCells) -> Dataset:
 
 
 def look(root: Path) -> dict[float, list[Found]]:
-    """Nuclei of a data set's tiles for every `pale_od`, none left out by density yet."""
+    """Nuclei of a data set's tiles for every `pale_od`, of any density."""
     whole = open_dataset(root)
     cells = annotated_cells(whole)
     if cells is None or whole.info.is_synthetic:

@@ -7,7 +7,7 @@
     python -m experiments.tissue_masks score --data DATA...   --out runs/tissue-masks [--encoder encoder.safetensors]
 
 The protocol is configs/experiments/tissue_masks.yaml. A second call of `train` may run beside the first with other
-generators. What is finished is skipped; the report is docs/results/reports/tissue-masks.md and .json.
+generators. Finished runs are skipped; the report is docs/results/reports/tissue-masks.md and .json.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SHOWN = 6
 
 
 def main() -> None:
-    """Do one part of the experiment."""
+    """Run one part of the experiment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("tune", "train", "score", "picture", "starter"))
     parser.add_argument("--data", nargs="+", type=Path, default=[], help="data sets of the final run")
@@ -80,7 +80,7 @@ def train(
     threads: int,
     steps: int | None = None,
 ) -> None:
-    """Train one generator with the ordinary command; goes on where it was, and skips what is finished."""
+    """Train one generator with `factory train`, resumed where it stopped; finished runs are skipped."""
     plan = protocol["generators"][name]
     command = [sys.executable, "-m", "factory.cli", "train", plan.get("trainer", name), "--config", plan["config"]]
     command += ["--out", out, "--resume"]
@@ -127,7 +127,7 @@ def draw(
     tissue: str = "none",
     masks: int | None = None,
 ) -> TileSet:
-    """Draw masks with the ordinary command and read them back."""
+    """Draw masks with `factory make` and read them back."""
     command = [sys.executable, "-m", "factory.cli", "make", "--masks", what["generator"], "--renderer", "palette"]
     command += ["--set", f"masks.weights={weights}", "--tissue", tissue, "--n", masks or protocol["masks"]]
     command += ["--size", "x".join(map(str, protocol["size"])), "--out", out, "--device", "cpu"]
@@ -147,7 +147,7 @@ def draw(
 
 
 def real_views(name: str, tiles: Tiles, protocol: dict[str, Any], rounds: int = 1) -> TileSet:
-    """Crops of real masks as the generators see them in training: `rounds` times as many as masks are drawn."""
+    """Crops of real masks as in training: `rounds` times the number of drawn masks."""
     count = rounds * protocol["masks"]
     views = MaskCrops(tiles, tuple(protocol["size"]), count, _VIEW_SEED, 0.85)
     groups = tuple(tiles.group(views.place(number)) for number in range(count))
@@ -156,7 +156,7 @@ def real_views(name: str, tiles: Tiles, protocol: dict[str, Any], rounds: int = 
 
 
 def whole_tiles(name: str, tiles: Tiles) -> TileSet:
-    """Every tile, whole: what copies are searched in."""
+    """Every tile, whole, to search for copies."""
     pixels = np.stack([tiles.read(place) for place in range(len(tiles))])
     ids = tuple(f"tile-{place}" for place in range(len(tiles)))
     return TileSet(name, pixels, tiles.mpp, tiles.scheme, ids, tuple(map(tiles.group, range(len(tiles)))))
@@ -232,7 +232,7 @@ def score_starter(protocol: dict[str, Any], arguments: argparse.Namespace) -> No
 
 
 def picture(protocol: dict[str, Any], out: Path) -> None:
-    """Masks of seed 0, one column for each set that no real mask went into: docs/pictures/tissue-masks.png."""
+    """Masks of seed 0, one column for each set without real coarse masks: docs/pictures/tissue-masks.png."""
     columns = []
     for label, what in protocol["sets"].items():
         if what.get("coarse") == "masks":
@@ -248,7 +248,7 @@ def _slug(label: str) -> str:
 
 
 def _extractor(feature: str, arguments: argparse.Namespace) -> tuple[Extractor, Path]:
-    """The extractor of this process, and the file of the features that it has given so far."""
+    """The extractor of this process, and the file that caches its features."""
     weights = arguments.encoder if feature.startswith("timm:") else None
     return open_extractor(feature, weights), arguments.out / f"features-{_slug(feature)}.npz"
 
@@ -274,7 +274,7 @@ def _settings(features: str, encoder: Path | None, **more: int) -> Settings:
 
 
 def _is_trained(run: Path) -> bool:
-    """Whether a run has done all its steps."""
+    """Whether a run has made all its steps."""
     path = run / "best.safetensors"
     if not path.exists():
         return False

@@ -1,4 +1,4 @@
-"""The report of `experiments.tissue_masks`: every run, the ratios over seeds, controls, and the price of control."""
+"""The report of `experiments.tissue_masks`: every run, the ratios over seeds, controls, and the cost of control."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _less_floor(over: Iterable[Comparison], under: Iterable[Comparison], floor: 
 
 
 def _controls(c: Comparison) -> list[str]:
-    """Floor and ceiling, once: they do not depend on the fakes."""
+    """Floor and ceiling, which do not depend on the generated masks."""
     rows = [
         [row.name, f"{row.distance:.4g}", f"{row.distance_std:.2g}", f"{row.coverage:.2f}"]
         for row in c.controls
@@ -186,7 +186,7 @@ def _price(protocol: Mapping[str, Any], price: Sequence[ShiftBin], document: dic
 
 
 def _copies(found: Found, document: dict[str, Any]) -> list[str]:
-    """Copies of places in the whole training tiles, of the seed that was searched."""
+    """Copies of parts of whole training tiles, for the searched seed."""
     rows = []
     for label, seeds in next(iter(found.values())).items():
         for seed, c in seeds.items():

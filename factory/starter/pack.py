@@ -1,4 +1,4 @@
-"""How starter weights are packed; the steps before are ordinary commands (README.md beside this file).
+"""Packs starter weights; the steps before are ordinary commands (README.md beside this file).
 
 python -m factory.starter.pack pack runs/tissue-masks/depas-0 depas-tissue
 python -m factory.starter.pack pack runs/ihc pix2pixhd-ihc --without-looks 5,9,10,11,19
@@ -26,26 +26,25 @@ from manifests.files import sha256_file
 
 LARGEST_BYTES = 16_000_000
 
-
 _PACKED = (MASKS_KIND, RENDERER_KIND, GENERATOR_KIND, LABELLER_KIND)
 
 
 def pack(folder: Path, name: str, out: Path = STARTER, without_looks: Collection[int] = ()) -> Path:
-    """Write a run's weights under a starter's name, in half precision but for a labeller's, which are few.
+    """Write a run's weights under a starter's name, in half precision, or float32 for a labeller's few weights.
 
     A labeller reads features of one generator, so it is trained on those of the packed one
     (``factory train hdgan --generator factory/starter/stylegan2-he.safetensors``).
 
     Args:
         folder: of the run. name: ``GENERATOR-WHAT``, e.g. ``depas-tissue``. out: folder of the file.
-        without_looks: numbers of looks that are left off the card, so that none is drawn with.
+        without_looks: numbers of stain references to leave out of the card.
 
     Returns:
         The file.
 
     Raises:
-        UserError: for a name of another generator, looks that it has not, a labeller whose generator is not in `out`,
-            or a file above 16 MB, which is then not left behind.
+        UserError: for a name of another generator, unknown stain references, a labeller whose generator is not in
+            `out`, or more than 16 MB of weights.
     """
     path = folder / BEST
     kind = read_card(path).kind
@@ -78,7 +77,7 @@ def pack(folder: Path, name: str, out: Path = STARTER, without_looks: Collection
 
 
 def _refuse_other_generator(path: Path, digest: str, out: Path) -> None:
-    """Refuse a labeller whose generator does not stand beside where it goes."""
+    """Refuse a labeller whose generator is not in the folder that it is packed into."""
     found = sorted(out.glob(f"{GENERATOR}-*.safetensors"))
     if digest not in {read_card(each).sha256 for each in found}:
         names = ", ".join(each.name for each in found) or "none"
@@ -89,7 +88,7 @@ def _refuse_other_generator(path: Path, digest: str, out: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run the one command there is."""
+    """Run the command ``pack``."""
     if len(arguments) not in (3, 5) or arguments[0] != "pack" or arguments[3:4] not in ([], ["--without-looks"]):
         raise UserError(f"expected: pack RUN NAME [--without-looks 1,2], got {' '.join(arguments) or 'nothing'}.")
     looks = {int(word) for word in arguments[4].split(",")} if len(arguments) == 5 else set()
