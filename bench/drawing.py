@@ -2,9 +2,9 @@
 
 `factory make` draws with starter weights, each run in a process of its own, from the start of Python to the last file.
 The networks have the sizes of configs/train and random weights. The ways take turns and each is compared with
-`as shipped` of the same turn, so that other work on the machine slows both. "conv2d" replaces the call of oneDNN by
-`F.conv2d`; "torch's layers" leaves all convolutions to torch. The images are compared too: data sets must keep their
-bytes. FACTORY_BENCH_TURNS sets the number of turns (default 3).
+`as shipped` of the same turn, so that other work on the machine slows both. "no private calls" replaces torch's
+private operators by `F.conv2d`; "torch's layers" leaves all convolutions to torch. The images are compared too: data
+sets must keep their bytes. FACTORY_BENCH_TURNS sets the number of turns (default 3).
 """
 
 import os
@@ -30,6 +30,7 @@ ROUTES = {
 NETWORKS = {
     "pix2pixhd, 256x512": "GlobalGenerator(5), (256, 512)",
     "cyclegan, 256x256": "ResnetGenerator(5, 3, 64, 9), (256, 256)",
+    "pix2pix, 256x256": "UNet(6, 3, 64, 8, 'instance'), (256, 256)",
     "pix2pix, 512x512": "UNet(6, 3, 64, 8, 'instance'), (512, 512)",
     "priorpath, 512x512": "UNet(2, 1, 64, 8, 'instance'), (512, 512)",
     "depas, 512x512": "DepasGenerator(16, 112, (512, 256, 128, 64, 32), 2, 1), (512, 512)",
@@ -37,14 +38,14 @@ NETWORKS = {
 WAYS = {
     "as shipped": "",
     "no Winograd": "winograd.WinogradConvolution.pays = winograd.WinogradUpsampling.pays = lambda *_: False",
-    "conv2d": "torch.backends.mkldnn.is_available = lambda: False",
+    "no private calls": "inference_layers._onednn_computes = lambda dtype: False",
     "torch's layers": """drawing._join_upsampling = lambda network: None
 drawing._convolution = drawing._transposed = lambda layer, dtype: layer.to(memory_format=torch.channels_last)""",
 }
 
 COMMAND = """
 import torch
-from factory.nets import drawing, winograd
+from factory.nets import drawing, inference_layers, winograd
 {change}
 from factory.cli import main
 main()
@@ -53,7 +54,7 @@ main()
 FORWARD = """
 import json, sys, time
 import numpy as np, torch
-from factory.nets import drawing, winograd
+from factory.nets import drawing, inference_layers, winograd
 from factory.nets.depas import DepasGenerator
 from factory.nets.pix2pixhd import GlobalGenerator
 from factory.nets.resnet import ResnetGenerator

@@ -22,10 +22,12 @@ _BAND_PIXELS = 4096
 """Pixels of a band, for the statistics of a norm."""
 
 
-class Convolution(nn.Module):
-    """A convolution in one number format.
+_OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_is_mkldnn_bf16_supported")
+"""Private operators of `torch.ops.mkldnn`; another torch may lack them."""
 
-    In float32 on a CPU it always runs in oneDNN, which `F.conv2d` leaves for slower kernels where maps are small.
+
+class Convolution(nn.Module):
+    """A convolution in one number format; on a CPU with weights in oneDNN's layout, converted once.
 
     Args:
         weight: [O, I, kh, kw]. bias: [O] or None. stride, padding, dilation: as in `nn.Conv2d`.
@@ -44,10 +46,22 @@ class Convolution(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, O, H', W'] of [N, I, H, W]."""
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        if x.device.type == "cpu" and self.dtype == torch.float32 and has_onednn:
-            return torch.mkldnn_convolution(x, self.weight, self.bias, self.padding, self.stride, self.dilation, 1)
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
+        if x.device.type != "cpu" or not _onednn_computes(self.dtype):
+            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
+        # The two operators of torch's own compiler. The layout is the best for the first input's size.
+        shape = (list(self.padding), list(self.stride), list(self.dilation), 1)
+        if not self.weight.is_mkldnn:
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *shape, list(x.shape))
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        return cast(torch.Tensor, convolve(x, self.weight, self.bias, *shape, "none", [], ""))
+
+
+def _onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether this machine's oneDNN has convolutions in a number format, and this torch its private operators."""
+    operators = all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
+    if not operators or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class UpsamplingKernel4(nn.Module):
