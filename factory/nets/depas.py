@@ -11,24 +11,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from factory.nets import STRIDE
-from factory.nets.layers import NOISE_GAIN, draw_first_weights, logits_in_full_precision, noise_pyramid
-
-
-class _Up(nn.Module):
-    """Transposed convolution, batch norm, scaled noise, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        x = self.norm(self.up(x))
-        return F.relu(x if noise is None else x + noise, inplace=True)
+from factory.nets.layers import (
+    NOISE_GAIN,
+    UpsamplingBlock,
+    draw_first_weights,
+    logits_in_full_precision,
+    noise_pyramid,
+)  # fmt: skip
 
 
 class DepasGenerator(nn.Module):
@@ -63,7 +55,7 @@ class DepasGenerator(nn.Module):
             ]
         self.mix = nn.Sequential(*layers)
         inputs = [widths[0] if mixing else channels, *widths[:-1]]
-        self.layers = nn.ModuleList(_Up(a, b) for a, b in zip(inputs, widths, strict=True))
+        self.layers = nn.ModuleList(UpsamplingBlock(a, b) for a, b in zip(inputs, widths, strict=True))
         self.noise_scale = nn.Parameter(torch.zeros(len(widths)))
         self.head = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
         draw_first_weights(self)
@@ -99,7 +91,7 @@ class DcganGenerator(nn.Module):
         self.seed = nn.Sequential(
             nn.ConvTranspose2d(latent, widths[0], seed, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
         )
-        self.layers = nn.ModuleList(_Up(a, b) for a, b in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(UpsamplingBlock(a, b) for a, b in itertools.pairwise(widths))
         self.head = nn.ConvTranspose2d(widths[-1], out_channels, 4, stride=2, padding=1)
         draw_first_weights(self)
 

@@ -43,6 +43,20 @@ class InstanceNorm2d(nn.InstanceNorm2d):
         return F.batch_norm(x, None, None, training=True, eps=self.eps)
 
 
+class UpsamplingBlock(nn.Module):
+    """Transposed convolution, batch norm, scaled noise, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up: nn.Module = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """[N, out_channels, 2 H, 2 W] of [N, in_channels, H, W] and noise of the output's size."""
+        x = self.norm(self.up(x))
+        return F.relu(x if noise is None else x + noise, inplace=True)
+
+
 def make_norm(kind: str, channels: int) -> nn.Module:
     """``batch``, ``instance`` (without affine, as pix2pixHD has it) or ``none``.
 
@@ -61,17 +75,14 @@ def make_norm(kind: str, channels: int) -> nn.Module:
 def fold_batch_norm(network: Network) -> Network:
     """Fold every batch norm into the convolution right before it, in place; for eval mode, up to rounding the same.
 
-    A pair is a convolution and a batch norm that follow each other in an `nn.Sequential`, or the attributes ``up`` and
-    ``norm`` of one module.
+    A pair is a convolution and a batch norm that follow each other in an `nn.Sequential` or in an `UpsamplingBlock`.
     """
     for module in network.modules():
         if isinstance(module, nn.Sequential):
             for index in range(len(module) - 1):
                 module[index], module[index + 1] = _folded(module[index], module[index + 1])
-            continue
-        up, norm = getattr(module, "up", None), getattr(module, "norm", None)
-        if isinstance(up, nn.Module) and isinstance(norm, nn.Module):
-            module.up, module.norm = _folded(up, norm)
+        elif isinstance(module, UpsamplingBlock):
+            module.up, module.norm = _folded(module.up, module.norm)
     return network
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 
 from factory.core.config import Config
 from factory.nets.layers import draw_first_weights, make_norm, odd
-from factory.nets.resnet import ResidualBlock
+from factory.nets.resnet import residual_encoder
 
 Upsampling = Literal["transposed", "resize"]
 
@@ -59,8 +58,7 @@ class GlobalGenerator(nn.Module):
 
     Attributes:
         stride: height and width are multiples of it.
-        halo_px: receptive field to each side without the norms, rounded up to the stride: half of the wide kernels,
-            one pixel at every size on the way down, two on the way up, two at the smallest size in every block.
+        halo_px: receptive field to each side, see `residual_encoder`.
     """
 
     def __init__(
@@ -79,22 +77,8 @@ class GlobalGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = 2**downs
-        reach = 2 * (kernel // 2) + 3 * (self.stride - 1) + 2 * blocks * self.stride
-        self.halo_px = -(-reach // self.stride) * self.stride
         widths = [min(width * 2**level, widest) for level in range(downs + 1)]
-        layers: list[nn.Module] = [
-            nn.ReflectionPad2d(kernel // 2),
-            nn.Conv2d(in_channels, width, kernel),
-            make_norm(norm, width),
-            nn.ReLU(inplace=True),
-        ]
-        for inside, outside in itertools.pairwise(widths):
-            layers += [
-                nn.Conv2d(inside, outside, 3, stride=2, padding=1),
-                make_norm(norm, outside),
-                nn.ReLU(inplace=True),
-            ]
-        layers += [ResidualBlock(widths[-1], norm) for _ in range(blocks)]
+        layers, self.halo_px = residual_encoder(in_channels, widths, blocks, norm, kernel)
         self.body = nn.Sequential(*layers)
         conditions = in_channels if modulated else 0
         ups = zip(widths[:0:-1], widths[-2::-1], strict=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from pydantic import Field, field_validator
 from torch import nn
@@ -42,6 +45,30 @@ class ResidualBlock(nn.Module):
         return added
 
 
+def residual_encoder(
+    in_channels: int, widths: Sequence[int], blocks: int, norm: str, kernel: int
+) -> tuple[list[nn.Module], int]:
+    """Layers of a wide convolution, halvings and residual blocks with reflection padding, as in CycleGAN and pix2pixHD.
+
+    Args:
+        in_channels: of the input. widths: channels at full size and after every halving. blocks: residual blocks.
+        norm: see `make_norm`. kernel: of the first convolution, and of the generator's last one.
+
+    Returns:
+        The layers, and the receptive field to each side of a generator that mirrors them, without its norms and rounded
+        up to its stride: half of the wide kernels, one pixel at every size on the way down, two on the way up, two at
+        the smallest size in every block.
+    """
+    layers = [nn.ReflectionPad2d(kernel // 2), nn.Conv2d(in_channels, widths[0], kernel), make_norm(norm, widths[0])]
+    layers.append(nn.ReLU(inplace=True))
+    for inside, outside in pairwise(widths):
+        layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1), make_norm(norm, outside), nn.ReLU(inplace=True)]
+    layers += [ResidualBlock(widths[-1], norm) for _ in range(blocks)]
+    stride = 2 ** (len(widths) - 1)
+    reach = 2 * (kernel // 2) + 3 * (stride - 1) + 2 * blocks * stride
+    return layers, -(-reach // stride) * stride
+
+
 class ResnetGenerator(nn.Module):
     """A wide convolution, two halvings, residual blocks, two upsamplings, a wide convolution.
 
@@ -51,7 +78,7 @@ class ResnetGenerator(nn.Module):
         (7 in the paper).
 
     Attributes:
-        stride: height and width are multiples of it. halo_px: as in `factory.nets.pix2pixhd`.
+        stride: height and width are multiples of it. halo_px: receptive field to each side, see `residual_encoder`.
     """
 
     stride = 4
@@ -60,21 +87,7 @@ class ResnetGenerator(nn.Module):
         self, in_channels: int, out_channels: int, width: int, blocks: int, norm: str = "instance", kernel: int = 7
     ) -> None:
         super().__init__()
-        reach = 2 * (kernel // 2) + 3 * (self.stride - 1) + 2 * blocks * self.stride
-        self.halo_px = -(-reach // self.stride) * self.stride
-        layers: list[nn.Module] = [
-            nn.ReflectionPad2d(kernel // 2),
-            nn.Conv2d(in_channels, width, kernel),
-            make_norm(norm, width),
-            nn.ReLU(inplace=True),
-        ]
-        for level in (1, 2):
-            layers += [
-                nn.Conv2d(width * level, width * level * 2, 3, stride=2, padding=1),
-                make_norm(norm, width * level * 2),
-                nn.ReLU(inplace=True),
-            ]
-        layers += [ResidualBlock(4 * width, norm) for _ in range(blocks)]
+        layers, self.halo_px = residual_encoder(in_channels, (width, 2 * width, 4 * width), blocks, norm, kernel)
         for level in (4, 2):
             layers += [
                 nn.ConvTranspose2d(width * level, width * level // 2, 3, stride=2, padding=1, output_padding=1),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import overload
 
 import torch
 from torch import nn
@@ -94,13 +93,7 @@ class LazyAdam(torch.optim.Adam):
         self._share = interval / (interval + 1) if interval else 1.0
         super().__init__(parameters, learning_rate, (betas[0] ** self._share, betas[1] ** self._share))
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of Adam with the corrected rate."""
         rates = [group["lr"] for group in self.param_groups]
         for group in self.param_groups:
