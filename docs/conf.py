@@ -1,5 +1,6 @@
 """Configuration of the documentation site. `make docs` builds it; nothing is fetched from the network."""
 
+import re
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -37,6 +38,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 add_module_names = False
+default_role = "code"
 
 html_theme = "pydata_sphinx_theme"
 html_title = project
@@ -61,6 +63,20 @@ copybutton_prompt_text = r"^\$ "
 copybutton_prompt_is_regexp = True
 
 
+def tidy_docstring(app, what, name, obj, options, lines):
+    """Put each entry of a section on a line of its own, and keep ``|T|``, a size, from being read as markup."""
+    names = "|".join(generate.names_of(obj))
+    entry = re.compile(rf"(?<=\. )(?=(?:{names})(?:, (?:{names}))*: )")
+    tidied = []
+    for line in lines:
+        text = line if "``" in line else line.replace("|", r"\|")
+        indent = text[: len(text) - len(text.lstrip())]
+        parts = entry.split(text) if names and indent else [text]
+        tidied += [parts[0].rstrip(), *(indent[:4] + part.rstrip() for part in parts[1:])]
+    lines[:] = tidied
+
+
 def setup(app):
     """Write the generated pages before Sphinx looks for documents."""
+    app.connect("autodoc-process-docstring", tidy_docstring, priority=100)  # before napoleon
     app.connect("config-inited", lambda app, config: generate.write_all(Path(app.srcdir)))

@@ -9,10 +9,10 @@ from pydantic import BaseModel
 from factory.core.registry import resolve
 from factory.ingest.config import IngestConfig
 from factory.joint.hdgan import HdganConfig
-from factory.make.joint import JointMakeConfig
-from factory.make.on_given_masks import RenderConfig
-from factory.make.pipeline import MakeConfig
-from factory.make.samples import SampleConfig
+from factory.make.recipes.given_masks import RenderConfig
+from factory.make.recipes.joint import JointMakeConfig
+from factory.make.recipes.masks_and_renderer import MakeConfig
+from factory.make.recipes.samples import SampleConfig
 from factory.masks import MASKS
 from factory.masks.coarse.augment import AugmentSketchConfig
 from factory.plan.rows import PlanConfig

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import ast
 import html
+import importlib
 import inspect
+import pkgutil
 import re
 import textwrap
+import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
@@ -25,13 +28,19 @@ from manifest_columns import MEANINGS
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+import factory
 import factory.cli
+import segment
 import segment.cli
-from factory.core.config import configs_dir
+from factory.core.config import parse, read_yaml
 from factory.core.registry import resolve
-from factory.joint import JOINT
+from factory.core.shipped import shipped_configs
+from factory.joint import FITTED, JOINT
 from factory.masks import MASKS
+from factory.nets.unet import UNetShape
 from factory.renderers import RENDERERS
+from factory.train.generator import trainer_class, trainers
+from factory.train.labeller import LabellerRunConfig
 from manifests import IGNORE, SCHEMA, SCHEMES
 from manifests.schema import ACHIEVED
 
@@ -49,6 +58,8 @@ former name of a key is refused with its name today.
 {chr(10).join([*ROOTS, "shipped"])}
 ```
 """
+_TRAINERS = {"cyclegan": "masks/cyclegan", "cyclegan_images": "renderers/cyclegan", "hdgan": "hdgan"}
+"""Presets whose first word is not the name of their trainer -> that name."""
 _DEFAULT = re.compile(r"\s*\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\s*$")
 
 
@@ -125,8 +136,7 @@ def _command_page(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     usage = " ".join([name, *(_argument_usage(p) for p in arguments), "[OPTIONS]"])
     lines = [f"# `{name}`", "", *_paragraphs(command.help), "", "```text", usage, "```", ""]
-    if command.epilog:
-        lines += ["## Examples", "", "```sh", *_examples(command.epilog), "```", ""]
+    lines += ["## Examples", "", "```sh", *command.examples, "```", ""]
     if arguments:
         lines += ["## Arguments", "", *_parameter_table(arguments, context), ""]
     groups: dict[str, list[Any]] = {}
@@ -140,12 +150,6 @@ def _command_page(name: str, command: Any) -> str:
 def _argument_usage(argument: Any) -> str:
     name = argument.name.upper()
     return (name if argument.required else f"[{name}]") + ("..." if argument.nargs == -1 or argument.multiple else "")
-
-
-def _examples(epilog: str) -> list[str]:
-    """Return the command lines of an epilog, with the comments that stand beside them."""
-    lines = [line.strip() for line in inspect.cleandoc(epilog).replace("\b", "").splitlines()]
-    return [line for line in lines if line and not line.lower().startswith("example")]
 
 
 def _parameter_table(parameters: list[Any], context: Any) -> list[str]:
@@ -237,7 +241,8 @@ def _limits(field: Any) -> str:
             if (value := getattr(entry, attribute, None)) is not None:
                 bounds.append(f"{sign} {value}")
     choices = [value for value in get_args(field.annotation) if isinstance(value, str)]
-    return "; ".join([*(["one of " + ", ".join(f"`{c}`" for c in choices)] if choices else []), *bounds])
+    limits = "; ".join([*(["one of " + ", ".join(f"`{c}`" for c in choices)] if choices else []), *bounds])
+    return f"({limits})" if limits else ""
 
 
 def _shown(value: Any) -> str:
@@ -318,7 +323,7 @@ def _shipped_page() -> str:
     ]
     for folder, (title, use) in SHIPPED.items():
         lines += [f"## {title}", "", use, ""]
-        for path in sorted((configs_dir() / folder).glob("*.yaml")):
+        for path in shipped_configs(folder).values():
             lines += [f"### `{path.stem}`", "", f"`configs/{folder}/{path.name}`", ""]
             lines += ["```yaml", path.read_text().rstrip(), "```", ""]
     return "\n".join(lines)
@@ -335,6 +340,9 @@ def table_pages() -> dict[str, str]:
         "tables/masks.md": _parts(MASKS, "mask generator"),
         "tables/renderers.md": _parts(RENDERERS, "renderer"),
         "tables/joint.md": _parts(JOINT, "joint generator"),
+        "tables/presets.md": _presets(),
+        "tables/folders.md": _folders(),
+        "tables/layers.md": _layers(),
     }
 
 
@@ -374,6 +382,54 @@ def _parts(table: Mapping[str, str], what: str) -> str:
         part = resolve(table, name, what)
         rows.append((f"`{name}`", _cell(" ".join((inspect.getdoc(part) or "").split("\n\n")[0].split()))))
     return "\n".join([*_table((what, ""), rows), ""])
+
+
+def _presets() -> str:
+    rows = []
+    for name, path in shipped_configs("train").items():
+        starts = [trainer for trainer in (*_TRAINERS, *trainers()) if name == trainer or name.startswith(f"{trainer}_")]
+        trainer = _TRAINERS.get(max(starts, key=len), max(starts, key=len))
+        model = LabellerRunConfig if trainer in FITTED else trainer_class(trainer).Config
+        config = parse(model, read_yaml(path), path.name)
+        values = config.model_dump()
+        size = "x".join(map(str, values["size"])) if values.get("size") else ""
+        deep = values.get("architecture", "unet") == "unet"
+        shapes = [value for _, value in config if isinstance(value, UNetShape) and deep]
+        multiple = max([32, *(2**shape.depth for shape in shapes)]) if size else ""
+        comment = " ".join(re.findall(r"^# ?(.*)$", path.read_text().split("\n\n")[0], re.MULTILINE))
+        first = re.split(r"(?<=[a-z0-9)\]\"]\.) (?=[A-Z])", comment)[0]
+        rows.append((f"`{name}`", f"`{trainer}`", _cell(first), size, str(values.get("batch", "")), str(multiple)))
+    return "\n".join([*_table(("preset", "trains", "", "views", "batch", "sides are multiples of"), rows), ""])
+
+
+def _folders() -> str:
+    lines = []
+    for package in (factory, segment):
+        rows = []
+        for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
+            if module.ispkg:
+                found = importlib.import_module(f"{package.__name__}.{module.name}")
+                rows.append((f"`{package.__name__}/{module.name}/`", _sentence(found.__doc__)))
+        lines += [*_table(("folder", "content"), rows), ""]
+    return "\n".join(lines)
+
+
+def _layers() -> str:
+    document = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())
+    lines = []
+    for contract in document["tool"]["importlinter"]["contracts"]:
+        if contract["type"] == "layers":
+            (package,) = contract["containers"]
+            names = [" ".join(f"`{name.strip()}`" for name in re.split("[:|]", line)) for line in contract["layers"]]
+            lines += [*_table((package,), [(row,) for row in names]), ""]
+    return "\n".join(lines)
+
+
+def names_of(thing: Any) -> list[str]:
+    """Return the fields of a class or the parameters of a function: the entries that its docstring may describe."""
+    if inspect.isclass(thing):
+        return [name for base in thing.__mro__ for name in getattr(base, "__annotations__", {})]
+    return list(inspect.signature(thing).parameters) if inspect.isfunction(thing) else []
 
 
 # Markdown

@@ -1,4 +1,4 @@
-"""Makes the pictures of README and docs from new tiles: PD-L1 with its labels, Ki-67, H&E, learnt masks. All synthetic.
+"""Makes the pictures of README and docs from fresh tiles: PD-L1 with labels, Ki-67, H&E, masks learnt. All synthetic.
 
 python -m experiments.readme_pictures [montage|learnt|images|nuclei|joint] [FILE]
     default: montage, docs/pictures/NAME.jpg

