@@ -1,6 +1,6 @@
 """Measures `RegionsConfig.marker_um`: positive regions of Ki-67 masks against drawn ones in the same tumour.
 
-    python -m experiments.marker_regions data/ki67r     region masks from marked cells (factory ingest --regions)
+    python -m experiments.marker_regions data/ki67r     region masks from marked cells
 
 In every training tile with at least a tenth tumour and a TPS of 3 to 45 %, the positive regions are drawn again, in the
 tumour that the tile has and at the TPS that it has, for several `marker_um`. The table gives means over tiles.

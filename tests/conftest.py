@@ -141,7 +141,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def small_network() -> Iterator[None]:
     """``unetplusplus`` is a network of three convolutions: building and saving the real one is most of a short run."""
-    from segment.network.networks import NETWORKS
+    from segment.network import NETWORKS
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NETWORKS, "unetplusplus", "tests.small_network:small")
@@ -151,7 +151,7 @@ def small_network() -> Iterator[None]:
 @pytest.fixture
 def real_network(small_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """``unetplusplus`` is itself again."""
-    from segment.network.networks import NETWORKS
+    from segment.network import NETWORKS
 
     monkeypatch.setitem(NETWORKS, "unetplusplus", "segment.network.networks:unetplusplus")
 

@@ -22,7 +22,7 @@ def ingest_command(*arguments: object) -> int:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as stopped:
-            run(functools.partial(app, ["ingest", *map(str, arguments)]))
+            run(functools.partial(app, ["ingest", *map(str, arguments)], standalone_mode=False))
     finally:
         signal.signal(signal.SIGTERM, handler)
     return int(stopped.value.code or 0)

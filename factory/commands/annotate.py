@@ -1,20 +1,14 @@
 """`factory annotate`: images of a generator to a person's tool, and labels back."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from factory.annotate import TOOLS
 from factory.commands import options
 from factory.core.command_line import application
-
-
-class Tool(StrEnum):
-    """Whose files are written and read."""
-
-    qupath = "qupath"
-    labelme = "labelme"
+from factory.core.options import INPUT, OUTPUT
 
 
 def _say(line: str) -> None:
@@ -25,44 +19,72 @@ def _say(line: str) -> None:
 
 def export(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set of factory sample.")],
-    out: Annotated[Path, typer.Option(help="New folder for images and annotation files.")],
-    tool: Annotated[Tool, typer.Option(help="qupath (GeoJSON) or labelme (JSON).")] = Tool.qupath,
+    out: Annotated[Path, typer.Option(help="New folder for images and annotation files.", rich_help_panel=OUTPUT)],
+    tool: Annotated[str, typer.Option(help=f"Annotation tool: {', '.join(TOOLS)}.", rich_help_panel=OUTPUT)] = "qupath",
     scheme: Annotated[
-        str | None, typer.Option(help="Label scheme or its YAML: the classes to draw. [default: the data set's]")
+        str | None,
+        typer.Option(
+            help=f"Classes to draw, a label scheme: {options.SCHEMES}, or a YAML file. [default: the data set's]",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     diverse: Annotated[
-        int | None, typer.Option(help="Only so many images, those that differ most. [default: all]")
+        int | None,
+        typer.Option(help="Only this many images, those that differ most. [default: all]", rich_help_panel=INPUT),
     ] = None,
     chosen: Annotated[
-        Path | None, typer.Option(help="Only the images of a manifest, as sample --diverse writes one. [default: all]")
+        Path | None,
+        typer.Option(
+            help="Only the images of a manifest, as factory sample --diverse writes one. [default: all]",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
 ) -> None:
-    """Write images as PNG with an empty annotation file each, and the classes as the tool reads them."""
+    """Write images as PNG, an empty annotation file for each, and the classes in the tool's format.
+
+    Examples:
+      factory annotate export data/sampled --diverse 20 --out to-label
+      factory annotate export data/sampled --tool labelme --scheme nuclei --out to-label
+    """
     from factory.annotate.folder import export as write_folder
     from factory.core.console import progress
     from factory.plan.rows import load_scheme
 
     named = load_scheme(scheme) if scheme else None
     with progress("writing images", 0, unit="images") as bar:
-        count = write_folder(data, out, tool.value, named, diverse=diverse, chosen=chosen, on_image=bar.to)
-    _say(f"{out}: {count} images for {tool.value}; back with factory annotate import {out} --data {data}")
+        count = write_folder(data, out, tool, named, diverse=diverse, chosen=chosen, on_image=bar.to)
+    _say(f"{out}: {count} images for {tool}; back with factory annotate import {out} --data {data}")
 
 
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder of factory annotate export, annotated.")],
-    data: Annotated[Path, typer.Option(help="Data set that was exported.")],
-    scheme: Annotated[str, typer.Option(help="Label scheme or its YAML.")],
-    out: Annotated[Path, typer.Option(help="The new data set's folder.")] = Path("data/annotated"),
-    fill: Annotated[str | None, typer.Option(help="Class of pixels in no shape. [default: 255, ignore]")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Leave out images that are not annotated.")] = False,
-    split: options.Split = None,
-    seed: options.Seed = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the data set of another configuration in --out.")
+    data: Annotated[Path, typer.Option(help="Data set that was exported.", rich_help_panel=INPUT)],
+    scheme: Annotated[
+        str, typer.Option(help=f"Label scheme: {options.SCHEMES}, or a YAML file.", rich_help_panel=INPUT)
+    ],
+    fill: Annotated[
+        str | None,
+        typer.Option(help="Class of pixels outside every shape. [default: 255, ignore]", rich_help_panel=INPUT),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Leave out images that are not annotated.", rich_help_panel=INPUT)
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be made, stop.")] = False,
+    out: Annotated[Path, typer.Option(help="The new data set's folder.", rich_help_panel=OUTPUT)] = Path(
+        "data/annotated"
+    ),
+    split: options.SplitShares = None,
+    seed: options.Seed = None,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Read a person's annotations into a data set of the same images: masks, seeds and latents together."""
+    """Read annotations into a data set of the same images, with their seeds and latents.
+
+    The same command continues an interrupted run.
+
+    Examples:
+      factory annotate import to-label --data data/sampled --scheme nuclei
+      factory annotate import to-label --data data/sampled --scheme nuclei --fill background --partial
+    """
     from factory.annotate import reading
     from factory.core.config import parse
     from factory.core.console import progress

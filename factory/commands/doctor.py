@@ -12,14 +12,18 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    data: Annotated[Path, typer.Option(help="Folder of the data sets, whose disk is looked at too.")] = Path("data"),
+    data: Annotated[Path, typer.Option(help="Folder of the data sets, whose disk is checked too.")] = Path("data"),
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report as JSON. Default: as text.", show_default=False)
+        bool, typer.Option("--json", help="Print the report as JSON instead of text.", show_default=False)
     ] = False,
 ) -> None:
     """Check versions, imports, devices, memory, disk, weights, parts, readers and data sets.
 
-    Exit code 0 when all is well; 1 when something is not, each with a line that says what to do.
+    Exit code 0 when all is well; 1 when something is not, with a line that says what to do.
+
+    Examples:
+      factory doctor
+      factory doctor --data /mnt/data --json
     """
     import json
 

@@ -5,112 +5,198 @@ from typing import Annotated
 
 import typer
 
-_FILES = "Pattern of the {} files, e.g. {}; {{stem}} is the part shared with the image. Default: by folder name."
+from factory.commands import options
+from factory.core.options import OUTPUT, RUNNING
+
+_FILES, _LABELS, _SPLITS = "Files", "Labels", "Groups and splits"
+_PATTERN = "Pattern of the {} files, e.g. {}; {{stem}} is the part shared with the image. [default: by folder name]"
 
 
 def ingest(
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder, image or slide. Folders images, instances, masks, classes, cells and roi in it are known.",
+            help="Folder, image or slide. Its folders images, instances, masks, classes, cells and roi are known.",
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("data/real"),
     images: Annotated[
-        str | None, typer.Option(help="Pattern of the images: 'images/*.png'. Default: images/*, or all of the folder.")
+        str | None,
+        typer.Option(
+            help="Pattern of the images: 'images/*.png'. [default: images/*, or all of the folder]",
+            rich_help_panel=_FILES,
+        ),
     ] = None,
     instances: Annotated[
-        str | None, typer.Option(help=_FILES.format("instance map (PNG, TIFF, NPY)", "'instances/{stem}.png'"))
+        str | None,
+        typer.Option(
+            help=_PATTERN.format("instance map (PNG, TIFF, NPY)", "'instances/{stem}.png'"), rich_help_panel=_FILES
+        ),
     ] = None,
-    semantic: Annotated[str | None, typer.Option(help=_FILES.format("semantic mask", "'masks/{stem}.png'"))] = None,
+    semantic: Annotated[
+        str | None, typer.Option(help=_PATTERN.format("semantic mask", "'masks/{stem}.png'"), rich_help_panel=_FILES)
+    ] = None,
     classes: Annotated[
-        str | None, typer.Option(help=_FILES.format("class map (with instances)", "'classes/{stem}.png'"))
+        str | None,
+        typer.Option(
+            help=_PATTERN.format("class map (with instances)", "'classes/{stem}.png'"), rich_help_panel=_FILES
+        ),
     ] = None,
-    points: Annotated[str | None, typer.Option(help=_FILES.format("point list (CSV)", "'cells/{stem}.csv'"))] = None,
+    points: Annotated[
+        str | None, typer.Option(help=_PATTERN.format("point list (CSV)", "'cells/{stem}.csv'"), rich_help_panel=_FILES)
+    ] = None,
     roi: Annotated[
-        str | None, typer.Option(help=_FILES.format("ROI mask (0 = not labelled)", "'roi/{stem}.png'"))
+        str | None,
+        typer.Option(help=_PATTERN.format("ROI mask (0 = not labelled)", "'roi/{stem}.png'"), rich_help_panel=_FILES),
     ] = None,
+    ignore_unpaired: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unpaired",
+            help="Leave out files without their partner instead of refusing.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
+    licence: Annotated[
+        str, typer.Option(help="Licence of the images, kept in every row.", rich_help_panel=_FILES)
+    ] = "not stated",
     scheme: Annotated[
         str | None,
         typer.Option(
-            help="Label scheme or its YAML. Default: nuclei for instances, ihc with classes, tissue without labels; "
-            "semantic masks need it."
+            help=f"Label scheme: {options.SCHEMES}, or a YAML file. Semantic masks need it. "
+            "[default: nuclei for instances, ihc with classes, tissue without labels]",
+            rich_help_panel=_LABELS,
         ),
     ] = None,
     class_map: Annotated[
         str | None,
         typer.Option(
-            help="VALUE:CLASS,... (or JSON, or a JSON or YAML file) for masks with other values. Default: none."
+            help="VALUE:CLASS,... (or JSON, or a JSON or YAML file) for masks with other values. [default: none]",
+            rich_help_panel=_LABELS,
         ),
     ] = None,
-    point_columns: Annotated[str, typer.Option(help="Columns of x, y and class in point lists.")] = "x,y,class",
+    point_columns: Annotated[
+        str, typer.Option(help="Columns of x, y and class in point lists.", rich_help_panel=_LABELS)
+    ] = "x,y,class",
     point_classes: Annotated[
-        str | None, typer.Option(help="Names for the classes of points: 1:positive,2:negative. Default: as written.")
+        str | None,
+        typer.Option(
+            help="Names for the classes of points: 1:positive,2:negative. [default: as written]",
+            rich_help_panel=_LABELS,
+        ),
     ] = None,
     drop_outside_points: Annotated[
-        bool, typer.Option("--drop-outside-points", help="Leave out points outside their image instead of refusing.")
-    ] = False,
-    size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH of a tile. Default: whole images, which must have one size.")
-    ] = None,
-    overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 0,
-    mpp: Annotated[
-        float | None,
+        bool,
         typer.Option(
-            help="Micrometres per pixel of flat files, and of slides that do not say. Default: from slide or TIFF."
+            "--drop-outside-points",
+            help="Leave out points outside their image instead of refusing.",
+            rich_help_panel=_LABELS,
         ),
-    ] = None,
-    resample_mpp: Annotated[
-        float | None,
-        typer.Option(help="Bring all to this resolution; of a slide the fitting level. Default: as it is."),
-    ] = None,
-    stain: Annotated[
-        str, typer.Option(help="Air is grey above 204 (he) or 235 (ihc); by name: '*_he*=he,*_pdl1*=ihc'.")
-    ] = "he",
-    air_threshold: Annotated[
-        int | None, typer.Option(help="Grey level above which a pixel is air, instead of --stain. Default: by stain.")
-    ] = None,
+    ] = False,
     regions: Annotated[
         bool,
         typer.Option(
-            "--regions", help="Region labels from points and ROI: the ROI is tumour, positive where its cells are."
+            "--regions",
+            help="Derive region labels from points and ROI: the ROI is tumour, positive where its positive cells are.",
+            rich_help_panel=_LABELS,
         ),
     ] = False,
     smooth_um: Annotated[
         float | None,
-        typer.Option(help="Micrometres (sigma) over which --regions blends cells. [default: 5]"),
+        typer.Option(
+            help="Sigma in micrometres over which --regions blends cells. [default: 5]", rich_help_panel=_LABELS
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="HEIGHTxWIDTH of a tile, or one side of a square. [default: whole images, which must have one size]",
+            rich_help_panel=options.TILES,
+        ),
+    ] = None,
+    overlap: Annotated[
+        int, typer.Option(help="Pixels that neighbouring tiles share.", rich_help_panel=options.TILES)
+    ] = 0,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="Micrometres per pixel of flat files, and of slides that do not state it. "
+            "[default: from slide or TIFF]",
+            rich_help_panel=options.TILES,
+        ),
+    ] = None,
+    resample_mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="Resample everything to this resolution; slides are read at the best level. [default: as it is]",
+            rich_help_panel=options.TILES,
+        ),
+    ] = None,
+    stain: Annotated[
+        str,
+        typer.Option(
+            help="Pixels are air when grey is above 204 (he) or 235 (ihc); by name: '*_he*=he,*_pdl1*=ihc'.",
+            rich_help_panel=options.TILES,
+        ),
+    ] = "he",
+    air_threshold: Annotated[
+        int | None,
+        typer.Option(
+            help="Grey level above which a pixel is air, instead of --stain. [default: by stain]",
+            rich_help_panel=options.TILES,
+        ),
     ] = None,
     max_background: Annotated[
         float | None,
         typer.Option(
             help="Drop tiles with a larger share of air or unlabelled pixels. "
-            "Default: 0.85 without annotations, 1 (keep) with them."
+            "[default: 0.85 without annotations, 1 (keep all) with them]",
+            rich_help_panel=options.TILES,
         ),
     ] = None,
     group_pattern: Annotated[
         str | None,
-        typer.Option(help="Regular expression on the stem; its first group is patient or slide. Default: every image."),
+        typer.Option(
+            help="Regular expression on the file's stem; its first group is the patient or slide. "
+            "[default: every image is a group]",
+            rich_help_panel=_SPLITS,
+        ),
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(help="CSV name,group instead of --group-pattern. Default: none.")
+        Path | None,
+        typer.Option(help="CSV name,group instead of --group-pattern. [default: none]", rich_help_panel=_SPLITS),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Shares of train,val,test; whole groups. [default: 0.8,0.1,0.1]")
+        str | None,
+        typer.Option(
+            help="Shares of train,val,test; groups stay whole. [default: 0.8,0.1,0.1]", rich_help_panel=_SPLITS
+        ),
     ] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="CSV name,split (or group,split) instead of --split. Default: none.")
+        Path | None,
+        typer.Option(
+            help="CSV name,split (or group,split) instead of --split. [default: none]", rich_help_panel=_SPLITS
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
-    ignore_unpaired: Annotated[
-        bool, typer.Option("--ignore-unpaired", help="Leave out files without their partner instead of refusing.")
-    ] = False,
-    licence: Annotated[str, typer.Option(help="Licence of the images, kept in every row.")] = "not stated",
-    workers: Annotated[int | None, typer.Option(help="Threads; never changes a byte. [default: one per core]")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another data set in --out.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be written.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the split.", rich_help_panel=_SPLITS)] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the data set.", rich_help_panel=OUTPUT)] = Path("data/real"),
+    overwrite: options.Overwrite = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads; their number never changes a byte. [default: one per core]", rich_help_panel=RUNNING
+        ),
+    ] = None,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Ingest real images: check them and their labels, cut tiles, write a data set with groups and splits."""
+    """Ingest real images: check them and their labels, cut tiles, and write a data set with groups and splits.
+
+    The same command continues an interrupted run.
+
+    Examples:
+      factory ingest slides/ --mpp 0.5 --size 512 --group-pattern '(p[0-9]+)'
+      factory ingest annotated/ --mpp 0.25 --instances 'labels/{stem}.tif' --out data/nuclei --dry-run
+    """
     import os
     import time
 

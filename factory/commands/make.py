@@ -6,6 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from factory.commands import options
+from factory.core.options import OUTPUT, RUNNING
+from factory.joint import FITTED
+
+_JOINT = "Joint generator (with --joint)"
 
 
 def make(
@@ -18,53 +22,83 @@ def make(
     n: options.Number = None,
     size: options.Size = None,
     mpp: options.Mpp = None,
-    split: options.Split = None,
+    split: options.SplitShares = None,
     seed: options.Seed = None,
     scheme: options.Scheme = None,
-    out: Annotated[Path, typer.Option(help="The data set's folder.")] = Path("data/synth"),
     manifest: Annotated[
-        Path | None, typer.Option(help="Follow this plan instead of drawing one. [default: none]")
+        Path | None,
+        typer.Option(help="Follow this plan instead of drawing one. [default: none]", rich_help_panel=options.TILES),
     ] = None,
     masks: options.Masks = None,
-    renderer: Annotated[str | None, typer.Option(help="Renderer. [default: stain]")] = None,
+    renderer: options.Renderer = None,
     like: Annotated[
         Path | None,
         typer.Option(
             help="Fit the renderer, and nuclei to instances, to a data set (its train split), a folder or an image. "
-            "[default: no fit]"
+            "[default: no fit]",
+            rich_help_panel=options.PARTS,
         ),
     ] = None,
     joint: Annotated[
-        str | None, typer.Option(help="hdgan: image and labels of one generator, tiles chosen. [default: none]")
+        str | None,
+        typer.Option(
+            help=f"{', '.join(FITTED)}: one generator draws image and labels, and tiles that fit are chosen. "
+            "[default: none]",
+            rich_help_panel=_JOINT,
+        ),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="--joint: run of factory train hdgan. [default: starter]")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Run folder of factory train hdgan. [default: starter]", rich_help_panel=_JOINT),
+    ] = None,
     pool: Annotated[
-        int | None, typer.Option(help="--joint: tiles drawn to choose from. [default: 4 for each asked]")
+        int | None,
+        typer.Option(help="Tiles to draw and choose from. [default: 4 for each requested]", rich_help_panel=_JOINT),
     ] = None,
     share: Annotated[
         list[str] | None,
-        typer.Option(help="--joint: CLASS=SHARE of all pixels, forms as --tps. Repeatable. [default: none]"),
+        typer.Option(
+            metavar="CLASS=SHARE",
+            help="Share of all pixels of a class, forms as --tps. Repeatable. [default: none]",
+            rich_help_panel=_JOINT,
+        ),
     ] = None,
     max_uncertainty: Annotated[
-        float | None, typer.Option(help="--joint: leave out tiles with more doubt, in nats. [default: none]")
+        float | None,
+        typer.Option(
+            help="Leave out tiles with a larger mean uncertainty, in nats. [default: none]", rich_help_panel=_JOINT
+        ),
     ] = None,
     max_pixel_uncertainty: Annotated[
-        float | None, typer.Option(help="--joint: pixels with more doubt become 255, ignore. [default: none]")
+        float | None,
+        typer.Option(
+            help="Label pixels with a larger uncertainty 255 (ignore). [default: none]", rich_help_panel=_JOINT
+        ),
     ] = None,
+    out: Annotated[Path, typer.Option(help="The data set's folder.", rich_help_panel=OUTPUT)] = Path("data/synth"),
+    overwrite: options.Overwrite = False,
+    config: options.ConfigFile = None,
+    assignments: options.Assignments = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Address of a dask.distributed scheduler, tcp://host:8786. [default: local processes]"),
+        typer.Option(
+            help="Address of a dask.distributed scheduler, tcp://host:8786. [default: local processes]",
+            rich_help_panel=RUNNING,
+        ),
     ] = None,
-    config: options.ConfigFile = None,
-    assignments: options.Assignments = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the data set of another configuration in --out.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be made, stop.")] = False,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Make labelled tiles whose composition is what was asked, exactly. Stopped? The same command goes on."""
+    """Make labelled tiles with exactly the requested composition.
+
+    The same command continues an interrupted run.
+
+    Examples:
+      factory make --tps 0.01-0.5 --n 200
+      factory make --scheme nuclei --cells 20-60 --size 256 --out data/nuclei
+      factory make --like data/real --tps like:data/real --n 1000 --dry-run
+    """
     import time
 
     from factory.core.console import console, counting

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from factory.commands import options
+from factory.core.options import OUTPUT
 
 
 def plan(
-    out: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("plan.parquet"),
     tps: options.Tps = None,
     tissue: options.Tissue = None,
     cells: options.Cells = None,
@@ -19,15 +19,25 @@ def plan(
     n: options.Number = None,
     size: options.Size = None,
     mpp: options.Mpp = None,
-    split: options.Split = None,
+    split: options.SplitShares = None,
     seed: options.Seed = None,
     scheme: options.Scheme = None,
     masks: options.Masks = None,
+    out: Annotated[Path, typer.Option(help="The manifest to write.", rich_help_panel=OUTPUT)] = Path("plan.parquet"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the manifest if it exists.", rich_help_panel=OUTPUT)
+    ] = False,
     config: options.ConfigFile = None,
     assignments: options.Assignments = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the manifest if it is there.")] = False,
 ) -> None:
-    """Plan a data set: a Parquet manifest of requests, to look at, edit, and give to factory make --manifest."""
+    """Plan a data set: write a Parquet manifest of requests, one row per tile.
+
+    Look at it, edit it, and give it to factory make --manifest.
+
+    Examples:
+      factory plan --tps 0.01-0.5 --n 500
+      factory plan --scheme ihc --tps beta:2,5 --cells 40-80 --out ihc.parquet
+    """
     from factory.core.console import console
     from factory.make import resolve as order
     from factory.make.recipes.masks_and_renderer import MasksAndRenderer

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from factory.commands.options import TILES, Overwrite
+from factory.core.choices import Split
+from factory.core.options import OUTPUT
+
+_SCORING = "Scoring (with --score)"
+
 if TYPE_CHECKING:
     from factory.quiz.scoring import Scores
-
-
-class Split(StrEnum):
-    """Which tiles of a data set."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-    all = "all"
 
 
 def quiz(
@@ -30,32 +26,52 @@ def quiz(
         ),
     ] = None,
     real: Annotated[
-        list[Path] | None, typer.Option(help="Data set of real tiles. Repeatable. [default: data/real]")
+        list[Path] | None,
+        typer.Option(
+            metavar="<path>", help="Data set of real tiles. Repeatable. [default: data/real]", rich_help_panel=TILES
+        ),
+    ] = None,
+    split: Annotated[
+        Split | None, typer.Option(help="Which of the real tiles. [default: test]", rich_help_panel=TILES)
     ] = None,
     n: Annotated[
-        int | None, typer.Option("--n", help="Tiles, half of them real: an even number. [default: 40]")
+        int | None,
+        typer.Option("--n", help="Tiles, half of them real: an even number. [default: 40]", rich_help_panel=TILES),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH that is shown of a tile. [default: the largest that all have]")
+        str | None,
+        typer.Option(
+            help="HEIGHTxWIDTH that is shown of a tile, or one side of a square. [default: the largest that all have]",
+            rich_help_panel=TILES,
+        ),
     ] = None,
-    split: Annotated[Split | None, typer.Option(help="Which of the real tiles. [default: test]")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Which tiles, what part of them, in what order. [default: 0]")
+        int | None,
+        typer.Option(
+            min=0, help="Seed of the choice of tiles, the cuts and the order. [default: 0]", rich_help_panel=TILES
+        ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to. [default: runs/quiz; with --score the key's folder]")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier quiz in --out.")] = False,
     score: Annotated[
-        bool, typer.Option("--score", help="Instead: score answers: factory quiz --score ANSWERS... --key key.json")
+        bool, typer.Option("--score", help="Score answers instead of making a quiz.", rich_help_panel=_SCORING)
     ] = False,
     key: Annotated[
-        Path | None, typer.Option(help="The quiz's key, with --score. [default: runs/quiz/key.json]")
+        Path | None, typer.Option(help="The quiz's key. [default: runs/quiz/key.json]", rich_help_panel=_SCORING)
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write to. [default: runs/quiz; with --score the key's folder]", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Make a page that asks of real and synthetic tiles which they are, or score the answers of its readers.
+    """Make a page that asks readers which tiles are real and which synthetic, or score their answers.
 
     Writes quiz.html, one file that loads nothing, and key.json. With --score: scores.md and scores.json.
+
+    Examples:
+      factory quiz data/synth --real data/real --n 60
+      factory quiz --score answers-anna.json answers-ben.json --key runs/quiz/key.json
     """
     from factory.quiz.making import DEFAULT_OUT, KEY
     from manifests.errors import UserError
@@ -79,7 +95,7 @@ def quiz(
         out or DEFAULT_OUT,
         n=40 if n is None else n,
         size=size,
-        split=(split or Split.test).value,
+        split=split or "test",
         seed=seed or 0,
         overwrite=overwrite,
     )

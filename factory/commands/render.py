@@ -8,33 +8,44 @@ from typing import Annotated
 import typer
 
 from factory.commands import options
-from factory.commands.score import Split
+from factory.core.choices import Split
+from factory.core.options import OUTPUT
 
 
 def render(
     masks: Annotated[
         Path, typer.Argument(metavar="DATA", help="Data set whose masks are drawn on, real or synthetic.")
     ] = Path("data/real"),
-    split: Annotated[Split | None, typer.Option(help="Which of its tiles. [default: test]")] = None,
-    renderer: Annotated[str | None, typer.Option(help="Renderer. [default: stain]")] = None,
-    like: Annotated[
-        Path | None,
-        typer.Option(help="Fit the renderer to a data set (its train split), a folder or an image. [default: no fit]"),
+    split: Annotated[
+        Split | None, typer.Option(help="Which of its tiles. [default: test]", rich_help_panel=options.TILES)
     ] = None,
     seed: options.Seed = None,
-    out: Annotated[Path, typer.Option(help="The new data set's folder.")] = Path("data/rendered"),
+    renderer: options.Renderer = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="Fit the renderer to a data set (its train split), a folder or an image. [default: no fit]",
+            rich_help_panel=options.PARTS,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The new data set's folder.", rich_help_panel=OUTPUT)] = Path(
+        "data/rendered"
+    ),
+    overwrite: options.Overwrite = False,
+    config: options.ConfigFile = None,
+    assignments: options.Assignments = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="YAML over the scheme's renderer. [default: none]")
-    ] = None,
-    assignments: options.Assignments = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the data set of another configuration in --out.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be made, stop.")] = False,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Draw new images on the masks of a data set, to hold against its own. Stopped? The same command goes on."""
+    """Draw new images on the masks of a data set, to compare with its own images.
+
+    The same command continues an interrupted run.
+
+    Examples:
+      factory render data/real --split test
+      factory render data/real --renderer pix2pixhd --set renderer.weights=runs/train/pix2pixhd
+    """
     import time
 
     from factory.core.console import console, counting
@@ -46,7 +57,7 @@ def render(
     prepared = prepare_render(
         masks,
         out,
-        split=split.value if split else None,
+        split=split,
         renderer=renderer,
         like=like,
         seed=seed,

@@ -5,17 +5,34 @@ from typing import Annotated
 
 import typer
 
+from factory.core.options import INPUT, OUTPUT
+
 
 def replay(
     sample_id: Annotated[str, typer.Argument(help="The tile's sample_id in the manifest.")],
-    dataset: Annotated[Path, typer.Option("--data", help="The data set's folder.")] = Path("data/synth"),
+    dataset: Annotated[Path, typer.Option("--data", help="The data set's folder.", rich_help_panel=INPUT)] = Path(
+        "data/synth"
+    ),
     masks_of: Annotated[
         Path | None,
-        typer.Option(help="Data set whose masks it was drawn on, for tiles of factory render. [default: none]"),
+        typer.Option(
+            help="For tiles of factory render: the data set whose masks they were drawn on. [default: none]",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
-    png: Annotated[Path | None, typer.Option(help="Write the image made again to this file.")] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the image that was made again to this file. [default: none]", rich_help_panel=OUTPUT
+        ),
+    ] = None,
 ) -> None:
-    """Make one tile again from its manifest row and run.yaml, and compare every byte with the store."""
+    """Make one tile again from its manifest row and run.yaml, and compare every byte with the store.
+
+    Examples:
+      factory replay t-5f3a9c0e7b21d864
+      factory replay t-5f3a9c0e7b21d864 --data data/nuclei --png tile.png
+    """
     from factory.core.console import console
     from factory.make.replay import replay as make_again
     from manifests.errors import FaultError

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factory.commands import options
+from factory.core.options import OUTPUT
+from factory.joint import NoiseInput
+
+_IMAGES = "Images"
 
 if TYPE_CHECKING:
     from manifests.dataset import Dataset
@@ -16,29 +20,49 @@ if TYPE_CHECKING:
 def sample(
     weights: Annotated[
         str,
-        typer.Option(help="Run's folder of factory train stylegan2 or factory convert, its weights' file, or starter."),
+        typer.Option(
+            help="Run folder of factory train stylegan2 or factory convert, its weights file, or starter.",
+            rich_help_panel=_IMAGES,
+        ),
     ] = "starter",
-    n: Annotated[int, typer.Option("--n", help="Number of images.")] = 100,
-    out: Annotated[Path, typer.Option(help="The new data set's folder.")] = Path("data/sampled"),
-    psi: Annotated[float, typer.Option(help="Truncation: 1 for all variety, less for more typical images.")] = 0.7,
-    noise: Annotated[str, typer.Option(help="drawn for each image, or the weights' constant noise.")] = "drawn",
-    seed: options.Seed = None,
+    n: Annotated[int, typer.Option("--n", help="Number of images.", rich_help_panel=_IMAGES)] = 100,
+    psi: Annotated[
+        float,
+        typer.Option(help="Truncation: 1 for full variety, less for more typical images.", rich_help_panel=_IMAGES),
+    ] = 0.7,
+    noise: Annotated[
+        NoiseInput,
+        typer.Option(
+            help="Noise inputs: drawn for each image, or the constant noise of the weights.", rich_help_panel=_IMAGES
+        ),
+    ] = "drawn",
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of latents and noise. [default: 0]", rich_help_panel=_IMAGES)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The new data set's folder.", rich_help_panel=OUTPUT)] = Path(
+        "data/sampled"
+    ),
     diverse: Annotated[
         int | None,
-        typer.Option(help="Also choose so many images that differ most: OUT-diverse.parquet. [default: none]"),
+        typer.Option(
+            help="Also choose this many images that differ most: OUT-diverse.parquet. [default: none]",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto: bf16 where the machine computes it.")] = "fp32",
+    overwrite: options.Overwrite = False,
+    precision: options.Precision = "fp32",
     device: options.Device = "auto",
     workers: options.Workers = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the data set of another configuration in --out.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be made, stop.")] = False,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Draw images from a generator, without labels: every pixel is 255, ignore. Stopped? The same command goes on.
+    """Draw images from a trained generator, without labels: every pixel is 255 (ignore).
 
-    A contact sheet stands beside the data set (OUT-gallery.png), with --diverse of the images chosen, and their rows
-    (OUT-diverse.parquet). factory annotate takes them to a person and back.
+    A contact sheet is written beside the data set (OUT-gallery.png). Label some of the images with factory annotate.
+    The same command continues an interrupted run.
+
+    Examples:
+      factory sample --n 500 --diverse 20
+      factory sample --weights runs/train/stylegan2 --psi 1 --out data/varied
     """
     import time
 

@@ -2,70 +2,94 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from factory.commands import options
+from factory.core.choices import Split
+from factory.core.options import INPUT, OUTPUT
 
-class Compared(StrEnum):
-    """What of the tiles is compared."""
+Compared = Literal["masks", "images"]
+"""Parts of the tiles that can be compared."""
 
-    masks = "masks"
-    images = "images"
-
-
-class Split(StrEnum):
-    """Which tiles of a data set."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-    all = "all"
+_MEASURES = "Measures"
 
 
 def score(
-    fake: Annotated[Path, typer.Argument(help="Data set of the fakes, all splits of it.")] = Path("data/synth"),
+    fake: Annotated[Path, typer.Argument(help="Data set of synthetic tiles, all splits of it.")] = Path("data/synth"),
     real: Annotated[
-        list[Path] | None, typer.Option(help="Data set of real tiles. Repeatable. [default: data/real]")
+        list[Path] | None,
+        typer.Option(
+            metavar="<path>", help="Data set of real tiles. Repeatable. [default: data/real]", rich_help_panel=INPUT
+        ),
     ] = None,
-    on: Annotated[Compared, typer.Option(help="Compare masks or images.")] = Compared.masks,
-    split: Annotated[Split, typer.Option(help="Which of the real tiles.")] = Split.test,
+    split: Annotated[Split, typer.Option(help="Which of the real tiles.", rich_help_panel=INPUT)] = "test",
     n: Annotated[
-        int | None, typer.Option("--n", min=16, help="Tiles of either kind, at most. [default: as many as both have]")
+        int | None,
+        typer.Option(
+            "--n", min=16, help="Tiles of each side, at most. [default: as many as both have]", rich_help_panel=INPUT
+        ),
     ] = None,
     train: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Data set that the generator was trained on: search its whole tiles for copies. Repeatable. "
-            "[default: none]"
+            metavar="<path>",
+            help="Data set that the generator was trained on: search its tiles for copies. Repeatable. [default: none]",
+            rich_help_panel=INPUT,
         ),
     ] = None,
-    train_split: Annotated[Split, typer.Option(help="Which of its tiles were trained on.")] = Split.train,
+    train_split: Annotated[
+        Split, typer.Option(help="Which tiles of --train the generator was trained on.", rich_help_panel=INPUT)
+    ] = "train",
     control: Annotated[
         list[Path] | None,
-        typer.Option(help="Another data set for the table of controls: another organ. Repeatable. [default: none]"),
+        typer.Option(
+            metavar="<path>",
+            help="Another data set for the table of controls, e.g. another organ. Repeatable. [default: none]",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
+    on: Annotated[Compared, typer.Option(help="What is compared.", rich_help_panel=_MEASURES)] = "masks",
     features: Annotated[
         str,
-        typer.Option(help="random-vgg16, random-vgg16-pooled, random-vgg16-r64, inception, resnet50 or timm:NAME."),
+        typer.Option(
+            help="Feature extractor: random-vgg16, random-vgg16-pooled, random-vgg16-r64, inception, resnet50 or "
+            "timm:NAME.",
+            rich_help_panel=_MEASURES,
+        ),
     ] = "random-vgg16",
     feature_weights: Annotated[
-        Path | None, typer.Option(help="safetensors file for the feature extractor. [default: none, or its download]")
+        Path | None,
+        typer.Option(
+            help="safetensors file for the feature extractor. [default: none, or its download]",
+            rich_help_panel=_MEASURES,
+        ),
     ] = None,
     paired: Annotated[
         bool,
-        typer.Option("--paired", help="Images: also SSIM, FSIM, GMSD of each fake and the real tile of its mask."),
+        typer.Option(
+            "--paired",
+            help="With --on images: also SSIM, FSIM and GMSD of each synthetic tile and the real tile of its mask.",
+            rich_help_panel=_MEASURES,
+        ),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to. [default: runs/score/NAME]")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto; for the feature extractor.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier score in --out.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every draw.", rich_help_panel=_MEASURES)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to. [default: runs/score/NAME]", rich_help_panel=OUTPUT)
+    ] = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
 ) -> None:
-    """Score fakes against held-out real tiles: distances with floor and ceiling, coverage, mask statistics, copies.
+    """Score synthetic tiles against held-out real ones: distances, coverage, mask statistics, copies.
 
-    Writes score.json, score.md, score.png, modes.png; with --train nearest.png, with --paired pairs.png and .parquet.
+    Every distance stands between a floor (real against real) and a ceiling. Writes score.json, score.md, score.png and
+    modes.png; with --train nearest.png; with --paired pairs.png and pairs.parquet.
+
+    Examples:
+      factory score data/synth --real data/real
+      factory score data/synth --on images --train data/real --out runs/score/images
     """
     from factory.core.console import console
     from factory.score.paired import find_pairs
@@ -76,7 +100,7 @@ def score(
     from factory.score.sources import open_inputs
     from manifests.errors import UserError
 
-    if paired and on is not Compared.images:
+    if paired and on != "images":
         raise UserError("--paired: expected --on images beside it, got masks, which are the same. Add --on images.")
     folder = default_out(fake) if out is None else out
     check_out(folder, overwrite=overwrite)
@@ -91,10 +115,10 @@ def score(
     inputs = open_inputs(
         fake,
         real or [Path("data/real")],
-        on=on.value,
-        split=split.value,
+        on=on,
+        split=split,
         training=train or [],
-        training_split=train_split.value,
+        training_split=train_split,
         controls=control or [],
         paired=paired,
     )

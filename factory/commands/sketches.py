@@ -2,53 +2,78 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from factory.commands.options import SCHEMES, Overwrite
+from factory.core.options import OUTPUT
+
 if TYPE_CHECKING:
-    from factory.masks.coarse.drawings import White
     from factory.sketches.check import CheckReport
     from factory.sketches.report import SketchReport
     from manifests.labels import LabelScheme
 
 
-class WhiteIs(StrEnum):
-    """What the white of a drawing in two classes stands for."""
+White = Literal["air", "tissue"]
+"""Meanings of white in a drawing of two classes."""
 
-    air = "air"
-    tissue = "tissue"
+_KINDS, _CHECK = "Kinds", "Drawings (with --check)"
 
 
 def sketches(
     data: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of finished data sets whose masks the drawings are to be like.")
+        list[Path] | None,
+        typer.Argument(help="Folders of finished data sets whose masks the drawings should resemble."),
     ] = None,
-    k: Annotated[str, typer.Option("--k", help="Number of kinds, or auto: 4 to 12 by silhouette.")] = "auto",
-    check: Annotated[
-        Path | None, typer.Option(help="Instead: a folder of PNG drawings, or one, to say how each is read.")
-    ] = None,
+    k: Annotated[
+        str, typer.Option("--k", help="Number of kinds, or auto: 4 to 12 by silhouette.", rich_help_panel=_KINDS)
+    ] = "auto",
     scheme: Annotated[
         str | None,
-        typer.Option(help="Label scheme by name or YAML. [default: the richest that all share; with --check tissue]"),
+        typer.Option(
+            help=f"Label scheme: {SCHEMES}, or a YAML file. [default: the richest that all share; with --check tissue]",
+            rich_help_panel=_KINDS,
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=2**32 - 1, help="Seed of k-means and of the augmentations shown.", rich_help_panel=_KINDS
+        ),
+    ] = 0,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read a PNG drawing, or a folder of them, instead, and show how each is understood. [default: none]",
+            rich_help_panel=_CHECK,
+        ),
     ] = None,
     white: Annotated[
-        WhiteIs, typer.Option(help="What white stands for in drawings of two classes, with --check.")
-    ] = WhiteIs.air,
-    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the tiles to make, with --check.")] = "512x1024",
+        White, typer.Option(help="Meaning of white in drawings of two classes.", rich_help_panel=_CHECK)
+    ] = "air",
+    size: Annotated[
+        str, typer.Option(help="HEIGHTxWIDTH of the tiles to make, or one side of a square.", rich_help_panel=_CHECK)
+    ] = "512x1024",
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to. [default: runs/sketches; with --check runs/sketches-check]")
+        Path | None,
+        typer.Option(
+            help="Folder to write to. [default: runs/sketches; with --check runs/sketches-check]",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of k-means, and of the augmentations shown.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in --out.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Show what kinds of coarse maps a data set holds, or check drawings of them.
+    """Show which kinds of coarse masks a data set contains, or check drawings of such masks.
 
     Writes a sheet with one row per kind (sheet.png), the kind of every training mask (kinds.csv) and the most typical
-    map of each kind to trace over (templates/). With --check it reads a folder of drawings and shows what it made of
-    each, and of some augmentations.
+    mask of each kind to trace over (templates/). With --check it reads drawings and shows how it understood each, with
+    some augmentations.
+
+    Examples:
+      factory sketches data/real --k 6
+      factory sketches --check drawings/ --scheme pdl1
     """
     from factory.make.resolve import parse_size
     from factory.plan.rows import load_scheme
@@ -61,9 +86,8 @@ def sketches(
         from factory.sketches.check import check_sketches
 
         chosen, folder = named or load_scheme("tissue"), out or Path("runs/sketches-check")
-        paper: White = "air" if white is WhiteIs.air else "tissue"
         shape = parse_size(size)
-        checked = check_sketches(check, chosen, folder, size=shape, white=paper, seed=seed, overwrite=overwrite)
+        checked = check_sketches(check, chosen, folder, size=shape, white=white, seed=seed, overwrite=overwrite)
         _print_check(checked, chosen)
         return
     from factory.sketches.report import report_kinds

@@ -1,59 +1,116 @@
 """`factory train`: masks of data sets, with their images for a renderer, in; weights out."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 
+from factory import joint, masks, renderers
 from factory.commands import options
+from factory.core.choices import Precision
+from factory.core.options import CONFIGURATION, INPUT, OUTPUT, RUNNING
+
+
+def _names(part: ModuleType, other: ModuleType) -> str:
+    """Names of a table that can be trained; those in both tables have the table's name before them."""
+    folder = part.__name__.rpartition(".")[2]
+    return ", ".join(f"{folder}/{name}" if name in other.TRAINABLE else name for name in part.TRAINABLE)
 
 
 def train(
     name: Annotated[
         str,
         typer.Argument(
-            help="depas, dcgan, priorpath, masks/cyclegan; pix2pixhd, sharpgan, pix2pix, renderers/cyclegan; "
-            "stylegan2, hdgan.",
+            help=f"Masks: {_names(masks, renderers)}. Images from masks: {_names(renderers, masks)}. "
+            f"Images and labels: {', '.join(joint.TRAINABLE)}.",
             show_default=False,
         ),
     ],
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Data set to learn from (its train split). Repeatable. [default: data/real]"),
+        typer.Option(
+            metavar="<path>",
+            help="Data set to learn from (its train split). Repeatable. [default: data/real]",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Label scheme: {options.SCHEMES}, or a YAML file. "
+            "[default: the richest that all data can be read as]",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(joint.FITTED)}: run folder of the generator whose annotated images are in --data. "
+            "[default: none]",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option(help="YAML, or a name in configs/train. [default: NAME_light on a CPU, else NAME, the paper's]"),
+        typer.Option(
+            help="YAML file, or a name in configs/train. [default: NAME_light on a CPU, else NAME, the paper's]",
+            rich_help_panel=CONFIGURATION,
+        ),
     ] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE over the config: --set batch=4. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one value of the configuration: --set batch=4. Repeatable.",
+            rich_help_panel=CONFIGURATION,
+        ),
     ] = None,
-    scheme: Annotated[
-        str | None, typer.Option(help="Label scheme. [default: the richest that all data read as]")
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="HEIGHTxWIDTH of the crops, or one side of a square. [default: from the configuration]",
+            rich_help_panel=CONFIGURATION,
+        ),
     ] = None,
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the crops. [default: by config]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps. [default: epochs of the config]")] = None,
-    batch: Annotated[int | None, typer.Option(help="Crops in a step. [default: by config]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, crops and noise. [default: 0]")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Optimiser steps. [default: epochs of the configuration]", rich_help_panel=CONFIGURATION),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Crops in a step. [default: from the configuration]", rich_help_panel=CONFIGURATION),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of weights, crops and noise. [default: 0]", rich_help_panel=CONFIGURATION)
+    ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or auto: bf16 where the machine computes it. [default: auto]")
-    ] = None,
-    generator: Annotated[
-        str | None, typer.Option(help="hdgan: run of the generator whose annotated images --data has. [default: none]")
+        Precision | None,
+        typer.Option(
+            help="Arithmetic of networks; auto: bf16 where the machine computes it in hardware. [default: auto]",
+            rich_help_panel=RUNNING,
+        ),
     ] = None,
     device: options.Device = "auto",
-    out: Annotated[Path | None, typer.Option(help="The run's folder. [default: runs/train/NAME]")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in --out.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, print the configuration, stop.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. [default: runs/train/NAME]", rich_help_panel=OUTPUT)
+    ] = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Train a generator of masks, a renderer or generator of images, or what labels a generator's images.
+    """Train a generator of masks, of images, or of both, or the labeller of a generator's images.
 
-    Stopped? The same command with --resume goes on, to the same bytes on a CPU.
+    The same command with --resume continues an interrupted run, to the same bytes on a CPU.
+
+    Examples:
+      factory train depas --data data/real
+      factory train pix2pixhd --data data/real --config pix2pixhd_light --steps 2000
+      factory train hdgan --generator runs/train/stylegan2 --data data/annotated
     """
     import yaml
 
-    from factory import joint
     from factory.commands.train_labeller import train_labeller
     from factory.core.console import console, progress
     from factory.core.devices import resolve_device

@@ -10,10 +10,15 @@ def verify(
     dataset: Annotated[Path, typer.Argument(help="The data set's folder.")] = Path("data/synth"),
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Forget the shards at fault, so that their command makes them again."),
+        typer.Option("--repair", help="Remove the records of damaged shards, so that their command makes them again."),
     ] = False,
 ) -> None:
-    """Check every file against SHA256SUMS, the ledger against the manifest, and every row against its stored tile."""
+    """Check every file against SHA256SUMS, the ledger against the manifest, and every row against its stored tile.
+
+    Examples:
+      factory verify data/synth
+      factory verify data/real --repair
+    """
     from factory.core.console import console, progress
     from factory.core.runs import lock_folder
     from manifests import FaultError

@@ -7,8 +7,7 @@ import re
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
-from enum import Enum
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -196,9 +195,9 @@ def _describe(error: typer.BadParameter, values: Mapping[str, Any], hints: Mappi
     if param is None or values.get(param.name) is None:
         return None
     annotation, value = hints[param.name], values[param.name]
-    kinds = {kind for kind in (*typing.get_args(annotation), annotation) if isinstance(kind, type)}
+    kinds = list(_parts(annotation))
     where = param.opts[0] if param.param_type_name == "option" else (param.metavar or param.name.upper())
-    choices = [str(member.value) for kind in kinds if issubclass(kind, Enum) for member in kind]
+    choices = [kind for kind in kinds if isinstance(kind, str)]
     text = str(value)
     if choices:
         near = difflib.get_close_matches(text, choices, n=1)
@@ -207,6 +206,15 @@ def _describe(error: typer.BadParameter, values: Mapping[str, Any], hints: Mappi
     if int in kinds or float in kinds:
         return _describe_number(where, text, whole=int in kinds, param=param)
     return None
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Yield the types and literal values that an annotation is made of."""
+    members = typing.get_args(annotation)
+    if not members:
+        yield annotation
+    for member in members:
+        yield from _parts(member)
 
 
 def _describe_number(where: str, text: str, *, whole: bool, param: Any) -> str | None:

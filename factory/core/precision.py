@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Literal
 
 import torch
 
-from manifests.errors import UserError
+from factory.core.choices import Precision
 
-Precision = Literal["auto", "fp32", "bf16"]
-
-
-def parse_precision(text: str) -> Precision:
-    """The number format of that name.
-
-    Raises:
-        UserError: for another word.
-    """
-    names: tuple[Precision, ...] = ("fp32", "bf16", "auto")
-    for name in names:
-        if text == name:
-            return name
-    raise UserError(f"--precision: expected fp32, bf16 or auto, got {text!r}.")
+__all__ = ["Precision", "autocast", "resolve_precision"]
 
 
 def resolve_precision(asked: Precision, device: str) -> Precision:

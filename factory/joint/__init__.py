@@ -4,6 +4,8 @@ Adding one is a file here and a line below. ``stylegan2`` learns images by a ``T
 features and the annotated images of a trained generator (Histopathology DatasetGAN).
 """
 
+from typing import Literal
+
 TRAINABLE = ("stylegan2", "hdgan")
 """Those that `factory train` can train; listed so that its help need not import them."""
 
@@ -14,6 +16,9 @@ JOINT: dict[str, str] = {
     "stylegan2": "factory.joint.stylegan2:StyleGan2",
     "hdgan": "factory.joint.hdgan:Hdgan",
 }
+
+NoiseInput = Literal["drawn", "constant"]
+"""Noise inputs of a generator: drawn for each image, or the constant maps that belong to the weights."""
 
 DRAWING = "drawing"
 """Key of run.yaml with the settings that a generator drew the images with."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from factory.core.runs import read_run
 from factory.core.seeds import Stream, generator
 from factory.core.weights import BEST, Card, read_card
 from factory.joint import DRAWING as DRAWING
+from factory.joint import NoiseInput
 from factory.joint.stylegan2 import SAMPLE_PSI, WEIGHTS_KIND, build, pixels_of
 from factory.learn.weights import STARTER, WeightsConfig
 from factory.nets.stylegan2 import Generator, Tap
@@ -45,7 +46,7 @@ class DrawConfig(WeightsConfig):
     """
 
     psi: float = Field(default=SAMPLE_PSI, ge=0, le=2)
-    noise: Literal["drawn", "constant"] = "drawn"
+    noise: NoiseInput = "drawn"
     precision: Precision = "fp32"
 
 

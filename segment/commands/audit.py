@@ -7,53 +7,72 @@ from typing import Annotated
 
 import typer
 
-from segment.commands.options import Device
+from factory.core.choices import Split
+from factory.core.options import INPUT, OUTPUT
+from segment.commands import options
+
+_LIMITS = "Limits"
 
 
 def audit(
-    dataset: Annotated[Path, typer.Argument(help="Folder of the data set in question, usually synthetic.")],
+    dataset: Annotated[Path, typer.Argument(help="Folder of the data set to audit, usually synthetic.")],
     weights: Annotated[
-        str, typer.Option(help="Judge, trained on real tiles only: best.safetensors, a run's folder, or starter.")
+        str,
+        typer.Option(
+            help="Segmenter trained on real tiles only: best.safetensors, a run's folder, or starter.",
+            rich_help_panel=INPUT,
+        ),
     ],
-    bound: Annotated[float, typer.Option(help="Largest allowed difference of requested and audited TPS, 0-1.")] = 0.1,
+    split: Annotated[Split, typer.Option(help="Which of its tiles.", rich_help_panel=INPUT)] = "all",
     real: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Real tiles; their test split gives the audit's own error, which is reported first, and 20 or more "
-            "val tiles the limit of agreement. Repeatable. [default: none, the error is unknown]"
+            metavar="<path>",
+            help="Real tiles: their test split gives the audit's own error, and 20 or more val tiles the limit of "
+            "agreement. Repeatable. [default: none, the error is unknown]",
+            rich_help_panel=INPUT,
         ),
     ] = None,
     stain_from: Annotated[
         Path | None,
         typer.Option(
             help="Real IHC tiles whose train and val splits give stain vectors and threshold. "
-            "[default: the first --real with positive and negative cells]"
+            "[default: the first --real with positive and negative cells]",
+            rich_help_panel=INPUT,
         ),
     ] = None,
+    bound: Annotated[
+        float,
+        typer.Option(help="Largest allowed difference of requested and audited TPS, 0 to 1.", rich_help_panel=_LIMITS),
+    ] = 0.1,
     min_agreement: Annotated[
         float | None,
         typer.Option(
-            help="Flag tiles whose AJI (mIoU, for weights that know no nuclei) is below. "
-            "[default: 5th percentile on 20 or more real val tiles, else test tiles, else no limit]"
+            help="Flag tiles whose AJI (mIoU, for weights that know no nuclei) is below this. "
+            "[default: 5th percentile on 20 or more real val tiles, else test tiles, else no limit]",
+            rich_help_panel=_LIMITS,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Tiles in question: all, train, val or test.")] = "all",
-    out: Annotated[Path | None, typer.Option(help="Folder of the audit. [default: runs/audit/NAME]")] = None,
-    device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another audit in the folder.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the audit. [default: runs/audit/NAME]", rich_help_panel=OUTPUT)
+    ] = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
 ) -> None:
-    """Let an independent judge look at every image: a segmenter and, for IHC, a count of stained nuclei.
+    """Check whether images show what masks and manifest say, with a segmenter and, for IHC, a count of stained nuclei.
 
     Writes audit.parquet by sample_id, accepted.parquet (a manifest without the flagged rows), audit.md, audit.json and
-    audit.png. Labels never change. Stopped? The same command goes on.
+    audit.png. Labels never change. The same command continues an interrupted run.
+
+    Examples:
+      segment audit data/synth --weights starter
+      segment audit data/synth --weights runs/segment/real-only --real data/real --bound 0.05
     """
     from manifests.errors import UserError
 
     for name, share in (("--bound", bound), ("--min-agreement", min_agreement)):
         if share is not None and not 0 <= share <= 1:
             raise UserError(f"{name}: expected a number from 0 to 1, got {share:g}.")
-    if split not in ("all", "train", "val", "test"):
-        raise UserError(f"--split: expected all, train, val or test, got {split!r}.")
 
     from factory.core.console import console, progress
     from factory.core.devices import resolve_device

@@ -8,73 +8,104 @@ from typing import Annotated, Any
 
 import typer
 
-from segment.commands.options import Device, Real, Synth
+from factory.core.options import CONFIGURATION, INPUT, OUTPUT
+from factory.core.shipped import shipped_configs
+from segment.commands import options
+
+_TRAININGS = "Trainings"
 
 
 def compare(
-    real: Real = Path("data/real"),
-    synth: Synth = Path("data/synth"),
+    real: options.Real = Path("data/real"),
+    synth: options.Synth = Path("data/synth"),
+    also_test: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="<path>",
+            help="Data set of real tiles from elsewhere: every training is scored on its test split too, with a report "
+            "in OUT/NAME. Repeatable. [default: none]",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of name,metric,value,source: figures from the literature, shown in a column of their own. "
+            "[default: none]",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     arms: Annotated[
         str | None,
         typer.Option(
             help="Training sets: R (real), R* (real, augmented), S (synthetic), S* (both, augmented). "
-            "[default: R,R*,S,S*]"
+            "[default: R,R*,S,S*]",
+            rich_help_panel=_TRAININGS,
         ),
     ] = None,
     fractions: Annotated[
-        str | None, typer.Option(help="Shares of the real training patients, nested. [default: 0.1,0.25,1.0]")
+        str | None,
+        typer.Option(
+            help="Shares of the real training patients, nested. [default: 0.1,0.25,1.0]", rich_help_panel=_TRAININGS
+        ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Trainings per arm and fraction. [default: 5]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps of every training. [default: 1000]")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Trainings per arm and fraction. [default: 5]", rich_help_panel=_TRAININGS)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps of every training. [default: 1000]", rich_help_panel=_TRAININGS)
+    ] = None,
     synth_share: Annotated[
-        float | None, typer.Option(help="Share of synthetic tiles in what S* sees. [default: 0.5]")
+        float | None,
+        typer.Option(
+            help="Share of synthetic tiles among those that S* sees. [default: 0.5]", rich_help_panel=_TRAININGS
+        ),
     ] = None,
     final: Annotated[
         bool | None,
-        typer.Option("--final", help="Train on train and val together and keep the last weights: nothing is chosen."),
-    ] = None,
-    published: Annotated[
-        Path | None,
-        typer.Option(help="CSV of name,metric,value,source: figures from the literature, in a column marked so."),
+        typer.Option(
+            "--final",
+            help="Train on train and val together and keep the last weights: nothing is selected.",
+            rich_help_panel=_TRAININGS,
+        ),
     ] = None,
     config: Annotated[
         str | None,
         typer.Option(
-            help="YAML with what differs from the defaults: a file, or a shipped name (ki67, monuseg, "
-            "monuseg_segnet). [default: none]"
+            help=f"YAML with what differs from the defaults: a file, or a shipped name: "
+            f"{', '.join(shipped_configs('compare'))}. [default: none]",
+            rich_help_panel=CONFIGURATION,
         ),
     ] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE over the config, e.g. train.batch=4; repeatable.")
-    ] = None,
-    device: Device = "auto",
-    out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/compare"),
+    assignments: options.Assignments = None,
+    out: Annotated[Path, typer.Option(help="Folder of the comparison.", rich_help_panel=OUTPUT)] = Path("runs/compare"),
     reuse: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of another comparison, say with other synthetic tiles: trainings that are the same are taken "
-            "over. A training is its scores too: give the same --also-test. [default: none]"
-        ),
-    ] = None,
-    also_test: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Data set of real tiles from elsewhere, whose test split every training is scored on too, with a "
-            "report of its own in OUT/NAME. Repeatable. [default: none]"
+            help="Folder of another comparison, e.g. with other synthetic tiles: identical trainings and their scores "
+            "are reused. Give the same --also-test. [default: none]",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     keep_weights: Annotated[
-        bool, typer.Option("--keep-weights", help="Keep the weights of finished trainings in OUT/cells.")
+        bool,
+        typer.Option(
+            "--keep-weights", help="Keep the weights of finished trainings in OUT/cells.", rich_help_panel=OUTPUT
+        ),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check, print the resolved config and the plan, write nothing.")
-    ] = False,
+    device: options.Device = "auto",
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Train R, R*, S and S* at fractions of the real patients over seeds, and report the differences.
+    """Train on R, R*, S and S* at fractions of the real patients over seeds, and report the differences.
 
     Every training has the same network, steps and initial weights per seed; the test split is scored in whole images.
-    The report (Parquet, JSON, Markdown, HTML, plot) has paired bootstrap intervals and effect sizes, and where a
-    fraction comes to twice the patients of another, S* against as many further real ones. Run it again to go on.
+    The report (Parquet, JSON, Markdown, HTML, plot) has paired bootstrap intervals and effect sizes. Where a fraction
+    has twice the patients of another, it also compares S* with that many more real patients. The same command
+    continues an interrupted run.
+
+    Examples:
+      segment compare --real data/real --synth data/synth --dry-run
+      segment compare --arms R,S* --fractions 0.25,1.0 --seeds 3 --steps 500
     """
     from factory.core.console import console, progress
     from factory.core.devices import resolve_device

@@ -7,43 +7,56 @@ from typing import Annotated
 
 import typer
 
-from segment.commands.options import Device, Real, Synth
+from factory.core.choices import Split
+from factory.core.options import INPUT, OUTPUT
+from segment.commands import options
 
 
 def evaluate(
-    weights: Annotated[Path, typer.Option(help="best.safetensors of a run, the run's folder, or starter.")],
+    weights: options.Weights,
     mix: Annotated[
-        str | None, typer.Option(help="Which data sets to score on: real, synth or real+synth. [default: as trained]")
+        str | None,
+        typer.Option(
+            help="Data sets to score on: real, synth or real+synth. [default: as trained]", rich_help_panel=INPUT
+        ),
     ] = None,
-    real: Real = Path("data/real"),
-    synth: Synth = Path("data/synth"),
-    split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
+    real: options.Real = Path("data/real"),
+    synth: options.Synth = Path("data/synth"),
+    split: Annotated[Split, typer.Option(help="Which of their tiles.", rich_help_panel=INPUT)] = "test",
     tiles: Annotated[
-        bool, typer.Option("--tiles", help="Score tile by tile; without it, tiles of one image are put together first.")
+        bool,
+        typer.Option(
+            "--tiles",
+            help="Score tile by tile; without it, tiles of one image are put together first.",
+            rich_help_panel=INPUT,
+        ),
     ] = False,
-    precision: Annotated[
-        str, typer.Option(help="fp32, bf16 or auto: bf16 where the machine computes it. Figures move a little.")
-    ] = "fp32",
-    device: Device = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the report. [default: beside the weights; starter: runs/segment/starter]"),
+        typer.Option(
+            help="Folder for the report. [default: beside the weights; starter: runs/segment/starter]",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
+    precision: options.Precision = "fp32",
+    device: options.Device = "auto",
 ) -> None:
-    """Score weights per whole image and pooled, by source; JSON and Markdown go beside the weights.
+    """Score weights per whole image and pooled, by source; JSON and Markdown are written beside the weights.
 
-    mIoU, wIoU, wPrecision, wRecall, Dice, tObjective; TPS error where the scheme knows tumour; DQ, SQ, PQ, AJI and
-    AJI+ where it knows nuclei. Refused when a scored patient or slide was trained on.
+    mIoU, wIoU, wPrecision, wRecall, Dice, tObjective; TPS error where the scheme has tumour; DQ, SQ, PQ, AJI and
+    AJI+ where it has nuclei. Refuses to score patients or slides that the weights were trained on.
+
+    Examples:
+      segment evaluate --weights runs/segment/unetplusplus-real+synth
+      segment evaluate --weights starter --mix real --real data/nuclei --split all
     """
     from factory.core.console import console, progress
     from factory.core.devices import resolve_device
     from manifests.errors import UserError
 
-    if split not in ("test", "val", "train", "all"):
-        raise UserError(f"--split: expected test, val, train or all, got {split!r}.")
     device = resolve_device(device)
 
-    from factory.core.precision import parse_precision, resolve_precision
+    from factory.core.precision import resolve_precision
     from segment.data.sources import open_sources, parse_mix, projections
     from segment.data.whole_images import group_tiles, tile_images, whole_images
     from segment.evaluate import report
@@ -52,7 +65,7 @@ def evaluate(
     from segment.network.weights import STARTER, load_weights
     from segment.report.document import to_table
 
-    arithmetic = resolve_precision(parse_precision(precision), device)
+    arithmetic = resolve_precision(precision, device)
     loaded = load_weights(weights, device)
     sources = open_sources(parse_mix(mix or loaded.card["mix"]), real, synth)
     parts = [(source, source.dataset if split == "all" else source.split(split)) for source in sources]

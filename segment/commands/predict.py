@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from segment.commands.options import Device
+from factory.core.options import INPUT, OUTPUT, RUNNING
+from segment.commands import options
+from segment.predict import FORMATS, Format
 
 
 def predict(
@@ -17,39 +19,52 @@ def predict(
             help="Images (PNG, JPEG, TIFF), folders of them, data sets and whole slides (SVS, NDPI, MRXS, tiled TIFF)."
         ),
     ],
-    weights: Annotated[Path, typer.Option(help="best.safetensors of a run, the run's folder, or starter.")],
-    out: Annotated[Path, typer.Option(help="Folder for the outputs.")],
+    weights: options.Weights,
+    out: Annotated[Path, typer.Option(help="Folder for the outputs.", rich_help_panel=OUTPUT)],
     output_format: Annotated[
-        str | None,
-        typer.Option("--format", help="png, tiff, geojson (for QuPath) or dataset. [default: png; geojson for slides]"),
+        Format | None,
+        typer.Option(
+            "--format",
+            help=f"{', '.join(FORMATS)}; geojson is for QuPath. [default: png; geojson for slides]",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview", help="Also write OUT/preview/NAME.png: outlines over the image.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    overwrite: options.Overwrite = False,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="Micrometres per pixel of flat images, and of slides that do not state it. [default: as they state]",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     tile: Annotated[
         int | None,
         typer.Option(
             help="Side of the network's windows, a multiple of 32. "
-            "[default: images up to 1536x1536 pixels whole, else 1024]"
+            "[default: images up to 1536x1536 pixels whole, else 1024]",
+            rich_help_panel=RUNNING,
         ),
     ] = None,
-    overlap: Annotated[int, typer.Option(help="Pixels that neighbouring windows share, a multiple of 32.")] = 128,
-    mpp: Annotated[
-        float | None,
-        typer.Option(help="Micrometres per pixel of flat images, and of slides that say none. [default: as they say]"),
-    ] = None,
-    preview: Annotated[
-        bool, typer.Option("--preview", help="Also write OUT/preview/NAME.png: outlines over the image.")
-    ] = False,
-    precision: Annotated[
-        str, typer.Option(help="fp32, bf16 or auto: bf16 where the machine computes it. Probabilities move a little.")
-    ] = "fp32",
-    device: Device = "auto",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what another call has written to the folder.")
-    ] = False,
+    overlap: Annotated[
+        int, typer.Option(help="Pixels that neighbouring windows share, a multiple of 32.", rich_help_panel=RUNNING)
+    ] = 128,
+    precision: options.Precision = "fp32",
+    device: options.Device = "auto",
 ) -> None:
     """Segment images of any size: instance ids as PNG or TIFF, GeoJSON, or a data set.
 
     OUT/NAME.png holds ids 1..n in 16 bits, or classes in 8 bits where the weights know no nuclei; OUT/classes the
-    classes where they know several kinds. Run it again to go on: finished images are skipped.
+    classes where they know several kinds. The same command continues an interrupted run: finished images are skipped.
+
+    Examples:
+      segment predict images/ --weights starter --mpp 0.25 --out predicted
+      segment predict slide.svs --weights runs/segment/unetplusplus-real --format geojson --out predicted
     """
     from factory.core.console import console, progress
     from factory.core.devices import resolve_device
@@ -58,7 +73,7 @@ def predict(
     if mpp is not None and not 0.01 <= mpp <= 100:
         raise UserError(f"--mpp: expected micrometres per pixel from 0.01 to 100, got {mpp:g}.")
 
-    from factory.core.precision import parse_precision, resolve_precision
+    from factory.core.precision import resolve_precision
     from segment.network.weights import load_weights
     from segment.predict import request, writing
     from segment.predict.sources import find_pictures
@@ -66,11 +81,11 @@ def predict(
     request.check_windows(tile, overlap)
     device = resolve_device(device)
     settings = request.Settings(
-        request.parse_format(output_format),
+        output_format,
         tile,
         overlap,
         preview,
-        resolve_precision(parse_precision(precision), device),
+        resolve_precision(precision, device),
     )
     pictures = find_pictures(images, mpp)
     loaded = load_weights(weights, device)

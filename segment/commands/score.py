@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from factory.core.options import INPUT, OUTPUT, RUNNING
+
+_MEASURES = "Measures"
+
 if TYPE_CHECKING:
     from segment.scoring.image_scores import ImageScore
     from segment.scoring.pairs import Pairs
@@ -15,51 +19,73 @@ if TYPE_CHECKING:
 
 
 def score(
-    truth: Annotated[Path, typer.Option(help="Folder of true label maps (PNG, TIFF, NPY), or a data set.")],
-    pred: Annotated[Path, typer.Option(help="Folder of predicted label maps with the same names, or a data set.")],
+    truth: Annotated[
+        Path,
+        typer.Option(help="Folder of true label maps (PNG, TIFF, NPY), or a data set.", rich_help_panel=INPUT),
+    ],
+    pred: Annotated[
+        Path,
+        typer.Option(help="Folder of predicted label maps with the same names, or a data set.", rich_help_panel=INPUT),
+    ],
+    ignore_unpaired: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unpaired",
+            help="Leave out names that are missing on one side instead of refusing.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression on the name; its first group is the patient or slide, which the bootstrap draws "
+            "whole. [default: the group of a data set, else every image]",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     classes: Annotated[
         bool,
         typer.Option(
             "--classes",
             help="Score nuclei class by class as well (mPQ, bPQ): class maps in the folder classes of either side.",
+            rich_help_panel=_MEASURES,
         ),
     ] = False,
     semantic: Annotated[
-        bool, typer.Option("--semantic", help="The maps hold classes, not instance ids: mIoU and Dice; 255 = ignore.")
-    ] = False,
-    ignore_unpaired: Annotated[
-        bool, typer.Option("--ignore-unpaired", help="Leave out names that one side lacks instead of refusing.")
-    ] = False,
-    group_pattern: Annotated[
-        str | None,
+        bool,
         typer.Option(
-            help="Regular expression on the name; its first group is patient or slide, drawn whole in the intervals. "
-            "[default: the group of a data set, else every image]"
+            "--semantic",
+            help="The maps contain classes, not instance ids: mIoU and Dice; 255 = ignore.",
+            rich_help_panel=_MEASURES,
         ),
-    ] = None,
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.", rich_help_panel=_MEASURES)] = 0,
     json_path: Annotated[
-        Path | None, typer.Option("--json", help="File for all figures of all images. [default: none]")
+        Path | None,
+        typer.Option("--json", help="File for all figures of all images. [default: none]", rich_help_panel=OUTPUT),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Show every image; otherwise the 20 worst of a longer set.")
+        bool,
+        typer.Option("--all", help="Show every image; otherwise the 20 worst of a longer set.", rich_help_panel=OUTPUT),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Threads. [default: one per core]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads. [default: one per core]", rich_help_panel=RUNNING)
+    ] = None,
 ) -> None:
-    """Score predicted label maps against the truth, whoever made them; per image, mean and pooled, with intervals.
+    """Score predicted label maps against the truth, from any tool; per image, mean and pooled, with intervals.
 
     Instance maps: AJI, AJI+, DQ, SQ, PQ, Dice of the foreground, object Dice, F1, HD95, boundary F1. Class maps
     (--semantic): mIoU, wIoU, wPrecision, wRecall, Dice. Files pair by name without suffix. Below either folder,
-    instances/ and classes/ are used where they are.
+    instances/ and classes/ are used where they exist.
+
+    Examples:
+      segment score --truth labels/ --pred predicted/
+      segment score --truth data/real --pred predicted/ --classes --json scores.json
     """
     from manifests.errors import UserError
 
     if classes and semantic:
         raise UserError("--classes: expected without --semantic, got both. --semantic scores classes pixel by pixel.")
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers: expected at least 1, got {workers}.")
-    if seed < 0:
-        raise UserError(f"--seed: expected 0 or more, got {seed}.")
     if json_path is not None:
         _refuse_unwritable(json_path)
 

@@ -7,7 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from segment.commands.options import Device, Real, Synth
+from factory.core.choices import Precision
+from factory.core.options import CONFIGURATION, INPUT, OUTPUT, RUNNING
+from factory.core.shipped import shipped_configs
+from segment.commands import options
+from segment.network import NETWORKS
+
+_NETWORK, _TRAINING = "Network", "Training"
 
 
 def train(
@@ -15,56 +21,101 @@ def train(
         str | None,
         typer.Option(
             help="real, synth, real+synth (every pixel equally likely) or real+synth:SHARE of synthetic tiles. "
-            "[default: real+synth]"
+            "[default: real+synth]",
+            rich_help_panel=INPUT,
         ),
     ] = None,
-    real: Real = Path("data/real"),
-    synth: Synth = Path("data/synth"),
+    real: options.Real = Path("data/real"),
+    synth: options.Synth = Path("data/synth"),
     scheme: Annotated[
-        str | None, typer.Option(help="Label scheme of the network. [default: the richest common one]")
+        str | None,
+        typer.Option(
+            help=f"Label scheme of the network: {options.SCHEMES}, or a YAML file. [default: the richest common one]",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
-    net: Annotated[str | None, typer.Option(help="unetplusplus or segnet. [default: unetplusplus]")] = None,
+    net: Annotated[
+        str | None,
+        typer.Option(help=f"Network: {', '.join(NETWORKS)}. [default: unetplusplus]", rich_help_panel=_NETWORK),
+    ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Encoder of the network. [default: mobilenet_v2; segnet: vgg16_bn]")
+        str | None,
+        typer.Option(
+            help="Encoder of the network. [default: mobilenet_v2; segnet: vgg16_bn]", rich_help_panel=_NETWORK
+        ),
     ] = None,
     encoder_weights: Annotated[
-        str | None, typer.Option(help="Start the encoder from a safetensors file, or imagenet. [default: random]")
+        str | None,
+        typer.Option(
+            help="Start the encoder from a safetensors file, or imagenet. [default: random]", rich_help_panel=_NETWORK
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/segment/NET-MIX]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps. [default: 1000]")] = None,
-    batch: Annotated[int | None, typer.Option(help="Views in a step. [default: 8]")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps. [default: 1000]", rich_help_panel=_TRAINING)
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Crops in a step. [default: 8]", rich_help_panel=_TRAINING)] = None,
     crop: Annotated[
-        str | None, typer.Option(help="HxW of a view, multiples of 32. [default: 256x256, less for smaller tiles]")
+        str | None,
+        typer.Option(
+            help="HEIGHTxWIDTH of a crop, or one side of a square; multiples of 32. "
+            "[default: 256x256, less for smaller tiles]",
+            rich_help_panel=_TRAINING,
+        ),
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW. [default: 0.001]")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or auto: bf16 where the machine computes it. [default: auto]")
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate of AdamW. [default: 0.001]", rich_help_panel=_TRAINING)
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Stop after so many validations without a better one. [default: never]")
+        int | None,
+        typer.Option(
+            help="Stop after this many validations without improvement. [default: never]", rich_help_panel=_TRAINING
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation. [default: 0]")] = None,
-    device: Device = "auto",
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of weights, order and augmentation. [default: 0]", rich_help_panel=_TRAINING),
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option(
-            help="YAML with what differs from the defaults: a file, or a shipped name (pdl1, quick, sharpgan, "
-            "starter). [default: none]"
+            help=f"YAML with what differs from the defaults: a file, or a shipped name: "
+            f"{', '.join(shipped_configs('segment'))}. [default: none]",
+            rich_help_panel=CONFIGURATION,
         ),
     ] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE over the config, e.g. loss.dice=0.5; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one value of the configuration: --set loss.dice=0.5. Repeatable.",
+            rich_help_panel=CONFIGURATION,
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint, if any.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check, print the resolved config, write nothing.")
-    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. [default: runs/segment/NET-MIX]", rich_help_panel=OUTPUT)
+    ] = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="Arithmetic of networks; auto: bf16 where the machine computes it in hardware. [default: auto]",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Train a network; the best weights by validation, history, panels and TensorBoard events go to the run folder.
+    """Train a segmentation network on real tiles, synthetic tiles, or both.
 
-    Loss: Dice + cross entropy / 4, and for schemes with nuclei a distance that parts touching ones. Validation: the
+    The run folder receives the best weights by validation, history, sample panels and TensorBoard events. Loss: Dice +
+    cross entropy / 4, and for schemes with nuclei a predicted distance that separates touching ones. Validation: the
     val split of the real tiles, every 100 steps and at the end, by AJI and PQ where there are nuclei, else by mIoU.
+
+    Examples:
+      segment train --mix real+synth --steps 2000
+      segment train --mix real --real data/nuclei --config quick --out runs/segment/real-only
     """
     from factory.core.devices import resolve_device
     from manifests.errors import UserError

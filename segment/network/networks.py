@@ -1,8 +1,8 @@
 """Segmentation networks by name, and the weights that their encoders may start from.
 
-Adding a network is a function ``(encoder, in_channels, classes) -> Module`` and a line in each table below; the module
-has an attribute `encoder`, and takes sides that are multiples of `DIVISOR`. The only importer of
-segmentation_models_pytorch.
+Adding a network is a function ``(encoder, in_channels, classes) -> Module``, a line in `segment.network.NETWORKS` and
+one in `DEFAULT_ENCODERS`; the module has an attribute `encoder`, and takes sides that are multiples of `DIVISOR`. The
+only importer of segmentation_models_pytorch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,7 @@ from factory.core.checkpoints import read_tensors
 from factory.core.config import Config
 from factory.core.registry import resolve
 from manifests.errors import FaultError, UserError
-
-NETWORKS: dict[str, str] = {
-    "unetplusplus": "segment.network.networks:unetplusplus",
-    "segnet": "segment.network.segnet:segnet",
-}
+from segment.network import NETWORKS
 
 DEFAULT_ENCODERS: dict[str, str] = {"unetplusplus": "mobilenet_v2", "segnet": "vgg16_bn"}
 """The encoder unless another is asked for; on a CPU mobilenet_v2 trains twice as fast as resnet18."""

@@ -50,13 +50,13 @@ def load_weights(path: Path | str, device: str) -> Weights:
     """Load weights that `segment train` wrote.
 
     Args:
-        path: the file, the run's folder, or "starter" for those that come with the package.
+        path: the file, the run's folder, or "starter" (or its name) for those that come with the package.
         device: where the network is to compute.
 
     Raises:
         UserError: when the file is missing, damaged, no safetensors or of another network.
     """
-    path = STARTER if str(path) == "starter" and not Path(path).exists() else Path(path)
+    path = STARTER if str(path) in ("starter", STARTER.stem) and not Path(path).exists() else Path(path)
     path = path / BEST if path.is_dir() else path
     checkpoint = read_checkpoint(path, WEIGHTS_KIND)
     card = checkpoint.card

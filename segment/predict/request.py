@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from factory.core.images.files import MAX_IMAGE_PX
 from factory.core.precision import Precision
@@ -16,14 +16,12 @@ from manifests.errors import UserError
 from segment.network.head import has_instances
 from segment.network.networks import DIVISOR
 from segment.network.weights import Weights
+from segment.predict import Format
 from segment.predict.frames import Frame, choose_frame
 from segment.predict.records import COMMAND
 from segment.predict.sources import Picture
 from segment.predict.stitching import count_windows
 from segment.predict.windows import Axis
-
-Format = Literal["png", "tiff", "geojson", "dataset"]
-FORMATS: tuple[Format, ...] = ("png", "tiff", "geojson", "dataset")
 
 ONE_PASS_PX = 1536**2
 """Images up to this size go through the network whole, unless a window is asked for."""
@@ -65,20 +63,6 @@ class Job:
     format: Format
     files: tuple[str, ...]
     windows: int
-
-
-def parse_format(text: str | None) -> Format | None:
-    """The format of that name; None stays.
-
-    Raises:
-        UserError: for another word.
-    """
-    for name in FORMATS:
-        if text == name:
-            return name
-    if text is not None:
-        raise UserError(f"--format: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {text!r}.")
-    return None
 
 
 def check_windows(tile: int | None, overlap: int) -> None:

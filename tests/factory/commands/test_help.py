@@ -2,15 +2,28 @@
 
 import importlib
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
+from typing import Any
 
 import pytest
+import typer.main
 from typer.core import TyperCommand
 
+from factory.annotate import TOOLS
 from factory.core.command_line import Terminated
+from factory.ingest.config import AIR_THRESHOLDS
+from factory.joint import FITTED
+from factory.masks import MASKS
+from factory.renderers import RENDERERS
+from factory.score.features import EXTRACTORS
+from factory.train.generator import trainers
+from manifests import SCHEMES
+from segment.network import NETWORKS
+from segment.predict import FORMATS
 from tests.conftest import Outcome, assert_refused
 
 Cli = Callable[..., Outcome]
@@ -27,6 +40,60 @@ def test_a_bare_program_prints_its_help(cli: Cli, words: tuple[str, ...]) -> Non
 @pytest.mark.parametrize("program", ["factory", "segment"])
 def test_version_is_that_of_the_distribution(cli: Cli, program: str) -> None:
     assert cli(program, "--version").out.strip() == version("pathology-tile-factory")
+
+
+def commands(program: str) -> Iterator[tuple[str, Any]]:
+    """Every command of a program, groups opened, by its words."""
+    waiting = [(program, typer.main.get_command(importlib.import_module(f"{program}.cli").app))]
+    for words, command in waiting:
+        below = getattr(command, "commands", {})
+        waiting += [(f"{words} {name}", each) for name, each in below.items()]
+        if not below:
+            yield words, command
+
+
+COMMANDS = [*commands("factory"), *commands("segment")]
+
+
+@pytest.mark.parametrize(("words", "command"), COMMANDS, ids=[words for words, _ in COMMANDS])
+def test_every_command_shows_examples_that_parse(cli: Cli, words: str, command: Any) -> None:
+    shown = cli(*words.split(), "--help").out
+    assert len(command.examples) >= 2
+    for example in command.examples:
+        assert example in shown
+        assert len(example) <= 110
+        assert shlex.split(example)[: len(words.split())] == words.split()
+        with command.make_context(words, shlex.split(example)[len(words.split()) :]) as context:
+            assert context.params
+
+
+@pytest.mark.parametrize(("words", "command"), COMMANDS, ids=[words for words, _ in COMMANDS])
+def test_options_are_in_groups_where_there_are_many(words: str, command: Any) -> None:
+    options = [param for param in command.params if param.param_type_name == "option"]
+    if len(options) > 6:
+        assert all(param.rich_help_panel for param in options), words
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "names"),
+    [
+        ("factory make", "--masks", MASKS),
+        ("factory make", "--renderer", RENDERERS),
+        ("factory make", "--scheme", SCHEMES),
+        ("factory make", "--joint", FITTED),
+        ("factory train", "name", trainers()),
+        ("factory train", "--scheme", SCHEMES),
+        ("factory score", "--features", EXTRACTORS),
+        ("factory ingest", "--stain", AIR_THRESHOLDS),
+        ("factory annotate export", "--tool", TOOLS),
+        ("segment train", "--net", NETWORKS),
+        ("segment train", "--scheme", SCHEMES),
+        ("segment predict", "--format", FORMATS),
+    ],
+)
+def test_allowed_values_are_listed(words: str, option: str, names: Iterable[str]) -> None:
+    (param,) = (param for param in dict(COMMANDS)[words].params if option in (param.name, *param.opts))
+    assert set(names) <= set(re.findall(r"[\w/-]+", param.help))
 
 
 @pytest.mark.parametrize("program", ["factory", "segment"])

@@ -8,12 +8,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from manifests.errors import FaultError, UserError
-from segment.network import segnet
+from segment.network import NETWORKS, segnet
 from segment.network.inference import predict_output
 from segment.network.networks import (
     DEFAULT_ENCODERS,
     DIVISOR,
-    NETWORKS,
     NetworkConfig,
     build,
     load_encoder_weights,

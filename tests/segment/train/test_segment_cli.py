@@ -311,7 +311,9 @@ def test_bad_weights_are_one_line_and_write_nothing(trained: Path, home: Path, t
     assert "label scheme pdl1: expected a projection onto one of pdl1, tissue, got ihc" in refused(
         "--real", str(pdl1.root)
     )
-    assert "--split: expected test, val, train or all, got 'tset'" in refused("--split", "tset")
+    assert "--split: expected one of train, val, test, all, got 'tset'. Did you mean test?" in refused(
+        "--split", "tset"
+    )
     assert load_weights(path, "cpu").scheme.name == "ihc"
 
 

@@ -1,0 +1,9 @@
+"""Choices that several commands offer, free of heavy imports: the command lines list them in their help."""
+
+from typing import Literal
+
+Precision = Literal["fp32", "bf16", "auto"]
+"""Number format of a network's arithmetic; ``auto`` is bf16 where the machine computes it in hardware."""
+
+Split = Literal["train", "val", "test", "all"]
+"""Tiles of a data set."""
