@@ -112,6 +112,11 @@ def open_dataset(root: str | Path, manifest: str | Path | None = None) -> Datase
         UserError: when the folder is not a finished data set of this contract.
     """
     root = Path(root)
+    if not root.exists():
+        raise UserError(
+            f"{root}: expected a data set, got no such folder. Make one with factory make --out {root}, or from real "
+            f"images with factory ingest IMAGES --out {root}."
+        )
     if not (root / STORE).is_dir() or (root / STORE).is_symlink():
         raise UserError(f"{root}: expected a data set with {STORE} and {MANIFEST}, got no {STORE}.")
     if manifest is None and not (root / MANIFEST).exists() and not (root / PARTS).is_dir():

@@ -138,6 +138,14 @@ class LabelScheme:
             UserError: when a key is missing or a value has the wrong form.
         """
         try:
+            for number, entry in enumerate(document["classes"]):
+                for key in ("id", "name", "colour"):
+                    if key not in entry:
+                        example = {"id": number, "name": "tumour", "colour": "[200, 30, 30]"}[key]
+                        raise UserError(
+                            f"label scheme {document.get('name', '')}: class {entry.get('name', number)}: expected "
+                            f"{key}, got none. Write for example {key}: {example}."
+                        )
             classes = tuple(
                 LabelClass(int(c["id"]), str(c["name"]), _colour(c["colour"]), tuple(c.get("roles", ())))
                 for c in document["classes"]

@@ -112,8 +112,8 @@ def _make(
     seed: int,
     overwrite: bool,
 ) -> None:
+    from factory.core.config import parse_size
     from factory.core.console import console
-    from factory.make.resolve import parse_size
     from factory.quiz.making import make_quiz
 
     shown = parse_size(size) if size else None

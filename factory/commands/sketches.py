@@ -75,7 +75,7 @@ def sketches(
       factory sketches data/real --k 6
       factory sketches --check drawings/ --scheme pdl1
     """
-    from factory.make.resolve import parse_size
+    from factory.core.config import parse_size
     from factory.plan.rows import load_scheme
     from manifests.errors import UserError
 

@@ -112,9 +112,9 @@ def train(
     import yaml
 
     from factory.commands.train_labeller import train_labeller
+    from factory.core.config import parse_size
     from factory.core.console import console, progress
     from factory.core.devices import resolve_device
-    from factory.make.resolve import parse_size
     from factory.train import generator as training_run
     from manifests.errors import UserError
 

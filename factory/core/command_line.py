@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from factory.core.wording import read_number
+
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter, Parameter
 
@@ -231,15 +233,3 @@ def _describe_number(where: str, text: str, *, whole: bool, param: Any) -> str |
         return None
     limits = f"{low} to {high}" if None not in (low, high) else f"{low} or more" if high is None else f"at most {high}"
     return f"{where}: expected {limits}, got {text}. Choose another number."
-
-
-def read_number(text: str) -> float | None:
-    """The finite number that a text means, in other forms too (``50%``, ``0,5``, ``1e6``); None where there is none."""
-    percent = text.endswith("%")
-    try:
-        number = float(text.rstrip("%").replace(",", "."))
-    except ValueError:
-        return None
-    if number - number != 0:  # inf or nan
-        return None
-    return number / 100 if percent else number

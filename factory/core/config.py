@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -63,7 +64,9 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
         hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
         return f"{where}: {path}: expected a known key, got {key!r}. {hint}{more}"
     reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    if not path:  # a rule over several keys, which says itself what it got
+    if first["type"] == "value_error" and ", got " in reason:  # a rule that names what it got
+        return f"{where}: {path}: {reason.rstrip('.')}.{more}" if path else f"{where}: {reason.rstrip('.')}.{more}"
+    if not path:  # a rule over several keys
         return f"{where}: {reason}.{more}"
     return f"{where}: {path}: {reason}, got {first.get('input')!r}.{more}"
 
@@ -125,6 +128,21 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             value = {part: value}
         values = merge(values, value)
     return values
+
+
+def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
+    """``512x1024`` -> (512, 1024), height and width; ``512`` is a square.
+
+    Raises:
+        UserError: for another form.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,5})(?:[xX]([1-9]\d{0,5}))?", text, re.ASCII)
+    if not match:
+        raise UserError(
+            f"{option}: expected HEIGHTxWIDTH in pixels or one side of a square, got {text!r}. "
+            f"Write for example {option} 512x1024."
+        )
+    return int(match[1]), int(match[2] or match[1])
 
 
 def canonical(value: Any) -> str:

@@ -20,8 +20,11 @@ def resolve_device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+        there += ["mps"] if torch.backends.mps.is_available() else []
         raise UserError(
-            f"--device: expected auto, cpu, cuda[:N] or mps that this machine has, got {name!r}."
+            f"--device: expected a device of this machine ({', '.join(there)}) or auto, got {name!r}. "
+            f"Use --device {there[-1]}."
         ) from error
     return str(torch.device(name))
 

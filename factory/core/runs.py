@@ -22,6 +22,7 @@ import pyarrow as pa
 import yaml
 
 from factory.core.config import canonical, digest
+from factory.core.wording import file_size
 from manifests.checksums import SUMS, write_sums
 from manifests.dataset import sample_digests
 from manifests.errors import FaultError, UserError
@@ -140,7 +141,7 @@ def open_folder(spec: RunSpec, *, overwrite: bool = False) -> Iterator[None]:
         FaultError: when the disk is too small.
     """
     _check_target(spec, overwrite)
-    _check_space(spec)
+    check_space(spec)
     spec.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(spec.out):
         _check_target(spec, overwrite)
@@ -300,22 +301,37 @@ def first_difference(old: Any, new: Any, path: str = "") -> str:
     return f"{path}: {str(old)[:60]} there, {str(new)[:60]} asked"
 
 
-def _check_space(spec: RunSpec) -> None:
+def check_space(spec: RunSpec) -> int:
+    """Bytes that a run still needs, at most.
+
+    Raises:
+        FaultError: where the disk has less.
+    """
     layout = spec.layout
     written = sum(
         (spec.out / shard_path("image", shard, (3,))).exists() * len(layout.rows(shard))
         for shard in range(layout.shards)
     )
-    need = int((layout.n - written) * layout.height * layout.width * _BYTES_PER_PIXEL)
-    folder = spec.out.absolute()
+    return check_room(spec.out, layout.n - written, (layout.height, layout.width))
+
+
+def check_room(out: Path, tiles: int, size: tuple[int, int]) -> int:
+    """Bytes that tiles of that height and width need, at most.
+
+    Raises:
+        FaultError: where the disk of the folder has less.
+    """
+    need = int(tiles * size[0] * size[1] * _BYTES_PER_PIXEL)
+    folder = out.absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if need > free:
         raise FaultError(
-            f"{spec.out}: expected room for about {need / 1e9:.1f} GB, got {free / 1e9:.1f} GB free. "
+            f"{out}: expected room for about {file_size(need)}, got {file_size(free)} free. "
             "Free some, choose another --out, or ask for fewer or smaller tiles."
         )
+    return need
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from factory.core.config import digest, parse, read_yaml
+from factory.core.config import digest, parse, parse_size, read_yaml
 from factory.core.images.slides import content_files
 from factory.ingest.config import AIR_THRESHOLDS, MAX_BACKGROUND, IngestConfig
 from factory.ingest.grouping import (
@@ -293,6 +293,8 @@ def _max_background(value: float | None, is_weak: bool) -> float:
 
 def _geometry(request: Request) -> dict[str, Any]:
     size = parse_size(request.size) if request.size is not None else None
+    if size is not None and size[0] * size[1] > MAX_TILE_PX:
+        raise UserError(f"--size: expected at most {MAX_TILE_PX:,} pixels, got {size[0]}x{size[1]}.")
     if request.overlap and size is None:
         raise UserError("--overlap: expected --size HxW with it, got none.")
     if size is not None and not 0 <= request.overlap < min(size):
@@ -301,21 +303,6 @@ def _geometry(request: Request) -> dict[str, Any]:
         if value is not None and not 0 < value < 1000:
             raise UserError(f"{option}: expected micrometres per pixel above 0, got {value}.")
     return {"size": size, "overlap_px": request.overlap, "mpp": request.mpp, "resample_mpp": request.resample_mpp}
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """``512x1024`` -> (height, width).
-
-    Raises:
-        UserError: for another form, or a tile larger than a store takes.
-    """
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UserError(f"--size: expected HEIGHTxWIDTH in pixels, got {text!r}. Write e.g. --size 512x1024.")
-    height, width = int(parts[0]), int(parts[1])
-    if height * width > MAX_TILE_PX:
-        raise UserError(f"--size: expected at most {MAX_TILE_PX:,} pixels, got {height}x{width}.")
-    return height, width
 
 
 def _files_digest(pairing: Pairing) -> str:

@@ -6,12 +6,11 @@ Values are laid over each other, the later ones above: the scheme's defaults (``
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.core.config import merge, parse, parse_assignments, read_yaml
+from factory.core.config import merge, parse, parse_assignments, parse_size, read_yaml
 from factory.core.devices import usable_cores
 from factory.core.shipped import configs_dir
 from factory.learn.base import UsesWeights
@@ -263,18 +262,6 @@ def plan_flags(*, size: str | None, split: str | None, debias: bool, **typed: An
         "split": parse_split(split) if split is not None else None,
         "debias": debias or None,
     }
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """``512x1024`` -> (512, 1024): height, width. One number means a square.
-
-    Raises:
-        UserError: for another form.
-    """
-    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text)
-    if not match:
-        raise UserError(f"--size: expected HEIGHTxWIDTH, got {text!r}. Write for example 512x1024.")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def parse_split(text: str) -> tuple[float, ...]:

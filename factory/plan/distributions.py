@@ -229,9 +229,13 @@ def _value(text: str, quantity: Quantity, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
+        plain = re.sub(r"([\d.]+) ?%", lambda match: f"{float(match[1]) / 100:g}", text)
+        if plain != text and quantity != "cells":
+            raise UserError(f"{where}: expected shares from 0 to 1, got {text!r}. Write {plain}.") from None
         raise UserError(f"{where}: expected {_FORMS}, got {text!r}.") from None
     low, high = _domain(quantity)
     if not low <= value <= high:
         what = "a count of cells" if quantity == "cells" else "a share from 0 to 1"
-        raise UserError(f"{where}: expected {what}, got {text}.")
+        advice = f" Write {value / 100:g} for {text} %." if quantity != "cells" and 1 < value <= 100 else ""
+        raise UserError(f"{where}: expected {what}, got {text}.{advice}")
     return value

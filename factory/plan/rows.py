@@ -70,7 +70,9 @@ class PlanConfig(Config):
         for length in size:
             if length < SIZE_STEP_PX or length % SIZE_STEP_PX:
                 below = max(SIZE_STEP_PX, length // SIZE_STEP_PX * SIZE_STEP_PX)
-                raise ValueError(f"expected multiples of {SIZE_STEP_PX} (use {below} or {below + SIZE_STEP_PX})")
+                raise ValueError(
+                    f"expected multiples of {SIZE_STEP_PX}, got {length}. Use {below} or {below + SIZE_STEP_PX}"
+                )
         if size[0] * size[1] > MAX_TILE_PX:
             raise ValueError(f"expected at most {MAX_TILE_PX} pixels")
         return size

@@ -117,6 +117,7 @@ def train(
       segment train --mix real+synth --steps 2000
       segment train --mix real --real data/nuclei --config quick --out runs/segment/real-only
     """
+    from factory.core.config import parse_size
     from factory.core.devices import resolve_device
     from manifests.errors import UserError
 
@@ -129,7 +130,7 @@ def train(
         "encoder_weights": encoder_weights,
         "steps": steps,
         "batch": batch,
-        "crop": _parse_crop(crop),
+        "crop": parse_size(crop, "--crop") if crop is not None else None,
         "lr": lr,
         "precision": precision,
         "patience": patience,
@@ -172,19 +173,6 @@ def train(
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     """The values that were given: None and empty mappings left out."""
     return {key: value for key, value in values.items() if value is not None and value != {}}
-
-
-def _parse_crop(text: str | None) -> tuple[int, int] | None:
-    import re
-
-    from manifests.errors import UserError
-
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match:
-        raise UserError(f"--crop: expected HEIGHTxWIDTH in pixels, got {text!r}. Write for example --crop 256x256.")
-    return int(match[1]), int(match[2])
 
 
 def _print_config(terminal: Any, job: Any) -> None:

@@ -186,7 +186,10 @@ def test_bad_file_is_refused_with_its_name(tmp_path: Path, capfd: pytest.Capture
 OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "no resolution": ((), "expected a resolution, got none in the file"),
     "mpp of zero": (("--mpp", "0"), "--mpp: expected micrometres per pixel above 0"),
-    "size in words": ((*MPP, "--size", "big"), "--size: expected HEIGHTxWIDTH in pixels, got 'big'"),
+    "size in words": (
+        (*MPP, "--size", "big"),
+        "--size: expected HEIGHTxWIDTH in pixels or one side of a square, got 'big'",
+    ),
     "size of zero": ((*MPP, "--size", "0x10"), "--size: expected HEIGHTxWIDTH"),
     "huge size": ((*MPP, "--size", "99999x99999"), "--size: expected at most"),
     "overlap without size": ((*MPP, "--overlap", "8"), "--overlap: expected --size"),

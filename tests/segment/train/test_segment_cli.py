@@ -238,7 +238,7 @@ def test_dry_run_prints_the_resolved_config_and_writes_nothing(at_home: Path, tm
         (["--set", "augment.flip=3"], "augment.flip: expected a known key"),
         (["--set", "stepz"], "--set: expected KEY=VALUE"),
         (["--steps", "0"], "steps: expected greater than or equal to 1, got 0"),
-        (["--crop", "64"], "--crop: expected HEIGHTxWIDTH in pixels, got '64'"),
+        (["--crop", "64x"], "--crop: expected HEIGHTxWIDTH in pixels or one side of a square, got '64x'"),
         (["--crop", "50x64"], "crop: expected multiples of 32 such as 32x64 or 64x64"),
         (["--crop", "128x64"], "--crop: expected at most 64x96, the smallest tile, got 128x64. Use 64x96 or less."),
         (["--batch", "1", "--crop", "32x32"], "--batch: expected 2 or more"),
