@@ -201,6 +201,9 @@ def ingest(
     import time
 
     from factory.core.console import console
+    from factory.core.runs import check_run
+    from factory.core.wording import dry_run as dry_run_text
+    from factory.core.wording import file_size, plural
     from factory.ingest.report import agreement_table, bytes_on_disk, class_table, plan_lines, plan_table
     from factory.ingest.request import Request
     from factory.ingest.writing import InputError
@@ -249,7 +252,7 @@ def ingest(
         ended = run_ingest(request, workers=workers or os.cpu_count() or 1, overwrite=overwrite, dry_run=dry_run)
     except InputError as error:
         if len(error.problems) > 1:
-            for problem in error.problems:
+            for problem in error.kinds:
                 screen.print(problem, markup=False, highlight=False, soft_wrap=True)
         raise
     if ended.plan is not None:
@@ -259,15 +262,25 @@ def ingest(
         if (agreement := ended.plan.agreement) is not None:
             screen.print(agreement_table(agreement))
     if ended.table is None:
-        screen.print("Dry run: nothing was written.")
+        need = check_run(ended.plan.spec, overwrite=overwrite) if ended.plan is not None else None
+        screen.print(dry_run_text(need, out), markup=False, soft_wrap=True)
         return
     if ended.plan is None:
-        screen.print(f"{out}: {ended.table.num_rows} tiles, all there already: nothing to do.", highlight=False)
+        screen.print(
+            f"{out}: {plural(ended.table.num_rows, 'tile')}, all there already: nothing to do.", highlight=False
+        )
         return
     screen.print(class_table(ended.table, ended.plan.job.config.label_scheme))
     seconds = time.monotonic() - started
     tiles = ended.table.num_rows
     screen.print(
-        f"{out}: {tiles} tiles, {bytes_on_disk(out) / 1e6:.1f} MB, {seconds:.1f} s ({tiles / seconds:.0f} tiles/s)",
+        f"{out}: {plural(tiles, 'tile')}, {file_size(bytes_on_disk(out))}, {seconds:.1f} s "
+        f"({tiles / seconds:.0f} tiles/s)",
         highlight=False,
+    )
+    screen.print(
+        f"Make more like it: factory make --like {out}. Train on it: segment train --mix real --real {out}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )

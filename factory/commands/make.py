@@ -101,7 +101,9 @@ def make(
     """
     import time
 
-    from factory.core.console import console, counting
+    from factory.core.console import console, counting, working
+    from factory.core.runs import check_run
+    from factory.core.wording import dry_run as dry_run_text
     from factory.inspect.report import write_contact_sheet
     from factory.make import report, resolve
     from factory.make.options import prepare_make
@@ -121,30 +123,32 @@ def make(
         seed=seed,
         scheme=scheme,
     )
-    prepared = prepare_make(
-        out,
-        plan=plan,
-        manifest=manifest,
-        masks=masks,
-        renderer=renderer,
-        like=like,
-        joint=joint,
-        weights=weights,
-        pool=pool,
-        share=share,
-        max_uncertainty=max_uncertainty,
-        max_pixel_uncertainty=max_pixel_uncertainty,
-        device=device,
-        config=config,
-        assignments=assignments,
-    )
+    with working("planning"):
+        prepared = prepare_make(
+            out,
+            plan=plan,
+            manifest=manifest,
+            masks=masks,
+            renderer=renderer,
+            like=like,
+            joint=joint,
+            weights=weights,
+            pool=pool,
+            share=share,
+            max_uncertainty=max_uncertainty,
+            max_pixel_uncertainty=max_pixel_uncertainty,
+            device=device,
+            config=config,
+            assignments=assignments,
+        )
     terminal = console()
-    terminal.print(report.run_text(prepared), highlight=False)
+    named = scheme or manifest or config or any(word.startswith("plan.scheme=") for word in assignments or [])
+    terminal.print(report.run_text(prepared, by_weights=not named), markup=False, highlight=False)
     for note in prepared.notes:
         terminal.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         terminal.print(report.request_table(prepared.rows))
-        terminal.print("dry run: nothing was written.")
+        terminal.print(dry_run_text(check_run(prepared.spec, overwrite=overwrite), out), markup=False, soft_wrap=True)
         return
     started = time.monotonic()
     how: dict[str, Any] = {
@@ -167,3 +171,9 @@ def make(
     terminal.print(report.closing_line(out, len(table), made, seconds), highlight=False)
     if made and (sheet := write_contact_sheet(out)):
         terminal.print(f"contact sheet: {sheet}", markup=False, highlight=False, soft_wrap=True)
+    terminal.print(
+        f"Look: factory inspect {out}. Train on it: segment train --mix synth --synth {out}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

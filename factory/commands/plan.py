@@ -39,6 +39,7 @@ def plan(
       factory plan --scheme ihc --tps beta:2,5 --cells 40-80 --out ihc.parquet
     """
     from factory.core.console import console
+    from factory.core.wording import plural
     from factory.make import resolve as order
     from factory.make.recipes.masks_and_renderer import MasksAndRenderer
     from factory.make.report import request_table
@@ -77,4 +78,6 @@ def plan(
     MasksAndRenderer.from_document(resolved.model_dump(mode="json"), scheme=label_scheme).refuse(table)
     write_manifest(out, table, DatasetInfo(True, "factory plan", (label_scheme,)))
     console().print(request_table(table))
-    console().print(f"{table.num_rows} requests in {out}. Make them: factory make --manifest {out}", highlight=False)
+    console().print(
+        f"{plural(table.num_rows, 'request')} in {out}. Make them: factory make --manifest {out}", highlight=False
+    )

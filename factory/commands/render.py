@@ -49,6 +49,8 @@ def render(
     import time
 
     from factory.core.console import console, counting
+    from factory.core.runs import check_run
+    from factory.core.wording import dry_run as dry_run_text
     from factory.make import report
     from factory.make.options import prepare_render
     from factory.make.pipeline import make
@@ -77,7 +79,7 @@ def render(
     for note in prepared.notes:
         terminal.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if dry_run:
-        terminal.print("dry run: nothing was written.")
+        terminal.print(dry_run_text(check_run(prepared.spec, overwrite=overwrite), out), markup=False, soft_wrap=True)
         return
     started = time.monotonic()
     with counting("drawing tiles") as calls:
@@ -85,3 +87,9 @@ def render(
     seconds = time.monotonic() - started
     terminal.print(report.class_table(table, recipe.scheme))
     terminal.print(report.closing_line(out, len(table), made, seconds), highlight=False)
+    terminal.print(
+        f"Look: factory inspect {out} --beside {masks}. Compare: factory score {out} --real {masks} --on images",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -67,6 +67,9 @@ def sample(
     import time
 
     from factory.core.console import console, counting
+    from factory.core.runs import check_run
+    from factory.core.wording import dry_run as dry_run_text
+    from factory.core.wording import plural
     from factory.make.options import prepare_sample
     from factory.make.pipeline import make
     from factory.make.resolve import parse_workers
@@ -82,17 +85,18 @@ def sample(
     def say(line: str) -> None:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    say(f"{layout.n} images of {layout.height}x{layout.width} from {weights}, truncation {psi:g} -> {out}")
+    say(f"{plural(layout.n, 'image')} of {layout.height}x{layout.width} from {weights}, truncation {psi:g} -> {out}")
     if dry_run:
-        say("dry run: nothing was written.")
+        say(dry_run_text(check_run(prepared.spec, overwrite=overwrite), out))
         return
     started = time.monotonic()
     with counting("drawing images", unit="images") as calls:
         _, made = make(prepared, workers=parse_workers(workers), overwrite=overwrite, **calls)
     seconds = time.monotonic() - started
-    say(f"{out}: {layout.n} images; {made} drawn in {seconds:.1f} s, {made / seconds:.1f} images/s")
+    say(f"{out}: {plural(layout.n, 'image')}; {made} drawn in {seconds:.1f} s, {made / seconds:.1f} images/s")
     for line in _beside(open_dataset(out), diverse):
         say(line)
+    say(f"Label some: factory annotate export {out} --diverse 20 --out to-label")
 
 
 def _beside(dataset: Dataset, diverse: int | None) -> list[str]:

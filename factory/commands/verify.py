@@ -21,6 +21,7 @@ def verify(
     """
     from factory.core.console import console, progress
     from factory.core.runs import lock_folder
+    from factory.core.wording import plural
     from manifests import FaultError
     from manifests import verify as check
     from manifests.dataset import forget_faulty_shards
@@ -36,6 +37,9 @@ def verify(
     if repair:
         with lock_folder(dataset):
             forgotten = forget_faulty_shards(dataset, faults)
-        terminal.print(f"forgot {len(forgotten)} shards: run the command that made {dataset} again.", highlight=False)
+        terminal.print(
+            f"removed the records of {plural(len(forgotten), 'shard')}: run the command that made {dataset} again.",
+            highlight=False,
+        )
     more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
     raise FaultError(f"{dataset}: expected a data set as it was written, got a fault: {faults[0]}{more}.")

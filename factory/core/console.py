@@ -166,6 +166,18 @@ class _Bar:
 
 
 @contextlib.contextmanager
+def working(description: str) -> Iterator[None]:
+    """Show a spinner while the block runs, on a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{description} ..."):
+        yield
+
+
+@contextlib.contextmanager
 def progress(description: str, total: int, *, unit: str = "tiles", done: int = 0) -> Iterator[Progress]:
     """Show progress while the block runs.
 

@@ -140,8 +140,7 @@ def open_folder(spec: RunSpec, *, overwrite: bool = False) -> Iterator[None]:
         UserError: when the folder holds another run or other files, or is being written by another process.
         FaultError: when the disk is too small.
     """
-    _check_target(spec, overwrite)
-    check_space(spec)
+    check_run(spec, overwrite=overwrite)
     spec.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(spec.out):
         _check_target(spec, overwrite)
@@ -149,6 +148,25 @@ def open_folder(spec: RunSpec, *, overwrite: bool = False) -> Iterator[None]:
             _clear(spec)
         remove_orphans(spec.out)
         yield
+
+
+def check_run(spec: RunSpec, *, overwrite: bool = False) -> int:
+    """Refuse a run that `open_folder` would refuse, with nothing written.
+
+    Returns:
+        Bytes that the run still needs, at most.
+
+    Raises:
+        UserError: when the folder holds another run or other files.
+        FaultError: when the disk is too small.
+    """
+    _check_target(spec, overwrite)
+    layout = spec.layout
+    written = sum(
+        (spec.out / shard_path("image", shard, (3,))).exists() * len(layout.rows(shard))
+        for shard in range(layout.shards)
+    )
+    return check_room(spec.out, layout.n - written, (layout.height, layout.width))
 
 
 def write_shard(
@@ -299,20 +317,6 @@ def first_difference(old: Any, new: Any, path: str = "") -> str:
             if canonical(old.get(key)) != canonical(new.get(key)):
                 return first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     return f"{path}: {str(old)[:60]} there, {str(new)[:60]} asked"
-
-
-def check_space(spec: RunSpec) -> int:
-    """Bytes that a run still needs, at most.
-
-    Raises:
-        FaultError: where the disk has less.
-    """
-    layout = spec.layout
-    written = sum(
-        (spec.out / shard_path("image", shard, (3,))).exists() * len(layout.rows(shard))
-        for shard in range(layout.shards)
-    )
-    return check_room(spec.out, layout.n - written, (layout.height, layout.width))
 
 
 def check_room(out: Path, tiles: int, size: tuple[int, int]) -> int:

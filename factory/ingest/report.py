@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from rich.table import Table
 
+from factory.core.wording import file_size, plural
 from factory.ingest.writing import Plan
 from manifests.labels import LabelScheme
 from manifests.schema import SPLITS
@@ -31,7 +32,9 @@ def plan_table(plan: Plan) -> Table:
         tiles[split] += 1
         groups[split].add(group)
         images[split].add(tile.image)
-    shown = Table("", "tiles", "images", "groups", title=f"{layout.n} tiles of {layout.height}x{layout.width}")
+    shown = Table(
+        "", "tiles", "images", "groups", title=f"{plural(layout.n, 'tile')} of {layout.height}x{layout.width}"
+    )
     for split in SPLITS:
         shown.add_row(split, str(tiles[split]), str(len(images[split])), str(len(groups[split])))
     return shown
@@ -45,11 +48,11 @@ def plan_lines(plan: Plan) -> list[str]:
     empty = [name for name, share in zip(SPLITS, config.split or (), strict=False) if share and name not in plan.in_use]
     lines = [
         f"scheme {config.label_scheme.name}, {config.label_origin} labels, {', '.join(resolutions[:4])} um per pixel",
-        f"{size / 1e6:.0f} MB before compression",
+        f"{file_size(size)} before compression",
     ]
     if plan.dropped:
         limit = f"more than {config.max_background:.0%} air or unlabelled, or no labelled pixel"
-        lines.append(f"{plan.dropped} tiles left out: {limit}")
+        lines.append(f"{plural(plan.dropped, 'tile')} left out: {limit}")
     if empty:
         asked = ",".join(f"{share:g}" for share in config.split or ())
         lines.append(f"no tile in {' and '.join(empty)}: too few groups for --split {asked}")

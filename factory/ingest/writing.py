@@ -51,28 +51,33 @@ _LIBRARIES = (
 
 
 class InputError(UserError):
-    """All faults of the input, found before anything was written."""
+    """Everything that is wrong with the input, found before anything was written.
+
+    Attributes:
+        problems: one line for each file and fault. kinds: one line for each fault, with the first files that have it.
+    """
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
+        self.kinds = _by_kind(problems, names=3)
         if len(problems) == 1:
             super().__init__(problems[0])
             return
-        kinds = _by_kind(problems)
+        kinds = _by_kind(problems, names=1)
         rest = f"; and {len(kinds) - 3} other kinds" if len(kinds) > 3 else ""
         super().__init__(
             f"{len(problems)} problems, all listed above; nothing was written: {'; '.join(kinds[:3])}{rest}"
         )
 
 
-def _by_kind(problems: Sequence[str]) -> list[str]:
-    """Problems with one text joined into one: the first file's name, and the number of others."""
+def _by_kind(problems: Sequence[str], names: int) -> list[str]:
+    """Problems of one text as one: the names of the first files, and how many more have it."""
     files: dict[str, list[str]] = {}
     for problem in problems:
         where, _, what = problem.partition(": ")
         files.setdefault(what, []).append(where)
     return [
-        f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {what[:200]}"
+        f"{', '.join(where[:names])}{f' and {len(where) - names} more' if len(where) > names else ''}: {what[:200]}"
         for what, where in files.items()
     ]
 

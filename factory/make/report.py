@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pyarrow as pa
 from rich.table import Table
 
 from factory.core.statistics import ks_statistic
+from factory.core.wording import file_size, plural
 from factory.joint import SHARES
 from factory.make.pipeline import Prepared
 from factory.make.recipes.base import Recipe
 from factory.plan.assignment import quantile_error, targets_of
 from manifests.labels import LabelScheme
+from manifests.schema import SPLITS
 
 _PAIRS = (
     ("TPS by area", "request_tps", "tps_area", "px of tumour"),
@@ -89,8 +92,8 @@ def request_table(table: pa.Table) -> Table:
         shown.add_row("shares of classes", str(asked), "in request_fractions")
     if not shown.row_count:
         shown.add_row("nothing: the masks' own", str(len(table)))
-    splits = table["split"].value_counts().to_pylist()
-    shown.caption = ", ".join(f"{entry['counts']} {entry['values']}" for entry in splits)
+    counts = Counter(table["split"].to_pylist())
+    shown.caption = ", ".join(f"{counts[name]} {name}" for name in SPLITS if name in counts)
     return shown
 
 
@@ -105,16 +108,22 @@ def class_table(table: pa.Table, scheme: LabelScheme) -> Table:
     return shown
 
 
-def run_text(prepared: Prepared[Recipe]) -> str:
-    """A prepared run in a few lines; run.yaml has every value."""
+def run_text(prepared: Prepared[Recipe], *, by_weights: bool = False) -> str:
+    """The resolved run in a few lines; run.yaml has every value.
+
+    Args:
+        prepared: the run. by_weights: nobody named a label scheme, so one that is not the default is that of weights.
+    """
     spec, recipe = prepared.spec, prepared.recipe
     layout = spec.layout
     plan = {key: value for key, value in spec.config["plan"].items() if value is not None and value is not False}
     plan.pop("requests_sha256", None)
     shares = {f"share of {name}": text for name, text in spec.config.get(SHARES, {}).items()}
+    is_other = by_weights and recipe.scheme.name != "pdl1"
+    origin = " (that of the weights; --scheme names another)" if is_other else ""
     lines = [
-        f"{layout.n} tiles of {layout.height}x{layout.width} in {layout.shards} shards: "
-        f"{recipe.title}, scheme {recipe.scheme.name} -> {spec.out}",
+        f"{plural(layout.n, 'tile')} of {layout.height}x{layout.width} in {plural(layout.shards, 'shard')}: "
+        f"{recipe.title}, scheme {recipe.scheme.name}{origin} -> {spec.out}",
         "  " + ", ".join(f"{key} {value}" for key, value in {**plan, **shares}.items()),
     ]
     lines += [f"  {key} = {_brief(value)}" for key, value in recipe.changed.items()]
@@ -132,4 +141,4 @@ def closing_line(out: Path, total: int, made: int, seconds: float) -> str:
     """Size and speed of a finished run."""
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     speed = f"{made} made in {seconds:.1f} s, {made / max(seconds, 1e-9):.1f} tiles/s" if made else "nothing to do"
-    return f"{out}: {total} tiles, {size / 1e6:.1f} MB; {speed}"
+    return f"{out}: {plural(total, 'tile')}, {file_size(size)}; {speed}"

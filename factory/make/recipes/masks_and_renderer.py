@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from factory.core.config import Config
+from factory.core.runs import check_room
 from factory.core.seeds import Stream, generator
 from factory.learn.base import UsesWeights
 from factory.make.fit_to_real import RealTiles, fit_parts
@@ -241,7 +242,10 @@ def prepare(
 
     Raises:
         UserError: when a part, a key or a request does not fit.
+        FaultError: when the disk is too small.
     """
+    if manifest is None and not out.exists():  # before a long plan is drawn
+        check_room(out, config.plan.n, config.plan.size)
     recipe = MasksAndRenderer.from_document(config.model_dump(mode="json"), device, scheme=scheme)
     rows = complete(manifest, config.plan, scheme) if manifest else plan(config.plan)
     first = request_of(rows.slice(0, 1).to_pylist()[0], scheme)

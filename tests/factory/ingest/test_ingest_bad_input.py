@@ -188,7 +188,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "mpp of zero": (("--mpp", "0"), "--mpp: expected micrometres per pixel above 0"),
     "size in words": (
         (*MPP, "--size", "big"),
-        "--size: expected HEIGHTxWIDTH in pixels or one side of a square, got 'big'",
+        "--size: expected HEIGHTxWIDTH in pixels or one side",
     ),
     "size of zero": ((*MPP, "--size", "0x10"), "--size: expected HEIGHTxWIDTH"),
     "huge size": ((*MPP, "--size", "99999x99999"), "--size: expected at most"),

@@ -257,7 +257,7 @@ def test_dry_run_prints_the_resolved_config_and_writes_nothing(at_home: Path, tm
             ["--net", "segnett", "--real", "nowhere"],
             "--net: expected one of segnet, unetplusplus, got 'segnett'. Did you mean segnet?",
         ),
-        (["--device", "tpu"], "--device: expected auto, cpu"),
+        (["--device", "tpu"], "--device: expected a device of this machine (cpu"),
         (["--encoder-weights", "nothing.safetensors"], "nothing.safetensors: expected a safetensors file"),
     ],
 )
