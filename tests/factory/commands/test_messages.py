@@ -93,13 +93,13 @@ def test_an_option_misspelt_without_a_value_or_of_the_wrong_type_is_refused(
         ("factory make --size big", r"--size: expected HEIGHTxWIDTH in pixels or one side of a square, got 'big'\."),
         (
             "factory inspect data/nope",
-            r"data/nope: expected a data set, got no such folder\. Make one with factory make",
+            r"data/nope: expected a data set, got no such folder\. Make one with factory",
         ),
         (
             "factory verify data/nope",
-            r"data/nope: expected a data set, got no such folder\. Make one with factory make",
+            r"data/nope: expected a data set, got no such folder\. Make one with factory",
         ),
-        ("factory score data/nope", r"data/nope: expected a data set, got no such folder\. Make one with factory make"),
+        ("factory score data/nope", r"data/nope: expected a data set, got no such folder\. Make one with factory"),
         ("factory make --scheme mine.yaml", r"label scheme mine: class tumour: expected colour, got none\. Write for"),
         ("factory make --n 100000000", r"expected room for about \d+ TB, got .* free\. Free some|less than or equal"),
         ("segment predict mine.png --out x --weights nuclei_hee", r"nuclei_hee: expected a safetensors file"),
