@@ -101,6 +101,13 @@ class Dataset:
         return [self.info.scheme(name) for name in self.table["label_scheme"].unique().to_pylist()]
 
 
+def _no_folder(root: Path) -> str:
+    return (
+        f"{root}: expected a data set, got no such folder. Make one with factory make --out {root}, or from real images "
+        f"with factory ingest IMAGES --out {root}."
+    )
+
+
 def open_dataset(root: str | Path, manifest: str | Path | None = None) -> Dataset:
     """Open a finished data set.
 
@@ -113,10 +120,7 @@ def open_dataset(root: str | Path, manifest: str | Path | None = None) -> Datase
     """
     root = Path(root)
     if not root.exists():
-        raise UserError(
-            f"{root}: expected a data set, got no such folder. Make one with factory make --out {root}, or from real "
-            f"images with factory ingest IMAGES --out {root}."
-        )
+        raise UserError(_no_folder(root))
     if not (root / STORE).is_dir() or (root / STORE).is_symlink():
         raise UserError(f"{root}: expected a data set with {STORE} and {MANIFEST}, got no {STORE}.")
     if manifest is None and not (root / MANIFEST).exists() and not (root / PARTS).is_dir():
@@ -156,7 +160,7 @@ def verify(
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"{root}: expected the folder of a data set, got none.")
+        raise UserError(_no_folder(root))
     faults = check_sums(root)
     try:
         dataset = open_dataset(root)
