@@ -103,8 +103,8 @@ class Dataset:
 
 def _no_folder(root: Path) -> str:
     return (
-        f"{root}: expected a data set, got no such folder. Make one with factory make --out {root}, or from real images "
-        f"with factory ingest IMAGES --out {root}."
+        f"{root}: expected a data set, got no such folder. Make one with factory make --out {root}, or from real "
+        f"images with factory ingest IMAGES --out {root}."
     )
 
 
