@@ -7,6 +7,7 @@ private operators by `F.conv2d`; "torch's layers" leaves all convolutions to tor
 sets must keep their bytes. FACTORY_BENCH_TURNS sets the number of turns (default 3).
 """
 
+import json
 import os
 import resource
 import statistics
@@ -33,7 +34,6 @@ NETWORKS = {
     "pix2pix, 256x256": "UNet(6, 3, 64, 8, 'instance'), (256, 256)",
     "pix2pix, 512x512": "UNet(6, 3, 64, 8, 'instance'), (512, 512)",
     "priorpath, 512x512": "UNet(2, 1, 64, 8, 'instance'), (512, 512)",
-    "depas, 512x512": "DepasGenerator(16, 112, (512, 256, 128, 64, 32), 2, 1), (512, 512)",
 }
 WAYS = {
     "as shipped": "",
@@ -52,27 +52,31 @@ main()
 """
 
 FORWARD = """
-import json, sys, time
-import numpy as np, torch
+import copy, importlib, json, sys, time
+import torch
 from factory.nets import drawing, inference_layers, winograd
-from factory.nets.depas import DepasGenerator
 from factory.nets.pix2pixhd import GlobalGenerator
 from factory.nets.resnet import ResnetGenerator
 from factory.nets.unet import UNet
 torch.set_num_threads(1)
 torch.manual_seed(0)
 network, size = eval(sys.argv[1])
-exec(sys.argv[2])
-network = drawing.ready(network.eval(), "fp32", "cpu")
-if isinstance(network, DepasGenerator):
-    inputs = network.inputs([np.random.default_rng(0)], size)
-else:
-    inputs = (torch.randn(1, 5 if not isinstance(network, UNet) else network.downs[0][1].weight.shape[1], *size),)
+ways, turns = json.loads(sys.argv[2]), int(sys.argv[3])
+first = next(layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d))
+x = torch.randn(1, first.in_channels, *size)
+seconds = {way: [] for way in ways}
 with torch.inference_mode():
-    network(*inputs)
-    started = time.process_time()
-    network(*inputs)
-print(json.dumps(time.process_time() - started))
+    for turn in range(turns + 1):  # the first is not counted
+        for way, change in ways.items():
+            for module in (inference_layers, winograd, drawing):
+                importlib.reload(module)
+            exec(change)
+            ready = drawing.ready(copy.deepcopy(network).eval(), "fp32", "cpu")
+            ready(x)
+            started = time.process_time()
+            ready(x)
+            seconds[way] += [time.process_time() - started] * (turn > 0)
+print(json.dumps(seconds))
 """
 
 
@@ -87,15 +91,11 @@ def main() -> None:
             _show_ways(name, seconds, {way: _moved(Path(folder), way) for way in WAYS})
     show("forward pass, published", "time of the processor", "of the shipped time")
     for name, network in NETWORKS.items():
-        _show_ways(name, _in_turns(turns, _forward(network)), {})
+        _show_ways(name, measured(FORWARD, network, json.dumps(WAYS), turns), {})
 
 
 def _maker(options: tuple[str, ...], folder: str) -> Callable[[int, str], float]:
     return lambda turn, way: _command(way, (*options, "--out", f"{folder}/{turn}-{way}"))
-
-
-def _forward(network: str) -> Callable[[int, str], float]:
-    return lambda turn, way: float(measured(FORWARD, network, WAYS[way]))
 
 
 def _in_turns(turns: int, work: Callable[[int, str], float]) -> dict[str, list[float]]:
