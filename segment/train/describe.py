@@ -32,7 +32,7 @@ def describe(experiment: Experiment) -> list[str]:
     assert config.crop is not None
     lines.append(
         f"train  {config.network.name} with {config.network.encoder}, {config.steps} steps of {config.batch} "
-        f"views of {config.crop[0]}x{config.crop[1]}, lr {config.lr:g}, seed {config.seed}, {config.precision}"
+        f"crops of {config.crop[0]}x{config.crop[1]}, lr {config.lr:g}, seed {config.seed}, {config.precision}"
     )
     return lines + [f"note   {note}" for note in experiment.notes]
 

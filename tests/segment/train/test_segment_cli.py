@@ -69,7 +69,7 @@ def test_train_and_evaluate_from_the_default_folders_in_the_common_scheme(at_hom
     assert result.exit_code == 0, result.output
     assert "scheme nuclei: background, nucleus" in result.output
     assert "of the tiles drawn are synthetic (by pixels)" in result.output
-    assert "views of 64x96" in result.output
+    assert "crops of 64x96" in result.output
     assert "step 4: loss" in result.output
     assert "waiting for data" in result.output
     run = at_home / "runs/segment/unetplusplus-real+synth"
