@@ -15,7 +15,8 @@ from factory.joint.labeller import Annotated, Fitted, LabellerConfig, Pixels, pi
 from factory.nets.pixel_classifier import Ensemble
 from manifests.errors import FaultError
 
-STATE_KIND = "hdgan-labeller-state"
+STATE_KIND = "labeller-state"
+"""Formerly "hdgan-labeller-state", with an optimiser for each member: such a state cannot be resumed."""
 _STANDARDISED_ON = 16_384
 """Pixels that mean and deviation of the features are taken from."""
 
