@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.measure import regionprops_table
 
-from factory.renderers.stain.appearance import PIXEL_BLUR_PX, Look, Staining, draw_look
+from factory.renderers.stain.appearance import PIXEL_BLUR_PX, StainAppearance, Staining, draw_appearance
 from factory.renderers.stain.config import Slide, StainConfig
 from factory.renderers.stain.fit import fit_slides
 
@@ -129,7 +129,7 @@ class Fitted:
 
 def _fitted(folder: Path, source: Source) -> Fitted:
     images = [image for path in _paths(folder, source) for image in _read(path)]
-    slides = list(fit_slides(images, source.staining, StainConfig(), told=True).slides)
+    slides = list(fit_slides(images, source.staining, StainConfig(), positive_labelled=True).slides)
     n, membranes = len(slides), source.staining == "membrane_dab"
     return Fitted(
         slides, np.full(n, source.slides**0.5 / n), np.full(n, source.mpp, np.float64), np.full(n, membranes, np.bool_)
@@ -189,7 +189,7 @@ def _print_gains() -> None:
                 print(f"  {name:<15} {np.round(np.quantile(ratio, [0.1, 0.5, 0.9]), 2)}")
 
 
-def _render(scheme_name: str, staining: Staining, n: int = 48) -> list[tuple[Look, Slide]]:
+def _render(scheme_name: str, staining: Staining, n: int = 48) -> list[tuple[StainAppearance, Slide]]:
     """Tiles as `factory make` draws them, without faults: the appearance of each, and the one fitted to it."""
     from factory.core.seeds import Stream, generator
     from factory.make.recipes.base import maker_of
@@ -207,9 +207,9 @@ def _render(scheme_name: str, staining: Staining, n: int = 48) -> list[tuple[Loo
     ):
         render_config = prepared.recipe.renderer.config
         assert isinstance(render_config, StainConfig)
-        look = draw_look(render_config, staining, tile.mpp, generator(row["seed"], Stream.RENDER))
+        appearance = draw_appearance(render_config, staining, tile.mpp, generator(row["seed"], Stream.RENDER))
         try:
-            pairs.append((look, fit_slides([image], staining, render_config, told=True).slides[0]))
+            pairs.append((appearance, fit_slides([image], staining, render_config, positive_labelled=True).slides[0]))
         except UserError:
             continue  # a tile with hardly any nucleus
     return pairs

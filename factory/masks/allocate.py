@@ -1,7 +1,8 @@
 """Composition by construction: scores become labels by quantile, so that a request is met exactly.
 
-See DESIGN 2 and 9. `request -> generator.draw -> Scores -> allocate -> Tile`. The quantile itself is `quantiles.Cut`,
-setting cells down is `placement`; here is what they are asked for, and in which order.
+`request -> generator.draw -> Scores -> allocate -> Tile`. `quantiles` divides pixels and `cells.placement` places
+cells; this module decides the targets and the order. Counts are floor(share x total + 0.5), allocation is the last
+operation on a mask, so a share is met to half a pixel and a TPS by cells to half a cell.
 """
 
 from __future__ import annotations
@@ -11,31 +12,33 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from factory.masks.cells.placement import Cells, Population, forget, settle_population
-from factory.masks.quantiles import TUMOUR_ROLES, Cut, Shares, target_count, top
+from factory.masks.cells.placement import Cells, Population, place_population, remove_instances
+from factory.masks.quantiles import TUMOUR_ROLES, Partition, Shares, target_count, top
 from factory.plan.request import Request
 from manifests.tile import Tile
 
 SUM_TOLERANCE = 1e-3
-"""How far the requested shares may sum to something other than 1; what is missing is other."""
+"""Largest difference from 1 of the sum of requested shares."""
 
 
 class Unmet(Exception):
-    """This draw cannot meet the request; another attempt may."""
+    """A draw that cannot meet its request. Another attempt may succeed."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a generator draws for one request.
+    """The result of one draw of a mask generator.
+
+    The score-field rule: fields that are not calibrated are 0 for the leftover class (the first without a region role)
+    and at most 0 for every other class of tissue, so that each margin depends on one field alone.
 
     Attributes:
-        fields: float32 [C, H, W], one per class of the scheme, finite; pixels where a class scores highest get it
-            first. A generator without an opinion of its own keeps the field of what is left over at 0 and those of
-            all other tissue at or below 0, so that no margin mixes two of them.
-        fractions: shares of all pixels in scheme order that are used where the request states none.
-        calibrated: whether the fields are logits, so that a threshold of 0 is the generator's own opinion.
-        tps: used where the request states none and the TPS does not follow from the fractions.
-        cells: the cells to set down, if any.
+        fields: float32 [C, H, W], finite, one for each class of the scheme. Pixels with the highest score of a class
+            get it first.
+        fractions: shares of all pixels in scheme order, used where the request has none.
+        calibrated: whether the fields are logits, so that a threshold of 0 is the generator's own decision.
+        tps: used where the request has none and it does not follow from the fractions.
+        cells: the cells to place, if any.
     """
 
     fields: npt.NDArray[np.float32]
@@ -51,8 +54,8 @@ class Allocation:
 
     Attributes:
         tile: the labels.
-        shift: the largest distance between a threshold used and the generator's own, in units of its fields; None
-            where the fields are not calibrated.
+        shift: largest distance of a threshold used from the generator's own, in units of its fields; None where
+            fields are not calibrated.
     """
 
     tile: Tile
@@ -60,7 +63,7 @@ class Allocation:
 
 
 def shares(request: Request, fractions: tuple[float, ...]) -> Shares:
-    """Resolve what is asked: `tissue` rescales the shares of all tissue, `tps` replaces what fractions say of it."""
+    """Resolve a request: `tissue` rescales the shares of all tissue, `tps` takes precedence over `fractions`."""
     scheme = request.scheme
     air = sum(fractions[i] for i in scheme.ids("air"))
     tissue = 1.0 - air if request.tissue is None else request.tissue
@@ -78,7 +81,7 @@ def shares(request: Request, fractions: tuple[float, ...]) -> Shares:
 
 
 def check(request: Request) -> str | None:
-    """Why no mask can ever meet a request, or None; generators add what they know in `refusal`."""
+    """Return why no mask can ever meet a request, or None. Generators add their own reasons in `refusal`."""
     scheme = request.scheme
     for name, share in (("tps", request.tps), ("tissue", request.tissue)):
         if share is not None and not 0.0 <= share <= 1.0:
@@ -125,10 +128,10 @@ def allocate(scores: Scores, request: Request, rng: np.random.Generator) -> Allo
     Args:
         scores: of `generator.draw`.
         request: the same request.
-        rng: breaks ties and sets cells down (stream `TIES` of the row).
+        rng: breaks ties and places cells (stream `TIES` of the row).
 
     Raises:
-        Unmet: when the cells of this draw do not fit, or a TPS is asked of a draw without tumour.
+        Unmet: when the cells of this draw do not fit, or a TPS is requested of a draw without tumour.
         ValueError: when the fields do not match the request or are not finite.
     """
     expected = (len(request.scheme), request.height, request.width)
@@ -142,28 +145,28 @@ def allocate(scores: Scores, request: Request, rng: np.random.Generator) -> Allo
         return _with_classified_cells(scores, cells, asked.tps, request, rng)
     if cells is not None and cells.drawn_as is not None:
         return _with_drawn_cells(scores, cells, cells.drawn_as, asked, request, rng)
-    cut = Cut(scores.fields, request.scheme, rng, calibrated=scores.calibrated)
-    cut.air(asked)
-    cut.regions(asked)
-    _express(cut, asked, request)
-    instance = np.zeros(cut.labels.shape, np.int32)
+    partition = Partition(scores.fields, request.scheme, rng, calibrated=scores.calibrated)
+    partition.air(asked)
+    partition.regions(asked)
+    _express(partition, asked, request)
+    instance = np.zeros(partition.labels.shape, np.int32)
     if cells is not None:
-        _settle_in_regions(instance, cut.labels, cells, asked.tps, request, rng)
-    return Allocation(Tile(cut.labels, instance, request.mpp, request.scheme), cut.shift)
+        _place_in_regions(instance, partition.labels, cells, asked.tps, request, rng)
+    return Allocation(Tile(partition.labels, instance, request.mpp, request.scheme), partition.shift)
 
 
-def _express(cut: Cut, asked: Shares, request: Request) -> None:
+def _express(partition: Partition, asked: Shares, request: Request) -> None:
     """Divide the tumour by TPS.
 
     Raises:
-        Unmet: when a TPS is asked and this draw has no tumour pixel to meet it on.
+        Unmet: when a TPS is requested and this draw has no tumour.
     """
-    if request.tps is not None and not cut.tumour.size:
+    if request.tps is not None and not partition.tumour.size:
         raise Unmet(f"tps {request.tps:g} is asked and no pixel is tumour")
-    cut.expression(asked)
+    partition.expression(asked)
 
 
-def _settle_in_regions(
+def _place_in_regions(
     instance: npt.NDArray[np.int32],
     labels: npt.NDArray[np.uint8],
     cells: Cells,
@@ -171,36 +174,38 @@ def _settle_in_regions(
     request: Request,
     rng: np.random.Generator,
 ) -> None:
-    """Set cells down on a finished region mask, so that both their number and their TPS are as asked.
+    """Place cells on a finished region mask, with exact number and TPS.
 
     Raises:
         Unmet: when they do not fit.
     """
     positive, negative = (request.scheme.ids(role) for role in TUMOUR_ROLES)
-    settled = 0
+    placed_count = 0
     for population in cells.populations:
         wanted = len(population.outlines)
         if set(population.on) & {*positive, *negative} and tps is not None:
-            placed = _settle_tumour(instance, labels, cells, population, tps, (positive, negative), rng, settled)
+            placed = _place_tumour_cells(
+                instance, labels, cells, population, tps, (positive, negative), rng, placed_count
+            )
         else:
-            placed = settle_population(instance, labels, cells, population, rng, first=settled + 1)
+            placed = place_population(instance, labels, cells, population, rng, first=placed_count + 1)
         if placed < (1.0 - cells.loss) * wanted - 1.0:
             raise Unmet(f"{placed} of {wanted} {population.name} nuclei fit")
-        settled += placed
+        placed_count += placed
     if request.cells is None:
         return
-    # Nuclei that found no place in their own region are made up for in the others, tumour aside: its ratio stands.
+    # Other regions make up for nuclei that did not fit in theirs, tumour aside, whose ratio is exact.
     for population in cells.populations[::-1]:
-        missing = request.cells - settled
+        missing = request.cells - placed_count
         if missing > 0 and not set(population.on) & {*positive, *negative} and len(population.outlines):
             indices = np.arange(missing, dtype=np.int64) % len(population.outlines)
             extra = replace(population, outlines=population.outlines.pick(indices), room=0.0, touching=0.0)
-            settled += settle_population(instance, labels, cells, extra, rng, first=settled + 1)
-    if settled != request.cells:
-        raise Unmet(f"{settled} of {request.cells} cells fit")
+            placed_count += place_population(instance, labels, cells, extra, rng, first=placed_count + 1)
+    if placed_count != request.cells:
+        raise Unmet(f"{placed_count} of {request.cells} cells fit")
 
 
-def _settle_tumour(
+def _place_tumour_cells(
     instance: npt.NDArray[np.int32],
     labels: npt.NDArray[np.uint8],
     cells: Cells,
@@ -208,9 +213,9 @@ def _settle_tumour(
     tps: float,
     sides: tuple[tuple[int, ...], tuple[int, ...]],
     rng: np.random.Generator,
-    settled: int,
+    placed_count: int,
 ) -> int:
-    """Set tumour nuclei down, floor(TPS x n + 0.5) of n positive; n is smaller than wanted where not all fit."""
+    """Place n tumour nuclei, floor(TPS x n + 0.5) of them positive; n is smaller than wanted where not all fit."""
     positive, negative = sides
     wanted = len(population.outlines)
     order = np.arange(wanted, dtype=np.int64)
@@ -218,77 +223,75 @@ def _settle_tumour(
     placed: list[int] = []
     for indices, on, sign in ((order[:count], positive, 1), (order[count:], negative, -1)):
         side = replace(population, outlines=population.outlines.pick(indices), on=on)
-        first = settled + sum(placed) + 1
-        placed.append(
-            settle_population(instance, labels, cells, side, rng, first=first, positive=positive, wanted=sign)
-        )
+        first = placed_count + sum(placed) + 1
+        placed.append(place_population(instance, labels, cells, side, rng, first=first, positive=positive, wanted=sign))
     most = sum(placed)
     while most and not (target_count(tps, most) <= placed[0] and most - target_count(tps, most) <= placed[1]):
         most -= 1
-    # The last of each side go: they lie behind the others of their side, which stay as they are.
+    # The last ones of each side are removed: they lie behind the others, which do not change.
     ones = target_count(tps, most)
-    start = settled + 1
+    start = placed_count + 1
     surplus = [
         np.arange(start + ones, start + placed[0]),
         np.arange(start + placed[0] + most - ones, start + placed[0] + placed[1]),
     ]
-    forget(instance, np.concatenate(surplus))
+    remove_instances(instance, np.concatenate(surplus))
     return most
 
 
 def _with_drawn_cells(
     scores: Scores, cells: Cells, label: int, asked: Shares, request: Request, rng: np.random.Generator
 ) -> Allocation:
-    """Cells as a class of their own.
+    """Allocate a scheme in which cells are a class of their own.
 
-    Cells are set down on a draft whose regions are wider by the share that cells are to cover; the regions are then
-    cut again from what the cells leave. So air and TPS are exact whatever the cells cover, and so are tumour and
-    inflammation unless the cells cover so much that these do not fit: then both yield in proportion.
+    Cells are placed on a draft whose regions are wider by the share that cells will cover; the regions are then
+    allocated again among the pixels without cells. Air and TPS are exact whatever the cells cover, and so are tumour
+    and inflammation unless too few pixels are left: then both shrink in proportion.
     """
-    cut = Cut(scores.fields, request.scheme, rng, calibrated=scores.calibrated, without=label)
-    cut.air(asked)
+    partition = Partition(scores.fields, request.scheme, rng, calibrated=scores.calibrated, without=label)
+    partition.air(asked)
     widened = asked.tissue / max(asked.tissue - asked.fractions[label], 1e-9)
-    cut.regions(replace(asked, tumour=asked.tumour * widened, inflammation=asked.inflammation * widened))
-    instance = np.zeros(cut.labels.shape, np.int32)
-    _settle_in_regions(instance, cut.labels, cells, None, request, rng)
-    left = (cut.tissue.size - np.count_nonzero(instance)) / instance.size
+    partition.regions(replace(asked, tumour=asked.tumour * widened, inflammation=asked.inflammation * widened))
+    instance = np.zeros(partition.labels.shape, np.int32)
+    _place_in_regions(instance, partition.labels, cells, None, request, rng)
+    left = (partition.tissue.size - np.count_nonzero(instance)) / instance.size
     fit = min(1.0, left / max(asked.tumour + asked.inflammation, 1e-9))
-    cut.regions(replace(asked, tumour=asked.tumour * fit, inflammation=asked.inflammation * fit), instance > 0)
-    _express(cut, asked, request)
-    cut.labels[instance > 0] = label
-    return Allocation(Tile(cut.labels, instance, request.mpp, request.scheme), cut.shift)
+    partition.regions(replace(asked, tumour=asked.tumour * fit, inflammation=asked.inflammation * fit), instance > 0)
+    _express(partition, asked, request)
+    partition.labels[instance > 0] = label
+    return Allocation(Tile(partition.labels, instance, request.mpp, request.scheme), partition.shift)
 
 
 def _with_classified_cells(
     scores: Scores, cells: Cells, tps: float | None, request: Request, rng: np.random.Generator
 ) -> Allocation:
-    """Cells on a background, in a scheme whose classes are kinds of cells; exactly floor(TPS x n + 0.5) positive."""
+    """Place cells on a background, in a scheme whose classes are kinds of cells; floor(TPS x n + 0.5) are positive."""
     scheme = request.scheme
     instance = np.zeros((request.height, request.width), np.int32)
     background = np.zeros(instance.shape, np.uint8)
-    settled = 0
+    placed_count = 0
     for population in cells.populations:
-        placed = settle_population(instance, background, cells, population, rng, first=settled + 1)
+        placed = place_population(instance, background, cells, population, rng, first=placed_count + 1)
         if request.cells is not None and placed < len(population.outlines):
-            raise Unmet(f"{settled + placed} of {request.cells} cells fit")
-        settled += placed
+            raise Unmet(f"{placed_count + placed} of {request.cells} cells fit")
+        placed_count += placed
     ids = scheme.ids("nucleus")
     positive = [i for i in ids if i in scheme.ids("tumour_positive")]
     others = [i for i in ids if i not in positive]
-    table = np.full(settled + 1, (others or positive)[0], np.uint8)
+    table = np.full(placed_count + 1, (others or positive)[0], np.uint8)
     table[0] = next(i for i in range(len(scheme)) if i not in ids)
-    if positive and others and tps is not None and settled:
-        chosen = top(_rank(instance, cells, settled), target_count(tps, settled), rng)
+    if positive and others and tps is not None and placed_count:
+        chosen = top(_rank(instance, cells, placed_count), target_count(tps, placed_count), rng)
         table[1:][chosen] = positive[0]
     return Allocation(Tile(table[instance], instance, request.mpp, scheme), 0.0 if scores.calibrated else None)
 
 
-def _rank(instance: npt.NDArray[np.int32], cells: Cells, settled: int) -> npt.NDArray[np.float32]:
-    """The mean rank under every instance: float32 [settled]; 0 where the draw has no ranks."""
+def _rank(instance: npt.NDArray[np.int32], cells: Cells, placed_count: int) -> npt.NDArray[np.float32]:
+    """Return the mean rank under every instance: float32 [placed_count]; 0 where the draw has no ranks."""
     if cells.rank is None:
-        return np.zeros(settled, np.float32)
+        return np.zeros(placed_count, np.float32)
     inside = np.flatnonzero(instance)
     ids = instance.ravel()[inside] - 1
-    sums = np.bincount(ids, weights=cells.rank.ravel()[inside], minlength=settled)
-    ranks: npt.NDArray[np.float32] = (sums / np.bincount(ids, minlength=settled)).astype(np.float32)
+    sums = np.bincount(ids, weights=cells.rank.ravel()[inside], minlength=placed_count)
+    ranks: npt.NDArray[np.float32] = (sums / np.bincount(ids, minlength=placed_count)).astype(np.float32)
     return ranks

@@ -12,14 +12,14 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from factory.core.precision import autocast
-from factory.core.seeds import Stream, generator
 from factory.learn.crops import Tiles, mask_crops
 from factory.learn.trainer import Crops, Trainer
-from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseTrainerConfig, FromCoarse, coarse_crops
+from factory.learn.unpaired import CycleLoss, CycleStep
+from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseToFineMasks, CoarseTrainerConfig, coarse_crops
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
-from factory.nets.discriminators import PatchDiscriminator, mixed_with_history, refuse_small_crops
-from factory.nets.objectives import Adversarial, adversarial_loss
+from factory.nets.discriminators import PatchDiscriminator, refuse_small_crops
+from factory.nets.objectives import Adversarial
 from factory.nets.resnet import ResnetGenerator, ResnetShape
 from manifests.labels import LabelScheme
 
@@ -33,7 +33,7 @@ class CycleGanTrainerConfig(CoarseTrainerConfig):
     Attributes:
         network: both generators. discriminator_width, discriminator_depth: of both PatchGANs.
         adversarial: least squares in the paper. cycle: weight of the cycle loss. identity: of the identity loss.
-        pool: made-up masks that the discriminators remember.
+        pool: size of each discriminator's history buffer.
     """
 
     network: ResnetShape = ResnetShape()
@@ -64,19 +64,16 @@ class CycleGanTrainer(Trainer):
         self.networks: dict[str, nn.Module] = {}
         for side in _SIDES:
             self.networks[f"to_{side}"] = CycleGan.build(self._shape).to(device)
-        for side in _SIDES:
-            discriminator = PatchDiscriminator(
-                self._channels, config.discriminator_width, config.discriminator_depth, config.network.norm
-            )
-            self.networks[f"discriminator_{side}"] = discriminator.to(device)
-        rates = (config.learning_rate, (config.beta1, config.beta2))
-        made_by = [p for side in _SIDES for p in self.networks[f"to_{side}"].parameters()]
-        discriminated_by = [p for side in _SIDES for p in self.networks[f"discriminator_{side}"].parameters()]
-        self.optimisers: dict[str, torch.optim.Optimizer] = {
-            "adam_generators": torch.optim.Adam(made_by, *rates),
-            "adam_discriminators": torch.optim.Adam(discriminated_by, *rates),
+        width, depth, norm = config.discriminator_width, config.discriminator_depth, config.network.norm
+        discriminators: dict[str, nn.Module] = {
+            side: PatchDiscriminator(self._channels, width, depth, norm).to(device) for side in _SIDES
         }
-        self._pools: dict[str, list[npt.NDArray[np.float32]]] = {side: [] for side in _SIDES}
+        generators = [p for network in self.networks.values() for p in network.parameters()]
+        self.networks |= {f"discriminator_{side}": network for side, network in discriminators.items()}
+        loss = CycleLoss(config.adversarial, config.cycle, config.identity, config.pool, config.seed, config.precision)
+        rates = (config.learning_rate, (config.beta1, config.beta2))
+        self._cycle = CycleStep(loss, _SIDES, self._made, discriminators, generators, rates, device)
+        self.optimisers = self._cycle.optimisers
 
     def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
         """Crops of two sets of masks that have nothing to do with each other."""
@@ -86,37 +83,8 @@ class CycleGanTrainer(Trainer):
     def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
         """Take a step of both generators, then of both discriminators; coarse and fine masks are unpaired."""
         del epoch
-        config = self._config
-        real = {"fine": self._tensor(crops[0]), "coarse": self._tensor(coarse_crops(crops[1], self._scheme, config))}
-        discriminators = [self.networks[f"discriminator_{side}"] for side in _SIDES]
-
-        # Generators.
-        self.optimisers["adam_generators"].zero_grad(set_to_none=True)
-        for discriminator in discriminators:
-            discriminator.requires_grad_(False)
-        with autocast(config.precision, self._device):
-            made = {side: self._made(side, real[_other(side)]) for side in _SIDES}
-            fooled = torch.stack([self._adversarial(side, made[side], True) for side in _SIDES]).sum()
-            back = [(self._made(side, made[_other(side)]) - real[side]).abs().mean() for side in _SIDES]
-            cycle = torch.stack(back).sum()
-            total = fooled + config.cycle * cycle
-            if config.identity:
-                same = [(self._made(side, real[side]) - real[side]).abs().mean() for side in _SIDES]
-                total = total + config.identity * torch.stack(same).sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        self.optimisers["adam_generators"].step()
-
-        # Discriminators, on a history of what was made.
-        self.optimisers["adam_discriminators"].zero_grad(set_to_none=True)
-        for discriminator in discriminators:
-            discriminator.requires_grad_(True)
-        with autocast(config.precision, self._device):
-            shown = {side: self._from_pool(side, made[side], step) for side in _SIDES}
-            told = [self._adversarial(s, real[s], True) + self._adversarial(s, shown[s], False) for s in _SIDES]
-            discriminator_loss = 0.5 * torch.stack(told).sum()
-        discriminator_loss.backward()  # type: ignore[no-untyped-call]
-        self.optimisers["adam_discriminators"].step()
-        return {"adversarial": fooled.detach(), "cycle": cycle.detach(), "discriminators": discriminator_loss.detach()}
+        coarse = coarse_crops(crops[1], self._scheme, self._config)
+        return self._cycle.step({"fine": self._tensor(crops[0]), "coarse": self._tensor(coarse)}, step)
 
     def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
         """Coarse masks, the fine ones made of them, and the real fine ones."""
@@ -132,12 +100,12 @@ class CycleGanTrainer(Trainer):
         return {"network": dict(self._shape)}
 
     def extra_state(self) -> dict[str, torch.Tensor]:
-        """Both histories."""
-        return {f"pool_{side}": torch.from_numpy(np.stack(pool)) for side, pool in self._pools.items() if pool}
+        """Return both history buffers."""
+        return self._cycle.extra_state()
 
     def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put both histories back."""
-        self._pools = {side: list(tensors[f"pool_{side}"].numpy()) for side in _SIDES}
+        """Restore both history buffers."""
+        self._cycle.load_extra_state(tensors)
 
     def _tensor(self, labels: Crops) -> torch.Tensor:
         return to_channels(torch.from_numpy(labels).to(self._device), self._channels)
@@ -145,18 +113,8 @@ class CycleGanTrainer(Trainer):
     def _made(self, side: str, source: torch.Tensor) -> torch.Tensor:
         return probabilities(self.networks[f"to_{side}"](source))
 
-    def _adversarial(self, side: str, masks: torch.Tensor, real: bool) -> torch.Tensor:
-        return adversarial_loss(self.networks[f"discriminator_{side}"](masks)[-1], real, self._config.adversarial)
 
-    def _from_pool(self, side: str, made: torch.Tensor, step: int) -> torch.Tensor:
-        rng = generator(self._config.seed, Stream.TRAIN_NOISE, 2 * step + _SIDES.index(side))
-        masks = list(made.detach().float().cpu().numpy())
-        return torch.from_numpy(np.stack(mixed_with_history(self._pools[side], masks, rng, self._config.pool))).to(
-            self._device
-        )
-
-
-class CycleGan(FromCoarse):
+class CycleGan(CoarseToFineMasks):
     """Draws region masks from coarse ones, without noise of its own."""
 
     name = "cyclegan"
@@ -168,7 +126,3 @@ class CycleGan(FromCoarse):
         """The network of a card, with any weights: mask in, logits out."""
         channels, norm = network["channels"], network["norm"]
         return ResnetGenerator(channels, channels, network["width"], network["blocks"], norm, network["kernel"])
-
-
-def _other(side: str) -> str:
-    return _SIDES[1 - _SIDES.index(side)]

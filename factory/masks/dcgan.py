@@ -12,7 +12,7 @@ from pydantic import Field
 from factory.core.config import Config
 from factory.learn.weights import WeightsConfig
 from factory.masks.learned.generator import TrainedMasks
-from factory.masks.learned.noise_to_mask import FromNoise, FromNoiseConfig
+from factory.masks.learned.noise_to_mask import NoiseToMaskTrainer, NoiseToMaskTrainerConfig
 from factory.nets.annealing import channels_of
 from factory.nets.depas import DcganGenerator
 from factory.nets.discriminators import Scales, WholeDiscriminator
@@ -27,7 +27,7 @@ class DcganShape(Config):
     widths: tuple[int, int, int, int, int] = (512, 256, 128, 64, 32)
 
 
-class DcganTrainerConfig(FromNoiseConfig):
+class DcganTrainerConfig(NoiseToMaskTrainerConfig):
     """How DCGAN is trained: DEPAS' data, schedule and optimiser.
 
     Attributes:
@@ -38,7 +38,7 @@ class DcganTrainerConfig(FromNoiseConfig):
     discriminator_width: int = Field(default=64, ge=1)
 
 
-class DcganTrainer(FromNoise):
+class DcganTrainer(NoiseToMaskTrainer):
     """Trains a `DcganGenerator`; its tanh is our sigmoid, up to scale."""
 
     Config = DcganTrainerConfig
@@ -72,4 +72,4 @@ class Dcgan(TrainedMasks):
 
     def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """Logits of one tile, float32 [K, H, W]."""
-        return self.said(*self.network.inputs([rng], (request.height, request.width)))  # type: ignore[operator]
+        return self.forward(*self.network.inputs([rng], (request.height, request.width)))  # type: ignore[operator]

@@ -12,7 +12,7 @@ from pydantic import Field
 from factory.core.config import Config
 from factory.learn.weights import WeightsConfig
 from factory.masks.learned.generator import TrainedMasks
-from factory.masks.learned.noise_to_mask import FromNoise, FromNoiseConfig
+from factory.masks.learned.noise_to_mask import NoiseToMaskTrainer, NoiseToMaskTrainerConfig
 from factory.nets.annealing import channels_of, sharpness
 from factory.nets.depas import DepasGenerator
 from factory.nets.discriminators import Scales, WholeDiscriminator
@@ -29,7 +29,7 @@ class DepasShape(Config):
     mixing: int = Field(default=2, ge=0)
 
 
-class DepasTrainerConfig(FromNoiseConfig):
+class DepasTrainerConfig(NoiseToMaskTrainerConfig):
     """How DEPAS is trained; the defaults are the paper's schedule.
 
     Attributes:
@@ -44,7 +44,7 @@ class DepasTrainerConfig(FromNoiseConfig):
     anneal_epochs: int = Field(default=10, ge=1)
 
 
-class DepasTrainer(FromNoise):
+class DepasTrainer(NoiseToMaskTrainer):
     """Trains a `DepasGenerator`."""
 
     Config = DepasTrainerConfig
@@ -80,4 +80,4 @@ class Depas(TrainedMasks):
     def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """Sharpened logits of one tile, float32 [K, H, W]."""
         inputs = self.network.inputs([rng], (request.height, request.width))  # type: ignore[operator]
-        return self.said(*inputs) * np.float32(self.card.fields["network"]["sharpness"])
+        return self.forward(*inputs) * np.float32(self.card.fields["network"]["sharpness"])

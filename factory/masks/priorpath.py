@@ -16,7 +16,7 @@ from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
 from factory.learn.crops import Tiles, mask_crops
 from factory.learn.trainer import Crops, Trainer
-from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseTrainerConfig, FromCoarse, coarse_crops
+from factory.masks.learned.coarse_to_fine import CoarseConfig, CoarseToFineMasks, CoarseTrainerConfig, coarse_crops
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.nets.annealing import channels_of, probabilities, to_channels, to_labels
 from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_crops
@@ -185,7 +185,7 @@ class PriorPathTrainer(Trainer):
         return terms
 
 
-class PriorPath(FromCoarse):
+class PriorPath(CoarseToFineMasks):
     """Draws region masks from coarse ones that the plan draws, a person sketches, or a data set has."""
 
     name = "priorpath"

@@ -1,7 +1,7 @@
-"""The quantile step: a mask is cut out of its score fields, exactly as many pixels at a time as are asked for.
+"""The quantile step: divides a mask among its classes by score, exactly as many pixels at each step as requested.
 
-The score of a step is the margin between the classes it takes and the classes it leaves, max over either, so that
-for the logits of a network a threshold of 0 is the network's own decision. Only comparisons and differences of
+The score of a step is the margin between the classes it takes and the classes it leaves, max over either. For the
+logits of a network a threshold of 0 is therefore the network's own decision. Only comparisons and differences of
 float32 are used, so the bytes are the same everywhere.
 """
 
@@ -21,15 +21,15 @@ Pixels = npt.NDArray[np.int64]
 
 
 def target_count(share: float, total: int) -> int:
-    """How many of `total` a share is: floor(share x total + 0.5)."""
+    """Return floor(share x total + 0.5): the exact count for a share of `total`."""
     return min(max(math.floor(share * total + 0.5), 0), total)
 
 
 def top(values: npt.NDArray[np.float32], count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """The `count` largest values, ties broken at random: bool like `values`.
+    """Select the `count` largest values, ties broken at random: bool like `values`.
 
     Raises:
-        ValueError: when the values hold NaN.
+        ValueError: when a value is NaN.
     """
     if count <= 0 or count >= values.size:
         return np.full(values.size, count > 0)
@@ -47,11 +47,11 @@ def top(values: npt.NDArray[np.float32], count: int, rng: np.random.Generator) -
 
 @dataclass(frozen=True)
 class Shares:
-    """A request in the order of allocation.
+    """Requested shares, in the order in which they are allocated.
 
     Attributes:
         tissue, tumour, inflammation: of all pixels.
-        tps: of the tumour; None where nothing is said of it.
+        tps: positive share of the tumour; None where none is requested.
         fractions: shares of all pixels in scheme order, after `tissue` took precedence.
     """
 
@@ -62,13 +62,13 @@ class Shares:
     fractions: tuple[float, ...]
 
 
-class Cut:
-    """A mask while it is cut: `air`, then `regions`, then `expression`.
+class Partition:
+    """Divides the pixels of a tile among classes: `air`, then `regions`, then `expression`.
 
     Attributes:
         labels: uint8 [H, W].
         tissue, tumour: flat indices of those pixels, int64, ascending.
-        shift: the largest distance of 0 from a threshold used; None where fields are not calibrated.
+        shift: largest distance of a threshold used from 0; None where fields are not calibrated.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Cut:
         calibrated: bool,
         without: int | None = None,
     ) -> None:
-        """Begin with score fields, float32 [C, H, W], and a class (`without`) that no pixel is given."""
+        """Take score fields, float32 [C, H, W], and a class (`without`) that no pixel gets."""
         self._fields = fields.reshape(len(scheme), -1)
         self._scheme, self._rng, self._without = scheme, rng, without
         self.labels = np.zeros(fields.shape[1:], np.uint8)
@@ -89,7 +89,7 @@ class Cut:
         self.shift: float | None = 0.0 if calibrated else None
 
     def air(self, asked: Shares) -> None:
-        """Cut air out of all pixels; what is left is tissue."""
+        """Give the requested share of all pixels to air. The others are tissue."""
         air = self._scheme.ids("air")
         if not air:
             return
@@ -99,11 +99,11 @@ class Cut:
         self._fill(pixels, air, asked.fractions)
 
     def regions(self, asked: Shares, blocked: npt.NDArray[np.bool_] | None = None) -> None:
-        """Cut tumour and inflammation out of the tissue; what is left are the classes without such a role.
+        """Give the requested shares of the tissue to tumour and inflammation, the rest to classes without such a role.
 
         Args:
-            asked: shares of all pixels; where they are more than the tissue, inflammation yields.
-            blocked: bool [H, W], pixels of the tissue that stay out of it.
+            asked: shares of all pixels; where they exceed the tissue, inflammation gets less.
+            blocked: bool [H, W], pixels of the tissue that get no class here.
         """
         scheme, total = self._scheme, self.labels.size
         tumour = tuple(sorted(i for role in TUMOUR_ROLES for i in scheme.ids(role)))
@@ -121,7 +121,7 @@ class Cut:
             self.labels.ravel()[self.tumour] = tumour[0]
 
     def expression(self, asked: Shares) -> None:
-        """Divide the tumour into positive and negative; nothing asked reads as none positive."""
+        """Divide the tumour into positive and negative. Without a requested TPS none is positive."""
         positive, negative = (self._scheme.ids(role) for role in TUMOUR_ROLES)
         if not positive or not negative:
             self._fill(self.tumour, positive or negative, asked.fractions)
@@ -134,7 +134,7 @@ class Cut:
     def _split(
         self, pixels: Pixels, taken: tuple[int, ...], left: tuple[int, ...], count: int
     ) -> tuple[Pixels, Pixels]:
-        """The `count` pixels with the largest margin of `taken` over `left`, and the others, both ascending."""
+        """Split off the `count` pixels with the largest margin of `taken` over `left`; both parts ascending."""
         if not taken or not pixels.size:
             return pixels[:0], pixels
         if not left or (count in (0, pixels.size) and self.shift is None):
@@ -148,7 +148,7 @@ class Cut:
         return pixels[chosen], pixels[~chosen]
 
     def _highest(self, classes: tuple[int, ...], pixels: Pixels) -> npt.NDArray[np.float32]:
-        """The largest of some fields at some pixels: float32 [P]."""
+        """Return the largest of some fields at some pixels: float32 [P]."""
         everywhere = pixels.size == self._fields.shape[1]
         values = (self._fields[label] if everywhere else self._fields[label].take(pixels) for label in classes)
         best: npt.NDArray[np.float32] = next(values)
@@ -157,7 +157,7 @@ class Cut:
         return best
 
     def _fill(self, pixels: Pixels, classes: tuple[int, ...], fractions: tuple[float, ...]) -> None:
-        """Give pixels to classes, from the last to the first by share; the first takes what is left."""
+        """Give pixels to classes by share, from the last class to the second. The first gets the rest."""
         flat = self.labels.ravel()
         for position in range(len(classes) - 1, 0, -1):
             label = classes[position]

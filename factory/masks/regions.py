@@ -1,11 +1,10 @@
-"""Score fields of tissue regions: where air, tumour nests, inflammatory aggregates and expression come first.
+"""Score fields of tissue regions: air, tumour nests, inflammatory aggregates and expression.
 
 The fields are evaluated on nodes a fixed number of micrometres apart and read through a B-spline
-(`factory.geometry.fields`), so that their finest detail is smooth whatever share is cut from them, and so that the same
-tissue is drawn at every mpp. Tumour nests are the cells of a warped Voronoi mosaic, that is polygons with stroma
-along their edges; lumina, vessels and lymphocyte aggregates are round bumps with steep walls, each with a height of
-its own, so that a small share fills few of them and not the tips of all. The last bit is the same everywhere; see
-`factory.geometry.fields`.
+(`factory.geometry.fields`), so that borders are smooth at every share and the tissue is the same at every mpp. Tumour
+nests are the cells of a warped Voronoi mosaic, that is polygons with stroma along their edges. Lumina, vessels and
+lymphocyte aggregates are round bumps with steep walls, each with a height of its own, so that a small share fills few
+of them and not the tips of all. The bytes are the same on every machine, see `factory.geometry.fields`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ NODE_UM = 2.0
 
 
 class RegionsConfig(Config):
-    """How tissue is laid out; lengths in micrometres, so that they follow mpp.
+    """Layout of tissue. Lengths are in micrometres, so that they follow mpp.
 
     Attributes:
         nest_um: mean width of a tumour nest. stretch: largest elongation of the nests (1 = round).
@@ -195,7 +194,7 @@ def _lumina(rng: np.random.Generator, mosaic: _Mosaic, radius: float) -> FloatMa
 
 
 def region_fractions(rng: np.random.Generator, scheme: LabelScheme) -> tuple[float, ...]:
-    """Shares of all pixels in scheme order, for a request that states none.
+    """Draw shares of all pixels in scheme order, for a request without any.
 
     Of the tile 5-35 % is air; of the tissue 25-65 % is tumour, 4-20 % inflammation; TPS is uniform. A class named
     ``cell`` gets the share that nuclei cover at usual densities. Other classes share what is left at random.
@@ -226,9 +225,9 @@ def region_fractions(rng: np.random.Generator, scheme: LabelScheme) -> tuple[flo
 
 
 def region_fields(regions: Regions, rng: np.random.Generator, scheme: LabelScheme, height: int, width: int) -> FloatMap:
-    """One score field per class of a scheme, float32 [C, height, width], as `composition.Scores` wants them.
+    """One score field per class of a scheme, float32 [C, height, width], as `allocate.Scores` needs them.
 
-    Classes with a role take the field of that role. Of the others the first is what is left over (0); every further
+    Classes with a role take the field of that role. The first of the others is the leftover class (0); every further
     one gets a smooth field of its own.
     """
     fields = np.zeros((len(scheme), height, width), np.float32)

@@ -1,4 +1,4 @@
-"""Tile -> condition map: what a renderer is given to draw from."""
+"""Condition maps: the input of a renderer, drawn from a tile."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from manifests.labels import LabelScheme
 from manifests.tile import Tile
 
 NOISE_UM = 7.5
-"""Mean distance of the pixels of the noise label: 15 px at 0.5 um, the best of the eight that the paper tried."""
+"""Mean distance of noise pixels: 15 px at 0.5 um, the best of eight in the paper."""
 
 Pixels = npt.NDArray[np.bool_]
 Kind = Literal["labels", "polygons", "polygons+noise", "polygons+air+cells", "distance", "skeleton"]
 
 RELIEF_STEPS = 127
-"""A relief is stored in 8 bits: so many steps make 1, the height of a nucleus, and a skeleton adds as many."""
+"""Steps of the 8-bit relief that make 1, the height of a nucleus; a skeleton adds as many."""
 
 
 class ConditionConfig(Config):
@@ -32,11 +32,10 @@ class ConditionConfig(Config):
     Attributes:
         kind: ``labels``: class and instance ids, for renderers without a network. ``polygons``: the classes alone.
             ``polygons+noise``: single pixels of a further class scattered over them. ``polygons+air+cells``: classes
-            of a scheme that has air and cells, which `factory.learn.cells_by_colour` finds in real images.
-            ``distance``,
-            ``skeleton``: the classes and the relief of their nuclei, see `factory.geometry.nuclear_maps`: how far each
-            pixel is from the contour, and that with the skeletons added.
-        spacing_um: mean distance of the noise pixels. arrangement: what that means, see `grid_noise`, `poisson_noise`.
+            of a scheme with air and cells, which `factory.learn.cells_by_colour` finds in real images. ``distance``,
+            ``skeleton``: the classes and a relief of their nuclei (`factory.geometry.nuclear_maps`), the distance of
+            each pixel from the contour, or that with skeletons added.
+        spacing_um: mean distance of the noise pixels. arrangement: of them, `grid_noise` or `poisson_noise`.
         metric: of distances from the contour: erosions by a 3x3 square (``chessboard``) or by a cross (``cityblock``).
     """
 
@@ -48,14 +47,14 @@ class ConditionConfig(Config):
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition map of one tile.
+    """The condition map of one tile.
 
     Attributes:
         array: of the kind ``labels`` int32 [2, H, W], class and instance ids. Of the others uint8 [H, W], class ids,
-            the noise label being ``len(scheme)``; a network sees it as one-hot channels, which are made where they are
-            used, so that a large tile has them a window at a time.
+            the noise label being ``len(scheme)``. One-hot channels are made only where a network reads them, a window
+            at a time.
         mpp: micrometres per pixel.
-        scheme: what class ids mean.
+        scheme: of the class ids.
         relief: uint8 [H, W] in 1 / `RELIEF_STEPS`, one more channel; None for kinds without.
     """
 
@@ -66,17 +65,23 @@ class Condition:
 
 
 def draw_condition(config: ConditionConfig, tile: Tile, rng: np.random.Generator) -> Condition:
-    """The condition map of a tile.
+    """Draw the condition map of a tile.
 
     Raises:
         ValueError: for noise closer than one pixel.
     """
     relief = draw_relief(config, tile.instance) if config.kind in RELIEFS else None
-    return Condition(CONDITIONS[config.kind](tile, config, rng), tile.mpp, tile.scheme, relief)
+    if config.kind == "labels":
+        array = np.stack([tile.semantic.astype(np.int32), tile.instance])
+    elif config.kind == "polygons+noise":
+        array = scatter_noise(tile.semantic, config, tile.mpp, len(tile.scheme), rng)
+    else:
+        array = tile.semantic.copy()
+    return Condition(array, tile.mpp, tile.scheme, relief)
 
 
 def draw_relief(config: ConditionConfig, instance: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-    """The relief of nuclei, uint8 [H, W] in 1 / `RELIEF_STEPS`.
+    """Draw the relief of nuclei, uint8 [H, W] in 1 / `RELIEF_STEPS`.
 
     Args:
         config: its kind is one of `RELIEFS`. instance: int32 [H, W], 0 = background.
@@ -85,40 +90,26 @@ def draw_relief(config: ConditionConfig, instance: npt.NDArray[np.int32]) -> npt
 
 
 def refusal_of(config: ConditionConfig, mpp: float) -> str | None:
-    """Why a condition map cannot be drawn at a resolution, or None."""
+    """Return why a condition map cannot be drawn at a resolution, or None."""
     if config.kind == "polygons+noise" and config.spacing_um < mpp:
         return f"spacing_um: expected noise at least a pixel apart, {mpp:g} um, got {config.spacing_um:g}"
     return None
 
 
 def labels_of_condition(kind: Kind, scheme: LabelScheme) -> int:
-    """Labels of a kind of condition map: the classes, and the noise where it has some."""
+    """Count the labels of a kind of condition map: the classes, and the noise label."""
     return len(scheme) + (kind == "polygons+noise")
 
 
 def channels_of_condition(kind: Kind, scheme: LabelScheme) -> int:
-    """Channels of a kind of condition map: one for each label, and one for the relief where it has one."""
+    """Count the channels of a kind of condition map: one for each label, and one for the relief."""
     return labels_of_condition(kind, scheme) + (kind in RELIEFS)
-
-
-def _labels(tile: Tile, config: ConditionConfig, rng: np.random.Generator) -> npt.NDArray[Any]:
-    del config, rng
-    return np.stack([tile.semantic.astype(np.int32), tile.instance])
-
-
-def _classes(tile: Tile, config: ConditionConfig, rng: np.random.Generator) -> npt.NDArray[Any]:
-    del config, rng
-    return tile.semantic.copy()
-
-
-def _with_noise(tile: Tile, config: ConditionConfig, rng: np.random.Generator) -> npt.NDArray[Any]:
-    return scatter_noise(tile.semantic, config, tile.mpp, len(tile.scheme), rng)
 
 
 def scatter_noise(
     semantic: npt.NDArray[np.uint8], config: ConditionConfig, mpp: float, label: int, rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """A mask with single pixels of the noise label in the place of its classes: uint8 [H, W].
+    """Replace single pixels of a mask by the noise label: uint8 [H, W].
 
     Args:
         semantic: uint8 [H, W]. config: spacing and arrangement. mpp: micrometres per pixel. label: of the noise.
@@ -129,10 +120,10 @@ def scatter_noise(
 
 
 def grid_noise(rng: np.random.Generator, shape: tuple[int, ...], spacing_px: float) -> Pixels:
-    """Single pixels of noise, one at random in every square of a grid: bool [H, W], density 1 / spacing^2.
+    """Draw noise pixels, one at random in every square of a grid: bool [H, W], density 1 / spacing^2.
 
-    This is how we read the "mean distance between noise pixels" of "Noise in the correct frequency" (4.2). The grid
-    starts at a random phase, so that no place of a tile is preferred.
+    One reading of the "mean distance between noise pixels" of "Noise in the correct frequency" (4.2). The grid starts
+    at a random phase, so that no place of a tile is preferred.
 
     Raises:
         ValueError: for a spacing below one pixel.
@@ -152,7 +143,7 @@ def grid_noise(rng: np.random.Generator, shape: tuple[int, ...], spacing_px: flo
 
 
 def poisson_noise(rng: np.random.Generator, shape: tuple[int, ...], spacing_px: float) -> Pixels:
-    """Single pixels of noise, each independent of the others: bool [H, W], density 1 / (4 spacing^2).
+    """Draw independent noise pixels: bool [H, W], density 1 / (4 spacing^2).
 
     The other reading of "mean distance": for a planar Poisson process of density d the mean distance to the nearest
     neighbour is 1 / (2 sqrt(d)) (Clark and Evans 1954), here `spacing_px`.
@@ -171,18 +162,8 @@ _ARRANGEMENTS: dict[str, Callable[[np.random.Generator, tuple[int, ...], float],
     "poisson": poisson_noise,
 }
 
-CONDITIONS: dict[str, Callable[[Tile, ConditionConfig, np.random.Generator], npt.NDArray[Any]]] = {
-    "labels": _labels,
-    "polygons": _classes,
-    "polygons+noise": _with_noise,
-    "polygons+air+cells": _classes,
-    "distance": _classes,
-    "skeleton": _classes,
-}
-"""Kinds of condition map by name."""
-
 RELIEFS: dict[str, Callable[[npt.NDArray[np.int32], Metric], npt.NDArray[np.float32]]] = {
     "distance": distance_map,
     "skeleton": skeleton_map,
 }
-"""What the kinds that need instances add to the classes."""
+"""Reliefs of the kinds that need instances."""

@@ -5,32 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from factory.core.precision import autocast
-from factory.core.seeds import Stream, generator
 from factory.learn.crops import ImageCrops, Tiles
-from factory.learn.trainer import Crops
-from factory.nets.discriminators import PatchDiscriminator, mixed_with_history, refuse_small_crops
-from factory.nets.objectives import Adversarial, adversarial_loss
+from factory.learn.trainer import Crops, TrainerConfig
+from factory.learn.unpaired import CycleLoss, CycleStep
+from factory.nets.discriminators import PatchDiscriminator, refuse_small_crops
+from factory.nets.objectives import Adversarial
 from factory.nets.resnet import ResnetGenerator, ResnetShape
-from factory.renderers.learned.image_training import ImageTrainer, ImageTrainerConfig
+from factory.renderers.conditions import ConditionConfig
+from factory.renderers.learned.image_training import ImageTrainer, NetworkInputs
 from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 
-class CycleGanConfig(ImageTrainerConfig):
-    """How CycleGAN is trained.
+class CycleGanConfig(TrainerConfig):
+    """Training of CycleGAN.
 
     Attributes:
+        condition, look, look_jitter: inputs of the network, see `NetworkInputs`.
         network: both generators. discriminator_width, discriminator_depth: of both PatchGANs. adversarial: least
-        squares in the paper. cycle: weight of the cycle loss. pool: made-up images that the discriminators remember.
+        squares in the paper. cycle: weight of the cycle loss. pool: size of each discriminator's history buffer.
     """
 
+    condition: ConditionConfig = ConditionConfig()
+    look: bool = False
+    look_jitter: float = Field(default=0.0, ge=0, le=0.5)
+    batch: int = Field(default=1, ge=1)
     network: ResnetShape = ResnetShape()
     discriminator_width: int = Field(default=64, ge=1)
     discriminator_depth: int = Field(default=3, ge=1, le=5)
@@ -43,43 +46,44 @@ class CycleGanConfig(ImageTrainerConfig):
         refuse_small_crops(self.size, self.discriminator_depth)
         return self
 
+    @property
+    def inputs(self) -> NetworkInputs:
+        """Inputs of the network."""
+        return NetworkInputs(self.condition, self.look, self.look_jitter)
+
+    def check_data(self, scheme: LabelScheme, mpp: float) -> None:
+        """Refuse masks that the inputs cannot be made of; see `NetworkInputs.check`."""
+        self.inputs.check(scheme, mpp)
+
 
 class CycleGanTrainer(ImageTrainer):
     """Trains two generators, maps to images and back, with a discriminator each; maps and images are unpaired."""
 
     Config = CycleGanConfig
-    _config: CycleGanConfig
 
     def __init__(self, config: CycleGanConfig, scheme: LabelScheme, device: str) -> None:
-        super().__init__(config, scheme, device)
+        super().__init__(config, config.inputs, scheme, device)
         self._shape = {**config.network.model_dump(mode="json"), "in_channels": self.in_channels}
         shape, norm = config.network, config.network.norm
         back = ResnetGenerator(3, self.in_channels, shape.width, shape.blocks, norm, shape.kernel)
-        discriminators = [
-            PatchDiscriminator(channels, config.discriminator_width, config.discriminator_depth, norm)
-            for channels in (3, self.in_channels)
-        ]
-        self.networks = {
-            "generator": CycleGan.build(self._shape).to(device),
-            "back": back.to(device),
-            "discriminator_images": discriminators[0].to(device),
-            "discriminator_maps": discriminators[1].to(device),
+        discriminators: dict[str, nn.Module] = {
+            side: PatchDiscriminator(channels, config.discriminator_width, config.discriminator_depth, norm).to(device)
+            for side, channels in (("images", 3), ("maps", self.in_channels))
         }
+        self.networks = {"generator": CycleGan.build(self._shape).to(device), "back": back.to(device)}
+        generators = [*self.networks["generator"].parameters(), *self.networks["back"].parameters()]
+        self.networks |= {f"discriminator_{side}": network for side, network in discriminators.items()}
+        loss = CycleLoss(config.adversarial, config.cycle, 0.0, config.pool, config.seed, config.precision)
         rates = (config.learning_rate, (config.beta1, config.beta2))
-        made_by = [*self.networks["generator"].parameters(), *self.networks["back"].parameters()]
-        discriminated_by = [*discriminators[0].parameters(), *discriminators[1].parameters()]
-        self.optimisers = {
-            "adam_generators": torch.optim.Adam(made_by, *rates),
-            "adam_discriminators": torch.optim.Adam(discriminated_by, *rates),
-        }
-        self._pools: dict[str, list[npt.NDArray[np.float32]]] = {"images": [], "maps": []}
+        self._cycle = CycleStep(loss, ("images", "maps"), self._made, discriminators, generators, rates, device)
+        self.optimisers = self._cycle.optimisers
 
     def shape(self) -> dict[str, Any]:
-        """Shape of the generator of images."""
+        """Return the shape of the generator of images."""
         return dict(self._shape)
 
     def streams(self, tiles: Tiles) -> list[ImageCrops]:
-        """Two streams that have nothing to do with each other: of condition maps, and of images."""
+        """Return two independent streams: of condition maps, and of images."""
         config = self._config
         return [
             ImageCrops(tiles, config.size, config.batch, config.seed, config.max_background, stream)
@@ -87,63 +91,26 @@ class CycleGanTrainer(ImageTrainer):
         ]
 
     def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
-        """One step of both generators, then one of both discriminators."""
+        """Train both generators, then both discriminators; see `CycleStep`."""
         del epoch
-        config = self._config
-        real = {"maps": self.seen(crops), "images": self.images(crops)}
-        discriminators = [self.networks["discriminator_images"], self.networks["discriminator_maps"]]
-
-        # Generators.
-        self.optimisers["adam_generators"].zero_grad(set_to_none=True)
-        for discriminator in discriminators:
-            discriminator.requires_grad_(False)
-        with autocast(config.precision, self._device):
-            made = {side: self._made(side, real[_other(side)]) for side in real}
-            fooled = torch.stack([self._adversarial(side, made[side], True) for side in real]).sum()
-            back = [(self._made(side, made[_other(side)]) - real[side]).abs().mean() for side in real]
-            cycle = torch.stack(back).sum()
-            total = fooled + config.cycle * cycle
-        total.backward()  # type: ignore[no-untyped-call]
-        self.optimisers["adam_generators"].step()
-
-        # Discriminators, on a history of what was made.
-        self.optimisers["adam_discriminators"].zero_grad(set_to_none=True)
-        for discriminator in discriminators:
-            discriminator.requires_grad_(True)
-        with autocast(config.precision, self._device):
-            told = [
-                self._adversarial(s, real[s], True) + self._adversarial(s, self._remembered(s, made[s], step), False)
-                for s in real
-            ]
-            discriminator_loss = 0.5 * torch.stack(told).sum()
-        discriminator_loss.backward()  # type: ignore[no-untyped-call]
-        self.optimisers["adam_discriminators"].step()
-        return {"adversarial": fooled.detach(), "cycle": cycle.detach(), "discriminators": discriminator_loss.detach()}
+        return self._cycle.step({"maps": self.seen(crops), "images": self.images(crops)}, step)
 
     def extra_state(self) -> dict[str, torch.Tensor]:
-        """Both histories."""
-        return {f"pool_{side}": torch.from_numpy(np.stack(pool)) for side, pool in self._pools.items() if pool}
+        """Return both history buffers."""
+        return self._cycle.extra_state()
 
     def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put both histories back."""
-        self._pools = {side: list(tensors[f"pool_{side}"].numpy()) for side in self._pools}
+        """Restore both history buffers."""
+        self._cycle.load_extra_state(tensors)
 
     def _made(self, side: str, source: torch.Tensor) -> torch.Tensor:
-        """Images in -1..1, or maps: probabilities of the classes, and the look's colours."""
+        """Generate images in -1..1, or maps: probabilities of the classes, and colours of the stain reference."""
         if side == "images":
             made: torch.Tensor = self.networks["generator"](source).tanh()
             return made
-        said = self.networks["back"](source)
-        classes, colours = said[:, : self._channels], said[:, self._channels :]
+        output = self.networks["back"](source)
+        classes, colours = output[:, : self._channels], output[:, self._channels :]
         return torch.cat([classes.softmax(1), colours.tanh()], 1)
-
-    def _adversarial(self, side: str, shown: torch.Tensor, real: bool) -> torch.Tensor:
-        return adversarial_loss(self.networks[f"discriminator_{side}"](shown)[-1], real, self._config.adversarial)
-
-    def _remembered(self, side: str, made: torch.Tensor, step: int) -> torch.Tensor:
-        rng = generator(self._config.seed, Stream.TRAIN_NOISE, 2 * step + (side == "maps"))
-        shown = mixed_with_history(self._pools[side], list(made.detach().float().cpu().numpy()), rng, self._config.pool)
-        return torch.from_numpy(np.stack(shown)).to(self._device)
 
 
 class CycleGan(TrainedRenderer):
@@ -157,7 +124,3 @@ class CycleGan(TrainedRenderer):
         """The network of a card, with any weights: condition map in, RGB out."""
         shape = (network["width"], network["blocks"], network["norm"], network["kernel"])
         return ResnetGenerator(network["in_channels"], 3, *shape)
-
-
-def _other(side: str) -> str:
-    return "maps" if side == "images" else "images"

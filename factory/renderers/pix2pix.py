@@ -9,12 +9,12 @@ from pydantic import model_validator
 
 from factory.nets.objectives import Adversarial
 from factory.nets.unet import UNet, UNetShape
-from factory.renderers.learned.paired_training import FromPairs, ImageLossWeights, PairsConfig
+from factory.renderers.learned.paired_training import ImageLossWeights, PairedTrainer, PairedTrainerConfig
 from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 
-class Pix2PixConfig(PairsConfig):
+class Pix2PixConfig(PairedTrainerConfig):
     """How pix2pix is trained.
 
     Attributes:
@@ -32,7 +32,7 @@ class Pix2PixConfig(PairsConfig):
         return self
 
 
-class Pix2PixTrainer(FromPairs):
+class Pix2PixTrainer(PairedTrainer):
     """Trains a U-Net that sees a channel of noise, see `UNet`."""
 
     Config = Pix2PixConfig
@@ -41,7 +41,7 @@ class Pix2PixTrainer(FromPairs):
     def __init__(self, config: Pix2PixConfig, scheme: LabelScheme, device: str) -> None:
         super().__init__(config, scheme, device)
         self._shape = {**config.network.model_dump(mode="json"), "in_channels": self.in_channels}
-        self.equip(Pix2Pix.build(self._shape))
+        self.set_generator(Pix2Pix.build(self._shape))
 
     def shape(self) -> dict[str, Any]:
         """Shape of the generator."""

@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import model_validator
 
 from factory.nets.pix2pixhd import GlobalGenerator, GlobalShape
-from factory.renderers.learned.paired_training import FromPairs, PairsConfig
+from factory.renderers.learned.paired_training import PairedTrainer, PairedTrainerConfig
 from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 
-class Pix2PixHdConfig(PairsConfig):
+class Pix2PixHdConfig(PairedTrainerConfig):
     """How pix2pixHD is trained.
 
     Attributes:
@@ -28,7 +28,7 @@ class Pix2PixHdConfig(PairsConfig):
         return self
 
 
-class Pix2PixHdTrainer(FromPairs):
+class Pix2PixHdTrainer(PairedTrainer):
     """Trains G1 against discriminators at several scales, with least squares and feature matching."""
 
     Config = Pix2PixHdConfig
@@ -36,7 +36,7 @@ class Pix2PixHdTrainer(FromPairs):
     def __init__(self, config: Pix2PixHdConfig, scheme: LabelScheme, device: str) -> None:
         super().__init__(config, scheme, device)
         self._shape = {**config.network.model_dump(mode="json"), "in_channels": self.in_channels}
-        self.equip(Pix2PixHd.build(self._shape))
+        self.set_generator(Pix2PixHd.build(self._shape))
 
     def shape(self) -> dict[str, Any]:
         """Shape of the generator."""

@@ -17,14 +17,14 @@ from factory.nets.objectives import Adversarial
 from factory.nets.pix2pixhd import GlobalGenerator, GlobalShape
 from factory.nets.unet import UNet, UNetShape
 from factory.renderers.conditions import ConditionConfig
-from factory.renderers.learned.paired_training import FromPairs, PairsConfig
+from factory.renderers.learned.paired_training import PairedTrainer, PairedTrainerConfig
 from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 Architecture = Literal["unet", "resnet"]
 
 
-class SharpGanConfig(PairsConfig):
+class SharpGanConfig(PairedTrainerConfig):
     """How Sharp-GAN is trained.
 
     Attributes:
@@ -51,7 +51,7 @@ class SharpGanConfig(PairsConfig):
         return self
 
 
-class SharpGanTrainer(FromPairs):
+class SharpGanTrainer(PairedTrainer):
     """Trains a generator that sees the relief of nuclei, with terms of their contours."""
 
     Config = SharpGanConfig
@@ -64,7 +64,7 @@ class SharpGanTrainer(FromPairs):
             "architecture": config.architecture, "in_channels": self.in_channels, "noise_channels": self.noise_channels,
         }  # fmt: skip
         self._shape = {**shape.model_dump(mode="json"), **own}
-        self.equip(SharpGan.build(self._shape))
+        self.set_generator(SharpGan.build(self._shape))
 
     def shape(self) -> dict[str, Any]:
         """Shape of the generator."""

@@ -1,7 +1,7 @@
-"""The loop that sets nuclei down on a tile: draw an outline at a site, keep it where it may lie.
+"""Compiled loops that place nuclei on a tile: draw an outline at a site and keep it where the rules allow.
 
-Everything is integers but the turn of an outline, which is two products and a sum rounded to 1/256 px; random
-numbers come from SplitMix64 (Steele 2014) run on the spot. So a map is the same everywhere.
+All arithmetic is on integers, except the turn of an outline: two products and a sum, rounded to 1/256 px. Random
+numbers come from SplitMix64 (Steele 2014). So an instance map is the same on every machine.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from factory.core.compiled import compiled
 from factory.geometry.outlines import DIRECTIONS, scan
 
 SITE, PAINT, VOTE = 0, 1, 2
-"""Rows of the rules, int8 [3, 256] by region class: a centre may lie here; pixels may be covered; vote of a pixel."""
+"""Rows of the rules, int8 [3, 256] by region class: whether a centre may lie there; whether pixels may be covered;
+vote of a pixel for (1) or against (-1) a positive nucleus."""
 
 LOOKUPS = 4000
-"""Random pixels looked at, at most, for one site."""
+"""Most random pixels that are tried for one site."""
 
 
 @compiled()
@@ -195,13 +196,13 @@ def _site(state, instance, regions, rules, attraction):  # type: ignore[no-untyp
 
 
 @compiled()
-def settle(  # type: ignore[no-untyped-def]
+def place_at_random(  # type: ignore[no-untyped-def]
     instance, regions, rules, vertices, offsets, radius, partner, attraction, flow, flow_step, room, limits, seed, first
 ):
-    """Set outlines down at random sites, in order, each behind those before it.
+    """Place outlines at random sites, in order, each behind those before it.
 
-    An outline with a partner is slid towards it until it lies beside or partly behind it. The others keep
-    clear of every other instance at first, and lie where they fit once `tries` run low.
+    An outline with a partner is slid towards it until it lies beside or partly behind it. The others keep clear of
+    every other instance at first and may touch or overlap in the last quarter of `tries`.
 
     Args:
         instance: int32 [H, W], changed in place; 0 is free.
@@ -215,7 +216,7 @@ def settle(  # type: ignore[no-untyped-def]
         seed: uint64. first: id of the first instance written; the others follow without gaps.
 
     Returns:
-        bool [N]: which were set down.
+        bool [N]: which were placed.
     """
     count, width = len(radius), instance.shape[1]
     overlap, trim, smallest, tries, wanted = limits[0], limits[1], limits[2], int(limits[3]), int(limits[4])
@@ -274,7 +275,7 @@ def _slide(  # type: ignore[no-untyped-def]
 ):
     """Move towards a partner at pixel `target` from a random side until a random share of `overlap` is behind it.
 
-    The distance is bisected: outlines are round enough for what is hidden to grow as they come closer.
+    Bisects the distance, as the hidden share of round outlines grows when they come closer.
 
     Returns:
         The site closest to that where the outline touches another and breaks no limit, as a flat index, else -1.
@@ -306,16 +307,16 @@ def _slide(  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def settle_at(  # type: ignore[no-untyped-def]
+def place_at_sites(  # type: ignore[no-untyped-def]
     instance, regions, rules, vertices, offsets, radius, sites, flow, flow_step, limits, first
 ):
-    """Set outlines down at listed sites: every site takes the next outline, if it fits there.
+    """Place outlines at listed sites: every site takes the next outline, if it fits there.
 
     Args:
-        sites: int64 [S], flat indices, best first. The others: as in `settle`; tries are not used.
+        sites: int64 [S], flat indices, best first. The others: as in `place_at_random`; tries are not used.
 
     Returns:
-        bool [N]: which were set down.
+        bool [N]: which were placed.
     """
     count, width = len(radius), instance.shape[1]
     size = 2 * int(radius.max() if count else 0.0) + 4

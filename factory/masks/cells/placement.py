@@ -1,7 +1,7 @@
-"""Cells on a tile: which nuclei there are, where they may lie, and the map of their instances.
+"""Cells of a tile: their populations, where they may lie, and the instance map that holds them.
 
-`settling` draws; this module decides. Nuclei go down at random first; what finds no place goes where the free space
-is widest, smaller if need be, within `Cells.shrink`.
+Nuclei are placed at random sites first (`packing.place_at_random`). Those that do not fit are placed where the free
+space is widest (`packing.place_at_sites`), shrunk down to `Cells.shrink` if necessary.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.geometry.outlines import OutlineConfig, Outlines, clearance
-from factory.masks.cells.packing import PAINT, SITE, VOTE, settle, settle_at
+from factory.masks.cells.packing import PAINT, SITE, VOTE, place_at_random, place_at_sites
 
 LEAST_MEAN_PX = 5.0
-"""Mean area of the smallest kind of nucleus below which a resolution is too coarse to draw cells."""
+"""Least mean area of the smallest kind of nucleus. Below it a resolution is too coarse to draw cells."""
 
 _NO_FLOW = np.zeros((1, 1, 2), np.float32)
 _EVERYWHERE = np.ones((1, 1), np.float32)
 _ROUNDS = 6
-"""Rounds of looking for the widest free space, at most, for one size of nucleus."""
+"""Most searches for the widest free space, for one size of nucleus."""
 _SITES = 32
-"""Sites that are looked at for every nucleus that waits, in one round."""
+"""Sites that one search finds for every nucleus without a place."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Population:
 
     Attributes:
         name: of the kind: "tumour", "lymphocyte", "spindle".
-        outlines: the nuclei wanted, in order of drawing.
+        outlines: the nuclei, in the order in which they are drawn.
         on: classes of the region mask on which centres lie. within: classes whose pixels they may cover.
-        room: radii round a centre that are kept free where there is space; 0 = none.
+        room: distance round a centre that is kept free where there is space, in radii.
         touching: share of the nuclei that lie beside or partly behind another of their kind, approximately.
-        along: whether they are turned along `Cells.flow`. attracted: whether `Cells.attraction` holds for them.
+        along: whether they are turned along `Cells.flow`. attracted: whether they follow `Cells.attraction`.
     """
 
     name: str
@@ -51,20 +51,20 @@ class Population:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of one tile, as a generator wants them; where they end up is `settle_population`'s part.
+    """The cells that a mask generator draws for one tile; `place_population` finds their places.
 
     Attributes:
-        populations: the kinds.
+        populations: one for each kind.
         smallest_px: smallest visible area of a nucleus in pixels, also where it is cut by the border or by others.
         overlap: largest share of a nucleus that may lie behind others.
         trim: largest share that may be cut off where it reaches into a region that it may not cover.
         shrink: smallest factor on the radius of a nucleus that finds no place otherwise.
         tries: random sites that are tried for a nucleus.
-        loss: largest share of a population that may be left out where the request states no number.
+        loss: largest share of a population that may be left out where the request has no number.
         flow: float32 [h, w, 2], unit vectors (y, x) on nodes `flow_step_px` apart.
-        attraction: float32 [H, W] in [0, 1], how likely a site is taken; None = the same everywhere.
-        rank: float32 [H, W]; cells where its mean is highest are positive first.
-        drawn_as: class that cells have in a mask in which they are a class of their own, else None.
+        attraction: float32 [H, W] in [0, 1], probability that a site is accepted; None = 1 everywhere.
+        rank: float32 [H, W]; cells with the highest mean become positive first.
+        drawn_as: class of the cells in a scheme in which they are a class of their own, else None.
     """
 
     populations: tuple[Population, ...]
@@ -82,7 +82,7 @@ class Cells:
 
 
 def too_coarse(outlines: Sequence[OutlineConfig], mpp: float) -> str | None:
-    """Why nuclei cannot be drawn at a resolution, or None: the smallest kind needs `LEAST_MEAN_PX` on average."""
+    """Return why a resolution is too coarse for nuclei, or None: the smallest kind needs `LEAST_MEAN_PX`."""
     smallest_um2 = min((outline.mean_area_um2 for outline in outlines), default=float("inf"))
     if smallest_um2 / mpp**2 >= LEAST_MEAN_PX:
         return None
@@ -90,7 +90,7 @@ def too_coarse(outlines: Sequence[OutlineConfig], mpp: float) -> str | None:
     return f"mpp: {mpp:g} leaves {smallest_um2 / mpp**2:.1f} px to the smallest nuclei, use {most:.2g} or less"
 
 
-def settle_population(
+def place_population(
     instance: npt.NDArray[np.int32],
     regions: npt.NDArray[np.uint8],
     cells: Cells,
@@ -101,19 +101,20 @@ def settle_population(
     positive: tuple[int, ...] = (),
     wanted: int = 0,
 ) -> int:
-    """Set the nuclei of a population down.
+    """Place the nuclei of a population.
 
     Args:
         instance: int32 [H, W], changed in place.
         regions: uint8 [H, W], the region mask.
-        cells, population: what to draw.
-        rng: randomness.
+        cells, population: the nuclei and their rules.
+        rng: source of randomness.
         first: id of the first nucleus; the others follow without gaps.
-        positive: of `population.within`, the classes that vote for a positive nucleus; the others vote against.
+        positive: the classes in `population.within` whose pixels count for a positive nucleus; the others count
+            against it.
         wanted: 1 = every nucleus shows more positive than negative pixels, -1 = none does, 0 = any.
 
     Returns:
-        The number of nuclei set down.
+        The number of nuclei placed.
     """
     outlines = population.outlines
     if not len(outlines):
@@ -128,32 +129,32 @@ def settle_population(
     attraction = cells.attraction if population.attracted and cells.attraction is not None else _EVERYWHERE
     seed = np.uint64(rng.integers(0, 2**64, dtype=np.uint64))
     partner = _partners(len(outlines), population.touching, rng)
-    done = settle(
+    done = place_at_random(
         instance, regions, rules, outlines.vertices, outlines.offsets, outlines.radius, partner, attraction, flow,
         cells.flow_step_px, population.room, limits, seed, first,
     )  # fmt: skip
-    settled = int(np.count_nonzero(done))
+    placed_count = int(np.count_nonzero(done))
     waiting = np.flatnonzero(~done)
     for scale in (1.0, 0.5 * (1.0 + cells.shrink), cells.shrink):
         for _ in range(_ROUNDS if len(waiting) else 0):
             sites = _widest(instance, rules[SITE][regions] != 0, rng, _SITES * len(waiting) + 256)
             some = outlines.pick(waiting, scale)
-            done = settle_at(
+            done = place_at_sites(
                 instance, regions, rules, some.vertices, some.offsets, some.radius, sites, flow, cells.flow_step_px,
-                limits, first + settled,
+                limits, first + placed_count,
             )  # fmt: skip
-            settled += int(np.count_nonzero(done))
+            placed_count += int(np.count_nonzero(done))
             waiting = waiting[~done]
             if not done.any() or not len(waiting):
                 break
-    return settled
+    return placed_count
 
 
 def _partners(count: int, touching: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """An earlier nucleus for each that shall touch one, else -1: int64 [count].
+    """Choose an earlier nucleus for each that touches one, else -1: int64 [count].
 
-    The first `touching` x `count` nuclei form groups of two or three, a chain each, the last group of four where one
-    would be left over. A single one touches nothing, so a pair stands for it in every other tile.
+    The first `touching` x `count` nuclei form chains of two or three; the last chain has four where one nucleus would
+    be left over. A group of one cannot touch, so every other tile gets a pair instead.
     """
     partner = np.full(count, -1, np.int64)
     in_groups = int(np.floor(touching * count + 0.5))
@@ -171,7 +172,7 @@ def _partners(count: int, touching: float, rng: np.random.Generator) -> npt.NDAr
 def _widest(
     instance: npt.NDArray[np.int32], allowed: npt.NDArray[np.bool_], rng: np.random.Generator, most: int
 ) -> npt.NDArray[np.int64]:
-    """The `most` free allowed pixels that are farthest from anything else, widest first, equal ones at random.
+    """Find the `most` free allowed pixels that are farthest from anything else, widest first, ties in random order.
 
     Returns:
         Flat indices, int64.
@@ -185,8 +186,8 @@ def _widest(
     return sites[np.argsort(-distance[sites], kind="stable")][:most].astype(np.int64)
 
 
-def forget(instance: npt.NDArray[np.int32], numbers: npt.NDArray[np.int64]) -> None:
-    """Take instances off the map, in place, and close the gaps in the ids."""
+def remove_instances(instance: npt.NDArray[np.int32], numbers: npt.NDArray[np.int64]) -> None:
+    """Remove instances from a map, in place, and close the gaps in the ids."""
     if not len(numbers):
         return
     table = np.arange(int(instance.max()) + 1, dtype=np.int32)

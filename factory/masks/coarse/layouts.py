@@ -20,7 +20,7 @@ from factory.geometry.fields import FloatMap, noise, worley
 from factory.masks.allocate import shares
 from factory.masks.coarse.morphology import CLOSING_PX, OPENING_PX, LabelMap, class_order, coarsen
 from factory.masks.coarse.pores import pore_field
-from factory.masks.quantiles import Cut, Shares, target_count, top
+from factory.masks.quantiles import Partition, Shares, target_count, top
 from factory.masks.regions import RegionsConfig, draw_regions, region_fields, region_fractions
 from factory.plan.request import Request
 
@@ -128,14 +128,14 @@ def drawn_mask(rng: np.random.Generator, request: Request, config: LayoutConfig)
     for label in scheme.ids("air"):
         fields[label] = _air_field(fields[label], rng, request, asked, config)
     cell = scheme.names.index("cell") if "cell" in scheme.names else None
-    cut = Cut(fields, scheme, rng, calibrated=False, without=cell)
-    cut.air(asked)
-    cells = None if cell is None else _blobs(cut, rng, request, asked.fractions[cell])
-    cut.regions(asked, cells)
-    cut.expression(asked)
+    partition = Partition(fields, scheme, rng, calibrated=False, without=cell)
+    partition.air(asked)
+    cells = None if cell is None else _blobs(partition, rng, request, asked.fractions[cell])
+    partition.regions(asked, cells)
+    partition.expression(asked)
     if cells is not None and cell is not None:
-        cut.labels[cells] = cell
-    return cut.labels
+        partition.labels[cells] = cell
+    return partition.labels
 
 
 def _air_field(
@@ -232,12 +232,12 @@ def _pore_field(rng: np.random.Generator, request: Request, config: LayoutConfig
     )
 
 
-def _blobs(cut: Cut, rng: np.random.Generator, request: Request, share: float) -> np.ndarray:
+def _blobs(partition: Partition, rng: np.random.Generator, request: Request, share: float) -> np.ndarray:
     """Blobs of the size of cells on the tissue, exactly `share` of all pixels: bool [H, W]."""
     score = _noise(rng, request, 6.0)
     blobs = np.zeros(score.shape, bool)
-    count = min(target_count(share, score.size), cut.tissue.size)
-    blobs.ravel()[cut.tissue] = top(score.ravel()[cut.tissue], count, rng)
+    count = min(target_count(share, score.size), partition.tissue.size)
+    blobs.ravel()[partition.tissue] = top(score.ravel()[partition.tissue], count, rng)
     return blobs
 
 

@@ -66,7 +66,7 @@ class CoarseConfig(WeightsConfig):
     layout: LayoutConfig = LayoutConfig()
     augment: AugmentSketchConfig = AugmentSketchConfig()
     _rows: tuple[tuple[int, int], ...] | None = PrivateAttr(default=None)
-    """Rows of the masks without ignored pixels: looked for once, in `FromCoarse.resolve_weights`."""
+    """Rows of the masks without ignored pixels: looked for once, in `CoarseToFineMasks.resolve_weights`."""
 
     @field_validator("coarse_from", mode="before")
     @classmethod
@@ -83,7 +83,7 @@ class CoarseConfig(WeightsConfig):
         return self
 
 
-class FromCoarse(TrainedMasks):
+class CoarseToFineMasks(TrainedMasks):
     """Base of the generators that translate a coarse map."""
 
     Config: ClassVar[type[WeightsConfig]] = CoarseConfig
@@ -94,21 +94,21 @@ class FromCoarse(TrainedMasks):
     @classmethod
     def resolve_weights(cls, config: CoarseConfig, device: str) -> CoarseConfig:
         """The config with weights, precision and coarse maps spelt out; see `TrainedMasks.resolve_weights`."""
-        settled: CoarseConfig = super().resolve_weights(config, device)
-        if settled.coarse == "drawn":
-            return settled
-        scheme = scheme_of(cls.card_of(settled))
-        if settled.coarse == "sketches":
-            found = sketches_sha256(_read(settled, scheme))
+        resolved: CoarseConfig = super().resolve_weights(config, device)
+        if resolved.coarse == "drawn":
+            return resolved
+        scheme = scheme_of(cls.card_of(resolved))
+        if resolved.coarse == "sketches":
+            found = sketches_sha256(_read(resolved, scheme))
         else:
-            tiles = _survey(settled, scheme)
-            settled._rows, found = tiles.rows, tiles.sha256
-        if settled.coarse_sha256 not in (None, found):
+            tiles = _survey(resolved, scheme)
+            resolved._rows, found = tiles.rows, tiles.sha256
+        if resolved.coarse_sha256 not in (None, found):
             raise UserError(
-                f"{', '.join(settled.coarse_from)}: expected the coarse maps that made the data set, got others. "
+                f"{', '.join(resolved.coarse_from)}: expected the coarse maps that made the data set, got others. "
                 "Put those back, or make the data set anew."
             )
-        return settled.model_copy(update={"coarse_sha256": found})
+        return resolved.model_copy(update={"coarse_sha256": found})
 
     @classmethod
     def provenance(cls, config: CoarseConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -179,7 +179,7 @@ class FromCoarse(TrainedMasks):
         coarse = torch.from_numpy(self.coarse_map(request, rng))[None]
         noise = rng.standard_normal((1, self.noise_channels, request.height, request.width), np.float32)
         seen = to_channels(coarse, self.card.fields["network"]["channels"])
-        return self.said(torch.cat([seen, torch.from_numpy(noise)], 1))
+        return self.forward(torch.cat([seen, torch.from_numpy(noise)], 1))
 
 
 def coarse_of(labels: npt.NDArray[np.uint8], scheme: LabelScheme, kernels: Mapping[str, int]) -> npt.NDArray[np.uint8]:
@@ -206,14 +206,14 @@ def _read(config: CoarseConfig, scheme: LabelScheme) -> list[Sketch]:
 
 
 def _open(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
-    """The masks that coarse maps are made of; looked at only where the config has not been settled."""
+    """The masks that coarse maps are made of; looked at only where the config has not been resolved."""
     if config._rows is None:
         return _survey(config, scheme)
     return reopen_tiles(_paths(config), scheme.name, config.coarse_split, config._rows)
 
 
 def _survey(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
-    """The same, every mask looked at; `FromCoarse.refusal` says which are too small for a request."""
+    """The same, every mask looked at; `CoarseToFineMasks.refusal` says which are too small for a request."""
     return open_tiles(
         _paths(config),
         scheme.name,

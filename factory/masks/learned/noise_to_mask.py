@@ -23,17 +23,17 @@ from factory.nets.objectives import adversarial_loss
 _SAMPLES = 8
 
 
-class FromNoiseConfig(TrainerConfig):
+class NoiseToMaskTrainerConfig(TrainerConfig):
     """What both trainers are told: nothing of their own, but one choice less."""
 
     @model_validator(mode="after")
-    def _more_than_one_value(self) -> FromNoiseConfig:
+    def _more_than_one_value(self) -> NoiseToMaskTrainerConfig:
         if self.batch == 1 and self.size == (STRIDE, STRIDE):  # a seed map of one pixel: batch norm has no variance
             raise ValueError(f"batch: expected at least 2 crops of {STRIDE}x{STRIDE}, got 1")
         return self
 
 
-class FromNoise(Trainer):
+class NoiseToMaskTrainer(Trainer):
     """A trainer of the vanilla GAN (Goodfellow et al. 2014; DEPAS, Eqs. 3 and 4, with the non-saturating generator).
 
     Args:
@@ -48,7 +48,7 @@ class FromNoise(Trainer):
 
     def __init__(
         self,
-        config: FromNoiseConfig,
+        config: NoiseToMaskTrainerConfig,
         network: nn.Module,
         discriminators: nn.Module,
         channels: int,

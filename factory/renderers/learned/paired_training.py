@@ -1,11 +1,10 @@
-"""pix2pix (Isola et al. 2017) and pix2pixHD (Wang et al. 2018) as a trainer: pairs of condition map and image."""
+"""Training on pairs of condition map and image, as in pix2pix (Isola et al. 2017) and pix2pixHD (Wang et al. 2018)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +14,14 @@ from torch import nn
 from factory.core.config import Config
 from factory.core.precision import autocast
 from factory.core.seeds import Stream, generator
-from factory.learn.trainer import Crops
+from factory.learn.trainer import Crops, TrainerConfig
 from factory.nets.contours import contrast, grey_of, sharpness, smoothness
 from factory.nets.discriminators import PatchDiscriminator, Scales, refuse_small_crops
 from factory.nets.objectives import Adversarial, adversarial_loss, feature_matching
 from factory.nets.perceptual import PerceptualDistance
-from factory.renderers.learned.image_training import ImageTrainer, ImageTrainerConfig
+from factory.renderers.conditions import ConditionConfig
+from factory.renderers.learned.image_training import ImageTrainer, NetworkInputs
+from manifests.labels import LabelScheme
 
 _FEATURE_LAYERS = 4.0
 """pix2pixHD sums feature matching over the hidden layers of a discriminator, with weight 4 / (their number); ours is a
@@ -28,7 +29,7 @@ mean."""
 
 
 class ImageLossWeights(Config):
-    """How much each term counts for the generator.
+    """Weights of the terms of the generator loss.
 
     Attributes:
         adversarial: mean over the discriminators. feature: feature matching, scaled as in pix2pixHD's code.
@@ -46,25 +47,31 @@ class ImageLossWeights(Config):
     sharpness: float = Field(default=0.0, ge=0)
 
     @property
-    def of_contours(self) -> list[str]:
-        """The terms that need the contours of nuclei, of those that count."""
-        return [name for name in ("smoothness", "contrast", "sharpness") if getattr(self, name)]
+    def of_contours(self) -> tuple[str, ...]:
+        """Terms above 0 that need the contours of nuclei."""
+        return tuple(name for name in ("smoothness", "contrast", "sharpness") if getattr(self, name))
 
 
-class PairsConfig(ImageTrainerConfig):
-    """What the trainers from pairs are told.
+class PairedTrainerConfig(TrainerConfig):
+    """Training on pairs.
 
     Attributes:
+        condition, look, look_jitter: inputs of the network, see `NetworkInputs`.
         discriminator_width, discriminator_depth: of each PatchGAN. discriminators: at 100, 50 ... % of the size.
-        discriminator_norm: of theirs.
-        discriminator_loss, fooling: what discriminators and generator minimise, cross entropy or least squares.
-        loss: weights of the generator's terms. perceptual_weights: file of VGG19's, needed with ``loss.perceptual``.
-        contrast_levels: lambda of the terms of contours, the difference in grey from which on there is contrast, 0..1.
-        contours_as_real: the terms of contours count only by what they exceed those of the real images of the step, so
-            that contours become as clear as real ones and no clearer. Not in the papers: there they count in full, and
-            as training goes on the network draws an outline around every nucleus.
+        discriminator_norm: their normalisation layers.
+        discriminator_loss, fooling: adversarial loss of the discriminators and of the generator, cross entropy or least
+            squares.
+        loss: weights of the generator loss. perceptual_weights: file of VGG19's, needed with ``loss.perceptual``.
+        contrast_levels: lambda of the contour terms: the least difference in grey that is contrast, 0..1.
+        contours_as_real: only the excess of the contour terms over those of the real images of the step counts, so that
+            contours become as clear as real ones. In the papers they count in full; as training goes on such a network
+            draws an outline around every nucleus.
     """
 
+    condition: ConditionConfig = ConditionConfig()
+    look: bool = False
+    look_jitter: float = Field(default=0.0, ge=0, le=0.5)
+    batch: int = Field(default=1, ge=1)
     discriminator_width: int = Field(default=64, ge=1)
     discriminator_depth: int = Field(default=3, ge=1, le=5)
     discriminators: int = Field(default=1, ge=1, le=3)
@@ -77,12 +84,16 @@ class PairsConfig(ImageTrainerConfig):
     contours_as_real: bool = False
 
     @property
-    def nuclei_needed_by(self) -> list[str]:
-        """The settings that need instances."""
-        return [*super().nuclei_needed_by, *(f"loss.{name}" for name in self.loss.of_contours)]
+    def inputs(self) -> NetworkInputs:
+        """Inputs of the network."""
+        return NetworkInputs(self.condition, self.look, self.look_jitter, self.loss.of_contours)
+
+    def check_data(self, scheme: LabelScheme, mpp: float) -> None:
+        """Refuse masks that the inputs cannot be made of; see `NetworkInputs.check`."""
+        self.inputs.check(scheme, mpp)
 
     @model_validator(mode="after")
-    def _discriminators_fit(self) -> PairsConfig:
+    def _discriminators_fit(self) -> PairedTrainerConfig:
         refuse_small_crops(self.size, self.discriminator_depth, self.discriminators)
         if bool(self.loss.perceptual) != bool(self.perceptual_weights):
             raise ValueError(
@@ -93,22 +104,25 @@ class PairsConfig(ImageTrainerConfig):
 
 
 def _layout_for(network: nn.Module) -> torch.memory_format:
-    """How tensors lie in memory while training: "channels last", unless the network has transposed convolutions.
+    """Return the memory format for training: channels last, unless the network has transposed convolutions.
 
-    On a CPU a step takes 18 % less time so (pix2pixhd_light), and many times as long with those.
+    On a CPU that takes 18 % less time a step (pix2pixhd_light), but many times as long with transposed convolutions.
     """
     transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in network.modules())
     return torch.contiguous_format if transposed else torch.channels_last
 
 
-class FromPairs(ImageTrainer):
-    """Trains a generator on pairs, against PatchGANs that see condition and image."""
+class PairedTrainer(ImageTrainer):
+    """Trains a generator on pairs, against PatchGANs that see condition map and image."""
 
-    _config: PairsConfig
+    _config: PairedTrainerConfig
     noise_channels = 0
-    """Of Gaussian noise that the network sees after the condition map and the look."""
+    """Channels of Gaussian noise after those of the condition map and the stain reference."""
 
-    def equip(self, network: nn.Module) -> None:
+    def __init__(self, config: PairedTrainerConfig, scheme: LabelScheme, device: str) -> None:
+        super().__init__(config, config.inputs, scheme, device)
+
+    def set_generator(self, network: nn.Module) -> None:
         """Take a generator, and make discriminators and optimisers for it."""
         config = self._config
         width, depth, norm = config.discriminator_width, config.discriminator_depth, config.discriminator_norm
@@ -125,7 +139,7 @@ class FromPairs(ImageTrainer):
         self.optimise()
 
     def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
-        """One step of the discriminators on real and made-up images, then one of the generator."""
+        """Train the discriminators on real and generated images, then the generator."""
         del epoch
         config = self._config
         seen, real = (part.contiguous(memory_format=self._layout) for part in (self.seen(crops), self.images(crops)))
@@ -136,11 +150,11 @@ class FromPairs(ImageTrainer):
             self.optimisers["adam_discriminators"].zero_grad(set_to_none=True)
             of_real, of_made = self._discriminator(seen, real), self._discriminator(seen, made.detach())
             kind = config.discriminator_loss
-            told = [
+            losses = [
                 adversarial_loss(r[-1], True, kind) + adversarial_loss(m[-1], False, kind)
                 for r, m in zip(of_real, of_made, strict=True)
             ]
-            discriminator_loss = 0.5 * torch.stack(told).mean()
+            discriminator_loss = 0.5 * torch.stack(losses).mean()
         discriminator_loss.backward()  # type: ignore[no-untyped-call]
         self.optimisers["adam_discriminators"].step()
 
@@ -158,13 +172,13 @@ class FromPairs(ImageTrainer):
         return {name: value.detach() for name, value in {**terms, "discriminators": discriminator_loss}.items()}
 
     def made(self, seen: torch.Tensor, step: int) -> torch.Tensor:
-        """Images of a training step, float [N, 3, H, W] in -1..1."""
+        """Generate the images of a training step, float [N, 3, H, W] in -1..1."""
         made: torch.Tensor = self._network(self._with_noise(seen, Stream.TRAIN_NOISE, step)).tanh()
         return made
 
-    def said(self, network: nn.Module, seen: torch.Tensor) -> torch.Tensor:
-        """What tanh makes images of, for the sheet of samples, of always the same noise."""
-        return super().said(network, self._with_noise(seen, Stream.SAMPLE, 0))
+    def pre_tanh(self, network: nn.Module, seen: torch.Tensor) -> torch.Tensor:
+        """Return the pre-tanh output for the sheet of samples, of always the same noise."""
+        return super().pre_tanh(network, self._with_noise(seen, Stream.SAMPLE, 0))
 
     def _with_noise(self, seen: torch.Tensor, stream: Stream, step: int) -> torch.Tensor:
         if not self.noise_channels:
@@ -174,15 +188,15 @@ class FromPairs(ImageTrainer):
         return torch.cat([seen, noise.to(self._device)], 1)
 
     def _discriminator(self, seen: torch.Tensor, image: torch.Tensor) -> list[list[torch.Tensor]]:
-        said: list[list[torch.Tensor]] = self._discriminators(torch.cat([seen, image.to(seen.dtype)], 1))
-        return said
+        features: list[list[torch.Tensor]] = self._discriminators(torch.cat([seen, image.to(seen.dtype)], 1))
+        return features
 
     def _terms(self, seen: torch.Tensor, real: torch.Tensor, made: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The generator's terms; those that do not count are left out."""
+        """Compute the terms of the generator loss with a weight above 0."""
         config, weights = self._config, self._config.loss
         of_made = self._discriminator(seen, made)
         terms = {
-            "adversarial": torch.stack([adversarial_loss(said[-1], True, config.fooling) for said in of_made]).mean()
+            "adversarial": torch.stack([adversarial_loss(found[-1], True, config.fooling) for found in of_made]).mean()
         }
         if weights.feature:
             with torch.no_grad():
@@ -198,7 +212,7 @@ class FromPairs(ImageTrainer):
     def _terms_of_contours(
         self, made: torch.Tensor, real: torch.Tensor, contours: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """The terms of contours that count; contours bool [N, H, W]."""
+        """Compute the contour terms with a weight above 0; contours bool [N, H, W]."""
         config = self._config
         measures: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
             "smoothness": smoothness,
@@ -211,7 +225,3 @@ class FromPairs(ImageTrainer):
             like = grey_of(real.float())
             terms = {name: torch.relu(term - measures[name](like, contours)) for name, term in terms.items()}
         return terms
-
-    def shape(self) -> dict[str, Any]:
-        """Overridden by each."""
-        raise NotImplementedError

@@ -19,8 +19,8 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Looks:
-    """Looks of slides.
+class StainReferences:
+    """StainReferences of slides.
 
     Attributes:
         names: data set and group of each.
@@ -31,8 +31,8 @@ class Looks:
     colours: Floats
 
 
-def measure_looks(tiles: Tiles, every: int = 4) -> Looks:
-    """Looks of all slides that tiles are from; every so many pixels along both axes are measured."""
+def measure_stain_references(tiles: Tiles, every: int = 4) -> StainReferences:
+    """StainReferences of all slides that tiles are from; every so many pixels along both axes are measured."""
     names = tuple(sorted({tiles.group(position) for position in range(len(tiles))}))
     sums = np.zeros((len(names), len(tiles.scheme), 3), np.float64)
     counts = np.zeros((len(names), len(tiles.scheme)), np.int64)
@@ -47,4 +47,4 @@ def measure_looks(tiles: Tiles, every: int = 4) -> Looks:
         means = sums / counts[..., None]
     overall = sums.sum(0) / np.maximum(counts.sum(0), 1)[:, None]
     colours = np.where(np.isnan(means), overall, means) / 127.5 - 1.0
-    return Looks(names, colours.astype(np.float32))
+    return StainReferences(names, colours.astype(np.float32))

@@ -1,4 +1,4 @@
-"""The look of one tile: every per-slide quantity, drawn once from the ranges or taken from a fitted slide."""
+"""Stain appearance of one tile: every per-slide quantity, drawn from the ranges or taken from a fitted slide."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ PIXEL_BLUR_PX = 0.3
 
 
 @dataclass(frozen=True)
-class Look:
-    """Units as in `stain_config`; `vectors` is float64 [4, 3]: haematoxylin, eosin, DAB, red cells, in RGB."""
+class StainAppearance:
+    """Stain and scanner of one tile. Units as in `config`.
+
+    `vectors` is float64 [4, 3]: haematoxylin, eosin, DAB, red cells, in RGB.
+    """
 
     staining: Staining
     vectors: npt.NDArray[np.float64]
@@ -44,7 +47,7 @@ class Look:
 
 
 def staining_of(config: StainConfig, scheme: LabelScheme) -> Staining:
-    """What `auto` means for a scheme."""
+    """Return the staining of a config for a label scheme; ``auto`` follows the roles of its classes."""
     if config.stain != "auto":
         return config.stain
     positive = scheme.ids("tumour_positive")
@@ -54,8 +57,8 @@ def staining_of(config: StainConfig, scheme: LabelScheme) -> Staining:
     return "nuclear_dab" if nuclear & set(positive) else "membrane_dab"
 
 
-def draw_look(config: StainConfig, staining: Staining, mpp: float, rng: np.random.Generator) -> Look:
-    """Draw the look of a tile at a resolution of `mpp` micrometres per pixel."""
+def draw_appearance(config: StainConfig, staining: Staining, mpp: float, rng: np.random.Generator) -> StainAppearance:
+    """Draw the appearance of a tile at a resolution of `mpp` micrometres per pixel."""
     sharpen = rng.uniform(*config.scanner.sharpen)
     if config.slides:
         slide = config.slides[int(rng.integers(len(config.slides)))]
@@ -66,7 +69,7 @@ def draw_look(config: StainConfig, staining: Staining, mpp: float, rng: np.rando
     warmth = np.array([1.0, 0.3, -1.0]) * rng.normal(0, config.tint)
     background = dark + (bright - dark) * rng.uniform() + warmth + rng.normal(0, config.tint / 4, 3)
     nucleus = rng.uniform(*preparation.nucleus)
-    return Look(
+    return StainAppearance(
         staining=staining,
         vectors=_vectors(preparation, staining, config.hue_spread, rng),
         background=np.clip(background, 128, 255),
@@ -87,10 +90,10 @@ def draw_look(config: StainConfig, staining: Staining, mpp: float, rng: np.rando
     )
 
 
-def _from_slide(config: StainConfig, slide: Slide, staining: Staining, rng: np.random.Generator) -> Look:
-    """The look of a fitted slide, a little varied; what a real image already sharpened is not sharpened again."""
+def _from_slide(config: StainConfig, slide: Slide, staining: Staining, rng: np.random.Generator) -> StainAppearance:
+    """Vary the appearance of a fitted slide a little. It was sharpened already and is not sharpened again."""
     density, strength = np.exp(rng.normal(0, config.slide_spread, 2))
-    return Look(
+    return StainAppearance(
         staining=staining,
         vectors=_vectors(slide, staining, config.hue_spread / 3, rng),
         background=np.clip(np.asarray(slide.background) + rng.normal(0, config.tint / 3, 3), 128, 255),

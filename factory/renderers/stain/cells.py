@@ -1,4 +1,4 @@
-"""Cells of a tile: what the masks say about each nucleus, and how each one will look."""
+"""Cells of a tile: the kind of each nucleus by the mask, and the properties with which each is drawn."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
 from factory.core.compiled import compiled
-from factory.renderers.stain.appearance import Look
+from factory.renderers.stain.appearance import StainAppearance
 from factory.renderers.stain.config import Anatomy
 from manifests.labels import LabelScheme
 
 Floats = npt.NDArray[np.float64]
 
-# What a pixel is drawn as. MIXED: tissue of which the scheme says no more; CELL, POSITIVE_CELL: under a nucleus whose
-# surroundings say what it is.
+# Kinds of pixel. MIXED: tissue of unknown kind; CELL, POSITIVE_CELL: under a nucleus that takes the kind of the tissue
+# around it.
 AIR, STROMA, IMMUNE, TUMOUR, POSITIVE, MIXED, CELL, POSITIVE_CELL = range(8)
 _KINDS = 8
-# What a nucleus looks like.
+# Forms of nucleus.
 EPITHELIAL, LYMPHOID, SPINDLE = range(3)
 
 CELL_DTYPE = np.dtype(
@@ -50,11 +50,11 @@ CELL_DTYPE = np.dtype(
 
 @dataclass(frozen=True)
 class Nuclei:
-    """Nuclei of a tile and what they are.
+    """Nuclei of a tile and their kinds.
 
     Attributes:
         number: int32 [H, W], 0 = none, 1..n in the order of the instance ids.
-        kind: uint8 [H, W], what each pixel is drawn as; never CELL.
+        kind: uint8 [H, W], kind of each pixel; never CELL.
         table: CELL_DTYPE [n + 1]; entry 0 stands for no cell. Position, radius, kind and aspect are set.
         aspect: float64 [n + 1], long axis / short axis.
     """
@@ -66,7 +66,7 @@ class Nuclei:
 
 
 def kind_table(scheme: LabelScheme) -> npt.NDArray[np.uint8]:
-    """uint8 [256]: what a pixel of each class is drawn as; `ignore` is drawn as tissue without a label."""
+    """Return the kind of pixel of each class: uint8 [256]. Ignored pixels are drawn as tissue without a label."""
     nuclear = set(nucleus_classes(scheme))
     regional = set(scheme.ids("tumour_positive") + scheme.ids("tumour_negative") + scheme.ids("inflammation")) - nuclear
     table = np.full(256, STROMA if regional else MIXED, np.uint8)
@@ -79,13 +79,13 @@ def kind_table(scheme: LabelScheme) -> npt.NDArray[np.uint8]:
 
 
 def nucleus_classes(scheme: LabelScheme) -> tuple[int, ...]:
-    """Classes whose pixels are nuclei."""
+    """Return the classes whose pixels are nuclei."""
     named = tuple(label.id for label in scheme.classes if label.name in ("cell", "nucleus"))
     return tuple(sorted({*scheme.ids("nucleus"), *named}))
 
 
 def find_nuclei(kind: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32]) -> Nuclei:
-    """Number the nuclei 1..n and find out what each is from the pixels under and around it.
+    """Number the nuclei 1..n and find the kind of each from the pixels under and around it.
 
     Args:
         kind: uint8 [H, W], changed: pixels under a nucleus class take the kind of the tissue around their nucleus.
@@ -108,7 +108,7 @@ def find_nuclei(kind: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32]) ->
 
 
 def with_centres(nuclei: Nuclei, centres: npt.NDArray[np.float64]) -> Nuclei:
-    """The same nuclei and, after them, cells without one at `centres`, float64 [k, 2] of y and x in pixels."""
+    """Append cells without a nucleus at `centres`, float64 [k, 2] of y and x in pixels."""
     extra = np.zeros(len(centres), CELL_DTYPE)
     extra["y"], extra["x"] = centres.T
     extra["kind"] = nuclei.kind[tuple(centres.astype(np.intp).T)]
@@ -121,7 +121,7 @@ def with_centres(nuclei: Nuclei, centres: npt.NDArray[np.float64]) -> Nuclei:
 
 
 def _numbered(instance: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], int]:
-    """Instance ids, which may have gaps, as 1..n in the same order."""
+    """Renumber instance ids, which may have gaps, as 1..n in the same order."""
     top = int(instance.max(initial=0))
     if top == 0:
         return np.zeros(instance.shape, np.int32), 0
@@ -146,7 +146,7 @@ def _mark(instance, present):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _count(number, kind, sums, votes):  # type: ignore[no-untyped-def]
-    """Moments of every nucleus, and how many pixels of each kind lie under it or, where those do not say, beside it."""
+    """Add up moments of every nucleus, and pixels of each kind under it or, under a CELL, beside it."""
     height, width = number.shape
     for y in range(height):
         for x in range(width):
@@ -167,7 +167,7 @@ def _count(number, kind, sums, votes):  # type: ignore[no-untyped-def]
 
 
 def _elect(votes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The kind of each nucleus: a positive cell is one; otherwise the commonest kind of tissue that was seen."""
+    """Choose the kind of each nucleus: POSITIVE_CELL by majority, otherwise the commonest kind of tissue counted."""
     tissue = votes.copy()
     tissue[:, [AIR, CELL, POSITIVE_CELL]] = 0
     kind = np.where(tissue.any(axis=1), tissue.argmax(axis=1), MIXED)
@@ -177,7 +177,7 @@ def _elect(votes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 @compiled()
 def _fill(kind, number, kinds):  # type: ignore[no-untyped-def]
-    """Give the pixels under a nucleus class the kind of tissue that their nucleus stands in."""
+    """Give the pixels under a nucleus class the kind of the tissue around their nucleus."""
     for y in range(kind.shape[0]):
         for x in range(kind.shape[1]):
             if kind[y, x] >= CELL:
@@ -186,7 +186,7 @@ def _fill(kind, number, kinds):  # type: ignore[no-untyped-def]
 
 
 def _shapes(sums: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.float64]]:
-    """Centre, radius and aspect ratio from moments [n + 1, 6]."""
+    """Compute centre, radius and aspect ratio from moments [n + 1, 6]."""
     table = np.zeros(len(sums), CELL_DTYPE)
     area = np.maximum(sums[:, 0], 1.0)
     y, x = sums[:, 1] / area, sums[:, 2] / area
@@ -196,9 +196,9 @@ def _shapes(sums: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.void], npt.ND
     return table, np.sqrt((middle + half + 0.1) / np.maximum(middle - half + 0.1, 0.05))
 
 
-def dress(
+def draw_cell_properties(
     nuclei: Nuclei,
-    look: Look,
+    appearance: StainAppearance,
     anatomy: Anatomy,
     patch: npt.NDArray[np.float32],
     *,
@@ -206,10 +206,10 @@ def dress(
     unlabelled_positive: float,
     rng: np.random.Generator,
 ) -> npt.NDArray[np.void]:
-    """Draw how every cell looks: CELL_DTYPE [n + 1], a completed copy of `nuclei.table`.
+    """Draw the properties of every cell: CELL_DTYPE [n + 1], a completed copy of `nuclei.table`.
 
     `patch` is a smooth field of unit variance that staining follows, as neighbours resemble each other;
-    `unlabelled_positive` is the share of cells to stain positive where no label says which.
+    `unlabelled_positive` is the share of cells to stain positive where no label decides.
 
     Chromatin is vesicular (pale, with a rim and a nucleolus) in epithelium, dense and clumped in lymphocytes, even in
     spindle cells.
@@ -222,27 +222,27 @@ def dress(
     normal = rng.normal(size=(count, 3)).T
     vesicular = (form == EPITHELIAL) * np.clip(rng.beta(1.3, 1.3) + 0.3 * normal[0], 0.0, 1.0)
     cells["density"] = (
-        look.nucleus
+        appearance.nucleus
         * np.choose(form, (1.0, 1.3, 1.15))
-        * np.exp(look.nucleus_spread * np.clip(normal[1], -2, 2))
+        * np.exp(appearance.nucleus_spread * np.clip(normal[1], -2, 2))
         * (1 - 0.2 * vesicular)
     )
     blurred = rng.beta(1.1, 2.2, count)
     cells["rim"] = (0.1 + 0.75 * vesicular) * (1 - 0.8 * blurred)
     cells["softness"] = 1.5 * blurred / mpp
     cells["pallor"] = 0.33 * vesicular
-    cells["chromatin"] = look.chromatin * np.choose(form, (1.0, 0.9, 0.6)) * (0.7 + 0.6 * uniform[0])
+    cells["chromatin"] = appearance.chromatin * np.choose(form, (1.0, 0.9, 0.6)) * (0.7 + 0.6 * uniform[0])
     cells["grain_y"], cells["grain_x"] = uniform[1] * 512, uniform[2] * 512
     _nucleoli(cells, vesicular, uniform[3], uniform[4], uniform[5], mpp)
     cells["width"] = np.choose(form, (rng.uniform(*anatomy.cytoplasm_um), 0.9, 0.5)) * (0.7 + 0.6 * uniform[6]) / mpp
     cells["cytoplasm"] = np.exp(0.13 * np.clip(normal[2], -2, 2))
     around = patch[cells["y"].astype(np.intp), cells["x"].astype(np.intp)]
     # nuclear antigens come and go from cell to cell, membranous ones by whole nests
-    lot = rng.random(count) if look.staining == "nuclear_dab" else ndtr(around)
+    lot = rng.random(count) if appearance.staining == "nuclear_dab" else ndtr(around)
     positive = np.isin(cells["kind"], (POSITIVE, POSITIVE_CELL)) | (lot < unlabelled_positive)
-    if look.staining != "he":
+    if appearance.staining != "he":
         intensity = ndtr(0.7 * around + 0.7 * ndtri(np.clip(uniform[7], 1e-6, 1 - 1e-6)))
-        _immunostain(cells, positive, look, anatomy, intensity, uniform[8], rng)
+        _immunostain(cells, positive, appearance, anatomy, intensity, uniform[8], rng)
     return cells
 
 
@@ -274,7 +274,7 @@ def _nucleoli(
 def _immunostain(
     cells: npt.NDArray[np.void],
     positive: npt.NDArray[np.bool_],
-    look: Look,
+    appearance: StainAppearance,
     anatomy: Anatomy,
     intensity: Floats,
     ring: Floats,
@@ -287,5 +287,5 @@ def _immunostain(
     shares = rng.dirichlet(4.0 * np.asarray(anatomy.intensity_shares) + 0.05)
     grade = np.searchsorted(np.cumsum(shares)[:2], intensity)
     strength = np.choose(grade, (0.45, 1.0, 1.9)) * (0.85 + 0.3 * ring)
-    cells["dab"] = np.where(positive, look.dab * strength, 0.0)
+    cells["dab"] = np.where(positive, appearance.dab * strength, 0.0)
     cells["ring"] = np.clip(rng.uniform(*anatomy.complete) + 0.5 * (ring - 0.5) + 0.12 * grade, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""What `stain` can be told: dyes, preparation, anatomy and scanner. Ranges are (low, high), drawn per tile.
+"""Configuration of `Stain`: dyes, preparation, anatomy and scanner. Ranges are (low, high), drawn for each tile.
 
 Where the defaults come from: the dyes, `IhcPreparation`, `background`, `tint`, `hue_spread`, and blur, grain and JPEG
 quality of `Scanner` start from `bench/stain_constants.py` on images that may be tuned on (no validation or test image);
@@ -120,7 +120,7 @@ class IhcPreparation(Preparation):
 
 
 class Anatomy(Config):
-    """Sizes, in micrometres, and shares of what is drawn around the labelled objects."""
+    """Structures drawn around the labelled objects: sizes in micrometres, and shares."""
 
     cytoplasm_um: Range = (3.0, 11.0)
     """Width of cytoplasm around an epithelial nucleus where the scheme does not say where the tumour is."""
@@ -138,11 +138,11 @@ class Anatomy(Config):
     red_cell_um: Above0 = (5.5, 7.0)
     """Diameter of a red cell."""
     unlabelled_positive: Share = 0.12
-    """Share of DAB-positive cells in an immunostain whose scheme does not tell positive from negative."""
+    """Share of DAB-positive cells in an immunostain whose scheme has no positive class."""
 
 
 class Scanner(Config):
-    """What optics, sensor and file format do. Noise in grey levels."""
+    """Optics, sensor and file format. Noise is in grey levels."""
 
     blur_um: Range = (0.22, 0.35)
     """Standard deviation of the point spread of the optics, micrometres."""
@@ -162,7 +162,7 @@ class Scanner(Config):
 
 
 class Slide(Config):
-    """The look of one real image, found by `Stain.fit`; see `Preparation` and `Scanner` for the units."""
+    """Stain of one real image, found by `Stain.fit_images`. Units as in `Preparation` and `Scanner`."""
 
     haematoxylin: Vector
     eosin: Vector
@@ -198,9 +198,9 @@ class StainConfig(Config):
     tint: Annotated[float, Field(ge=0, le=20)] = 1.9
     """Standard deviation of the background between warm and cool, grey levels."""
     hue_spread: Annotated[float, Field(ge=0, le=0.2)] = 0.05
-    """Standard deviation of each component of a stain vector from slide to slide, up to 1.5 of them: that of DAB, whose
-    estimate is least mixed up with another dye's."""
+    """Standard deviation of each component of a stain vector from slide to slide, cut off at 1.5 of them. It is that of
+    DAB, whose estimate is the least mixed with another dye."""
     slides: tuple[Slide, ...] = ()
-    """Looks of real images; where there are any, each tile takes one, varied a little, instead of the ranges."""
+    """Stain of real images. Where there are any, each tile takes one, varied a little, instead of the ranges."""
     slide_spread: Annotated[float, Field(ge=0, le=0.5)] = 0.06
     """Log standard deviation of a fitted density from tile to tile."""

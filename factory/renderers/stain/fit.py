@@ -1,8 +1,8 @@
-"""Looks of real slides from their pixels alone: stain vectors, densities, background, texture. Deterministic.
+"""Stain of real slides from their pixels alone: stain vectors, densities, background, texture. Deterministic.
 
 Vectors follow Macenko et al. 2009: the plane of the two largest singular vectors of the optical densities, and in it
-the directions at robust extremes of the angle. Two things are added: in immunostains brown and blue pixels weigh the
-same, because 1 % of positive nuclei would vanish among the percentiles; and a dye that an image does not show keeps the
+the directions at robust extremes of the angle. Two things are added. In immunostains brown and blue pixels weigh the
+same, because 1 % of positive nuclei would vanish among the percentiles. A dye that an image does not show keeps its
 configured vector.
 """
 
@@ -41,7 +41,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class _Gains:
-    """What the measures below give on rendered tiles per unit of the parameter of the same name.
+    """Value of each measure below on rendered tiles, per unit of the parameter of the same name.
 
     From `python -m experiments.stain_constants`, which renders tiles and fits them. The medians come back; a single
     tile's nuclei do to within 25 % and its DAB to within 35 % (a test), the others are looser. The tissue of H&E is an
@@ -67,7 +67,7 @@ _IHC_GAINS = _Gains(
 
 @dataclass(frozen=True)
 class _Sample:
-    """The middle of an image: background, optical densities float32 [H, W, 3], their lengths, which pixels are what."""
+    """Middle of an image: background, optical densities float32 [H, W, 3], their lengths, masks of brown and blue."""
 
     background: npt.NDArray[np.float64]
     od: npt.NDArray[np.float32]
@@ -79,17 +79,17 @@ class _Sample:
 
 
 def fit_slides(
-    images: Sequence[npt.NDArray[np.uint8]], staining: Staining, config: StainConfig, *, told: bool
+    images: Sequence[npt.NDArray[np.uint8]], staining: Staining, config: StainConfig, *, positive_labelled: bool
 ) -> StainConfig:
-    """`config` with the looks of the images, at most 48 of them, evenly picked.
+    """Return `config` with the stain of the images, at most 48 of them, evenly picked.
 
     Args:
         images: uint8 [H, W, 3], RGB.
-        staining: what the scheme asks for.
-        config: what is kept where images do not tell.
-        told: whether the scheme tells positive from negative. Where it does not and most images are immunostains,
-            tiles become immunostains with the share of positive cells that the images show, nuclear where DAB lies in
-            spots, membranous where it lies in sheets.
+        staining: of the scheme.
+        config: its values are kept where the images show nothing of them.
+        positive_labelled: whether the scheme labels positive classes. Where it does not and most images are
+            immunostains, tiles become immunostains with the share of positive cells of the images, nuclear where DAB
+            lies in spots, membranous where it lies in sheets.
 
     Raises:
         UserError: when no image holds stained tissue.
@@ -99,10 +99,10 @@ def fit_slides(
     if not samples:
         raise UserError(f"--like: expected images with stained tissue, got none in {len(images)}. Choose other images.")
     immunostains = [sample for sample in samples if sample.immunostain]
-    infer = not told and config.stain == "auto" and 2 * len(immunostains) > len(samples)
+    infer = not positive_labelled and config.stain == "auto" and 2 * len(immunostains) > len(samples)
     wanted = immunostains if infer or staining != "he" else [s for s in samples if not s.immunostain]
     preparation = config.ihc if infer or staining != "he" else config.he
-    # where no image shows the stain that is asked for, what they do show is taken: background, haematoxylin, scanner
+    # where no image has the wanted stain, its background, haematoxylin and scanner are taken all the same
     fitted = [_slide(sample, preparation) for sample in wanted or samples]
     config = config.model_copy(update={"slides": tuple(slide for slide, _ in fitted)})
     if not infer:
@@ -116,7 +116,7 @@ def fit_slides(
 
 
 def _sample(image: npt.NDArray[np.uint8]) -> _Sample | None:
-    """Look at the middle of an image; None where there is no stained tissue."""
+    """Measure the middle of an image; None where there is no stained tissue."""
     top, left = (max(0, (length - _MOST_SIDE) // 2) for length in image.shape[:2])
     image = np.ascontiguousarray(image[top : top + _MOST_SIDE, left : left + _MOST_SIDE])
     background = _background(image)
@@ -160,13 +160,13 @@ class _Dab:
 
 
 def _slide(sample: _Sample, preparation: Preparation) -> tuple[Slide, _Dab | None]:
-    """The look of a sample, and its DAB where it shows any."""
+    """Fit the stain of a sample, and its DAB where there is any."""
     haematoxylin, partner = _vectors(sample, preparation)
     share = densities(sample.od, np.stack([haematoxylin, partner]))
     h, other = np.maximum(share[..., 0], 0), np.maximum(share[..., 1], 0)
     brown = sample.brown if sample.immunostain else np.zeros_like(sample.brown)
     within = cv2.boxFilter((sample.length > _TISSUE).astype(np.float32), -1, (25, 25)) > 0.5
-    # neither DAB nor what it casts on its neighbours is counterstain
+    # DAB and the pixels that it blurs into are no counterstain
     spread = cv2.dilate(brown.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     counter = within & ~spread & ((sample.length < _BLACK) | (not sample.immunostain))
     counter = counter if counter.sum() > _ENOUGH else sample.length > _STAINED
@@ -201,7 +201,7 @@ def _slide(sample: _Sample, preparation: Preparation) -> tuple[Slide, _Dab | Non
 
 
 def _dab(density: Floats, brown: Mask, nuclei: Mask, tissue: Mask, gains: _Gains) -> _Dab:
-    """Measure DAB, float32 [H, W], in the brown pixels and in what they enclose."""
+    """Measure DAB, float32 [H, W], in the brown pixels and in the areas that they enclose."""
     enclosed = cv2.morphologyEx(brown.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
     _, _, pieces, _ = cv2.connectedComponentsWithStats(enclosed)
     area = pieces[1:, cv2.CC_STAT_AREA]
@@ -254,7 +254,7 @@ def _level(values: Floats, where: Mask, otherwise: float, percentile: float) -> 
 
 
 def _otsu(values: Floats) -> float:
-    """The threshold that parts values of 0 or more best in two (Otsu 1979), in steps of 1/255 of the largest."""
+    """Return the threshold of Otsu 1979 for values of 0 or more, in steps of 1/255 of the largest."""
     top = max(float(values.max()), 1e-6)
     level, _ = cv2.threshold(
         np.rint(values * (255 / top)).astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU

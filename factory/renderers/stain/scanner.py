@@ -7,25 +7,27 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.compiled import compiled
-from factory.renderers.stain.appearance import Look
+from factory.renderers.stain.appearance import StainAppearance
 from factory.renderers.stain.config import Scanner
 from factory.renderers.stain.noise_tables import SENSOR_MASK, sensor
 
 Image = npt.NDArray[np.uint8]
 
 
-def scan(light: Image, look: Look, scanner: Scanner, rng: np.random.Generator) -> Image:
-    """What the scanner makes of the light that comes through a slide; RGB."""
-    image = _blurred(light, look.blur_px)
-    if look.sharpen > 0:
-        image = cv2.addWeighted(image, 1 + look.sharpen, cv2.GaussianBlur(image, (5, 5), 1.3), -look.sharpen, 0)
+def scan(light: Image, appearance: StainAppearance, scanner: Scanner, rng: np.random.Generator) -> Image:
+    """Scan the light that comes through a slide: RGB, uint8 [H, W, 3]."""
+    image = _blurred(light, appearance.blur_px)
+    if appearance.sharpen > 0:
+        image = cv2.addWeighted(
+            image, 1 + appearance.sharpen, cv2.GaussianBlur(image, (5, 5), 1.3), -appearance.sharpen, 0
+        )
     defocused, slope = rng.random() < scanner.focus, rng.normal(size=2)
     if defocused:
-        image = _defocus(image, slope, look.blur_px)
-    _add_grain(image, sensor(), rng.integers(0, SENSOR_MASK, image.shape[0]), np.float32(look.grain / 32))
+        image = _defocus(image, slope, appearance.blur_px)
+    _add_grain(image, sensor(), rng.integers(0, SENSOR_MASK, image.shape[0]), np.float32(appearance.grain / 32))
     half_chroma = rng.random() < scanner.half_chroma
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if half_chroma else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
-    options = [cv2.IMWRITE_JPEG_QUALITY, look.jpeg_quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    options = [cv2.IMWRITE_JPEG_QUALITY, appearance.jpeg_quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     _, stream = cv2.imencode(".jpg", image, options)
     scanned: Image = cv2.cvtColor(cv2.imdecode(stream, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     return scanned

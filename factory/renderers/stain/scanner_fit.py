@@ -1,4 +1,4 @@
-"""What a real image tells of its scanner: point spread, noise and JPEG quality."""
+"""Scanner of a real image, measured from its pixels: point spread, noise and JPEG quality."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A renderer without weights: the physics of dyes over the anatomy that the masks describe.
+"""A renderer without weights: the physics of dyes over the anatomy of the masks.
 
-masks -> nuclei and what they are -> territories of cells -> densities of dyes -> light (Beer-Lambert) -> scanner.
-What the mask says is what is drawn: every labelled nucleus is visible, none is drawn where a scheme that labels nuclei
-has none, air is bright, and DAB on membranes ends where the positive class ends. Each tile is a slide of its own.
+masks -> nuclei and their kinds -> territories of cells -> densities of dyes -> light (Beer-Lambert) -> scanner.
+The image follows the mask exactly: every labelled nucleus is visible, none is added where the scheme labels nuclei, air
+is bright, and DAB on membranes ends where the positive class ends. Each tile is a slide of its own.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from scipy.special import ndtri
 
 from factory.renderers.base import Renderer
 from factory.renderers.conditions import Condition, ConditionConfig
-from factory.renderers.stain.appearance import Look, draw_look, staining_of
+from factory.renderers.stain.appearance import StainAppearance, draw_appearance, staining_of
 from factory.renderers.stain.cells import (
     MIXED,
     POSITIVE,
     TUMOUR,
     Nuclei,
-    dress,
+    draw_cell_properties,
     find_nuclei,
     kind_table,
     nucleus_classes,
@@ -31,21 +31,21 @@ from factory.renderers.stain.cells import (
 )
 from factory.renderers.stain.config import StainConfig
 from factory.renderers.stain.fit import fit_slides
-from factory.renderers.stain.hidden_nuclei import scatter_marked_nuclei, scatter_nuclei
 from factory.renderers.stain.noise_tables import SIZE, grain, smooth
-from factory.renderers.stain.paint import Brush, Scene, outline, paint
+from factory.renderers.stain.paint import PaintSettings, Scene, outline, paint
 from factory.renderers.stain.red_cells import scatter_red_cells
 from factory.renderers.stain.scanner import scan
 from factory.renderers.stain.territories import centres_without_nucleus, spread_territories
 from factory.renderers.stain.tissue import Fields, draw_fields, fold_profile
+from factory.renderers.stain.unlabelled_nuclei import scatter_marked_nuclei, scatter_nuclei
 from manifests.labels import LabelScheme
 
 _FULL_WIDTH = 2.355
 """Full width at half maximum of a Gaussian, in standard deviations."""
 _FADE_UM = 1.3
-"""Over which DAB of positive tumour fades towards negative tumour, as the standard deviation of a Gaussian."""
+"""Standard deviation of the Gaussian by which DAB of positive tumour fades towards negative tumour."""
 _REACH_UM = 3.5
-"""How far from its centre a cell without a nucleus begins to compete for pixels: the radius of an average nucleus."""
+"""Distance from its centre at which a cell without a nucleus competes for pixels: radius of an average nucleus."""
 
 
 class Stain(Renderer):
@@ -59,7 +59,7 @@ class Stain(Renderer):
     def render(
         self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
     ) -> list[npt.NDArray[np.uint8]]:
-        """Render each condition with its own generator: uint8 [H, W, 3], RGB.
+        """Render each condition map with its own generator: uint8 [H, W, 3], RGB.
 
         Raises:
             ValueError: when a condition is not int32 [2, H, W], or there is not one generator for each.
@@ -68,8 +68,8 @@ class Stain(Renderer):
 
     def fit_images(self, images: Sequence[npt.NDArray[np.uint8]], scheme: LabelScheme) -> StainConfig:
         """Return the config with the stain of real images; see `FitsImages` and `fit_slides`."""
-        told = bool(scheme.ids("tumour_positive"))
-        return fit_slides(images, staining_of(self.config, scheme), self.config, told=told)
+        labelled = bool(scheme.ids("tumour_positive"))
+        return fit_slides(images, staining_of(self.config, scheme), self.config, positive_labelled=labelled)
 
     @staticmethod
     def fit(images: Sequence[npt.NDArray[np.uint8]], scheme: LabelScheme, config: StainConfig) -> StainConfig:
@@ -80,34 +80,34 @@ class Stain(Renderer):
         array, mpp = condition.array, condition.mpp
         if array.ndim != 3 or array.shape[0] != 2 or array.dtype != np.int32:
             raise ValueError(f"condition: expected int32 [2, H, W], got {array.dtype} {array.shape}")
-        look = draw_look(self.config, staining_of(self.config, condition.scheme), mpp, rng)
+        appearance = draw_appearance(self.config, staining_of(self.config, condition.scheme), mpp, rng)
         fields = draw_fields(array.shape[1:], mpp, rng)
         nuclei = _nuclei(condition, fields, rng)
         vague = bool((nuclei.kind == MIXED).any())
         hollow = vague and not condition.scheme.ids("air")
-        brush = self._brush(look, mpp, hollow, rng)
-        scene, cells = self._scene(nuclei, fields, look, brush, vague, condition.scheme, rng)
+        settings = self._paint_settings(appearance, mpp, hollow, rng)
+        scene, cells = self._scene(nuclei, fields, appearance, settings, vague, condition.scheme, rng)
         light = np.empty((3, *array.shape[1:]), np.uint8)
-        dyes = np.ascontiguousarray(look.vectors[:, ::-1], np.float32)
-        background = np.ascontiguousarray(look.background[::-1], np.float32)
-        paint(light, scene, cells, grain(), smooth(), dyes, background, brush)
-        return scan(cv2.merge(list(light)), look, self.config.scanner, rng)
+        dyes = np.ascontiguousarray(appearance.vectors[:, ::-1], np.float32)
+        background = np.ascontiguousarray(appearance.background[::-1], np.float32)
+        paint(light, scene, cells, grain(), smooth(), dyes, background, settings)
+        return scan(cv2.merge(list(light)), appearance, self.config.scanner, rng)
 
     def _scene(
         self,
         nuclei: Nuclei,
         fields: Fields,
-        look: Look,
-        brush: Brush,
+        appearance: StainAppearance,
+        settings: PaintSettings,
         vague: bool,
         scheme: LabelScheme,
         rng: np.random.Generator,
     ) -> tuple[Scene, npt.NDArray[np.void]]:
-        """Anatomy around the nuclei: cells and their borders, red cells, a fold; and the cells' own table."""
-        mpp, anatomy, number = float(brush.mpp), self.config.anatomy, nuclei.number
-        told = look.staining == "he" or bool(scheme.ids("tumour_positive"))
-        share = 0.0 if told else anatomy.unlabelled_positive
-        if look.staining == "membrane_dab" and not told:
+        """Draw the anatomy around the nuclei (cells and their borders, red cells, a fold) and the table of cells."""
+        mpp, anatomy, number = float(settings.mpp), self.config.anatomy, nuclei.number
+        labelled = appearance.staining == "he" or bool(scheme.ids("tumour_positive"))
+        share = 0.0 if labelled else anatomy.unlabelled_positive
+        if appearance.staining == "membrane_dab" and not labelled:
             nuclei.kind[(nuclei.kind == TUMOUR) & (fields.patch < ndtri(share))] = POSITIVE
         # every pixel gets its cell; sheets of epithelium are filled up with cells cut beside their nucleus
         confluent = (nuclei.kind == TUMOUR) | (nuclei.kind == POSITIVE)
@@ -115,25 +115,31 @@ class Stain(Renderer):
         centres = centres_without_nucleus(number, confluent, mpp, rng)
         owner = np.zeros_like(number)
         owner[tuple(centres.astype(np.intp).T)] = np.arange(len(centres)) + len(nuclei.table)
-        cells = dress(
-            with_centres(nuclei, centres), look, anatomy, fields.patch, mpp=mpp, unlabelled_positive=share, rng=rng
+        cells = draw_cell_properties(
+            with_centres(nuclei, centres),
+            appearance,
+            anatomy,
+            fields.patch,
+            mpp=mpp,
+            unlabelled_positive=share,
+            rng=rng,
         )
         distance = spread_territories(number, owner, crowded, _REACH_UM / mpp, grain())
 
-        # borders are lines two pixels wide, which the thickness of a membrane spreads and must not pale
+        # borders are two pixels wide; spreading them to the thickness of a membrane must not make them paler
         border = np.empty_like(distance)
         epithelium, inner = np.empty((2, *distance.shape), np.uint8)
-        outline(nuclei.kind, owner, number, distance, cells, smooth(), brush, border, epithelium, inner)
+        outline(nuclei.kind, owner, number, distance, cells, smooth(), settings, border, epithelium, inner)
         sigma = rng.uniform(*anatomy.membrane_um) / mpp / _FULL_WIDTH
         border = cv2.GaussianBlur(border, (0, 0), sigma) * np.float32(1 / math.erf(1 / (sigma * math.sqrt(2))))
-        # where only the distance to a nucleus tells epithelium from stroma, one fades into the other
+        # where only the distance to a nucleus separates epithelium from stroma, they fade into each other
         epithelium = cv2.GaussianBlur(epithelium, (0, 0), (1.6 if vague else 0.8) / mpp)
-        if look.staining == "membrane_dab":
+        if appearance.staining == "membrane_dab":
             # two box filters, whose variances of (n^2 - 1) / 12 add up: as good as a Gaussian here, and faster
             box = 2 * round(math.sqrt(6 * (_FADE_UM / mpp) ** 2 + 1) / 2 - 0.5) + 1
             inner = cv2.blur(cv2.blur(inner, (box, box)), (box, box))
 
-        per_mm2 = rng.uniform(*anatomy.red_cells_per_mm2) * (1.0 if look.staining == "he" else 0.1)
+        per_mm2 = rng.uniform(*anatomy.red_cells_per_mm2) * (1.0 if appearance.staining == "he" else 0.1)
         diameter_px = rng.uniform(*anatomy.red_cell_um) / mpp
         red = scatter_red_cells(nuclei.kind, number, per_mm2=per_mm2, diameter_px=diameter_px, mpp=mpp, rng=rng)
         folded = rng.random() < self.config.scanner.fold
@@ -154,33 +160,35 @@ class Stain(Renderer):
         )
         return scene, cells
 
-    def _brush(self, look: Look, mpp: float, hollow: bool, rng: np.random.Generator) -> Brush:
+    def _paint_settings(
+        self, appearance: StainAppearance, mpp: float, hollow: bool, rng: np.random.Generator
+    ) -> PaintSettings:
         lumen = rng.uniform(*self.config.anatomy.lumen)
         scalars = {
             "mpp": mpp,
-            "tissue": look.tissue,
-            "eosin": look.eosin,
-            "haze": look.haze,
-            "dab": look.dab,
-            "red": 0.25 + 0.9 * look.eosin if look.staining == "he" else 0.12,
-            "blush": look.blush,
-            "texture": look.texture,
-            "retraction": look.retraction,
+            "tissue": appearance.tissue,
+            "eosin": appearance.eosin,
+            "haze": appearance.haze,
+            "dab": appearance.dab,
+            "red": 0.25 + 0.9 * appearance.eosin if appearance.staining == "he" else 0.12,
+            "blush": appearance.blush,
+            "texture": appearance.texture,
+            "retraction": appearance.retraction,
             "fibre_um": rng.uniform(*self.config.anatomy.fibre_um),
             "lumen": ndtri(lumen) if hollow else -math.inf,
-            "nuclear_dab": float(look.staining == "nuclear_dab"),
-            "membrane_dab": float(look.staining == "membrane_dab"),
+            "nuclear_dab": float(appearance.staining == "nuclear_dab"),
+            "membrane_dab": float(appearance.staining == "membrane_dab"),
             "start_y": rng.uniform(0, SIZE),
             "start_x": rng.uniform(0, SIZE),
             "vignette": rng.uniform(*self.config.scanner.vignette),
             "light_y": rng.uniform(0.3, 0.7),
             "light_x": rng.uniform(0.3, 0.7),
         }
-        return Brush(**{name: np.float32(value) for name, value in scalars.items()})
+        return PaintSettings(**{name: np.float32(value) for name, value in scalars.items()})
 
 
 def _nuclei(condition: Condition, fields: Fields, rng: np.random.Generator) -> Nuclei:
-    """The labelled nuclei; where the scheme labels none and none came along, unlabelled ones."""
+    """Find the labelled nuclei, or draw unlabelled ones where the scheme labels none and the tile has none."""
     classes, instance = condition.array
     kind = kind_table(condition.scheme)[classes.astype(np.uint8)]
     if instance.any() or nucleus_classes(condition.scheme):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from factory.masks.allocate import allocate
-from factory.masks.learned.generator import SURE, settled, to_scores
+from factory.masks.learned.generator import CERTAIN, rank_certain_pixels, to_scores
 from factory.plan.request import Request
 from manifests.labels import get_scheme
 
@@ -31,20 +31,20 @@ def test_the_shift_is_how_far_the_threshold_went() -> None:
 @given(seed=st.integers(0, 9999), scale=st.sampled_from([0.01, 1.0, 30.0]), bias=st.sampled_from([-100.0, 0.0, 100.0]))
 def test_sure_pixels_rank_by_their_distance_to_the_border(seed: int, scale: float, bias: float) -> None:
     margin = (scale * np.random.default_rng(seed).standard_normal((16, 24)) + bias).astype(np.float32)
-    found = settled(margin)
+    found = rank_certain_pixels(margin)
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found > 0, margin > 0)  # no decision changes
     inside = margin > 0
-    unsure = (np.abs(margin) <= SURE) | inside.all() | ~inside.any()  # without a border none has a distance from it
+    unsure = (np.abs(margin) <= CERTAIN) | inside.all() | ~inside.any()  # without a border none has a distance from it
     np.testing.assert_array_equal(found[unsure], margin[unsure])
-    assert (np.abs(found[~unsure]) > SURE).all()
+    assert (np.abs(found[~unsure]) > CERTAIN).all()
 
 
 def test_a_threshold_moved_far_takes_tissue_from_its_border_inwards() -> None:
     margin = np.full((64, 64), -9.0, np.float32)
     margin[16:48, 16:48] = 9.0 + np.random.default_rng(0).standard_normal((32, 32))
-    field = settled(margin)
+    field = rank_certain_pixels(margin)
     distance = ndimage.distance_transform_edt(margin > 0)
     kept = field >= np.sort(field.ravel())[-500]  # about half of the square's pixels; those of its corners tie
     assert 500 <= kept.sum() < 600

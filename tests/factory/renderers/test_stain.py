@@ -34,11 +34,11 @@ from factory.renderers.stain.cells import (
 )
 from factory.renderers.stain.config import Scanner, StainConfig
 from factory.renderers.stain.dyes import DAB, HAEMATOXYLIN_IHC, densities, optical_density
-from factory.renderers.stain.hidden_nuclei import scatter_marked_nuclei
 from factory.renderers.stain.scanner_fit import fit_scan
 from factory.renderers.stain.stain import Stain
 from factory.renderers.stain.territories import spread_territories
 from factory.renderers.stain.tissue import draw_fields
+from factory.renderers.stain.unlabelled_nuclei import scatter_marked_nuclei
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelClass, LabelScheme
 
