@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ from scipy.spatial import cKDTree
 
 from factory.core.config import parse
 from factory.renderers.conditions import (
-    CONDITIONS,
     NOISE_UM,
     RELIEF_STEPS,
     RELIEFS,
     ConditionConfig,
+    Kind,
     channels_of_condition,
     draw_condition,
     grid_noise,
@@ -84,7 +84,7 @@ def test_noise_is_as_dense_as_its_spacing_in_micrometres_says(arrangement: str, 
     assert (scattered == 9).sum() == pytest.approx(count, rel=0.03, abs=3 * count**0.5)
 
 
-@pytest.mark.parametrize("kind", CONDITIONS)
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_conditions_depend_on_the_generator_only(kind: str) -> None:
     tile, config = make_tile(), config_of(kind=kind)
     first, again, other = (draw_condition(config, tile, np.random.default_rng(seed)) for seed in (7, 7, 8))
@@ -94,7 +94,7 @@ def test_conditions_depend_on_the_generator_only(kind: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("kind", [kind for kind in CONDITIONS if kind != "labels"])
+@pytest.mark.parametrize("kind", [kind for kind in get_args(Kind) if kind != "labels"])
 def test_every_value_of_a_condition_has_a_channel(kind: str, scheme: str) -> None:
     tile = make_tile(64, 64, scheme=scheme)
     array = draw_condition(config_of(kind=kind, spacing_um=2.0), tile, np.random.default_rng(0)).array
