@@ -1,12 +1,11 @@
-"""Maps of nuclei: how deep inside its nucleus a pixel lies, skeletons, and contours (Enhanced Sharp-GAN, 2.2 and 2.3).
+"""Maps of nuclei: depth of each pixel in its nucleus, skeletons, and contours (Enhanced Sharp-GAN, 2.2 and 2.3).
 
 The paper draws nuclei from a skeleton map, the pixel-wise sum of a distance map (erosions counted from the contour,
-normalised) and of topological skeletons, so that touching nuclei stay apart. Everything here knows ids: a pixel beside
-another nucleus is contour, as one beside background is.
+normalised) and of topological skeletons, so that touching nuclei stay separate. Ids count: a pixel beside another
+nucleus is contour, like one beside background.
 
-The border of a tile is no contour, for a nucleus that it cuts goes on beyond it: a renderer that is shown contours
-there learns to close nuclei at the border of every crop. A cut nucleus may so be deepest at the border. To have it
-closed, pad with background: ``distance_map(np.pad(instance, 1))[1:-1, 1:-1]``. Skeletons are those of the part that
+The border of a tile is no contour, because a nucleus continues beyond it: with contours there a renderer would learn
+to close nuclei at the border of every crop. A nucleus may therefore be deepest at the border. To close it, pad with background: ``distance_map(np.pad(instance, 1))[1:-1, 1:-1]``. Skeletons are those of the part that
 the tile shows, since nothing says how the rest is bent.
 """
 
@@ -33,7 +32,7 @@ _DIAGONAL = (
 
 
 def renumbered(instance: npt.NDArray[np.integer]) -> Instances:
-    """The same nuclei as 1, 2, ... without gaps, in the order of their ids: int32 [H, W]."""
+    """Renumber nuclei as 1, 2, ... without gaps, in the order of their ids: int32 [H, W]."""
     if int(instance.max(initial=0)) > instance.size:  # sparse ids of foreign maps: do not let them size the table
         ids, labels = np.unique(instance, return_inverse=True)
         return (labels.reshape(instance.shape) + int(ids[0] != 0)).astype(np.int32)
@@ -44,7 +43,7 @@ def renumbered(instance: npt.NDArray[np.integer]) -> Instances:
 
 
 def touching(labels: Instances) -> npt.NDArray[np.bool_]:
-    """Which nuclei have a pixel of another among the eight neighbours of one of theirs.
+    """Find the nuclei that have a pixel of another one among the eight neighbours of a pixel of theirs.
 
     Args:
         labels: int32 [H, W], ids 1..n.
@@ -62,9 +61,9 @@ def touching(labels: Instances) -> npt.NDArray[np.bool_]:
 
 
 def distance_map(instance: Instances, metric: Metric = "chessboard") -> npt.NDArray[np.float32]:
-    """Which erosion takes each pixel away, as a share of the erosions that take its whole nucleus (2.2).
+    """Number of the erosion that removes each pixel, as a share of those that remove its whole nucleus (2.2).
 
-    The first erosion, by a 3x3 square (``chessboard``) or a cross (``cityblock``), takes the contour, the last one the
+    The first erosion, by a 3x3 square (``chessboard``) or a cross (``cityblock``), removes the contour, the last one the
     deepest pixels. Its number is the distance to the nearest pixel of another id, which two passes over the tile find
     (Rosenfeld and Pfaltz 1966). The pixels of an id are one nucleus, whether or not they lie in one piece.
 
@@ -136,11 +135,11 @@ def skeleton_map(instance: Instances, metric: Metric = "chessboard") -> npt.NDAr
 
 
 def contour_of(instance: Instances, metric: Metric = "chessboard") -> npt.NDArray[np.bool_]:
-    """The pixels of nuclei that the first erosion takes away: bool [H, W], the contours of 2.3.
+    """Contours: the pixels of nuclei that the first erosion removes (2.3): bool [H, W].
 
     Args:
         instance: int32 [H, W], 0 = background; ids may have gaps.
-        metric: ``chessboard`` asks eight neighbours for another id; ``cityblock`` four, which gives thinner lines.
+        metric: ``chessboard`` compares eight neighbours; ``cityblock`` four, which gives thinner lines.
 
     Raises:
         ValueError: for other arrays or metrics.

@@ -1,4 +1,4 @@
-"""What can be measured on nuclei that have ids: size, form, density, neighbours and touching. Lengths in micrometres.
+"""Statistics of nuclei with ids: size, form, density, neighbours and touching. Lengths in micrometres.
 
 Both sides of every comparison are measured on tiles of one size: a tile that cuts nuclei off has shorter distances at
 its border, and fewer of its nuclei are whole. The fit of `--like` and `factory score` use these same functions.
@@ -27,7 +27,7 @@ OF_NUCLEI = {
     "solidity": "share of the convex hull",
     "neighbour_um": "distance to the nearest centre, um",
 }
-"""Statistics of every nucleus, and what they are; size and form of whole nuclei only."""
+"""Statistics of every nucleus and their meaning; size and form of whole nuclei only."""
 
 OF_TILES = {
     "density_per_mm2": "nuclei per mm^2",

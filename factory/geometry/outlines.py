@@ -1,4 +1,4 @@
-"""Nucleus outlines and how they are drawn: polygons in fixed point, rasterised with integers.
+"""Nucleus outlines: random polygons in fixed point, rasterised with integers.
 
 Vertices are int32 in 1/256 px and a pixel is inside when its centre is: crossings are integer divisions, so a mask
 is the same everywhere. Directions come from `DIRECTIONS`, made by halving angles with sqrt and division, which IEEE
@@ -74,11 +74,11 @@ class OutlineConfig(Config):
 
     @property
     def mean_area_um2(self) -> float:
-        """Area of a disc of the mean square radius: what a nucleus of this kind covers on average."""
+        """Mean area of a nucleus of this kind: that of a disc of the mean square radius."""
         return self.mean_area_at_um2(1.0)
 
     def mean_area_at_um2(self, bias: float) -> float:
-        """The same with radii `bias` times as large: never below `smallest_um2`, to which outlines are enlarged."""
+        """Return the mean area with radii `bias` times as large, never below `smallest_um2`."""
         low, high = (bias * radius for radius in self.radius_um)
         return max(math.pi * (low * low + low * high + high * high) / 3.0, self.smallest_um2)
 
@@ -110,7 +110,7 @@ class Outlines:
         return np.abs(np.diff(doubled[self.offsets])) / (2.0 * FIXED * FIXED)
 
     def pick(self, indices: npt.NDArray[np.int64], scale: float = 1.0) -> Outlines:
-        """The outlines at `indices`, in that order, enlarged by `scale` (rounded to 1/256 px)."""
+        """Return the outlines at `indices`, in that order, enlarged by `scale` (rounded to 1/256 px)."""
         sizes = np.diff(self.offsets)[indices]
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
@@ -188,7 +188,7 @@ def _outlines(uniform, spread, shape, smallest_px, warp, shared, directions):  #
 
 @compiled()
 def _stretched(x, y, axis, stretch):  # type: ignore[no-untyped-def]
-    """A point longer by `stretch` along `axis` and shorter by it across."""
+    """Stretch a point by `stretch` along `axis` and shrink it by as much across."""
     along = (x * axis[0] + y * axis[1]) * stretch
     across = (y * axis[0] - x * axis[1]) / stretch
     return along * axis[0] - across * axis[1], along * axis[1] + across * axis[0]
@@ -233,7 +233,7 @@ def _centre_and_enlarge(points, smallest_px):  # type: ignore[no-untyped-def]
 
 @compiled()
 def scan(polygon, crossings, counts):  # type: ignore[no-untyped-def]
-    """Where a polygon cuts the pixel rows, whose centres are sampled.
+    """Find where a polygon crosses the pixel rows, at pixel centres.
 
     Pixels crossings[i, 2 k] <= x < crossings[i, 2 k + 1] of row first + i are inside (even-odd rule; a centre on a
     left or upper edge is inside, on a right or lower one it is not, so that neighbours share no pixel).
@@ -275,7 +275,7 @@ def scan(polygon, crossings, counts):  # type: ignore[no-untyped-def]
 def clearance(free: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     """Chessboard distance of every free pixel to the nearest pixel that is not: int32 [H, W], 0 where not free.
 
-    What lies beyond the border counts as free, since a nucleus may be cut by it. Two passes, exact (Rosenfeld 1966).
+    Pixels beyond the border count as free, since a nucleus may be cut by it. Two passes, exact (Rosenfeld 1966).
     """
     height, width = free.shape
     far = height + width

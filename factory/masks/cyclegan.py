@@ -28,7 +28,7 @@ _SIDES = ("fine", "coarse")
 
 
 class CycleGanTrainerConfig(CoarseTrainerConfig):
-    """How CycleGAN is trained.
+    """Training of CycleGAN.
 
     Attributes:
         network: both generators. discriminator_width, discriminator_depth: of both PatchGANs.
@@ -76,7 +76,7 @@ class CycleGanTrainer(Trainer):
         self.optimisers = self._cycle.optimisers
 
     def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
-        """Crops of two sets of masks that have nothing to do with each other."""
+        """Return two independent streams of crops of masks."""
         config = self._config
         return mask_crops(tiles, config.size, config.batch, config.seed, config.max_background, streams=2)
 
@@ -87,7 +87,7 @@ class CycleGanTrainer(Trainer):
         return self._cycle.step({"fine": self._tensor(crops[0]), "coarse": self._tensor(coarse)}, step)
 
     def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
-        """Coarse masks, the fine ones made of them, and the real fine ones."""
+        """Return coarse masks, the fine ones made of them, and the real fine ones."""
         real = crops[0][:_SAMPLES]
         coarse = coarse_crops(real, self._scheme, self._config)
         network.eval()
@@ -96,7 +96,7 @@ class CycleGanTrainer(Trainer):
         return [coarse, made, real]
 
     def card(self) -> dict[str, Any]:
-        """The shape of the network from coarse to fine."""
+        """Return the shape of the network from coarse to fine."""
         return {"network": dict(self._shape)}
 
     def extra_state(self) -> dict[str, torch.Tensor]:
@@ -123,6 +123,6 @@ class CycleGan(CoarseToFineMasks):
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> ResnetGenerator:
-        """The network of a card, with any weights: mask in, logits out."""
+        """Build the network of a card, without its weights: mask in, logits out."""
         channels, norm = network["channels"], network["norm"]
         return ResnetGenerator(channels, channels, network["width"], network["blocks"], norm, network["kernel"])

@@ -28,7 +28,7 @@ class DcganShape(Config):
 
 
 class DcganTrainerConfig(NoiseToMaskTrainerConfig):
-    """How DCGAN is trained: DEPAS' data, schedule and optimiser.
+    """Training of DCGAN: DEPAS' data, schedule and optimiser.
 
     Attributes:
         network: the generator. discriminator_width: channels of the first layer of the discriminator.
@@ -59,12 +59,12 @@ class Dcgan(TrainedMasks):
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> DcganGenerator:
-        """The network of a card, with any weights."""
+        """Build the network of a card, without its weights."""
         size = tuple(network["size"])
         return DcganGenerator(network["latent"], network["widths"], size, network["out_channels"])
 
     def refusal(self, request: Request) -> str | None:
-        """Why a request can never be met, or None."""
+        """Return why a request can never be met, or None."""
         height, width = self.card.fields["network"]["size"]
         if (request.height, request.width) != (height, width):
             return f"size: the weights of dcgan draw {height}x{width}, got {request.height}x{request.width}"

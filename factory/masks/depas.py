@@ -30,7 +30,7 @@ class DepasShape(Config):
 
 
 class DepasTrainerConfig(NoiseToMaskTrainerConfig):
-    """How DEPAS is trained; the defaults are the paper's schedule.
+    """Training of DEPAS; the defaults are the paper's schedule.
 
     Attributes:
         network: the generator. discriminator_width: channels of the first layer of each discriminator.
@@ -74,7 +74,7 @@ class Depas(TrainedMasks):
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> DepasGenerator:
-        """The network of a card, with any weights."""
+        """Build the network of a card, without its weights."""
         return DepasGenerator(**{key: value for key, value in network.items() if key != "sharpness"})
 
     def logits(self, request: Request, rng: np.random.Generator) -> npt.NDArray[np.float32]:

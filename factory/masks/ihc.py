@@ -1,4 +1,4 @@
-"""Tissue regions with nuclei: PD-L1 and Ki-67 tiles whose TPS is exact by area and by cells. Nothing here is trained.
+"""Tissue regions with nuclei: PD-L1 and Ki-67 tiles whose TPS is exact by area and by cells. Without weights.
 
 Regions come first, from `factory.masks.regions`; nuclei then lie inside them: round to oval ones in the tumour, small
 round and dense lymphocytes in inflammation, thin spindles along the fibres of the stroma, none on air. A scheme
@@ -24,7 +24,7 @@ from factory.masks.regions import NODE_UM, Regions, RegionsConfig, draw_regions,
 from factory.plan.request import Request
 
 _PACKING = 0.42
-"""Share of a region that nuclei of mean size can cover before placing them begins to fail; measured."""
+"""Largest share of a region that nuclei of mean size can cover before some do not fit; measured."""
 _INFLAMED = 0.2
 """Share of other tissue that is as dense in lymphocytes as inflammation, where the scheme has no class for that."""
 
@@ -39,7 +39,7 @@ class PopulationConfig(Config):
 
 
 class IhcConfig(Config):
-    """What `Ihc` draws; lengths in micrometres, so that they follow mpp.
+    """Configuration of `Ihc`. Lengths are in micrometres, so that they follow mpp.
 
     Attributes:
         regions: the tissue.
@@ -75,7 +75,7 @@ class Ihc(MaskGenerator):
     config: IhcConfig
 
     def refusal(self, request: Request) -> str | None:
-        """Why a request can never be met, or None."""
+        """Return why a request can never be met, or None."""
         if request.scheme.name not in self.schemes:
             return f"scheme: ihc draws {', '.join(self.schemes)}, got {request.scheme.name}"
         reason = check(request) or too_coarse([kind.outline for kind in self._kinds() if kind.density_mm2], request.mpp)
@@ -85,7 +85,7 @@ class Ihc(MaskGenerator):
         return f"cells: {request.cells} do not fit, at most {most} do" if request.cells > most else None
 
     def capacity(self, request: Request) -> int:
-        """The largest number of nuclei that fit a tile; where the request leaves the regions open, in any of them."""
+        """Return the largest number of nuclei that fit a tile. Without requested fractions, in any regions."""
         area_um2 = request.height * request.width * request.mpp**2
         if request.fractions is None:
             tissue = 1.0 if request.tissue is None else request.tissue
@@ -102,7 +102,7 @@ class Ihc(MaskGenerator):
         return int(limits.min()) if limits.size else 0
 
     def draw(self, requests: Sequence[Request], rngs: Sequence[np.random.Generator]) -> list[Scores]:
-        """Score fields and nuclei for every request, each from its own generator."""
+        """Draw score fields and nuclei of each request from its own generator."""
         return [self._draw(request, rng) for request, rng in zip(requests, rngs, strict=True)]
 
     def _draw(self, request: Request, rng: np.random.Generator) -> Scores:
@@ -126,7 +126,7 @@ class Ihc(MaskGenerator):
         return self.config.tumour, self.config.lymphocyte, self.config.spindle
 
     def _expected(self, request: Request, fractions: tuple[float, ...]) -> npt.NDArray[np.float64]:
-        """Nuclei per kind at the configured densities, before rounding: float64 [3]."""
+        """Compute nuclei per kind at the configured densities, before rounding: float64 [3]."""
         area_mm2 = request.height * request.width * request.mpp**2 * 1e-6
         densities = np.array([kind.density_mm2 for kind in self._kinds()])
         expected: npt.NDArray[np.float64] = np.array(_region_shares(request, fractions)) * area_mm2 * densities
@@ -151,7 +151,7 @@ class Ihc(MaskGenerator):
 
 
 def _region_shares(request: Request, fractions: tuple[float, ...]) -> tuple[float, float, float]:
-    """Shares of all pixels that are tumour, inflammation and other tissue, cells counted with their region.
+    """Compute the shares of all pixels that are tumour, inflammation and other tissue, cells included.
 
     Inflammation is `_INFLAMED` of other tissue where the scheme has no class for it.
     """
@@ -168,7 +168,7 @@ def _region_shares(request: Request, fractions: tuple[float, ...]) -> tuple[floa
 
 
 def _crowded(regions: Regions, height: int, width: int) -> FloatMap:
-    """How likely lymphocytes settle at a pixel: certain where inflammation would be, else rare; [H, W] in [0, 1]."""
+    """Draw the probability that a lymphocyte is accepted: 1 where inflammation would be, else low; [H, W]."""
     field = regions.at_pixels(regions.inflammation, height, width)
     rank = int((1.0 - _INFLAMED) * field.size)
     level = np.partition(field.ravel(), rank)[rank]
@@ -177,7 +177,7 @@ def _crowded(regions: Regions, height: int, width: int) -> FloatMap:
 
 
 def _deal(expected: npt.NDArray[np.float64], total: int | None) -> npt.NDArray[np.int64]:
-    """Round expected counts; to a sum of exactly `total` by largest remainders where one is asked."""
+    """Round expected counts, with `total` to exactly that sum by largest remainders."""
     if total is None:
         return np.floor(expected + 0.5).astype(np.int64)
     scaled = expected * (total / max(float(expected.sum()), 1e-9))

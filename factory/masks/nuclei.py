@@ -1,4 +1,4 @@
-"""Nuclei on a plain background: polygons after Hou et al. 2019 whose ids are kept. Nothing here is trained.
+"""Nuclei on a plain background: polygons after Hou et al. 2019 whose ids are kept. Without weights.
 
 Hou, Agarwal, Samaras, Kurc, Gupta, Saltz: Robust histopathology image analysis: to label or to synthesize?, CVPR
 2019, with the numbers of its public code, given there in pixels at 0.25 um: radius U(8.5, 13) x bias with bias
@@ -28,11 +28,11 @@ from factory.plan.request import Request
 from manifests.tile import Tile
 
 _PACKING = 0.5
-"""Share of a tile that nuclei of mean size can cover before placing them begins to fail; measured."""
+"""Largest share of a tile that nuclei of mean size can cover before some do not fit; measured."""
 _TIGHTEST = 0.65
-"""Share that nuclei can cover which are as small as they may become (some overlap, some shrink further); measured."""
+"""Largest share that nuclei of the smallest bias can cover (some overlap, some shrink further); measured."""
 _SMALLEST_BIAS = 0.5
-"""How small the radii of a crowded tile may become, as a factor on the configured bias."""
+"""Smallest radii of a crowded tile, as a factor on the configured bias."""
 _HOU_AREA_MM2 = (256 * 0.25e-3) ** 2
 _PER_CROWDING, _UNCROWDED = 30.0, 20.0
 """Nuclei of a tile of that area: `_PER_CROWDING` d + `_UNCROWDED` (Hou 2019)."""
@@ -51,7 +51,7 @@ class Nuclei(MaskGenerator):
     config: NucleiConfig
 
     def refusal(self, request: Request) -> str | None:
-        """Why a request can never be met, or None."""
+        """Return why a request can never be met, or None."""
         if request.scheme.name not in self.schemes:
             return f"scheme: nuclei draws {' and '.join(self.schemes)}, got {request.scheme.name}"
         outlines = (self.config.tumour, self.config.lymphocyte, self.config.spindle)
@@ -70,19 +70,19 @@ class Nuclei(MaskGenerator):
         return None
 
     def caution(self, request: Request) -> str | None:
-        """What some tiles of a request will not have as the config says, or None; what no tile can have is refused."""
+        """Return what some tiles of a request will lack of the config, or None. See `Cautions`."""
         largest = self._asked(request)[1]
         if request.cells is not None or largest <= self.capacity(request):
             return None
         return f"{self._too_dense(request, 'up to', largest)}; denser tiles get as many as fit"
 
     def capacity(self, request: Request) -> int:
-        """The largest number of nuclei that fit a tile, each as small as `_bias` and its kind let it be."""
+        """Return the largest number of nuclei that fit a tile, each as small as `_bias` and its kind allow."""
         area_um2 = request.height * request.width * request.mpp**2
         return int(area_um2 * _TIGHTEST / self._mean_area_um2(self._least_bias()))
 
     def _asked(self, request: Request) -> tuple[int, int]:
-        """How many nuclei the config asks of the sparsest and of the densest tile, deviations left out."""
+        """Count the nuclei of the sparsest and of the densest tile by the config, without random deviations."""
         area_mm2 = request.height * request.width * request.mpp**2 * 1e-6
         crowded = [(_PER_CROWDING * crowding + _UNCROWDED) / _HOU_AREA_MM2 for crowding in self.config.crowding]
         densities = []
@@ -91,7 +91,7 @@ class Nuclei(MaskGenerator):
         return round(min(densities) * area_mm2), round(max(densities) * area_mm2)
 
     def _too_dense(self, request: Request, how: str, asked: int) -> str:
-        """That `asked` nuclei do not fit, and which value of the config would."""
+        """Explain that `asked` nuclei do not fit, and which value of the config would."""
         most = self.capacity(request)
         per_mm2 = most / (request.height * request.width * request.mpp**2 * 1e-6)
         field, fits = "crowding", (per_mm2 * _HOU_AREA_MM2 - _UNCROWDED) / _PER_CROWDING
@@ -111,7 +111,7 @@ class Nuclei(MaskGenerator):
         return Nuclei(config).fit_tiles(tiles, request, typed)
 
     def draw(self, requests: Sequence[Request], rngs: Sequence[np.random.Generator]) -> list[Scores]:
-        """Nuclei for every request, each from its own generator; the score fields are empty, cells say it all."""
+        """Draw the nuclei of each request from its own generator; all score fields are 0."""
         return [self._draw(request, rng) for request, rng in zip(requests, rngs, strict=True)]
 
     def _draw(self, request: Request, rng: np.random.Generator) -> Scores:
@@ -144,7 +144,7 @@ class Nuclei(MaskGenerator):
         return Scores(empty, fractions, tps=float(rng.uniform()), cells=cells)
 
     def _count(self, request: Request, layout: Layout, crowding: float, deviate: float) -> int:
-        """The requested count, the layout's or Hou's; at least one cell where a TPS is asked of them."""
+        """Return the requested count, the layout's or Hou's; at least 1 where a TPS is requested."""
         if request.cells is not None:
             return request.cells
         area_mm2 = request.height * request.width * request.mpp**2 * 1e-6
@@ -159,7 +159,7 @@ class Nuclei(MaskGenerator):
         return min(max(round(wanted), 1 if request.tps is not None else 0), self.capacity(request))
 
     def _bias(self, request: Request, count: int, layout: Layout, crowding: float, deviate: float) -> float:
-        """Factor on the radii: the layout's or Hou's, but never so large that the nuclei would not fit."""
+        """Return the factor on the radii: the layout's or Hou's, limited so that the nuclei fit."""
         drawn = layout.bias or self.config.bias + crowding / 8.0 + self.config.bias_spread * deviate
         area_um2 = request.height * request.width * request.mpp**2
         largest = math.sqrt(area_um2 * _PACKING / (max(count, 1) * self._mean_area_um2()))
@@ -175,7 +175,7 @@ class Nuclei(MaskGenerator):
         return float(np.average([kind.mean_area_at_um2(bias) for kind in kinds], weights=config.shares))
 
     def _attraction(self, rng: np.random.Generator, height: int, width: int, mpp: float) -> FloatMap | None:
-        """How likely a site is taken: high in clusters, 1 everywhere without clusters."""
+        """Draw the probability that a site is accepted, high in clusters; None (1 everywhere) without clusters."""
         if self.config.clusters == 0.0:
             return None
         field = _smooth(rng, height, width, mpp, self.config.cluster_um)
@@ -186,14 +186,14 @@ class Nuclei(MaskGenerator):
         return attraction
 
     def _rank(self, rng: np.random.Generator, height: int, width: int, mpp: float) -> FloatMap:
-        """Patches in which cells are positive, with noise of about a cell's size."""
+        """Draw the field whose highest cells become positive: patches, with noise of about a cell's size."""
         own = np.float32(self.config.positive_noise)
         patches = _smooth(rng, height, width, mpp, self.config.positive_um)
         return patches * (np.float32(1) - own) + _smooth(rng, height, width, mpp, 4.0) * own
 
 
 def _pick(layouts: Sequence[Layout], request: Request, rng: np.random.Generator) -> Layout:
-    """A layout at random, of the quarter closest to the requested density where one is asked; an empty one for none."""
+    """Choose a random layout, from the quarter closest to a requested density; an empty one where there are none."""
     if not layouts:
         return Layout()
     if request.cells is not None:
@@ -204,7 +204,7 @@ def _pick(layouts: Sequence[Layout], request: Request, rng: np.random.Generator)
 
 
 def _grouped(touching: float, cover: float) -> float:
-    """Share of nuclei to set down in touching groups; with those that touch for want of space it makes `touching`.
+    """Return the share of nuclei to place in touching groups so that in total `touching` touch.
 
     Of the 1 - g that are in no group a share a (1 - g) touches all the same, where a is what touches without groups.
 

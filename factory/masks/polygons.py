@@ -1,4 +1,4 @@
-"""Tissue regions as smooth, polygon-like shapes of several scales: tumour, inflammation, air. Nothing is trained."""
+"""Tissue regions as smooth, polygon-like shapes of several scales: tumour, inflammation, air. Without weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from factory.plan.request import Request
 
 
 class PolygonsConfig(Config):
-    """What `Polygons` draws.
-
-    Attributes:
-        regions: the tissue.
-    """
+    """Configuration of `Polygons`: the tissue."""
 
     regions: RegionsConfig = RegionsConfig()
 
@@ -34,7 +30,7 @@ class Polygons(MaskGenerator):
     config: PolygonsConfig
 
     def refusal(self, request: Request) -> str | None:
-        """Why a request can never be met, or None."""
+        """Return why a request can never be met, or None."""
         scheme = request.scheme
         if scheme.ids("nucleus") or "cell" in scheme.names:
             return f"scheme: polygons draws regions and {scheme.name} has cells, use nuclei or ihc"
@@ -43,7 +39,7 @@ class Polygons(MaskGenerator):
         return check(request)
 
     def draw(self, requests: Sequence[Request], rngs: Sequence[np.random.Generator]) -> list[Scores]:
-        """Score fields for every request, each from its own generator."""
+        """Draw the score fields of each request from its own generator."""
         return [self._draw(request, rng) for request, rng in zip(requests, rngs, strict=True)]
 
     def _draw(self, request: Request, rng: np.random.Generator) -> Scores:

@@ -28,12 +28,12 @@ _SAMPLES = 6
 
 
 class LossWeights(Config):
-    """How much each term counts.
+    """Weights of the terms of the generator loss.
 
     Attributes:
         adversarial: of the discriminators. l1: mean absolute difference from the paired mask (pix2pix: 100).
         feature: feature matching, for each discriminator. mean_prediction: square of the difference between the
-            discriminators' mean predictions of made-up and of real masks (PriorPath, 2.8).
+            discriminators' mean predictions of generated and of real masks (PriorPath, 2.8).
     """
 
     adversarial: float = Field(default=1.0, ge=0)
@@ -43,7 +43,7 @@ class LossWeights(Config):
 
 
 class PriorPathTrainerConfig(CoarseTrainerConfig):
-    """How PriorPath is trained.
+    """Training of PriorPath.
 
     Attributes:
         network: the generator. discriminator_width, discriminator_depth: of each PatchGAN. discriminators: at 100, 50
@@ -91,12 +91,12 @@ class PriorPathTrainer(Trainer):
         }
 
     def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
-        """Crops of masks."""
+        """Return crops of masks."""
         config = self._config
         return mask_crops(tiles, config.size, config.batch, config.seed, config.max_background)
 
     def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
-        """One step of the discriminators on real and made-up pairs, then one of the generator."""
+        """Train the discriminators on real and generated pairs, then the generator."""
         del epoch
         config = self._config
         fine, coarse = self._pairs(crops[0])
@@ -105,10 +105,10 @@ class PriorPathTrainer(Trainer):
 
             # Discriminators.
             self.optimisers["adam_discriminators"].zero_grad(set_to_none=True)
-            said = zip(self._discriminator(coarse, fine), self._discriminator(coarse, made.detach()), strict=True)
+            outputs = zip(self._discriminator(coarse, fine), self._discriminator(coarse, made.detach()), strict=True)
             kind = config.adversarial
             discriminator_loss = torch.stack(
-                [adversarial_loss(r[-1], True, kind) + adversarial_loss(f[-1], False, kind) for r, f in said]
+                [adversarial_loss(r[-1], True, kind) + adversarial_loss(f[-1], False, kind) for r, f in outputs]
             )
             discriminator_loss = (
                 0.5 * discriminator_loss.mean()
@@ -128,7 +128,7 @@ class PriorPathTrainer(Trainer):
         return {name: value.detach() for name, value in {**terms, "discriminators": discriminator_loss}.items()}
 
     def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
-        """Coarse masks, two fine ones made of each with always the same noise, and the real fine ones."""
+        """Return coarse masks, two fine ones made of each from fixed noise, and the real fine ones."""
         real = crops[0][:_SAMPLES]
         fine, coarse = self._pairs(real)
         network.eval()
@@ -140,7 +140,7 @@ class PriorPathTrainer(Trainer):
         return [to_labels_of_channels(coarse), *made, real]
 
     def card(self) -> dict[str, Any]:
-        """The network's shape."""
+        """Return the network's shape."""
         return {"network": dict(self._shape)}
 
     def extra_state(self) -> dict[str, torch.Tensor]:
@@ -163,14 +163,14 @@ class PriorPathTrainer(Trainer):
         return torch.from_numpy(drawn).to(self._device)
 
     def _discriminator(self, coarse: torch.Tensor, fine: torch.Tensor) -> list[list[torch.Tensor]]:
-        said: list[list[torch.Tensor]] = self._discriminators(torch.cat([coarse, fine], 1))
-        return said
+        features: list[list[torch.Tensor]] = self._discriminators(torch.cat([coarse, fine], 1))
+        return features
 
     def _terms(self, coarse: torch.Tensor, fine: torch.Tensor, made: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The generator's terms; those that do not count are left out."""
+        """Compute the terms of the generator loss with a weight above 0."""
         weights, kind = self._config.loss, self._config.adversarial
         of_made = self._discriminator(coarse, made)
-        terms = {"adversarial": torch.stack([adversarial_loss(said[-1], True, kind) for said in of_made]).mean()}
+        terms = {"adversarial": torch.stack([adversarial_loss(found[-1], True, kind) for found in of_made]).mean()}
         if weights.l1:
             terms["l1"] = (made.float() - fine).abs().mean()
         if weights.feature or weights.mean_prediction:
@@ -195,12 +195,12 @@ class PriorPath(CoarseToFineMasks):
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> UNet:
-        """The network of a card, with any weights: coarse mask and a channel of noise in, logits out."""
+        """Build the network of a card, without its weights: coarse mask and a channel of noise in, logits out."""
         channels = network["channels"]
         return UNet(channels + 1, channels, network["width"], network["depth"], network["norm"], network["dropout"])
 
 
 def to_labels_of_channels(maps: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Classes of what `to_channels` gave: uint8 [N, H, W]."""
+    """Invert `to_channels`: classes, uint8 [N, H, W]."""
     labels: npt.NDArray[np.uint8] = to_labels(maps - 0.5 if maps.shape[1] == 1 else maps).cpu().numpy()
     return labels

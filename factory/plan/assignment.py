@@ -1,11 +1,10 @@
-"""Tiles that are there already -> the requests that they meet best, each tile for one request at most.
+"""Assignment of existing tiles to the requests that they meet best, each tile to one request at most.
 
-An assignment problem: what it costs to give tile j to request i is the sum, over all that is asked, of the squared
-distance between what i asks and what j has, in shares (for cells in shares of the most that is asked); the sum over all
-requests is made as small as it can be (Jonker and Volgenant's algorithm, as scipy has it). Many requests are dealt to
-blocks first, and the tiles with them, as cards are: tiles are in random order and requests too, or sorted by a person,
-so every block sees the same of both. Labels are never moved to meet a request; what is left is the distance that
-`Picked.misfit` tells.
+The cost of tile j for request i is the sum over targets of the squared distance between requested and achieved value,
+in shares (for cells in shares of the largest request). The total over all requests is minimised (Jonker and
+Volgenant's algorithm, from scipy). Many requests are first dealt in turn to blocks, and the tiles with them: both are in
+random order, or requests are sorted, so every block has the same distribution of both. Labels are never changed to
+meet a request; `Picked.misfit` is the distance that is left.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from manifests.labels import LabelScheme
 Values = npt.NDArray[np.float64]
 
 _BLOCK = 1000
-"""Requests that are settled together; with four tiles for each, about half a second and 100 MB."""
+"""Requests that are assigned together; with four tiles for each, about half a second and 100 MB."""
 
 _WITHOUT = 1e6
-"""Cost of a tile that does not have what is asked at all, as TPS without tumour: taken when nothing else is left."""
+"""Cost of a tile without a requested quantity, such as TPS without tumour: taken only as a last resort."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One thing that is asked.
+    """A requested quantity.
 
     Attributes:
-        name: as a person types it. asked: float64 [requests], NaN where anything will do.
+        name: of its option. asked: float64 [requests], NaN where a request leaves it open.
         offered: float64 [tiles], NaN where a tile has none of it.
-        scale: that distances are divided by, 1 for shares.
+        scale: divisor of distances, 1 for shares.
     """
 
     name: str
@@ -47,13 +46,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Picked:
-    """Which tile each request gets.
+    """The tile of each request.
 
     Attributes:
         tiles: int64 [requests], no number twice.
-        misfit: float64 [requests], the largest distance over all that is asked, in shares; infinite where the tile
-            has none of it.
-        worst: the target that each of these is of, by its place among the targets: int64 [requests].
+        misfit: float64 [requests], the largest distance over all targets, in shares; infinite where the tile has none
+            of a quantity.
+        worst: int64 [requests], index of the target with that distance.
     """
 
     tiles: npt.NDArray[np.int64]
@@ -62,11 +61,11 @@ class Picked:
 
 
 def targets_of(rows: pa.Table, tiles: pa.Table, scheme: LabelScheme, classes: Collection[str] = ()) -> list[Target]:
-    """All that rows ask, beside what tiles have of it.
+    """Return the requested quantities of rows with the values of tiles.
 
     Args:
-        rows: with the request columns of a manifest. tiles: with its columns of what was achieved. scheme: of both.
-        classes: names of those whose shares were asked for; none for all, where rows ask for shares at all.
+        rows: with the request columns of a manifest. tiles: with its achieved columns. scheme: of both.
+        classes: names of those whose shares were requested; none for all, where rows request shares.
     """
     tps = "tps_cells" if scheme.tps_basis == "cells" else "tps_area"
     offers = {"request_tps": tps, "request_tissue": "tissue_fraction", "request_cells": "cells"}
@@ -103,8 +102,8 @@ def pick(targets: Sequence[Target], requests: int, tiles: npt.NDArray[np.int64])
     """Give every request a tile.
 
     Args:
-        targets: all that is asked; without any, requests take tiles in their order.
-        requests: how many. tiles: int64, those that may be taken, in random order; the others are never.
+        targets: requested quantities; without any, requests take tiles in their order.
+        requests: their number. tiles: int64, indices of the tiles that may be taken, in random order.
 
     Raises:
         ValueError: for fewer tiles than requests.
@@ -124,7 +123,7 @@ def pick(targets: Sequence[Target], requests: int, tiles: npt.NDArray[np.int64])
 def _assigned(
     targets: Sequence[Target], rows: npt.NDArray[np.int64], tiles: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.intp]:
-    """For each row the place of its tile among `tiles`."""
+    """Return the index in `tiles` of each row's tile."""
     cost = np.zeros((len(rows), len(tiles)))
     for target in targets:
         asked, offered = target.asked[rows, None], target.offered[None, tiles]

@@ -1,4 +1,4 @@
-"""Requested distributions: the words a person types for TPS, tissue or cells, as quantile functions.
+"""Requested distributions of TPS, tissue or cells, read from text into quantile functions.
 
 =====================  ==========================================================================================
 ``0.01-0.5``           uniform over that range
@@ -6,7 +6,7 @@
 ``beta:2,5``           Beta(2, 5); ``beta:2,5@100-600`` stretched to a range (needed for cells)
 ``histogram.csv``      columns ``low,high,weight``: uniform within each bin, bins weighted
 ``like:DIR``           the achieved TPS, tissue or cells of a data set (a folder or its ``manifest.parquet``)
-``like:DIR`` debiased  what is missing for a flat histogram together with that data set, see `debiased`
+``like:DIR`` debiased  makes the histogram uniform together with that data set, see `debiased`
 ``around:0.01,0.5``    half of the draws just below and half just above each boundary b, uniform within
                        b - w .. b + w with w = min(0.05, b, 1 - b), for cells w = b / 10;
                        ``around:0.01,0.5:0.02`` sets w
@@ -60,9 +60,9 @@ def parse_distribution(
 
     Args:
         text: one of the forms above.
-        quantity: what is asked; shares lie in 0-1, cells are counts.
-        debias_n: with ``like:``, the number of tiles to add so that the histogram becomes flat.
-        where: what errors begin with; the quantity's option where nothing else is given.
+        quantity: shares lie in 0-1, cells are counts.
+        debias_n: with ``like:``, the number of tiles to add so that the histogram becomes uniform.
+        where: start of error messages; default the option of the quantity.
 
     Raises:
         UserError: for another form, a value outside the quantity's domain, or a reversed range.
@@ -94,21 +94,21 @@ def parse_distribution(
 
 
 def is_like(text: str) -> bool:
-    """Whether a typed distribution is that of a data set."""
+    """Return whether a distribution is that of a data set."""
     return text.strip().startswith("like:")
 
 
 def stratified(distribution: Distribution, n: int, rng: np.random.Generator) -> Values:
-    """`n` draws, one from each n-th of the distribution, in random order: float64 [n].
+    """Draw `n` values, one from each n-th of the distribution, in random order: float64 [n].
 
-    Their empirical distribution differs from the asked one by at most 1/n (Kolmogorov-Smirnov).
+    Their empirical distribution differs from the requested one by at most 1/n (Kolmogorov-Smirnov).
     """
     shares = (rng.permutation(n) + rng.random(n)) / n
     return np.asarray(distribution.quantile(np.minimum(shares, np.nextafter(1.0, 0.0))), np.float64)
 
 
 def debiased(values: Values, n: int, most: float) -> Callable[[Values], Values]:
-    """What to add to `values` so that real and new tiles together are as flat as `n` tiles can make them.
+    """Return the distribution of `n` new values that makes the histogram with `values` as uniform as possible.
 
     With c_i values in bin i of `DEBIAS_BINS` equal bins over 0..most (1 for shares, the largest value for cells), bin i
     is drawn with weight max(0, L - c_i), where the level L is such that the weights sum to n (water-filling).
@@ -197,7 +197,7 @@ def _histogram(path: Path, quantity: Quantity, where: str) -> Callable[[Values],
 
 
 def _achieved(path: Path, quantity: Quantity, where: str) -> Values:
-    """Sorted values that a data set achieved; its TPS by area or by cells, as its first scheme counts it."""
+    """Return the sorted achieved values of a data set; TPS by area or by cells, as its first scheme counts it."""
     names = {"tps": ("tps_area", "tps_cells"), "tissue": ("tissue_fraction",), "cells": ("cells",)}.get(quantity)
     if names is None:
         raise UserError(f"{where}: expected {_FORMS.replace(' like:DATASET', '')}, got like:{path}.")

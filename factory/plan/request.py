@@ -9,7 +9,7 @@ from manifests.labels import LabelScheme
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of one tile; None where nothing is asked.
+    """The requested composition of one tile. None leaves a quantity to the mask generator.
 
     Attributes:
         height, width: pixels. mpp: micrometres per pixel. scheme: of the mask.

@@ -1,4 +1,4 @@
-"""Requested distribution -> rows of a manifest: what every tile is to be, before any is drawn."""
+"""Rows of a manifest from requested distributions: the request of every tile, before any is drawn."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ REQUESTS = ["request_tps", "request_tissue", "request_cells", "request_fractions
 
 
 class PlanConfig(Config):
-    """What is asked of a data set.
+    """The requested composition of a data set.
 
     Attributes:
         scheme: a label scheme by name, or a YAML file with one.
         n: number of tiles. size: height and width in pixels, multiples of 32. mpp: micrometres per pixel.
         tps, tissue, cells: requested distributions (see `factory.plan.distributions`); None leaves it to the generator.
         tumour, inflammation: shares of the tissue, as distributions; for schemes that have those classes.
-        debias: of every quantity that is asked ``like:`` a data set, ask for what makes both together flat.
+        debias: for every quantity requested ``like:`` a data set, request what makes both together uniform.
         split: shares of train, val, test. seed: root of every random draw.
     """
 
@@ -84,7 +84,7 @@ class PlanConfig(Config):
 
 
 def check_shares(split: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Shares of train, val and test as they are.
+    """Check shares of train, val and test, and return them.
 
     Raises:
         ValueError: when one is negative, or they do not sum to 1.
@@ -95,7 +95,7 @@ def check_shares(split: tuple[float, float, float]) -> tuple[float, float, float
 
 
 def load_scheme(name: str) -> LabelScheme:
-    """A shipped label scheme by name, or one from a YAML file."""
+    """Return a shipped label scheme by name, or one from a YAML file."""
     if name.endswith((".yaml", ".yml")):
         return LabelScheme.from_dict(read_yaml(Path(name)))
     return get_scheme(name)
@@ -105,7 +105,7 @@ def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
     """Draw the requests of a data set.
 
     Args:
-        config: what is asked. scheme: the one that it names, where that is not known by name.
+        config: the request. scheme: the one that it names, where that is not a shipped one.
 
     Returns:
         A manifest with null in the achieved columns; rows in random order of their requests.
@@ -126,7 +126,7 @@ def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
         "index": np.arange(n),
         "split": _assign_splits(config, n, strata),
         "source": pa.repeat("synthetic", n),
-        "group_id": sample_ids,  # every synthetic tile is a slide of its own: its stain, its light
+        "group_id": sample_ids,  # every synthetic tile is a slide of its own, with its stain and light
         "height": np.full(n, config.size[0]),
         "width": np.full(n, config.size[1]),
         "mpp": np.full(n, config.mpp),
@@ -145,12 +145,12 @@ def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
 
 
 def sample_name(identity: str, index: int, seed: int) -> str:
-    """The sample id of a row: a hash of config, index and seed."""
+    """Return the sample id of a row: a hash of config, index and seed."""
     return "t-" + hashlib.sha256(f"{identity}:{index}:{seed}".encode()).hexdigest()[:16]
 
 
 def request_of(row: dict[str, Any], scheme: LabelScheme) -> Request:
-    """What a manifest row asks of its tile."""
+    """Return the request in a manifest row."""
     fractions = row["request_fractions"]
     return Request(
         height=row["height"],
@@ -166,7 +166,7 @@ def request_of(row: dict[str, Any], scheme: LabelScheme) -> Request:
 
 @dataclass(frozen=True)
 class Draft:
-    """A plan that a person may have edited, or made with another tool, as it is in its file.
+    """A plan as it is in its file, perhaps edited or made with another tool.
 
     Attributes:
         path: of the file. table: columns of `manifests.SCHEMA`, null where the file has none, unchecked.
@@ -216,14 +216,14 @@ def complete(draft: Draft, config: PlanConfig, scheme: LabelScheme) -> pa.Table:
     """
     table = _fill(draft, config, scheme)
     validate(table, str(draft.path))
-    table = conform(table.select([*_PLANNED, *REQUESTS]), str(draft.path))  # what other tiles achieved is not ours
+    table = conform(table.select([*_PLANNED, *REQUESTS]), str(draft.path))  # without achieved values of other tiles
     height, width, mpp = (_one_value(replace(draft, table=table), name) for name in ("height", "width", "mpp"))
     parse(PlanConfig, {"size": (height, width), "mpp": mpp}, str(draft.path))
     return table
 
 
 def _one_value(draft: Draft, name: str) -> Any:
-    """The value that a column has in all rows."""
+    """Return the value that a column has in all rows."""
     values = draft.table[name].unique().to_pylist()
     if len(values) > 1:
         raise UserError(f"{draft.path}: {name}: expected one value, got {values[:3]}. Make a data set for each.")
@@ -273,13 +273,13 @@ def _strata(table: pa.Table) -> Values | None:
 
 
 def requests_digest(table: pa.Table) -> str:
-    """sha256 of every value in a plan, column by column: what a run was asked, wherever that was read from."""
+    """Digest every value of a plan, column by column: sha256, the same wherever the plan was read from."""
     named = {name: table[name] for name in table.column_names if table[name].null_count < len(table)}
     return digest({name: digest(repr(column.to_pylist())) for name, column in named.items()})
 
 
 def _draw(config: PlanConfig, quantity: Quantity) -> Values | None:
-    """Stratified draws of one quantity, None where nothing is asked."""
+    """Draw one quantity, stratified; None where it is not requested."""
     text = getattr(config, quantity)
     if text is None:
         return None
@@ -293,7 +293,7 @@ def _stratified(config: PlanConfig, distribution: Distribution, quantity: Quanti
 
 
 def _check_scheme(config: PlanConfig, scheme: LabelScheme) -> None:
-    """Refuse what the scheme cannot express."""
+    """Refuse quantities that the scheme has no classes for."""
     needs = {
         "tps": ("tumour_positive", "positive and negative tumour classes"),
         "tumour": ("tumour_positive", "tumour classes"),
@@ -310,7 +310,7 @@ def _check_scheme(config: PlanConfig, scheme: LabelScheme) -> None:
 def _fractions(config: PlanConfig, scheme: LabelScheme, asked: dict[Quantity, Values | None]) -> Values | None:
     """Class shares of all pixels, float64 [n, C], from tissue and the shares of tumour and inflammation in it.
 
-    Where no TPS is asked, the tumour is divided by one drawn from 0 to 1, as a generator would.
+    Without a requested TPS the tumour is divided by one drawn from 0 to 1, as a mask generator would.
 
     Raises:
         UserError: when tumour and inflammation together exceed the tissue, naming the first row.
@@ -351,13 +351,13 @@ def _fractions(config: PlanConfig, scheme: LabelScheme, asked: dict[Quantity, Va
 
 
 def _assign_splits(config: PlanConfig, n: int, strata: Values | None) -> list[str]:
-    """Splits in the asked shares, spread evenly over the requests: each split sees the whole distribution."""
+    """Assign splits in the configured shares, so that each has the whole distribution of requests."""
     order = np.arange(n) if strata is None else np.argsort(strata, kind="stable")
     return spread_splits(config.split, order)
 
 
 def spread_splits(split: Sequence[float], order: npt.NDArray[np.intp]) -> list[str]:
-    """The split of each of n rows: in an order of them, every row goes to the split that is furthest behind its share.
+    """Assign each of n rows, in an order of them, to the split that is furthest behind its share.
 
     Args:
         split: shares of train, val, test. order: a permutation of 0..n-1.

@@ -121,6 +121,6 @@ class CycleGan(TrainedRenderer):
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> nn.Module:
-        """The network of a card, with any weights: condition map in, RGB out."""
+        """Build the network of a card, without its weights: condition map in, RGB out."""
         shape = (network["width"], network["blocks"], network["norm"], network["kernel"])
         return ResnetGenerator(network["in_channels"], 3, *shape)

@@ -1,4 +1,4 @@
-"""A renderer that paints every class in its colour: for those who want masks, and images only to look at."""
+"""A renderer without weights that paints every class in its colour, for data sets whose images do not matter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from factory.renderers.conditions import Condition, ConditionConfig
 
 
 class PaletteConfig(Config):
-    """Nothing to set: the colours are the scheme's."""
+    """No settings: the colours are the scheme's."""
 
 
 class Palette(Renderer):
@@ -26,6 +26,6 @@ class Palette(Renderer):
     def render(
         self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
     ) -> list[npt.NDArray[np.uint8]]:
-        """Render each condition: uint8 [H, W, 3], RGB; nothing is drawn at random."""
+        """Render each condition map: uint8 [H, W, 3], RGB, without randomness."""
         del rngs
         return [np.take(c.scheme.palette, c.array[0].astype(np.uint8), axis=0) for c in conditions]

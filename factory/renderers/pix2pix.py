@@ -15,7 +15,7 @@ from manifests.labels import LabelScheme
 
 
 class Pix2PixConfig(PairedTrainerConfig):
-    """How pix2pix is trained.
+    """Training of pix2pix.
 
     Attributes:
         network: the generator. discriminator_loss, fooling, loss: as in the paper.
@@ -33,7 +33,7 @@ class Pix2PixConfig(PairedTrainerConfig):
 
 
 class Pix2PixTrainer(PairedTrainer):
-    """Trains a U-Net that sees a channel of noise, see `UNet`."""
+    """Trains a U-Net with a channel of noise, see `UNet`."""
 
     Config = Pix2PixConfig
     noise_channels = 1
@@ -44,7 +44,7 @@ class Pix2PixTrainer(PairedTrainer):
         self.set_generator(Pix2Pix.build(self._shape))
 
     def shape(self) -> dict[str, Any]:
-        """Shape of the generator."""
+        """Return the shape of the generator."""
         return dict(self._shape)
 
 
@@ -56,17 +56,17 @@ class Pix2Pix(TrainedRenderer):
 
     @property
     def noise_channels(self) -> int:
-        """The one of `UNet`."""
+        """The noise channel of `UNet`."""
         return 1
 
     @property
     def stride(self) -> int:
-        """What sides of a tile are multiples of."""
+        """Divisor of the sides of a tile."""
         depth: int = self.card.fields["network"]["depth"]
         return max(super().stride, 1 << depth)
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> UNet:
-        """The network of a card, with any weights: condition map and a channel of noise in, RGB out."""
+        """Build the network of a card, without its weights: condition map and a channel of noise in, RGB out."""
         shape = (network["width"], network["depth"], network["norm"], network["dropout"])
         return UNet(network["in_channels"] + 1, 3, *shape)

@@ -14,7 +14,7 @@ from manifests.labels import LabelScheme
 
 
 class Pix2PixHdConfig(PairedTrainerConfig):
-    """How pix2pixHD is trained.
+    """Training of pix2pixHD.
 
     Attributes:
         network: the generator.
@@ -39,7 +39,7 @@ class Pix2PixHdTrainer(PairedTrainer):
         self.set_generator(Pix2PixHd.build(self._shape))
 
     def shape(self) -> dict[str, Any]:
-        """Shape of the generator."""
+        """Return the shape of the generator."""
         return dict(self._shape)
 
 
@@ -51,5 +51,5 @@ class Pix2PixHd(TrainedRenderer):
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> GlobalGenerator:
-        """The network of a card, with any weights: condition map in, RGB out."""
+        """Build the network of a card, without its weights: condition map in, RGB out."""
         return GlobalGenerator(**network)

@@ -1,9 +1,7 @@
 """Sharp-GAN and Enhanced Sharp-GAN (Butte et al. 2022, 2023): nuclei with clean edges, in the stain of any slide.
 
-Two things tell it from pix2pix: the map that the generator sees (`factory.geometry.nuclear_maps`) and terms of the
-loss that
-look at contours (`factory.nets.contours`). Both are keys of the config, so that its presets are the rows of the paper's
-table.
+It differs from pix2pix in the condition map (`factory.geometry.nuclear_maps`) and in terms of the loss for contours
+(`factory.nets.contours`). Both are keys of the config, so that the presets are the rows of the paper's table.
 """
 
 from __future__ import annotations
@@ -25,14 +23,14 @@ Architecture = Literal["unet", "resnet"]
 
 
 class SharpGanConfig(PairedTrainerConfig):
-    """How Sharp-GAN is trained.
+    """Training of Sharp-GAN.
 
     Attributes:
         architecture: of the generator: the U-Net of pix2pix, on which the paper builds, or pix2pixHD's.
-        unet, resnet: its shape, of which the one that `architecture` names counts.
-        noise_channels: of Gaussian noise that it sees beside the map, from which it makes what no map says: without,
-            wide areas between nuclei are flat. A `UNet` has one.
-        discriminator_loss, fooling, condition: as in the paper. Its terms of the loss stand in its presets.
+        unet, resnet: its shape; only the one that `architecture` names is used.
+        noise_channels: of Gaussian noise beside the condition map, for detail that no map describes: without it wide
+            areas between nuclei are flat. A `UNet` has one.
+        discriminator_loss, fooling, condition: as in the paper, whose terms of the loss are in the presets.
     """
 
     architecture: Architecture = "unet"
@@ -52,7 +50,7 @@ class SharpGanConfig(PairedTrainerConfig):
 
 
 class SharpGanTrainer(PairedTrainer):
-    """Trains a generator that sees the relief of nuclei, with terms of their contours."""
+    """Trains a generator on reliefs of nuclei, with contour terms."""
 
     Config = SharpGanConfig
 
@@ -67,7 +65,7 @@ class SharpGanTrainer(PairedTrainer):
         self.set_generator(SharpGan.build(self._shape))
 
     def shape(self) -> dict[str, Any]:
-        """Shape of the generator."""
+        """Return the shape of the generator."""
         return dict(self._shape)
 
 
@@ -79,18 +77,18 @@ class SharpGan(TrainedRenderer):
 
     @property
     def noise_channels(self) -> int:
-        """Of Gaussian noise that the network sees after the condition map."""
+        """Channels of Gaussian noise after those of the condition map."""
         return int(self.card.fields["network"]["noise_channels"])
 
     @property
     def stride(self) -> int:
-        """What sides of a tile are multiples of."""
+        """Divisor of the sides of a tile."""
         network = self.card.fields["network"]
         return max(super().stride, 1 << network["depth"] if network["architecture"] == "unet" else 1)
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> UNet | GlobalGenerator:
-        """The network of a card, with any weights: condition map and noise in, RGB out."""
+        """Build the network of a card, without its weights: condition map and noise in, RGB out."""
         shape = dict(network)
         architecture, seen = shape.pop("architecture"), shape.pop("in_channels") + shape.pop("noise_channels")
         return GlobalGenerator(seen, **shape) if architecture == "resnet" else UNet(seen, 3, **shape)

@@ -1,12 +1,12 @@
-"""Layouts like those of real tiles: sizes, forms, density, touching and spacing of nuclei, from instance maps alone.
+"""Layouts fitted to real tiles: sizes, forms, density, touching and spacing of nuclei, from instance maps alone.
 
-What a tile's nuclei have in common (density, size, touching rate) is taken over tile by tile, as `Layout`s. How nuclei
-differ within a tile has no closed form, because outlines are cut, overlap and are drawn in pixels: tiles are drawn,
-measured like the real ones, and the ranges moved until quantiles agree. Nothing here is random: draws have fixed seeds.
+The density, mean size and touching rate of each real tile become a `Layout`. How nuclei differ within a tile has no
+closed form, because outlines are clipped, overlap and are drawn in pixels: tiles are drawn and measured like the real
+ones, and the ranges are moved until quantiles agree. The draws have fixed seeds, so a fit is deterministic.
 
-Kinds are told apart by form alone. Long nuclei are spindles; of the others those smaller than the median of their tile
-stand as lymphocytes and the rest as tumour. So the three together have the real distribution, and a single one is not
-a diagnosis.
+Kinds are separated by form alone. Long nuclei are spindles; of the others those smaller than the median of their tile
+count as lymphocytes and the rest as tumour. The three together have the real distribution; the kind of a single
+nucleus is not a diagnosis.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEAST_NUCLEI = 50
 _SPINDLE = 1.9
 """Length over width from which a nucleus counts as a spindle."""
 _SPIKIEST = 0.16
-"""Rougher outlines are stars; what is less solid in real tiles is bent, which no outline here is."""
+"""Largest spikiness. Rougher outlines would be stars; real nuclei of low solidity are bent instead."""
 _ROUNDS = 6
 _ATTEMPTS = 4
 _ROOMS = (0.0, 0.7, 1.1, 1.5)
@@ -47,7 +47,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Real:
-    """What is fitted to: windows of real tiles, measured, and the request that draws one like them."""
+    """The target of a fit: statistics of windows of real tiles, and the request that draws a tile of their form."""
 
     measured: NuclearStatistics
     request: Request
@@ -60,13 +60,13 @@ def fit_layouts(
     typed: frozenset[str],
     drawer: Callable[[NucleiConfig], Draw],
 ) -> NucleiConfig:
-    """`config` with layouts, outlines and spacing as in real tiles.
+    """Return `config` with layouts, outlines and spacing as in real tiles.
 
     Args:
         tiles: real ones with instances; those with unlabelled pixels are left out window by window.
         request: size and resolution that tiles will be drawn at; real tiles are cut to that size.
-        config: what is kept where real tiles do not tell.
-        typed: fields that stay as they are.
+        config: its other values are kept.
+        typed: fields that are not fitted.
         drawer: a generator's ``draw`` for a config.
 
     Raises:
@@ -131,7 +131,7 @@ def _simulate(config: NucleiConfig, real: _Real, drawer: Callable[[NucleiConfig]
 
 
 def _with_layouts(config: NucleiConfig, real: _Real, typed: frozenset[str]) -> NucleiConfig:
-    """A first guess in closed form: a layout for each real tile, and a radius of its own for each."""
+    """Make a first guess in closed form: a layout for each real tile, with a mean radius of its own."""
     values = real.measured.values
     radius = _radius_um(real.measured)
     middle = float(np.nanmedian(radius))
@@ -159,10 +159,10 @@ def _with_layouts(config: NucleiConfig, real: _Real, typed: frozenset[str]) -> N
 
 
 def _closer(config: NucleiConfig, real: _Real, drawn: NuclearStatistics, typed: frozenset[str]) -> NucleiConfig:
-    """The config with each range moved by what its quantiles are off.
+    """Move each range by the ratio of its quantiles in real and drawn tiles.
 
-    A range is uniform, so its ends stand where 15 % and 85 % of a kind's nuclei end. Roughness leaves 1 - solidity of
-    the hull empty, which goes with its square. The kinds of a drawn tile are told apart as those of a real one.
+    A range is uniform, so its ends follow the 15 % and 85 % quantiles of a kind's nuclei. 1 - solidity grows with the
+    square of the roughness. The kinds of drawn and real nuclei are separated in the same way.
     """
     update: dict[str, Any] = {}
     own_solidity, real_solidity = (1.0 - side.values["solidity"] for side in (drawn, real.measured))
@@ -191,14 +191,14 @@ def _closer(config: NucleiConfig, real: _Real, drawn: NuclearStatistics, typed: 
 
 
 def _range(now: tuple[float, float], quantiles: Floats, limits: tuple[float, float]) -> tuple[float, float]:
-    """A range times what its quantiles [real, drawn] are off, by a third at most at a time."""
+    """Scale a range by the ratio of its quantiles [real, drawn], by at most a half more or a third less."""
     factors = np.clip(quantiles[0] / np.maximum(quantiles[1], 1e-6), 2 / 3, 3 / 2)
     low, high = np.clip(np.maximum(now, 1e-3) * factors, *limits)
     return float(min(low, high)), float(max(low, high))
 
 
 def _misfit(real: _Real, drawn: NuclearStatistics) -> float:
-    """How far spacing is off: the sum of two Kolmogorov-Smirnov statistics."""
+    """Compare spacing: the sum of two Kolmogorov-Smirnov statistics."""
     return sum(_ks(real.measured.values[name], drawn.values[name]) for name in ("neighbour_um", "dispersion"))
 
 
@@ -208,7 +208,7 @@ def _ks(first: Floats, second: Floats) -> float:
 
 
 def _kinds(measured: NuclearStatistics) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Of the whole nuclei: which are spindles, and which are smaller than the median of their tile."""
+    """Find, among whole nuclei, the spindles and those smaller than the median of their tile."""
     radius = _radius_um(measured)
     whole = np.isfinite(radius)
     small = radius < _tile_medians(measured, radius)[measured.tile]
@@ -246,7 +246,7 @@ def _percentiles(values: Floats, *which: float) -> Floats:
 
 
 def _rounded(config: NucleiConfig) -> NucleiConfig:
-    """Four digits are more than a fit knows."""
+    """Round to four digits, which is finer than a fit."""
 
     def short(value: Any) -> Any:
         if isinstance(value, dict):

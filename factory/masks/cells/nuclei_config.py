@@ -1,4 +1,4 @@
-"""What the nuclei of a tile can be told: kinds, sizes, crowding, touching, and layouts of real tiles to follow."""
+"""Configuration of `Nuclei`: kinds, sizes, crowding, touching, and layouts of real tiles to follow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from factory.geometry.outlines import OutlineConfig
 
 
 class Layout(Config):
-    """How nuclei lie on one real tile; what is None is as the config says it of all tiles.
+    """Arrangement of the nuclei of one real tile. None takes the value that the config has for all tiles.
 
     Attributes:
         density_per_mm2: nuclei per area.
@@ -23,7 +23,7 @@ class Layout(Config):
 
 
 class NucleiConfig(Config):
-    """What `Nuclei` draws; lengths in micrometres, so that they follow mpp.
+    """Configuration of `Nuclei`. Lengths are in micrometres, so that they follow mpp.
 
     Attributes:
         tumour, lymphocyte, spindle: the outlines of each kind.
@@ -34,12 +34,12 @@ class NucleiConfig(Config):
         count_spread: standard deviation of that count.
         overlap: largest share of a nucleus behind others.
         touching: share of nuclei that touch another, by the eight neighbours of their pixels. The mean over tiles comes
-            within .02 of it up to 20 nuclei in 256x256 px at 0.25 um and within .07 of it beyond, but for want of
-            space some touch whatever is asked: .08 of 40 nuclei, .24 of 80, .31 of 120.
-        room: radii round a nucleus that stay free of others where there is space and it need touch none.
-        layouts: where there are any, each tile follows one of them, in place of what `crowding`, `count_spread`,
-            `bias`, `bias_spread` and `touching` say; where a number of cells is asked, one of the quarter that is
-            closest to it in density. `factory make --like` sets them.
+            within .02 of it up to 20 nuclei in 256x256 px at 0.25 um and within .07 of it beyond. For lack of space at
+            least some touch: .08 of 40 nuclei, .24 of 80, .31 of 120.
+        room: distance round a nucleus that is kept free where there is space, in radii; not where it is to touch.
+        layouts: where there are any, each tile follows one of them, in place of `crowding`, `count_spread`,
+            `bias`, `bias_spread` and `touching`; with a requested number of cells, one of the quarter that is closest
+            to it in density. `factory make --like` sets them.
         clusters: 0 = nuclei lie anywhere, 1 = only where the cluster field is high. cluster_um: size of clusters.
         positive_um: size of the patches in which cells are positive. positive_noise: share of the rank that is the
             cell's own, 0-1.

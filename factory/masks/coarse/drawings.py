@@ -1,9 +1,8 @@
 """Drawings by a person, read as coarse maps: PNG files out of any painting app.
 
 A drawing of a scheme with two classes is paper and ink: what is white or transparent is air, what is dark or coloured
-is tissue, as light falls through a slide; `white="tissue"` turns it round for masks drawn in white on black. One of a
-scheme with more classes is read by the scheme's own colours. Nothing is guessed from a single drawing: what was made
-of it beyond that is said in its notes.
+is tissue, as light passes through a slide; `white="tissue"` is for masks drawn in white on black. A drawing of a
+scheme with more classes is read by the colours of the scheme. The notes of a sketch list every other change.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from manifests.labels import LabelScheme
 White = Literal["air", "tissue"]
 
 MAX_SKETCH_PX = 2**21
-"""Pixels that a sketch keeps: four tiles of 512 x 1024. Larger drawings are made smaller, so that a pool fits."""
+"""Most pixels of a sketch: four tiles of 512 x 1024. Larger drawings are reduced, so that a pool fits in memory."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LEAST_CONTRAST = 32
@@ -39,13 +38,13 @@ _SAME_ASPECT = 1.02
 
 @dataclass(frozen=True)
 class Sketch:
-    """One drawing, read.
+    """A drawing as labels.
 
     Attributes:
         name: its file's.
         labels: uint8 [H, W], ids of `scheme`, at least two of them.
         scheme: what they mean.
-        notes: what was done to read it, in words; empty where the drawing said all.
+        notes: changes made in reading it, in words.
     """
 
     name: str
@@ -109,7 +108,7 @@ def read_sketch(
 
 
 def sketches_sha256(sketches: Sequence[Sketch]) -> str:
-    """sha256 of the names, sizes and labels of sketches, in hex: what a row says of the drawings it came from."""
+    """Digest names, sizes and labels of sketches: sha256 in hex, kept in the rows made from them."""
     whole = hashlib.sha256()
     for sketch in sketches:
         height, width = sketch.labels.shape
@@ -140,7 +139,7 @@ def _read_rgba(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def _fit(pixels: npt.NDArray[np.uint8], size: tuple[int, int] | None) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    """Scale a drawing over `size` and cut its middle out, or only make it smaller where it is large."""
+    """Scale a drawing to cover `size` and crop its middle; without `size` only reduce a large one."""
     height, width = pixels.shape[:2]
     if size is None:
         over = (height * width / MAX_SKETCH_PX) ** 0.5
@@ -160,7 +159,7 @@ def _fit(pixels: npt.NDArray[np.uint8], size: tuple[int, int] | None) -> tuple[n
 
 
 def _resize(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Averaged where it shrinks and interpolated where it grows; colours are weighed by opacity (Porter-Duff)."""
+    """Resize by averaging or interpolation; colours are weighted by opacity (Porter-Duff)."""
     opacity = pixels[..., 3:].astype(np.float32) / 255
     weighed = np.dstack([pixels[..., :3] * opacity, opacity * 255])
     how = cv2.INTER_AREA if size[0] * size[1] < pixels.shape[0] * pixels.shape[1] else cv2.INTER_LINEAR
@@ -173,7 +172,7 @@ def _resize(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray
 def _by_ink(
     path: Path, rgb: npt.NDArray[np.uint8], scheme: LabelScheme, white: White
 ) -> tuple[LabelMap, tuple[str, ...]]:
-    """Two classes by how far a pixel is from the paper in its strongest channel, cut half-way between the extremes."""
+    """Read two classes by the distance of a pixel from the paper in its strongest channel, split half-way."""
     paper = scheme.ids("air")[0] if scheme.ids("air") else 0
     ink = 255 - rgb.min(axis=-1) if white == "air" else rgb.max(axis=-1)
     low, high = int(ink.min()), int(ink.max())
@@ -191,7 +190,7 @@ def _by_ink(
 
 
 def _by_colour(path: Path, rgb: npt.NDArray[np.uint8], scheme: LabelScheme) -> tuple[LabelMap, tuple[str, ...]]:
-    """Many classes by the scheme's colours; what lies between two of them goes with the nearest pixel that is sure."""
+    """Read classes by the scheme's colours; a pixel between two of them takes the class of the nearest certain one."""
     distance = np.stack(
         [
             np.linalg.norm(rgb.astype(np.float32) - np.array(label.colour, np.float32), axis=-1)

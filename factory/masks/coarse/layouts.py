@@ -28,7 +28,7 @@ Layout = Literal["edge", "core", "islands", "holes", "solid", "regions"]
 
 _LAYOUTS: dict[Layout, float] = {"edge": 3.0, "core": 1.5, "islands": 3.0, "holes": 1.5, "solid": 1.0}
 _OPEN = np.float32(64.0)
-"""What open air scores above every pore."""
+"""Score of open air above that of every pore."""
 
 
 class LayoutConfig(Config):
@@ -93,7 +93,7 @@ class LayoutConfig(Config):
 
 
 def drawn_coarse(rng: np.random.Generator, request: Request, config: LayoutConfig | None = None) -> LabelMap:
-    """The coarse map of a mask that meets a request: `drawn_mask`, then `coarsen`.
+    """Draw the coarse map of a mask that meets a request: `drawn_mask`, then `coarsen`.
 
     Opening and closing move the shares by a few per cent, as they do in the pairs that a network learned from.
 
@@ -117,7 +117,7 @@ def drawn_coarse(rng: np.random.Generator, request: Request, config: LayoutConfi
 
 
 def drawn_mask(rng: np.random.Generator, request: Request, config: LayoutConfig) -> LabelMap:
-    """A mask with exactly the requested tissue, tumour, inflammation and TPS (by area): uint8 [H, W].
+    """Draw a mask with exactly the requested tissue, tumour, inflammation and TPS (by area): uint8 [H, W].
 
     A class named ``cell`` lies in blobs on all tissue; the other shares are met on what it leaves.
     """
@@ -141,7 +141,7 @@ def drawn_mask(rng: np.random.Generator, request: Request, config: LayoutConfig)
 def _air_field(
     by_regions: FloatMap, rng: np.random.Generator, request: Request, asked: Shares, config: LayoutConfig
 ) -> FloatMap:
-    """Where air comes first: open air before pores, in the shares that this draw takes; float32 [H, W]."""
+    """Draw the score field of air: open air above pores, in the shares of this draw; float32 [H, W]."""
     layout = _choose(rng, config.layouts)
     low, high = config.open_share
     share = 0.0 if layout == "solid" else low + (high - low) * rng.random()

@@ -20,7 +20,7 @@ def pore_field(
     patchiness: float,
     stretch: float,
 ) -> FloatMap:
-    """Where pores come first: float32 [height, width].
+    """Draw the score field of pores: float32 [height, width].
 
     Args:
         rng: of the draw.

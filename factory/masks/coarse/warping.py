@@ -1,4 +1,4 @@
-"""Looking a map up elsewhere: turned, stretched and bent coordinates out of exactly rounded operations only.
+"""Warping of maps: turned, stretched and bent coordinates, from exactly rounded operations only.
 
 No sine, cosine or linear algebra library: their last bit differs between machines (see `factory.geometry.fields`).
 """
@@ -34,7 +34,7 @@ def random_turn(rng: np.random.Generator, *, most: float = 1.0, quarters: bool =
 
 
 def product(left: Matrix, right: Matrix) -> Matrix:
-    """Of two [2, 2] matrices, in a fixed order of operations."""
+    """Multiply two [2, 2] matrices in a fixed order of operations."""
     return left[:, :1] * right[:1] + left[:, 1:] * right[1:]
 
 
@@ -46,9 +46,9 @@ def centred(height: int, width: int) -> tuple[FloatMap, FloatMap]:
 
 
 def look_up(values: npt.NDArray[Value], y: FloatMap, x: FloatMap, matrix: Matrix) -> npt.NDArray[Value]:
-    """The values [h, w] at `matrix` x (y, x) from their middle, in pixels: [H, W]. Beyond its border a map is mirrored.
+    """Read values [h, w] at `matrix` x (y, x) from their middle, in pixels: [H, W], mirrored beyond the border.
 
-    The pixel that a place lies in is taken, so that labels never mix.
+    Takes the nearest pixel, so that labels never mix.
     """
     m = matrix.astype(np.float32)
     rows = m[0, 0] * y + m[0, 1] * x + np.float32(values.shape[0] / 2)

@@ -1,4 +1,4 @@
-"""What PriorPath and CycleGAN share in use: where coarse maps come from, and fine masks drawn from them."""
+"""Fine masks drawn from coarse maps by a network, as in PriorPath and CycleGAN; sources of coarse maps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from manifests.labels import LabelScheme
 
 
 class CoarseTrainerConfig(TrainerConfig):
-    """What both trainers are told of the coarse masks.
+    """Training on coarse and fine masks.
 
     Attributes:
         opening_px, closing_px: kernels that make the coarse mask of a fine one.
@@ -53,8 +53,8 @@ class CoarseConfig(WeightsConfig):
         coarse: ``drawn`` by the plan from the requested shares and a layout, a person's ``sketches``, or ``masks`` of
             a data set.
         coarse_from: folder of PNG drawings, or of one or more data sets. coarse_split: rows of these that are used.
-        coarse_sha256: filled in when an order is resolved; other drawings or masks under that name are then refused.
-        white: what white means in a drawing of two classes.
+        coarse_sha256: filled in when the config is resolved; other drawings or masks under that name are then refused.
+        white: class of white in a drawing of two classes.
         layout: of drawn maps. augment: how far sketches are changed.
     """
 
@@ -66,7 +66,7 @@ class CoarseConfig(WeightsConfig):
     layout: LayoutConfig = LayoutConfig()
     augment: AugmentSketchConfig = AugmentSketchConfig()
     _rows: tuple[tuple[int, int], ...] | None = PrivateAttr(default=None)
-    """Rows of the masks without ignored pixels: looked for once, in `CoarseToFineMasks.resolve_weights`."""
+    """Rows of the masks without ignored pixels, found once when the config is resolved."""
 
     @field_validator("coarse_from", mode="before")
     @classmethod
@@ -93,7 +93,7 @@ class CoarseToFineMasks(TrainedMasks):
 
     @classmethod
     def resolve_weights(cls, config: CoarseConfig, device: str) -> CoarseConfig:
-        """The config with weights, precision and coarse maps spelt out; see `TrainedMasks.resolve_weights`."""
+        """Return the config with weights, precision and coarse maps filled in; see `WeightedPart.resolve_weights`."""
         resolved: CoarseConfig = super().resolve_weights(config, device)
         if resolved.coarse == "drawn":
             return resolved
@@ -112,7 +112,7 @@ class CoarseToFineMasks(TrainedMasks):
 
     @classmethod
     def provenance(cls, config: CoarseConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Sources and licences behind the weights, and behind the masks that the coarse maps are from."""
+        """Return sources and licences of the weights, and of the masks that coarse maps are made of."""
         sources, licences = super().provenance(config)
         if config.coarse != "masks":
             return sources, licences
@@ -124,7 +124,7 @@ class CoarseToFineMasks(TrainedMasks):
 
     @classmethod
     def notes(cls, config: CoarseConfig, size: tuple[int, int]) -> tuple[str, ...]:
-        """What was done to read each drawing."""
+        """Return how each drawing was read."""
         if config.coarse != "sketches":
             return ()
         sketches = _read(config, scheme_of(cls.card_of(config)))
@@ -148,7 +148,7 @@ class CoarseToFineMasks(TrainedMasks):
         return {name: int(self.card.fields["config"][name]) for name in ("opening_px", "closing_px")}
 
     def refusal(self, request: Request) -> str | None:
-        """Why a request can never be met, or None."""
+        """Return why a request can never be met, or None."""
         step = 2 ** int(self.card.fields["network"].get("depth", 5))
         if request.height % step or request.width % step:
             return f"size: the weights of {self.name} take multiples of {step}, got {request.height}x{request.width}"
@@ -206,14 +206,14 @@ def _read(config: CoarseConfig, scheme: LabelScheme) -> list[Sketch]:
 
 
 def _open(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
-    """The masks that coarse maps are made of; looked at only where the config has not been resolved."""
+    """Open the masks that coarse maps are made of; reads them all only if the config has not been resolved."""
     if config._rows is None:
         return _survey(config, scheme)
     return reopen_tiles(_paths(config), scheme.name, config.coarse_split, config._rows)
 
 
 def _survey(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
-    """The same, every mask looked at; `CoarseToFineMasks.refusal` says which are too small for a request."""
+    """Open the masks and read them all. `CoarseToFineMasks.refusal` refuses masks too small for a request."""
     return open_tiles(
         _paths(config),
         scheme.name,
@@ -230,7 +230,7 @@ def _paths(config: CoarseConfig) -> list[Path]:
 
 
 def _fitted(sketch: Sketch, size: tuple[int, int]) -> tuple[str, ...]:
-    """A word where a drawing is of another size than the tiles."""
+    """Return a note where a drawing is of another size than the tiles."""
     height, width = sketch.labels.shape
     if (height, width) == size:
         return ()

@@ -1,4 +1,4 @@
-"""What DEPAS and DCGAN share: a generator that learns masks from noise against discriminators of whole masks."""
+"""Training of masks from noise against discriminators of whole masks, as in DEPAS and DCGAN."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SAMPLES = 8
 
 
 class NoiseToMaskTrainerConfig(TrainerConfig):
-    """What both trainers are told: nothing of their own, but one choice less."""
+    """Training of masks from noise; refuses batches that batch norm cannot normalise."""
 
     @model_validator(mode="after")
     def _more_than_one_value(self) -> NoiseToMaskTrainerConfig:
@@ -34,13 +34,12 @@ class NoiseToMaskTrainerConfig(TrainerConfig):
 
 
 class NoiseToMaskTrainer(Trainer):
-    """A trainer of the vanilla GAN (Goodfellow et al. 2014; DEPAS, Eqs. 3 and 4, with the non-saturating generator).
+    """Trainer of the original GAN (Goodfellow et al. 2014; DEPAS, Eqs. 3 and 4, non-saturating generator loss).
 
     Args:
         config: how to train. network: the generator, with `inputs`. discriminators: give a logit per mask at each
-        scale.
-        channels: of masks in networks. sharpness: epoch -> what logits are multiplied by before the discriminators see
-        them. device: where to compute. shape: of the network, for the card.
+            scale. channels: of masks in networks. sharpness: epoch -> factor on the logits before the discriminators.
+        device: where to compute. shape: of the network, for the card.
     """
 
     kept = "generator"
@@ -67,12 +66,12 @@ class NoiseToMaskTrainer(Trainer):
         self._epoch = 0
 
     def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
-        """Crops of masks."""
+        """Return crops of masks."""
         config = self._config
         return mask_crops(tiles, config.size, config.batch, config.seed, config.max_background)
 
     def step(self, crops: list[Crops], step: int, epoch: int) -> dict[str, torch.Tensor]:
-        """One step of the discriminators on real and made-up masks, then one of the generator."""
+        """Train the discriminators on real and generated masks, then the generator."""
         self._epoch = epoch
         real = to_channels(torch.from_numpy(crops[0]).to(self._device), self._channels)
         first = step * len(crops[0])
@@ -93,14 +92,14 @@ class NoiseToMaskTrainer(Trainer):
         self.optimisers["adam_generator"].zero_grad(set_to_none=True)
         self._discriminators.requires_grad_(False)
         with autocast(self._config.precision, self._device):
-            making = torch.stack([adversarial_loss(said, True, "bce") for said in self._discriminators(fake)]).sum()
+            making = torch.stack([adversarial_loss(found, True, "bce") for found in self._discriminators(fake)]).sum()
         making.backward()  # type: ignore[no-untyped-call]
         self._discriminators.requires_grad_(True)
         self.optimisers["adam_generator"].step()
         return {"generator": making.detach(), "discriminators": discriminator_loss.detach()}
 
     def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
-        """Real masks and what the generator makes of always the same noise."""
+        """Return real masks, and generated ones from fixed noise."""
         real = crops[0][:_SAMPLES]
         rngs = [generator(self._config.seed, Stream.SAMPLE, place) for place in range(2 * len(real))]
         network.eval()
@@ -109,15 +108,15 @@ class NoiseToMaskTrainer(Trainer):
         return [real, made[: len(real)], made[len(real) :]]
 
     def card(self) -> dict[str, Any]:
-        """The network's shape and how sharp its logits were at the end."""
+        """Return the network's shape and the sharpness of its logits at the end."""
         return {"network": {**self._shape, "sharpness": self._sharpness(self._epoch)}}
 
     def extra_state(self) -> dict[str, torch.Tensor]:
-        """The epoch, for the card of a resumed run that has nothing left to do."""
+        """Return the epoch, for the card of a resumed run without steps left."""
         return {"epoch": torch.tensor(self._epoch)}
 
     def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put `extra_state` back."""
+        """Restore `extra_state`."""
         self._epoch = int(tensors["epoch"])
 
     def _logits(self, network: nn.Module, rngs: list[np.random.Generator], size: tuple[int, ...]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Renderers with weights: what their networks see, and how they draw tiles of any size."""
+"""Base of the renderers with weights: inputs of their networks, and tiles of any size."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ WEIGHTS_KIND = "renderer-weights"
 
 
 class RendererConfig(WeightsConfig):
-    """Weights, and how images are drawn with them.
+    """Weights, and settings of the images drawn with them.
 
     Attributes:
-        look: which slide's colours the weights are told, where they know some: by its number on the card, or
+        look: stain reference that the network gets, if it was trained with some: number of the slide on the card, or
             ``random``, another for every tile.
-        look_jitter: how far each tile's look is moved from that, by the scale and shift of every channel as in training
-            (see `ImageTrainerConfig`): more stains than there are slides. Weights trained with it can follow.
-        window_px: side of the largest square that is drawn in one pass; larger tiles are stitched from windows, which
-            shows nowhere but changes what the norms of the network see, so it is part of the result.
+        look_jitter: largest relative change and shift of each colour channel of the reference, as in training (see
+            `NetworkInputs`), for more stains than there are slides. Weights trained with jitter can follow.
+        window_px: side of the largest square that is drawn in one pass. Larger tiles are stitched from windows without
+            visible seams, but the network's norms see the windows, so it is part of the result.
     """
 
     look: Literal["random"] | int = "random"
@@ -42,7 +42,7 @@ class RendererConfig(WeightsConfig):
 
 
 class TrainedRenderer(WeightedPart, Renderer):
-    """Base of the renderers whose images are a network's."""
+    """Base of the renderers that draw images with a network."""
 
     part = "renderer"
     kind = WEIGHTS_KIND
@@ -52,16 +52,16 @@ class TrainedRenderer(WeightedPart, Renderer):
 
     @property
     def noise_channels(self) -> int:
-        """Of Gaussian noise that the network sees after condition map and look."""
+        """Channels of Gaussian noise after those of condition map and stain reference."""
         return 0
 
     @property
     def condition(self) -> ConditionConfig:
-        """The condition map that the weights were trained with."""
+        """Condition map that the weights were trained with."""
         return parse(ConditionConfig, self.card.fields["condition"], str(self.path_of(self.config)))
 
     def refusal(self, request: Request) -> str | None:
-        """Why the weights cannot render what a request asks for, or None."""
+        """Return why the weights cannot render masks of a request, or None."""
         if reason := self.misfit(request) or refusal_of(self.condition, request.mpp):
             return reason
         looks = self.card.fields["looks"]
@@ -80,17 +80,17 @@ class TrainedRenderer(WeightedPart, Renderer):
     def render(
         self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
     ) -> list[npt.NDArray[np.uint8]]:
-        """Render each condition by itself, so that no batch changes a bit of it: uint8 [H, W, 3], RGB.
+        """Render each condition map by itself, so that the batch never changes a bit: uint8 [H, W, 3], RGB.
 
         Raises:
-            FaultError: for a mask that holds classes which the weights never saw.
+            FaultError: for a mask with classes that were not in the training data.
         """
         return [self._render(condition, rng) for condition, rng in zip(conditions, rngs, strict=True)]
 
     def _render(self, condition: Condition, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         labels = condition.array
         self._refuse_unknown(labels)
-        colours = self._draw_look(rng)
+        colours = self._draw_reference(rng)
         noise = torch.from_numpy(rng.standard_normal((1, self.noise_channels, *labels.shape), np.float32))
         count, relief = labels_of_condition(self.condition.kind, scheme_of(self.card)), condition.relief
 
@@ -104,7 +104,7 @@ class TrainedRenderer(WeightedPart, Renderer):
 
     @cached_property
     def _known(self) -> npt.NDArray[np.bool_]:
-        """Which values of a condition map the weights have seen: bool [256]."""
+        """Values of a condition map that were in the training data: bool [256]."""
         scheme, names = scheme_of(self.card), set(self.card.fields["classes"])
         known = np.zeros(256, np.bool_)
         known[[label.id for label in scheme.classes if label.name in names]] = True
@@ -120,8 +120,8 @@ class TrainedRenderer(WeightedPart, Renderer):
                 f"got class {found[0]}, which the weights never saw. Use other masks or weights."
             )
 
-    def _draw_look(self, rng: np.random.Generator) -> torch.Tensor | None:
-        """Colours of a slide: float32 [1, classes, 3], None where the weights know none."""
+    def _draw_reference(self, rng: np.random.Generator) -> torch.Tensor | None:
+        """Draw a stain reference: float32 [1, classes, 3]; None where the weights have none."""
         looks = self.card.fields["looks"]
         if not looks:
             return None
@@ -135,19 +135,19 @@ class TrainedRenderer(WeightedPart, Renderer):
 
 
 def _window(maps: npt.NDArray[np.uint8], rows: slice, columns: slice) -> torch.Tensor:
-    """A part of a map, uint8 [1, h, w]."""
+    """Cut a window out of a map, uint8 [1, h, w]."""
     return torch.from_numpy(np.ascontiguousarray(maps[rows, columns]))[None]
 
 
 def to_network(
     labels: torch.Tensor, count: int, colours: torch.Tensor | None, relief: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """What a network sees of condition maps: float32 [N, count (+ 1) (+ 3), H, W].
+    """Turn condition maps into a network's input: float32 [N, count (+ 1) (+ 3), H, W].
 
     Args:
         labels: uint8 [N, H, W]; `IGNORE` is 0 in all channels. count: of the labels, a channel each.
-        colours: the slide's mean colour of every class, float32 [N, classes, 3], which each pixel is told of its own
-            class in three more channels; 0 where the class has none, as the noise label.
+        colours: stain reference, the slide's mean colour of every class, float32 [N, classes, 3]. Three more channels
+            give each pixel the colour of its class, 0 for the noise label.
         relief: uint8 [N, H, W] in 1 / `RELIEF_STEPS`, a channel after those of the labels.
     """
     classes = torch.arange(count, dtype=torch.uint8, device=labels.device)[None, :, None, None]
@@ -156,6 +156,6 @@ def to_network(
     if relief is not None:
         parts.append(relief[:, None].float() / RELIEF_STEPS)
     if colours is not None:
-        told = F.pad(colours, (0, 0, 0, count - colours.shape[1]))
-        parts.append(torch.einsum("nkhw,nkc->nchw", seen, told))
+        padded = F.pad(colours, (0, 0, 0, count - colours.shape[1]))
+        parts.append(torch.einsum("nkhw,nkc->nchw", seen, padded))
     return torch.cat(parts, 1)

@@ -1,9 +1,9 @@
-"""The looks of slides: mean colour of every class in every slide, which a renderer is told and can be asked for.
+"""Stain references of slides: the mean colour of every class in every slide, an input of renderers.
 
-One mask fits images of many stainings; a network that is told none learns their mean. pix2pixHD (Wang et al. 2018,
-3.4) tells its generator features of each region that an encoder learns, and draws them from the training set in use.
-Ours are the plainest such features, the mean colour of each class over a whole slide: they need no encoder, and say
-nothing of how much of a class a single tile holds.
+One mask fits images of many stains; without a reference a network learns their mean. pix2pixHD (Wang et al. 2018, 3.4)
+gives its generator features of each region that an encoder learned, and draws them from the training set in use. Mean
+colours of each class over a whole slide are the simplest such features: they need no encoder and do not reveal how
+much of a class a single tile contains. On cards and in configs a reference is called ``look``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class StainReferences:
-    """StainReferences of slides.
+    """Stain references of slides.
 
     Attributes:
         names: data set and group of each.
-        colours: float32 [slides, classes, 3], RGB in -1..1; where a slide has none of a class, the mean of the others.
+        colours: float32 [slides, classes, 3], RGB in -1..1; the mean of the others where a slide lacks a class.
     """
 
     names: tuple[str, ...]
@@ -32,7 +32,7 @@ class StainReferences:
 
 
 def measure_stain_references(tiles: Tiles, every: int = 4) -> StainReferences:
-    """StainReferences of all slides that tiles are from; every so many pixels along both axes are measured."""
+    """Measure the stain references of all slides of the tiles, on every `every`-th pixel along both axes."""
     names = tuple(sorted({tiles.group(position) for position in range(len(tiles))}))
     sums = np.zeros((len(names), len(tiles.scheme), 3), np.float64)
     counts = np.zeros((len(names), len(tiles.scheme)), np.int64)
