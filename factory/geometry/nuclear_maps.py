@@ -5,8 +5,8 @@ normalised) and of topological skeletons, so that touching nuclei stay separate.
 nucleus is contour, like one beside background.
 
 The border of a tile is no contour, because a nucleus continues beyond it: with contours there a renderer would learn
-to close nuclei at the border of every crop. A nucleus may therefore be deepest at the border. To close it, pad with background: ``distance_map(np.pad(instance, 1))[1:-1, 1:-1]``. Skeletons are those of the part that
-the tile shows, since nothing says how the rest is bent.
+to close nuclei at the border of every crop. A nucleus may therefore be deepest at the border. To close it, pad with
+background: ``distance_map(np.pad(instance, 1))[1:-1, 1:-1]``. Skeletons are those of the visible part.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def touching(labels: Instances) -> npt.NDArray[np.bool_]:
 def distance_map(instance: Instances, metric: Metric = "chessboard") -> npt.NDArray[np.float32]:
     """Number of the erosion that removes each pixel, as a share of those that remove its whole nucleus (2.2).
 
-    The first erosion, by a 3x3 square (``chessboard``) or a cross (``cityblock``), removes the contour, the last one the
+    The first erosion, by a 3x3 square (``chessboard``) or a cross (``cityblock``), removes the contour, the last the
     deepest pixels. Its number is the distance to the nearest pixel of another id, which two passes over the tile find
     (Rosenfeld and Pfaltz 1966). The pixels of an id are one nucleus, whether or not they lie in one piece.
 

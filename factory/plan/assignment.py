@@ -2,8 +2,8 @@
 
 The cost of tile j for request i is the sum over targets of the squared distance between requested and achieved value,
 in shares (for cells in shares of the largest request). The total over all requests is minimised (Jonker and
-Volgenant's algorithm, from scipy). Many requests are first dealt in turn to blocks, and the tiles with them: both are in
-random order, or requests are sorted, so every block has the same distribution of both. Labels are never changed to
+Volgenant's algorithm, from scipy). Many requests are first dealt in turn to blocks, and the tiles with them: both are
+in random order, or requests are sorted, so every block has the same distribution of both. Labels are never changed to
 meet a request; `Picked.misfit` is the distance that is left.
 """
 
