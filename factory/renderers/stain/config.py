@@ -3,7 +3,7 @@
 Where the defaults come from: the dyes, `IhcPreparation`, `background`, `tint`, `hue_spread`, and blur, grain and JPEG
 quality of `Scanner` start from `bench/stain_constants.py` on images that may be tuned on (no validation or test image);
 percentiles and weights were chosen by eye, and some ranges are of an earlier run of it. `HePreparation` says its own.
-`Anatomy`, `focus`, `fold`, `vignette`, `half_chroma`, `sharpen`, the drawing coefficients in `cells` and `paint` and
+`Anatomy`, `focus`, `fold`, `vignette`, `half_chroma`, `sharpen`, the drawing coefficients in `cells` and `light` and
 how often things occur are assumptions of the authors, made while looking at real images, not all of them training ones.
 """
 

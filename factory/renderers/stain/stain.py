@@ -31,8 +31,8 @@ from factory.renderers.stain.cells import (
 )
 from factory.renderers.stain.config import StainConfig
 from factory.renderers.stain.fit import fit_slides
+from factory.renderers.stain.light import PaintSettings, Scene, outline, paint
 from factory.renderers.stain.noise_tables import SIZE, grain, smooth
-from factory.renderers.stain.paint import PaintSettings, Scene, outline, paint
 from factory.renderers.stain.red_cells import scatter_red_cells
 from factory.renderers.stain.scanner import scan
 from factory.renderers.stain.territories import centres_without_nucleus, spread_territories

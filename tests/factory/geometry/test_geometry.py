@@ -12,7 +12,7 @@ from skimage.measure import points_in_poly
 from factory.core.config import parse
 from factory.geometry.fields import noise, spline
 from factory.geometry.outlines import DIRECTIONS, FIXED, OutlineConfig, clearance, draw_outlines, scan
-from factory.masks.cells.placement import Cells, Population, forget, settle_population
+from factory.masks.cells.placement import Cells, Population, place_population, remove_instances
 from manifests.errors import UserError
 
 
@@ -128,7 +128,7 @@ def settled(count: int, **more: object) -> tuple[np.ndarray, int]:
     instance = np.zeros((160, 160), np.int32)
     cells = Cells((population,), smallest_px=18.0)
     regions = np.zeros(instance.shape, np.uint8)
-    return instance, settle_population(instance, regions, cells, population, np.random.default_rng(2), first=1)
+    return instance, place_population(instance, regions, cells, population, np.random.default_rng(2), first=1)
 
 
 def test_settle_population_keeps_solitary_nuclei_apart() -> None:
@@ -153,5 +153,5 @@ def test_settle_population_says_how_many_fit_where_not_all_do() -> None:
 
 def test_forget_closes_the_gaps() -> None:
     instance = np.array([[0, 1, 2], [3, 4, 4]], np.int32)
-    forget(instance, np.array([2, 3]))
+    remove_instances(instance, np.array([2, 3]))
     np.testing.assert_array_equal(instance, [[0, 1, 0], [0, 2, 2]])
