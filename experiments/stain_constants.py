@@ -183,7 +183,7 @@ def _print_gains() -> None:
         print(f"{scheme}: {len(pairs)} tiles")
         for name in (*PREPARATION, "blur_px", "grain", "jpeg_quality"):
             given = {"eosin_density": "eosin", "dab_density": "dab"}.get(name, name)
-            asked = np.array([getattr(look, given) for look, _ in pairs])
+            asked = np.array([getattr(appearance, given) for appearance, _ in pairs])
             if asked.max() > 0:
                 ratio = np.array([getattr(slide, name) for _, slide in pairs]) / np.maximum(asked, 1e-6)
                 print(f"  {name:<15} {np.round(np.quantile(ratio, [0.1, 0.5, 0.9]), 2)}")
