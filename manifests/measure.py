@@ -20,8 +20,8 @@ class Composition:
         tps_area: positive / (positive + negative) tumour pixels; None without tumour.
         tps_cells: the same by instances; None without tumour instances.
         positive_tissue_fraction: positive tumour pixels / tissue pixels.
-        has_tumour: whether any pixel is tumour; None where the scheme knows no tumour.
-        tissue_fraction: 1 - air share of the labelled pixels; None where the scheme knows no air.
+        has_tumour: whether any pixel is tumour; None where the scheme has no tumour.
+        tissue_fraction: 1 - air share of the labelled pixels; None where the scheme has no air.
         class_fractions: share of the labelled pixels per class, in scheme order.
         cells: instances; cells_positive and cells_negative: tumour instances of either kind.
         cells_cut: instances that reach the border of the tile: part of each may lie beyond it.

@@ -11,13 +11,13 @@ from factory.core.choices import Precision
 __all__ = ["Precision", "autocast", "resolve_precision"]
 
 
-def resolve_precision(asked: Precision, device: str) -> Precision:
+def resolve_precision(requested: Precision, device: str) -> Precision:
     """``auto`` -> bf16 where the device multiplies bfloat16 in hardware, else fp32.
 
     A CPU without such instructions emulates them and is slower than in float32.
     """
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if device == "cpu" and _cpu_has_bf16() else "fp32"

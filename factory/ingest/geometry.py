@@ -102,7 +102,7 @@ def _check_partner(path: Path, image: Header) -> None:
 
 
 def _flat_geometry(header: Header, config: IngestConfig) -> ImageGeometry:
-    # A resolution tag of a flat file is whatever the last program wrote, so a stated --mpp goes before it.
+    # The resolution tag of a flat file is often of the last program that wrote it, so --mpp takes precedence.
     mpp = config.mpp or header.mpp
     if mpp is None:
         return ImageGeometry(header.height, header.width, math.nan)
@@ -114,7 +114,7 @@ def _flat_geometry(header: Header, config: IngestConfig) -> ImageGeometry:
 
 
 def _slide_geometry(header: SlideHeader, config: IngestConfig) -> ImageGeometry:
-    """Level 0, or the coarsest level that is fine enough. A slide's own resolution goes before --mpp."""
+    """Level 0, or the coarsest level that is fine enough. A slide's own resolution takes precedence over --mpp."""
     if config.size is None:
         raise UnreadableError("expected --size HxW for a slide, got none. Say for example --size 512x512")
     mpp = header.mpp or config.mpp

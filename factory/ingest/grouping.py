@@ -23,7 +23,7 @@ def assign_groups(
     Args:
         sources: the images.
         pattern: its first group, found in the stem, is the group id.
-        table: name (stem or file name) -> group id; goes before the pattern.
+        table: name (stem or file name) -> group id; takes precedence over the pattern.
 
     Returns:
         uri -> group id (without pattern or table every image is a group), and faults, a line each.

@@ -171,7 +171,7 @@ class _Slide:
 def background(
     semantic: npt.NDArray[np.uint8], is_air: npt.NDArray[np.bool_], config: IngestConfig
 ) -> npt.NDArray[np.bool_]:
-    """Air and unlabelled pixels: by the mask where the scheme knows air, else by grey level."""
+    """Air and unlabelled pixels: by the mask where the scheme has air, else by grey level."""
     scheme = config.label_scheme
     table = np.zeros(256, np.bool_)
     table[len(scheme) :] = True

@@ -82,7 +82,7 @@ def region_labels(
 ) -> npt.NDArray[np.uint8]:
     """Regions of an image: other, negative tumour, positive tumour and air; no pixel is `ignore`.
 
-    Air goes first, then the ROI is tumour and the rest is other. Of the tumour, exactly the share that the marked cells
+    Air is labelled first; then the ROI is tumour and the rest is other. Of the tumour, exactly the share that the marked cells
     have is positive (floor(share x pixels + 0.5)): the pixels with the highest local share of positive cells,
     f = G(positive) / (G(positive) + G(negative)), G the sum of a Gaussian of `smooth_um` over cells, ranked by its log
     odds. Where no cell reaches, the nearest of either class decide, as in the Gaussian's tail; of equal pixels the
@@ -150,7 +150,7 @@ def _log_density(
         cells: in an image of `shape`.
         name: the class.
         shape: height and width.
-        pixels: flat indices of the pixels to look at.
+        pixels: flat indices of the evaluated pixels.
         sigma_px: of the Gaussian, which reaches `_REACH` times as far.
     """
     mine = cells.where(np.array([found == name for found in cells.classes]))

@@ -26,8 +26,8 @@ from factory.nets.layers import (
 class DepasGenerator(nn.Module):
     """Latent noise and one map of spatial noise -> logits.
 
-    The paper does not say how the latent becomes the seed map, nor how the noise is scaled. Ours: the latent has a part
-    that is one vector for the whole tile (`latent_tile`) and a part that is drawn anew for every seed pixel
+    The paper does not say how the latent becomes the seed map, nor how the noise is scaled. Here the latent has a part
+    that is one vector for the whole tile (`latent_tile`) and a part that is drawn for every seed pixel
     (`latent_place`), so that any size can be drawn; `mixing` 3x3 convolutions with growing dilation join them, so that
     shapes may be larger than a seed pixel's 32 x 32. The noise map is shrunk by averaging, brought back to variance 1
     and scaled by one learnable number per layer that starts at 0 (as StyleGAN2 does, Karras et al. 2020).

@@ -2,7 +2,7 @@
 
 All work on tensors in memory as [N, H, W, C] ("channels last"), the layout of oneDNN's fast kernels: there a transposed
 convolution becomes a plain one, a norm over pixels needs no copy, and the last layer is one product of matrices.
-`factory.nets.drawing.ready` puts them into a network; docs/results/drawing-layers.md says what each is worth.
+`factory.nets.drawing.ready` puts them into a network; docs/results/drawing-layers.md shows the gain of each.
 """
 
 from __future__ import annotations

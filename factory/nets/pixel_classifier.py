@@ -144,7 +144,7 @@ def fold(ensemble: Ensemble) -> FoldedEnsemble:
 
 
 def _after_norm(norm: nn.BatchNorm1d, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias, float64, of a linear map that does what batch norm in eval mode and `linear` do."""
+    """Weight and bias, float64, of a linear map that equals batch norm in eval mode followed by `linear`."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()

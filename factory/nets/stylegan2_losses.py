@@ -60,7 +60,7 @@ def ema_beta(batch: int, images_seen: int, kimg: float, rampup: float | None) ->
 
     Args:
         batch: images in a step. images_seen: before it. kimg: half-life in thousands of images. rampup: the half-life
-            is at most so large a share of the images seen, so that a short run forgets its start; None for no ramp.
+            is at most this share of the images so far, so that a short run forgets its start; None for no ramp.
     """
     half_life = kimg * 1000
     if rampup is not None:

@@ -23,7 +23,7 @@ class UNetShape(Config):
         """Refuse crops that cannot be halved so often; for the configs of trainers.
 
         Raises:
-            ValueError: naming what sides must be multiples of.
+            ValueError: naming the divisor of the sides.
         """
         step = 2**self.depth
         if any(side % step for side in size):
