@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,11 +132,6 @@ def document(
         "splits": {name: summary(part) for name, part in parts.items() if part},
         "images": [{"source_uri": uri, "split": splits[uri], **summary([image])} for uri, image in images.items()],
     }
-
-
-def encode(agreement: Mapping[str, Any]) -> bytes:
-    """The document as JSON."""
-    return (json.dumps(agreement, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _share(part: int, total: int) -> float | None:

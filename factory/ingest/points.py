@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from factory.core.encoding import parquet_bytes
 from factory.core.images.files import UnreadableError
 
 MAX_POINTS = 2_000_000
@@ -125,7 +125,5 @@ def encode_points(tiles: Iterable[tuple[str, Points]]) -> bytes:
         for sample_id, points in tiles
         if len(points)
     ]
-    sink = io.BytesIO()
     table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
-    pq.write_table(table.combine_chunks(), sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
+    return parquet_bytes(table.combine_chunks())

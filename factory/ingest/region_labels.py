@@ -82,13 +82,13 @@ def region_labels(
 ) -> npt.NDArray[np.uint8]:
     """Regions of an image: other, negative tumour, positive tumour and air; no pixel is `ignore`.
 
-    Air is labelled first; then the ROI is tumour and the rest is other. Of the tumour, exactly the share that the marked cells
-    have is positive (floor(share x pixels + 0.5)): the pixels with the highest local share of positive cells,
-    f = G(positive) / (G(positive) + G(negative)), G the sum of a Gaussian of `smooth_um` over cells, ranked by its log
-    odds. Where no cell reaches, the nearest of either class decide, as in the Gaussian's tail; of equal pixels the
-    first in reading order are positive. So TPS by area and by marked cells are the same for an image, and `agreement`
-    measures how far regions and cells agree. A wide Gaussian makes smooth regions that mix cells, a narrow one a map of
-    single cells.
+    Air is labelled first; then the ROI is tumour and the rest is other. Of the tumour, exactly the share that the
+    marked cells have is positive (floor(share x pixels + 0.5)): the pixels with the highest local share of positive
+    cells, f = G(positive) / (G(positive) + G(negative)), G the sum of a Gaussian of `smooth_um` over cells, ranked by
+    its log odds. Where no cell reaches, the nearest of either class decide, as in the Gaussian's tail; of equal pixels
+    the first in reading order are positive. So TPS by area and by marked cells are the same for an image, and
+    `agreement` measures how far regions and cells agree. A wide Gaussian makes smooth regions that mix cells, a narrow
+    one a map of single cells.
 
     Args:
         roi: bool [H, W], where tumour was annotated.

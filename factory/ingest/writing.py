@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from factory.core.config import canonical, digest
 from factory.core.console import progress
+from factory.core.encoding import json_bytes
 from factory.core.pool import worker_threads
 from factory.core.runs import (
     POINTS,
@@ -174,7 +175,7 @@ def ingest(request: Request, *, workers: int, overwrite: bool = False, dry_run: 
         if "points" in job.config.patterns:
             write_atomic(request.out / POINTS, encode_points(_points_of(plan)))
         if plan.agreement is not None:
-            write_atomic(request.out / REGIONS, agreement.encode(plan.agreement))
+            write_atomic(request.out / REGIONS, json_bytes(plan.agreement, indent=1))
         return Ingested(plan, run.finish())
 
 
