@@ -75,6 +75,7 @@ def export(
     diverse: int | None = None,
     chosen: Path | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
+    dry_run: bool = False,
 ) -> int:
     """Write the images of a data set for an annotation tool; returns their number.
 
@@ -82,6 +83,7 @@ def export(
         root: the data set. out: a folder that is empty or not there yet, as annotations are never overwritten.
         tool: by name. scheme: of the labels to be; None takes the data set's. diverse: only so many that differ most.
         chosen: instead a manifest with the rows that are wanted. on_image: told of progress.
+        dry_run: write nothing.
 
     Raises:
         UserError: for what cannot be exported; nothing is written then.
@@ -94,6 +96,8 @@ def export(
     written_by, scheme = resolve_tool(tool, "--tool"), scheme or dataset.schemes[0]
     places, layout = _places(dataset, diverse, chosen), dataset.store.layout
     size = (layout.height, layout.width)
+    if dry_run:
+        return len(places)
     out.mkdir(parents=True, exist_ok=True)
     images = {}
     for place in places:

@@ -39,6 +39,7 @@ def export(
             rich_help_panel=INPUT,
         ),
     ] = None,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Write images as PNG, an empty annotation file for each, and the classes in the tool's format.
 
@@ -48,12 +49,17 @@ def export(
     """
     from factory.annotate.folder import export as write_folder
     from factory.core.console import progress
+    from factory.core.wording import dry_run as dry_run_text
+    from factory.core.wording import plural
     from factory.plan.rows import load_scheme
 
     named = load_scheme(scheme) if scheme else None
     with progress("writing images", 0, unit="images") as bar:
-        count = write_folder(data, out, tool, named, diverse=diverse, chosen=chosen, on_image=bar.to)
-    _say(f"{out}: {count} images for {tool}; back with factory annotate import {out} --data {data}")
+        count = write_folder(data, out, tool, named, diverse=diverse, chosen=chosen, on_image=bar.to, dry_run=dry_run)
+    if dry_run:
+        _say(f"{plural(count, 'image')} for {tool}; {dry_run_text(None, out)}")
+        return
+    _say(f"{out}: {plural(count, 'image')} for {tool}; back with factory annotate import {out} --data {data}")
 
 
 def import_(
@@ -88,6 +94,9 @@ def import_(
     from factory.annotate import reading
     from factory.core.config import parse
     from factory.core.console import progress
+    from factory.core.runs import check_run
+    from factory.core.wording import dry_run as dry_run_text
+    from factory.core.wording import plural
     from factory.make.pipeline import make
     from factory.make.resolve import parse_split
     from factory.plan.rows import load_scheme
@@ -98,11 +107,14 @@ def import_(
     for note in prepared.notes:
         _say(f"note: {note}")
     if dry_run:
-        _say(f"{len(prepared.rows)} annotated images; dry run: nothing was written.")
+        need = check_run(prepared.spec, overwrite=overwrite)
+        _say(f"{plural(len(prepared.rows), 'annotated image')}; {dry_run_text(need, out)}")
         return
     with progress("painting masks", len(prepared.rows), unit="images") as bar:
         table, made = make(prepared, workers=1, overwrite=overwrite, on_start=bar.resume_at, on_tiles=bar.to)
-    _say(f"{out}: {table.num_rows} annotated images, {made} written now; scheme {prepared.recipe.scheme.name}")
+    name = prepared.recipe.scheme.name
+    _say(f"{out}: {plural(table.num_rows, 'annotated image')}, {made} written now; scheme {name}")
+    _say(f"Train on it: segment train --mix synth --synth {out}; factory train hdgan --data {out} --generator RUN")
 
 
 annotate = application(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from factory.commands.options import SCHEMES, Overwrite
+from factory.commands.options import SCHEMES, DryRun, Overwrite
 from factory.core.options import INPUT, OUTPUT
 
 Original = Literal["stylegan2"]
@@ -47,6 +47,7 @@ def convert(
         "runs/train/stylegan2"
     ),
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Convert a trained generator of its authors' implementation into weights for factory sample.
 
@@ -58,14 +59,19 @@ def convert(
       factory convert stylegan2 g_ema.safetensors --mpp 0.25 --source BreCaHAD --licence CC-BY-4.0
     """
     from factory.core.console import console
+    from factory.core.wording import dry_run as dry_run_text
     from factory.joint.convert import Origin
     from factory.joint.convert import convert as converted
     from factory.plan.rows import load_scheme
 
     assert name == "stylegan2"
     origin = Origin(mpp, load_scheme(scheme), tuple(source or ()), tuple(licence or ()))
-    network = converted(file, out, origin, clamp or None, overwrite=overwrite)
+    network = converted(file, out, origin, clamp or None, overwrite=overwrite, dry_run=dry_run)
     height, width = network.size
+    if dry_run:
+        need = sum(tensor.nbytes for tensor in network.state_dict().values())
+        console().print(dry_run_text(need, out), markup=False, highlight=False, soft_wrap=True)
+        return
     console().print(
         f"{out}: generator of {height}x{width} at {mpp:g} um per pixel, latents of {network.z_dim} numbers; "
         f"next: factory sample --weights {out}",

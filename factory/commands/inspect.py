@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from factory.commands.options import TILES
+from factory.commands.options import TILES, DryRun
 from factory.core.options import OUTPUT
 
 SortBy = Literal["tps", "tissue", "cells", "random"]
@@ -43,6 +43,7 @@ def inspect(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Draw a contact sheet of tiles (sheet.png) and write a page with distributions and filters (index.html).
 
@@ -54,9 +55,16 @@ def inspect(
       factory inspect data/synth --beside data/real --sort cells --n 48
     """
     from factory.core.console import console
+    from factory.core.wording import dry_run as dry_run_text
+    from factory.core.wording import plural
     from factory.inspect.report import inspect_dataset
 
-    done = inspect_dataset(dataset, out, n=n, sort=sort, beside=beside, seed=seed)
+    done = inspect_dataset(dataset, out, n=n, sort=sort, beside=beside, seed=seed, dry_run=dry_run)
     screen = console()
-    screen.print(f"contact sheet  {done.sheet}  ({done.tiles} tiles, {done.sort})", highlight=False, soft_wrap=True)
+    if dry_run:
+        screen.print(dry_run_text(done.size_bytes, done.page.parent), markup=False, highlight=False, soft_wrap=True)
+        return
+    screen.print(
+        f"contact sheet  {done.sheet}  ({plural(done.tiles, 'tile')}, {done.sort})", highlight=False, soft_wrap=True
+    )
     screen.print(f"page           {done.page}  (open it in a browser)", highlight=False, soft_wrap=True)

@@ -29,6 +29,7 @@ def plan(
     ] = False,
     config: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Plan a data set: write a Parquet manifest of requests, one row per tile.
 
@@ -38,7 +39,8 @@ def plan(
       factory plan --tps 0.01-0.5 --n 500
       factory plan --scheme ihc --tps beta:2,5 --cells 40-80 --out ihc.parquet
     """
-    from factory.core.console import console
+    from factory.core.console import console, working
+    from factory.core.wording import dry_run as dry_run_text
     from factory.core.wording import plural
     from factory.make import resolve as order
     from factory.make.recipes.masks_and_renderer import MasksAndRenderer
@@ -74,10 +76,14 @@ def plan(
             f"--n: expected at most {ROWS_PER_FILE:,} in one file, got {resolved.plan.n:,}. "
             "Make several with other --seed, or give --n to factory make."
         )
-    table = draw_plan(resolved.plan)
-    MasksAndRenderer.from_document(resolved.model_dump(mode="json"), scheme=label_scheme).refuse(table)
-    write_manifest(out, table, DatasetInfo(True, "factory plan", (label_scheme,)))
+    with working("planning"):
+        table = draw_plan(resolved.plan)
+        MasksAndRenderer.from_document(resolved.model_dump(mode="json"), scheme=label_scheme).refuse(table)
     console().print(request_table(table))
+    if dry_run:
+        console().print(dry_run_text(table.nbytes, out), markup=False, highlight=False)
+        return
+    write_manifest(out, table, DatasetInfo(True, "factory plan", (label_scheme,)))
     console().print(
         f"{plural(table.num_rows, 'request')} in {out}. Make them: factory make --manifest {out}", highlight=False
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.commands.options import TILES, Overwrite
+from factory.commands.options import TILES, DryRun, Overwrite
 from factory.core.choices import Split
 from factory.core.options import OUTPUT
 
@@ -64,6 +64,7 @@ def quiz(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Make a page that asks readers which tiles are real and which synthetic, or score their answers.
 
@@ -77,6 +78,7 @@ def quiz(
     from manifests.errors import UserError
 
     making = {"--real": real, "--n": n, "--size": size, "--split": split, "--seed": seed, "--overwrite": overwrite}
+    making["--dry-run"] = dry_run
     if score:
         misplaced = [name for name, value in making.items() if value not in (None, False)]
         if misplaced:
@@ -98,6 +100,7 @@ def quiz(
         split=split or "test",
         seed=seed or 0,
         overwrite=overwrite,
+        dry_run=dry_run,
     )
 
 
@@ -111,13 +114,17 @@ def _make(
     split: str,
     seed: int,
     overwrite: bool,
+    dry_run: bool,
 ) -> None:
     from factory.core.config import parse_size
     from factory.core.console import console
+    from factory.core.wording import dry_run as dry_run_text
     from factory.quiz.making import make_quiz
 
     shown = parse_size(size) if size else None
-    made = make_quiz(synthetic, real, out, n=n, size=shown, split=split, seed=seed, overwrite=overwrite)
+    made = make_quiz(
+        synthetic, real, out, n=n, size=shown, split=split, seed=seed, overwrite=overwrite, dry_run=dry_run
+    )
     counts = ", ".join(f"{count} {truth} of {name}" for (truth, name), count in made.tiles.items())
     lines = [
         f"{n} tiles of {made.shape[0]}x{made.shape[1]}: {counts}",
@@ -128,6 +135,8 @@ def _make(
         "only as that allows.",
         f"Then: factory quiz --score answers-*.json --key {made.key}",
     ]
+    if dry_run:
+        lines = [*lines[: 1 + len(made.notes)], dry_run_text(made.page_bytes, out)]
     screen = console()
     for line in lines:
         screen.print(line, markup=False, highlight=False, soft_wrap=True)

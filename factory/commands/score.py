@@ -81,6 +81,7 @@ def score(
     ] = None,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
+    dry_run: options.DryRun = False,
 ) -> None:
     """Score synthetic tiles against held-out real ones: distances, coverage, mask statistics, copies.
 
@@ -92,6 +93,7 @@ def score(
       factory score data/synth --on images --train data/real --out runs/score/images
     """
     from factory.core.console import console
+    from factory.core.wording import dry_run as dry_run_text
     from factory.score.paired import find_pairs
     from factory.score.report import headline, pairs_headline
     from factory.score.scoring import check_out, check_settings, default_out, write_score
@@ -122,6 +124,9 @@ def score(
         controls=control or [],
         paired=paired,
     )
+    if dry_run:
+        console().print(dry_run_text(None, folder), markup=False, highlight=False, soft_wrap=True)
+        return
     done = compare(inputs, settings, n, find_pairs(inputs) if paired else None)
     terminal = console()
     for note in (*done.notes, done.comparison.halves_note):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from factory.commands.options import SCHEMES, Overwrite
+from factory.commands.options import SCHEMES, DryRun, Overwrite
 from factory.core.options import OUTPUT
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def sketches(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Show which kinds of coarse masks a data set contains, or check drawings of such masks.
 
@@ -87,14 +88,30 @@ def sketches(
 
         chosen, folder = named or load_scheme("tissue"), out or Path("runs/sketches-check")
         shape = parse_size(size)
-        checked = check_sketches(check, chosen, folder, size=shape, white=white, seed=seed, overwrite=overwrite)
+        checked = check_sketches(
+            check, chosen, folder, size=shape, white=white, seed=seed, overwrite=overwrite, dry_run=dry_run
+        )
         _print_check(checked, chosen)
+        if dry_run:
+            _say_dry_run(folder)
         return
     from factory.sketches.report import report_kinds
 
     folder = out or Path("runs/sketches")
-    found = report_kinds(data or [], folder, k=_parse_k(k), scheme=named, seed=seed, overwrite=overwrite)
+    found = report_kinds(
+        data or [], folder, k=_parse_k(k), scheme=named, seed=seed, overwrite=overwrite, dry_run=dry_run
+    )
+    if dry_run:
+        _say_dry_run(folder)
+        return
     _print_kinds(found)
+
+
+def _say_dry_run(folder: Path) -> None:
+    from factory.core.console import console
+    from factory.core.wording import dry_run as dry_run_text
+
+    console().print(dry_run_text(None, folder), markup=False, highlight=False, soft_wrap=True)
 
 
 def _parse_k(text: str) -> int | None:

@@ -115,6 +115,8 @@ def train(
     from factory.core.config import parse_size
     from factory.core.console import console, progress
     from factory.core.devices import resolve_device
+    from factory.core.wording import dry_run as dry_run_text
+    from factory.core.wording import plural
     from factory.train import generator as training_run
     from manifests.errors import UserError
 
@@ -157,14 +159,14 @@ def train(
 
     height, width = run.config.size
     say(
-        f"{name}: {len(run.tiles)} masks of scheme {run.tiles.scheme.name} at {run.tiles.mpp:g} um per pixel, "
-        f"{run.steps} steps of {run.config.batch} crops of {height}x{width}, {run.config.precision} on {device}"
+        f"{name}: {plural(len(run.tiles), 'mask')} of scheme {run.tiles.scheme.name} at {run.tiles.mpp:g} um per pixel"
+        f", {run.steps} steps of {run.config.batch} crops of {height}x{width}, {run.config.precision} on {device}"
     )
     for note in run.notes:
         say(f"note: {note}")
     if dry_run:
         say(yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
-        say(f"dry run: nothing written, the run would go to {run.out}")
+        say(dry_run_text(None, run.out))
         return
     with progress("training", run.steps, unit="steps") as bar:
         result = training_run.train(
@@ -180,6 +182,16 @@ def train(
     waited = f"{result.wait_share:.1%} waiting for crops"
     say(f"{run.out}: {result.step} steps{went_on}, {result.steps_per_s:.2f} steps/s, {waited}")
     say(f"weights {run.out}/best.safetensors; look at {run.out}/samples and {run.out}/history.png")
+    say(f"Use it: {_use_of(name, run.out)}")
+
+
+def _use_of(name: str, out: Path) -> str:
+    """Command line that draws with trained weights."""
+    short = name.rpartition("/")[2]
+    if name in joint.TRAINABLE:
+        return f"factory sample --weights {out}"
+    part = "renderer" if short in renderers.TRAINABLE and not name.startswith("masks/") else "masks"
+    return f"factory make --{part} {short} --set {part}.weights={out}"
 
 
 def _describe(row: dict[str, Any]) -> str:

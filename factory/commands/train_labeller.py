@@ -35,6 +35,7 @@ def train_labeller(
     import yaml
 
     from factory.core.console import console, progress
+    from factory.core.wording import dry_run as dry_run_text
     from factory.train import labeller as labeller_run
 
     for name in ("scheme", "size", "precision"):
@@ -62,7 +63,7 @@ def train_labeller(
         say(f"note: {note}")
     if dry_run:
         say(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False))
-        say(f"dry run: nothing written, the run would go to {run.out}")
+        say(dry_run_text(run.need_bytes, run.out))
         return
     with progress("drawing images, training", 0, unit="images, then steps") as bar:
         result = labeller_run.train(
@@ -73,4 +74,5 @@ def train_labeller(
         return
     for line in result.held_out.lines if result.held_out else []:
         say(line)
-    say(f"weights {run.out}/best.safetensors, mean loss {result.loss:.3f}; use {run.out} as factory make --weights")
+    say(f"weights {run.out}/best.safetensors, mean loss {result.loss:.3f}")
+    say(f"Use it: factory make --joint hdgan --weights {run.out}")

@@ -35,13 +35,14 @@ class Inspection:
     Attributes:
         sheet: the contact sheet. page: the HTML page.
         sort: the column that the tiles were spread over.
-        tiles: tiles on the sheet, those beside included.
+        tiles: tiles on the sheet, those beside included. size_bytes: of both files.
     """
 
     sheet: Path
     page: Path
     sort: Sort
     tiles: int
+    size_bytes: int
 
 
 def default_out(root: Path) -> Path:
@@ -58,6 +59,7 @@ def inspect_dataset(
     sort: Sort | None = None,
     beside: Path | None = None,
     seed: int = 0,
+    dry_run: bool = False,
 ) -> Inspection:
     """Write the contact sheet and the page of a data set.
 
@@ -67,7 +69,7 @@ def inspect_dataset(
         n: tiles on the sheet, and as many from `beside`.
         sort: column to spread them over; default the first of tps, tissue and cells that the tiles have.
         beside: another data set or a folder of images, shown below on the sheet.
-        seed: order of equal values, and the places that tiles are cut from.
+        seed: order of equal values, and the places that tiles are cut from. dry_run: write nothing.
 
     Raises:
         UserError: when the data set or `beside` cannot be shown, or `out` lies in a data set. Nothing is written then.
@@ -83,10 +85,12 @@ def inspect_dataset(
         sheet = render_sheet(blocks, bar.advance)
     with progress("page", min(MAX_PICTURES, len(dataset))) as bar:
         page = render_page(dataset, sort, seed, bar.advance)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / SHEET, sheet)
-    write_atomic(out / PAGE, page.encode())
-    return Inspection(out / SHEET, out / PAGE, sort, tiles)
+    content = page.encode()
+    if not dry_run:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(out / SHEET, sheet)
+        write_atomic(out / PAGE, content)
+    return Inspection(out / SHEET, out / PAGE, sort, tiles, len(sheet) + len(content))
 
 
 def write_contact_sheet(root: Path, n: int = 8) -> Path | None:

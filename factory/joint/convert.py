@@ -50,13 +50,19 @@ class Origin:
 
 
 def convert(
-    path: Path, out: Path, origin: Origin, conv_clamp: float | None = _CLAMP, *, overwrite: bool = False
+    path: Path,
+    out: Path,
+    origin: Origin,
+    conv_clamp: float | None = _CLAMP,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
 ) -> Generator:
     """Write the original's weights as those of a run of ours: ``best.safetensors`` with its card.
 
     Args:
         path: a safetensors file with the original's names. out: folder of the run. origin: for the card.
-        conv_clamp: see `read_original`. overwrite: weights that are in the folder.
+        conv_clamp: see `read_original`. overwrite: weights that are in the folder. dry_run: write nothing.
 
     Raises:
         UserError: for other weights, a resolution or bound that is none, or a folder that holds something else.
@@ -69,6 +75,8 @@ def convert(
     if is_begun(out, "converted weights", {BEST, card_path}.__contains__) and not overwrite:
         raise UserError(f"{out}: expected an empty folder, got weights. Use --overwrite or another --out.")
     network = read_original(path, conv_clamp)
+    if dry_run:
+        return network
     card = {
         "kind": WEIGHTS_KIND,
         "generator": "stylegan2",

@@ -57,6 +57,7 @@ def make_quiz(
     split: str = "test",
     seed: int = 0,
     overwrite: bool = False,
+    dry_run: bool = False,
 ) -> Quiz:
     """Write the page and the key of a quiz; the same inputs and seed give the same bytes.
 
@@ -64,6 +65,7 @@ def make_quiz(
         synthetic, real: folders of finished data sets. out: folder to write to.
         n: tiles, half of either kind. size: height and width shown. split: of the real tiles, or ``all``.
         seed: which tiles, which part of them, and in what order. overwrite: replace an earlier quiz.
+        dry_run: write nothing.
 
     Raises:
         UserError: for data sets that give no blind test, see `open_inputs`, or an `out` that holds something else.
@@ -77,11 +79,12 @@ def make_quiz(
     licences = _licences(choice, inputs)
     key = _key(choice, pictures, {**_made_of(inputs, split, seed), "encoding": pictures.encoding, "licences": licences})
     page = render_page(key, pictures, inputs.shape, inputs.mpp, licences).encode()
-    out.mkdir(parents=True, exist_ok=True)
-    for name in (PAGE, MARKDOWN, JSON):  # a page without its key, or scores of another quiz, would mislead
-        (out / name).unlink(missing_ok=True)
-    write_atomic(out / KEY, key.to_json())
-    write_atomic(out / PAGE, page)
+    if not dry_run:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (PAGE, MARKDOWN, JSON):  # a page without its key, or scores of another quiz, would mislead
+            (out / name).unlink(missing_ok=True)
+        write_atomic(out / KEY, key.to_json())
+        write_atomic(out / PAGE, page)
     counts = Counter((crop.truth, crop.dataset) for crop in choice.crops)
     return Quiz(
         page=out / PAGE,

@@ -60,6 +60,7 @@ def check_sketches(
     white: White = "air",
     seed: int = 0,
     overwrite: bool = False,
+    dry_run: bool = False,
 ) -> CheckReport:
     """Read every drawing of a folder, and show the sketches and a few augmented maps on a sheet.
 
@@ -70,7 +71,7 @@ def check_sketches(
         size: (height, width) of the tiles to be made.
         white: meaning of white in a scheme of two classes.
         seed: of the augmentations shown.
-        overwrite: whether an earlier sheet there may be replaced.
+        overwrite: whether an earlier sheet there may be replaced. dry_run: write nothing.
 
     Raises:
         UserError: for a folder without drawings, or an `out` that holds something. A drawing that cannot be read is
@@ -89,6 +90,8 @@ def check_sketches(
     if not sketches:
         return CheckReport(tuple(readings), None)
     sheet = render_sheet([_as_read(sketches, size), _augmented(sketches, size, seed)])
+    if dry_run:
+        return CheckReport(tuple(readings), None)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / SHEET, sheet)
     return CheckReport(tuple(readings), out / SHEET)

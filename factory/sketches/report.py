@@ -70,6 +70,7 @@ def report_kinds(
     scheme: LabelScheme | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    dry_run: bool = False,
 ) -> SketchReport:
     """Cluster the coarse maps of data sets and write a guide for drawing similar ones.
 
@@ -79,7 +80,7 @@ def report_kinds(
         k: number of kinds; None chooses.
         scheme: to read the masks in; default the richest that all share.
         seed: of k-means.
-        overwrite: whether an earlier report there may be replaced.
+        overwrite: whether an earlier report there may be replaced. dry_run: write nothing.
 
     Raises:
         UserError: for data that does not fit, more kinds than masks, or an `out` that holds something. Nothing is
@@ -101,7 +102,8 @@ def report_kinds(
     with progress("sheet", sum(block.count for block in blocks), unit="maps") as bar:
         sheet = render_sheet(blocks, bar.advance)
     templates = [_png(masks.scheme.palette[masks.read(int(kinds.members(kind)[0]))]) for kind in range(kinds.k)]
-    _write(out, sheet, _table(masks, kinds), templates)
+    if not dry_run:
+        _write(out, sheet, _table(masks, kinds), templates)
     reports = tuple(_describe(kinds, kind, np.array(measured), out) for kind in range(kinds.k))
     return SketchReport(reports, masks.scheme, kinds.silhouette, out / SHEET, out / TABLE)
 

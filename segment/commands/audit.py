@@ -58,6 +58,7 @@ def audit(
     ] = None,
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
+    dry_run: options.DryRun = False,
 ) -> None:
     """Check whether images show what masks and manifest say, with a segmenter and, for IHC, a count of stained nuclei.
 
@@ -79,12 +80,20 @@ def audit(
 
     device = resolve_device(device)
 
+    from factory.core.wording import dry_run as dry_run_text
+    from factory.core.wording import plural
     from segment.audit import parts, report
     from segment.audit.judge import Judge, choose_tps_judge
     from segment.audit.request import prepare
     from segment.network.weights import load_weights
 
     job = prepare(load_weights(weights, device), dataset, real=real or (), stain_from=stain_from, split=split, out=out)
+    if dry_run:
+        parts.check_target(job, overwrite=overwrite)
+        total = sum(len(inspected.dataset) for inspected in job.inspected)
+        text = f"{plural(total, 'tile')} to audit; {dry_run_text(None, job.out)}"
+        console().print(text, markup=False, highlight=False, soft_wrap=True)
+        return
     with parts.opened(job, overwrite=overwrite):
         with progress("calibrating", len(job.stain_from or ())) as bar:
             stain = parts.read_calibration(job, bar.advance)

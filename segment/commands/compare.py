@@ -109,6 +109,7 @@ def compare(
     """
     from factory.core.console import console, progress
     from factory.core.devices import resolve_device
+    from factory.core.wording import dry_run as dry_run_text
 
     device = resolve_device(device)
     flags = {
@@ -140,7 +141,7 @@ def compare(
     if reuse is not None:
         say(f"{len(comparisons.reused(comparison))} of {len(comparison.trainings)} trainings taken over from {reuse}")
     if dry_run:
-        say(f"dry run: nothing written, the comparison would go to {out}")
+        say(dry_run_text(None, out))
         return
 
     def results(scores: Any) -> Iterator[tuple[str, Any, Any, Path]]:

@@ -40,6 +40,7 @@ def evaluate(
     ] = None,
     precision: options.Precision = "fp32",
     device: options.Device = "auto",
+    dry_run: options.DryRun = False,
 ) -> None:
     """Score weights per whole image and pooled, by source; JSON and Markdown are written beside the weights.
 
@@ -57,6 +58,8 @@ def evaluate(
     device = resolve_device(device)
 
     from factory.core.precision import resolve_precision
+    from factory.core.wording import dry_run as dry_run_text
+    from factory.core.wording import plural
     from segment.data.sources import open_sources, parse_mix, projections
     from segment.data.whole_images import group_tiles, tile_images, whole_images
     from segment.evaluate import report
@@ -82,6 +85,11 @@ def evaluate(
 
     terminal = console()
     unit = "tile" if tiles else "whole image"
+    folder = out or (Path("runs/segment/starter") if loaded.path == STARTER else loaded.path.parent)
+    if dry_run:
+        text = f"{plural(total, unit)} to score; {dry_run_text(None, folder)}"
+        terminal.print(text, markup=False, highlight=False, soft_wrap=True)
+        return
     with progress("scoring", total, unit=f"{unit}s") as bar:
         images = tile_images if tiles else whole_images
         scores = score(loaded, parts, images=images, precision=arithmetic, on_image=bar.advance)
@@ -96,6 +104,5 @@ def evaluate(
     document = report.evaluation_document(scores, header, loaded.scheme)
     for grid in report.evaluation_grids(document):
         terminal.print(to_table(grid))
-    folder = out or (Path("runs/segment/starter") if loaded.path == STARTER else loaded.path.parent)
     for path in report.write_evaluation(document, folder):
         terminal.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)

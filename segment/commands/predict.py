@@ -56,6 +56,7 @@ def predict(
     ] = 128,
     precision: options.Precision = "fp32",
     device: options.Device = "auto",
+    dry_run: options.DryRun = False,
 ) -> None:
     """Segment images of any size: instance ids as PNG or TIFF, GeoJSON, or a data set.
 
@@ -74,6 +75,8 @@ def predict(
         raise UserError(f"--mpp: expected micrometres per pixel from 0.01 to 100, got {mpp:g}.")
 
     from factory.core.precision import resolve_precision
+    from factory.core.wording import dry_run as dry_run_text
+    from factory.core.wording import plural
     from segment.network.weights import load_weights
     from segment.predict import request, writing
     from segment.predict.sources import find_pictures
@@ -102,7 +105,10 @@ def predict(
     for line in request.describe_jobs(jobs, loaded):
         say(line)
     if len(todo) < len(jobs):
-        say(f"{len(jobs) - len(todo)} images are done, {len(todo)} to go")
+        say(f"{plural(len(jobs) - len(todo), 'image')} done, {len(todo)} to go")
+    if dry_run:
+        say(dry_run_text(None, out))
+        return
     with progress("predicting", sum(job.windows for job in todo), unit="windows") as bar:
         write = writing.write_dataset if is_set else writing.write_files
         write(out, todo, loaded, settings, config, overwrite=overwrite, on_window=bar.advance)

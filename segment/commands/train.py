@@ -166,7 +166,10 @@ def train(
             on_step=bar.to,
             on_validation=lambda row: terminal.print(describe.describe_validation(row), markup=False, soft_wrap=True),
         )
-    for line in describe.describe_result(result, job):
+    for line in [
+        *describe.describe_result(result, job),
+        f"Next: segment evaluate --weights {job.out}; segment predict IMAGES --weights {job.out} --out predicted",
+    ]:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -178,6 +181,8 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 def _print_config(terminal: Any, job: Any) -> None:
     import yaml
 
+    from factory.core.wording import dry_run as dry_run_text
+
     text = yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False)
     terminal.print(text, markup=False, highlight=False, soft_wrap=True)
-    terminal.print(f"dry run: nothing written, the run would go to {job.out}", markup=False, soft_wrap=True)
+    terminal.print(dry_run_text(None, job.out), markup=False, soft_wrap=True)

@@ -259,7 +259,7 @@ def test_dry_run_prints_the_configuration_and_writes_nothing(name: str, tmp_path
     assert "4 masks of scheme tissue at 0.5 um per pixel, 6 steps of 2 crops of 32x64, fp32 on cpu" in done.out
     assert "learning_rate: 0.001" in done.out
     assert "scheme: tissue" in done.out
-    assert "nothing written" in done.out
+    assert "nothing was written" in done.out
     assert sorted(tmp_path.rglob("*")) == before
 
 
