@@ -161,7 +161,7 @@ def extractors(protocol: Mapping[str, Any], encoder: Path | None) -> Iterator[Ex
 def render(arm: Arm, folder: Path, pixels: Pixels, mpp: float, scheme: LabelScheme, seed: int) -> Pixels:
     """Images of an arm for the masks of `real_views`: uint8 [N, h, w, 3]."""
     part = resolve(RENDERERS, arm.renderer, "--renderer")
-    config = part.resolve_weights(parse(part.Config, {"weights": str(folder)}, arm.name), "cpu")
+    config = part(parse(part.Config, {"weights": str(folder)}, arm.name), "cpu").resolved_config()
     renderer = part(config)
     drawn = scheme_of(renderer.card)
     images = []

@@ -54,22 +54,19 @@ class WeightedPart(ABC):
     part: ClassVar[str]
     kind: ClassVar[str]
     Config: ClassVar[type[WeightsConfig]] = WeightsConfig
-    uses_torch = True
-    from_weights = True
 
     def __init__(self, config: Any, device: str = "cpu") -> None:
         self.config, self.device = config, device
 
-    @classmethod
-    def resolve_weights(cls, config: Any, device: str) -> Any:
-        """Return the config with the sha256 of its weights and its number format filled in.
+    def resolved_config(self) -> WeightsConfig:
+        """Return the config with the sha256 of the weights and the number format filled in; see `UsesWeights`.
 
         Raises:
             UserError: for weights that are missing, damaged, another part's, or not those of the sha256.
         """
-        card = cls.card_of(config)
-        card.refuse_other(cls.path_of(config), config.weights_sha256, "make the data set anew")
-        resolved = {"weights_sha256": card.sha256, "precision": resolve_precision(config.precision, device)}
+        config: WeightsConfig = self.config
+        self.card.refuse_other(self.path_of(config), config.weights_sha256, "make the data set anew")
+        resolved = {"weights_sha256": self.card.sha256, "precision": resolve_precision(config.precision, self.device)}
         return config.model_copy(update=resolved)
 
     @classmethod
@@ -113,30 +110,14 @@ class WeightedPart(ABC):
         """Return the label scheme of the weights that are named by typed values, for requests without a scheme."""
         return scheme_of(cls.card_of(WeightsConfig(weights=str(values.get("weights", "starter")))))
 
-    @classmethod
-    def provenance(cls, config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return sources and licences of the training data, for the metadata and the check for leaks."""
-        fields = cls.card_of(config).fields
-        return tuple(fields["sources"]), tuple(fields["licences"])
-
-    @classmethod
-    def notes(cls, config: Any, size: tuple[int, int]) -> tuple[str, ...]:
-        """Return notes on how the inputs were read for tiles of a size, one line each."""
-        del config, size
-        return ()
-
-    def resolved_config(self) -> WeightsConfig:
-        """Return the config with the weights' sha256 and the number format filled in; see `UsesWeights`."""
-        resolved: WeightsConfig = self.resolve_weights(self.config, self.device)
-        return resolved
-
     def training_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return sources and licences of the data behind the weights; see `UsesWeights`."""
-        return self.provenance(self.config)
+        """Return sources and licences of the training data, for the metadata and the check for leaks."""
+        return tuple(self.card.fields["sources"]), tuple(self.card.fields["licences"])
 
     def input_notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """Return how the inputs were read for tiles of a size, one line each; see `UsesWeights`."""
-        return self.notes(self.config, size)
+        """Return notes on how the inputs were read for tiles of a size, one line each."""
+        del size
+        return ()
 
     @cached_property
     def card(self) -> Card:

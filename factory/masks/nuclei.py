@@ -105,11 +105,6 @@ class Nuclei(MaskGenerator):
         """Return the config whose layouts are like real ones; see `FitsTiles` and `fit_layouts`."""
         return fit_layouts(tiles, request, self.config, typed, lambda fitted: Nuclei(fitted).draw)
 
-    @staticmethod
-    def fit(tiles: Sequence[Tile], request: Request, config: NucleiConfig, typed: frozenset[str]) -> NucleiConfig:
-        """As `fit_tiles`, of a config."""
-        return Nuclei(config).fit_tiles(tiles, request, typed)
-
     def draw(self, requests: Sequence[Request], rngs: Sequence[np.random.Generator]) -> list[Scores]:
         """Draw the nuclei of each request from its own generator; all score fields are 0."""
         return [self._draw(request, rng) for request, rng in zip(requests, rngs, strict=True)]

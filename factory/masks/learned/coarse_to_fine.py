@@ -91,17 +91,16 @@ class CoarseToFineMasks(TrainedMasks):
     """Of noise that the network sees beside the coarse map."""
     config: CoarseConfig
 
-    @classmethod
-    def resolve_weights(cls, config: CoarseConfig, device: str) -> CoarseConfig:
-        """Return the config with weights, precision and coarse maps filled in; see `WeightedPart.resolve_weights`."""
-        resolved: CoarseConfig = super().resolve_weights(config, device)
+    def resolved_config(self) -> CoarseConfig:
+        """Return the config with weights, precision and coarse maps filled in."""
+        resolved = super().resolved_config()
+        assert isinstance(resolved, CoarseConfig)
         if resolved.coarse == "drawn":
             return resolved
-        scheme = scheme_of(cls.card_of(resolved))
         if resolved.coarse == "sketches":
-            found = sketches_sha256(_read(resolved, scheme))
+            found = sketches_sha256(self.sketches)
         else:
-            tiles = _survey(resolved, scheme)
+            tiles = _survey(resolved, scheme_of(self.card))
             resolved._rows, found = tiles.rows, tiles.sha256
         if resolved.coarse_sha256 not in (None, found):
             raise UserError(
@@ -110,26 +109,19 @@ class CoarseToFineMasks(TrainedMasks):
             )
         return resolved.model_copy(update={"coarse_sha256": found})
 
-    @classmethod
-    def provenance(cls, config: CoarseConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def training_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return sources and licences of the weights, and of the masks that coarse maps are made of."""
-        sources, licences = super().provenance(config)
-        if config.coarse != "masks":
+        sources, licences = super().training_sources()
+        if self.config.coarse != "masks":
             return sources, licences
-        tiles = _open(config, scheme_of(cls.card_of(config)))
-        return (
-            tuple(sorted({*sources, *tiles.sources})),
-            tuple(sorted({*licences, *tiles.licences})),
-        )
+        return tuple(sorted({*sources, *self.tiles.sources})), tuple(sorted({*licences, *self.tiles.licences}))
 
-    @classmethod
-    def notes(cls, config: CoarseConfig, size: tuple[int, int]) -> tuple[str, ...]:
+    def input_notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         """Return how each drawing was read."""
-        if config.coarse != "sketches":
+        if self.config.coarse != "sketches":
             return ()
-        sketches = _read(config, scheme_of(cls.card_of(config)))
         return tuple(
-            f"{sketch.name}: {note}" for sketch in sketches for note in (*sketch.notes, *_fitted(sketch, size))
+            f"{sketch.name}: {note}" for sketch in self.sketches for note in (*sketch.notes, *_fitted(sketch, size))
         )
 
     @cached_property

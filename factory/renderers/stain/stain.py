@@ -71,11 +71,6 @@ class Stain(Renderer):
         labelled = bool(scheme.ids("tumour_positive"))
         return fit_slides(images, staining_of(self.config, scheme), self.config, positive_labelled=labelled)
 
-    @staticmethod
-    def fit(images: Sequence[npt.NDArray[np.uint8]], scheme: LabelScheme, config: StainConfig) -> StainConfig:
-        """As `fit_images`, of a config."""
-        return Stain(config).fit_images(images, scheme)
-
     def _render(self, condition: Condition, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         array, mpp = condition.array, condition.mpp
         if array.ndim != 3 or array.shape[0] != 2 or array.dtype != np.int32:

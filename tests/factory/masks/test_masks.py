@@ -20,8 +20,10 @@ from scipy import ndimage
 
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
+from factory.learn.base import UsesWeights
 from factory.masks import MASKS, TRAINABLE
 from factory.masks.allocate import Unmet, allocate
+from factory.masks.base import resolve_mask_generator
 from factory.masks.ihc import Ihc
 from factory.masks.nuclei import Nuclei
 from factory.masks.polygons import Polygons
@@ -31,7 +33,7 @@ from manifests.measure import measure
 from manifests.tile import Tile
 
 ATTEMPTS = 4
-UNTRAINED = [name for name in MASKS if not getattr(resolve(MASKS, name, "mask generator"), "from_weights", False)]
+UNTRAINED = [name for name in MASKS if not issubclass(resolve_mask_generator(name), UsesWeights)]
 """Those with weights are in test_trained_masks.py."""
 PAIRS = [
     (name, scheme)

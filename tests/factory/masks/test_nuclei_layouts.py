@@ -165,8 +165,8 @@ def test_a_requested_number_takes_the_layout_of_its_density() -> None:
 
 def test_a_fit_brings_drawn_nuclei_near_and_is_the_same_every_time() -> None:
     real = drawn(REAL, 12)
-    fitted = Nuclei.fit(real, REQUEST, NucleiConfig(), frozenset())
-    assert fitted == Nuclei.fit(real, REQUEST, NucleiConfig(), frozenset())
+    fitted = Nuclei(NucleiConfig()).fit_tiles(real, REQUEST, frozenset())
+    assert fitted == Nuclei(NucleiConfig()).fit_tiles(real, REQUEST, frozenset())
     assert NucleiConfig.model_validate(fitted.model_dump(mode="json")) == fitted
     sides = drawn(REAL, 40, first=500), drawn(NucleiConfig(), 40), drawn(fitted, 40)
     wanted, before, after = (measured(tiles) for tiles in sides)
@@ -178,7 +178,7 @@ def test_a_fit_brings_drawn_nuclei_near_and_is_the_same_every_time() -> None:
 def test_what_is_typed_stays() -> None:
     real = drawn(REAL, 8)
     typed = NucleiConfig(touching=0.1, room=1.3)
-    fitted = Nuclei.fit(real, REQUEST, typed, frozenset({"touching", "room", "shares"}))
+    fitted = Nuclei(typed).fit_tiles(real, REQUEST, frozenset({"touching", "room", "shares"}))
     assert (fitted.touching, fitted.room, fitted.shares) == (0.1, 1.3, typed.shares)
     assert all(layout.touching is None for layout in fitted.layouts)
 
@@ -186,10 +186,10 @@ def test_what_is_typed_stays() -> None:
 def test_unlabelled_windows_are_left_out_and_few_nuclei_refused() -> None:
     request = Request(64, 64, 0.25, SCHEMES["nuclei"])
     with pytest.raises(UserError, match=f"expected {LEAST_NUCLEI} whole nuclei"):
-        Nuclei.fit(drawn(REAL, 1, request), request, NucleiConfig(), frozenset())
+        Nuclei(NucleiConfig()).fit_tiles(drawn(REAL, 1, request), request, frozenset())
     blank = [Tile(np.full_like(t.semantic, 255), t.instance * 0, t.mpp, t.scheme) for t in drawn(REAL, 2)]
     with pytest.raises(UserError, match="whole nuclei"):
-        Nuclei.fit(blank, REQUEST, NucleiConfig(), frozenset())
+        Nuclei(NucleiConfig()).fit_tiles(blank, REQUEST, frozenset())
 
 
 def fitted_set(root: Path, cli: Cli, *more: str) -> Outcome:

@@ -49,7 +49,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
 def build(name: str, run: Path, **values: Any) -> Any:
     part = resolve(MASKS, name, "--masks")
     config = parse(part.Config, {"weights": str(run), "precision": "fp32", **values}, "masks")
-    return part(part.resolve_weights(config, "cpu"))
+    return part(part(config, "cpu").resolved_config())
 
 
 def request_for(scheme: str, height: int = SIZE[0], width: int = SIZE[1], **more: Any) -> Request:
@@ -192,7 +192,7 @@ def test_a_scheme_of_that_name_with_other_classes_is_another(weights: Weights) -
 
 def settle(name: str, path: Path, **values: Any) -> Any:
     part = resolve(MASKS, name, "--masks")
-    return part.resolve_weights(parse(part.Config, {"weights": str(path), **values}, "masks"), "cpu")
+    return part(parse(part.Config, {"weights": str(path), **values}, "masks"), "cpu").resolved_config()
 
 
 def test_settling_spells_out_the_weights_and_the_precision(weights: Weights) -> None:

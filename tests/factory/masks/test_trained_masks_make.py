@@ -180,7 +180,7 @@ def test_weights_of_a_scheme_of_ones_own_ask_for_its_file(weights: Weights, tmp_
 def build(name: str, path: Path, **values: Any) -> Any:
     part = resolve(MASKS, name, "--masks")
     config = parse(part.Config, {"weights": str(path), "precision": "fp32", **values}, "masks")
-    return part(part.resolve_weights(config, "cpu"))
+    return part(part(config, "cpu").resolved_config())
 
 
 def write_sketches(folder: Path, n: int = 2) -> Path:
@@ -273,13 +273,13 @@ def test_masks_are_looked_at_once_and_those_with_ignored_pixels_left_out_by_all(
     poke(root, 1, 255)
     part = resolve(MASKS, "priorpath", "--masks")
     values = {"weights": str(weights("priorpath")), "coarse": "masks", "coarse_from": str(root)}
-    settled = part.resolve_weights(parse(part.Config, values, "masks"), "cpu")
+    settled = part(parse(part.Config, values, "masks"), "cpu").resolved_config()
     monkeypatch.setattr("factory.learn.crops._survey", lambda *_: pytest.fail("looked at every mask again"))
     masks = part(pickle.loads(pickle.dumps(settled)))  # as it comes to a worker
     assert masks.tiles.rows == ((0, 0), (0, 2), (0, 3))
     assert masks.tiles.left_out == 1
     assert masks.tiles.sha256 == settled.coarse_sha256
-    assert "kept-out/slide-0" in part.provenance(settled)[0]
+    assert "kept-out/slide-0" in part(settled).training_sources()[0]
     assert parse(part.Config, settled.model_dump(mode="json"), "masks").coarse_sha256 == settled.coarse_sha256
 
 
@@ -373,7 +373,7 @@ def test_coarse_maps_come_from_every_data_set_that_is_named(weights: Weights, tm
     roots = [write_blobs(tmp_path / name, n=2, split="test").root for name in ("a", "b")]
     masks = build("priorpath", weights("priorpath"), coarse="masks", coarse_from=[str(root) for root in roots])
     assert len(masks.tiles) == 4
-    assert {"a/slide-0", "b/slide-0"} < set(masks.provenance(masks.config)[0])
+    assert {"a/slide-0", "b/slide-0"} < set(masks.training_sources()[0])
 
 
 # What comes with the package.

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
-from factory.masks import MASKS, TRAINABLE
+from factory.learn.base import UsesWeights
+from factory.masks import TRAINABLE
+from factory.masks.base import resolve_mask_generator
 from factory.nets import annealing
 from factory.nets.depas import DcganGenerator, DepasGenerator
 from factory.nets.discriminators import PatchDiscriminator, Scales, WholeDiscriminator, smallest_side
@@ -300,7 +301,7 @@ GENERATORS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], tuple[torch
 
 def test_every_generator_that_learns_is_folded_here() -> None:
     assert set(GENERATORS) == set(TRAINABLE)
-    assert all(resolve(MASKS, name, "--masks").from_weights for name in TRAINABLE)
+    assert all(issubclass(resolve_mask_generator(name), UsesWeights) for name in TRAINABLE)
 
 
 @pytest.mark.parametrize("name", GENERATORS)

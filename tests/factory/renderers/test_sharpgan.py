@@ -165,9 +165,7 @@ def weights(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 def build(run: Path, **values: Any) -> Any:
     part = resolve(RENDERERS, "sharpgan", "--renderer")
     return part(
-        part.resolve_weights(
-            parse(part.Config, {"weights": str(run), "precision": "fp32", **values}, "renderer"), "cpu"
-        )
+        part(parse(part.Config, {"weights": str(run), "precision": "fp32", **values}, "renderer")).resolved_config()
     )
 
 

@@ -398,11 +398,11 @@ def real() -> Image:
 
 @pytest.fixture(scope="module")
 def fitted(real: Image) -> StainConfig:
-    return Stain.fit([real], SCHEMES["pdl1"], NO_FAULTS)
+    return Stain(NO_FAULTS).fit_images([real], SCHEMES["pdl1"])
 
 
 def test_fit_is_deterministic_and_survives_yaml_and_pickle(real: Image, fitted: StainConfig) -> None:
-    assert Stain.fit([real], SCHEMES["pdl1"], NO_FAULTS) == fitted
+    assert Stain(NO_FAULTS).fit_images([real], SCHEMES["pdl1"]) == fitted
     again = parse(StainConfig, yaml.safe_load(yaml.safe_dump(fitted.model_dump(mode="json"))), "run.yaml")
     assert canonical(again) == canonical(fitted)
     stain = pickle.loads(pickle.dumps(Stain(fitted)))
@@ -419,7 +419,7 @@ def test_fit_tells_haematoxylin_from_dab(fitted: StainConfig) -> None:
 
 @pytest.mark.parametrize("scheme", ["pdl1", "ihc"])
 def test_fit_moves_tiles_towards_the_colours_of_the_image(real: Image, scheme: str) -> None:
-    config = Stain.fit([real], SCHEMES[scheme], NO_FAULTS)
+    config = Stain(NO_FAULTS).fit_images([real], SCHEMES[scheme])
     tile = condition(scheme, 192, 256, 0.5)
     truth = palette(real)
 
@@ -439,7 +439,7 @@ def palette(image: Image) -> npt.NDArray[np.float64]:
 
 
 def test_fit_of_an_immunostain_colours_tiles_that_know_no_positives(real: Image) -> None:
-    config = Stain.fit([real], SCHEMES["nuclei"], NO_FAULTS)
+    config = Stain(NO_FAULTS).fit_images([real], SCHEMES["nuclei"])
     assert config.stain == "membrane_dab"
     assert 0 < config.anatomy.unlabelled_positive < 1
     brown = rgb2hed(render(condition("nuclei", 192, 256, 0.25), 0, config))[..., 2]
@@ -449,7 +449,7 @@ def test_fit_of_an_immunostain_colours_tiles_that_know_no_positives(real: Image)
 
 def test_fit_tells_nuclear_from_membranous_dab() -> None:
     nuclear = render(condition("ihc", 384, 384, 0.25), 1)
-    config = Stain.fit([nuclear], SCHEMES["nuclei"], NO_FAULTS)
+    config = Stain(NO_FAULTS).fit_images([nuclear], SCHEMES["nuclei"])
     assert config.stain == "nuclear_dab"
     assert config.anatomy.unlabelled_positive == pytest.approx(0.5, abs=0.2)
 
@@ -457,21 +457,21 @@ def test_fit_tells_nuclear_from_membranous_dab() -> None:
 def test_fit_finds_the_vectors_it_was_rendered_with() -> None:
     tile = condition("ihc", 384, 384, 0.25)
     config = NO_FAULTS.model_copy(update={"hue_spread": 0.0})
-    slide = Stain.fit([render(tile, 2, config)], SCHEMES["ihc"], config).slides[0]
+    slide = Stain(config).fit_images([render(tile, 2, config)], SCHEMES["ihc"]).slides[0]
     assert np.dot(slide.haematoxylin, HAEMATOXYLIN_IHC) / np.linalg.norm(HAEMATOXYLIN_IHC) > 0.97
     assert np.dot(slide.dab, DAB) / np.linalg.norm(DAB) > 0.95
 
 
 def test_fit_takes_one_look_per_image_and_at_most_48(real: Image) -> None:
     crops = [np.ascontiguousarray(real[y : y + 128, x : x + 128]) for y in (0, 128, 256) for x in (0, 128, 256)]
-    assert len(Stain.fit(crops, SCHEMES["pdl1"], NO_FAULTS).slides) == 9
-    assert len(Stain.fit(crops * 8, SCHEMES["pdl1"], NO_FAULTS).slides) == 48
+    assert len(Stain(NO_FAULTS).fit_images(crops, SCHEMES["pdl1"]).slides) == 9
+    assert len(Stain(NO_FAULTS).fit_images(crops * 8, SCHEMES["pdl1"]).slides) == 48
 
 
 @pytest.mark.parametrize("images", [[], [np.full((64, 64, 3), 244, np.uint8)]])
 def test_fit_without_stained_tissue_is_refused(images: list[Image]) -> None:
     with pytest.raises(UserError, match="stained tissue"):
-        Stain.fit(images, SCHEMES["pdl1"], StainConfig())
+        Stain(StainConfig()).fit_images(images, SCHEMES["pdl1"])
 
 
 def test_fit_scan_ranks_blur_noise_and_compression(real: Image) -> None:
@@ -492,7 +492,7 @@ def test_fit_of_a_rendered_tile_finds_its_densities(scheme: str, group: str, nuc
     )
     config = NO_FAULTS.model_copy(update={group: preparation})
     images = [render(condition(scheme, 256, 256, 0.25), seed, config) for seed in range(6)]
-    slides = Stain.fit(images, SCHEMES[scheme], config).slides
+    slides = Stain(config).fit_images(images, SCHEMES[scheme]).slides
     assert np.median([slide.nucleus for slide in slides]) == pytest.approx(nucleus, rel=0.25)
     if group == "ihc":
         assert np.median([slide.dab_density for slide in slides]) == pytest.approx(1.2, rel=0.35)

@@ -63,7 +63,7 @@ def variant(request: pytest.FixtureRequest, weights: Weights) -> Callable[..., A
 def build(name: str, run: Path, **values: Any) -> Any:
     part = resolve(RENDERERS, name, "--renderer")
     config = parse(part.Config, {"weights": str(run), "precision": "fp32", **values}, "renderer")
-    return part(part.resolve_weights(config, "cpu"))
+    return part(part(config, "cpu").resolved_config())
 
 
 def condition_for(renderer: Any, seed: int = 0, size: tuple[int, int] = SIZE) -> Condition:
@@ -271,7 +271,7 @@ def test_values_that_the_condition_map_does_not_have_are_not_drawn(weights: Weig
 
 def settle(name: str, path: Path, **values: Any) -> Any:
     part = resolve(RENDERERS, name, "--renderer")
-    return part.resolve_weights(parse(part.Config, {"weights": str(path), **values}, "renderer"), "cpu")
+    return part(parse(part.Config, {"weights": str(path), **values}, "renderer"), "cpu").resolved_config()
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
