@@ -20,8 +20,8 @@ from experiments.arms import Arm, extractors, real_views, render_finished, run_e
 from experiments.noise_frequency_report import CELLS, POLYGONS, ArmFigures, noise_arm, write_report
 from factory.core.statistics import draw_groups
 from factory.learn.crops import open_tiles
-from factory.score.features import extract
-from factory.score.frechet import frechet_distance
+from factory.score.distances import frechet_distance
+from factory.score.extractor import extract
 
 Floats = npt.NDArray[np.float64]
 

@@ -24,8 +24,8 @@ import numpy.typing as npt
 from experiments.arms import Arm, Pixels, extractors, real_views, render_finished, run_experiment
 from experiments.sharp_gan_report import RunFigures, Scored, write_report
 from factory.learn.crops import Tiles, instances_of, open_tiles
-from factory.score.features import extract
-from factory.score.frechet import frechet_distance
+from factory.score.distances import frechet_distance
+from factory.score.extractor import extract
 from factory.score.image_quality import image_quality
 from segment import metrics
 from segment.network.inference import predict_maps

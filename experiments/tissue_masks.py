@@ -29,7 +29,8 @@ from factory.core.weights import read_card
 from factory.learn.crops import MaskCrops, Tiles, open_tiles
 from factory.learn.sample_sheet import write_sample_sheet
 from factory.score.compare import Comparison, compare_sets
-from factory.score.features import Extractor, open_extractor
+from factory.score.extractor import Extractor
+from factory.score.features import open_extractor
 from factory.score.settings import Settings
 from factory.score.tiles import TileSet
 from manifests.dataset import open_dataset

@@ -10,10 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from factory.score.compare import FAKES, HALVES_BY_GROUP, TRAINING, Comparison
-from factory.score.control_price import ShiftBin
-from factory.score.controls import ControlRow
-from factory.score.report import MATCHED, PRICE_NOTE
+from factory.score.compare import Comparison
+from factory.score.controls import FAKES, HALVES_BY_GROUP, MATCHED, PRICE_NOTE, TRAINING, ControlRow, ShiftBin
 from manifests.files import write_atomic
 
 RESULTS = Path("docs/results/reports")

@@ -1,4 +1,4 @@
-"""How alike two sets of tiles are: distances, coverage, statistics, copies, each beside its floor and its ceiling.
+"""Similarity of two sets of tiles: distances, coverage, statistics and copies, each with its floor and ceiling.
 
 `compare_sets` takes arrays, `factory score` takes data sets; both give the same `Comparison`.
 """

@@ -1,59 +1,86 @@
-"""All figures of one comparison, from arrays: what `factory score` and the experiments call."""
+"""All figures of one comparison, computed from arrays; `factory score` and the experiments call it."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from factory.core.console import progress
+from factory.core.statistics import Floats
 from factory.geometry.nuclear_statistics import NuclearStatistics
-from factory.score.control_price import ShiftBin, price_of_control
-from factory.score.controls import ControlRow, Halves, control_row, random_draws, shuffle_patches, split_halves
+from factory.score.controls import (
+    FAKES,
+    HALVES_BY_GROUP,
+    RANDOM_HALVES,
+    SHUFFLED,
+    TRAINING,
+    ControlRow,
+    Halves,
+    ShiftBin,
+    control_row,
+    price_of_control,
+    random_draws,
+    shuffle_patches,
+    split_halves,
+)
 from factory.score.copies import CopyFigures, FeatureSets, find_copies, searches
-from factory.score.features import Extractor, extract, open_extractor
-from factory.score.frechet import Extrapolation, bootstrap_interval, extrapolate, frechet_distance
-from factory.score.grid import GridFigures, local_distances
-from factory.score.kernel import KernelDistance, kernel_distance
+from factory.score.distances import (
+    Extrapolation,
+    KernelDistance,
+    Neighbourhood,
+    bootstrap_interval,
+    extrapolate,
+    frechet_distance,
+    kernel_distance,
+    neighbourhood,
+)
+from factory.score.extractor import Extractor, extract
+from factory.score.features import open_extractor
 from factory.score.mask_statistics import MaskStatistics, class_fractions, mask_statistics, measured_classes
 from factory.score.modes import ModeFigures, find_modes, mode_space
-from factory.score.neighbours import Neighbourhood, neighbourhood
-from factory.score.nuclear_figures import NuclearFigures, compare_nuclei, measure_nuclei
 from factory.score.periodicity import Periodicity, periodic_excess
-from factory.score.pictures import to_pictures
-from factory.score.projections import Projection, kl_divergence, ks_2d, project_pca, project_tsne
-from factory.score.settings import Settings
-from factory.score.tiles import TileSet, generator, random_crops
-from factory.score.two_samples import CurveFigures, StatisticFigures, compare_curves, compare_statistics
+from factory.score.projections import (
+    GridFigures,
+    Projection,
+    kl_divergence,
+    ks_2d,
+    local_distances,
+    project_pca,
+    project_tsne,
+)
+from factory.score.settings import Settings, generator
+from factory.score.tiles import TileSet, random_crops, to_pictures
+from factory.score.two_samples import (
+    CurveFigures,
+    NuclearFigures,
+    StatisticFigures,
+    compare_curves,
+    compare_nuclei,
+    compare_statistics,
+    measure_nuclei,
+)
 
-Floats = npt.NDArray[np.float64]
 Figures = TypeVar("Figures")
+Measured = Mapping[str, tuple[MaskStatistics, ...]]
 
 LEAST_TILES = 16
 """Tiles of either kind that a comparison needs."""
 
-
 POOL = 4
-"""Real tiles that serve the floor, per tile compared, at most."""
-
-RANDOM_HALVES, HALVES_BY_GROUP = "real halves, random", "real halves, by group"
-TRAINING, FAKES, SHUFFLED = "training tiles", "fakes", "shuffled patches"
-"""Rows of the table of controls. Training tiles (crops of the fakes' size) are what a perfect generator would equal."""
+"""Largest number of real tiles used for the floor, per tile compared."""
 
 
 @dataclass(frozen=True)
 class ProjectionFigures:
-    """One plane: its points, what differs in it, and its grid.
+    """One plane: its points, the distances in it, and its grid.
 
     Attributes:
         projection: points of all tiles. ks, kl: between fakes and reals (`ks_2d`, `kl_divergence`). ks_floor, kl_floor:
-            means of the same between random halves of the reals in this plane. grid: its cells.
+            their means over random halves of the reals in this plane. grid: its cells.
     """
 
     projection: Projection
@@ -66,22 +93,22 @@ class ProjectionFigures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every figure of fakes against reals.
+    """All figures of fakes against reals.
 
     Attributes:
-        fakes, reals: the tiles compared, equally many. settings: all of them.
+        fakes, reals: the tiles compared, equally many. settings: all settings.
         extractor_origin, extractor_sha256: of the features. dimensions: of a feature vector.
-        distance_name: what the Frechet distance is called. distance, distance_interval: it and its 95 % interval.
+        distance_name: name of the Frechet distance. distance, distance_interval: its value and its 95 % interval.
         extrapolation: over sample sizes. kernel: kernel distance. neighbours: precision, recall, density, coverage.
-        projections: pca, t-sne. halves_note: which halves are the floor. control_size: tiles of either side in a row of
-            `controls`, the table at one sample size.
+        projections: pca, t-sne. halves_note: describes the halves of the floor.
+        control_size: tiles of either side in a row of `controls`, the table at one sample size.
         statistics, curves: of masks, per class; empty for images. modes: of the real tiles.
-        copies: None without training tiles, which are searched whole; their limit is set by the whole pool of reals.
-        price: bins of the allocation shift; empty without shifts. training: those tiles.
+        copies: None without training tiles; the whole pool of reals sets the limit.
+        price: bins of the allocation shift; empty without shifts. training: whole training tiles.
         periodicity: of images; None for masks.
+        measured: fakes, reals, shuffled, pool (all real tiles) -> statistics of every tile, per class; empty for
+            images.
         nuclei: of masks with instances on both sides, else empty. nuclei_measured: fakes, reals, pool -> their nuclei.
-        measured: fakes, reals, shuffled, pool (all real tiles) -> statistics of every tile,
-            per class; empty for images.
     """
 
     fakes: TileSet
@@ -107,12 +134,12 @@ class Comparison:
     price: tuple[ShiftBin, ...]
     periodicity: Periodicity | None
     training: TileSet | None
-    measured: Mapping[str, tuple[MaskStatistics, ...]]
+    measured: Measured
     nuclei: tuple[NuclearFigures, ...] = ()
     nuclei_measured: Mapping[str, NuclearStatistics] = field(default_factory=dict)
 
     def row(self, name: str) -> ControlRow | None:
-        """The row of the table of controls with that name, where there is one."""
+        """Returns the row of the table of controls with this name, or None."""
         return next((row for row in self.controls if row.name == name), None)
 
 
@@ -127,19 +154,19 @@ def compare_sets(
     controls: Mapping[str, TileSet] | None = None,
     extractor: Extractor | None = None,
 ) -> Comparison:
-    """Compare two sets of masks or images of one size, scheme and resolution.
+    """Compares two sets of masks or images of one size, scheme and resolution.
 
     Args:
-        fakes, reals: of either as many are drawn as the smaller has. Reals beyond that (up to four times as many) serve
-            the floor, fakes beyond it the price of control.
+        fakes, reals: equal numbers are drawn from both. Further reals (up to four times as many in all) are used for
+            the floor, further fakes for the price of control.
         settings: default `Settings()`. n: tiles of either kind, at most.
-        training: whole tiles that the generator was trained on, as large as the fakes or larger, for copies.
-        training_views: what it saw of them, of the fakes' size, for the table; default one random crop of each.
+        training: whole tiles that the generator was trained on, as large as the fakes or larger, searched for copies.
+        training_views: crops of them of the fakes' size, for the table; default one random crop of each.
         controls: name -> other tiles for the table.
-        extractor: opened already; default what the settings name.
+        extractor: an open extractor; default the one that the settings name.
 
     Raises:
-        ValueError: for sets of other sizes or schemes, or fewer than 16 tiles.
+        ValueError: for sets of different sizes or schemes, or with fewer than 16 tiles.
     """
     settings, controls = settings or Settings(), controls or {}
     count = min(len(fakes), len(reals), n or len(reals))
@@ -150,13 +177,14 @@ def compare_sets(
     fakes, reals = (sets[name].take(range(count)) for name in ("fakes", "reals"))
     sets |= {} if training_views is None else {"training": training_views}
     sets |= {_control(name): side for name, side in controls.items()}
-    extractor = extractor or open_extractor(settings.features, _path(settings.feature_weights))
+    extractor = extractor or open_extractor(settings.features, settings.weights_path)
     features = _features(extractor, sets, settings)
     measured = _statistics({"fakes": fakes, "pool": sets["reals"], "shuffled": sets["shuffled"]}, count)
     nuclei = measure_nuclei(fakes, sets["reals"], count)
-    halves = split_halves(sets["reals"].groups, len(sets["reals"]), count, settings.draws, settings.seed)
+    groups = sets["reals"].groups
+    halves = split_halves(groups, len(sets["reals"]), count, settings.draws, settings.seed)
     f, r = features["fakes"][:count], features["reals"][:count]
-    # Small matrices: one thread is faster than several, and the figures do not depend on how many there are.
+    # Matrices are small: one thread is fastest, and the figures do not depend on the number of threads.
     with threadpool_limits(1, user_api="blas"):
         return Comparison(
             fakes=fakes,
@@ -167,7 +195,9 @@ def compare_sets(
             dimensions=f.shape[1],
             distance_name=extractor.distance,
             distance=frechet_distance(f, r),
-            distance_interval=_interval(f, r, reals.groups, settings),
+            distance_interval=bootstrap_interval(
+                f, r, generator(settings.seed, "bootstrap"), groups=reals.groups, resamples=settings.bootstrap
+            ),
             extrapolation=extrapolate(f, r, generator(settings.seed, "extrapolation"), settings.subset_sizes),
             kernel=kernel_distance(f, r, generator(settings.seed, "kernel"), settings.kernel_subsets),
             neighbours=neighbourhood(f, r, settings.neighbours),
@@ -180,7 +210,9 @@ def compare_sets(
             modes=_modes(f, r, measured, reals.ids, settings),
             copies=_copies(fakes, sets["reals"], training, features, settings),
             price=_price(sets["fakes"], sets["reals"], features, settings),
-            periodicity=_periodicity(fakes, reals),
+            periodicity=None
+            if fakes.scheme
+            else Periodicity(periodic_excess(fakes.pixels), periodic_excess(reals.pixels)),
             training=training,
             measured=measured,
             nuclei=compare_nuclei(nuclei, halves),
@@ -188,19 +220,13 @@ def compare_sets(
         )
 
 
-def _periodicity(fakes: TileSet, reals: TileSet) -> Periodicity | None:
-    if fakes.scheme is not None:
-        return None
-    return Periodicity(periodic_excess(fakes.pixels), periodic_excess(reals.pixels))
-
-
 def choose(tiles: TileSet, count: int, seed: int) -> TileSet:
-    """`count` of the tiles, drawn at random, in random order: any beginning of it is a random draw too."""
+    """Draws `count` tiles in random order, so that any first part of them is a random draw too."""
     return tiles.take(generator(seed, "choice").permutation(len(tiles))[:count])
 
 
 def _pools(fakes: TileSet, reals: TileSet, count: int, settings: Settings) -> dict[str, TileSet]:
-    """Fakes and reals of which the first `count` are compared, and the shuffled patches of those reals."""
+    """Returns fakes and reals, of which the first `count` are compared, and shuffled patches of those reals."""
     more = len(fakes) if fakes.shifts is not None else count
     pools = {"fakes": choose(fakes, more, settings.seed), "reals": choose(reals, POOL * count, settings.seed)}
     compared = pools["reals"].take(range(count))
@@ -209,7 +235,7 @@ def _pools(fakes: TileSet, reals: TileSet, count: int, settings: Settings) -> di
 
 
 def _views(training: TileSet, shape: tuple[int, int], seed: int) -> TileSet:
-    """A random crop of each training tile."""
+    """Cuts a random crop out of each training tile."""
     if training.shape[0] < shape[0] or training.shape[1] < shape[1]:
         raise ValueError(f"{training.name}: expected tiles of at least {shape[0]}x{shape[1]}, got {training.shape}")
     return training.with_pixels(random_crops(training.pixels, shape, generator(seed, "crops", 1)))
@@ -219,11 +245,6 @@ def _control(name: str) -> str:
     return f"control {name}"
 
 
-def _interval(f: Floats, r: Floats, groups: tuple[str, ...] | None, settings: Settings) -> tuple[float, float]:
-    rng = generator(settings.seed, "bootstrap")
-    return bootstrap_interval(f, r, rng, groups=groups, resamples=settings.bootstrap)
-
-
 def _check(sides: list[TileSet], count: int) -> None:
     if count < LEAST_TILES:
         raise ValueError(f"expected at least {LEAST_TILES} tiles of either kind, got {count}")
@@ -231,10 +252,6 @@ def _check(sides: list[TileSet], count: int) -> None:
     for side in sides[1:]:
         if side.shape != first.shape or side.scheme != first.scheme:
             raise ValueError(f"{side.name}: expected tiles of the size and scheme of {first.name}")
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
 
 
 def _features(extractor: Extractor, sets: Mapping[str, TileSet], settings: Settings) -> dict[str, Floats]:
@@ -251,8 +268,8 @@ def _features(extractor: Extractor, sets: Mapping[str, TileSet], settings: Setti
         }
 
 
-def _statistics(sets: Mapping[str, TileSet], count: int) -> dict[str, tuple[MaskStatistics, ...]]:
-    """Statistics of each set, and as ``reals`` of the first `count` of the pool; nothing for images."""
+def _statistics(sets: Mapping[str, TileSet], count: int) -> Measured:
+    """Measures each set; ``reals`` are the first `count` of the pool. Returns nothing for images."""
     if sets["pool"].scheme is None:
         return {}
     schemes = [side.scheme for side in sets.values() if side.scheme is not None]
@@ -263,7 +280,7 @@ def _statistics(sets: Mapping[str, TileSet], count: int) -> dict[str, tuple[Mask
 
 
 def _compare_all(
-    measured: Mapping[str, tuple[MaskStatistics, ...]], halves: Halves, compare: Callable[..., tuple[Figures, ...]]
+    measured: Measured, halves: Halves, compare: Callable[..., tuple[Figures, ...]]
 ) -> tuple[Figures, ...]:
     names = ("fakes", "reals", "shuffled", "pool")
     sides = zip(*(measured[name] for name in names), strict=True) if measured else ()
@@ -309,9 +326,7 @@ def _controls(
     return tuple(rows)
 
 
-def _modes(
-    f: Floats, r: Floats, measured: Mapping[str, tuple[MaskStatistics, ...]], ids: tuple[str, ...], settings: Settings
-) -> ModeFigures:
+def _modes(f: Floats, r: Floats, measured: Measured, ids: tuple[str, ...], settings: Settings) -> ModeFigures:
     tables = [
         np.stack([column for of_class in measured[name] for column in of_class.values.values()], 1)
         if measured
@@ -326,7 +341,7 @@ def _copies(
 ) -> CopyFigures | None:
     if training is None:
         return None
-    with _searching(searches(len(fakes), len(reals), settings.planted)) as on_tile:
+    with progress("copies", searches(len(fakes), len(reals), settings.planted)) as bar:
         return find_copies(
             fakes,
             reals,
@@ -336,14 +351,8 @@ def _copies(
             planted=settings.planted,
             seed=settings.seed,
             features=FeatureSets(features["fakes"][: len(fakes)], features["reals"], features["training"]),
-            on_tile=on_tile,
+            on_tile=bar.advance,
         )
-
-
-@contextlib.contextmanager
-def _searching(total: int) -> Iterator[Callable[[], None]]:
-    with progress("copies", total) as bar:
-        yield bar.advance
 
 
 def _price(pool: TileSet, reals: TileSet, features: Mapping[str, Floats], settings: Settings) -> tuple[ShiftBin, ...]:

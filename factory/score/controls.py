@@ -1,25 +1,37 @@
-"""Controls of a score: halves of the real tiles as the floor, shuffled patches as the ceiling, at one sample size."""
+"""Reference figures of a score: halves of the real tiles (floor), shuffled patches (ceiling), the price of control."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import cdist
 
-from factory.score.frechet import frechet_distance
-from factory.score.kernel import kernel_distance
-from factory.score.neighbours import neighbourhood
-from factory.score.tiles import generator
+from factory.core.statistics import Floats, Places
+from factory.score.distances import SHARES, Neighbourhood, frechet_distance, kernel_distance, neighbourhood
+from factory.score.settings import generator
 
-Floats = npt.NDArray[np.float64]
-Places = npt.NDArray[np.intp]
 Pairs = tuple[tuple[Places, Places], ...]
+
+RANDOM_HALVES, HALVES_BY_GROUP = "real halves, random", "real halves, by group"
+TRAINING, FAKES, SHUFFLED = "training tiles", "fakes", "shuffled patches"
+"""Rows of the table of controls. Training tiles (crops of the fakes' size) are what a perfect generator would equal."""
+
+MATCHED = "real tiles of their composition"
+PRICE_NOTE = (
+    "Bins of large shift hold mostly extreme requests, so their fakes differ from the real tiles in composition, and "
+    "vary less, whatever their quality. So read them beside the real tiles with the nearest class fractions, one for "
+    "each fake, from the half of the real tiles that is not compared with: only what lies above these is a price. "
+    "Where few different real tiles serve, or the gap of fractions is large, that figure is itself rough."
+)
+"""How to read the price of control."""
 
 _TRIES = 400
 _LEAST_GROUPS = 2
-_SMALLEST_SHARE = 0.5  # of a random half, below which halves by group are given up
+_SMALLEST_SHARE = 0.5  # of a random half; smaller halves by group are not used
+_FEWEST_IN_BIN = 8
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class Halves:
 
     Attributes:
         size: tiles in either half. random: pairs drawn tile by tile. by_group: pairs that share no patient or slide;
-            empty where groups are unknown or too unequal. note: says which there are, in a sentence.
+            empty where groups are unknown or too unequal. note: describes both in one sentence, for the report.
     """
 
     size: int
@@ -37,30 +49,26 @@ class Halves:
     note: str
 
 
-@dataclass(frozen=True)
-class ControlRow:
-    """Means over draws of `size` tiles of either side; `distance_std` is over the draws."""
+@dataclass(frozen=True, kw_only=True)
+class ControlRow(Neighbourhood):
+    """One row of the table of controls: means over `draws`; `distance_std` is the standard deviation over them."""
 
     name: str
     draws: int
     distance: float
     distance_std: float
     kernel: float
-    precision: float
-    recall: float
-    density: float
-    coverage: float
 
 
 def split_halves(groups: Sequence[str] | None, count: int, most: int, draws: int, seed: int) -> Halves:
-    """Halve the real tiles, at random and between groups.
+    """Splits the real tiles into halves, at random and between groups.
 
-    Two halves of one patient's tiles are alike in a way that fakes cannot be; halves that share no group are the honest
-    floor. Of many random splits of the groups the most even ones are kept, and all halves, random ones too, are cut to
-    the smallest side among them, so that all distances have the bias of one sample size.
+    Two halves of one patient's tiles are more similar than fakes can be, so halves that share no group are the honest
+    floor. Of many random splits of the groups, the most even ones are kept. All halves, also the random ones, are cut
+    to the smallest side among them, so that all distances have the bias of one sample size.
 
     Args:
-        groups: of each real tile; None where not known. count: real tiles. most: tiles in a half, at most.
+        groups: group of each real tile; None if unknown. count: number of real tiles. most: tiles in a half, at most.
         draws: pairs of either kind. seed: of the draws.
     """
     rng = generator(seed, "halves")
@@ -96,7 +104,7 @@ def _even_group_splits(
     found: dict[bytes, tuple[int, npt.NDArray[np.bool_]]] = {}
     for _ in range(_TRIES):
         side = rng.random(len(names)) < 0.5
-        side = side ^ side[0]  # a split and its mirror image are one
+        side = side ^ side[0]  # a split and its mirror image are the same
         smaller = min(int(sizes[side].sum()), int(count - sizes[side].sum()))
         if smaller:
             found[side.tobytes()] = (smaller, side)
@@ -108,11 +116,11 @@ def _even_group_splits(
 def shuffle_patches(
     pixels: npt.NDArray[np.uint8], patch_grid: tuple[int, int], rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """Cut tiles into patches and shuffle these over all tiles and places: the right stuff in no order.
+    """Cuts tiles into patches and shuffles these over all tiles and places: the right content in no order.
 
     Args:
         pixels: uint8 [N, H, W, ...]. patch_grid: rows and columns of patches; what H and W leave over stays as it is.
-        rng: of the shuffle.
+        rng: generator of the shuffle.
     """
     count, height, width = pixels.shape[:3]
     rows, columns = (max(1, min(n, side)) for n, side in zip(patch_grid, (height, width), strict=True))
@@ -128,18 +136,18 @@ def shuffle_patches(
 
 
 def random_draws(first: int, second: int, size: int, draws: int, rng: np.random.Generator) -> Pairs:
-    """Pairs of `size` places below `first` and below `second`, drawn without replacement."""
+    """Draws pairs of `size` places below `first` and below `second`, without replacement."""
     return tuple((rng.permutation(first)[:size], rng.permutation(second)[:size]) for _ in range(draws))
 
 
 def control_row(
     name: str, features: Floats, reals: Floats, pairs: Pairs, k: int, rng: np.random.Generator
 ) -> ControlRow:
-    """Figures of one row of the table.
+    """Computes one row of the table of controls.
 
     Args:
         name: of the row. features: float64 [n, d] of the first of each pair. reals: float64 [m, d] of the second.
-        pairs: places in both. k: neighbours. rng: of the kernel distance's subsets.
+        pairs: places in both. k: number of neighbours. rng: generator of the kernel distance's subsets.
     """
     distances, kernels, shares = [], [], []
     for a, b in pairs:
@@ -147,8 +155,93 @@ def control_row(
         distances.append(frechet_distance(first, second))
         kernels.append(kernel_distance(first, second, rng, subsets=2).value)
         near = neighbourhood(first, second, min(k, min(len(first), len(second)) - 1))
-        shares.append((near.precision, near.recall, near.density, near.coverage))
-    means = [float(value) for value in np.mean(shares, 0)]
+        shares.append(astuple(near))
     return ControlRow(
-        name, len(pairs), float(np.mean(distances)), float(np.std(distances)), float(np.mean(kernels)), *means
+        name=name,
+        draws=len(pairs),
+        distance=float(np.mean(distances)),
+        distance_std=float(np.std(distances)),
+        kernel=float(np.mean(kernels)),
+        **dict(zip(SHARES, np.mean(shares, 0).tolist(), strict=True)),
     )
+
+
+@dataclass(frozen=True)
+class ShiftBin:
+    """Distances of the fakes in one bin of the absolute shift, and of real tiles with the same composition.
+
+    Attributes:
+        low, high: smallest and largest absolute shift in the bin. fakes: number in the bin.
+        size: tiles of a draw, the same in all bins.
+        distance, distance_std: of the fakes, mean and standard deviation over draws.
+        matched, matched_std: the same of real tiles, one for each fake, with the nearest class fractions, from the half
+            of the reals that is not compared with; NaN for images.
+        matched_gap: mean difference of fractions between a fake and its real tile (half the sum over classes).
+        matched_tiles: number of different real tiles among them, mean over draws; one may be nearest to many fakes.
+    """
+
+    low: float
+    high: float
+    fakes: int
+    size: int
+    distance: float
+    distance_std: float
+    matched: float
+    matched_std: float
+    matched_gap: float
+    matched_tiles: float
+
+
+def price_of_control(
+    fakes: Floats,
+    shifts: Floats,
+    reals: Floats,
+    *,
+    fractions: tuple[Floats, Floats] | None = None,
+    bins: int,
+    draws: int,
+    rng: np.random.Generator,
+) -> tuple[ShiftBin, ...]:
+    """Computes how the Frechet distance grows with the shift that an exact composition required of the generator.
+
+    Large shifts are mostly extreme requests. Those fakes differ from the real tiles in composition, and vary less, even
+    if every mask is perfect. So the distance of real tiles with the same composition is computed for each bin too.
+    Every draw halves the reals. The fakes, and the real tiles matched to them out of one half, are compared with the
+    other half; all sides have the same number of tiles.
+
+    Args:
+        fakes: float64 [n, d]. shifts: float64 [n], NaN where a fake has none. reals: float64 [m, d].
+        fractions: class fractions of fakes and reals, [n, c] and [m, c]; None for images.
+        bins: number of equal-count bins, at most. draws: per bin. rng: generator of the draws.
+
+    Returns:
+        Nothing where all shifts are equal, or where there are too few tiles.
+    """
+    known = np.flatnonzero(np.isfinite(shifts))
+    sizes = np.abs(shifts[known])
+    count = min(bins, len(known) // _FEWEST_IN_BIN)
+    if count < 2 or sizes.max() == sizes.min() or len(reals) < 2 * _FEWEST_IN_BIN:
+        return ()
+    parts = np.array_split(known[np.argsort(sizes, kind="stable")], count)
+    size = min(len(reals) // 2, *(len(part) for part in parts))
+    found = []
+    for part in parts:
+        rows = []
+        for _ in range(draws):
+            order = rng.permutation(len(reals))
+            chosen, others, spare = rng.permutation(part)[:size], reals[order[:size]], order[size:]
+            row = [frechet_distance(fakes[chosen], others), np.nan, np.nan, np.nan]
+            if fractions is not None:
+                gaps = cdist(fractions[0][chosen], fractions[1][spare], "cityblock") / 2
+                nearest = (gaps + 1e-9 * rng.random(gaps.shape)).argmin(1)  # ties are broken at random
+                matched = frechet_distance(reals[spare[nearest]], others)
+                row[1:] = matched, float(gaps.min(1).mean()), len(np.unique(nearest))
+            rows.append(row)
+        (distance, matched, gap, tiles), spread = np.mean(rows, 0).tolist(), np.std(rows, 0).tolist()
+        own = np.abs(shifts[part])
+        found.append(
+            ShiftBin(
+                float(own.min()), float(own.max()), len(part), size, distance, spread[0], matched, spread[1], gap, tiles
+            )
+        )
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""Which fakes are copies of a place in the training tiles: held-out tiles set the limit, planted copies test it."""
+"""Search for fakes that copy a place in the training tiles: held-out tiles set the limit, planted copies test it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
+from factory.core.statistics import Floats
+from factory.score.settings import generator
 from factory.score.similarity import (
     SYMMETRIES,
     UPRIGHT,
     Match,
     closest,
     edges_of,
-    fine_factor,
     is_blank,
     prepare,
     turned,
 )
-from factory.score.tiles import TileSet, generator
+from factory.score.tiles import TileSet, reduction
 
 Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
-_PAST = 1 / 8  # how far a planted copy reaches past its training tile at most, of each side
-_NOISE = 0.05  # pixels that a planted noisy copy has wrong
-_TRIES = 8  # for a crop with edges
+_PAST = 1 / 8  # largest shift of a planted copy, as a share of each side
+_NOISE = 0.05  # share of wrong pixels in a planted noisy copy
+_TRIES = 8  # draws for each crop with edges
 
 FEW_REALS = 100
-"""Real tiles below which their 99 % quantile is little more than the largest of them."""
+"""With fewer real tiles than this, their 99 % quantile is little more than their maximum."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Pair:
     """A fake and the training tile nearest to it.
 
     Attributes:
-        fake, training: sample ids. fake_place, training_place: their places in the sets.
-        similarity, symmetry, position: as in `Match`. flagged: above the limit.
+        fake, training: sample ids. fake_place, training_place: places in the sets.
+        similarity, symmetry, position: see `Match`. flagged: whether it is above the limit.
     """
 
     fake: str
@@ -55,17 +55,18 @@ class Pair:
 
 @dataclass(frozen=True)
 class CopyFigures:
-    """The search for copies.
+    """Results of the search for copies.
 
     Attributes:
-        training_tiles: searched, whole. limit: similarity above which a tile counts as a copy.
-        reals: held-out real tiles with edges, which set it.
-        quantile: of held-out real tiles below the limit. real_share: of held-out real tiles above it.
-        fakes: with edges, so that they could be copies. blank_fakes: without. share: of the former above the limit.
-        real_median, fake_median: similarity to the nearest training tile; equal where fakes are as new as real tiles.
-        recall: of all planted copies. recall_by_kind: kind -> recall. planted: copies of each kind.
+        training_tiles: number of whole tiles searched. limit: similarity above which a tile counts as a copy.
+        reals: number of held-out real tiles with edges, which set the limit.
+        quantile: share of held-out real tiles below the limit. real_share: share of them above it.
+        fakes: number of fakes with edges. blank_fakes: without edges. share: of `fakes`, above the limit.
+        real_median, fake_median: similarity to the nearest training tile; equal if fakes are as new as real tiles.
+        recall: share of all planted copies that were found. recall_by_kind: kind -> recall. planted: copies of each
+            kind.
         feature_ratio: median distance from a fake to the nearest training tile in feature space, over that of a
-            held-out real tile; far below 1 for fakes that hug the training tiles. None without features.
+            held-out real tile; far below 1 for fakes that stay close to training tiles. None without features.
         pairs: every fake with edges, the most similar first.
     """
 
@@ -87,7 +88,7 @@ class CopyFigures:
 
     @property
     def flagged(self) -> tuple[Pair, ...]:
-        """The pairs above the limit."""
+        """Pairs above the limit."""
         return tuple(pair for pair in self.pairs if pair.flagged)
 
 
@@ -112,17 +113,17 @@ def find_copies(
     features: FeatureSets | None = None,
     on_tile: Callable[[], None] = lambda: None,
 ) -> CopyFigures:
-    """Search every fake in the whole training tiles.
+    """Searches the whole training tiles for every fake.
 
-    The limit is the `quantile` of the similarity that held-out real tiles have to their likest place in the training
-    tiles: real tiles of other patients cannot be copies, so what they reach is chance. Then known copies are planted
-    and searched in the same way: what a generator sees in training, crops anywhere, flipped and on their side.
+    The limit is the `quantile` of the similarity of held-out real tiles to their best place in the training tiles. Real
+    tiles of other patients cannot be copies, so their similarity is chance. Then known copies are planted and searched
+    for in the same way: crops at any place, flipped and turned, as a generator sees them in training.
 
     Args:
-        fakes, reals: of one size and scheme. training: of that scheme, of any size from theirs on, and no group of it
-            is among the reals. longest_px: longer side of the fakes' pictures compared, at most. quantile: see above.
-        planted: copies of each kind. seed: of these. features: see there. on_tile: called after each tile searched;
-            `searches` says how often.
+        fakes, reals: of one size and scheme. training: of the same scheme, at least as large; shares no group with the
+            reals. longest_px: largest length of the longer side of the compared pictures. quantile: see above.
+        planted: copies of each kind. seed: of their draws. features: of all sets, for `feature_ratio`.
+        on_tile: called after each tile; `searches` returns how often.
     """
     searched = prepare(training, fakes.shape, longest_px)
     real_matches = closest(reals, searched, on_tile)
@@ -158,7 +159,7 @@ def find_copies(
 
 
 def searches(fakes: int, reals: int, planted: int) -> int:
-    """Tiles that `find_copies` searches for, at most."""
+    """Returns the largest number of tiles that `find_copies` searches for."""
     return fakes + reals + len(PLANTED) * planted
 
 
@@ -192,8 +193,8 @@ def _feature_ratio(features: FeatureSets) -> float:
 def _crops(
     training: TileSet, shape: tuple[int, int], count: int, longest_px: int, rng: np.random.Generator
 ) -> list[Pixels]:
-    """Random crops of the whole training tiles that have edges, in random symmetries: at most `count`."""
-    crops, factor = [], fine_factor(shape, longest_px)
+    """Draws up to `count` random crops of the training tiles that have edges, in random symmetries."""
+    crops, factor = [], reduction(shape, longest_px)
     for _ in range(_TRIES * count):
         crop = _random_crop(training, shape, rng)
         if not is_blank(edges_of(crop[None], training.scheme, factor))[0]:
@@ -204,22 +205,17 @@ def _crops(
 
 
 def _random_crop(training: TileSet, shape: tuple[int, int], rng: np.random.Generator) -> Pixels:
-    """One of the eight symmetries of a crop at any place; on its side only where the training tiles have the room."""
+    """Draws a crop at any place in one of the eight symmetries; on its side only if the training tiles have room."""
     height, width = training.shape
-    lies = shape[1] <= height and shape[0] <= width and rng.random() < 0.5
-    h, w = (shape[1], shape[0]) if lies else shape
+    on_side = shape[1] <= height and shape[0] <= width and rng.random() < 0.5
+    h, w = (shape[1], shape[0]) if on_side else shape
     y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
     crop: Pixels = training.pixels[int(rng.integers(len(training))), y : y + h, x : x + w]
-    return turned(crop, list(SYMMETRIES)[int(rng.integers(UPRIGHT)) + (UPRIGHT if lies else 0)])
-
-
-def _exact(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
-    del other, rng
-    return crop
+    return turned(crop, list(SYMMETRIES)[int(rng.integers(UPRIGHT)) + (UPRIGHT if on_side else 0)])
 
 
 def _noisy(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
-    """One pixel in twenty of another class, or in images from anywhere in another crop."""
+    """Replaces one pixel in twenty by another class, in images by a pixel of another crop."""
     wrong = rng.random(crop.shape[:2]) < _NOISE
     count = np.count_nonzero(wrong)
     noisy = crop.copy()
@@ -232,29 +228,8 @@ def _noisy(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
     return noisy
 
 
-def _eroded(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
-    """Higher classes, or what is brighter, lose a pixel all round."""
-    del other, rng
-    eroded: Pixels = cv2.erode(crop, np.ones((3, 3), np.uint8))
-    return eroded
-
-
-def _dilated(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
-    """They gain one."""
-    del other, rng
-    dilated: Pixels = cv2.dilate(crop, np.ones((3, 3), np.uint8))
-    return dilated
-
-
-def _redrawn(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
-    """Its boundary drawn anew: a median over about a hundredth of the longer side."""
-    del other, rng
-    blurred: Pixels = cv2.medianBlur(crop, 2 * max(1, max(crop.shape[:2]) // 200) + 1)
-    return blurred
-
-
 def _moved(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
-    """Moved by up to an eighth of each side; what comes in is from another crop."""
+    """Moves the crop by up to an eighth of each side; another crop fills the gap."""
     height, width = crop.shape[:2]
     y, x = (int(rng.integers(-int(side * _PAST), int(side * _PAST) + 1)) for side in (height, width))
     moved = other.copy()
@@ -264,12 +239,16 @@ def _moved(crop: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
     return moved
 
 
+_SQUARE = np.ones((3, 3), np.uint8)
+
 PLANTED: dict[str, Callable[[Pixels, Pixels, np.random.Generator], Pixels]] = {
-    "exact": _exact,
+    "exact": lambda crop, other, rng: crop,
     "noisy": _noisy,
-    "eroded": _eroded,
-    "dilated": _dilated,
-    "redrawn": _redrawn,
+    # Higher classes, or brighter colours, lose or gain a pixel all round.
+    "eroded": lambda crop, other, rng: cv2.erode(crop, _SQUARE),
+    "dilated": lambda crop, other, rng: cv2.dilate(crop, _SQUARE),
+    # Boundaries are smoothed by a median over about a hundredth of the longer side.
+    "redrawn": lambda crop, other, rng: cv2.medianBlur(crop, 2 * max(1, max(crop.shape[:2]) // 200) + 1),
     "moved": _moved,
 }
-"""Kinds of planted copies, each of a random crop in a random symmetry."""
+"""Kinds of planted copies: functions of a random crop in a random symmetry, another crop, and a generator."""

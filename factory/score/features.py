@@ -1,20 +1,14 @@
-"""Pictures to feature vectors: the table of extractors, and the one loop that runs them."""
+"""The table of feature extractors, and how one is opened."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import nn
 
 from factory.core.registry import resolve
 from factory.core.weights import read_header
+from factory.score.extractor import Extractor
 from manifests.errors import UserError
 from manifests.files import sha256_file
 
@@ -22,44 +16,25 @@ EXTRACTORS: dict[str, str] = {
     "random-vgg16": "factory.score.random_vgg:compact",
     "random-vgg16-pooled": "factory.score.random_vgg:pooled",
     "random-vgg16-r64": "factory.score.random_vgg:hidden",
-    "inception": "factory.score.inception:inception",
-    "resnet50": "factory.score.timm_features:resnet50",
+    "inception": "factory.score.pretrained:inception",
+    "resnet50": "factory.score.pretrained:resnet50",
 }
-"""Extractors by name; ``timm:NAME`` besides, for any encoder of timm with a file of its weights."""
+"""Extractors by name. ``timm:NAME`` also works, for any encoder of timm with a file of its weights."""
 
-TIMM = "timm:"
-
-
-@dataclass(frozen=True)
-class Extractor:
-    """A network that turns pictures into vectors.
-
-    Attributes:
-        name: as asked for. distance: what a Frechet distance on its features may be called.
-        known: features of pictures seen before, by digest, so that reals scored against many fakes run once.
-        network: float32 [N, 3, H, W] from 0 to 1 -> float32 [N, d]; in eval mode.
-        origin: where its weights are from, in words. sha256: of their file; None for random ones.
-    """
-
-    name: str
-    distance: str
-    network: nn.Module
-    origin: str
-    sha256: str | None = None
-    known: dict[bytes, npt.NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
+_TIMM = "timm:"
 
 
 def check_extractor(name: str, weights: Path | None) -> None:
-    """Refuse a name that no extractor has, and a file that is not there or of no use, before anything is read.
+    """Refuses an unknown name and an unusable file of weights, before anything is read.
 
     Raises:
-        UserError: with the names there are.
+        UserError: with the known names, or the fault of the file.
     """
-    if not name.startswith(TIMM) and name not in EXTRACTORS:
-        resolve({**EXTRACTORS, "timm:NAME": ""}, name, "--features")
+    if not name.startswith(_TIMM) and name not in EXTRACTORS:
+        resolve({**EXTRACTORS, f"{_TIMM}NAME": ""}, name, "--features")
     if name.startswith("random-") and weights is not None:
         raise UserError(f"--feature-weights: expected none with {name}, got {weights}. Leave it out.")
-    if name.startswith(TIMM) and weights is None:
+    if name.startswith(_TIMM) and weights is None:
         raise UserError(
             f"--features {name}: expected --feature-weights with a safetensors file, got none. "
             "Without a file use random-vgg16."
@@ -69,7 +44,7 @@ def check_extractor(name: str, weights: Path | None) -> None:
 
 
 def open_extractor(name: str, weights: Path | None = None) -> Extractor:
-    """Build an extractor and load its weights; the same again within a process is the one opened before.
+    """Builds an extractor and loads its weights; within a process the same extractor is opened once.
 
     Args:
         name: in `EXTRACTORS`, or ``timm:NAME``. weights: a safetensors file, or None.
@@ -83,42 +58,11 @@ def open_extractor(name: str, weights: Path | None = None) -> Extractor:
 
 @functools.lru_cache(maxsize=2)
 def _open(name: str, weights: Path | None, sha256: str | None) -> Extractor:
-    del sha256  # only tells another file under the same name
-    if name.startswith(TIMM):
-        from factory.score.timm_features import any_encoder
+    del sha256  # part of the cache's key: another file may have the same name
+    if name.startswith(_TIMM):
+        from factory.score.pretrained import any_encoder
 
-        return any_encoder(name.removeprefix(TIMM), weights)
+        assert weights is not None  # refused by `check_extractor`
+        return any_encoder(name, name.removeprefix(_TIMM), weights)
     opener: Callable[[Path | None], Extractor] = resolve(EXTRACTORS, name, "--features")
     return opener(weights)
-
-
-def extract(
-    extractor: Extractor,
-    pictures: npt.NDArray[np.uint8],
-    *,
-    device: str = "cpu",
-    batch: int = 8,
-    on_pictures: Callable[[int], None] = lambda count: None,
-) -> npt.NDArray[np.float64]:
-    """Feature vectors of pictures.
-
-    Args:
-        extractor: what to use. pictures: uint8 [N, h, w, 3]. device: cpu, cuda... batch: per forward pass.
-        on_pictures: called with the number of pictures just done.
-
-    Returns:
-        float64 [N, d].
-    """
-    network = extractor.network.to(device).eval()
-    digests = [hashlib.blake2b(repr(picture.shape).encode() + picture.tobytes()).digest() for picture in pictures]
-    fresh = [place for place, digest in enumerate(digests) if digest not in extractor.known]
-    on_pictures(len(pictures) - len(fresh))
-    with torch.inference_mode():
-        for start in range(0, len(fresh), batch):
-            places = fresh[start : start + batch]
-            block = torch.from_numpy(pictures[places]).to(device)
-            # NHWC seen as NCHW is torch's channels_last, on which convolutions are fastest.
-            rows = network(block.permute(0, 3, 1, 2).float().div_(255)).double().cpu().numpy()
-            extractor.known.update(zip((digests[place] for place in places), rows, strict=True))
-            on_pictures(len(places))
-    return np.stack([extractor.known[digest] for digest in digests])

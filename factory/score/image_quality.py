@@ -1,7 +1,7 @@
-"""SSIM, FSIM and GMSD: how alike two images of one place are, each as its paper defines it, on 8-bit luminance.
+"""SSIM, FSIM and GMSD: similarity of two images of one place, as the papers define it.
 
-All three see luminance Y = 0.299 R + 0.587 G + 0.114 B from 0 to 255, as their papers do, so none of them sees a shift
-of hue at equal luminance.
+All three work on luminance Y = 0.299 R + 0.587 G + 0.114 B from 0 to 255, as in their papers, so none of them notices a
+shift of hue at equal luminance.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-Floats = npt.NDArray[np.float64]
+from factory.core.statistics import Floats
 
 LEAST_SIDE_PX = 11
-"""The window of SSIM must fit."""
+"""Side of the window of SSIM."""
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 _GREYS = 255.0
@@ -31,29 +31,29 @@ _FSIM_T1, _FSIM_T2 = 0.85, 160.0
 """Constants of the similarities of phase congruency and of gradients (Zhang et al. 2011)."""
 _SCHARR = np.array([[3, 0, -3], [10, 0, -10], [3, 0, -3]], np.float64) / 16
 _FSIM_SIDE_PX = 256
-"""Images are made smaller by whole factors until their shorter side is about this long (the same)."""
+"""Images are reduced by whole factors until their shorter side is about this long (Zhang et al. 2011)."""
 
 _SCALES, _ORIENTATIONS = 4, 4
 _SHORTEST_WAVE_PX = 6.0
-"""Wavelengths are this and its doubles (the same: centre frequencies 1/6, 1/12, 1/24, 1/48)."""
+"""Wavelengths are this and its doubles (Zhang et al. 2011: centre frequencies 1/6, 1/12, 1/24, 1/48)."""
 _BANDWIDTH = -math.log(0.55)
-"""sigma_r of a log-Gabor filter: 0.5978 (the same)."""
+"""sigma_r of a log-Gabor filter: 0.5978 (Zhang et al. 2011)."""
 _SPREAD = math.pi / _ORIENTATIONS / 1.2
-"""sigma_theta of its angle: 0.6545 (the same)."""
+"""sigma_theta of its angle: 0.6545 (Zhang et al. 2011)."""
 _LOW_PASS = (0.45, 15)
-"""Cut-off and order of the Butterworth filter that takes away the corners of the spectrum (Kovesi 1999)."""
+"""Cut-off and order of the Butterworth filter that removes the corners of the spectrum (Kovesi 1999)."""
 _NOISE_DEVIATIONS = 2.0
 _NOISE_RESCALE = 1.7
-"""Energy below mean + 2 deviations of what noise would give is taken for noise, that being lowered by 1.7 (Kovesi)."""
+"""Energy below (mean + 2 standard deviations of the noise energy) / 1.7 counts as noise (Kovesi 1999)."""
 _EPSILON = 1e-4
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How alike a fake is to the real image of its mask.
+    """Similarity of a fake to the real image of its mask.
 
     Attributes:
-        ssim: -1 to 1, 1 for the same image. fsim: 0 to 1, 1 for the same. gmsd: 0 for the same, more for worse.
+        ssim: -1 to 1, 1 for the same image. fsim: 0 to 1, 1 for the same image. gmsd: from 0, 0 for the same image.
     """
 
     ssim: float
@@ -62,7 +62,7 @@ class Quality:
 
 
 def image_quality(fake: npt.NDArray[np.uint8], real: npt.NDArray[np.uint8]) -> Quality:
-    """All three measures of two images, uint8 [H, W, 3] of one size."""
+    """Computes all three measures of two images, uint8 [H, W, 3] of one size."""
     if fake.shape != real.shape or fake.ndim != 3 or min(fake.shape[:2]) < LEAST_SIDE_PX:
         raise ValueError(
             f"expected two images [H, W, 3] of at least {LEAST_SIDE_PX} px, got {fake.shape}, {real.shape}"
@@ -72,13 +72,13 @@ def image_quality(fake: npt.NDArray[np.uint8], real: npt.NDArray[np.uint8]) -> Q
 
 
 def luminance(image: npt.NDArray[np.uint8]) -> Floats:
-    """Y of an RGB image uint8 [H, W, 3]: float64 [H, W], 0 to 255."""
+    """Returns Y of an RGB image uint8 [H, W, 3]: float64 [H, W], 0 to 255."""
     grey: Floats = image.astype(np.float64) @ np.array(_LUMINANCE)
     return grey
 
 
 def ssim(first: Floats, second: Floats) -> float:
-    """Structural similarity (Wang et al. 2004): Gaussian window of 11 px, sigma 1.5, K1 0.01, K2 0.03; symmetric.
+    """Returns the structural similarity (Wang et al. 2004): window 11 px, sigma 1.5, K1 0.01, K2 0.03; symmetric.
 
     Args:
         first, second: luminance, float64 [H, W].
@@ -92,10 +92,10 @@ def ssim(first: Floats, second: Floats) -> float:
 
 
 def gmsd(first: Floats, second: Floats) -> float:
-    """Gradient magnitude similarity deviation (Xue et al. 2014); symmetric.
+    """Returns the gradient magnitude similarity deviation (Xue et al. 2014); symmetric.
 
-    Images are averaged over 2x2 pixels first, and beyond their edges taken for black, as in the authors' program; an
-    odd last row or column is left out.
+    As in the authors' program, images are averaged over 2x2 pixels first, and are black beyond their edges. An odd last
+    row or column is left out.
 
     Args:
         first, second: luminance, float64 [H, W].
@@ -105,10 +105,10 @@ def gmsd(first: Floats, second: Floats) -> float:
 
 
 def fsim(first: Floats, second: Floats) -> float:
-    """Feature similarity (Zhang et al. 2011, without colour); symmetric.
+    """Returns the feature similarity (Zhang et al. 2011, without colour); symmetric.
 
-    Rows and columns beyond a whole factor of the reduction are left out. Two images without any feature, as two even
-    greys, have the mean similarity of all pixels.
+    Rows and columns beyond a whole factor of the reduction are left out. For two images without any feature, such as
+    two uniform greys, the result is the mean similarity of all pixels.
 
     Args:
         first, second: luminance, float64 [H, W].
@@ -124,10 +124,10 @@ def fsim(first: Floats, second: Floats) -> float:
 
 
 def phase_congruency(image: Floats) -> Floats:
-    """Phase congruency: float64 [H, W], 0 to 1, whatever the contrast (Kovesi 1999, as Zhang et al. 2011 use it).
+    """Returns the phase congruency: float64 [H, W], 0 to 1, independent of contrast (Kovesi 1999; Zhang et al. 2011).
 
-    Over four orientations, the energy of four scales' responses along their mean phase, less their spread about it and
-    less what noise would give, over the sum of their amplitudes.
+    For each of four orientations, the responses of four scales are projected onto their mean phase; their spread about
+    it and the energy of noise are subtracted. The sum over orientations is divided by the sum of all amplitudes.
 
     Args:
         image: luminance, float64 [H, W].
@@ -149,10 +149,10 @@ def phase_congruency(image: Floats) -> Floats:
 
 
 def _noise_energy(filters: Floats, finest: Floats) -> float:
-    """The energy that noise stays below, told from the median response of the finest scale (Kovesi 1999).
+    """Estimates an upper limit of the noise energy from the median response of the finest scale (Kovesi 1999).
 
-    The squared amplitude of filtered white noise is exponential, so its mean is median / ln 2; from the power of noise
-    that this tells follows the Rayleigh distribution of the energy of all scales.
+    The squared amplitude of filtered white noise has an exponential distribution, so its mean is median / ln 2. From
+    this noise power follows the Rayleigh distribution of the energy of all scales.
     """
     power = np.median(np.square(finest)) / math.log(2) / np.square(filters[0]).sum()
     impulse = fft.ifft2(filters.sum(0)).real
@@ -163,7 +163,7 @@ def _noise_energy(filters: Floats, finest: Floats) -> float:
 
 @lru_cache(maxsize=4)
 def _filters(height: int, width: int) -> Floats:
-    """Log-Gabor filters in the frequency plane, zero frequency first: float64 [orientations, scales, H, W]."""
+    """Returns log-Gabor filters in the frequency plane, zero frequency first: float64 [orientations, scales, H, W]."""
     y, x = (_frequencies(length) for length in (height, width))
     radius = np.hypot(y[:, None], x[None])
     angle = np.arctan2(-y[:, None], x[None])
@@ -179,25 +179,25 @@ def _filters(height: int, width: int) -> Floats:
 
 
 def _frequencies(length: int) -> Floats:
-    """Frequencies of an axis, zero first; of an odd length stretched to +-0.5, as Kovesi's program has them."""
+    """Returns the frequencies of an axis, zero first; for an odd length they reach +-0.5, as in Kovesi's program."""
     steps = fft.fftfreq(length, 1 / length)
     return np.asarray(steps / (length - 1 if length % 2 else length), np.float64)
 
 
 def _gradient(image: Floats, kernel: Floats) -> Floats:
-    """Length of the gradient, black beyond the edges: float64 [H, W]."""
+    """Returns the length of the gradient, with black beyond the edges: float64 [H, W]."""
     sides = [cv2.filter2D(image, cv2.CV_64F, k, borderType=cv2.BORDER_CONSTANT) for k in (kernel, kernel.T)]
     lengths: Floats = np.hypot(*sides)
     return lengths
 
 
 def _similarity(first: Floats, second: Floats, constant: float) -> Floats:
-    """1 where two maps are the same, towards 0 where one is far above the other: float64 [H, W]."""
+    """Returns 1 where two maps are equal, towards 0 where one is far above the other: float64 [H, W]."""
     return (2 * first * second + constant) / (np.square(first) + np.square(second) + constant)
 
 
 def _smaller(image: Floats, factor: int) -> Floats:
-    """Means of whole squares of `factor` pixels."""
+    """Averages whole squares of `factor` pixels."""
     height, width = (length // factor for length in image.shape)
     squares = image[: height * factor, : width * factor].reshape(height, factor, width, factor)
     means: Floats = squares.mean((1, 3))

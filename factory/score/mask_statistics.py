@@ -1,7 +1,7 @@
-"""What can be measured on a mask without a network: areas, boundaries, pieces, holes, and how far tissue reaches.
+"""Statistics of masks: areas, boundaries, components, holes, and two-point correlation.
 
-Conventions: 8 neighbours connect the class that is measured, 4 neighbours what is not of it, so that two pieces that
-touch at a corner are one and the gap between them is no hole (the usual complementary pair; Kong and Rosenfeld 1989).
+The measured class is connected by 8 neighbours, its background by 4: two components that touch at a corner are one, and
+the gap between them is no hole (the usual complementary pair; Kong and Rosenfeld 1989).
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from factory.score.pictures import reduction, shrink
-from factory.score.tiles import TileSet
+from factory.core.statistics import Floats
+from factory.score.tiles import TileSet, reduction, shrink
 from manifests.labels import LabelScheme
-
-Floats = npt.NDArray[np.float64]
 
 STATISTICS = {
     "area_fraction": "share of the tile",
@@ -31,9 +29,9 @@ STATISTICS = {
     "euler_number": "pieces minus holes",
     "correlation_length_um": "two-point correlation length, um",
 }
-"""Statistics per tile and class, and what they are."""
+"""Statistics per tile and class, with the names that reports and plots show."""
 
-_CURVE_PX = 256  # longer side that two-point curves are taken at, at most
+_CURVE_PX = 256  # largest length of the longer side for two-point curves
 _LARGEST_LAG = 0.25  # of the shorter side
 
 
@@ -42,10 +40,10 @@ class MaskStatistics:
     """Statistics of the tiles of a set, for one class.
 
     Attributes:
-        class_name: what was measured.
-        values: name in `STATISTICS` -> float64 [N]; NaN where it has no meaning (the area of no piece).
+        class_name: the class.
+        values: name in `STATISTICS` -> float64 [N]; NaN where a tile has no value (the mean area without components).
         lags_um: float64 [L]. curves: float64 [N, L], the two-point correlation of each tile, NaN where the class fills
-            the tile or is not in it.
+            the tile or is absent.
     """
 
     class_name: str
@@ -54,18 +52,18 @@ class MaskStatistics:
     curves: Floats
 
     def head(self, count: int) -> MaskStatistics:
-        """Of the first `count` tiles."""
+        """Returns the statistics of the first `count` tiles."""
         values = {name: column[:count] for name, column in self.values.items()}
         return MaskStatistics(self.class_name, values, self.lags_um, self.curves[:count])
 
 
 def measured_classes(scheme: LabelScheme) -> tuple[int, ...]:
-    """Ids that are measured one against the rest: all but the first of two, and all of more."""
+    """Returns the class ids that are measured: all classes, or only the second of a scheme with two."""
     return (1,) if len(scheme) == 2 else tuple(range(len(scheme)))
 
 
 def class_fractions(tiles: TileSet) -> Floats:
-    """Share of every class in every mask: float64 [N, classes], rows of sum 1."""
+    """Returns the share of every class in every mask: float64 [N, classes], rows sum up to 1."""
     if tiles.scheme is None:
         raise ValueError(f"{tiles.name}: expected masks, got images")
     counts = [np.bincount(mask.ravel(), minlength=len(tiles.scheme)) for mask in tiles.pixels]
@@ -74,7 +72,7 @@ def class_fractions(tiles: TileSet) -> Floats:
 
 
 def mask_statistics(tiles: TileSet, on_tile: Callable[[], None] = lambda: None) -> tuple[MaskStatistics, ...]:
-    """Measure every tile, class by class.
+    """Measures every tile, class by class.
 
     Args:
         tiles: masks. on_tile: called after each tile and class.
@@ -106,17 +104,17 @@ def _of_class(tiles: TileSet, name: str, label: int, on_tile: Callable[[], None]
 
 
 def shape_figures(indicator: npt.NDArray[np.bool_], mpp: float) -> tuple[float, ...]:
-    """The figures of `STATISTICS` up to the Euler number, of one mask.
+    """Computes the statistics of one mask, in the order of `STATISTICS` up to the Euler number.
 
-    The boundary counts where it lies inside the tile, not where the tile ends. A hole is background that the class
-    encloses within the tile. Components cut by the edge of the tile count as they are.
+    The boundary is counted inside the tile, not along its edge. A hole is background that the class encloses within the
+    tile. Components cut by the edge of the tile count with their visible part.
 
     Args:
         indicator: bool [H, W]. mpp: micrometres per pixel.
     """
     pixel = mpp * mpp
     areas = _component_areas(indicator, 8)
-    # A margin of background joins all that reaches the edge of the tile; what is left beside it is enclosed.
+    # A margin of background connects all background at the edge of the tile; the other components are enclosed.
     holes = _component_areas(np.pad(~indicator, 1, constant_values=True), 4, without_corner=True)
     covered = int(areas.sum())
     return (
@@ -134,7 +132,7 @@ def shape_figures(indicator: npt.NDArray[np.bool_], mpp: float) -> tuple[float, 
 def _component_areas(
     indicator: npt.NDArray[np.bool_], connectivity: int, *, without_corner: bool = False
 ) -> npt.NDArray[np.int64]:
-    """Areas of the components in pixels; that of the upper left pixel may be left out."""
+    """Returns the areas of the components in pixels, with or without the component of the upper left pixel."""
     picture = np.ascontiguousarray(indicator).view(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(picture, connectivity=connectivity, ltype=cv2.CV_32S)
     left_out = [0, int(labels[0, 0])] if without_corner else [0]
@@ -142,10 +140,10 @@ def _component_areas(
 
 
 def perimeter_px(indicator: npt.NDArray[np.bool_]) -> float:
-    """Boundary length in pixels: edges between unlike neighbours times pi / 4.
+    """Returns the boundary length in pixels: the number of edges between unlike neighbours times pi / 4.
 
-    The count of edges is the length in city blocks, 4 / pi of the true one on average over all directions (Crofton's
-    formula with two directions): a circle is right, a vertical line is 21 % too short.
+    The number of edges is the city-block length, on average over all directions 4 / pi of the true one (Crofton's
+    formula with two directions): a circle is exact, a vertical line 21 % too short.
 
     Args:
         indicator: bool [H, W].
@@ -155,17 +153,17 @@ def perimeter_px(indicator: npt.NDArray[np.bool_]) -> float:
 
 
 def two_point_curve(field: npt.NDArray[np.float32]) -> Floats:
-    """Radial two-point correlation of one tile: (S2(r) - p^2) / (p - p^2), 1 at r = 0 and 0 where nothing is common.
+    """Computes the radial two-point correlation of one tile: (S2(r) - p^2) / (p - p^2), 1 at r = 0, 0 if uncorrelated.
 
-    S2(r) is the chance that both ends of a stick of length r lie in the class (Torquato 2002, section 2.1), here of all
-    sticks within the tile (zero-padded FFT over the number of pairs), averaged over directions in rings one pixel wide.
-    For a field of shares, as averaging over pixels leaves it, the variance of the shares stands below the line.
+    S2(r) is the probability that two points at distance r both lie in the class (Torquato 2002, section 2.1), here over
+    all pairs within the tile (zero-padded FFT divided by the number of pairs), averaged over directions in rings one
+    pixel wide. For a field of shares (averaged pixels), the denominator is the variance of the shares.
 
     Args:
         field: float32 [h, w] from 0 to 1.
 
     Returns:
-        float64 [L], lags of 0, 1, ... pixels up to a quarter of the shorter side; NaN for a field of one value.
+        float64 [L], lags of 0, 1, ... pixels up to a quarter of the shorter side; NaN for a constant field.
     """
     height, width = field.shape
     lags = max(2, int(min(field.shape) * _LARGEST_LAG) + 1)
@@ -186,7 +184,7 @@ def two_point_curve(field: npt.NDArray[np.float32]) -> Floats:
 
 
 def correlation_length(curve: Floats) -> float:
-    """Lag in pixels at which a two-point curve falls below 1 / e, interpolated; the last lag where it never does."""
+    """Returns the lag in pixels where a two-point curve falls below 1 / e, interpolated; at most the last lag."""
     if np.isnan(curve).any():
         return float("nan")
     below = np.flatnonzero(curve < np.exp(-1))

@@ -1,13 +1,12 @@
-"""Modes of the real tiles, and which of them the fakes reach: mode coverage with the missing ones named."""
+"""Clusters (modes) of the real tiles, and which of them the fakes cover."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from factory.core.statistics import Floats
 
 _TILES_PER_MODE = 8
 _COMPONENTS = 20
@@ -19,9 +18,9 @@ class Mode:
     """One cluster of real tiles.
 
     Attributes:
-        number: from 1, the largest first. medoid: place of the real tile nearest to its centre; sample: its id.
-        real_share, fake_share: of all tiles nearest to this centre. hits: fakes nearest to it and no farther from it
-            than 95 % of its real tiles.
+        number: from 1, the largest first. medoid: place of the real tile nearest to the centre; sample: its id.
+        real_share, fake_share: share of the tiles that are nearest to this centre.
+        hits: fakes nearest to the centre and no farther from it than 95 % of its real tiles.
     """
 
     number: int
@@ -37,7 +36,7 @@ class ModeFigures:
     """All modes.
 
     Attributes:
-        modes: the largest first. outside: share of fakes within the radius of no mode.
+        modes: the largest first. outside: share of the fakes that lie within the radius of no mode.
         variation: total variation distance of the two distributions over modes, 0 to 1.
     """
 
@@ -47,27 +46,27 @@ class ModeFigures:
 
     @property
     def missing(self) -> tuple[Mode, ...]:
-        """Modes that no fake hits."""
+        """Modes without a hit."""
         return tuple(mode for mode in self.modes if not mode.hits)
 
     @property
     def hit_share(self) -> float:
-        """Share of the modes that fakes hit."""
+        """Share of the modes with a hit."""
         return 1 - len(self.missing) / len(self.modes)
 
 
 def find_modes(fakes: Floats, reals: Floats, ids: tuple[str, ...], *, most: int, seed: int) -> ModeFigures:
-    """Cluster the real tiles (k-means, ten starts) and assign every fake to its nearest centre.
+    """Clusters the real tiles (k-means, ten starts) and assigns every fake to its nearest centre.
 
     Args:
-        fakes, reals: float64 [n, d] and [m, d], from `mode_space`. ids: of the reals. most: modes at most; one for
-            every eight real tiles where that is fewer. seed: of k-means.
+        fakes, reals: float64 [n, d] and [m, d], from `mode_space`. ids: of the reals.
+        most: number of modes, at most; fewer where there are fewer than eight real tiles for each. seed: of k-means.
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     count = max(1, min(most, len(reals) // _TILES_PER_MODE))
-    with threadpool_limits(1):  # OpenMP too: sums in one order, and threads of a busy machine only wait
+    with threadpool_limits(1):  # OpenMP too: sums have one order, and threads would only wait on a busy machine
         fitted = KMeans(count, n_init=10, random_state=seed).fit(reals)
         to_reals, to_fakes = fitted.transform(reals), fitted.transform(fakes)
     own, nearest = to_reals.argmin(1), to_fakes.argmin(1)
@@ -86,13 +85,16 @@ def find_modes(fakes: Floats, reals: Floats, ids: tuple[str, ...], *, most: int,
 def mode_space(
     fakes: Floats, reals: Floats, fake_statistics: Floats | None = None, real_statistics: Floats | None = None
 ) -> tuple[Floats, Floats]:
-    """The space that modes are found in: principal components of the features and mask statistics, half and half.
+    """Builds the space that modes are found in: principal components of the features, and mask statistics.
 
-    Components are those of the real tiles, up to 20, divided by the standard deviation of the first; statistics are
-    divided by their own, missing ones set to the median; then each of the two blocks has the same variance in all.
+    There are up to 20 components, those of the real tiles. Statistics are divided by their standard deviation, missing
+    ones set to the median. Both blocks are scaled to the same total variance.
 
     Args:
         fakes, reals: features, float64 [n, d] and [m, d]. fake_statistics, real_statistics: [n, s] and [m, s], or None.
+
+    Returns:
+        Vectors of the fakes and of the reals, float64 [n, k] and [m, k].
     """
     middle = reals.mean(0)
     _, _, right = np.linalg.svd(reals - middle, full_matrices=False)

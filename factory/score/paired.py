@@ -1,13 +1,13 @@
-"""Fakes against the real image of the same mask: pairs, their SSIM, FSIM and GMSD, and the best and worst of them."""
+"""Fakes against the real image of the same mask: SSIM, FSIM and GMSD of the pairs."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 
 from factory.core.console import progress
 from factory.core.leaks import seen_in_images
-from factory.core.statistics import enough_groups
+from factory.core.statistics import Floats, enough_groups
 from factory.score.image_quality import Quality, image_quality
+from factory.score.settings import generator
 from factory.score.sources import Inputs, Source
-from factory.score.tiles import generator
 from manifests.errors import UserError
 
 Measure = Literal["ssim", "fsim", "gmsd"]
-MEASURES: tuple[Measure, ...] = ("ssim", "fsim", "gmsd")
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+"""The fields of `Quality`."""
 LOWER_IS_BETTER: frozenset[Measure] = frozenset({"gmsd"})
 RESAMPLES = 2000
 
@@ -37,10 +38,10 @@ Image = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pair:
-    """A fake and the real tile of the same mask, not read yet.
+    """A fake and the real tile of the same mask; no pixels yet.
 
     Attributes:
-        fake, real: their rows. source: that the real tile is of.
+        fake, real: their manifest rows. source: data set of the real tile.
     """
 
     fake: Row
@@ -50,11 +51,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """What has a partner and what has not.
+    """The pairs, and how many tiles have no partner.
 
     Attributes:
-        pairs: in the order of the fakes. fakes: in all. ambiguous: fakes whose mask several real tiles have, and whose
-            place none of these or several. reals: tiles that could have had a fake.
+        pairs: in the order of the fakes. fakes, reals: number of all fakes and of all real tiles.
+        ambiguous: fakes whose mask belongs to several real tiles, where the place in the source does not decide.
         seen: groups of the pairs whose images the fakes' generator was trained on or fitted to.
     """
 
@@ -67,7 +68,7 @@ class Pairing:
 
 @dataclass(frozen=True)
 class PairQuality:
-    """The measures of one pair."""
+    """Sample ids, group and measures of one pair."""
 
     fake: str
     real: str
@@ -77,24 +78,27 @@ class PairQuality:
 
 @dataclass(frozen=True)
 class MeasureFigures:
-    """One measure over all pairs: its mean, the 95 % interval of that, and the places of the extremes in the pairs."""
+    """One measure over all pairs.
+
+    Attributes:
+        name: the measure. mean: over all pairs. interval: of the mean, 95 %.
+        extremes: ``best``, ``median`` and ``worst`` -> place of that pair.
+    """
 
     name: Measure
     mean: float
     interval: tuple[float, float]
-    best: int
-    median: int
-    worst: int
+    extremes: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class PairedFigures:
-    """What `factory score --paired` adds.
+    """Results of `factory score --paired`.
 
     Attributes:
-        pairs: of each pair. measures: over all of them. notes: what has no partner and what to mind, in lines.
-        by_group: whether the intervals draw whole groups. groups: of the pairs.
-        shown: images of the pairs that the measures name, fake and real, by place.
+        pairs: of each pair. measures: over all pairs. notes: on tiles without a partner and on leaks, in lines.
+        by_group: whether the intervals draw whole groups. groups: number of groups of the pairs.
+        shown: fake and real image of the extreme pairs, by place.
     """
 
     pairs: tuple[PairQuality, ...]
@@ -106,9 +110,9 @@ class PairedFigures:
 
 
 def find_pairs(inputs: Inputs) -> Pairing:
-    """Real tiles of the fakes' masks: by the digest of the instances, or of the classes where a mask has no instances.
+    """Finds the real tile of each fake's mask, by the digest of its instances, or of its classes without instances.
 
-    Where several real tiles have that mask, as empty ones do, or none has, the place in the source decides.
+    Where several real tiles have that mask, as empty masks do, or none has, the place in the source image decides.
 
     Raises:
         UserError: when no fake has a partner.
@@ -149,7 +153,7 @@ def _rows(source: Source) -> list[Row]:
 
 
 def _mask_of(row: Row) -> tuple[Any, ...]:
-    """What tells a mask from others; digests are of bytes, so the size goes along."""
+    """Returns a key of the mask; digests are of bytes, so the size is part of it."""
     size = row["height"], row["width"]
     has_instances = row["instance_sha256"] != _no_instances(*size)
     return (*size, row["instance_sha256"]) if has_instances else (*size, "classes", row["semantic_sha256"])
@@ -161,17 +165,17 @@ def _no_instances(height: int, width: int) -> str:
 
 
 def _place_of(row: Row) -> tuple[Any, ...]:
-    """Where in which image a tile is from; empty where that is not known."""
+    """Returns image and position of a tile; empty where they are unknown."""
     if row["source_uri"] is None or row["source_x"] is None or row["source_y"] is None:
         return ()
     return tuple(row[name] for name in ("source_uri", "source_x", "source_y", "source_level", "height", "width"))
 
 
 def measure_pairs(pairing: Pairing, inputs: Inputs, seed: int) -> PairedFigures:
-    """Read the images of all pairs and measure each.
+    """Reads the images of all pairs and measures each.
 
     Args:
-        pairing: from `find_pairs`. inputs: that it was found in. seed: of the intervals.
+        pairing: from `find_pairs`. inputs: the same as there. seed: of the intervals.
     """
     measured = []
     with progress("pairs", len(pairing.pairs), unit="pairs") as bar:
@@ -185,7 +189,7 @@ def measure_pairs(pairing: Pairing, inputs: Inputs, seed: int) -> PairedFigures:
         _figures(name, np.array([getattr(one.quality, name) for one in measured]), groups, generator(seed, "pairs", at))
         for at, name in enumerate(MEASURES)
     )
-    shown = {place for of_one in measures for place in (of_one.best, of_one.median, of_one.worst)}
+    shown = {place for one in measures for place in one.extremes.values()}
     return PairedFigures(
         tuple(measured),
         measures,
@@ -197,27 +201,26 @@ def measure_pairs(pairing: Pairing, inputs: Inputs, seed: int) -> PairedFigures:
 
 
 def _read(pair: Pair, inputs: Inputs) -> tuple[Image, Image]:
-    """Fake and real image of a pair."""
+    """Returns fake and real image of a pair."""
     fake: Image = inputs.fake.dataset.store.read(pair.fake["index"], "image")
     real: Image = pair.source.dataset.store.read(pair.real["index"], "image")
     return fake, real
 
 
-def _figures(
-    name: Measure, values: npt.NDArray[np.float64], groups: Sequence[str], rng: np.random.Generator
-) -> MeasureFigures:
+def _figures(name: Measure, values: Floats, groups: Sequence[str], rng: np.random.Generator) -> MeasureFigures:
     order = np.argsort(values if name in LOWER_IS_BETTER else -values, kind="stable")
-    best, median, worst = (int(order[place]) for place in (0, len(order) // 2, -1))
-    return MeasureFigures(name, float(values.mean()), mean_interval(values, groups, rng), best, median, worst)
+    places = {"best": 0, "median": len(order) // 2, "worst": -1}
+    extremes = {which: int(order[place]) for which, place in places.items()}
+    return MeasureFigures(name, float(values.mean()), mean_interval(values, groups, rng), extremes)
 
 
 def mean_interval(
-    values: npt.NDArray[np.float64], groups: Sequence[str], rng: np.random.Generator, resamples: int = RESAMPLES
+    values: Floats, groups: Sequence[str], rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over tiles: whole groups are drawn from five groups on, else tiles.
+    """Returns the 95 % bootstrap interval of a mean over tiles; with five groups or more, whole groups are drawn.
 
     Args:
-        values: float64 [n]. groups: of each value. rng: of the draws. resamples: how many.
+        values: float64 [n]. groups: group of each value. rng: generator of the draws. resamples: number of draws.
     """
     names = groups if enough_groups(groups) else range(len(values))
     _, members = np.unique(np.asarray(names), return_inverse=True)
@@ -247,7 +250,7 @@ def _notes(pairing: Pairing) -> Iterator[str]:
 
 
 def pairs_table(figures: PairedFigures) -> bytes:
-    """A Parquet file with a row per pair: fake, real, group and the measures."""
+    """Returns a Parquet file with a row per pair: fake, real, group and the measures."""
     rows = [
         {"fake": pair.fake, "real": pair.real, "group": pair.group, **asdict(pair.quality)} for pair in figures.pairs
     ]

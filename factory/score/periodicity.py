@@ -1,8 +1,8 @@
-"""Do images repeat with the strides of a network? Checkerboards show as peaks of the spectrum.
+"""Periodic patterns in images: checkerboard artefacts of upsampling layers, measured in the spectrum.
 
-Layers that double an image leave patterns of period 2, and of 4, 8, 16 below them (Odena et al. 2016): power at the
-frequencies i/p, j/p cycles per pixel that a photograph has no reason to prefer. It is compared with the power around
-them, so that neither sharpness nor colour counts.
+Layers that double an image leave patterns of period 2, and of 4, 8 and 16 if more layers follow (Odena et al. 2016).
+They raise the power at the frequencies i/p, j/p cycles per pixel, which a photograph has no reason to prefer. It is
+compared with the power around these frequencies, so that neither sharpness nor colour has an influence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PERIODS = (2, 4, 8, 16)
 """Pixels."""
 
 _PEAK, _GUARD, _AROUND = 1, 2, 6
-"""Bins around a frequency: its peak under a Hann window, where that has died away, and what it is compared with."""
+"""Distances in bins: extent of a peak under a Hann window, where the peak has ended, end of the ring around it."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,21 @@ class Periodicity:
 
 
 def periodic_excess(images: npt.NDArray[np.uint8]) -> tuple[float, ...]:
-    """Power at the frequencies of each period, over the power around them.
+    """Returns the power at the frequencies of each period, divided by the power around them.
 
     Args:
-        images: uint8 [N, H, W, 3]; the longest sides that are multiples of 16 are looked at.
+        images: uint8 [N, H, W, 3]; cropped to multiples of 16.
 
     Returns:
-        For each of `PERIODS` the mean over its own frequencies (not those of a shorter period), of the mean
-        power of all images; NaN where the tile has too few bins between them.
+        For each of `PERIODS` the mean over its own frequencies (not those of a shorter period) of the mean power of all
+        images; NaN where the tiles have too few bins between these frequencies.
     """
     power = _mean_power(images)
     return tuple(_excess(power, period) for period in PERIODS)
 
 
 def _mean_power(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Power of the grey levels under a Hann window, mean over images: float64 [h, w], frequency 0 first."""
+    """Returns the mean power spectrum of grey levels under a Hann window: float64 [h, w], frequency 0 first."""
     longest = max(PERIODS)
     height, width = (side // longest * longest for side in images.shape[1:3])
     window = np.outer(np.hanning(height + 1)[:-1], np.hanning(width + 1)[:-1])
@@ -65,7 +65,7 @@ def _excess(power: npt.NDArray[np.float64], period: int) -> float:
 
 
 def _own_frequencies(period: int) -> Iterator[tuple[int, int]]:
-    """(i, j) of the frequencies i/p, j/p, half of the plane, without those of a period that divides p."""
+    """Yields (i, j) of the frequencies i/p, j/p in half of the plane, without those of a period that divides p."""
     for i in range(period // 2 + 1):
         for j in range(period):
             if math.gcd(math.gcd(i, j), period) == 1:
@@ -73,7 +73,7 @@ def _own_frequencies(period: int) -> Iterator[tuple[int, int]]:
 
 
 def _ratio(power: npt.NDArray[np.float64], row: int, column: int) -> float:
-    """Mean power of a peak over the mean of a ring around it; the spectrum goes round at its borders."""
+    """Returns the mean power of a peak over the mean of a ring around it; the spectrum is periodic at its borders."""
     reach = np.arange(-_AROUND, _AROUND + 1)
     patch = power[np.ix_((row + reach) % power.shape[0], (column + reach) % power.shape[1])]
     distance = np.maximum(np.abs(reach)[:, None], np.abs(reach)[None, :])

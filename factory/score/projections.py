@@ -1,14 +1,14 @@
-"""Two dimensions to look at and to count in: PCA and a joint t-SNE, with two-sample distances between the points."""
+"""Projections of both sets into a plane (PCA, joint t-SNE), distances between the points, and a grid over the plane."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import gaussian_kde
 
-Floats = npt.NDArray[np.float64]
+from factory.core.statistics import Floats, Places
+from factory.score.distances import frechet_distance
 
 _TSNE_INPUT = 50  # van der Maaten and Hinton 2008, section 4.2: PCA first
 _PERPLEXITY = 30.0
@@ -33,15 +33,15 @@ class Projection:
 
 
 def project_pca(fakes: Floats, reals: Floats) -> Projection:
-    """The first two principal components of both sets together."""
+    """Projects both sets onto their first two joint principal components."""
     points, shares = _principal(np.concatenate([fakes, reals]), 2)
     return Projection("pca", points[: len(fakes)], points[len(fakes) :], float(shares.sum()))
 
 
 def project_tsne(fakes: Floats, reals: Floats, seed: int) -> Projection:
-    """A t-SNE of both sets together (scikit-learn; started from PCA, perplexity 30 or a third of the points).
+    """Embeds both sets with one t-SNE (scikit-learn; initialised by PCA, perplexity 30 or a third of the points).
 
-    The plane depends on the seed and on both sets: figures in it compare within one run only.
+    The plane depends on the seed and on both sets, so its figures compare within one run only.
     """
     from sklearn.manifold import TSNE
 
@@ -53,10 +53,10 @@ def project_tsne(fakes: Floats, reals: Floats, seed: int) -> Projection:
 
 
 def _principal(features: Floats, count: int) -> tuple[Floats, Floats]:
-    """Scores on the first components, float64 [n, min(count, n, d)], and their shares of the variance."""
+    """Returns scores on the first components, float64 [n, min(count, n, d)], and their shares of the variance."""
     centred = features - features.mean(0)
     left, values, right = np.linalg.svd(centred, full_matrices=False)
-    # A sign of its own for each component: the largest loading is positive.
+    # The largest loading of each component is positive, so that signs are reproducible.
     signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(1)])
     shares = np.square(values) / max(np.square(values).sum(), np.finfo(np.float64).tiny)
     points = (left * values * signs)[:, :count]
@@ -66,25 +66,21 @@ def _principal(features: Floats, count: int) -> tuple[Floats, Floats]:
 
 
 def ks_2d(first: Floats, second: Floats) -> float:
-    """Two-dimensional Kolmogorov-Smirnov statistic (Fasano and Franceschini 1987), from 0 to 1.
+    """Returns the two-dimensional Kolmogorov-Smirnov statistic (Fasano and Franceschini 1987), from 0 to 1.
 
-    At each point the plane falls into four quadrants; the statistic is the largest difference between the shares of the
-    two sets in one quadrant, over all points of the first set and of the second, the mean of the two. Points on the
-    axes of a quadrant count as right and above, in both sets alike.
+    Each point divides the plane into four quadrants. The largest difference between the shares of the two sets in one
+    quadrant is taken over all points of the first set and over all points of the second; the statistic is the mean of
+    the two. In both sets, points on the axes of a quadrant count as right and above.
 
     Args:
         first, second: float64 [n, 2] and [m, 2].
     """
-    return float(np.mean([_largest_difference(origins, first, second) for origins in (first, second)]))
-
-
-def _largest_difference(origins: Floats, first: Floats, second: Floats) -> float:
-    shares = [_quadrants(origins, points) for points in (first, second)]
-    return float(np.abs(shares[0] - shares[1]).max())
+    gaps = [np.abs(_quadrants(origins, first) - _quadrants(origins, second)).max() for origins in (first, second)]
+    return float(np.mean(gaps))
 
 
 def _quadrants(origins: Floats, points: Floats) -> Floats:
-    """Share of the points in the quadrants at each origin: float64 [n, 4]."""
+    """Returns the share of the points in each quadrant of each origin: float64 [n, 4]."""
     right = points[None, :, 0] >= origins[:, None, 0]
     above = points[None, :, 1] >= origins[:, None, 1]
     corners = ((right, above), (right, ~above), (~right, above), (~right, ~above))
@@ -92,10 +88,10 @@ def _quadrants(origins: Floats, points: Floats) -> Floats:
 
 
 def kl_divergence(reals: Floats, fakes: Floats) -> float:
-    """KL(real || fake) in nats, between Gaussian kernel estimates with Scott's bandwidth of each set.
+    """Returns KL(real || fake) in nats, between Gaussian kernel density estimates with Scott's bandwidth.
 
-    Both densities are summed on 64 x 64 points over the joint range and a tenth beyond, and mixed with 0.1 % of a
-    uniform one, so that a place without any fake costs a lot and not endlessly much.
+    Both densities are evaluated on 64 x 64 points over the joint range plus a margin of a tenth, and mixed with 0.1 %
+    of a uniform density, so that a place without any fake has a large but finite cost.
 
     Args:
         reals, fakes: float64 [n, 2] and [m, 2].
@@ -119,3 +115,85 @@ def _density(points: Floats, grid: Floats) -> Floats:
     total = values.sum()
     share = values / total if total > 0 else np.full(len(values), 1 / len(values))
     return (1 - _UNIFORM_SHARE) * share + _UNIFORM_SHARE / len(values)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: row from below, column from the left, tiles in it, and the distance if both sides have enough tiles."""
+
+    row: int
+    column: int
+    reals: int
+    fakes: int
+    distance: float | None
+
+
+@dataclass(frozen=True)
+class GridFigures:
+    """The cells of a grid.
+
+    Attributes:
+        cells: all cells, row by row. edges: of columns and of rows, each cells per axis + 1.
+        outside: fakes outside the range of the real points. min_cell: tiles of either side that a distance needs.
+        mean_distance: over the cells with a distance; None without any.
+    """
+
+    cells: tuple[Cell, ...]
+    edges: tuple[tuple[float, ...], tuple[float, ...]]
+    outside: int
+    min_cell: int
+    mean_distance: float | None
+
+    @property
+    def with_reals(self) -> int:
+        """Number of cells with a real tile."""
+        return sum(cell.reals > 0 for cell in self.cells)
+
+    @property
+    def covered(self) -> int:
+        """Number of cells with both a real tile and a fake."""
+        return sum(cell.reals > 0 and cell.fakes > 0 for cell in self.cells)
+
+
+def local_distances(
+    projection: Projection, fakes: Floats, reals: Floats, *, cells: int = 3, min_cell: int = 8
+) -> GridFigures:
+    """Counts tiles and measures distances in the cells of a grid over a projection.
+
+    PriorPath lays 3 x 3 cells over a t-SNE of both sets and takes a Frechet distance in each ("local FID"), without
+    saying how the plane is cut. Here cells have equal size over the range of the *real* points, so that fakes far from
+    all real tiles do not move the cells; such fakes are counted as outside.
+
+    Args:
+        projection: of the same tiles in the same order. fakes, reals: their features, float64 [n, d] and [m, d].
+        cells: number per axis. min_cell: tiles of either side that a distance needs. At such sample sizes the bias is
+            large: a cell's distance is above the global one even for perfect fakes.
+    """
+    low, high = projection.reals.min(0), projection.reals.max(0)
+    edges = [np.linspace(a, b, cells + 1) for a, b in zip(low, high, strict=True)]
+    real_at, fake_at = (_places(points, edges) for points in (projection.reals, projection.fakes))
+    found = []
+    for row in range(cells):
+        for column in range(cells):
+            of_reals, of_fakes = (np.flatnonzero((at == (column, row)).all(1)) for at in (real_at, fake_at))
+            size = min(len(of_reals), len(of_fakes))  # equal numbers; the order of the tiles is random already
+            distance = frechet_distance(fakes[of_fakes[:size]], reals[of_reals[:size]]) if size >= min_cell else None
+            found.append(Cell(row, column, len(of_reals), len(of_fakes), distance))
+    known = [cell.distance for cell in found if cell.distance is not None]
+    return GridFigures(
+        tuple(found),
+        (tuple(edges[0].tolist()), tuple(edges[1].tolist())),
+        int((fake_at < 0).any(1).sum()),
+        min_cell,
+        float(np.mean(known)) if known else None,
+    )
+
+
+def _places(points: Floats, edges: list[Floats]) -> Places:
+    """Returns column and row of each point, intp [n, 2]; -1 outside."""
+    columns = []
+    for axis, limits in enumerate(edges):
+        place = np.clip(np.searchsorted(limits, points[:, axis], "right") - 1, 0, len(limits) - 2)
+        inside = (points[:, axis] >= limits[0]) & (points[:, axis] <= limits[-1])
+        columns.append(np.where(inside, place, -1))
+    return np.stack(columns, 1)

@@ -1,20 +1,17 @@
 """Features of a VGG16 with random weights: no download, no pickle, no ImageNet.
 
-Naeem et al. 2020 (Reliable Fidelity and Diversity Metrics, section 4) take features of a randomly initialised VGG16
-where pictures are far from ImageNet, as masks are. All three extractors here have torchvision's 13 convolutions of 3x3
-with ReLU and five 2x2 max pools, with orthogonal weights (Saxe et al. 2014) of gain sqrt(2), no biases, and one fixed
-seed. The paper's weights are not stated in a form that can be repeated: distances compare within this project only.
+Naeem et al. 2020 (section 4) use a randomly initialised VGG16 where pictures are far from ImageNet, as masks are. All
+three extractors here have torchvision's convolutions and max pools, with orthogonal weights (Saxe et al. 2014) of gain
+sqrt(2), no biases, and one fixed seed. The paper does not state its weights in a form that can be repeated, so these
+distances compare within this project only.
 
-- ``random-vgg16``: means of all five blocks over the picture, 1472, brought to 64 by a fixed random projection. Differs
-  from the paper, which takes a fully connected layer behind the last block. With 60 real tissue masks of this project
-  against 60 others, the Frechet distance over that of two real halves was 55 for smooth polygons, 11 for shuffled
-  patches, 26 for a median over 21 pixels and 7 for 5 % wrong pixels, where the paper's layer gave 11, 3.3, 5.6 and 1.9:
-  the means see what is wrong with a mask several times as clearly.
+- ``random-vgg16``: means of all five blocks over the picture, 1472 values, projected to 64 by a fixed random matrix.
+  The paper takes a fully connected layer behind the last block instead; docs/results/features.md compares the two.
 - ``random-vgg16-pooled``: the 1472 means themselves.
-- ``random-vgg16-r64``: the paper's, as we read it: adaptive mean to 7x7, fully connected 4096 with ReLU, and the last
-  hidden layer narrowed to 64 ("R64"); normal weights with variance 2 / inputs. It knows where in the tile things lie.
+- ``random-vgg16-r64``: the paper's version: adaptive mean to 7x7, fully connected 4096 with ReLU, and a last hidden
+  layer of 64 ("R64"); normal weights with variance 2 / inputs. It depends on where things lie in the tile.
 
-Pictures keep their size and aspect instead of being brought to 224x224.
+Pictures keep their size and aspect ratio; the paper resizes them to 224x224.
 """
 
 from __future__ import annotations
@@ -23,31 +20,26 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
 
-from factory.score.features import Extractor
+from factory.score.extractor import Extractor
 
 _SEED = 20200223  # the day on which Naeem et al. appeared; never changes
-_PLAN = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)  # 0: max pool (Simonyan 2015, D)
 _POOLED = 64 + 128 + 256 + 512 + 512
 _COMPACT = 64
 _GAIN = 2**0.5
 
 
 class _Trunk(nn.Module):
-    """The convolutions of VGG16; the output of each of the five blocks."""
+    """The 13 convolutions of VGG16 (Simonyan 2015, D); returns the output of each of the five blocks."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
-        self.layers = nn.ModuleList()
-        channels = 3
-        for width in _PLAN:
-            if width == 0:
-                self.layers.append(nn.MaxPool2d(2))
-                continue
-            layer = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-            nn.init.orthogonal_(layer.weight, _GAIN, generator)
-            self.layers += [layer, nn.ReLU(inplace=True)]
-            channels = width
+        self.layers = make_layers(cfgs["D"])
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.orthogonal_(layer.weight, _GAIN, generator)
+                layer.bias = None
 
     def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
         values = (pictures - 0.5) / 0.25
@@ -95,17 +87,17 @@ class _Hidden(nn.Module):
 
 
 def compact(weights: Path | None = None) -> Extractor:
-    """64 features, the default: few enough for a Frechet distance on a hundred tiles."""
+    """Opens the default, 64 features: few enough for a Frechet distance on a hundred tiles."""
     return _extractor("random-vgg16", _Pooled(_COMPACT), weights)
 
 
 def pooled(weights: Path | None = None) -> Extractor:
-    """1472 features."""
+    """Opens the extractor of 1472 features."""
     return _extractor("random-vgg16-pooled", _Pooled(None), weights)
 
 
 def hidden(weights: Path | None = None) -> Extractor:
-    """64 features as in Naeem et al. 2020."""
+    """Opens the extractor of 64 features of Naeem et al. 2020."""
     return _extractor("random-vgg16-r64", _Hidden(), weights)
 
 

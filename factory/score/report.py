@@ -1,74 +1,70 @@
-"""A comparison in words and tables: score.md, and the lines that the terminal shows."""
+"""A comparison as a Markdown report (score.md), as plain values (score.json), and as lines for the terminal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
 
 from factory.core.statistics import enough_groups
 from factory.geometry.nuclear_statistics import NUCLEAR
-from factory.score.compare import FAKES, HALVES_BY_GROUP, RANDOM_HALVES, SHUFFLED, TRAINING, Comparison
-from factory.score.copies import FEW_REALS
+from factory.score.compare import Comparison
+from factory.score.controls import FAKES, HALVES_BY_GROUP, MATCHED, PRICE_NOTE, RANDOM_HALVES, SHUFFLED, TRAINING
+from factory.score.copies import FEW_REALS, CopyFigures
+from factory.score.distances import SHARES
 from factory.score.mask_statistics import STATISTICS
 from factory.score.paired import LOWER_IS_BETTER, PairedFigures
 from factory.score.periodicity import PERIODS
+from factory.score.tiles import TileSet
+from factory.score.two_samples import TwoSampleFigures
 from manifests.schema import DISCLAIMER
 
+Rows = list[tuple[str, str, str]]
+
+HEADINGS = ("figure", "value", "beside it")
+"""Columns of `headline` and `pairs_headline`."""
+
 _MOST_LISTED = 50
-MATCHED = "real tiles of their composition"
-PRICE_NOTE = (
-    "Bins of large shift hold mostly extreme requests, so their fakes differ from the real tiles in composition, and "
-    "vary less, whatever their quality. So read them beside the real tiles with the nearest class fractions, one for "
-    "each fake, from the half of the real tiles that is not compared with: only what lies above these is a price. "
-    "Where few different real tiles serve, or the gap of fractions is large, that figure is itself rough."
-)
-"""What to hold the price of control against."""
-
 _FLOORS = ("real halves", "by group", "shuffled")
+_NOT_IN_JSON = ("measured", "nuclei_measured", "training")  # statistics of every tile and nucleus, and pixels
 
 
-def headline(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """The main figures: name, value, and what to hold it against."""
-    c = comparison
+def headline(c: Comparison) -> Rows:
+    """Returns the main figures: name, value, and reference values."""
     low, high = c.distance_interval
-    near = c.neighbours
+    near, kernel = c.neighbours, c.kernel
+    subsets = f"subsets of {kernel.subset_size}: {number(kernel.subset_mean)} +- {number(kernel.subset_std)}"
     rows = [
         (c.distance_name, number(c.distance), f"95 % {number(low)} to {number(high)}, {len(c.fakes)} tiles of either"),
         *_beside_floor(c),
         ("... endless tiles", number(c.extrapolation.limit), _fit(c)),
-        (
-            "kernel distance",
-            number(c.kernel.value),
-            f"subsets of {c.kernel.subset_size}: {number(c.kernel.subset_mean)} +- {number(c.kernel.subset_std)}",
-        ),
+        ("kernel distance", number(kernel.value), subsets),
         ("precision / recall", f"{near.precision:.3f} / {near.recall:.3f}", _floor_of(c, "precision", "recall")),
         ("density / coverage", f"{near.density:.3f} / {near.coverage:.3f}", _floor_of(c, "density", "coverage")),
     ]
     for figures in c.projections:
-        grid = figures.grid
-        rows.append(
-            (
-                f"KS / KL on {figures.projection.name}",
-                f"{figures.ks:.3f} / {number(figures.kl)}",
-                f"floor {figures.ks_floor:.3f} / {number(figures.kl_floor)}; "
-                f"{grid.covered} of {grid.with_reals} cells with real tiles have fakes",
-            )
-        )
+        floor = f"floor {figures.ks_floor:.3f} / {number(figures.kl_floor)}"
+        cells = f"{figures.grid.covered} of {figures.grid.with_reals} cells with real tiles have fakes"
+        value = f"{figures.ks:.3f} / {number(figures.kl)}"
+        rows.append((f"KS / KL on {figures.projection.name}", value, f"{floor}; {cells}"))
     hit = len(c.modes.modes) - len(c.modes.missing)
     rows.append(("modes hit", f"{hit} of {len(c.modes.modes)}", f"distribution off by {c.modes.variation:.0%}"))
     if c.nuclei:
-        worst = max(c.nuclei, key=lambda f: f.ks)
-        mean, floor = (sum(getattr(f, which) for f in c.nuclei) / len(c.nuclei) for which in ("ks", "floor"))
-        rows.append(
-            ("KS of nuclei", number(mean), f"floor {number(floor)}; largest {worst.ks:.3f}, {NUCLEAR[worst.name]}")
-        )
+        worst = max(c.nuclei, key=lambda one: one.ks)
+        mean, least = (sum(values) / len(c.nuclei) for values in zip(*((f.ks, f.floor) for f in c.nuclei), strict=True))
+        beside = f"floor {number(least)}; largest {worst.ks:.3f}, {NUCLEAR[worst.name]}"
+        rows.append(("KS of nuclei", number(mean), beside))
     if c.copies is not None:
-        rows.append(("copies", f"{c.copies.share:.1%}", _copies_line(c)))
+        rows.append(("copies", f"{c.copies.share:.1%}", _copies_line(c.copies)))
     return rows
 
 
-def _beside_floor(c: Comparison) -> list[tuple[str, str, str]]:
-    """The distance at the sample size of the controls, and how many times the floor it is."""
+def _beside_floor(c: Comparison) -> Rows:
+    """Returns the distance at the sample size of the controls, and its ratio to the floor."""
     own, floor = c.row(FAKES), c.row(RANDOM_HALVES)
     assert own is not None
     assert floor is not None
@@ -83,10 +79,8 @@ def _beside_floor(c: Comparison) -> list[tuple[str, str, str]]:
 
 def _fit(c: Comparison) -> str:
     line = c.extrapolation
-    said = f"fit over {line.sizes[-1]} to {line.sizes[0]} tiles, R2 {number(line.r_squared)}"
-    if line.reliable:
-        return said
-    return f"{said}; rough: some sizes are below the {c.dimensions} features"
+    text = f"fit over {line.sizes[-1]} to {line.sizes[0]} tiles, R2 {number(line.r_squared)}"
+    return text if line.reliable else f"{text}; rough: some sizes are below the {c.dimensions} features"
 
 
 def _floor_of(c: Comparison, first: str, second: str) -> str:
@@ -94,25 +88,34 @@ def _floor_of(c: Comparison, first: str, second: str) -> str:
     return f"real halves {getattr(floor, first):.3f} / {getattr(floor, second):.3f} at {c.control_size} tiles"
 
 
-def _copies_line(comparison: Comparison) -> str:
-    copies = comparison.copies
-    assert copies is not None
+def _copies_line(copies: CopyFigures) -> str:
     return (
         f"of {copies.fakes} fakes above similarity {copies.limit:.3f}, {copies.real_share:.1%} of {copies.reals} "
-        f"held-out real tiles{_few(comparison)}; planted copies found: {copies.recall:.1%}"
+        f"held-out real tiles{_few(copies)}; planted copies found: {copies.recall:.1%}"
     )
 
 
-def markdown(comparison: Comparison, title: str, notes: Sequence[str], paired: PairedFigures | None = None) -> str:
-    """The whole report.
+def _few(copies: CopyFigures) -> str:
+    return f"; rough, set by fewer than {FEW_REALS} real tiles" if copies.reals < FEW_REALS else ""
+
+
+def markdown(c: Comparison, title: str, notes: Sequence[str], paired: PairedFigures | None = None) -> str:
+    """Returns the whole report.
 
     Args:
-        comparison: the figures. title: the fakes' name. notes: what was done to the data, one line each.
-        paired: fakes against the images of their masks, where they have some.
+        c: the figures. title: name of the fakes. notes: what was done to the data, one line each.
+        paired: fakes against the images of their masks, if measured.
     """
-    c = comparison
     draws = "whole groups of reals" if enough_groups(c.reals.groups) else "reals one by one"
     what = f"masks of {c.fakes.scheme.name}" if c.fakes.scheme else "images"
+    controls = [
+        (
+            row.name,
+            *map(number, (row.distance, row.distance_std, row.kernel)),
+            *(f"{getattr(row, share):.3f}" for share in SHARES),
+        )
+        for row in c.controls
+    ]
     parts = [
         f"# Score of {title}",
         f"{len(c.fakes)} fakes and as many real tiles of {c.fakes.shape[0]}x{c.fakes.shape[1]} at {c.fakes.mpp:g} um "
@@ -121,33 +124,23 @@ def markdown(comparison: Comparison, title: str, notes: Sequence[str], paired: P
         f"{', sha256 ' + c.extractor_sha256 if c.extractor_sha256 else ''}). Control, {c.halves_note}. "
         f"Bootstrap: {c.settings.bootstrap} draws, {draws}.",
         *(f"- {note}" for note in notes),
-        _table(["figure", "value", "beside it"], headline(c)),
+        _table(HEADINGS, headline(c)),
         *(_pairs(paired) if paired else ()),
         "## Controls, all at one sample size",
-        _table(
-            ["set", c.distance_name, "spread", "kernel distance", "precision", "recall", "density", "coverage"],
-            [
-                (
-                    row.name,
-                    *(number(value) for value in (row.distance, row.distance_std, row.kernel)),
-                    *(f"{share:.3f}" for share in (row.precision, row.recall, row.density, row.coverage)),
-                )
-                for row in c.controls
-            ],
-        ),
+        _table(["set", c.distance_name, "spread", "kernel distance", *SHARES], controls),
         *_statistics(c),
         *_nuclei(c),
         *_grids(c),
         *_modes(c),
         *_periodicity(c),
         *_price(c),
-        *_copies(c),
+        *_copies(c.copies),
     ]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ").replace(".\n- ", ".\n\n- ") + "\n"
 
 
-def pairs_headline(paired: PairedFigures) -> list[tuple[str, str, str]]:
-    """Mean of every measure of the pairs, and what to hold it against."""
+def pairs_headline(paired: PairedFigures) -> Rows:
+    """Returns the mean of every measure of the pairs, and reference values."""
     count, draws = len(paired.pairs), f"{paired.groups} groups" if paired.by_group else "tiles"
     return [
         (
@@ -164,7 +157,7 @@ def _pairs(paired: PairedFigures) -> list[str]:
     rows = [
         (one.name.upper(), which, f"{getattr(pair.quality, one.name):.4f}", pair.fake, pair.real, pair.group)
         for one in paired.measures
-        for which, pair in ((which, paired.pairs[getattr(one, which)]) for which in ("best", "median", "worst"))
+        for which, pair in ((which, paired.pairs[place]) for which, place in one.extremes.items())
     ]
     return [
         "## Pairs: each fake against the real image of its mask",
@@ -179,7 +172,7 @@ def _pairs(paired: PairedFigures) -> list[str]:
 def _periodicity(c: Comparison) -> list[str]:
     if c.periodicity is None:
         return []
-    rows = [(name, *(number(value) for value in getattr(c.periodicity, name))) for name in ("fakes", "reals")]
+    rows = [(name, *map(number, values)) for name, values in vars(c.periodicity).items()]
     return [
         "## Periodic patterns",
         "Power of the spectrum at the frequencies of each period over the power around them: 1 for none, more for the "
@@ -191,23 +184,10 @@ def _periodicity(c: Comparison) -> list[str]:
 def _statistics(c: Comparison) -> list[str]:
     if not c.statistics:
         return []
-    rows = [
-        (
-            s.class_name,
-            STATISTICS[s.name],
-            number(s.fake_median),
-            number(s.real_median),
-            *(number(value) for value in (s.ks, s.floor, s.floor_by_group, s.ceiling)),
-            f"{s.fake_count} / {s.real_count}",
-        )
-        for s in c.statistics
-    ]
+    rows = [_two_samples(one.class_name, STATISTICS[one.name], one, one.ceiling) for one in c.statistics]
     columns = ["class", "statistic", "median, fakes", "median, reals", "KS", *_FLOORS, "tiles with it"]
     curves = [
-        (
-            v.class_name,
-            *(number(value) for value in (v.distance, v.max_ks, v.mean_ks, v.floor, v.floor_by_group, v.ceiling)),
-        )
+        (v.class_name, *map(number, (v.distance, v.max_ks, v.mean_ks, v.floor, v.floor_by_group, v.ceiling)))
         for v in c.curves
     ]
     return [
@@ -221,17 +201,7 @@ def _statistics(c: Comparison) -> list[str]:
 def _nuclei(c: Comparison) -> list[str]:
     if not c.nuclei:
         return []
-    rows = [
-        (
-            f.per,
-            NUCLEAR[f.name],
-            number(f.fake_median),
-            number(f.real_median),
-            *(number(value) for value in (f.ks, f.floor, f.floor_by_group)),
-            f"{f.fake_count} / {f.real_count}",
-        )
-        for f in c.nuclei
-    ]
+    rows = [_two_samples(one.per, NUCLEAR[one.name], one) for one in c.nuclei]
     columns = ["of each", "statistic", "median, fakes", "median, reals", "KS", *_FLOORS[:2], "values, fakes / reals"]
     return [
         "## Nuclei",
@@ -242,6 +212,11 @@ def _nuclei(c: Comparison) -> list[str]:
     ]
 
 
+def _two_samples(of: str, statistic: str, one: TwoSampleFigures, *ceiling: float) -> tuple[str, ...]:
+    values = (one.fake_median, one.real_median, one.ks, one.floor, one.floor_by_group, *ceiling)
+    return (of, statistic, *map(number, values), f"{one.fake_count} / {one.real_count}")
+
+
 def _grids(c: Comparison) -> list[str]:
     parts = ["## Local distances on the grid"]
     for figures in c.projections:
@@ -250,18 +225,18 @@ def _grids(c: Comparison) -> list[str]:
             (f"{cell.row + 1}, {cell.column + 1}", str(cell.reals), str(cell.fakes), number(cell.distance))
             for cell in grid.cells
         ]
-        parts.append(
+        parts += [
             f"On {figures.projection.name}: {grid.with_reals} cells have real tiles, {grid.covered} of them fakes; "
             f"{grid.outside} fakes lie outside the range of the real tiles. Mean local distance "
-            f"{number(grid.mean_distance)}, over cells with {grid.min_cell} tiles of either kind."
-        )
-        parts.append(_table(["row, column", "reals", "fakes", c.distance_name], rows))
+            f"{number(grid.mean_distance)}, over cells with {grid.min_cell} tiles of either kind.",
+            _table(["row, column", "reals", "fakes", c.distance_name], rows),
+        ]
     return parts
 
 
 def _modes(c: Comparison) -> list[str]:
     rows = [
-        (str(mode.number), mode.sample, f"{mode.real_share:.1%}", f"{mode.fake_share:.1%}", str(mode.hits) or "0")
+        (str(mode.number), mode.sample, f"{mode.real_share:.1%}", f"{mode.fake_share:.1%}", str(mode.hits))
         for mode in c.modes.modes
     ]
     missing = ", ".join(f"mode {mode.number} ({mode.real_share:.0%}, like {mode.sample})" for mode in c.modes.missing)
@@ -281,9 +256,7 @@ def _price(c: Comparison) -> list[str]:
             f"{number(b.low)} - {number(b.high)}",
             str(b.fakes),
             str(b.size),
-            *(number(value) for value in (b.distance, b.distance_std, b.matched, b.matched_std)),
-            number(b.matched_gap),
-            number(b.matched_tiles),
+            *map(number, (b.distance, b.distance_std, b.matched, b.matched_std, b.matched_gap, b.matched_tiles)),
         )
         for b in c.price
     ]
@@ -296,38 +269,27 @@ def _price(c: Comparison) -> list[str]:
     ]
 
 
-def _copies(c: Comparison) -> list[str]:
-    if c.copies is None:
+def _copies(copies: CopyFigures | None) -> list[str]:
+    if copies is None:
         return ["## Copies", "Not searched: name the generator's training tiles with --train."]
-    kinds = ", ".join(f"{kind} {recall:.1%}" for kind, recall in c.copies.recall_by_kind.items())
+    kinds = ", ".join(f"{kind} {recall:.1%}" for kind, recall in copies.recall_by_kind.items())
     rows = [
-        (
-            pair.fake,
-            pair.training,
-            f"{pair.similarity:.3f}",
-            pair.symmetry,
-            f"{pair.position[0]}, {pair.position[1]}",
-        )
-        for pair in c.copies.flagged[:_MOST_LISTED]
+        (pair.fake, pair.training, f"{pair.similarity:.3f}", pair.symmetry, f"{pair.position[0]}, {pair.position[1]}")
+        for pair in copies.flagged[:_MOST_LISTED]
     ]
-    more = len(c.copies.flagged) - len(rows)
-    ratio = number(c.copies.feature_ratio)
+    more = len(copies.flagged) - len(rows)
     return [
         "## Copies",
-        f"{len(c.copies.flagged)} of {c.copies.fakes} fakes ({c.copies.share:.1%}) are more like a place in the "
-        f"{c.copies.training_tiles} whole training tiles than {c.copies.quantile:.0%} of {c.copies.reals} held-out "
-        f"real tiles (similarity above {c.copies.limit:.3f}{_few(c)}); "
-        f"{c.copies.blank_fakes} have no edges to compare. Median similarity: fakes {c.copies.fake_median:.3f}, real "
-        f"tiles {c.copies.real_median:.3f}. Nearest in feature space: {ratio} times a real tile's distance.",
-        f"Planted copies found ({c.copies.planted} of each kind, random crops in random symmetries): {kinds}.",
+        f"{len(copies.flagged)} of {copies.fakes} fakes ({copies.share:.1%}) are more like a place in the "
+        f"{copies.training_tiles} whole training tiles than {copies.quantile:.0%} of {copies.reals} held-out "
+        f"real tiles (similarity above {copies.limit:.3f}{_few(copies)}); "
+        f"{copies.blank_fakes} have no edges to compare. Median similarity: fakes {copies.fake_median:.3f}, real "
+        f"tiles {copies.real_median:.3f}. Nearest in feature space: {number(copies.feature_ratio)} times a real tile's "
+        "distance.",
+        f"Planted copies found ({copies.planted} of each kind, random crops in random symmetries): {kinds}.",
         *([_table(["fake", "training tile", "similarity", "fake is", "at row, column"], rows)] if rows else []),
         *([f"{more} more in score.json."] if more > 0 else []),
     ]
-
-
-def _few(c: Comparison) -> str:
-    few = c.copies is not None and c.copies.reals < FEW_REALS
-    return f"; rough, set by fewer than {FEW_REALS} real tiles" if few else ""
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -336,5 +298,56 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, a dash for what has no value."""
+    """Formats four significant digits; a dash for None and NaN."""
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def to_document(comparison: Comparison) -> dict[str, Any]:
+    """Returns every figure as plain values for JSON, with points and pairs but no pixels; NaN becomes None."""
+    document: dict[str, Any] = {
+        name: _plain(value) for name, value in vars(comparison).items() if name not in _NOT_IN_JSON
+    }
+    if comparison.copies is not None:
+        document["copies"]["flagged"] = _plain(comparison.copies.flagged)
+    for figures, own in zip(comparison.projections, document["projections"], strict=True):
+        own["grid"] |= {"with_reals": figures.grid.with_reals, "covered": figures.grid.covered}
+    document["modes"] |= {
+        "missing": [mode.number for mode in comparison.modes.missing],
+        "hit_share": comparison.modes.hit_share,
+    }
+    return document
+
+
+def paired_document(figures: PairedFigures) -> dict[str, Any]:
+    """Returns the measures over all pairs as plain values; those of each pair are in pairs.parquet."""
+    return {
+        "pairs": len(figures.pairs),
+        "groups": figures.groups,
+        "interval_draws": "groups" if figures.by_group else "tiles",
+        **{
+            one.name: {
+                "mean": one.mean,
+                "interval": list(one.interval),
+                **{which: _plain(figures.pairs[place]) for which, place in one.extremes.items()},
+            }
+            for one in figures.measures
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, TileSet):
+        return {"name": value.name, "tiles": len(value), "size": list(value.shape), "mpp": value.mpp, "ids": value.ids}
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

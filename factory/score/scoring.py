@@ -1,4 +1,4 @@
-"""`factory score` from data sets to files: everything that can be refused is, before a pixel is read."""
+"""Runs a score from data sets to files; everything that can be refused is refused before pixels are read."""
 
 from __future__ import annotations
 
@@ -7,36 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.core.datasets import check_out as check_outside
 from factory.core.devices import resolve_device
 from factory.core.folder import is_begun
 from factory.core.runs import library_versions, lock_folder
 from factory.score.compare import Comparison, compare_sets
-from factory.score.document import paired_document, to_document
 from factory.score.features import check_extractor, open_extractor
 from factory.score.paired import PairedFigures, Pairing, measure_pairs, pairs_table
-from factory.score.pictures import reduction
-from factory.score.plots import plot_score
-from factory.score.report import markdown
+from factory.score.plots import modes_sheet, nearest_sheet, pairs_sheet, plot_score
+from factory.score.report import markdown, paired_document, to_document
 from factory.score.settings import Settings
-from factory.score.sheets import modes_sheet, nearest_sheet, pairs_sheet
 from factory.score.sources import Inputs, load
+from factory.score.tiles import reduction
 from manifests.errors import UserError
 from manifests.files import remove_orphans, write_atomic
-from manifests.store import STORE
 
 JSON, MARKDOWN, PLOT, NEAREST, MODES = "score.json", "score.md", "score.png", "nearest.png", "modes.png"
 PAIRS, PAIRS_TABLE = "pairs.png", "pairs.parquet"
 FILES = (JSON, MARKDOWN, PLOT, NEAREST, MODES, PAIRS, PAIRS_TABLE)
 
 LEAST_PICTURE_PX = 32
-"""What extractors with five poolings need."""
+"""Smallest side of a picture for extractors with five poolings."""
 
 _KIND = "a score"
 
 
 @dataclass(frozen=True)
 class Score:
-    """What was compared, what was done to it first, in lines, and the pairs where these were asked for."""
+    """A comparison, notes on the data in lines, and the pairs if they were measured."""
 
     comparison: Comparison
     notes: tuple[str, ...]
@@ -44,33 +42,31 @@ class Score:
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds anything but an earlier score, or that one without a word.
+    """Refuses a folder in a data set, one with other files, and one with an earlier score unless it is overwritten.
 
     Raises:
         UserError: with what is in the way.
     """
-    for folder in (out.resolve(), *out.resolve().parents):
-        if (folder / STORE).is_dir():
-            raise UserError(f"--out {out}: expected a folder outside every data set, got one in {folder}.")
+    check_outside(out)
     if is_begun(out, _KIND, FILES.__contains__) and not overwrite:
         raise UserError(f"{out}: expected an empty folder, got a score in it. Use another --out, or --overwrite.")
 
 
 def check_settings(settings: Settings) -> Settings:
-    """The settings with a device that this machine has.
+    """Returns the settings with a device that this machine has.
 
     Raises:
-        UserError: for an extractor or a file of weights that cannot be.
+        UserError: for an unknown extractor or an unusable file of weights.
     """
-    check_extractor(settings.features, Path(settings.feature_weights) if settings.feature_weights else None)
+    check_extractor(settings.features, settings.weights_path)
     return settings.model_copy(update={"device": resolve_device(settings.device)})
 
 
 def check_size(inputs: Inputs, settings: Settings) -> None:
-    """Refuse tiles whose pictures are too small for five poolings.
+    """Refuses tiles whose pictures are too small for five poolings.
 
     Raises:
-        UserError: naming the size.
+        UserError: with the size.
     """
     factor = reduction(inputs.shape, settings.picture_px)
     height, width = (side // factor for side in inputs.shape)
@@ -82,17 +78,17 @@ def check_size(inputs: Inputs, settings: Settings) -> None:
 
 
 def score(inputs: Inputs, settings: Settings, n: int | None = None, pairing: Pairing | None = None) -> Score:
-    """Read the tiles and compare them.
+    """Reads the tiles and compares them.
 
     Args:
         inputs: from `open_inputs`. settings: from `check_settings`. n: tiles of either kind, at most.
-        pairing: from `find_pairs`, to measure all its pairs as well.
+        pairing: from `find_pairs`, to measure its pairs too.
 
     Raises:
-        UserError: when too few tiles are left. FaultError: when weights cannot be fetched.
+        UserError: when too few tiles remain. FaultError: when weights cannot be downloaded.
     """
     check_size(inputs, settings)
-    extractor = open_extractor(settings.features, Path(settings.feature_weights) if settings.feature_weights else None)
+    extractor = open_extractor(settings.features, settings.weights_path)
     loaded = load(inputs, settings.seed, most=n)
     count = min(len(loaded.fakes), len(loaded.reals), n or len(loaded.reals))
     notes = list(loaded.notes)
@@ -116,10 +112,10 @@ def score(inputs: Inputs, settings: Settings, n: int | None = None, pairing: Pai
 
 
 def write_score(out: Path, done: Score, inputs: Inputs, *, overwrite: bool) -> list[Path]:
-    """Write all files; returns those written. An earlier score goes first where that was asked for.
+    """Writes all files and returns their paths; with `overwrite` an earlier score is removed first.
 
     Raises:
-        UserError: when something came into the folder meanwhile, or another process writes there.
+        UserError: when the folder has new files meanwhile, or another process writes there.
     """
     files = _files(done, inputs)
     check_out(out, overwrite=overwrite)
@@ -166,5 +162,5 @@ def _files(done: Score, inputs: Inputs) -> dict[str, bytes]:
 
 
 def default_out(fake: Path) -> Path:
-    """``runs/score/NAME``, with the name of the fakes' folder."""
+    """Returns ``runs/score/NAME``, with the name of the fakes' folder."""
     return Path("runs/score") / fake.resolve().name

@@ -1,36 +1,39 @@
-"""What decides the figures of a score, besides the tiles."""
+"""Settings of a score, and the random generators under its seed."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 from pydantic import Field
 
 from factory.core.config import Config
 
 
 class Settings(Config):
-    """Settings of `compare_sets`; every one is written beside the figures.
+    """Settings of `compare_sets`; all of them are written beside the figures.
 
     Attributes:
         features: name in `factory.score.features.EXTRACTORS`, or ``timm:NAME``.
-        feature_weights: safetensors file for it; none where it needs none, or where a download is meant.
-        device: where features are extracted: cpu, cuda.
+        feature_weights: safetensors file of its weights; None if it needs no file, or for a download.
+        device: device of the feature extractor: cpu, cuda.
         batch: pictures per forward pass.
-        picture_px: longer side of the pictures that features are taken from, at most.
-        seed: root of every draw.
+        picture_px: largest length of the longer side of the pictures that features are extracted from.
+        seed: seed of every draw.
         neighbours: k of precision, recall, density and coverage.
-        draws: random halves, and as many draws of every other row of the table of controls.
-        bootstrap: resamples of the interval.
-        subset_sizes: sample sizes that the extrapolation is fitted over.
-        kernel_subsets: subsets that give the spread of the kernel distance.
+        draws: number of random halves, and of draws of every other row of the table of controls.
+        bootstrap: number of resamples of the interval.
+        subset_sizes: number of sample sizes that the extrapolation is fitted over.
+        kernel_subsets: number of subsets that give the spread of the kernel distance.
         grid: cells per axis of the grid over a projection.
-        min_cell: real and fake tiles that a cell needs for a distance of its own.
+        min_cell: number of real and of fake tiles that a cell needs for a distance.
         patch_grid: rows and columns that real tiles are cut into for the shuffled control.
-        modes: clusters of the real tiles, at most.
-        copy_px: longer side of the fakes' pictures in the search for copies, at most; training
-            tiles are made smaller by the same factor.
-        copy_quantile: share of held-out real tiles that stay below the limit for copies.
-        planted: random crops of the training tiles planted as each kind of copy.
-        shift_bins: equal-count bins of the allocation shift.
+        modes: number of clusters of the real tiles, at most.
+        copy_px: largest length of the longer side of the fakes' pictures in the search for copies; training tiles are
+            reduced by the same factor.
+        copy_quantile: share of held-out real tiles that lie below the limit for copies.
+        planted: number of random crops of the training tiles that are planted as each kind of copy.
+        shift_bins: number of equal-count bins of the allocation shift.
     """
 
     features: str = "random-vgg16"
@@ -53,6 +56,11 @@ class Settings(Config):
     planted: int = Field(default=40, ge=1)
     shift_bins: int = Field(default=4, ge=1)
 
+    @property
+    def weights_path(self) -> Path | None:
+        """Path of `feature_weights`."""
+        return Path(self.feature_weights) if self.feature_weights else None
+
 
 STREAMS = {
     "choice": 0,
@@ -66,4 +74,9 @@ STREAMS = {
     "shift": 8,
     "pairs": 9,
 }
-"""Number of each stream of random draws; frozen, so that a new figure never moves an old one."""
+"""Number of each stream of random draws; fixed, so that a new figure never changes an old one."""
+
+
+def generator(seed: int, stream: str, *more: int) -> np.random.Generator:
+    """Returns the random generator of one stream under a seed; `more` numbers its parts."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(STREAMS[stream], *more)))

@@ -1,18 +1,18 @@
-"""Where in larger tiles a tile lies, flipped and turned too, and how like that place it is: what tells a copy.
+"""Template matching of tiles in larger training tiles, also flipped and turned, to find copies.
 
-Tiles are brought to their edges: made smaller, then a band-pass (difference of Gaussians, 1 and 4 pixels of that size)
-takes away the mean, the large shapes that many tiles share, and single-pixel noise. Every tile is slid over every whole
-training tile, in each of the eight symmetries that fits into it, and compared by the correlation coefficient of what
-overlaps (normalised cross-correlation without the means, which the band-pass has taken). It may reach past the training
-tile by a quarter of its sides, where the overlap holds half of its edges. From coarse to fine:
+Tiles are compared by their edges: they are reduced, then a band-pass (difference of Gaussians, 1 and 4 reduced pixels)
+removes the mean, large shapes that many tiles share, and single-pixel noise. Every tile is moved over every whole
+training tile, in each of the eight symmetries that fits into it. The similarity is the correlation coefficient of the
+overlap (normalised cross-correlation; the band-pass has removed the means). A tile may reach past the training tile by
+a quarter of its sides if the overlap has half of its edges. The search goes from coarse to fine:
 
-1. at every pixel of the coarse size (a quarter of the fine one: every 8 pixels for 128x256), by FFT, the spectra of the
-   training tiles computed once: the best place of every training tile and symmetry, and of these the 12 best;
-2. around each of them at every pixel of the fine size (every 2 pixels for 128x256);
-3. for the best two the place is cut out of the training tile, shifted by up to half a fine pixel, and brought to its
-   edges just as the tile is, so that an exact copy comes to 1 whatever its place.
+1. At every coarse pixel (a quarter of the fine size: every 8 pixels for 128x256), by FFT; the spectra of the training
+   tiles are computed once. Of the best places of all training tiles and symmetries, the 12 best are kept.
+2. Around each of them, at every fine pixel (every 2 pixels for 128x256).
+3. For the best two, the place is cut out of the training tile, shifted by up to half a fine pixel, and reduced to edges
+   in the same way as the tile, so that an exact copy has similarity 1 at any place.
 
-1 is an exact copy. A tile without edges has nothing to copy and no similarity.
+A tile without edges has no similarity.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from factory.score.pictures import reduction, shrink
-from factory.score.tiles import TileSet
+from factory.core.statistics import Floats, Places
+from factory.score.tiles import TileSet, reduction, shrink
 from manifests.labels import LabelScheme
 
 Pixels = npt.NDArray[np.uint8]
 Singles = npt.NDArray[np.float32]
-Places = npt.NDArray[np.intp]
 
 _FINE_PX, _COARSE_PX = 1.0, 4.0
-_COARSER = 4  # fine pixels along a side of a coarse one; fewer where tiles would be below 16 coarse pixels
-_COARSE_BAND = (0.5, 2.0)  # of the band-pass at the coarse size: averaging has taken the noise
-_FEWEST_EDGES = 1e-4  # mean square of the band-pass: below this a tile is blank
+_COARSER = 4  # fine pixels along a side of a coarse pixel; fewer where tiles would have fewer than 16 coarse pixels
+_COARSE_BAND = (0.5, 2.0)  # of the band-pass at the coarse size, where averaging has removed the noise
+_FEWEST_EDGES = 1e-4  # mean square of the band-pass; below it a tile is blank
 _CANDIDATES, _FINALISTS = 12, 2
 _REACH = 0.25
 _LEAST_OVERLAP = 0.5
-_LEAST_CONTRAST = 0.25  # squared: what is fainter under the tile counts as this much, so that specks match nothing
-_BLOCK = 64  # training tiles correlated at a time
+_LEAST_CONTRAST = 0.25  # squared; fainter places count as this much, so that specks match nothing
+_BLOCK = 64  # training tiles that are correlated at a time
 
 SYMMETRIES: dict[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     "as it is": lambda a: a,
@@ -54,22 +53,22 @@ SYMMETRIES: dict[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     "turned by 270": lambda a: a.swapaxes(-1, -2)[..., :, ::-1],
     "anti-transposed": lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
 }
-"""The symmetries of a square; the last four lay a tile on its side."""
+"""Symmetries of a square; the last four turn a tile on its side."""
 
 UPRIGHT = 4
-"""How many of them keep height and width."""
+"""Number of symmetries that keep height and width."""
 
 _INVERSE = {"turned by 90": "turned by 270", "turned by 270": "turned by 90"}
 
 
 @dataclass(frozen=True)
 class Match:
-    """The place in the training tiles most like a tile.
+    """The place in the training tiles that is most similar to a tile.
 
     Attributes:
-        place: of the training tile; -1 for a tile without edges. similarity: from -1 to 1; NaN for those.
-        symmetry: in `SYMMETRIES`, of the tile. position: row and column of the training tile, in pixels, where the
-            upper left corner of the tile so turned lies; below 0 where it reaches past it.
+        place: place of the training tile; -1 for a tile without edges. similarity: from -1 to 1; NaN without edges.
+        symmetry: of the tile, in `SYMMETRIES`. position: row and column in the training tile, in pixels, of the upper
+            left corner of the turned tile; below 0 where it reaches past the training tile.
     """
 
     place: int
@@ -80,11 +79,11 @@ class Match:
 
 @dataclass(frozen=True)
 class Searched:
-    """Training tiles made ready to be searched; from `prepare`.
+    """Training tiles prepared for the search; from `prepare`.
 
     Attributes:
-        tiles: whole. shape: height and width of the tiles that will be looked for. fine, coarse: factors of size.
-        reach: rows and columns, coarse, that lie free before every tile. size: of the transform.
+        tiles: whole tiles. shape: height and width of the tiles to be found. fine, coarse: reduction factors.
+        reach: free coarse rows and columns before every tile. size: of the Fourier transform.
         spectra: complex64 [M, C, ...]. over_norms: one over the norm of the edges under a tile at every position,
             float32 [M, rows, columns], for tiles upright and on their side (None where these do not fit).
         blank: bool [M].
@@ -102,38 +101,41 @@ class Searched:
 
     @property
     def coarse_shape(self) -> tuple[int, int]:
-        """Height and width of the training tiles at the coarse size."""
+        """Height and width of the training tiles in coarse pixels."""
         return self.tiles.shape[0] // self.coarse, self.tiles.shape[1] // self.coarse
 
     @property
     def symmetries(self) -> tuple[str, ...]:
-        """Those under which a tile fits into the training tiles."""
+        """Symmetries in which a tile fits into the training tiles."""
         return tuple(SYMMETRIES)[: UPRIGHT if self.over_norms[1] is None else None]
 
 
 def turned(picture: Pixels, symmetry: str) -> Pixels:
-    """A mask [H, W] or an image [H, W, 3] under a symmetry; colours move along."""
+    """Applies a symmetry to a mask [H, W] or an image [H, W, 3]."""
     moved = np.moveaxis(picture, 2, 0) if picture.ndim == 3 else picture
     done = np.ascontiguousarray(SYMMETRIES[symmetry](moved))
     return np.ascontiguousarray(np.moveaxis(done, 0, 2)) if picture.ndim == 3 else done
 
 
 def inverse(symmetry: str) -> str:
-    """The symmetry that takes another one back."""
+    """Returns the inverse of a symmetry."""
     return _INVERSE.get(symmetry, symmetry)
 
 
 def edges_of(
     pixels: Pixels, scheme: LabelScheme | None, factor: int, band: tuple[float, float] = (_FINE_PX, _COARSE_PX)
 ) -> Singles:
-    """Band-passed small pictures: float32 [N, C, h, w], a channel for each class but the first, or the grey of images.
+    """Returns edges: band-passed reduced pictures, with a channel for each class but the first, or one for images.
 
     Args:
-        pixels: uint8 [N, H, W] masks or [N, H, W, 3] images. scheme: of the masks. factor: by which they are made
-            smaller. band: standard deviations of both Gaussians, in small pixels.
+        pixels: uint8 [N, H, W] masks or [N, H, W, 3] images. scheme: of the masks; None for images.
+        factor: of the reduction. band: standard deviations of both Gaussians, in reduced pixels.
+
+    Returns:
+        float32 [N, C, h, w].
     """
     small: list[list[Singles]] = []
-    for tile in pixels:  # one at a time: planes of all tiles at full size would not fit
+    for tile in pixels:  # one at a time: planes of all tiles at full size would not fit into memory
         if scheme is None:
             planes = [(shrink(tile[None], factor)[0].mean(-1) / 255).astype(np.float32)]
         else:
@@ -149,35 +151,30 @@ def _band_pass(plane: Singles, band: tuple[float, float]) -> Singles:
 
 
 def is_blank(edges: Singles) -> npt.NDArray[np.bool_]:
-    """Which tiles have no edges to speak of: bool [N]."""
+    """Returns which tiles have practically no edges: bool [N]."""
     blank: npt.NDArray[np.bool_] = np.square(edges).sum(1).mean((1, 2)) < _FEWEST_EDGES
     return blank
 
 
-def fine_factor(shape: tuple[int, int], longest_px: int) -> int:
-    """The factor of the fine size for tiles of a shape."""
-    return reduction(shape, longest_px)
-
-
 def prepare(training: TileSet, shape: tuple[int, int], longest_px: int) -> Searched:
-    """Make training tiles ready to be searched for tiles of a shape.
+    """Prepares training tiles for the search for tiles of one shape.
 
     Args:
-        training: whole tiles, at least as large as `shape`. shape: of the tiles that will be looked for.
-        longest_px: of the longer side of `shape` at the fine size, at most.
+        training: whole tiles, at least as large as `shape`. shape: height and width of the tiles to be found.
+        longest_px: largest length of the longer side of `shape` at the fine size.
     """
-    fine = fine_factor(shape, longest_px)
+    fine = reduction(shape, longest_px)
     coarse = fine * max(1, min(_COARSER, min(shape) // (16 * fine)))
     edges = edges_of(training.pixels, training.scheme, coarse, _COARSE_BAND)
     height, width = edges.shape[2:]
     h, w = shape[0] // coarse, shape[1] // coarse
-    lies = shape[1] <= training.shape[0] and shape[0] <= training.shape[1]
+    on_side = shape[1] <= training.shape[0] and shape[0] <= training.shape[1]
     most = int(max(h, w) * _REACH)
-    reach = (most, most) if lies else (int(h * _REACH), int(w * _REACH))
+    reach = (most, most) if on_side else (int(h * _REACH), int(w * _REACH))
     size = (fft.next_fast_len(height + reach[0], real=True), fft.next_fast_len(width + reach[1], real=True))
     spectra = np.concatenate([_spectra(edges[s : s + _BLOCK], reach, size) for s in range(0, len(edges), _BLOCK)])
     squares = np.square(edges).sum(1)
-    over_norms = (_over_norms(squares, (h, w)), _over_norms(squares, (w, h)) if lies else None)
+    over_norms = (_over_norms(squares, (h, w)), _over_norms(squares, (w, h)) if on_side else None)
     return Searched(training, shape, fine, coarse, reach, size, spectra, over_norms, is_blank(edges))
 
 
@@ -187,23 +184,23 @@ def _spectra(edges: Singles, reach: tuple[int, int], size: tuple[int, int]) -> n
 
 
 def _over_norms(squares: Singles, shape: tuple[int, int]) -> Singles:
-    """One over the norm of what lies under a tile at every position, where it reaches past by up to a quarter."""
+    """Returns one over the norm of the edges under a tile at every position, up to a quarter past the border."""
     h, w = shape
     reach = int(h * _REACH), int(w * _REACH)
     return (1 / np.sqrt(np.maximum(_window_sums(squares, shape, reach), 1e-12))).astype(np.float32)
 
 
-def _window_sums(planes: Singles, shape: tuple[int, int], reach: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Sums over windows at every position: [M, H, W] -> [M, H + 2 reach - h + 1, W + 2 reach - w + 1]."""
+def _window_sums(planes: Singles, shape: tuple[int, int], reach: tuple[int, int]) -> Floats:
+    """Sums windows at every position: [M, H, W] -> [M, H + 2 reach - h + 1, W + 2 reach - w + 1]."""
     h, w = shape
     padded = np.pad(planes, ((0, 0), (reach[0] + 1, reach[0]), (reach[1] + 1, reach[1])))
     sums = padded.cumsum(1, dtype=np.float64).cumsum(2)
-    windows: npt.NDArray[np.float64] = sums[:, h:, w:] - sums[:, :-h, w:] - sums[:, h:, :-w] + sums[:, :-h, :-w]
+    windows: Floats = sums[:, h:, w:] - sums[:, :-h, w:] - sums[:, h:, :-w] + sums[:, :-h, :-w]
     return windows
 
 
-def _inside(tile: Singles, rows: Places, columns: Places, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Squares of a tile's edges that lie inside a training tile, at every position.
+def _inside(tile: Singles, rows: Places, columns: Places, shape: tuple[int, int]) -> Floats:
+    """Sums the squares of a tile's edges inside a training tile, at every position: float64 [rows, columns].
 
     Args:
         tile: float32 [C, h, w]. rows, columns: positions of its upper left corner. shape: of the training tile.
@@ -212,12 +209,12 @@ def _inside(tile: Singles, rows: Places, columns: Places, shape: tuple[int, int]
     sums = np.pad(np.square(tile).sum(0).cumsum(0, dtype=np.float64).cumsum(1), ((1, 0), (1, 0)))
     top, bottom = (np.clip(end, 0, h)[:, None] for end in (-rows, shape[0] - rows))
     left, right = (np.clip(end, 0, w)[None] for end in (-columns, shape[1] - columns))
-    own: npt.NDArray[np.float64] = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    own: Floats = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
     return own
 
 
 def _over_own(tile: Singles, rows: Places, columns: Places, shape: tuple[int, int]) -> Singles:
-    """One over the norm of a tile's edges inside a training tile; 0 where too few of them lie inside."""
+    """Returns one over the norm of a tile's edges inside a training tile; 0 where too few of them lie inside."""
     own = _inside(tile, rows, columns, shape)
     enough = own >= _LEAST_OVERLAP * np.square(tile).sum()
     over: Singles = np.where(enough, 1 / np.sqrt(np.maximum(own, 1e-12)), 0).astype(np.float32)
@@ -225,7 +222,7 @@ def _over_own(tile: Singles, rows: Places, columns: Places, shape: tuple[int, in
 
 
 def closest(tiles: TileSet, training: Searched, on_tile: Callable[[], None] = lambda: None) -> list[Match]:
-    """The place in the training tiles most like each tile.
+    """Finds the most similar place in the training tiles for each tile.
 
     Args:
         tiles: of the shape that the training tiles were prepared for. on_tile: called after each tile.
@@ -242,10 +239,10 @@ def closest(tiles: TileSet, training: Searched, on_tile: Callable[[], None] = la
 
 
 def _search(pixels: Pixels, fine: Singles, training: Searched) -> Match:
-    """The best place of one tile, from coarse to fine."""
+    """Finds the best place of one tile, from coarse to fine."""
     coarse = edges_of(pixels[None], training.tiles.scheme, training.coarse, _COARSE_BAND)[0]
     names = training.symmetries
-    found = [_peaks(SYMMETRIES[name](coarse), training, lies=number >= UPRIGHT) for number, name in enumerate(names)]
+    found = [_peaks(SYMMETRIES[name](coarse), training, on_side=number >= UPRIGHT) for number, name in enumerate(names)]
     values = np.stack([peaks for peaks, _ in found])
     order = np.argsort(values, axis=None)[::-1][:_CANDIDATES]
     near = []
@@ -258,18 +255,18 @@ def _search(pixels: Pixels, fine: Singles, training: Searched) -> Match:
     return max((_exactly(pixels, training, match) for match in near[:_FINALISTS]), key=lambda match: match.similarity)
 
 
-def _peaks(tile: Singles, training: Searched, *, lies: bool) -> tuple[Singles, Places]:
-    """Largest coefficient of a tile with each training tile, float32 [M], and where, int [M, 2] in coarse pixels."""
+def _peaks(tile: Singles, training: Searched, *, on_side: bool) -> tuple[Singles, Places]:
+    """Returns the best coefficient with each training tile, float32 [M], and its place, int [M, 2] in coarse pixels."""
     h, w = tile.shape[1:]
     height, width = training.coarse_shape
     reach = int(h * _REACH), int(w * _REACH)
-    norms = training.over_norms[int(lies)]
-    assert norms is not None  # or this symmetry would not be searched
+    norms = training.over_norms[int(on_side)]
+    assert norms is not None  # this symmetry fits
     rows, columns = np.arange(-reach[0], height - h + reach[0] + 1), np.arange(-reach[1], width - w + reach[1] + 1)
     over_own = _over_own(tile, rows, columns, (height, width))
     faintest = over_own / np.float32(np.sqrt(_LEAST_CONTRAST))
     spectrum = fft.rfft2(tile, training.size).conj()
-    # The training tile lies `reach` away from the corner; what the tile reaches past its end wraps into that free room.
+    # The training tile lies `reach` away from the corner; positions past its end wrap around into this free margin.
     top, left = (free - own for free, own in zip(training.reach, reach, strict=True))
     peaks, places = [], []
     for start in range(0, len(norms), _BLOCK):
@@ -287,10 +284,10 @@ def _peaks(tile: Singles, training: Searched, *, lies: bool) -> tuple[Singles, P
 
 
 def _nearby(tile: Singles, training: Searched, place: int, symmetry: str, start: tuple[int, int]) -> Match:
-    """The best position within a coarse pixel of `start`, at every fine pixel.
+    """Finds the best fine position within a coarse pixel of `start`.
 
     Args:
-        tile: fine edges under the symmetry, float32 [C, h, w]. start: in pixels, whole coarse ones.
+        tile: fine edges of the turned tile, float32 [C, h, w]. start: in pixels, a multiple of a coarse pixel.
     """
     factor = training.fine
     margin = training.coarse // factor
@@ -316,7 +313,7 @@ def _nearby(tile: Singles, training: Searched, place: int, symmetry: str, start:
 
 
 def _exactly(pixels: Pixels, training: Searched, match: Match) -> Match:
-    """The coefficient of a tile with the very place, both brought to their edges alike; shifts below a fine pixel."""
+    """Returns the coefficient of a tile with the exact place, with shifts below a fine pixel."""
     tile, step = turned(pixels, match.symmetry), training.fine // 2
     steps = (-step, 0, step) if step else (0,)
     found = []
@@ -329,7 +326,7 @@ def _exactly(pixels: Pixels, training: Searched, match: Match) -> Match:
 
 
 def overlap(tile: Pixels, training: Pixels, position: tuple[int, int]) -> tuple[Pixels, Pixels]:
-    """What a tile covers of a training tile where its corner lies at `position`: parts of both, of one size."""
+    """Returns the overlapping parts of a tile and a training tile, when the tile's corner lies at `position`."""
     own, other = [], []
     for side, length, first in zip(tile.shape[:2], training.shape[:2], position, strict=True):
         low, high = max(0, -first), min(side, length - first)

@@ -1,25 +1,28 @@
-"""Data sets to comparable sets of tiles: splits, a common scheme, a common size, and the guards against leaks."""
+"""From data sets to comparable sets of tiles: splits, a common scheme, a common size, and checks against leaks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
-import pyarrow.compute as pc
 
 from factory.core.console import progress
+from factory.core.datasets import groups_of, rows_of_split
 from factory.core.leaks import MASKS_OF, tested_groups_among
 from factory.core.resolutions import common_mpp
 from factory.score.compare import LEAST_TILES
-from factory.score.tiles import TileSet, generator, labelled, random_crops
+from factory.score.settings import generator
+from factory.score.tiles import TileSet, labelled, random_crops
 from manifests.checksums import SUMS
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import LabelScheme, common_scheme
+
+Value = TypeVar("Value")
 
 On = Literal["masks", "images"]
 SPLITS = ("train", "val", "test", "all")
@@ -27,10 +30,10 @@ SPLITS = ("train", "val", "test", "all")
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of a data set that take part in one role.
+    """A data set in one role.
 
     Attributes:
-        role: the option that named it: ``--real``. dataset: its rows. split: which of them.
+        role: option that named it, such as ``--real``. dataset: the rows that are compared. split: name of their split.
     """
 
     role: str
@@ -39,16 +42,21 @@ class Source:
 
     @property
     def root(self) -> Path:
-        """Its folder."""
+        """Folder of the data set."""
         return self.dataset.root
 
     @property
+    def where(self) -> str:
+        """Name in errors and notes."""
+        return f"{self.role} {self.root}"
+
+    @property
     def groups(self) -> set[str]:
-        """Patients or slides of its rows."""
-        return {group for group in self.dataset.table["group_id"].unique().to_pylist() if group is not None}
+        """Patients or slides of the rows."""
+        return groups_of(self.dataset)
 
     def to_dict(self) -> dict[str, object]:
-        """Where the tiles are from, for the report."""
+        """Returns the origin of the tiles, for the report."""
         sums = self.root / SUMS
         return {
             "folder": str(self.root),
@@ -61,11 +69,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a score reads, checked: sources by role, and what they have in common.
+    """Checked inputs of a score: sources by role, and their common properties.
 
     Attributes:
-        on: masks or images. fake: the fakes. reals: of one or several data sets. training, controls: likewise, or none.
-        scheme: that all masks read as; None for images. shape: common height and width. mpp: of the real tiles.
+        on: masks or images. fake, reals, training, controls: data sets in these roles; the last two may be empty.
+        scheme: common scheme of all masks; None for images. shape: common height and width. mpp: of the real tiles.
     """
 
     on: On
@@ -79,7 +87,7 @@ class Inputs:
 
     @property
     def all(self) -> tuple[Source, ...]:
-        """Every source."""
+        """All sources."""
         return (self.fake, *self.reals, *self.training, *self.controls)
 
 
@@ -94,16 +102,17 @@ def open_inputs(
     controls: Sequence[Path] = (),
     paired: bool = False,
 ) -> Inputs:
-    """Open the data sets of a score and refuse what cannot be compared, or is too little; no pixel is read yet.
+    """Opens the data sets of a score and refuses those that cannot be compared; no pixels are read yet.
 
     Args:
-        fake: data set of the fakes, whose every row counts. reals: real data sets. on: what is compared.
-        split: of the real ones and controls, or all. training, training_split: what the generator was trained on.
-        controls: other data sets for the table. paired: whether fakes are held against the images of their own masks,
-            and so may be of the groups that are scored.
+        fake: data set of the fakes, all splits. reals: real data sets. on: masks or images.
+        split: of the real tiles and controls, or all. training, training_split: data that the generator was trained on.
+        controls: other data sets for the table. paired: whether fakes are compared with the images of their own masks,
+            and so may belong to the groups that are scored.
 
     Raises:
-        UserError: for a missing data set, an empty split, schemes without a common one, other resolutions, or leaks.
+        UserError: for a missing data set, an empty split, no common scheme, different resolutions, too few tiles, or
+            leaks.
     """
     if not reals:
         raise UserError("--real: expected at least one data set of real tiles, got none.")
@@ -119,14 +128,15 @@ def open_inputs(
     scheme = common_scheme([own for source in sources for own in source.dataset.schemes]) if on == "masks" else None
     shapes = [(source.dataset.store.layout.height, source.dataset.store.layout.width) for source in sources]
     shape = (min(height for height, _ in shapes), min(width for _, width in shapes))
-    mpp = _common_mpp(sources, real_sources)
+    tiles = {source.where: source.dataset.table["mpp"].to_numpy() for source in sources}
+    mpp = common_mpp(tiles, [source.where for source in real_sources])
     _refuse_few("FAKE", len(fakes.dataset))
     _refuse_few("--real", sum(len(source.dataset) for source in real_sources))
     return Inputs(on, fakes, real_sources, training_sources, control_sources, scheme, shape, mpp)
 
 
 def _split_of_control(root: Path, split: str) -> str:
-    """Another organ needs no split: all of it, unless it has the one asked for."""
+    """Returns the split if a control has it, else all: a control, such as another organ, needs no split."""
     dataset = open_dataset(root)
     return split if split in dataset.table["split"].unique().to_pylist() else "all"
 
@@ -134,15 +144,7 @@ def _split_of_control(root: Path, split: str) -> str:
 def _open(role: str, root: Path, split: str) -> Source:
     if split not in SPLITS:
         raise UserError(f"--split: expected one of {', '.join(SPLITS)}, got {split!r}.")
-    dataset = open_dataset(root)
-    if split != "all":
-        dataset = dataset.where(pc.equal(pc.fill_null(dataset.table["split"], "train"), split))
-    if not len(dataset):
-        known = ", ".join(str(name) for name in open_dataset(root).table["split"].unique().to_pylist())
-        raise UserError(
-            f"{role} {root}: expected tiles of split {split}, got none (there are: {known}). Use --split all."
-        )
-    return Source(role, dataset, split)
+    return Source(role, rows_of_split(open_dataset(root), split, f"{role} {root}"), split)
 
 
 def _refuse_few(role: str, count: int, which: str = "") -> None:
@@ -159,13 +161,10 @@ def _refuse_synthetic(reals: Sequence[Source]) -> None:
 
 
 def refuse_leaks(fake: Source, reals: Sequence[Source]) -> None:
-    """Refuse fakes of the groups that are scored against.
-
-    A group counts as a source alone or as the beginning of a file's name (``p1`` in ``p1-a.png``), the rule of
-    `segment train`.
+    """Refuses fakes whose generator saw the groups of the real tiles; see `tested_groups_among`.
 
     Raises:
-        UserError: naming the group.
+        UserError: with the group.
     """
     scored = {group for source in reals for group in source.groups}
     sources = fake.dataset.info.training_sources
@@ -180,10 +179,10 @@ def refuse_leaks(fake: Source, reals: Sequence[Source]) -> None:
 
 
 def refuse_shared_groups(reals: Sequence[Source], training: Sequence[Source]) -> None:
-    """Refuse training tiles of the groups that are scored against.
+    """Refuses training tiles of the groups of the real tiles.
 
     Raises:
-        UserError: naming the group.
+        UserError: with the group.
     """
     scored = {group for source in reals for group in source.groups}
     for source in training:
@@ -196,20 +195,15 @@ def refuse_shared_groups(reals: Sequence[Source], training: Sequence[Source]) ->
             )
 
 
-def _common_mpp(sources: Sequence[Source], reals: Sequence[Source]) -> float:
-    tiles = {f"{source.role} {source.root}": source.dataset.table["mpp"].to_numpy() for source in sources}
-    return common_mpp(tiles, [f"{source.role} {source.root}" for source in reals])
-
-
 @dataclass(frozen=True)
 class Loaded:
     """Tiles in memory.
 
     Attributes:
-        fakes: those compared or a superset of them. reals, controls: likewise.
-        training: whole tiles, of any size from the common one on; training_views: a random crop of each, of the common
-            size. None without them.
-        ignored: role -> tiles left out for pixels without a label. notes: what was done to sizes, in lines.
+        fakes, reals, controls: at least the tiles that are compared.
+        training: whole tiles, of the common size or larger. training_views: a random crop of each, of the common size.
+            None without training tiles.
+        notes: on crops and tiles left out, in lines.
     """
 
     fakes: TileSet
@@ -217,19 +211,19 @@ class Loaded:
     training: TileSet | None
     training_views: TileSet | None
     controls: dict[str, TileSet]
-    ignored: dict[str, int]
     notes: tuple[str, ...]
 
 
 def load(inputs: Inputs, seed: int, fakes_per_real: int = 4, most: int | None = None) -> Loaded:
-    """Read the pixels.
+    """Reads the pixels.
 
     Args:
-        inputs: opened. seed: of crops and choices. fakes_per_real: fakes read per real tile at most: those beyond the
-            number compared serve the price of control. most: tiles compared, at most.
+        inputs: from `open_inputs`. seed: of crops and random choices.
+        fakes_per_real: largest number of fakes read per real tile; those beyond the number compared are used for the
+            price of control. most: tiles compared, at most.
 
     Raises:
-        UserError: when fewer than 16 tiles of either kind are left.
+        UserError: when fewer than 16 tiles of either kind remain.
     """
     ignored: dict[str, int] = {}
     total = sum(len(source.dataset) for source in inputs.all)
@@ -249,7 +243,10 @@ def load(inputs: Inputs, seed: int, fakes_per_real: int = 4, most: int | None = 
         fakes = read([few], inputs.fake.root.resolve().name)
         wholes = [read_whole(source) for source in inputs.training]
         training = _join("training", [_widen(part, wholes) for part in wholes], inputs) if wholes else None
-        views = [_crops(part, inputs.shape, generator(seed, "crops", 1, place)) for place, part in enumerate(wholes)]
+        views = [
+            part.with_pixels(random_crops(part.pixels, inputs.shape, generator(seed, "crops", 1, place)))
+            for place, part in enumerate(wholes)
+        ]
         training_views = _join("training", views, inputs) if wholes else None
         controls = {source.root.resolve().name: read([source], source.root.name) for source in inputs.controls}
     for side, role in ((fakes, "FAKE"), (reals, "--real")):
@@ -260,11 +257,11 @@ def load(inputs: Inputs, seed: int, fakes_per_real: int = 4, most: int | None = 
         for where, count in ignored.items()
         if count
     ]
-    return Loaded(fakes, reals, training, training_views, controls, ignored, tuple(notes))
+    return Loaded(fakes, reals, training, training_views, controls, tuple(notes))
 
 
 def _thin(source: Source, most: int, seed: int) -> Source:
-    """At most so many rows of a source, drawn at random and in their order."""
+    """Draws at most `most` rows of a source at random, and keeps their order."""
     if len(source.dataset) <= most:
         return source
     chosen = np.zeros(len(source.dataset), bool)
@@ -272,12 +269,8 @@ def _thin(source: Source, most: int, seed: int) -> Source:
     return Source(source.role, source.dataset.where(chosen), source.split)
 
 
-def _crops(tiles: TileSet, shape: tuple[int, int], rng: np.random.Generator) -> TileSet:
-    return tiles.with_pixels(random_crops(tiles.pixels, shape, rng))
-
-
 def _widen(tiles: TileSet, others: Sequence[TileSet]) -> TileSet:
-    """Tiles brought to the largest height and width by their last rows and columns, which draw no edge of their own."""
+    """Pads tiles to the largest height and width by repeating their last rows and columns, which adds no edges."""
     height, width = (max(other.shape[axis] for other in others) for axis in (0, 1))
     if tiles.shape == (height, width):
         return tiles
@@ -286,7 +279,7 @@ def _widen(tiles: TileSet, others: Sequence[TileSet]) -> TileSet:
 
 
 def _read(source: Source, shape: tuple[int, int] | None, inputs: Inputs, seed: int, ignored: dict[str, int]) -> TileSet:
-    """The tiles of a source without ignored pixels, cropped at random to `shape` first where one is given."""
+    """Reads the tiles of a source, cropped at random to `shape` if given, and leaves out those with ignore pixels."""
     rows = source.dataset.table.select(
         ["sample_id", "index", "group_id", "label_scheme", "allocation_shift", "cells"]
     ).to_pylist()
@@ -304,48 +297,45 @@ def _read(source: Source, shape: tuple[int, int] | None, inputs: Inputs, seed: i
         instances = None if instances is None else random_crops(instances, shape, generator(seed, "crops"))
     if inputs.scheme is not None:
         kept = labelled(pixels)
-        ignored[f"{source.role} {source.root}"] = len(rows) - len(kept)
-        if len(kept) < len(rows):
-            pixels, rows = pixels[kept], [rows[place] for place in kept]
-            instances = None if instances is None else instances[kept]
-    shifts = np.array(
-        [np.nan if row["allocation_shift"] is None else row["allocation_shift"] for row in rows], np.float64
-    )
+        ignored[source.where] = len(rows) - len(kept)
+        pixels, rows = pixels[kept], [rows[place] for place in kept]
+        instances = None if instances is None else instances[kept]
+    name = source.root.name
+    groups = tuple(f"{name}/{row['sample_id']}" if row["group_id"] is None else row["group_id"] for row in rows)
+    shifts = np.array([row["allocation_shift"] for row in rows], np.float64)  # None becomes NaN
     return TileSet(
-        source.root.name,
-        pixels,
-        inputs.mpp,
-        inputs.scheme,
-        tuple(f"{row['sample_id']}" for row in rows),
-        tuple(
-            row["group_id"] if row["group_id"] is not None else f"{source.root.name}/{row['sample_id']}" for row in rows
-        )
-        if source.groups
-        else None,
-        shifts if np.isfinite(shifts).any() else None,
-        instances,
+        name=name,
+        pixels=pixels,
+        mpp=inputs.mpp,
+        scheme=inputs.scheme,
+        ids=tuple(row["sample_id"] for row in rows),
+        groups=groups if source.groups else None,
+        shifts=shifts if np.isfinite(shifts).any() else None,
+        instances=instances,
     )
 
 
 def _join(name: str, parts: Sequence[TileSet], inputs: Inputs) -> TileSet:
-    """One set of several; ids and groups as they are, groups None unless all parts know theirs."""
+    """Joins several sets; groups and instances are None unless all parts have them."""
     if len(parts) == 1:
-        only = parts[0]
-        return replace(only, name=name)
-    groups = [part.groups for part in parts]
-    instances = [part.instances for part in parts]
-    known = None if any(of_part is None for of_part in groups) else tuple(g for of in groups if of for g in of)
+        return replace(parts[0], name=name)
+    groups = _all_or_none(part.groups for part in parts)
+    instances = _all_or_none(part.instances for part in parts)
     return TileSet(
-        name,
-        np.concatenate([part.pixels for part in parts]),
-        inputs.mpp,
-        inputs.scheme,
-        tuple(tile for part in parts for tile in part.ids),
-        known,
-        instances=None
-        if any(own is None for own in instances)
-        else np.concatenate([own for own in instances if own is not None]),
+        name=name,
+        pixels=np.concatenate([part.pixels for part in parts]),
+        mpp=inputs.mpp,
+        scheme=inputs.scheme,
+        ids=tuple(tile for part in parts for tile in part.ids),
+        groups=None if groups is None else tuple(group for part in groups for group in part),
+        instances=None if instances is None else np.concatenate(instances),
     )
+
+
+def _all_or_none(values: Iterable[Value | None]) -> list[Value] | None:
+    known = list(values)
+    present = [value for value in known if value is not None]
+    return present if len(present) == len(known) else None
 
 
 def _size_notes(inputs: Inputs) -> list[str]:
@@ -357,5 +347,5 @@ def _size_notes(inputs: Inputs) -> list[str]:
             done = f"cropped at random to {height}x{width}, the common size"
             if source.role == "--train":
                 done += ", for the table of controls; searched whole for copies"
-            notes.append(f"{source.role} {source.root}: {own.height}x{own.width} {done}")
+            notes.append(f"{source.where}: {own.height}x{own.width} {done}")
     return notes

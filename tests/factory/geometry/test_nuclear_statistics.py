@@ -16,11 +16,11 @@ from factory.masks.nuclei import Nuclei, NucleiConfig
 from factory.plan.request import Request
 from factory.score.compare import compare_sets
 from factory.score.controls import split_halves
-from factory.score.nuclear_figures import compare_nuclei, measure_nuclei
 from factory.score.plots import plot_score
 from factory.score.report import markdown
 from factory.score.settings import Settings
 from factory.score.tiles import TileSet
+from factory.score.two_samples import compare_nuclei, measure_nuclei
 from manifests.labels import SCHEMES
 from manifests.measure import cut_cells
 

@@ -6,12 +6,15 @@ from scipy import linalg
 
 from factory.core.statistics import enough_groups
 from factory.score.controls import control_row, random_draws, shuffle_patches, split_halves
-from factory.score.frechet import bootstrap_interval, extrapolate, frechet_distance
-from factory.score.grid import local_distances
-from factory.score.kernel import kernel_distance
+from factory.score.distances import (
+    bootstrap_interval,
+    extrapolate,
+    frechet_distance,
+    kernel_distance,
+    neighbourhood,
+)
 from factory.score.modes import find_modes, mode_space
-from factory.score.neighbours import neighbourhood
-from factory.score.projections import Projection, kl_divergence, ks_2d, project_pca, project_tsne
+from factory.score.projections import Projection, kl_divergence, ks_2d, local_distances, project_pca, project_tsne
 
 
 def rng(seed: int = 0) -> np.random.Generator:

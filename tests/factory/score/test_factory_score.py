@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from factory.score import Settings, TileSet, compare_sets
-from factory.score.document import to_document
-from factory.score.report import markdown
-from factory.score.sheets import nearest_sheet
+from factory.score.plots import nearest_sheet
+from factory.score.report import markdown, to_document
 from factory.score.sources import load, open_inputs
 from manifests import Dataset
 from manifests.table import write_dataset_manifest

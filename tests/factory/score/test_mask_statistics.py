@@ -9,7 +9,7 @@ from scipy.stats import ks_2samp
 from skimage.measure import euler_number
 
 from factory.core.statistics import ks_statistic
-from factory.score.control_price import price_of_control
+from factory.score.controls import price_of_control
 from factory.score.copies import PLANTED, FeatureSets, find_copies, searches
 from factory.score.mask_statistics import (
     STATISTICS,
@@ -19,7 +19,6 @@ from factory.score.mask_statistics import (
     shape_figures,
     two_point_curve,
 )
-from factory.score.pictures import reduction, shrink, to_pictures
 from factory.score.similarity import (
     SYMMETRIES,
     _inside,
@@ -30,7 +29,7 @@ from factory.score.similarity import (
     prepare,
     turned,
 )
-from factory.score.tiles import TileSet, labelled, random_crops
+from factory.score.tiles import TileSet, labelled, random_crops, reduction, shrink, to_pictures
 from manifests import get_scheme
 
 

@@ -1,0 +1,67 @@
+"""Data sets that a command reads, and output folders that must lie outside of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from factory.core.runs import is_finished
+from manifests.dataset import Dataset, open_dataset
+from manifests.errors import UserError
+from manifests.store import STORE
+
+
+def open_finished(root: Path) -> Dataset:
+    """Opens a finished data set.
+
+    Raises:
+        UserError: when its run is not finished.
+    """
+    dataset = open_dataset(root)
+    if not is_finished(root):
+        raise UserError(f"{root}: expected a finished data set, got one without SHA256SUMS. Run its command again.")
+    return dataset
+
+
+def rows_of_split(dataset: Dataset, split: str, where: str) -> Dataset:
+    """Returns the rows of a split; rows without a split count as train.
+
+    Args:
+        dataset: the data set. split: train, val, test or all. where: names the data set in the error.
+
+    Raises:
+        UserError: when there are none.
+    """
+    if split != "all":
+        chosen = dataset.where(pc.equal(pc.fill_null(dataset.table["split"], "train"), split))
+        if not len(chosen):
+            known = ", ".join(sorted(str(name) for name in dataset.table["split"].unique().to_pylist()))
+            raise UserError(
+                f"{where}: expected tiles of split {split}, got none (there are: {known}). Use --split all."
+            )
+        dataset = chosen
+    if not len(dataset):
+        raise UserError(f"{where}: expected tiles, got a data set without rows.")
+    return dataset
+
+
+def groups_of(dataset: Dataset) -> set[str]:
+    """Returns the patients or slides of a data set's rows."""
+    return {group for group in dataset.table["group_id"].unique().to_pylist() if group is not None}
+
+
+def check_out(out: Path) -> Path:
+    """Returns the folder to write to.
+
+    Raises:
+        UserError: when it is a file, or lies in a data set, whose checksums list every file.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: expected a folder, got a file. Choose another --out.")
+    for folder in (out.resolve(), *out.resolve().parents):
+        if (folder / STORE).is_dir():
+            raise UserError(
+                f"--out {out}: expected a folder outside every data set, got one in {folder}. Choose another --out."
+            )
+    return out
