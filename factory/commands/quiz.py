@@ -74,7 +74,7 @@ def quiz(
       factory quiz data/synth --real data/real --n 60
       factory quiz --score answers-anna.json answers-ben.json --key runs/quiz/key.json
     """
-    from factory.quiz.making import DEFAULT_OUT, KEY
+    from factory.quiz.quiz import DEFAULT_OUT, KEY
     from manifests.errors import UserError
 
     making = {"--real": real, "--n": n, "--size": size, "--split": split, "--seed": seed, "--overwrite": overwrite}
@@ -119,7 +119,7 @@ def _make(
     from factory.core.config import parse_size
     from factory.core.console import console
     from factory.core.wording import dry_run as dry_run_text
-    from factory.quiz.making import make_quiz
+    from factory.quiz.quiz import make_quiz
 
     shown = parse_size(size) if size else None
     made = make_quiz(

@@ -101,12 +101,12 @@ def sample(
 
 def _beside(dataset: Dataset, diverse: int | None) -> list[str]:
     """Write what stands beside the data set, and never in it, as its SHA256SUMS lists every file."""
-    from factory.inspect.gallery import MOST, write_gallery
+    from factory.inspect.report import MOST_IN_GALLERY, write_gallery
     from factory.make.recipes import samples as sampling
     from manifests.table import write_manifest
 
     root, lines = dataset.root.resolve(), []
-    places, note = list(range(len(dataset))), f"the first {min(MOST, len(dataset))} of {len(dataset)} images"
+    places, note = list(range(len(dataset))), f"the first {min(MOST_IN_GALLERY, len(dataset))} of {len(dataset)} images"
     if diverse is not None:
         places, note = (
             sampling.choose_diverse(dataset, diverse),
@@ -116,5 +116,5 @@ def _beside(dataset: Dataset, diverse: int | None) -> list[str]:
         write_manifest(table, dataset.table.take(places), dataset.info)
         lines.append(f"chosen  {table}")
     sheet = root.with_name(f"{root.name}-gallery.png")
-    write_gallery(dataset, places[:MOST], sheet, note)
+    write_gallery(dataset, places[:MOST_IN_GALLERY], sheet, note)
     return [*lines, f"sheet   {sheet}"]

@@ -1,4 +1,4 @@
-"""Examine this installation: what is here, what works, and what to do about the rest."""
+"""Examines this installation: what is installed, what works, and what to do about problems."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from factory.annotate import TOOLS
 from factory.core.devices import usable_cores
 from factory.core.registry import resolve
 from factory.core.runs import is_finished
 from factory.core.weights import SUFFIX, read_card
+from factory.joint import JOINT
 from factory.masks import MASKS
 from factory.renderers import RENDERERS
 from manifests.dataset import open_dataset
@@ -30,24 +32,11 @@ from manifests.labels import SCHEMES
 from manifests.ledger import LEDGER
 from manifests.store import STORE, read_layout
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 PACKAGE = "pathology-tile-factory"
 STARTER = Path(__file__).parents[1] / "starter"
-IMPORTS = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "numpy": "numpy",
-    "zarr": "zarr",
-    "pyarrow": "pyarrow",
-    "opencv-python-headless": "cv2",
-    "numba": "numba",
-    "dask": "dask",
-    "distributed": "distributed",
-    "scikit-image": "skimage",
-    "segmentation-models-pytorch": "segmentation_models_pytorch",
-    "openslide-python": "openslide",
-}
-"""Libraries that are imported for trial: name of the distribution -> module."""
-
 _LEAST_FREE_BYTES = 1_000_000_000
 _IMPORT_TIMEOUT_S = 300
 
@@ -59,12 +48,12 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        part: the section it belongs to.
-        name: what was looked at.
-        state: ok; note: worth knowing, nothing to mend; problem: something does not work.
-        text: what was found.
-        advice: what to do about a problem.
-        facts: the same for programs.
+        part: section of the report.
+        name: subject of the finding.
+        state: ok; note: information, nothing to repair; problem: something does not work.
+        text: the finding in words.
+        advice: how to solve a problem.
+        facts: the finding for programs.
     """
 
     part: str
@@ -83,19 +72,19 @@ class Report:
 
     @property
     def problems(self) -> tuple[Finding, ...]:
-        """The findings that something must be done about."""
+        """Findings that need action."""
         return tuple(finding for finding in self.findings if finding.state == "problem")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: ``{"ok": bool, "findings": [{part, name, state, text, advice, facts}]}``."""
+        """Returns plain values for JSON: ``{"ok": bool, "findings": [{part, name, state, text, advice, facts}]}``."""
         return {"ok": not self.problems, "findings": [asdict(finding) for finding in self.findings]}
 
 
 def examine(data: Path, on_part: Callable[[str], None] = lambda part: None) -> Report:
-    """Look at everything.
+    """Examines every part of the installation.
 
     Args:
-        data: the folder of the data sets, as a rule ``data``.
+        data: the folder of the data sets, usually ``data``.
         on_part: called with the name of every part before it is examined.
     """
     parts: dict[str, Callable[[], list[Finding]]] = {
@@ -116,8 +105,7 @@ def examine(data: Path, on_part: Callable[[str], None] = lambda part: None) -> R
 
 
 def examine_versions() -> list[Finding]:
-    """Python and every library that the package requires, against the versions that it supports."""
-    from packaging.requirements import Requirement
+    """Compares Python and every required library with the supported versions."""
     from packaging.specifiers import SpecifierSet
 
     try:
@@ -127,13 +115,10 @@ def examine_versions() -> list[Finding]:
     supported = SpecifierSet(own["Requires-Python"])
     python = platform.python_version()
     findings = [
-        _version("python", python, supported, f"Make the environment anew with Python {supported}."),
+        _version("python", python, supported, f"Create the environment again with Python {supported}."),
         Finding("versions", PACKAGE, "ok", own["Version"], facts={"version": own["Version"]}),
     ]
-    for text in sorted(metadata.requires(PACKAGE) or (), key=str.lower):
-        requirement = Requirement(text)
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
-            continue
+    for requirement in _requirements():
         name = requirement.name
         advice = f"Run make install, or pip install '{name}{requirement.specifier}'."
         try:
@@ -141,6 +126,14 @@ def examine_versions() -> list[Finding]:
         except metadata.PackageNotFoundError:
             findings.append(Finding("versions", name, "problem", f"not installed, {requirement.specifier}", advice))
     return findings
+
+
+def _requirements() -> list[Requirement]:
+    """Returns the libraries that the package requires on this system, without extras."""
+    from packaging.requirements import Requirement
+
+    every = (Requirement(text) for text in sorted(metadata.requires(PACKAGE) or (), key=str.lower))
+    return [one for one in every if not one.marker or one.marker.evaluate({"extra": ""})]
 
 
 def _version(name: str, version: str, supported: Any, advice: str) -> Finding:
@@ -162,14 +155,38 @@ for module in sys.argv[1:]:
 """
 
 
-def examine_imports(imports: Mapping[str, str] = IMPORTS) -> list[Finding]:
-    """Whether the compiled libraries load here, tried in another process: a wrong build may end the one it is in."""
+def _modules() -> dict[str, str]:
+    """Returns the installed required libraries: name of the distribution -> its module."""
+    modules_of: dict[str, list[str]] = {}
+    for module, names in metadata.packages_distributions().items():
+        for name in names:
+            modules_of.setdefault(_normal(name), []).append(module)
+    found = {one.name: modules_of.get(_normal(one.name), []) for one in _requirements()}
+    return {name: min(modules, key=lambda module: _rank(name, module)) for name, modules in found.items() if modules}
+
+
+def _rank(name: str, module: str) -> tuple[bool, bool, str]:
+    """Sorts a distribution's own name first, and private modules last."""
+    return module.startswith("_"), _normal(module) != _normal(name), module
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("-", "_").replace(".", "_")
+
+
+def examine_imports(imports: Mapping[str, str] | None = None) -> list[Finding]:
+    """Imports libraries in another process, because a wrong build may end the process that loads it.
+
+    Args:
+        imports: name of the distribution -> module; default all that the package requires.
+    """
+    imports = _modules() if imports is None else imports
     found: dict[str, str | None] = {}
     pending = list(imports.values())
     while pending:
         result = try_imports(pending)
         found |= result
-        # A process that died leaves the module it died of without an answer; go on with those after it.
+        # If the process dies, the module it died of has no answer; continue with those after it.
         pending = pending[len(result) :] if result else []
     findings = []
     for name, module in imports.items():
@@ -183,7 +200,7 @@ def examine_imports(imports: Mapping[str, str] = IMPORTS) -> list[Finding]:
 
 
 def try_imports(modules: list[str]) -> dict[str, str | None]:
-    """Import modules one after another in a fresh interpreter: module -> "" when it loads, the error, None: it died."""
+    """Imports modules in a new interpreter: module -> "" if it loads, else the error; None if the process died."""
     command = [sys.executable, "-W", "ignore", "-c", _TRY_IMPORTS, *modules]
     try:
         output = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S, check=False).stdout
@@ -198,7 +215,7 @@ def try_imports(modules: list[str]) -> dict[str, str | None]:
 
 
 def examine_devices() -> list[Finding]:
-    """The CPU with its bfloat16 instructions, and what accelerators torch sees."""
+    """Describes the CPU with its bfloat16 instructions, and the accelerators that torch sees."""
     flags = _cpu_flags()
     bfloat16 = sorted(flag for flag in flags if "bf16" in flag)
     cores = usable_cores()
@@ -243,7 +260,7 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def examine_memory() -> Finding:
-    """Memory in all, and what is left of it where the system tells."""
+    """Describes the memory in total, and the free memory if the system reports it."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
@@ -258,7 +275,7 @@ def examine_memory() -> Finding:
 
 
 def examine_disk(data: Path) -> Finding:
-    """Room for data sets, and whether they can be written where they go."""
+    """Checks the free space for data sets, and whether their folder can be written."""
     folder = data.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -273,7 +290,7 @@ def examine_disk(data: Path) -> Finding:
 
 
 def examine_allocator() -> Finding:
-    """Whether the allocator setting of `factory.core.malloc` has a glibc to work on."""
+    """Checks for glibc, which the allocator setting of `factory.core.malloc` needs."""
     try:
         library = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else None
     except (OSError, ValueError):
@@ -286,7 +303,7 @@ def examine_allocator() -> Finding:
 
 
 def examine_weights(folder: Path) -> list[Finding]:
-    """Starter weights: each a whole safetensors file whose card and digest hold."""
+    """Checks the starter weights: complete safetensors files with matching cards and digests."""
     weights = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
     if not weights:
         return [Finding("weights", "starter", "note", "none in this release; generators that need none work without")]
@@ -305,10 +322,11 @@ def _examine_weight(path: Path) -> Finding:
 
 
 def examine_parts() -> list[Finding]:
-    """Label schemes, mask generators and renderers by name, each imported."""
+    """Imports every part of every table of names, and lists the label schemes."""
     schemes = ", ".join(f"{scheme.name} ({len(scheme)})" for scheme in SCHEMES.values())
     findings = [Finding("parts", "label schemes", "ok", schemes, facts={"names": list(SCHEMES)})]
-    for what, table in (("mask generator", MASKS), ("renderer", RENDERERS)):
+    tables = {"mask generator": MASKS, "renderer": RENDERERS, "joint generator": JOINT, "annotation tool": TOOLS}
+    for what, table in tables.items():
         for name in table:
             try:
                 resolve(table, name, what)
@@ -321,11 +339,11 @@ def examine_parts() -> list[Finding]:
 
 
 def examine_readers() -> list[Finding]:
-    """Decode something with every reader of images and slides that ingest can use."""
+    """Decodes a test image with every reader of images and slides that ingest can use."""
     findings = []
-    for name, try_it in (("openslide", _try_openslide), ("JPEG 2000", _try_jpeg2000)):
+    for name, decodes in (("openslide", _try_openslide), ("JPEG 2000", _try_jpeg2000)):
         try:
-            right = try_it()
+            right = decodes()
         except (ImportError, OSError, ValueError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             findings.append(Finding("readers", name, "problem", f"does not work ({reason})", "Run make install."))
@@ -346,7 +364,7 @@ def _test_image() -> Any:
 
 
 def _try_openslide() -> bool:
-    """Write a tiled TIFF, read it back as a slide."""
+    """Writes a tiled TIFF and reads it back as a slide."""
     import openslide
     import tifffile
 
@@ -367,14 +385,14 @@ def _try_jpeg2000() -> bool:
 
 
 def examine_data(folder: Path) -> list[Finding]:
-    """The two data sets that every command looks for, and all others in the folder."""
+    """Examines the default data sets, and all others in the folder."""
     usual = {"real": "factory ingest", "synth": "factory make"}
     others = sorted(path.parent.name for path in folder.glob(f"*/{STORE}"))
     return [examine_dataset(folder / name, usual.get(name, "")) for name in dict.fromkeys([*usual, *others])]
 
 
 def examine_dataset(root: Path, command: str) -> Finding:
-    """What a data set's folder holds: nothing, an unfinished run, a data set, or something damaged."""
+    """Examines a data set: missing, unfinished, finished or damaged."""
     name = str(root)
     if not (root / STORE).is_dir():
         return Finding("data", name, "note", f"none yet; {command} makes one", facts={"exists": False})
@@ -383,7 +401,7 @@ def examine_dataset(root: Path, command: str) -> Finding:
         shards = sum(1 for _ in (root / LEDGER).glob("[0-9]*.json"))
         facts = {"exists": True, "finished": False, "samples": layout.n, "shards": layout.shards, "shards_done": shards}
         if not is_finished(root) and shards < layout.shards:
-            text = f"unfinished: {shards} of {layout.shards} shards; run its command again to go on"
+            text = f"unfinished: {shards} of {layout.shards} shards; run its command again to continue"
             return Finding("data", name, "note", text, facts=facts)
         dataset = open_dataset(root)
     except UserError as error:

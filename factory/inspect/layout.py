@@ -1,4 +1,4 @@
-"""Where the tiles of a contact sheet stand: the largest size at which all of them fit."""
+"""Layout of a contact sheet: the largest size at which all tiles fit."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _WIDE = 1.5
 _ASPECT = 1.25
 _LINE = 1.35
 _CAPTION_EM = 20
-"""Room for the longest usual caption, "TPS 12.0 % asked, 12.0 % area, 11.9 % cells", in units of the text size."""
+"""Width of the longest usual caption, "TPS 12.0 % asked, 12.0 % area, 11.9 % cells", in units of the text size."""
 
 Panel = Literal["image", "mask", "cells"]
 
 
 @dataclass(frozen=True)
 class View:
-    """One tile to draw: image uint8 [H, W, 3], its labels where there are any, and the lines under it."""
+    """One tile to draw: image uint8 [H, W, 3], its labels if any, and the lines of its caption."""
 
     image: npt.NDArray[np.uint8]
     tile: Tile | None
@@ -45,14 +45,14 @@ class Block:
     Attributes:
         title: the heading.
         note: a line below it.
-        warning: printed in colour beside the heading, e.g. "synthetic, not for diagnosis".
-        panels: what is drawn of every tile.
-        schemes: label schemes that the legend explains.
+        warning: shown in colour beside the heading, e.g. "synthetic, not for diagnosis".
+        panels: the pictures of every tile.
+        schemes: label schemes in the legend.
         count: number of tiles.
         shape: height and width of the largest tile in pixels.
         lines: the largest number of caption lines.
-        view: the tile at a place 0..count-1; called anew for every size that is tried, so it need not stay in memory.
-        zoom: sheet pixels per tile pixel, over those of the first block: the ratio of their micrometres per pixel.
+        view: returns the tile at a place 0..count-1; called again for every size that is tried, to save memory.
+        zoom: scale relative to the first block: the ratio of their micrometres per pixel.
     """
 
     title: str
@@ -68,19 +68,19 @@ class Block:
 
     @property
     def stacked(self) -> bool:
-        """Wide tiles have their panels one below the other, so that a card stays nearly square."""
+        """Whether panels lie one below the other: those of wide tiles, so that a card stays nearly square."""
         return self.shape[1] >= _WIDE * self.shape[0]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The cards of a block, in pixels of the sheet.
+    """The cards (tiles with panels and caption) of a block, in pixels of the sheet.
 
     Attributes:
         scale: pixels of the sheet per pixel of a tile.
         panel: height and width of a panel. step: from one panel to the next, down and right.
-        card: height and width of a tile with all its panels and its caption.
-        columns, rows: of cards.
+        card: height and width of a card.
+        columns, rows: number of cards.
         head: height of the heading.
     """
 
@@ -94,7 +94,7 @@ class Grid:
 
     @property
     def height(self) -> int:
-        """Of the block with the space after it."""
+        """Height of the block with the space after it."""
         return self.head + self.rows * (self.card[0] + GAP_PX) + BLOCK_GAP_PX
 
 
@@ -108,7 +108,7 @@ class Layout:
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Height in pixels."""
         return 2 * MARGIN_PX - GAP_PX - BLOCK_GAP_PX + sum(grid.height for grid in self.grids)
 
     @property
@@ -118,14 +118,14 @@ class Layout:
 
 
 def line_px(text: int) -> int:
-    """Height of a line in a text size."""
+    """Returns the height of a line in a text size."""
     return round(_LINE * text)
 
 
 def arrange(blocks: list[Block], area_px: int) -> Layout:
-    """The largest tiles whose sheet has at most `area_px` pixels and no side above 3900.
+    """Finds the largest tiles whose sheet has at most `area_px` pixels and no side above 3900.
 
-    Of the numbers of columns that fit, the one whose sheet is nearest to 5:4 with few empty places is taken.
+    Of the numbers of columns that fit, the one whose sheet is nearest to 5:4 with few empty places is used.
 
     Raises:
         UserError: when the tiles are too many to be told apart.
@@ -137,7 +137,7 @@ def arrange(blocks: list[Block], area_px: int) -> Layout:
         narrow = takewhile(lambda layout: layout.width <= MAX_SIDE_PX, every_width)
         fitting = [layout for layout in narrow if _fits(layout, area_px)]
         if fitting:
-            return min(fitting, key=lambda one: _ungainliness(one, blocks[0].count))
+            return min(fitting, key=lambda one: _shape_penalty(one, blocks[0].count))
         scale *= 0.97
     tiles = sum(block.count for block in blocks)
     raise UserError(f"--n: expected a number of tiles that one sheet can show, got {tiles} in all. Use a smaller --n.")
@@ -147,14 +147,14 @@ def _fits(layout: Layout, area_px: int) -> bool:
     return layout.height <= MAX_SIDE_PX and layout.width * layout.height <= area_px
 
 
-def _ungainliness(layout: Layout, count: int) -> float:
+def _shape_penalty(layout: Layout, count: int) -> float:
     grid = layout.grids[0]
     empty = 1 - count / (grid.rows * grid.columns)
     return abs(math.log(layout.width / layout.height / _ASPECT)) + empty
 
 
 def _layout(blocks: list[Block], scale: float, columns: int) -> Layout:
-    """All blocks at one scale, in micrometres where they say how many a pixel has: a nucleus is as large in each."""
+    """Lays out all blocks at one scale, in micrometres, so that nuclei have the same size in each."""
     scales = [scale * block.zoom for block in blocks]
     text = int(min(24, max(12, _across(blocks[0], scale) / 22)))
     cards = [max(_across(block, own), _CAPTION_EM * text) for block, own in zip(blocks, scales, strict=True)]
@@ -180,5 +180,5 @@ def _panel(block: Block, scale: float) -> tuple[int, int]:
 
 
 def _across(block: Block, scale: float) -> int:
-    """Width of all panels of a tile."""
+    """Returns the width of all panels of a tile."""
     return (1 if block.stacked else len(block.panels)) * (_panel(block, scale)[1] + PANEL_GAP_PX) - PANEL_GAP_PX

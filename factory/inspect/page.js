@@ -1,25 +1,10 @@
-"use strict";
-// Everything a manifest says is set as text or as an attribute value here, never as markup.
-const data = JSON.parse(document.getElementById("data").textContent);
+// The page of a data set: filters, plots, tiles and rows.
 const columns = data.columns;
 const rowCount = columns.sample_id.length;
 const everyRow = Array.from({ length: rowCount }, (_, row) => row);
 const pictureOf = new Map(data.pictures.map((picture) => [picture.row, picture]));
 const svgHome = document.getElementById("svg-home").namespaceURI;
-const find = (id) => document.getElementById(id);
 const PAGE_ROWS = 50;
-
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "text") element.textContent = value;
-    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name in element) element[name] = value;
-    else element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
 
 function draw(parent, tag, attributes, text) {
   const element = document.createElementNS(svgHome, tag);
@@ -31,7 +16,6 @@ function draw(parent, tag, attributes, text) {
 
 const colour = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 const isNumber = (value) => typeof value === "number";
-const percent = (share) => (isNumber(share) ? `${(100 * share).toFixed(1)} %` : "–");
 const whole = (value) => (isNumber(value) ? Math.round(value).toLocaleString("en") : "–");
 const plain = (value) => (value === null || value === undefined ? "–" : String(value));
 const numbersOf = (name, rows) => rows.map((row) => columns[name][row]).filter(isNumber);

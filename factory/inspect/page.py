@@ -1,26 +1,17 @@
-"""One HTML file that shows a data set: distributions that follow filters, tiles with their masks, a table of rows.
-
-The file loads nothing: style, script, rows and pictures are in it, and its content security policy forbids the rest.
-Text from a manifest reaches the document through JSON and `textContent`, never as markup.
-"""
+"""An HTML page that shows a data set: distributions that follow filters, tiles with their masks, a table of rows."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from factory.inspect.choice import Sort, achieved_tps, choose
+from factory.core.page import data_uri, fill_page
+from factory.inspect.selection import Sort, achieved_tps, choose
 from factory.inspect.views import FILL_OPACITY, contour_layer, contour_palette, mask_layer, shrink_image, shrink_labels
 from manifests.dataset import Dataset, Sample
 from manifests.schema import DISCLAIMER
@@ -28,11 +19,11 @@ from manifests.schema import DISCLAIMER
 MAX_ROWS = 20_000
 MAX_PICTURES = 200
 PICTURES_BYTES = 9_000_000
-"""Of all pictures together, in base64; with 20,000 rows and the script the page stays below 15 MB."""
+"""Limit for all pictures together, in base64; with 20,000 rows and the script the page stays below 15 MB."""
 _THREADS = 4
 _TRIED = 8
 _WEBP_METHOD = 2
-"""Half the time of Pillow's default (4) for 3 % more bytes, measured on 20 pdl1 tiles."""
+"""Takes half the time of Pillow's default (4) for 3 % more bytes."""
 _TEXT_CHARACTERS = 120
 _SIDES_QUALITIES = ((640, 80), (512, 75), (512, 55), (384, 55), (256, 50), (160, 40))
 _COPIED = (
@@ -60,13 +51,13 @@ _COPIED = (
 
 
 def render_page(dataset: Dataset, sort: Sort, seed: int, on_tile: Callable[[], None] = lambda: None) -> str:
-    """The page of a data set, below 15 MB.
+    """Renders the page of a data set, below 15 MB.
 
     Args:
-        dataset: what to show: at most 20,000 rows (drawn from `seed`) and 200 pictures.
+        dataset: the data set; at most 20,000 random rows and 200 pictures are shown.
         sort: column that the pictures are spread over.
-        seed: order of equal values, and the rows drawn.
-        on_tile: called for every picture once it is made.
+        seed: of the random rows and of the order of equal values.
+        on_tile: called after each picture.
     """
     shown = picked(dataset, MAX_ROWS, seed)
     pictured = choose(shown, min(MAX_PICTURES, len(shown)), sort, seed)
@@ -74,43 +65,17 @@ def render_page(dataset: Dataset, sort: Sort, seed: int, on_tile: Callable[[], N
         {"row": row, **picture} for row, picture in zip(pictured, _pictures(shown, pictured, on_tile), strict=True)
     ]
     document = {**_description(dataset, shown), "columns": _columns(shown), "pictures": pictures}
-    return _fill_in(dataset.root.resolve().name, document)
+    title = f"{document['name']} · tiles"
+    return fill_page("factory.inspect", title, document, warning=document["warning"])
 
 
 def picked(dataset: Dataset, n: int, seed: int) -> Dataset:
-    """The data set, or `n` of its rows drawn at random where it has more, in their order."""
+    """Returns the data set, or `n` random rows of a larger one in their order."""
     if len(dataset) <= n:
         return dataset
     keep = np.zeros(len(dataset), bool)
     keep[np.random.default_rng(seed).permutation(len(dataset))[:n]] = True
     return dataset.where(keep)
-
-
-def embed_json(document: Any) -> str:
-    """JSON that can stand in a script element whatever its strings hold: no character of it can end the element."""
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False)  # ASCII: U+2028 and the like are escaped too
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _fill_in(name: str, document: dict[str, Any]) -> str:
-    assets = resources.files("factory.inspect")
-    style, script, page = (
-        assets.joinpath(asset).read_text(encoding="utf-8") for asset in ("page.css", "page.js", "page.html")
-    )
-    parts = {
-        "STYLE_HASH": _csp_hash(style),
-        "SCRIPT_HASH": _csp_hash(script),
-        "TITLE": html.escape(name),
-        "STYLE": style,
-        "SCRIPT": script,
-        "DATA": embed_json(document),
-    }
-    pieces = page.split("@@")  # text, name, text, name, ..., text
-    return "".join(parts[piece] if place % 2 else piece for place, piece in enumerate(pieces))
-
-
-def _csp_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _description(dataset: Dataset, shown: Dataset) -> dict[str, Any]:
@@ -139,7 +104,7 @@ def _description(dataset: Dataset, shown: Dataset) -> dict[str, Any]:
 
 
 def _columns(shown: Dataset) -> dict[str, list[Any]]:
-    """Columns of the rows, made short, and `tps`: the figure that a request is met on."""
+    """Returns shortened columns of the rows, and `tps`, the achieved TPS by the scheme's basis."""
     columns = {name: [_short(value) for value in shown.table[name].to_pylist()] for name in _COPIED}
     schemes = {scheme.name: scheme for scheme in shown.schemes}
     rows = shown.table.select(["label_scheme", "tps_area", "tps_cells"]).to_pylist()
@@ -148,7 +113,7 @@ def _columns(shown: Dataset) -> dict[str, list[Any]]:
 
 
 def _short(value: Any) -> Any:
-    """Numbers rounded to what a plot can show, text cut to what a table can."""
+    """Rounds numbers to the precision of a plot, and cuts text to the width of a table."""
     if isinstance(value, list):
         return [_short(one) for one in value]
     if isinstance(value, str):
@@ -157,10 +122,9 @@ def _short(value: Any) -> Any:
 
 
 def _pictures(shown: Dataset, rows: list[int], on_tile: Callable[[], None]) -> list[dict[str, str]]:
-    """Pictures of some rows, all of one size and quality: the best at which they take `PICTURES_BYTES` in all.
+    """Encodes some rows with one size and quality, the best within `PICTURES_BYTES` in all.
 
-    Where to start is tried on a few, because encoding is what takes the time; the smallest size is taken whatever it
-    needs.
+    A few pictures are tried first, because encoding takes most of the time. The smallest size has no limit.
     """
     few = [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, _TRIED).astype(int))]
     pictures: list[dict[str, str]] = []
@@ -184,7 +148,7 @@ def _pictures(shown: Dataset, rows: list[int], on_tile: Callable[[], None]) -> l
 
 
 def _silent() -> None:
-    """The tiles of a second encoding are not counted again."""
+    """Ignores the tiles of a second encoding, which are not counted again."""
 
 
 def _size_bytes(pictures: Iterable[dict[str, str]]) -> int:
@@ -192,13 +156,11 @@ def _size_bytes(pictures: Iterable[dict[str, str]]) -> int:
 
 
 def _picture(sample: Sample, longest: int, quality: int) -> dict[str, str]:
-    """Image, mask and contours of a tile as data URIs, no side above `longest` pixels."""
+    """Returns image, mask and contours of a tile as data URIs, with no side above `longest` pixels."""
     shape = _shape_within(sample.tile.shape, longest)
     semantic = shrink_labels(sample.tile.semantic, shape).astype(np.uint8)
     picture = {
-        "image": _data_uri(
-            Image.fromarray(shrink_image(sample.image, shape)), "webp", quality=quality, method=_WEBP_METHOD
-        ),
+        "image": data_uri(shrink_image(sample.image, shape), "webp", quality=quality, method=_WEBP_METHOD),
         "mask": _layer_uri(mask_layer(semantic, sample.tile.scheme)),
     }
     if sample.tile.instance.any():
@@ -212,18 +174,12 @@ def _shape_within(shape: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def _layer_uri(layer: npt.NDArray[np.uint8]) -> str:
-    """A layer uint8 [H, W, 4] of few colours as a PNG with a palette, a tenth of its size as RGBA."""
+    """Encodes a layer uint8 [H, W, 4] of few colours as a PNG with a palette, a tenth of its size as RGBA."""
     packed = np.ascontiguousarray(layer).view("<u4")[..., 0]
     colours, places = np.unique(packed, return_inverse=True)
     if colours.size > 256:
-        return _data_uri(Image.fromarray(layer), "png")
+        return data_uri(layer, "png")
     table = colours.astype("<u4").view(np.uint8).reshape(-1, 4)
     image = Image.fromarray(places.reshape(packed.shape).astype(np.uint8)).convert("P")
     image.putpalette(table[:, :3].tobytes(), "RGB")
-    return _data_uri(image, "png", transparency=table[:, 3].tobytes())
-
-
-def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return data_uri(image, "png", transparency=table[:, 3].tobytes())

@@ -1,4 +1,4 @@
-"""The contact sheet: blocks of tiles, each with its image, mask and cells, on one PNG that any viewer opens."""
+"""The contact sheet: blocks of tiles, each with its image, mask and cells, on one PNG."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from manifests.labels import LabelScheme
 
 MAX_BYTES = 10_000_000
 _FIRST_AREA_PX = 8_000_000
-"""Where the search for a size starts: the PNG of a sheet of this area is near 10 MB when all its tiles are noisy."""
+"""First area of the search for a size: with noisy tiles, the PNG of such a sheet has about 10 MB."""
 _INK, _GREY, _FAINT, _PAPER = (28, 32, 38), (96, 103, 112), (214, 218, 224), (255, 255, 255)
 _WARNING = (166, 61, 16)
 
@@ -31,11 +31,11 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def render_sheet(blocks: list[Block], on_tile: Callable[[], None] = lambda: None) -> bytes:
-    """Draw the sheet as PNG: both sides at most 3900 pixels, at most 10 MB.
+    """Draws the sheet as PNG: both sides at most 3900 pixels, at most 10 MB.
 
     Args:
-        blocks: what to show, from top to bottom.
-        on_tile: called for every tile once it is drawn.
+        blocks: from top to bottom.
+        on_tile: called after each tile.
 
     Raises:
         UserError: when the tiles are too many to be told apart.
@@ -53,7 +53,7 @@ def render_sheet(blocks: list[Block], on_tile: Callable[[], None] = lambda: None
 
 
 def _silent() -> None:
-    """The tiles of a second drawing are not counted again."""
+    """Ignores the tiles of a second drawing, which are not counted again."""
 
 
 def _draw(blocks: list[Block], layout: Layout, on_tile: Callable[[], None]) -> Image.Image:
@@ -84,7 +84,7 @@ def _draw_heading(pen: ImageDraw.ImageDraw, block: Block, layout: Layout, top: i
     x = MARGIN_PX + title.getlength(_plain(block.title)) + text
     width = body.getlength(block.warning) + 1.2 * text
     if block.warning:
-        # Where a long title leaves no room, the mark stands over it: it must not be lost.
+        # If a long title leaves no room, the warning covers it: the warning must always show.
         x = min(x, right - width)
         box = (x, top + text * 0.25, x + width, top + text * 2.05)
         pen.rounded_rectangle(box, radius=text * 0.4, fill=_PAPER, outline=_WARNING, width=max(1, text // 8))
@@ -101,7 +101,7 @@ def _draw_heading(pen: ImageDraw.ImageDraw, block: Block, layout: Layout, top: i
 def _draw_legend(
     pen: ImageDraw.ImageDraw, scheme: LabelScheme, at: tuple[int, int], text: int, right: int, *, rings: bool
 ) -> int:
-    """Swatches of the classes, with the colour of their cells' contours as a ring; returns where the line ends."""
+    """Draws swatches of the classes, with the colour of their cell contours as a ring; returns the end of the line."""
     font, contours, filled = _font(text), contour_palette(scheme), filled_classes(scheme)
     x, y = at
     pen.text((x, y), _plain(scheme.name), fill=_GREY, font=font)
@@ -122,7 +122,7 @@ def _draw_legend(
 
 
 def _draw_panels(sheet: Image.Image, view: View, block: Block, grid: Grid, at: tuple[int, int]) -> None:
-    """A tile smaller than the others of its block keeps their scale and leaves the rest of its place empty."""
+    """Draws the panels of a tile; a smaller tile has the same scale and leaves the rest of its place empty."""
     height, width = (max(1, round(side * grid.scale)) for side in view.image.shape[:2])
     pen = ImageDraw.Draw(sheet)
     for place, picture in enumerate(draw_panels(view, block.panels, (height, width))):
@@ -139,7 +139,7 @@ def _draw_caption(pen: ImageDraw.ImageDraw, view: View, grid: Grid, layout: Layo
 
 
 def draw_panels(view: View, panels: tuple[Panel, ...], shape: tuple[int, int]) -> list[npt.NDArray[np.uint8]]:
-    """The panels of a tile, each uint8 [*shape, 3]: image, mask over the image, cell contours on the image."""
+    """Returns the panels of a tile, each uint8 [*shape, 3]: image, mask over the image, cell contours on the image."""
     image = shrink_image(view.image, shape)
     drawn = []
     for panel in panels:
@@ -154,16 +154,16 @@ def draw_panels(view: View, panels: tuple[Panel, ...], shape: tuple[int, int]) -
 
 
 def _font(size: int) -> Font:
-    return ImageFont.load_default(size)  # Pillow's own, so that a sheet needs no font of the system
+    return ImageFont.load_default(size)  # Pillow's own font, so that a sheet needs no system font
 
 
 def _plain(text: str) -> str:
-    """Text in the letters that Pillow's own font has; others become a question mark."""
+    """Replaces letters that Pillow's own font lacks by question marks."""
     return "".join(letter if letter.isascii() or letter in "·…" else "?" for letter in text)
 
 
 def _fitted(text: str, font: Font, width: float) -> str:
-    """Text, shortened in its middle where it is wider than `width`."""
+    """Shortens text in its middle until it is at most `width` wide."""
     text = _plain(text)
     if font.getlength(text) <= width:
         return text

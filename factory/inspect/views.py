@@ -1,6 +1,6 @@
-"""Pictures of a tile: the image, its mask as a see-through layer with outlines, its instances as contours.
+"""Pictures of a tile: the image, its mask as a transparent layer with outlines, its instances as contours.
 
-Layers are drawn at the size in which they are shown, so that every line is one crisp pixel wide.
+Layers are drawn at the size in which they are shown, so that every line is one pixel wide.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HATCH_PX = 6
 
 
 def shrink_image(image: RGB, shape: tuple[int, int]) -> RGB:
-    """An image uint8 [H, W, 3] at another size, averaged over what each pixel covers."""
+    """Resizes an image uint8 [H, W, 3], averaged over the area of each new pixel."""
     if image.shape[:2] == shape:
         return image
     height, width = shape
@@ -32,7 +32,7 @@ def shrink_image(image: RGB, shape: tuple[int, int]) -> RGB:
 
 
 def shrink_labels(labels: npt.NDArray[np.integer], shape: tuple[int, int]) -> npt.NDArray[np.integer]:
-    """Labels [H, W] at another size: the label at the centre of every new pixel, never a mixture."""
+    """Resizes labels [H, W]: each new pixel has the label at its centre."""
     if labels.shape == shape:
         return labels
     rows, columns = (
@@ -43,7 +43,7 @@ def shrink_labels(labels: npt.NDArray[np.integer], shape: tuple[int, int]) -> np
 
 
 def filled_classes(scheme: LabelScheme) -> npt.NDArray[np.bool_]:
-    """Which mask values an overlay fills: bool [256]. Air stays clear, and so does what lies between nuclei."""
+    """Returns the mask values that an overlay fills, bool [256]: not air, and not the background of nuclei."""
     filled = np.zeros(256, bool)
     for label in scheme.classes:
         between_nuclei = bool(scheme.ids("nucleus")) and not label.roles
@@ -52,9 +52,9 @@ def filled_classes(scheme: LabelScheme) -> npt.NDArray[np.bool_]:
 
 
 def contour_palette(scheme: LabelScheme) -> RGB:
-    """Contour colour of every class: uint8 [256, 3], the class colour made vivid, so that it shows on a stain.
+    """Returns the contour colour of every class: uint8 [256, 3], a vivid version of its colour that shows on a stain.
 
-    Where cells can be of one class only, the colour says nothing and one that no dye has is taken instead.
+    If cells can be of one class only, a colour that no dye has is used instead.
     """
     colours = np.full((256, 3), _PALE_CONTOUR, np.uint8)
     for label in scheme.classes:
@@ -68,23 +68,23 @@ def contour_palette(scheme: LabelScheme) -> RGB:
 
 
 def outline_palette(scheme: LabelScheme) -> RGB:
-    """Outline colour of every class: uint8 [256, 3].
+    """Returns the outline colour of every class: uint8 [256, 3].
 
-    Nuclei are outlined as vividly as their contours, because dyes have the colours of their classes;
-    regions in a darker tone of their own, so that pale ones show.
+    Nuclei have the vivid colours of their contours, because dyes have the colours of their classes. Regions have a
+    darker tone of their own colour, so that pale ones show.
     """
     return contour_palette(scheme) if scheme.ids("nucleus") else scheme.palette // 4 * 3
 
 
 def mask_layer(semantic: npt.NDArray[np.uint8], scheme: LabelScheme) -> RGB:
-    """The mask as a layer to lay over the image.
+    """Draws the mask as a layer over the image.
 
     Args:
         semantic: uint8 [H, W] at the size in which it is shown.
-        scheme: what its values mean.
+        scheme: label scheme of the mask.
 
     Returns:
-        uint8 [H, W, 4]: class colours, half clear inside, opaque along the outlines of regions; `IGNORE` is hatched.
+        uint8 [H, W, 4]: class colours, half transparent, opaque along the outlines of regions; `IGNORE` is hatched.
     """
     layer = np.zeros((*semantic.shape, 4), np.uint8)
     layer[..., :3] = scheme.palette[semantic]
@@ -100,7 +100,7 @@ def mask_layer(semantic: npt.NDArray[np.uint8], scheme: LabelScheme) -> RGB:
 
 
 def contour_layer(tile: Tile, shape: tuple[int, int]) -> RGB:
-    """The contours of a tile's instances as a layer: uint8 [*shape, 4], opaque on contours, clear elsewhere."""
+    """Draws the contours of a tile's instances as a layer: uint8 [*shape, 4], opaque on contours, else transparent."""
     instance = shrink_labels(tile.instance, shape)
     layer = np.zeros((*shape, 4), np.uint8)
     edges = _edges(instance) & (instance > 0)
@@ -111,13 +111,13 @@ def contour_layer(tile: Tile, shape: tuple[int, int]) -> RGB:
 
 
 def compose(image: RGB, layer: RGB) -> RGB:
-    """A layer uint8 [H, W, 4] on an image uint8 [H, W, 3]."""
+    """Draws a layer uint8 [H, W, 4] on an image uint8 [H, W, 3]."""
     opacity = layer[..., 3:].astype(np.float32) / 255
     return np.rint(image * (1 - opacity) + layer[..., :3] * opacity).astype(np.uint8)
 
 
 def cell_classes(tile: Tile) -> dict[int, int]:
-    """The class of every instance, by id: tumour by majority as `measure` counts it, else the commonest label."""
+    """Returns the class of every instance by id: for tumour the majority as in `measure`, else the commonest label."""
     on_cell = np.flatnonzero(tile.instance)
     ids, places = np.unique(tile.instance.ravel()[on_cell], return_inverse=True)
     labels = tile.semantic.ravel()[on_cell]
@@ -142,7 +142,7 @@ def _classes_of(tile: Tile, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int6
 
 
 def _edges(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
-    """Pixels with another label above, below, left or right of them; the border of the tile is no edge."""
+    """Returns the pixels with another label above, below, left or right of them; the tile's border is no edge."""
     edges = np.zeros(labels.shape, bool)
     down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
     edges[1:] |= down

@@ -1,4 +1,4 @@
-"""The key of a quiz: what every tile is, sealed in the page and open in `key.json`."""
+"""The key of a quiz: the truth of every tile, sealed in the page and readable in `key.json`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ VERSION = 1
 _MOST_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
-class KeyTile:
-    """One tile of a quiz.
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Truth and origin of a tile of a quiz.
 
     Attributes:
-        truth: what it is. salt: hex, of its seal. image_sha256: of its picture's bytes in the page.
-        dataset, made_by, sample_id, group_id, top, left, tps: where it is from, as in `Crop`.
+        truth: real or synthetic. dataset: name of its source. sample_id, group_id: of its row.
+        made_by: generators of mask and image; for a real tile, the program that ingested it.
+        top, left: position of the piece in the tile, in pixels.
+        tps: TPS of the piece, by its mask; None without tumour.
     """
 
     truth: Truth
-    salt: str
-    image_sha256: str
     dataset: str
     made_by: str
     sample_id: str
@@ -38,49 +38,66 @@ class KeyTile:
     left: int
     tps: float | None
 
+
+@dataclass(frozen=True, kw_only=True)
+class KeyTile(Origin):
+    """One tile of a key.
+
+    Attributes:
+        salt: of its seal, in hex. image_sha256: digest of its picture's bytes in the page.
+    """
+
+    salt: str
+    image_sha256: str
+
     @property
     def seal(self) -> str:
-        """sha256 of ``salt:truth``: what the page holds instead of the truth."""
+        """sha256 of ``salt:truth``, which the page contains instead of the truth."""
         return hashlib.sha256(f"{self.salt}:{self.truth}".encode()).hexdigest()
+
+    def to_dict(self, number: int) -> dict[str, Any]:
+        """Returns the entry of the tile in `key.json`."""
+        first = {"tile": number, "truth": self.truth, "salt": self.salt, "image_sha256": self.image_sha256}
+        return first | asdict(self)
 
 
 @dataclass(frozen=True)
 class Key:
-    """The tiles of a quiz in the order they are shown, and what it was made of (seed, size, data sets and so on)."""
+    """The tiles of a quiz in the order they are shown, and `made_of`: seed, size, data sets and so on."""
 
     tiles: tuple[KeyTile, ...]
     made_of: Mapping[str, Any]
 
     @property
     def quiz(self) -> str:
-        """The quiz's id: sha256 over the pictures and seals of its tiles, in order.
+        """Id of the quiz: sha256 over the pictures and seals of its tiles, in order.
 
-        Answers name it, so those to another quiz are known, and a key that was changed no longer fits its own.
+        Answers contain it, so that answers to another quiz and a changed key are noticed.
         """
         lines = [f"{tile.image_sha256} {tile.seal}\n" for tile in self.tiles]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def to_json(self) -> bytes:
-        """The content of `key.json`."""
+        """Returns the content of `key.json`."""
         document = {
             "kind": KIND,
             "version": VERSION,
             "quiz": self.quiz,
             "use": f"contains synthetic images, {DISCLAIMER}",
             "made_of": dict(self.made_of),
-            "tiles": [{"tile": number, **asdict(tile)} for number, tile in enumerate(self.tiles, start=1)],
+            "tiles": [tile.to_dict(number) for number, tile in enumerate(self.tiles, start=1)],
         }
         return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def read_document(path: Path, kind: str, where: str) -> dict[str, Any]:
-    """A JSON object that says of what kind and version it is.
+    """Reads a JSON object of one kind and of this version.
 
     Args:
-        path: the file. kind: its ``kind``. where: the option or argument that named it.
+        path: the file. kind: expected value of ``kind``. where: option or argument, for errors.
 
     Raises:
-        UserError: for anything else.
+        UserError: for any other file.
     """
     if not path.is_file():
         raise UserError(f"{where}: expected a file, got none.")
@@ -100,19 +117,19 @@ def read_document(path: Path, kind: str, where: str) -> dict[str, Any]:
 
 
 def read_key(path: Path) -> Key:
-    """Read `key.json`.
+    """Reads `key.json`.
 
     Raises:
-        UserError: when it is missing, not a key, or no longer the one that was written.
+        UserError: when it is missing, not a key, or changed.
     """
     where = f"--key {path}"
     document = read_document(path, KIND, where)
     try:
         key = Key(tuple(_tile(entry) for entry in document["tiles"]), dict(document["made_of"]))
-        tells = [entry["tile"] for entry in document["tiles"]]
+        numbers = [entry["tile"] for entry in document["tiles"]]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: expected the key of a quiz, got {error!r} in it. Make the quiz again.") from error
-    if key.quiz != document.get("quiz") or tells != list(range(1, len(tells) + 1)) or not tells:
+    if key.quiz != document.get("quiz") or numbers != list(range(1, len(numbers) + 1)) or not numbers:
         raise UserError(f"{where}: expected the key as it was written, got a changed one. Make the quiz again.")
     return key
 
@@ -120,16 +137,12 @@ def read_key(path: Path) -> Key:
 def _tile(entry: Mapping[str, Any]) -> KeyTile:
     if entry["truth"] not in KINDS:
         raise ValueError(f"truth {entry['truth']!r}")
-    tps = entry["tps"]
+    texts = {name: str(entry[name]) for name in ("salt", "image_sha256", "dataset", "made_by", "sample_id")}
     return KeyTile(
         truth=entry["truth"],
-        salt=str(entry["salt"]),
-        image_sha256=str(entry["image_sha256"]),
-        dataset=str(entry["dataset"]),
-        made_by=str(entry["made_by"]),
-        sample_id=str(entry["sample_id"]),
         group_id=None if entry["group_id"] is None else str(entry["group_id"]),
         top=int(entry["top"]),
         left=int(entry["left"]),
-        tps=None if tps is None else float(tps),
+        tps=None if entry["tps"] is None else float(entry["tps"]),
+        **texts,
     )

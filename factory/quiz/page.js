@@ -1,6 +1,4 @@
-// The quiz. Text of data sets is set as textContent, never as markup.
-const data = JSON.parse(document.getElementById("data").textContent);
-const find = (id) => document.getElementById(id);
+// The quiz: start, one tile at a time, review, result.
 const count = data.tiles.length;
 const slot = `factory-quiz-${data.quiz}`;
 const MAX_SCALE = 4; // screen pixels for a pixel of the tile, before magnifying
@@ -17,20 +15,7 @@ function keep(name, text) {
 let state = restore(kept(slot), data);
 const save = () => keep(slot, JSON.stringify(state));
 
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "text") element.textContent = value;
-    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name in element) element[name] = value;
-    else element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
-
 const pictureOf = (place) => `data:image/${data.encoding};base64,${data.tiles[place].picture}`;
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const withInterval = (right, total) => {
   if (!total) return "–";
   const [low, high] = wilson(right, total);

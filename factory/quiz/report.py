@@ -1,13 +1,13 @@
-"""Scores in words, tables and plain values: `scores.md`, `scores.json`."""
+"""Scores of a quiz as text and tables (`scores.md`), and as plain values (`scores.json`)."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from factory.quiz.figures import Agreement, Share
-from factory.quiz.scoring import Part, Reader, Scores
+from factory.quiz.scoring import Agreement, Part, Reader, Scores, Share
 from factory.quiz.sources import KINDS
 from manifests.errors import UserError
 from manifests.files import write_atomic
@@ -28,7 +28,7 @@ PART_NOTE = (
 
 
 def write_scores(folder: Path, scores: Scores) -> list[Path]:
-    """Write both files; earlier ones there are replaced.
+    """Writes both files; earlier ones are replaced.
 
     Raises:
         UserError: when `folder` is a file.
@@ -43,7 +43,7 @@ def write_scores(folder: Path, scores: Scores) -> list[Path]:
 
 
 def reader_rows(scores: Scores) -> list[tuple[str, ...]]:
-    """The main table, under `READER_HEADINGS`."""
+    """Returns the main table, under `READER_HEADINGS`."""
     rows: list[tuple[str, ...]] = []
     for reader, table in zip(scores.readers, scores.tables, strict=True):
         right, seconds = table.accuracy, reader.median_seconds
@@ -62,21 +62,15 @@ def reader_rows(scores: Scores) -> list[tuple[str, ...]]:
 
 
 def matrix_rows(scores: Scores) -> list[tuple[str, ...]]:
-    """The confusion matrices, a row for every reader, under `MATRIX_HEADINGS`."""
+    """Returns the confusion matrices, a row for every reader, under `MATRIX_HEADINGS`."""
     return [
-        (
-            reader.name,
-            str(table.real_as_real),
-            str(table.real_as_synthetic),
-            str(table.synthetic_as_real),
-            str(table.synthetic_as_synthetic),
-        )
+        (reader.name, *map(str, astuple(table)))  # in the order of `KINDS` twice
         for reader, table in zip(scores.readers, scores.tables, strict=True)
     ]
 
 
 def part_rows(scores: Scores) -> list[tuple[str, ...]]:
-    """Shares called right by generator and TPS, under `part_headings`."""
+    """Returns shares of correct answers by generator and TPS, under `part_headings`."""
     return [
         (part.by, part.truth, part.name, str(part.right[0].total), *(_with_interval(share) for share in part.right))
         for part in scores.parts
@@ -84,12 +78,12 @@ def part_rows(scores: Scores) -> list[tuple[str, ...]]:
 
 
 def part_headings(scores: Scores) -> tuple[str, ...]:
-    """Headings of `part_rows`: a column for every reader."""
+    """Returns the headings of `part_rows`, with a column for every reader."""
     return ("by", "tiles that are", "of", "tiles", *(reader.name for reader in scores.readers))
 
 
 def agreement_rows(scores: Scores) -> list[tuple[str, ...]]:
-    """Agreement of every two readers, under `AGREEMENT_HEADINGS`."""
+    """Returns the agreement of every two readers, under `AGREEMENT_HEADINGS`."""
     return [
         (one.first, one.second, _with_interval(one.same), "-" if one.kappa is None else f"{one.kappa:.2f}")
         for one in scores.agreements
@@ -97,7 +91,7 @@ def agreement_rows(scores: Scores) -> list[tuple[str, ...]]:
 
 
 def verdict(reader: Reader, right: Share) -> str:
-    """One sentence on what an accuracy says, and what it does not."""
+    """Returns a sentence that interprets an accuracy."""
     assert right.interval is not None
     low, high = right.interval
     if low > 0.5:
@@ -111,7 +105,7 @@ def verdict(reader: Reader, right: Share) -> str:
 
 
 def to_markdown(scores: Scores) -> str:
-    """`scores.md`."""
+    """Returns the content of `scores.md`."""
     made = scores.key.made_of
     lines = [
         "# Real or synthetic?",
@@ -133,7 +127,7 @@ def to_markdown(scores: Scores) -> str:
 
 
 def to_document(scores: Scores) -> dict[str, Any]:
-    """`scores.json`."""
+    """Returns the content of `scores.json`."""
     return {
         "quiz": scores.key.quiz,
         "use": f"figures on synthetic images, {DISCLAIMER}",

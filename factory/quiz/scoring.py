@@ -1,29 +1,129 @@
-"""Readers' answers held against the key."""
+"""Readers' answers against the key: confusion matrices, shares with intervals, a test against guessing, agreement."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb, isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from factory.quiz.figures import Agreement, Confusion, Share, agreement, confusion
+from factory.core.statistics import wilson_interval
 from factory.quiz.key import Key, KeyTile, read_document
 from factory.quiz.sources import KINDS, Truth
 from manifests.errors import UserError
 
 ANSWERS_KIND = "factory quiz answers"
 TPS_CUTS = (0.01, 0.5)
-"""Where TPS of PD-L1 is cut in clinical use."""
+"""Clinical cut-offs of the TPS of PD-L1."""
 _LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
+class Share:
+    """A count out of a total with its 95 % interval; without a value where the total is 0."""
+
+    count: int
+    total: int
+
+    @property
+    def value(self) -> float | None:
+        """The share."""
+        return self.count / self.total if self.total else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson's score interval."""
+        return wilson_interval(self.count, self.total) if self.total else None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """The confusion matrix of a reader; names are truth_as_answer."""
+
+    real_as_real: int
+    real_as_synthetic: int
+    synthetic_as_real: int
+    synthetic_as_synthetic: int
+
+    @property
+    def accuracy(self) -> Share:
+        """Share of correct answers."""
+        correct = self.real_as_real + self.synthetic_as_synthetic
+        return Share(correct, correct + self.real_as_synthetic + self.synthetic_as_real)
+
+    @property
+    def sensitivity(self) -> Share:
+        """Share of synthetic tiles that were called synthetic."""
+        return Share(self.synthetic_as_synthetic, self.synthetic_as_synthetic + self.synthetic_as_real)
+
+    @property
+    def specificity(self) -> Share:
+        """Share of real tiles that were called real."""
+        return Share(self.real_as_real, self.real_as_real + self.real_as_synthetic)
+
+    @property
+    def p_value(self) -> float:
+        """P-value of the accuracy, see `against_guessing`."""
+        return against_guessing(self.accuracy.count, self.accuracy.total)
+
+
+def confusion(truths: Sequence[Truth], answers: Sequence[Truth]) -> Confusion:
+    """Counts answers by truth."""
+    pairs = list(zip(truths, answers, strict=True))
+    return Confusion(
+        pairs.count(("real", "real")),
+        pairs.count(("real", "synthetic")),
+        pairs.count(("synthetic", "real")),
+        pairs.count(("synthetic", "synthetic")),
+    )
+
+
+def against_guessing(count: int, total: int) -> float:
+    """Returns the two-sided p-value of `count` correct answers out of `total`, against guessing: exact binomial test.
+
+    Half the tiles are of either kind. A reader who guesses but prefers one answer has the same expectation and a
+    smaller variance, so the test rejects too rarely. A reader who deliberately gave both answers equally often would
+    have a larger variance, by n / (n - 1); the page does not say how many tiles are of either kind.
+    """
+    tail = sum(comb(total, right) for right in range(min(count, total - count) + 1))
+    p_value: float = 2 * tail / 2**total
+    return min(1.0, p_value)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of two readers: the share of equal answers, and Cohen's kappa.
+
+    Attributes:
+        first, second: names of the readers. same: share of equal answers.
+        kappa: (same - chance) / (1 - chance), chance from how often either says "real" (Cohen 1960); None if both gave
+            the same single answer to every tile.
+    """
+
+    first: str
+    second: str
+    same: Share
+    kappa: float | None
+
+
+def agreement(first: str, answers: Sequence[Truth], second: str, others: Sequence[Truth]) -> Agreement:
+    """Computes the agreement of two readers on the same tiles."""
+    total = len(answers)
+    same = sum(one == other for one, other in zip(answers, others, strict=True))
+    mine, theirs = answers.count("real"), others.count("real")
+    # Chance times total squared: whole numbers, so that they compare exactly.
+    by_chance = mine * theirs + (total - mine) * (total - theirs)
+    whole = total * total
+    kappa = None if by_chance == whole else (same * total - by_chance) / (whole - by_chance)
+    return Agreement(first, second, Share(same, total), kappa)
+
+
+@dataclass(frozen=True)
 class Reader:
-    """One reader's answers, in the order of the tiles; seconds are None where none were kept."""
+    """One reader's answers in the order of the tiles; seconds are None where they were not kept."""
 
     name: str
     answers: tuple[Truth, ...]
@@ -31,14 +131,14 @@ class Reader:
 
     @property
     def median_seconds(self) -> float | None:
-        """Of the tiles whose time was kept."""
+        """Median over the tiles whose time was kept."""
         kept = [value for value in self.seconds if value is not None]
         return median(kept) if kept else None
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some tiles of a quiz: what they have in common, and how many of them every reader called what they are."""
+    """Some tiles of a quiz with a common property, and each reader's share of correct answers on them."""
 
     by: str
     name: str
@@ -48,10 +148,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Scores:
-    """What came out.
+    """Scores of all readers.
 
     Attributes:
-        key: of the quiz. readers: in the order given. tables: their confusion matrices, in that order.
+        key: of the quiz. readers: in the order given. tables: their confusion matrices, in the same order.
         parts: tiles by generator and by TPS, with a share for every reader. agreements: of every two readers.
     """
 
@@ -63,12 +163,12 @@ class Scores:
 
     @property
     def mean_accuracy(self) -> float:
-        """Over readers."""
+        """Mean over readers."""
         return sum(table.accuracy.count / table.accuracy.total for table in self.tables) / len(self.tables)
 
 
 def score(key: Key, readers: Sequence[Reader]) -> Scores:
-    """Hold answers against the key."""
+    """Compares answers with the key."""
     truths = [tile.truth for tile in key.tiles]
     return Scores(
         key,
@@ -80,10 +180,10 @@ def score(key: Key, readers: Sequence[Reader]) -> Scores:
 
 
 def read_readers(paths: Sequence[Path], key: Key) -> list[Reader]:
-    """Read files of answers.
+    """Reads files of answers.
 
     Raises:
-        UserError: for a file that is none, of another quiz, not complete, or of a reader who was read before.
+        UserError: for another kind of file, answers to another quiz, missing answers, or a second file of one reader.
     """
     readers: list[Reader] = []
     for path in paths:
@@ -97,7 +197,7 @@ def read_readers(paths: Sequence[Path], key: Key) -> list[Reader]:
 
 
 def tps_bin(tps: float | None) -> str:
-    """The clinical bin of a TPS."""
+    """Returns the clinical bin of a TPS."""
     low, high = TPS_CUTS
     if tps is None:
         return "no TPS"
@@ -105,7 +205,7 @@ def tps_bin(tps: float | None) -> str:
 
 
 def _parts(by: str, key: Key, readers: Sequence[Reader]) -> list[Part]:
-    """Parts of the quiz, real before synthetic and by name; none by TPS where no tile has one."""
+    """Returns parts of the quiz, real before synthetic, then by name; nothing by TPS if no tile has one."""
     if by == "TPS" and all(tile.tps is None for tile in key.tiles):
         return []
     places: dict[tuple[Truth, str], list[int]] = {}
@@ -162,7 +262,7 @@ def _seconds(entry: Mapping[str, Any], where: str) -> float | None:
     value = entry.get("seconds")
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
         raise UserError(
             f"{where}: tile {entry['tile']}: seconds: expected 0 or more, or null, got {str(value)[:40]!r}."
         )

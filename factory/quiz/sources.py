@@ -1,4 +1,4 @@
-"""Data sets to the two kinds of tiles of a quiz: synthetic and real, of one resolution, strangers to each other."""
+"""From data sets to the two kinds of tiles of a quiz: synthetic and real, of one resolution, without leaks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pyarrow.compute as pc
-
+from factory.core.datasets import groups_of, open_finished, rows_of_split
 from factory.core.leaks import tested_groups_among
 from factory.core.resolutions import common_mpp
-from factory.inspect.report import open_finished
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 
@@ -23,11 +21,11 @@ _SMALLEST_PX = 32
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that takes part, or the split of it that does.
+    """A data set of one kind, or a split of it.
 
     Attributes:
-        truth: what its tiles are. name: its folder's name, with the parent's where two would be called the same.
-        dataset: the rows.
+        truth: real or synthetic. name: of its folder, with the parent's where two folders have the same name.
+        dataset: its rows.
     """
 
     truth: Truth
@@ -36,22 +34,21 @@ class Source:
 
     @property
     def where(self) -> str:
-        """How an error names it."""
+        """Name in errors."""
         return f"{_ROLES[self.truth]} {self.dataset.root}"
 
     @property
     def groups(self) -> set[str]:
-        """Patients or slides of its rows."""
-        return {group for group in self.dataset.table["group_id"].unique().to_pylist() if group is not None}
+        """Patients or slides of the rows."""
+        return groups_of(self.dataset)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a quiz is made of, checked.
+    """Checked inputs of a quiz.
 
     Attributes:
-        synthetic, real: the data sets. shape: height and width of what is shown. mpp: of the real tiles, by their
-            median.
+        synthetic, real: the data sets. shape: height and width shown. mpp: median over the real tiles.
     """
 
     synthetic: tuple[Source, ...]
@@ -61,28 +58,28 @@ class Inputs:
 
     @property
     def all(self) -> tuple[Source, ...]:
-        """Every data set."""
+        """All data sets."""
         return (*self.real, *self.synthetic)
 
     def of(self, truth: Truth) -> tuple[Source, ...]:
-        """The data sets of one kind."""
+        """Returns the data sets of one kind."""
         return self.real if truth == "real" else self.synthetic
 
 
 def open_inputs(
     synthetic: Sequence[Path], real: Sequence[Path], *, n: int, size: tuple[int, int] | None = None, split: str = "test"
 ) -> Inputs:
-    """Open the data sets of a quiz and refuse what gives no blind test; no pixel is read yet.
+    """Opens the data sets of a quiz and refuses those that give no blind test; no pixels are read yet.
 
     Args:
         synthetic, real: folders of finished data sets.
-        n: tiles of the quiz; half of them are of either kind.
+        n: number of tiles, half of either kind.
         size: height and width to show; by default the largest that all tiles have.
-        split: of the real tiles, or ``all``. Of the synthetic sets every tile counts.
+        split: of the real tiles, or ``all``. Synthetic sets have all their tiles used.
 
     Raises:
-        UserError: for data sets of the other kind or given twice, splits without tiles, other resolutions, a size
-            that tiles do not have, fewer than n / 2 tiles, or synthetic tiles whose generator saw the real ones.
+        UserError: for data sets of the other kind or given twice, splits without tiles, different resolutions, tiles
+            smaller than the size, fewer than n / 2 tiles, or synthetic tiles whose generator saw the real ones.
     """
     if n < 2 or n % 2:
         raise UserError(f"--n: expected an even number of tiles, half of them real, got {n}.")
@@ -92,9 +89,9 @@ def open_inputs(
         _open("real" if place < len(real) else "synthetic", names[place], folder, split)
         for place, folder in enumerate(folders)
     ]
-    inputs = Inputs(
-        tuple(sources[len(real) :]), tuple(sources[: len(real)]), _shape(sources, size), _common_mpp(sources)
-    )
+    tiles = {source.where: source.dataset.table["mpp"].to_numpy() for source in sources}
+    mpp = common_mpp(tiles, [source.where for source in sources[: len(real)]], ": sizes alone would tell them apart")
+    inputs = Inputs(tuple(sources[len(real) :]), tuple(sources[: len(real)]), _shape(sources, size), mpp)
     _refuse_seen(inputs)
     for kind in KINDS:
         there = sum(len(source.dataset) for source in inputs.of(kind))
@@ -108,7 +105,7 @@ def open_inputs(
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """A name for every folder: its own, with its parent's where that alone is not enough.
+    """Returns a name for every folder: its own, with its parent's where two are equal.
 
     Raises:
         UserError: for a folder that was given twice.
@@ -129,14 +126,8 @@ def _open(truth: Truth, name: str, folder: Path, split: str) -> Source:
     if dataset.info.is_synthetic != (truth == "synthetic") or kinds - {truth}:
         other = "synthetic" if truth == "real" else "real"
         raise UserError(f"{_ROLES[truth]} {folder}: expected {truth} tiles, got {other} ones. Give another data set.")
-    if truth == "real" and split != "all":
-        chosen = dataset.where(pc.equal(pc.fill_null(dataset.table["split"], "train"), split))
-        if not len(chosen):
-            known = ", ".join(sorted(str(name) for name in dataset.table["split"].unique().to_pylist()))
-            raise UserError(
-                f"--real {folder}: expected tiles of split {split}, got none (there are: {known}). Use --split all."
-            )
-        dataset = chosen
+    if truth == "real":
+        dataset = rows_of_split(dataset, split, f"--real {folder}")
     return Source(truth, name, dataset)
 
 
@@ -155,14 +146,8 @@ def _shape(sources: Sequence[Source], size: tuple[int, int] | None) -> tuple[int
     return size
 
 
-def _common_mpp(sources: Sequence[Source]) -> float:
-    tiles = {source.where: source.dataset.table["mpp"].to_numpy() for source in sources}
-    reals = [source.where for source in sources if source.truth == "real"]
-    return common_mpp(tiles, reals, ": sizes alone would tell them apart")
-
-
 def _refuse_seen(inputs: Inputs) -> None:
-    """Refuse real tiles that a generator learnt from: a copy of one would pass for real, and rightly so."""
+    """Refuses real tiles that a generator was trained on: a copy of one would rightly pass for real."""
     shown = {group for source in inputs.real for group in source.groups}
     for source in inputs.synthetic:
         seen = tested_groups_among([*source.dataset.info.training_sources, *source.groups], shown)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from factory.inspect.report import open_finished
+from factory.core.datasets import open_finished
 from factory.masks.coarse.morphology import LabelMap, class_order, coarsen
 from manifests.dataset import Dataset
 from manifests.errors import UserError

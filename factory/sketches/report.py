@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.console import progress
+from factory.core.datasets import check_out
 from factory.inspect.layout import Block, View
-from factory.inspect.report import check_out
 from factory.inspect.sheet import render_sheet
 from factory.masks.coarse.morphology import LabelMap, class_order
 from factory.sketches.features import count_parts, features, weights

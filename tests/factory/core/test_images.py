@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from factory.core.images.files import read_rgb
-from factory.inspect.beside import cut_images
+from factory.inspect.blocks import cut_images
 from factory.make.fit_to_real import read_real_tiles
 from manifests.errors import UserError
 

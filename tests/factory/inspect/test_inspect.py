@@ -19,15 +19,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from factory.commands.inspect import inspect
+from factory.core.datasets import check_out
+from factory.core.page import embed_json
 from factory.core.runs import RunSpec, open_run, write_shard
 from factory.inspect import page as page_module
 from factory.inspect import sheet as sheet_module
-from factory.inspect.beside import cut_images
-from factory.inspect.captions import caption
-from factory.inspect.choice import choose, default_sort
+from factory.inspect.blocks import caption, cut_images, dataset_block
 from factory.inspect.layout import MAX_SIDE_PX, Block, View, arrange
-from factory.inspect.page import embed_json, picked, render_page
-from factory.inspect.report import check_out, dataset_block, default_out, inspect_dataset
+from factory.inspect.page import picked, render_page
+from factory.inspect.report import default_out, inspect_dataset
+from factory.inspect.selection import choose, default_sort
 from factory.inspect.sheet import render_sheet
 from factory.inspect.views import cell_classes, compose, contour_layer, contour_palette, mask_layer, shrink_labels
 from manifests import IGNORE, SCHEMES, Dataset, DatasetInfo, Tile, UserError, get_scheme, measure

@@ -19,14 +19,22 @@ from PIL import Image
 
 from factory.core.statistics import wilson_interval
 from factory.ingest.tiling import pad
-from factory.quiz import page as page_module
-from factory.quiz.choice import choose, own_area
-from factory.quiz.figures import Confusion, Share, against_guessing, agreement, confusion
+from factory.quiz import quiz as quiz_module
 from factory.quiz.key import Key, read_key
-from factory.quiz.making import KEY, PAGE, Quiz, make_quiz
-from factory.quiz.page import encode
+from factory.quiz.quiz import KEY, PAGE, Quiz, encode, make_quiz
 from factory.quiz.report import to_markdown, verdict
-from factory.quiz.scoring import Reader, read_readers, score, tps_bin
+from factory.quiz.scoring import (
+    Confusion,
+    Reader,
+    Share,
+    against_guessing,
+    agreement,
+    confusion,
+    read_readers,
+    score,
+    tps_bin,
+)
+from factory.quiz.selection import choose, own_area
 from factory.quiz.sources import Inputs, Source, open_inputs
 from manifests import IGNORE, Dataset, UserError, open_dataset
 from manifests.schema import SCHEMA
@@ -139,7 +147,7 @@ def test_all_pictures_become_jpeg_where_png_is_too_large(
 ) -> None:
     inputs = open_inputs([home / "synth"], [home / "real"], n=8, split="all")
     crops = choose(inputs, 8, 0).crops
-    monkeypatch.setattr(page_module, "MOST_PNG_BYTES", 30_000)
+    monkeypatch.setattr(quiz_module, "MOST_PNG_BYTES", 30_000)
     pictures = encode(crops)
     assert pictures.encoding == "jpeg"
     for file, crop in zip(pictures.files, crops, strict=True):
@@ -207,7 +215,7 @@ def test_mirrored_margins_of_ingest_are_found(own: tuple[int, int]) -> None:
 
 def test_tiles_of_mirrored_pixels_are_refused(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = open_inputs([home / "synth"], [home / "real"], n=6, split="all")
-    monkeypatch.setattr("factory.quiz.choice.own_area", lambda image, semantic: (64, 50))
+    monkeypatch.setattr("factory.quiz.selection.own_area", lambda image, semantic: (64, 50))
     with pytest.raises(UserError, match=r"--real .*expected 3 tiles with 64x96 pixels of their own, got 0"):
         choose(inputs, 6, 0)
 

@@ -1,21 +1,23 @@
-"""Make a quiz: what `factory quiz` writes."""
+"""Makes a quiz: a page that asks "real or synthetic?" and keeps the truth sealed until the end, and its key."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from factory.core.console import progress
+from factory.core.datasets import check_out
 from factory.core.folder import is_begun
-from factory.inspect.report import check_out
-from factory.quiz.choice import Choice, choose, generator
-from factory.quiz.key import Key, KeyTile
-from factory.quiz.page import Pictures, encode, render_page
+from factory.core.page import encode_image, fill_page
+from factory.quiz.key import VERSION, Key, KeyTile, Origin
 from factory.quiz.report import JSON, MARKDOWN
+from factory.quiz.scoring import ANSWERS_KIND
+from factory.quiz.selection import Choice, Crop, choose, generator
 from factory.quiz.sources import Inputs, Source, open_inputs
 from manifests.checksums import SUMS
 from manifests.errors import UserError
@@ -26,13 +28,25 @@ PAGE, KEY = "quiz.html", "key.json"
 DEFAULT_OUT = Path("runs/quiz")
 _ANSWERS = "answers"
 
+MOST_PNG_BYTES = 24 * 2**20
+"""Limit for all pictures together; above it they become JPEG."""
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files of all tiles, in one encoding."""
+
+    encoding: Literal["png", "jpeg"]
+    files: tuple[bytes, ...]
+
 
 @dataclass(frozen=True)
 class Quiz:
-    """What was written.
+    """A quiz that was written.
 
     Attributes:
-        page: the page. key: beside it. tiles: number of tiles from every data set, by (truth, name).
+        page, key: the files. tiles: number of tiles from every data set, by (truth, name).
         shape: height and width shown. encoding: of the pictures. page_bytes: size of the page.
         licences: of the real tiles. notes: on the choice of tiles.
     """
@@ -59,16 +73,16 @@ def make_quiz(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> Quiz:
-    """Write the page and the key of a quiz; the same inputs and seed give the same bytes.
+    """Writes the page and the key of a quiz; the same inputs and seed give the same bytes.
 
     Args:
         synthetic, real: folders of finished data sets. out: folder to write to.
-        n: tiles, half of either kind. size: height and width shown. split: of the real tiles, or ``all``.
-        seed: which tiles, which part of them, and in what order. overwrite: replace an earlier quiz.
+        n: number of tiles, half of either kind. size: height and width shown. split: of the real tiles, or ``all``.
+        seed: of the choice of tiles and pieces, and of their order. overwrite: replace an earlier quiz.
         dry_run: write nothing.
 
     Raises:
-        UserError: for data sets that give no blind test, see `open_inputs`, or an `out` that holds something else.
+        UserError: for data sets that give no blind test, see `open_inputs`, or an `out` with other files.
     """
     _check_free(out, overwrite=overwrite)
     inputs = open_inputs(synthetic, real, n=n, size=size, split=split)
@@ -78,7 +92,7 @@ def make_quiz(
         pictures = encode(choice.crops, bar.advance)
     licences = _licences(choice, inputs)
     key = _key(choice, pictures, {**_made_of(inputs, split, seed), "encoding": pictures.encoding, "licences": licences})
-    page = render_page(key, pictures, inputs.shape, inputs.mpp, licences).encode()
+    page = _page(key, pictures, inputs, licences).encode()
     if not dry_run:
         out.mkdir(parents=True, exist_ok=True)
         for name in (PAGE, MARKDOWN, JSON):  # a page without its key, or scores of another quiz, would mislead
@@ -98,6 +112,42 @@ def make_quiz(
     )
 
 
+def encode(crops: Sequence[Crop], on_tile: Callable[[], None] = lambda: None) -> Pictures:
+    """Encodes real and synthetic tiles in the same way, from their pixels alone.
+
+    All are PNG if they take at most 24 MiB together, else JPEG of quality 95 without chroma subsampling.
+    """
+    files, size = [], 0
+    for crop in crops:
+        files.append(encode_image(crop.image, "png", compress_level=6))
+        size += len(files[-1])
+        on_tile()
+        if size > MOST_PNG_BYTES:
+            return Pictures(
+                "jpeg", tuple(encode_image(one.image, "jpeg", quality=_JPEG_QUALITY, subsampling=0) for one in crops)
+            )
+    return Pictures("png", tuple(files))
+
+
+def _page(key: Key, pictures: Pictures, inputs: Inputs, licences: Sequence[str]) -> str:
+    document = {
+        "quiz": key.quiz,
+        "kind": ANSWERS_KIND,
+        "version": VERSION,
+        "height": inputs.shape[0],
+        "width": inputs.shape[1],
+        "mpp": inputs.mpp,
+        "licences": list(licences),
+        "encoding": pictures.encoding,
+        "tiles": [
+            {"picture": base64.b64encode(file).decode(), "salt": tile.salt, "seal": tile.seal}
+            for tile, file in zip(key.tiles, pictures.files, strict=True)
+        ],
+    }
+    warning, scripts = f"Contains synthetic images, {DISCLAIMER}.", ("seal.js", "page.js")
+    return fill_page("factory.quiz", "Real or synthetic?", document, warning=warning, scripts=scripts)
+
+
 def _check_free(out: Path, *, overwrite: bool) -> None:
     check_out(out)
     is_begun(out, "a quiz", lambda name: name in (PAGE, KEY, MARKDOWN, JSON) or name.startswith(_ANSWERS))
@@ -110,18 +160,12 @@ def _check_free(out: Path, *, overwrite: bool) -> None:
 
 def _key(choice: Choice, pictures: Pictures, made_of: dict[str, Any]) -> Key:
     rng = generator(made_of["seed"], "salts")
+    names = [field.name for field in fields(Origin)]
     tiles = [
         KeyTile(
-            truth=crop.truth,
             salt=rng.bytes(16).hex(),
             image_sha256=hashlib.sha256(picture).hexdigest(),
-            dataset=crop.dataset,
-            made_by=crop.made_by,
-            sample_id=crop.sample_id,
-            group_id=crop.group_id,
-            top=crop.top,
-            left=crop.left,
-            tps=crop.tps,
+            **{name: getattr(crop, name) for name in names},
         )
         for crop, picture in zip(choice.crops, pictures.files, strict=True)
     ]
@@ -153,7 +197,7 @@ def _description(source: Source) -> dict[str, Any]:
 
 
 def _licences(choice: Choice, inputs: Inputs) -> tuple[str, ...]:
-    """Licences of the real tiles shown: of their rows, else of their data sets."""
+    """Returns the licences of the real tiles shown: of their rows, else of their data sets."""
     of_rows = {crop.licence for crop in choice.crops if crop.truth == "real" and crop.licence}
     of_sets = {licence for source in inputs.real for licence in source.dataset.info.licences}
     return tuple(sorted(of_rows or of_sets))

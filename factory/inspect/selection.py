@@ -1,4 +1,4 @@
-"""Which tiles to show: spread evenly over a column, so that a few stand for all."""
+"""Selection of tiles that are spread evenly over a column, so that a few represent all."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _COLUMNS = {"tissue": "tissue_fraction", "cells": "cells"}
 
 
 def achieved_tps(row: dict[str, Any], scheme: LabelScheme) -> float | None:
-    """The TPS that a request of this scheme is met on: by area or by cells; None without tumour."""
+    """Returns the TPS by the basis of the scheme, area or cells; None without tumour."""
     value: float | None = row["tps_cells" if scheme.tps_basis == "cells" else "tps_area"]
     return value
 
 
 def sort_values(dataset: Dataset, sort: Sort) -> npt.NDArray[np.float64] | None:
-    """The column to sort by: float64 [rows], NaN where a tile has no value; None for `random`."""
+    """Returns the column to sort by: float64 [rows], NaN where a tile has no value; None for `random`."""
     if sort == "random":
         return None
     table = dataset.table
@@ -39,7 +39,7 @@ def sort_values(dataset: Dataset, sort: Sort) -> npt.NDArray[np.float64] | None:
 
 
 def default_sort(dataset: Dataset) -> Sort:
-    """The first of tps, tissue and cells that any tile has; `random` where none has."""
+    """Returns the first of tps, tissue and cells that any tile has, else `random`."""
     for sort in SORTS[:3]:
         values = sort_values(dataset, sort)
         if values is not None and np.isfinite(values).any():
@@ -48,10 +48,10 @@ def default_sort(dataset: Dataset) -> Sort:
 
 
 def choose(dataset: Dataset, n: int, sort: Sort, seed: int) -> list[int]:
-    """Positions of up to `n` rows, evenly spaced by rank in the sort column, lowest and highest included.
+    """Returns positions of up to `n` rows, evenly spaced by rank in the sort column, with its lowest and highest.
 
-    Ranks and not values: the choice then has the distribution of the data set, and its extremes. Equal values are in an
-    order drawn from `seed`; tiles without a value come last and are chosen in proportion.
+    Ranks, not values, are used so that the selection has the distribution of the data set. Equal values are in random
+    order; tiles without a value come last and are selected in proportion.
 
     Raises:
         UserError: for n below 1, a data set without rows, or a column that no tile has.

@@ -1,4 +1,4 @@
-"""Which tiles a quiz shows, which part of each, and in what order."""
+"""Selection of the tiles of a quiz, of a piece of each, and of their order."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factory.inspect.choice import achieved_tps
-from factory.quiz.sources import KINDS, Inputs, Source, Truth
+from factory.inspect.blocks import CUT_TRIES, has_tissue
+from factory.inspect.selection import achieved_tps
+from factory.quiz.key import Origin
+from factory.quiz.sources import KINDS, Inputs, Source
 from manifests.dataset import Sample
 from manifests.errors import UserError
 from manifests.labels import IGNORE
@@ -20,63 +22,44 @@ from manifests.tile import Tile
 
 Image = npt.NDArray[np.uint8]
 
-_AIR_GREY = 235
-"""Grey from which a pixel counts as air, as the papers have it for immunohistochemistry."""
-_LEAST_TISSUE = 0.3
-_TRIES = 12
 _STREAMS = {"real": 0, "synthetic": 1, "order": 2, "salts": 3}
 
 
-@dataclass(frozen=True)
-class Crop:
-    """A piece of a tile, as it is shown.
-
-    Attributes:
-        image: uint8 [h, w, 3]. truth: what it is. dataset: name of its source.
-        made_by: generators of mask and image; what ingested it, for a real one.
-        sample_id, group_id: of its row. top, left: where it lies in the tile, in pixels.
-        tps: TPS of the piece, by its mask; None without tumour. licence: of its row.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Crop(Origin):
+    """A piece of a tile, as it is shown: image uint8 [h, w, 3], and the licence of its row."""
 
     image: Image
-    truth: Truth
-    dataset: str
-    made_by: str
-    sample_id: str
-    group_id: str | None
-    top: int
-    left: int
-    tps: float | None
     licence: str | None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The tiles in the order they are shown, and what a person should know of how they were chosen."""
+    """The tiles in the order they are shown, and notes on how they were chosen."""
 
     crops: tuple[Crop, ...]
     notes: tuple[str, ...]
 
 
 def generator(seed: int, stream: str) -> np.random.Generator:
-    """The random generator of one purpose under a seed: real, synthetic, order or salts."""
+    """Returns the random generator of one stream under a seed: real, synthetic, order or salts."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_STREAMS[stream],)))
 
 
 def choose(inputs: Inputs, n: int, seed: int, on_tile: Callable[[], None] = lambda: None) -> Choice:
-    """Draw n / 2 tiles of either kind and shuffle them.
+    """Draws n / 2 tiles of either kind and shuffles them.
 
-    Data sets take turns, and within one the patients or slides. Of a tile larger than the quiz's size a place is
-    drawn up to 12 times until at least 30 % of it is darker than grey 235 and, for real tiles of one image, it shows
-    nothing that is shown already, as far as `source_x` and `source_y` tell (they count pixels of the original, so of
-    resampled images not every overlap is seen). Tiles where no such place is found come last. Mirrored margins of
-    real tiles are never shown.
+    Data sets take turns, and within a data set its patients or slides. In a tile larger than the quiz's size, up to 12
+    places are drawn until the piece has tissue (see `has_tissue`) and, for real tiles of one image, overlaps no piece
+    that is already shown. Overlaps are found by `source_x` and `source_y`, which count pixels of the original, so that
+    some are missed in resampled images. Tiles without such a place come last. Mirrored margins of real tiles are never
+    shown.
 
     Args:
-        inputs: opened. n: tiles. seed: root of every draw. on_tile: called for every tile taken.
+        inputs: from `open_inputs`. n: number of tiles. seed: of every draw. on_tile: called after each tile.
 
     Raises:
-        UserError: when too few real tiles have that many pixels of their own.
+        UserError: when too few real tiles have enough pixels of their own.
     """
     crops: list[Crop] = []
     notes: list[str] = []
@@ -102,7 +85,7 @@ def _take(
     rng: np.random.Generator,
     on_tile: Callable[[], None],
 ) -> tuple[list[Crop], int]:
-    """At most `count` crops, and how many of them are second choice."""
+    """Returns at most `count` crops, and how many of them have little tissue or overlap another."""
     taken: list[Crop] = []
     second: list[Crop] = []
     shown = _Shown({})
@@ -127,7 +110,7 @@ def _take(
 
 
 def _rows(source: Source, rng: np.random.Generator) -> Iterator[tuple[Source, int]]:
-    """Rows of a data set at random, its patients or slides in turn."""
+    """Yields the rows of a data set in random order, its patients or slides in turn."""
     groups: dict[str, list[int]] = {}
     names = source.dataset.table["group_id"].to_pylist()
     for position in rng.permutation(len(names)).tolist():
@@ -142,10 +125,10 @@ def _in_turn(queues: Sequence[Iterator[tuple[Source, int]]]) -> Iterator[tuple[S
 
 
 def own_area(image: Image, semantic: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    """Height and width of a tile without the mirrored margin that `factory ingest` fills small images up with.
+    """Returns height and width of a tile without the mirrored margin that `factory ingest` pads small images with.
 
-    Such a margin lies on the lower and the right side, has no labels, and is the exact mirror image of what is before
-    it. No reader should take that for a mistake of a generator.
+    Such a margin lies on the lower and the right side, has no labels, and mirrors the pixels before it exactly. A
+    reader could take it for a mistake of a generator.
     """
     height = _own_length(image, (semantic == IGNORE).all(axis=1))
     across = image[:height].swapaxes(0, 1)
@@ -154,7 +137,7 @@ def own_area(image: Image, semantic: npt.NDArray[np.uint8]) -> tuple[int, int]:
 
 
 def _own_length(image: Image, unlabelled: npt.NDArray[np.bool_]) -> int:
-    """Rows of an image before a mirrored margin, which begins within the last rows without labels; all without one."""
+    """Returns the number of rows before a mirrored margin, which begins within the last rows without labels."""
     length = len(image)
     labelled = np.flatnonzero(~unlabelled)
     first = int(labelled[-1]) + 1 if labelled.size else 1
@@ -169,17 +152,17 @@ def _own_length(image: Image, unlabelled: npt.NDArray[np.bool_]) -> int:
 
 @dataclass(frozen=True)
 class _Shown:
-    """Where the crops of every image lie: its name -> their corners (y, x) in its pixels."""
+    """Crops that are already shown: name of an image -> their corners (y, x) in its pixels."""
 
     corners: dict[tuple[str, str], list[tuple[int, int]]]
 
     def of(self, source: Source, row: dict[str, Any]) -> list[tuple[int, int]]:
-        """Corners in the image that a row is from, relative to its tile; none where the row does not say."""
+        """Returns the corners in the image of a row, relative to its tile; nothing if the row has no position."""
         known = self.corners.get((source.name, row["source_uri"]), [])
         return [(y - row["source_y"], x - row["source_x"]) for y, x in known]
 
     def add(self, source: Source, row: dict[str, Any], place: tuple[int, int]) -> None:
-        """Remember a crop at a place in a tile, where the row says what image it is from."""
+        """Adds a crop at a place in a tile, if the row has a position."""
         if None not in (row["source_uri"], row["source_y"], row["source_x"]):
             corner = row["source_y"] + place[0], row["source_x"] + place[1]
             self.corners.setdefault((source.name, row["source_uri"]), []).append(corner)
@@ -192,15 +175,14 @@ def _place(
     shown: Sequence[tuple[int, int]],
     rng: np.random.Generator,
 ) -> tuple[tuple[int, int], bool]:
-    """Top left corner of a crop in a tile, and whether it is a good one."""
+    """Draws the top left corner of a crop in a tile, and returns whether it has tissue and no overlap."""
     place = (0, 0)
     room = area[0] - shape[0], area[1] - shape[1]
-    for _ in range(_TRIES if any(room) else 1):
+    for _ in range(CUT_TRIES if any(room) else 1):
         place = int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))
         piece = sample.image[place[0] : place[0] + shape[0], place[1] : place[1] + shape[1]]
-        has_tissue = (piece.mean(axis=2) < _AIR_GREY).mean() >= _LEAST_TISSUE
         is_shown = any(abs(y - place[0]) < shape[0] and abs(x - place[1]) < shape[1] for y, x in shown)
-        if has_tissue and not is_shown:
+        if has_tissue(piece) and not is_shown:
             return place, True
     return place, False
 

@@ -1,0 +1,203 @@
+"""Blocks of a contact sheet: tiles of a data set with their captions, and tiles cut out of a folder of images."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.core.images.files import IMAGE_SUFFIXES, read_rgb
+from factory.inspect.layout import Block, Panel, View
+from factory.inspect.selection import Sort
+from manifests.dataset import Dataset, Sample
+from manifests.errors import UserError
+from manifests.schema import DISCLAIMER
+from manifests.tile import Tile
+
+Image = npt.NDArray[np.uint8]
+
+CUT_TRIES = 12
+"""Number of random places that are tried for a cut with tissue."""
+
+_AIR_GREY = 235  # grey from which a pixel counts as air, the papers' threshold in immunohistochemistry
+_LEAST_TISSUE = 0.3
+
+
+def has_tissue(image: Image) -> bool:
+    """Returns whether at least 30 % of an image uint8 [H, W, 3] is darker than grey 235."""
+    return bool((image.mean(axis=2) < _AIR_GREY).mean() >= _LEAST_TISSUE)
+
+
+def dataset_block(dataset: Dataset, places: list[int], sort: Sort, first: Dataset | None = None) -> Block:
+    """Makes a block of tiles with their labels.
+
+    Args:
+        dataset: the data set. places: positions of the rows. sort: column that they are spread over, for the note.
+        first: data set of the block above: this one is drawn at its scale, and only the middle of larger tiles.
+    """
+    rows = [dataset.row(place) for place in places]
+    whole = shape_of(dataset)
+    zoom = _mpp(dataset) / _mpp(first) if first else 1.0
+    room = [max(1, round(side / zoom)) for side in (shape_of(first) if first else whole)]
+    shape = (min(whole[0], room[0]), min(whole[1], room[1]))
+    cut = "" if shape == whole else f", the middle {shape[0]} x {shape[1]} of each shown"
+    mpps = sorted({row["mpp"] for row in rows})
+    spread = "at random" if sort == "random" else f"spread over {sort}"
+    resolution = " / ".join(f"{mpp:g}" for mpp in mpps[:4])
+
+    def view(place: int) -> View:
+        sample = dataset[places[place]]
+        return View(*_middle(sample, shape), caption(sample.row))
+
+    return Block(
+        title=dataset.root.resolve().name,
+        note=f"{len(rows)} of {len(dataset)} tiles, {spread} · {whole[0]} x {whole[1]} px, {resolution} um/px{cut}",
+        warning=f"synthetic, {DISCLAIMER}" if dataset.info.is_synthetic else "",
+        panels=_panels(rows),
+        schemes=tuple(dataset.schemes),
+        count=len(rows),
+        shape=shape,
+        lines=max(len(caption(row)) for row in rows),
+        view=view,
+        zoom=zoom,
+    )
+
+
+def images_block(dataset: Dataset, places: Sequence[int], note: str) -> Block:
+    """Makes a block of the images of some rows, without labels."""
+
+    def view(place: int) -> View:
+        row = dataset.row(places[place])
+        return View(dataset.store.read(row["index"], "image"), None, (row["sample_id"],))
+
+    warning = f"synthetic, {DISCLAIMER}" if dataset.info.is_synthetic else ""
+    title = dataset.root.resolve().name
+    return Block(title, note, warning, ("image",), (), len(places), shape_of(dataset), lines=1, view=view)
+
+
+def cuts_block(folder: Path, n: int, shape: tuple[int, int], seed: int) -> Block:
+    """Makes a block of tiles cut out of the images of a folder; arguments as in `cut_images`."""
+    cuts = cut_images(folder, n, shape, seed)
+    note = f"{len(cuts)} tiles cut out of the images as they are, not scaled"
+
+    def view(place: int) -> View:
+        return View(cuts[place].image, None, (cuts[place].name,))
+
+    return Block(folder.resolve().name, note, "", ("image",), (), len(cuts), shape, lines=1, view=view)
+
+
+def shape_of(dataset: Dataset) -> tuple[int, int]:
+    """Returns height and width of a data set's tiles."""
+    return dataset.store.layout.height, dataset.store.layout.width
+
+
+def _mpp(dataset: Dataset) -> float:
+    """Returns the most frequent resolution of the tiles, in micrometres per pixel."""
+    return float(statistics.mode(dataset.table["mpp"].to_pylist()))
+
+
+def _middle(sample: Sample, shape: tuple[int, int]) -> tuple[Image, Tile]:
+    """Cuts out the middle of a tile, at most `shape` pixels: its image and its labels."""
+    tile = sample.tile
+    starts = (max(0, (own - side) // 2) for own, side in zip(tile.shape, shape, strict=True))
+    part = tuple(slice(start, start + side) for start, side in zip(starts, shape, strict=True))
+    return sample.image[part], Tile(tile.semantic[part], tile.instance[part], tile.mpp, tile.scheme)
+
+
+def _panels(rows: list[dict[str, Any]]) -> tuple[Panel, ...]:
+    """Returns image and mask, and also cells unless the rows say that there are none."""
+    has_cells = any(row["cells"] is None or row["cells"] > 0 for row in rows)
+    return ("image", "mask", "cells") if has_cells else ("image", "mask")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A piece of an image: its name for the caption, and uint8 [H, W, 3], at most as large as a tile."""
+
+    name: str
+    image: Image
+
+
+def cut_images(folder: Path, n: int, shape: tuple[int, int], seed: int) -> list[Cut]:
+    """Cuts `n` tiles out of the images of a folder, in turn over the images, without scaling.
+
+    Up to 12 places are drawn until a cut has tissue (see `has_tissue`). An image smaller than the tile is taken whole.
+
+    Args:
+        folder: folder of the images; its subfolders are ignored. n: number of tiles.
+        shape: height and width of a tile in pixels. seed: of the places.
+
+    Raises:
+        UserError: when there is no image, or one cannot be read.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not paths:
+        raise UserError(
+            f"--beside {folder}: expected a data set or images ({', '.join(IMAGE_SUFFIXES)}), got none of these."
+        )
+    if n < len(paths):  # spread over the folder, which is often sorted by patient
+        paths = [paths[place] for place in np.linspace(0, len(paths) - 1, n).round().astype(int)]
+    rng = np.random.default_rng(seed)
+    cuts: list[Cut] = []
+    for position, path in enumerate(paths):
+        image = read_rgb(path)
+        share = n // len(paths) + (position < n % len(paths))
+        cuts += [Cut(path.stem, _cut(image, shape, rng)) for _ in range(share)]
+    return cuts
+
+
+def _cut(image: Image, shape: tuple[int, int], rng: np.random.Generator) -> Image:
+    height, width = min(shape[0], image.shape[0]), min(shape[1], image.shape[1])
+    piece = image[:height, :width]
+    for _ in range(CUT_TRIES):
+        y, x = rng.integers(image.shape[0] - height + 1), rng.integers(image.shape[1] - width + 1)
+        piece = image[y : y + height, x : x + width]
+        if has_tissue(piece):
+            break
+    return piece.copy()
+
+
+def percent(share: float) -> str:
+    """Formats a share: ``0.12 -> "12.0 %"``."""
+    return f"{100 * share:.1f} %"
+
+
+def caption(row: dict[str, Any]) -> tuple[str, ...]:
+    """Returns the lines under a tile: id, requested and achieved TPS, tissue and cells, without empty values."""
+    split = f" · {row['split']}" if row["split"] else ""
+    content = [_tissue(row), _cells(row)]
+    if row["request_tissue"] is None and row["request_cells"] is None:
+        content = [" · ".join(filter(None, content))]
+    return tuple(line for line in (f"{row['sample_id']}{split}", _tps(row), *content) if line)
+
+
+def _tps(row: dict[str, Any]) -> str:
+    parts = [
+        f"{percent(row[name])} {word}"
+        for name, word in (("request_tps", "asked"), ("tps_area", "area"), ("tps_cells", "cells"))
+        if row[name] is not None
+    ]
+    if row["tps_area"] is None and row["tps_cells"] is None and row["has_tumour"] is False:
+        parts.append("no tumour")
+    return "TPS " + ", ".join(parts) if parts else ""
+
+
+def _tissue(row: dict[str, Any]) -> str:
+    achieved, asked = row["tissue_fraction"], row["request_tissue"]
+    if achieved is None:
+        return ""
+    return (
+        f"tissue {percent(achieved)}" if asked is None else f"tissue {percent(asked)} asked, {percent(achieved)} area"
+    )
+
+
+def _cells(row: dict[str, Any]) -> str:
+    achieved, asked = row["cells"], row["request_cells"]
+    if achieved is None or (asked is None and row["label_origin"] == "weak"):
+        return ""  # weak labels have no cells, whatever the image shows
+    return f"{achieved} cells" if asked is None else f"cells {asked} asked, {achieved} drawn"
