@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "pathology-tile-factory"
 STARTER = Path(__file__).parents[1] / "starter"
+_CPUINFO, _MEMINFO = "/proc/cpuinfo", "/proc/meminfo"
 _LEAST_FREE_BYTES = 1_000_000_000
 _IMPORT_TIMEOUT_S = 300
 
@@ -216,11 +217,11 @@ def try_imports(modules: list[str]) -> dict[str, str | None]:
 
 def examine_devices() -> list[Finding]:
     """Describes the CPU with its bfloat16 instructions, and the accelerators that torch sees."""
-    flags = _cpu_flags()
+    name = _field_of(_CPUINFO, "model name") or platform.processor() or "cpu"
+    flags, cores = _field_of(_CPUINFO, "flags", "Features").split(), usable_cores()
     bfloat16 = sorted(flag for flag in flags if "bf16" in flag)
-    cores = usable_cores()
-    facts = {"name": _cpu_name(), "cores": cores, "bf16": bfloat16, "avx512": "avx512f" in flags}
-    text = f"{facts['name']}, {cores} cores, bf16: {', '.join(bfloat16) or 'no'}"
+    facts = {"name": name, "cores": cores, "bf16": bfloat16, "avx512": "avx512f" in flags}
+    text = f"{name}, {cores} cores, bf16: {', '.join(bfloat16) or 'no'}"
     return [Finding("devices", "cpu", "ok", text, facts=facts), *_accelerators()]
 
 
@@ -240,23 +241,14 @@ def _accelerators() -> list[Finding]:
     return findings or [Finding("devices", "gpu", "note", "none; everything runs on the CPU")]
 
 
-def _cpu_info() -> str:
+def _field_of(file: str, *names: str) -> str:
+    """Returns the first field of a file of /proc with one of these names; empty where there is none."""
     try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
-
-
-def _cpu_name() -> str:
-    lines = (line.partition(":") for line in _cpu_info().splitlines())
-    return next(
-        (value.strip() for key, _, value in lines if key.strip() == "model name"), platform.processor() or "cpu"
-    )
-
-
-def _cpu_flags() -> frozenset[str]:
-    lines = (line.partition(":") for line in _cpu_info().splitlines())
-    return frozenset(next((value.split() for key, _, value in lines if key.strip() in ("flags", "Features")), []))
+    fields = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in fields if key.strip() in names), "")
 
 
 def examine_memory() -> Finding:
@@ -265,11 +257,8 @@ def examine_memory() -> Finding:
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         total = min(total, int(text))
-    free: int | None = None
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        free = min(total, int(fields["MemAvailable"].split()[0]) * 1024) if "MemAvailable" in fields else None
+    available = _field_of(_MEMINFO, "MemAvailable")
+    free = min(total, int(available.split()[0]) * 1024) if available else None
     text = f"{total / 1e9:.1f} GB" + (f", {free / 1e9:.1f} GB free" if free is not None else "")
     return Finding("machine", "memory", "ok", text, facts={"total_bytes": total, "free_bytes": free})
 

@@ -13,17 +13,11 @@ from factory.core.console import progress
 from factory.core.statistics import Floats
 from factory.geometry.nuclear_statistics import NuclearStatistics
 from factory.score.controls import (
-    FAKES,
-    HALVES_BY_GROUP,
-    RANDOM_HALVES,
-    SHUFFLED,
-    TRAINING,
     ControlRow,
     Halves,
     ShiftBin,
-    control_row,
+    control_table,
     price_of_control,
-    random_draws,
     shuffle_patches,
     split_halves,
 )
@@ -43,15 +37,7 @@ from factory.score.features import open_extractor
 from factory.score.mask_statistics import MaskStatistics, class_fractions, mask_statistics, measured_classes
 from factory.score.modes import ModeFigures, find_modes, mode_space
 from factory.score.periodicity import Periodicity, periodic_excess
-from factory.score.projections import (
-    GridFigures,
-    Projection,
-    kl_divergence,
-    ks_2d,
-    local_distances,
-    project_pca,
-    project_tsne,
-)
+from factory.score.projections import ProjectionFigures, project_both
 from factory.score.settings import Settings, generator
 from factory.score.tiles import TileSet, random_crops, to_pictures
 from factory.score.two_samples import (
@@ -72,23 +58,6 @@ LEAST_TILES = 16
 
 POOL = 4
 """Largest number of real tiles used for the floor, per tile compared."""
-
-
-@dataclass(frozen=True)
-class ProjectionFigures:
-    """One plane: its points, the distances in it, and its grid.
-
-    Attributes:
-        projection: points of all tiles. ks, kl: between fakes and reals (`ks_2d`, `kl_divergence`). ks_floor, kl_floor:
-            their means over random halves of the reals in this plane. grid: its cells.
-    """
-
-    projection: Projection
-    ks: float
-    kl: float
-    ks_floor: float
-    kl_floor: float
-    grid: GridFigures
 
 
 @dataclass(frozen=True)
@@ -201,10 +170,12 @@ def compare_sets(
             extrapolation=extrapolate(f, r, generator(settings.seed, "extrapolation"), settings.subset_sizes),
             kernel=kernel_distance(f, r, generator(settings.seed, "kernel"), settings.kernel_subsets),
             neighbours=neighbourhood(f, r, settings.neighbours),
-            projections=_projections(f, r, settings),
+            projections=project_both(f, r, settings),
             halves_note=halves.note,
             control_size=halves.size,
-            controls=_controls(features, f, list(controls), halves, settings),
+            controls=control_table(
+                features, f, {name: features[_control(name)] for name in controls}, halves, settings
+            ),
             statistics=_compare_all(measured, halves, compare_statistics),
             curves=_compare_all(measured, halves, lambda *sides: (compare_curves(*sides),)),
             modes=_modes(f, r, measured, reals.ids, settings),
@@ -285,45 +256,6 @@ def _compare_all(
     names = ("fakes", "reals", "shuffled", "pool")
     sides = zip(*(measured[name] for name in names), strict=True) if measured else ()
     return tuple(figures for of_class in sides for figures in compare(*of_class, halves))
-
-
-def _projections(f: Floats, r: Floats, settings: Settings) -> tuple[ProjectionFigures, ...]:
-    halves = split_halves(None, len(r), len(r), settings.draws, settings.seed).random
-    found = []
-    for projection in (project_pca(f, r), project_tsne(f, r, settings.seed)):
-        pairs = [(projection.reals[a], projection.reals[b]) for a, b in halves]
-        found.append(
-            ProjectionFigures(
-                projection,
-                ks_2d(projection.fakes, projection.reals),
-                kl_divergence(projection.reals, projection.fakes),
-                float(np.mean([ks_2d(a, b) for a, b in pairs])),
-                float(np.mean([kl_divergence(a, b) for a, b in pairs])),
-                local_distances(projection, f, r, cells=settings.grid, min_cell=settings.min_cell),
-            )
-        )
-    return tuple(found)
-
-
-def _controls(
-    features: Mapping[str, Floats], fakes: Floats, names: list[str], halves: Halves, settings: Settings
-) -> tuple[ControlRow, ...]:
-    reals, k = features["reals"], settings.neighbours
-    rng = generator(settings.seed, "halves", 1)
-
-    def row(name: str, side: Floats) -> ControlRow:
-        size = min(halves.size, len(side))
-        return control_row(name, side, reals, random_draws(len(side), len(reals), size, settings.draws, rng), k, rng)
-
-    rows = [control_row(RANDOM_HALVES, reals, reals, halves.random, k, rng)]
-    if halves.by_group:
-        rows.append(control_row(HALVES_BY_GROUP, reals, reals, halves.by_group, k, rng))
-    if "training" in features:
-        rows.append(row(TRAINING, features["training"]))
-    rows.append(row(FAKES, fakes))
-    rows += [row(name, features[_control(name)]) for name in names]
-    rows.append(row(SHUFFLED, features["shuffled"]))
-    return tuple(rows)
 
 
 def _modes(f: Floats, r: Floats, measured: Measured, ids: tuple[str, ...], settings: Settings) -> ModeFigures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 
 from factory.core.statistics import Floats, Places
 from factory.score.distances import SHARES, Neighbourhood, frechet_distance, kernel_distance, neighbourhood
-from factory.score.settings import generator
+from factory.score.settings import Settings, generator
 
 Pairs = tuple[tuple[Places, Places], ...]
 
@@ -21,10 +21,10 @@ TRAINING, FAKES, SHUFFLED = "training tiles", "fakes", "shuffled patches"
 
 MATCHED = "real tiles of their composition"
 PRICE_NOTE = (
-    "Bins of large shift hold mostly extreme requests, so their fakes differ from the real tiles in composition, and "
-    "vary less, whatever their quality. So read them beside the real tiles with the nearest class fractions, one for "
-    "each fake, from the half of the real tiles that is not compared with: only what lies above these is a price. "
-    "Where few different real tiles serve, or the gap of fractions is large, that figure is itself rough."
+    "Bins of large shift have mostly extreme requests. Their fakes differ from the real tiles in composition, and vary "
+    "less, whatever their quality. Compare them with the real tiles of the nearest class fractions, one for each fake, "
+    "from the other half of the real tiles: only a distance above theirs is a price. This reference is rough where few "
+    "different real tiles are used, or where the gap of fractions is large."
 )
 """How to read the price of control."""
 
@@ -164,6 +164,33 @@ def control_row(
         kernel=float(np.mean(kernels)),
         **dict(zip(SHARES, np.mean(shares, 0).tolist(), strict=True)),
     )
+
+
+def control_table(
+    features: Mapping[str, Floats], fakes: Floats, others: Mapping[str, Floats], halves: Halves, settings: Settings
+) -> tuple[ControlRow, ...]:
+    """Computes the table of controls, all at one sample size.
+
+    Args:
+        features: of ``reals``, ``shuffled`` and, if known, ``training``: float64 [n, d] each. fakes: those compared.
+        others: of further sets, by name. halves: of the reals. settings: of the draws.
+    """
+    reals, k = features["reals"], settings.neighbours
+    rng = generator(settings.seed, "halves", 1)
+
+    def row(name: str, side: Floats) -> ControlRow:
+        size = min(halves.size, len(side))
+        return control_row(name, side, reals, random_draws(len(side), len(reals), size, settings.draws, rng), k, rng)
+
+    rows = [control_row(RANDOM_HALVES, reals, reals, halves.random, k, rng)]
+    if halves.by_group:
+        rows.append(control_row(HALVES_BY_GROUP, reals, reals, halves.by_group, k, rng))
+    if "training" in features:
+        rows.append(row(TRAINING, features["training"]))
+    rows.append(row(FAKES, fakes))
+    rows += [row(name, side) for name, side in others.items()]
+    rows.append(row(SHUFFLED, features["shuffled"]))
+    return tuple(rows)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from factory.core.statistics import Floats
 from factory.geometry.nuclear_statistics import NUCLEAR
-from factory.score.compare import Comparison, ProjectionFigures
+from factory.score.compare import Comparison
 from factory.score.controls import FAKES, MATCHED
 from factory.score.copies import Pair
 from factory.score.mask_statistics import STATISTICS, MaskStatistics
 from factory.score.paired import PairedFigures
+from factory.score.projections import ProjectionFigures
 from factory.score.similarity import inverse, overlap, turned
 from factory.score.tiles import to_pictures
 from factory.score.two_samples import CurveFigures, NuclearFigures
@@ -104,7 +105,7 @@ def _sizes(axes: Any, c: Comparison) -> None:
         axes.plot(0, line.limit, "*", color=FAKE, markersize=10)
     low, high = c.distance_interval
     axes.vlines(1 / len(c.fakes), low, high, color="black", linewidth=1.5)
-    axes.set(xlabel="1 / tiles", title=f"{c.distance_name}\nover sample size; star: endless tiles")
+    axes.set(xlabel="1 / tiles", title=f"{c.distance_name}\nover sample size; star: infinite tiles")
     axes.grid(alpha=0.3)
 
 

@@ -8,7 +8,9 @@ import numpy as np
 from scipy.stats import gaussian_kde
 
 from factory.core.statistics import Floats, Places
+from factory.score.controls import split_halves
 from factory.score.distances import frechet_distance
+from factory.score.settings import Settings
 
 _TSNE_INPUT = 50  # van der Maaten and Hinton 2008, section 4.2: PCA first
 _PERPLEXITY = 30.0
@@ -197,3 +199,39 @@ def _places(points: Floats, edges: list[Floats]) -> Places:
         inside = (points[:, axis] >= limits[0]) & (points[:, axis] <= limits[-1])
         columns.append(np.where(inside, place, -1))
     return np.stack(columns, 1)
+
+
+@dataclass(frozen=True)
+class ProjectionFigures:
+    """One plane: its points, the distances in it, and its grid.
+
+    Attributes:
+        projection: points of all tiles. ks, kl: between fakes and reals (`ks_2d`, `kl_divergence`). ks_floor, kl_floor:
+            their means over random halves of the reals in this plane. grid: its cells.
+    """
+
+    projection: Projection
+    ks: float
+    kl: float
+    ks_floor: float
+    kl_floor: float
+    grid: GridFigures
+
+
+def project_both(f: Floats, r: Floats, settings: Settings) -> tuple[ProjectionFigures, ...]:
+    """Projects features [n, d] of fakes and reals by PCA and t-SNE, and compares them in both planes."""
+    halves = split_halves(None, len(r), len(r), settings.draws, settings.seed).random
+    found = []
+    for projection in (project_pca(f, r), project_tsne(f, r, settings.seed)):
+        pairs = [(projection.reals[a], projection.reals[b]) for a, b in halves]
+        found.append(
+            ProjectionFigures(
+                projection,
+                ks_2d(projection.fakes, projection.reals),
+                kl_divergence(projection.reals, projection.fakes),
+                float(np.mean([ks_2d(a, b) for a, b in pairs])),
+                float(np.mean([kl_divergence(a, b) for a, b in pairs])),
+                local_distances(projection, f, r, cells=settings.grid, min_cell=settings.min_cell),
+            )
+        )
+    return tuple(found)

@@ -41,7 +41,7 @@ def headline(c: Comparison) -> Rows:
     rows = [
         (c.distance_name, number(c.distance), f"95 % {number(low)} to {number(high)}, {len(c.fakes)} tiles of either"),
         *_beside_floor(c),
-        ("... endless tiles", number(c.extrapolation.limit), _fit(c)),
+        ("... infinite tiles", number(c.extrapolation.limit), _fit(c)),
         ("kernel distance", number(kernel.value), subsets),
         ("precision / recall", f"{near.precision:.3f} / {near.recall:.3f}", _floor_of(c, "precision", "recall")),
         ("density / coverage", f"{near.density:.3f} / {near.coverage:.3f}", _floor_of(c, "density", "coverage")),
@@ -73,7 +73,7 @@ def _beside_floor(c: Comparison) -> Rows:
     times = own.distance / floor.distance if floor.distance else math.nan
     return [
         (f"... at {c.control_size} tiles", number(own.distance), ", ".join(beside)),
-        ("... over real halves", number(times), "1 where fakes are as real tiles"),
+        ("... over real halves", number(times), "1 where fakes are as good as real tiles"),
     ]
 
 
@@ -161,9 +161,10 @@ def _pairs(paired: PairedFigures) -> list[str]:
     ]
     return [
         "## Pairs: each fake against the real image of its mask",
-        "On luminance. Means weigh every pair alike; the interval says how they vary over the real tiles, not over "
-        "other draws of the generator. A mask leaves stain, focus and all that it does not label open, so that no fake "
-        "that was not told these comes near the same image. Every pair: pairs.parquet; these: pairs.png.",
+        "On luminance. All pairs have the same weight in the means; the interval shows how these vary over real tiles, "
+        "not over other draws of the generator. A mask does not determine stain, focus and everything that it does not "
+        "label, so no fake made from the mask alone comes close to the real image. Every pair: pairs.parquet; these: "
+        "pairs.png.",
         _table(["figure", "mean", "beside it"], pairs_headline(paired)),
         _table(["measure", "pair", "value", "fake", "real", "group"], rows),
     ]
@@ -175,8 +176,8 @@ def _periodicity(c: Comparison) -> list[str]:
     rows = [(name, *map(number, values)) for name, values in vars(c.periodicity).items()]
     return [
         "## Periodic patterns",
-        "Power of the spectrum at the frequencies of each period over the power around them: 1 for none, more for the "
-        "checkerboards that a network's strides leave.",
+        "Power of the spectrum at the frequencies of each period, divided by the power around them: 1 without "
+        "patterns, more for the checkerboards that upsampling layers leave.",
         _table(["", *(f"{period} px" for period in PERIODS)], rows),
     ]
 
@@ -205,9 +206,9 @@ def _nuclei(c: Comparison) -> list[str]:
     columns = ["of each", "statistic", "median, fakes", "median, reals", "KS", *_FLOORS[:2], "values, fakes / reals"]
     return [
         "## Nuclei",
-        "By their ids. Size and form are of nuclei that no border of a tile cuts; two touch where a pixel of one is "
-        "among the eight neighbours of a pixel of the other. Distances are between centres within a tile; over those "
-        "of as many scattered points they are below 1 for clusters and above 1 for regular spacing.",
+        "Size and form are measured on nuclei that no border of a tile cuts. Two nuclei touch where a pixel of one is "
+        "among the eight neighbours of a pixel of the other. Distances are between centres within a tile; divided by "
+        "those of as many random points, they are below 1 for clusters and above 1 for regular spacing.",
         _table(columns, rows),
     ]
 
@@ -263,7 +264,7 @@ def _price(c: Comparison) -> list[str]:
     columns = ["shift", "fakes", "tiles per draw", f"{c.distance_name}, fakes", "spread", MATCHED, "spread"]
     return [
         "## Price of control",
-        "Distance over the absolute shift that the exact composition asked of the generator; equal numbers per bin. "
+        "Distance over the absolute shift that the exact composition required of the generator; equal numbers per bin. "
         f"{PRICE_NOTE}",
         _table([*columns, "gap of fractions", "different real tiles"], rows),
     ]
