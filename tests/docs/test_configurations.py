@@ -203,7 +203,9 @@ def test_the_readers_examples_run(
     assert "(32, 64, 3)" in printed
 
 
-@pytest.mark.parametrize("page", ["start/first-data-set", "how-to/plans", "how-to/score", "reference/metrics"])
+@pytest.mark.parametrize(
+    "page", ["start/first-data-set", "start/ten-images", "how-to/plans", "how-to/score", "reference/metrics"]
+)
 def test_other_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     write_dataset(tmp_path / "data/first", scheme="pdl1", source="synthetic", size=(32, 64))
     monkeypatch.chdir(tmp_path)
