@@ -88,7 +88,7 @@ def draws(counts: Counts, of: Measure, resamples: int) -> Floats:
     """A figure of every class over the pixels of all tiles, the mean of the seeds: float64 [1 + resamples, C].
 
     The first row is the figure itself. In each further one seeds and, independently, tiles are drawn with replacement
-    (the pigeonhole bootstrap of `segment.compare.statistics`), the same for all tables of a shape, so rows of two can
+    (the pigeonhole bootstrap of `factory.core.statistics`), the same for all tables of a shape, so rows of two can
     be subtracted. A single seed is not resampled.
 
     Args:

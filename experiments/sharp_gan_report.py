@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.arms import Pixels
+from factory.core.statistics import BootstrapConfig, Estimate, crossed_bootstrap_mean
 from factory.learn.sample_sheet import write_sample_sheet
 from manifests.files import write_atomic
 from manifests.labels import LabelScheme
-from segment.compare.config import BootstrapConfig
-from segment.compare.statistics import Estimate, bootstrap_mean
 
 RESULTS = Path("docs/results/reports")
 MEASURES = ("SSIM", "FSIM", "GMSD", "AJI")
@@ -76,11 +75,11 @@ def write_report(name: str, protocol: Mapping[str, Any], scored: Scored, out: Pa
     bootstrap = BootstrapConfig(resamples=protocol["resamples"])
     arms = [arm for arm in protocol["arms"] if scored.seeds(arm)]
     levels = {
-        (arm, measure): bootstrap_mean(scored.values(arm, measure, scored.seeds(arm)), scored.groups, bootstrap)
+        (arm, measure): crossed_bootstrap_mean(scored.values(arm, measure, scored.seeds(arm)), scored.groups, bootstrap)
         for arm in arms
         for measure in MEASURES
     }
-    real = bootstrap_mean(scored.ceiling[None], scored.groups, bootstrap)
+    real = crossed_bootstrap_mean(scored.ceiling[None], scored.groups, bootstrap)
     size, shown = ("x".join(map(str, protocol[key])) for key in ("size", "view_size"))
     lines = [
         "# Enhanced Sharp-GAN: do the skeleton map and the terms of contours help?",
@@ -143,7 +142,7 @@ def _steps(arms: Sequence[str], scored: Scored, bootstrap: BootstrapConfig) -> l
         if not seeds:
             continue
         gains = (scored.values(arm, each, seeds) - scored.values(above, each, seeds) for each in MEASURES)
-        cells = " | ".join(_shown(bootstrap_mean(gain, scored.groups, bootstrap), sign="+") for gain in gains)
+        cells = " | ".join(_shown(crossed_bootstrap_mean(gain, scored.groups, bootstrap), sign="+") for gain in gains)
         lines.append(f"| {arm} - {above} | {', '.join(map(str, seeds))} | {cells} |")
     return lines
 

@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 from manifests import open_dataset
 from segment.audit.calibration import calibrate, calibration_tiles
-from segment.audit.counting import count_nuclei
-from segment.audit.stain_count import find_nuclei, stain_densities
+from segment.audit.stain_count import count_nuclei, find_nuclei, stain_densities
 
 MOST_NEGATIVE, LEAST_POSITIVE = 0.1, 0.6
 

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.statistics import youden_threshold
 from manifests.dataset import Dataset, open_dataset
 from manifests.labels import IGNORE
 from segment.audit.annotated import AnnotatedCells, annotated_cells
 from segment.audit.calibration import FEWEST_CELLS
-from segment.audit.stain_count import estimate_vectors, find_nuclei, mean_dab, stain_densities, youden_threshold
+from segment.audit.stain_count import estimate_vectors, find_nuclei, mean_dab, stain_densities
 
 PALE_OD = (0.01, 0.02, 0.03, 0.05, 0.08)
 LEAST_OD = (0.0, 0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.24)

@@ -1,1 +1,1 @@
-"""Train and judge segmenters on real, synthetic and mixed tiles; of the factory it uses `factory.core` alone."""
+"""Train and evaluate segmentation networks on real, synthetic and mixed tiles. Uses only `core` of `factory`."""

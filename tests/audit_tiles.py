@@ -1,4 +1,4 @@
-"""Tiles of stained nuclei in rows, their points, and a judge that sees darkness: what tests of the audit look at."""
+"""Tiles of stained nuclei in rows, their points, and a segmenter that finds dark pixels, for tests of the audit."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -27,14 +27,14 @@ Cli = Callable[..., Any]
 
 
 class Darkness(torch.nn.Module):
-    """A judge with eyes for darkness only: a pixel is of a nucleus where the input is dark."""
+    """A segmenter whose nuclei are the dark pixels of the input."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         dark = 40 * (0.4 - image.mean(1, keepdim=True))
         return torch.cat([-dark, dark], 1)
 
 
-def judge_weights(
+def segmenter_weights(
     path: Path, network: torch.nn.Module | None = None, scheme: LabelScheme = NUCLEI, **card: Any
 ) -> Weights:
     path.write_bytes(b"weights")
@@ -113,14 +113,14 @@ def write_points(dataset: Dataset, positives: list[int]) -> None:
 
 
 def audit_command(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """``call("synth", ...)`` runs the command with a judge that sees darkness; ``card`` is what its card says.
+    """``call("synth", ...)`` runs the command with a segmenter that finds dark pixels; ``card`` has fields of its card.
 
-    ``judge`` gives another network, and the scheme of its classes.
+    ``segmenter`` gives another network, and the scheme of its classes.
     """
 
-    def call(*arguments: object, card: dict[str, Any] | None = None, judge: tuple[Any, ...] = ()) -> Any:
-        weights = judge_weights(folder / "judge.safetensors", *judge, **(card or {}))
+    def call(*arguments: object, card: dict[str, Any] | None = None, segmenter: tuple[Any, ...] = ()) -> Any:
+        weights = segmenter_weights(folder / "segmenter.safetensors", *segmenter, **(card or {}))
         monkeypatch.setattr("segment.network.weights.load_weights", lambda path, device: weights)
-        return cli("segment", "audit", *arguments, "--weights", "judge.safetensors", "--device", "cpu")
+        return cli("segment", "audit", *arguments, "--weights", "segmenter.safetensors", "--device", "cpu")
 
     return call

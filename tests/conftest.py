@@ -144,7 +144,7 @@ def small_network() -> Iterator[None]:
     from segment.network import NETWORKS
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(NETWORKS, "unetplusplus", "tests.small_network:small")
+        patch.setitem(NETWORKS, "unetplusplus", "tests.small_network:Small")
         yield
 
 
@@ -153,7 +153,7 @@ def real_network(small_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """``unetplusplus`` is itself again."""
     from segment.network import NETWORKS
 
-    monkeypatch.setitem(NETWORKS, "unetplusplus", "segment.network.networks:unetplusplus")
+    monkeypatch.setitem(NETWORKS, "unetplusplus", "segment.network.networks:UnetPlusPlus")
 
 
 @pytest.fixture(scope="module")

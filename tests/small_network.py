@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from segment.network.networks import UnetPlusPlus
+
 
 class SmallNetwork(nn.Module):
     """Logits [N, C, H, W] for images [N, 3, H, W] of even sides."""
@@ -19,6 +21,9 @@ class SmallNetwork(nn.Module):
         return logits
 
 
-def small(encoder: str, in_channels: int, classes: int) -> nn.Module:
-    """A function for the table of networks; whatever the encoder is called, it is the same one."""
-    return SmallNetwork(in_channels, classes)
+class Small(UnetPlusPlus):
+    """An entry for the table of networks; with every encoder it is the same network."""
+
+    def build(self, encoder: str, in_channels: int, classes: int) -> nn.Module:
+        del encoder
+        return SmallNetwork(in_channels, classes)

@@ -1,4 +1,4 @@
-"""Bytes of the files that reports consist of: JSON, Parquet and PNG."""
+"""Bytes of the files that reports and runs consist of: JSON, Parquet and PNG."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -43,3 +45,11 @@ def png_bytes(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
+
+
+def rgb_png(image: npt.NDArray[np.uint8]) -> bytes:
+    """An image uint8 [H, W, 3] as PNG."""
+    import cv2
+
+    _, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return content.tobytes()

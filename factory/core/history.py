@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from factory.core.encoding import parquet_bytes, png_bytes
 from manifests.files import write_atomic
 
 HISTORY = "history.parquet"
@@ -22,9 +21,7 @@ def write_history(out: Path, history: Sequence[dict[str, Any]]) -> None:
     names = sorted(history[0].keys() - {"step"})
     columns = {"step": pa.array([row["step"] for row in history], pa.int64())}
     columns |= {name: pa.array([row[name] for row in history], pa.float64()) for name in names}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, compression="zstd", write_page_checksum=True)
-    write_atomic(out / HISTORY, buffer.getvalue())
+    write_atomic(out / HISTORY, parquet_bytes(pa.table(columns)))
 
 
 def plot_history(
@@ -40,11 +37,9 @@ def plot_history(
         panels: title -> column -> label in the plot; missing columns are left out.
         limits: title -> range of the vertical axis.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     steps = [row["step"] for row in history]
     for axes, (title, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, label in columns.items():
@@ -55,7 +50,5 @@ def plot_history(
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    write_atomic(out / PLOT, buffer.getvalue())
+    write_atomic(out / PLOT, png_bytes(figure))
     return out / PLOT

@@ -1,1 +1,1 @@
-"""`segment audit`: an independent judge says of every image whether it shows what its row claims."""
+"""`segment audit`: checks whether images show what their labels claim, with a segmenter and a stain count."""

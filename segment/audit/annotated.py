@@ -1,10 +1,9 @@
-"""Real tiles with positive and negative cells, outlined or marked by points: what a stain count is held to."""
+"""Annotated positive and negative cells of real tiles, as outlines or points: the truth for a stain count."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +17,18 @@ from manifests.labels import IGNORE
 from manifests.measure import count_cells
 
 POINTS = "points.parquet"
-"""Beside the manifest: sample_id, x, y, class, in pixels of the tile (`factory ingest` writes it)."""
+"""Table beside the manifest: sample_id, x, y, class, in pixels of the tile (`factory ingest` writes it)."""
 
 _NAMES = {"positive": True, "negative": False}
+"""Class of a point -> whether the cell is positive."""
 
 
 @dataclass(frozen=True)
-class Cells:
+class TileCells:
     """Annotated cells of one tile, as points or as areas.
 
     Attributes:
-        positive, negative: how many.
+        positive, negative: their numbers.
         marks: int32 [H, W]: 1 on positive cells, -1 on negative ones, 0 elsewhere; a point marks one pixel.
     """
 
@@ -38,7 +38,7 @@ class Cells:
 
     @property
     def total(self) -> int:
-        """Cells of both kinds."""
+        """TileCells of both kinds."""
         return self.positive + self.negative
 
     @property
@@ -47,10 +47,10 @@ class Cells:
         return self.positive / self.total if self.total else float("nan")
 
     def kind_of(self, nuclei: npt.NDArray[np.int32], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
-        """What each found nucleus is by the marks on it: 1 positive, 0 negative, -1 unknown or as much of both.
+        """Kind of each found nucleus by the marks on it: 1 positive, 0 negative, -1 unknown or a tie. int8 [N].
 
         Args:
-            nuclei: int32 [H, W] instance map. ids: int64 [N], those of it to look at, ascending.
+            nuclei: int32 [H, W] instance map. ids: int64 [N], ascending, of the nuclei in question.
         """
         covered = (nuclei > 0) & (self.marks != 0)
         balance = np.bincount(
@@ -61,7 +61,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class AnnotatedCells:
-    """Gives the `Cells` of the tiles of one data set.
+    """Annotated cells of the tiles of one data set.
 
     Attributes:
         points: sample_id -> (x, y float64 [N], is_positive bool [N]); None where cells are instances with classes.
@@ -69,8 +69,8 @@ class AnnotatedCells:
 
     points: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]] | None
 
-    def of(self, sample: Sample) -> Cells:
-        """The annotated cells of a tile; those on ignored pixels are left out."""
+    def of(self, sample: Sample) -> TileCells:
+        """Annotated cells of a tile; those on ignored pixels are left out."""
         tile = sample.tile
         known = tile.semantic != IGNORE
         marks = np.zeros(tile.shape, np.int32)
@@ -78,20 +78,18 @@ class AnnotatedCells:
             marks[np.isin(tile.semantic, tile.scheme.ids("tumour_positive"))] = 1
             marks[np.isin(tile.semantic, tile.scheme.ids("tumour_negative"))] = -1
             _, positive, negative = count_cells(tile.semantic, tile.instance, tile.scheme)
-            return Cells(positive, negative, marks)
+            return TileCells(positive, negative, marks)
         none = np.empty(0)
         x, y, is_positive = self.points.get(sample.row["sample_id"], (none, none, none.astype(bool)))
         column, row = x.astype(np.intp), y.astype(np.intp)
         inside = known[row, column]
         marks[row[inside], column[inside]] = np.where(is_positive[inside], 1, -1)
         positive = int(np.count_nonzero(is_positive[inside]))
-        return Cells(positive, int(np.count_nonzero(inside)) - positive, marks)
+        return TileCells(positive, int(np.count_nonzero(inside)) - positive, marks)
 
 
 def annotated_cells(dataset: Dataset) -> AnnotatedCells | None:
-    """The positive and negative cells of a data set; None where it knows none.
-
-    They are instances in classes of tumour, else points of the classes positive and negative.
+    """Annotated cells of a data set, None where it has none: instances of tumour classes, else points.
 
     Raises:
         UserError: when the table of points cannot be read.
@@ -118,7 +116,7 @@ def annotated_cells(dataset: Dataset) -> AnnotatedCells | None:
     return AnnotatedCells(by_tile)
 
 
-def _read_points(path: Path) -> Any:
+def _read_points(path: Path) -> pa.Table:
     try:
         return pq.read_table(path, columns=["sample_id", "x", "y", "class"], page_checksum_verification=True)
     except (pa.ArrowException, OSError, KeyError) as error:

@@ -1,39 +1,37 @@
-"""The stain count's constants, from real images: stain vectors, the threshold of a nucleus, and who finds nuclei.
+"""Calibration of the stain count on real images: stain vectors, threshold of a positive nucleus, and finder of nuclei.
 
 Where the real data set has positive and negative cells, the threshold is the one with the highest balanced accuracy on
-the cells of its train and val splits. Otherwise it is Otsu's, and nothing says how good it is: `validated` is False.
+the cells of its train and val splits. Otherwise it is Otsu's threshold, which is not validated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.statistics import otsu_threshold, youden_threshold
 from manifests.dataset import Dataset, Sample
 from manifests.errors import UserError
 from manifests.labels import IGNORE
 from segment.audit.annotated import AnnotatedCells, annotated_cells
-from segment.audit.counting import count_nuclei
 from segment.audit.stain_count import (
     Floats,
     StainVectors,
+    count_nuclei,
     estimate_vectors,
     find_nuclei,
-    otsu_threshold,
     smooth_dab,
     stain_densities,
-    youden_threshold,
 )
 
 MOST_TILES = 100
-"""Of a larger data set, this many tiles at equal distances are looked at."""
+"""Most tiles that are used; of a larger data set, tiles at equal distances."""
 
 FEWEST_CELLS = 20
-"""A tile with fewer annotated cells says nothing of a TPS error: one cell would be 5 % of it."""
+"""Fewest annotated cells of a tile whose TPS error counts: of fewer, one cell would be more than 5 %."""
 
 _SAMPLED_PIXELS = 5_000
 
@@ -43,19 +41,19 @@ FindNuclei = Callable[[npt.NDArray[np.uint8], Floats, float], npt.NDArray[np.int
 
 @dataclass(frozen=True)
 class StainCalibration:
-    """How stain is read, and on what that rests.
+    """Constants of the stain count, and how they were validated.
 
     Attributes:
         vectors: of the two stains.
         nucleus_dab: mean DAB density from which a nucleus is positive.
         area_dab: smoothed DAB density from which a pixel of membranous staining is positive (Otsu, never validated).
-        finder: whose nuclei are counted: "segmenter", or "stain" for those found by stain alone.
-        validated: whether annotated cells chose `nucleus_dab`.
+        finder: of the counted nuclei: "segmenter", or "stain" for those found by stain alone.
+        validated: whether `nucleus_dab` was chosen on annotated cells.
         balanced_accuracy: of that choice on those cells, None where there are none.
-        tps_error: mean absolute TPS error by finder, on the same tiles for all; where a finder sees no nucleus, the
-            worse of the answers 0 and 1 counts.
-        tps_error_tiles: how many tiles these errors are means of: those with `FEWEST_CELLS` annotated cells.
-        cells_positive, cells_negative: nuclei found on annotated cells. tiles: looked at. source: the data set.
+        tps_error: mean absolute TPS error by finder, on the same tiles for all; where a finder finds no nucleus, the
+            larger error of the answers 0 and 1.
+        tps_error_tiles: number of tiles of these means: those with `FEWEST_CELLS` annotated cells.
+        cells_positive, cells_negative: nuclei found on annotated cells. tiles: their number. source: the data set.
     """
 
     vectors: StainVectors
@@ -71,19 +69,10 @@ class StainCalibration:
     tiles: int
     source: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, the inverse of `from_dict`."""
-        return {**asdict(self), "vectors": self.vectors.to_dict()}
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> StainCalibration:
-        """Read a calibration back."""
-        return cls(**{**document, "vectors": StainVectors.from_dict(document["vectors"])})
-
 
 @dataclass(frozen=True)
 class _Measured:
-    """Nuclei of a tile that count: DAB density and annotated kind of each, and the tile's TPS (NaN: too few cells)."""
+    """Counted nuclei of a tile: DAB density and annotated kind of each, and the tile's TPS (NaN: too few cells)."""
 
     dab: npt.NDArray[np.float64]
     kind: npt.NDArray[np.int8]
@@ -91,7 +80,7 @@ class _Measured:
 
 
 def calibration_tiles(dataset: Dataset) -> Dataset:
-    """The tiles that a calibration looks at: not those of the test split, at most `MOST_TILES`.
+    """Tiles for a calibration: not of the test split, at most `MOST_TILES`.
 
     Raises:
         UserError: when there are none.
@@ -113,12 +102,12 @@ def calibrate(
 
     Args:
         dataset: of `calibration_tiles`: real IHC.
-        segmenter: finds nuclei with a network; None where it knows none. Where cells are annotated, whichever of it
-            and the stain's own nuclei gives the smaller TPS error is taken; without, the segmenter.
+        segmenter: finds nuclei with a network; None for weights without nuclei. Where cells are annotated, the finder
+            with the smaller TPS error is chosen; otherwise the segmenter.
         on_tile: called after each tile.
 
     Raises:
-        UserError: when the images show no two stains.
+        UserError: when the images do not show two stains.
     """
     vectors = estimate_vectors(sample.image for sample in dataset)
     if vectors is None:
@@ -129,7 +118,7 @@ def calibrate(
         finders["segmenter"] = segmenter
     measured: dict[str, list[_Measured]] = {name: [] for name in finders}
     smooth = []
-    rng = np.random.default_rng(0)  # of a sample of pixels, not of anything drawn
+    rng = np.random.default_rng(0)  # samples pixels
     for sample in dataset:
         densities = stain_densities(sample.image, vectors)
         for name, find in finders.items():
@@ -146,9 +135,9 @@ def _measure(sample: Sample, densities: Floats, find: FindNuclei, cells: Annotat
     counted = count_nuclei(tile, find(sample.image, densities, tile.mpp), densities)
     if cells is None:
         return _Measured(counted.dab, np.full(counted.ids.size, -1, np.int8), float("nan"))
-    there = cells.of(sample)
-    kind = there.kind_of(counted.nuclei, counted.ids)
-    return _Measured(counted.dab, kind, there.tps if there.total >= FEWEST_CELLS else float("nan"))
+    annotated = cells.of(sample)
+    kind = annotated.kind_of(counted.nuclei, counted.ids)
+    return _Measured(counted.dab, kind, annotated.tps if annotated.total >= FEWEST_CELLS else float("nan"))
 
 
 def _choose(
@@ -156,7 +145,7 @@ def _choose(
 ) -> StainCalibration:
     chosen: dict[str, tuple[float, float | None, int, int]] = {}
     errors: dict[str, float] = {}
-    # Which tiles have a TPS is up to their annotation, so the finders are compared on the same ones.
+    # The annotation decides which tiles have a TPS, so all finders are compared on the same tiles.
     tiles_with_tps = sum(not np.isnan(tile.tps) for tile in next(iter(measured.values())))
     for name, tiles in measured.items():
         dab = np.concatenate([tile.dab for tile in tiles])
@@ -166,15 +155,15 @@ def _choose(
             threshold, balanced = youden_threshold(dab[kind >= 0], kind[kind >= 0] == 1)
             chosen[name] = threshold, balanced, positive, negative
             if tiles_with_tps:
-                held_to = [tile for tile in tiles if not np.isnan(tile.tps)]
-                errors[name] = float(np.mean([_tps_error(tile, threshold) for tile in held_to]))
+                with_tps = [tile for tile in tiles if not np.isnan(tile.tps)]
+                errors[name] = float(np.mean([_tps_error(tile, threshold) for tile in with_tps]))
         elif dab.size:
             chosen[name] = otsu_threshold(dab), None, 0, 0
     if not chosen:
         raise UserError(f"{dataset.root}: expected images with nuclei, got none in which any was found.")
     if errors:
         finder = min(errors, key=lambda name: errors[name])
-    else:  # a validated threshold goes before one by Otsu, then the segmenter before stain
+    else:  # a validated threshold before Otsu's, then the segmenter before stain
         finder = max(chosen, key=lambda name: (chosen[name][1] is not None, name == "segmenter"))
     threshold, accuracy, positive, negative = chosen[finder]
     return StainCalibration(
@@ -194,7 +183,7 @@ def _choose(
 
 
 def _tps_error(tile: _Measured, threshold: float) -> float:
-    """|Counted - annotated TPS|; a tile without a found nucleus has the larger error of the answers 0 and 1."""
+    """|Counted - annotated TPS|; for a tile without a found nucleus, the larger error of the answers 0 and 1."""
     if not tile.dab.size:
         return max(tile.tps, 1 - tile.tps)
     return abs(float((tile.dab > threshold).mean()) - tile.tps)

@@ -1,4 +1,4 @@
-"""How audited TPS follows the claimed one, and whether the stain lies where the mask says, with intervals.
+"""Relation of audited to claimed TPS, and placement of the stain in the regions of the mask, with intervals.
 
 Intervals are percentiles of `RESAMPLES` bootstrap draws over tiles; tiles of one patient or slide are drawn together
 (Efron and Tibshirani 1993, chapter 13). Below `FEWEST_GROUPS` patients (tiles, where each is its own) a figure has no
@@ -23,7 +23,7 @@ _FLAT = 1e-12  # a variance of TPS below it is rounding: no line goes through on
 
 @dataclass(frozen=True)
 class Figure:
-    """A value and both ends of its interval; None where there is none."""
+    """A value and both ends of its interval; None where undefined."""
 
     value: float | None
     low: float | None
@@ -35,7 +35,7 @@ class Relation:
     """Audited TPS over claimed TPS.
 
     Attributes:
-        tiles: that have both. groups: patients or slides that these are of.
+        tiles: number with both. groups: number of their patients or slides.
         slope, intercept: of the least-squares line audited = intercept + slope x claimed. r: Pearson's.
         mae: mean |audited - claimed|. bias: mean of audited - claimed.
     """
@@ -51,12 +51,12 @@ class Relation:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the stained nuclei lie, of all tiles together.
+    """Regions of the stained nuclei, of all tiles together.
 
     Attributes:
-        tiles: with counted nuclei. groups: patients or slides that these are of.
+        tiles: number with counted nuclei. groups: number of their patients or slides.
         positive_nuclei, negative_nuclei: counted in the mask's positive and negative regions.
-        in_positive, in_negative: stained share of them. difference: of the two; 0 where the mask places no stain.
+        in_positive, in_negative: stained share of them. difference: of both; 0 where stain ignores the mask.
     """
 
     tiles: int
@@ -87,15 +87,15 @@ def relate(claimed: Floats, audited: Floats, groups: Sequence[Hashable]) -> Rela
     return Relation(x.size, len(sums), *figures)
 
 
-def place(nuclei: Floats, stained: Floats, groups: Sequence[Hashable]) -> Placement | None:
+def compare_regions(nuclei: Floats, stained: Floats, groups: Sequence[Hashable]) -> Placement | None:
     """Compare the stained shares of the nuclei in positive and in negative regions.
 
     Args:
-        nuclei, stained: float64 [N, 2], counted nuclei of each tile in positive and negative regions, and how many of
-            them are stained; NaN leaves the tile out. groups: patient or slide of each tile.
+        nuclei, stained: float64 [N, 2], number of counted nuclei of each tile in positive and negative regions, and of
+            stained ones among them; NaN leaves the tile out. groups: patient or slide of each tile.
 
     Returns:
-        None where nothing was counted.
+        None where no nuclei were counted.
     """
     known = nuclei.sum(axis=1) > 0
     if not known.any():

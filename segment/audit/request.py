@@ -1,4 +1,4 @@
-"""One audit as it is asked for: everything that can be refused is refused here, before anything is written."""
+"""The request for an audit: opened and checked as a whole, before anything is written."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from manifests.files import sha256_file
 from manifests.labels import LabelScheme
 from segment.audit.annotated import AnnotatedCells, annotated_cells
 from segment.audit.calibration import calibration_tiles
-from segment.audit.counting import has_marker_regions, scheme_basis
-from segment.audit.verdict import FEWEST_REAL_TILES
+from segment.audit.flags import FEWEST_REAL_TILES
+from segment.audit.stain_count import has_marker_regions, scheme_basis
+from segment.data.sources import groups_of
 from segment.network.head import has_instances
 from segment.network.weights import Weights
 
 FEW_TILES = 30
-"""Below this many real tiles, the audit's own error is a rough figure."""
+"""Fewest real tiles for a good estimate of the audit's own error."""
 
 FINDINGS = 3
-"""Raised when the same inputs give other findings, so that an older audit's folder is not gone on with."""
+"""Version of the findings: raised when the same inputs give other ones, so that older folders are not resumed."""
 
 
 @dataclass(frozen=True)
-class Inspected:
-    """Tiles to look at: the audited ones, or real ones whose labels are taken as right.
+class TileSet:
+    """Tiles to measure: the audited ones, or real ones whose labels are taken as right.
 
     Attributes:
-        name: of its parts in the audit's folder. dataset: the rows. annotated: points of cells, where it has such.
+        name: of its parts in the audit's folder. dataset: the rows. annotated: its annotated cells, if any.
     """
 
     name: str
@@ -53,29 +54,29 @@ class Audit:
     """An audit that is ready to start.
 
     Attributes:
-        weights: the segmenter. audited: the tiles in question. real: held-out real tiles, for the audit's own error.
-        real_val: of the same data sets the val splits, for the limit of agreement; empty where they are too few.
-        stain_from: real IHC tiles that the stain count is calibrated on, None without one.
-        out: the folder. split: of the audited tiles. notes: what a person should know, one line each.
+        weights: of the segmenter. audited: the tiles in question. real: held-out real tiles, for the audit's own error.
+        real_val: val splits of the same data sets, for the limit of agreement; empty where they are too few.
+        stain_from: real IHC tiles for the calibration of the stain count, or None.
+        out: the folder. split: of the audited tiles. notes: for the user, one line each.
     """
 
     weights: Weights
-    audited: Inspected
-    real: tuple[Inspected, ...]
-    real_val: tuple[Inspected, ...]
+    audited: TileSet
+    real: tuple[TileSet, ...]
+    real_val: tuple[TileSet, ...]
     stain_from: Dataset | None
     out: Path
     split: str
     notes: tuple[str, ...]
 
     @property
-    def inspected(self) -> tuple[Inspected, ...]:
-        """All tiles to look at."""
+    def tile_sets(self) -> tuple[TileSet, ...]:
+        """All tiles to measure."""
         return (*self.real, *self.real_val, self.audited)
 
     @property
     def document(self) -> dict[str, Any]:
-        """What decides the findings. The bounds are not in it: they are applied to findings afterwards."""
+        """Everything that decides the findings; limits are applied to findings afterwards."""
         return {
             "findings": FINDINGS,
             "audited": {"sha256": sha256_file(self.audited.dataset.root / SUMS), "split": self.split},
@@ -98,7 +99,7 @@ def prepare(
     """Open and check everything; writes nothing.
 
     Args:
-        weights: the segmenter. dataset: what is audited. real: data sets whose test splits give the audit's own error.
+        weights: of the segmenter. dataset: audited tiles. real: data sets whose test splits give the audit's own error.
         stain_from: real IHC; None takes the first of `real` with positive and negative cells, where TPS is audited.
         split: of the audited tiles, or "all". out: None for ``runs/audit/<name of the data set>``.
 
@@ -110,36 +111,36 @@ def prepare(
     refuse_scheme(weights, audited)
     refuse_seen(weights, audited)
     held_out = tuple(_open_real(path, weights, number) for number, path in enumerate(real))
-    wants_stain = any(scheme.ids("tumour_positive") for scheme in audited.schemes)
-    source = _choose_stain_source(stain_from, [inspected.dataset for inspected in held_out]) if wants_stain else None
-    if stain_from is not None and not wants_stain:
+    has_tumour = any(scheme.ids("tumour_positive") for scheme in audited.schemes)
+    source = _choose_stain_source(stain_from, [tiles.dataset for tiles in held_out]) if has_tumour else None
+    if stain_from is not None and not has_tumour:
         raise UserError(
             f"--stain-from: expected an audit of IHC tiles, got the scheme {audited.schemes[0].name}. Leave it out."
         )
     out = out or Path("runs/audit") / dataset.resolve().name
-    notes = _notes(weights, audited, held_out, source, wants_stain)
-    return Audit(weights, Inspected("audited", audited), held_out, _open_val(real, weights), source, out, split, notes)
+    notes = _notes(weights, audited, held_out, source, has_tumour)
+    return Audit(weights, TileSet("audited", audited), held_out, _open_val(real, weights), source, out, split, notes)
 
 
 def refuse_synthetic_training(weights: Weights) -> None:
-    """A judge of synthetic tiles must never have seen one.
+    """Refuse a segmenter that may have been trained on synthetic tiles: it must be independent of them.
 
     Raises:
-        UserError: for weights that were trained on synthetic tiles, or whose card does not say on what.
+        UserError: for weights trained on synthetic tiles, or without training data on their card.
     """
     card = weights.card
     if card.get("mix") != "real" or "synth" in card.get("trained_on", {}) or card.get("sources", {}).get("synth"):
         raise UserError(
             f"{weights.path}: expected weights trained on real tiles only, got mix {card.get('mix', 'unknown')}. "
-            "Train a judge with segment train --mix real."
+            "Train with segment train --mix real."
         )
 
 
 def refuse_scheme(weights: Weights, dataset: Dataset) -> None:
-    """A judge must speak of classes that the tiles have, or find the nuclei that are counted in their regions.
+    """Refuse a segmenter without classes of the tiles, and without nuclei that could be counted in their regions.
 
     Raises:
-        UserError: naming the scheme of the weights, and those that the masks read as.
+        UserError: naming the scheme of the weights, and those that the masks project onto.
     """
     for own in dataset.schemes:
         finds_nuclei = has_marker_regions(own) and has_instances(weights.scheme)
@@ -153,13 +154,12 @@ def refuse_scheme(weights: Weights, dataset: Dataset) -> None:
 
 
 def refuse_seen(weights: Weights, dataset: Dataset) -> None:
-    """A judge must not have seen what it judges.
+    """Refuse tiles of groups that the segmenter was trained on.
 
     Raises:
         UserError: naming the first patient or slide that the weights were trained or validated on.
     """
-    groups = {group for group in dataset.table["group_id"].unique().to_pylist() if group is not None}
-    shared = sorted(groups & set(weights.card.get("groups", [])))
+    shared = sorted(groups_of(dataset) & set(weights.card.get("groups", [])))
     if shared:
         raise UserError(
             f"{dataset.root}: expected tiles of groups that the weights never saw, got {shared[0]!r} ({len(shared)} "
@@ -184,8 +184,8 @@ def _select(dataset: Dataset, split: str) -> Dataset:
     return dataset
 
 
-def _open_real(root: Path, weights: Weights, number: int) -> Inspected:
-    """The test split of a real data set that the audit can be held to."""
+def _open_real(root: Path, weights: Weights, number: int) -> TileSet:
+    """The test split of a real data set, for the audit's own error."""
     dataset = _open(root)
     if dataset.info.is_synthetic:
         raise UserError(f"{root}: expected real tiles, got synthetic ones. Name ingested tiles with --real.")
@@ -200,31 +200,31 @@ def _open_real(root: Path, weights: Weights, number: int) -> Inspected:
             f"{tested.schemes[0].name}. Name another with --real."
         )
     refuse_seen(weights, tested)
-    return Inspected(f"real-{number}", tested, annotated)
+    return TileSet(f"real-{number}", tested, annotated)
 
 
-def _open_val(roots: Sequence[Path], weights: Weights) -> tuple[Inspected, ...]:
-    """The val splits of real data sets whose labels an agreement can be measured on, if they are enough for a limit."""
+def _open_val(roots: Sequence[Path], weights: Weights) -> tuple[TileSet, ...]:
+    """Val splits of real data sets with labels for an agreement, if they are enough for a limit."""
     opened = []
     for number, root in enumerate(roots):
         dataset = _open(root)
         tiles = dataset.where(pc.equal(dataset.table["split"], "val"))
-        if len(tiles) and all(_shows_agreement(scheme, weights.scheme) for scheme in tiles.schemes):
-            opened.append(Inspected(f"val-{number}", tiles))
+        if len(tiles) and all(_has_agreement(scheme, weights.scheme) for scheme in tiles.schemes):
+            opened.append(TileSet(f"val-{number}", tiles))
     return tuple(opened) if sum(len(one.dataset) for one in opened) >= FEWEST_REAL_TILES else ()
 
 
-def _shows_agreement(own: LabelScheme, weights: LabelScheme) -> bool:
-    """Whether `Limits.agreement` can be measured on labels of a scheme: nuclei where the weights know them."""
+def _has_agreement(own: LabelScheme, weights: LabelScheme) -> bool:
+    """Whether `Limits.agreement` can be measured on labels of a scheme: of nuclei where the weights have such."""
     return own.reads_as(weights) and (has_instances(own) or not has_instances(weights))
 
 
-def _choose_stain_source(asked: Path | None, real: Sequence[Dataset]) -> Dataset | None:
-    """The tiles that the stain count is calibrated on."""
-    if asked is not None:
-        dataset = _open(asked)
+def _choose_stain_source(path: Path | None, real: Sequence[Dataset]) -> Dataset | None:
+    """Tiles for the calibration of the stain count."""
+    if path is not None:
+        dataset = _open(path)
         if dataset.info.is_synthetic:
-            raise UserError(f"{asked}: expected real tiles to estimate stains from, got synthetic ones.")
+            raise UserError(f"{path}: expected real tiles to estimate stains from, got synthetic ones.")
         return calibration_tiles(dataset)
     for tested in real:
         if annotated_cells(tested) is not None:
@@ -233,39 +233,39 @@ def _choose_stain_source(asked: Path | None, real: Sequence[Dataset]) -> Dataset
 
 
 def _notes(
-    weights: Weights, audited: Dataset, real: Sequence[Inspected], source: Dataset | None, wants_stain: bool
+    weights: Weights, audited: Dataset, real: Sequence[TileSet], source: Dataset | None, has_tumour: bool
 ) -> tuple[str, ...]:
     notes = []
     if not real:
         notes.append(
-            "no --real: the audit's own error is unknown, so a flag says that judge and tile disagree, not who is right"
+            "no --real: the audit's own error is unknown, so a flag says that audit and tile disagree, not who is right"
         )
-    elif sum(len(inspected.dataset) for inspected in real) < FEW_TILES:
+    elif sum(len(tiles.dataset) for tiles in real) < FEW_TILES:
         notes.append("few real tiles: the audit's own error is a rough figure")
-    if wants_stain and source is None:
-        who = "by the segmenter alone" if weights.scheme.ids("tumour_positive") else "by nobody: no TPS is audited"
-        notes.append(f"no real IHC (--real or --stain-from): stain is not counted, TPS is judged {who}")
+    if has_tumour and source is None:
+        how = "audited by the segmenter alone" if weights.scheme.ids("tumour_positive") else "not audited"
+        notes.append(f"no real IHC (--real or --stain-from): stain is not counted, TPS is {how}")
     bases = {scheme_basis(scheme) for scheme in audited.schemes}
-    if wants_stain and "area" in bases:
+    if has_tumour and "area" in bases:
         notes.append(
             "TPS by area: stain cannot tell tumour from other tissue, so the mask's own tumour region is the "
             "denominator, and the threshold (Otsu) is not validated on annotated membranes"
         )
-    if wants_stain and "nuclei" in bases:
+    if has_tumour and "nuclei" in bases:
         notes.append(
             "regions of a nuclear marker: the request is a share of the tumour's area, the audit a share of the nuclei "
             "counted in the mask's own tumour; how these two differ on real tiles is in the row 'area of the regions'"
         )
         notes += [
-            f"{inspected.dataset.root}: its TPS is of marked cells and not of regions, so it says nothing of the "
+            f"{tiles.dataset.root}: its TPS is of marked cells and not of regions, so it says nothing of the "
             "audit's TPS; ingest it with the regions of the audited tiles"
-            for inspected in real
-            if "nuclei" not in {scheme_basis(scheme) for scheme in inspected.dataset.schemes}
+            for tiles in real
+            if "nuclei" not in {scheme_basis(scheme) for scheme in tiles.dataset.schemes}
         ]
     trained = weights.card.get("mpp", [])
-    for inspected in (audited, *(one.dataset for one in real)):
-        for mpp in inspected.table["mpp"].unique().to_pylist():
+    for tiles in (audited, *(one.dataset for one in real)):
+        for mpp in tiles.table["mpp"].unique().to_pylist():
             if trained and not any(0.8 <= mpp / other <= 1.25 for other in trained):
-                said = ", ".join(f"{other:g}" for other in trained)
-                notes.append(f"{inspected.root}: {mpp:g} um/px, the weights know {said}: nuclei differ in size")
+                known = ", ".join(f"{other:g}" for other in trained)
+                notes.append(f"{tiles.root}: {mpp:g} um/px, the weights know {known}: nuclei differ in size")
     return tuple(notes)

@@ -1,40 +1,46 @@
-"""Count stained nuclei in an IHC image: unmix haematoxylin and DAB, find nuclei, call each positive or negative.
+"""Count of stained nuclei in an IHC image: unmix haematoxylin and DAB, find nuclei, and classify each by its stain.
 
-Everything here looks at pixels only. The stain vectors and the threshold come from real images
-(`segment.audit.calibration`), so that the count judges a rendered image without knowing how it was rendered.
+Only pixels are used. The stain vectors and the threshold come from real images (`segment.audit.calibration`), so that
+the count is independent of how an image was rendered.
 
 Optical density is decadic, -log10((I + 1) / 256), above that of the tile's clear ground: a dye's density is
-proportional to its amount (Beer-Lambert; Ruifrok and Johnston 2001). Of the constants of `find_nuclei`, the two
-smallest densities are the choice of `bench/stain_count_constants.py`. The others were set by hand on the train and val
-images of `ihc_ki67_deepliif6` and `ihc_ki67_breast29`, by AJI and by the error of TPS, in tables that also listed
-rendered tiles.
+proportional to its amount (Beer-Lambert; Ruifrok and Johnston 2001). How the constants of `find_nuclei` were chosen is
+in docs/results/stain_count.md.
+
+Calibration and audit both count with `count_nuclei`, so that the error of the calibration is that of the audit. Where
+a scheme has regions of a nuclear marker (Ki-67), the nuclei in its tumour count: its TPS is by area, but the nuclei in
+the image can be counted. Elsewhere every nucleus on labelled pixels counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from manifests.labels import IGNORE, LabelScheme
+from manifests.tile import Tile
+
 Floats = npt.NDArray[np.float32]
 
+CELL = "cell"
+"""Class of `ki67_cells` and `pdl1_cells` that covers regions: its pixels belong to the region around them."""
+
 CLEAR_PERCENTILE = 5.0
-"""The tile's clear ground, per channel, is this percentile of its optical density."""
+"""Percentile of a tile's optical density, per channel, that is taken as its clear ground."""
 
 STAINED_OD = 0.26
-"""A pixel is stained from this length of its optical density: 0.15 in each channel, as in Macenko et al. 2009."""
+"""Shortest optical density vector of a stained pixel: 0.15 in each channel, as in Macenko et al. 2009."""
 
 EXTREME_PERCENTILE = 1.0
-"""Macenko et al. 2009: the stain vectors lie at this percentile of the angle, and at 100 minus it."""
+"""Percentile of the angle of the first stain vector, and 100 minus that of the second (Macenko et al. 2009)."""
 
 PALE_OD, LEAST_OD = 0.03, 0.12
-"""Added to a density before its logarithm, so that the noise of clear ground is no contrast; and the smallest mean
-density of a nucleus, both stains together. Chosen by `bench/stain_count_constants.py`, on real tiles alone: 68 of 27
-patients, none for test. Mean |TPS error| there 0.042; with 0.04 for the second 0.044, from 0.16 on 0.060 and more."""
+"""Density added before the logarithm, so that noise of clear ground has no contrast; and the smallest mean density of a
+nucleus, both stains together."""
 
 _SAMPLED_PIXELS = 20_000
 
@@ -50,20 +56,6 @@ class StainVectors:
     haematoxylin: tuple[float, float, float]
     dab: tuple[float, float, float]
 
-    def to_dict(self) -> dict[str, list[float]]:
-        """JSON-ready, the inverse of `from_dict`."""
-        return {"haematoxylin": list(self.haematoxylin), "dab": list(self.dab)}
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> StainVectors:
-        """Read the vectors back."""
-        return cls(_triple(document["haematoxylin"]), _triple(document["dab"]))
-
-
-def _triple(values: Sequence[float] | npt.NDArray[Any]) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
-
 
 def optical_density(image: npt.NDArray[np.uint8]) -> Floats:
     """Optical density above the clear ground: uint8 [H, W, 3] -> float32 [H, W, 3], 0 or more."""
@@ -77,18 +69,18 @@ def optical_density(image: npt.NDArray[np.uint8]) -> Floats:
 def estimate_vectors(images: Iterable[npt.NDArray[np.uint8]]) -> StainVectors | None:
     """Stain vectors of a set of images, after Macenko et al. 2009.
 
-    The stained pixels of all images (an equal number of each, at most) span a plane, by singular value decomposition;
-    the stains are the directions at the 1st and 99th percentile of the angle in it. Differs from the paper: images are
-    pooled, because a single one may hold no DAB at all; a pixel is left out by the length of its density, not by its
-    faintest channel, which for pure haematoxylin is near 0. Haematoxylin is the one that absorbs more red than blue.
+    The plane of the stained pixels of all images (at most the same number of each) is found by singular value
+    decomposition; the stains are the directions at the 1st and 99th percentile of the angle in it. Differences from the
+    paper: images are pooled, because a single one may contain no DAB; a pixel is left out by the length of its density,
+    not by its faintest channel, which for pure haematoxylin is near 0. Haematoxylin absorbs more red than blue.
 
     Args:
         images: uint8 [H, W, 3], real ones of one stain.
 
     Returns:
-        The vectors; None where no pixel is stained or all have one colour.
+        The vectors; None where no pixel is stained or all have the same colour.
     """
-    rng = np.random.default_rng(0)  # of a sample of pixels, not of anything drawn
+    rng = np.random.default_rng(0)  # samples pixels
     parts = []
     for image in images:
         density = optical_density(image).reshape(-1, 3)
@@ -107,14 +99,14 @@ def estimate_vectors(images: Iterable[npt.NDArray[np.uint8]]) -> StainVectors | 
         return None
     vectors = np.maximum(np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane, 0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    first, second = sorted(vectors, key=lambda vector: float(vector[2] - vector[0]))
-    return StainVectors(_triple(first), _triple(second))
+    haematoxylin, dab = sorted(map(tuple, vectors.tolist()), key=lambda vector: vector[2] - vector[0])
+    return StainVectors(haematoxylin, dab)
 
 
 def stain_densities(image: npt.NDArray[np.uint8], vectors: StainVectors) -> Floats:
-    """How much of each stain a pixel holds: float32 [H, W, 2], haematoxylin and DAB, 0 or more, in optical density.
+    """Optical density of each stain in every pixel: float32 [H, W, 2], haematoxylin and DAB, 0 or more.
 
-    Least squares on the two vectors; what is negative then is set to 0.
+    Least squares on the two vectors; negative values are set to 0.
     """
     unmix = np.linalg.pinv(np.array([vectors.haematoxylin, vectors.dab])).astype(np.float32)  # [3, 2]
     densities: Floats = np.maximum(optical_density(image) @ unmix, 0)
@@ -126,9 +118,9 @@ def find_nuclei(
 ) -> npt.NDArray[np.int32]:
     """Nuclei by stain alone: int32 [H, W], ids 1..n, 0 = background.
 
-    A pixel belongs to a nucleus where the sum of both stains is denser than around it. The ratio counts, not the
-    difference, so that pale blue nuclei are found beside dark brown ones. Touching nuclei are parted by a watershed
-    from the h-maxima of the distance to the background.
+    A pixel belongs to a nucleus where the sum of both stains is denser than around it. Densities are compared by their
+    ratio, so that pale blue nuclei are found beside dark brown ones. Touching nuclei are separated by a watershed from
+    the h-maxima of the distance to the background.
 
     Args:
         densities: of `stain_densities`.
@@ -141,7 +133,7 @@ def find_nuclei(
     level = np.log(_blur(total, _SMOOTH_UM / mpp) + np.float32(pale_od))
     foreground = (level - _blur(level, _SURROUND_UM / mpp) > _CONTRAST).astype(np.uint8)
     foreground = _fill_small_holes(cv2.morphologyEx(foreground, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), mpp)
-    # The border counts as inside, so that a nucleus that the tile cuts keeps one maximum.
+    # The border counts as inside, so that a nucleus cut by the tile keeps one maximum.
     padded = cv2.copyMakeBorder(foreground, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     distance_um = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1] * np.float32(mpp)
     distance_um = _blur(distance_um, _SMOOTH_UM / mpp)
@@ -162,7 +154,7 @@ def _blur(values: Floats, sigma: float) -> Floats:
 
 
 def _h_maxima(distance_um: Floats) -> npt.NDArray[np.bool_]:
-    """Where the distance rises by `_DEPTH_UM` above what surrounds it (Soille 2003, section 6.3.4)."""
+    """Maxima of the distance that rise by `_DEPTH_UM` above their surroundings (Soille 2003, section 6.3.4)."""
     from skimage.morphology import reconstruction
 
     rise = distance_um - reconstruction(distance_um - _DEPTH_UM, distance_um)
@@ -171,7 +163,7 @@ def _h_maxima(distance_um: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _fill_small_holes(foreground: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.uint8]:
-    """Fill background smaller than a nucleus: vesicular nuclei are pale inside. uint8 [H, W] of 0 and 1."""
+    """Fill holes smaller than a nucleus, because vesicular nuclei are pale inside. uint8 [H, W] of 0 and 1."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - foreground, connectivity=4)
     small = stats[:, cv2.CC_STAT_AREA] * mpp**2 <= _LARGEST_HOLE_UM2
     small[0] = False  # label 0 is the foreground
@@ -203,7 +195,7 @@ def positive_area(densities: Floats, region: npt.NDArray[np.bool_], mpp: float, 
     A stained membrane encloses a cell whose inside is unstained, and the whole cell counts as positive.
 
     Args:
-        densities: of `stain_densities`. region: bool [H, W], where to look. mpp: micrometres per pixel.
+        densities: of `stain_densities`. region: bool [H, W]. mpp: micrometres per pixel.
         threshold: of `smooth_dab`.
 
     Returns:
@@ -215,7 +207,7 @@ def positive_area(densities: Floats, region: npt.NDArray[np.bool_], mpp: float, 
 
 
 def smooth_dab(densities: Floats, region: npt.NDArray[np.bool_], mpp: float) -> Floats:
-    """DAB density averaged over the size of a cell (Gaussian, 4 um), over the pixels of `region` only: [H, W]."""
+    """DAB density averaged over the size of a cell (Gaussian, 4 um) within `region`: float32 [H, W]."""
     weight = region.astype(np.float32)
     total = _blur(densities[..., 1] * weight, _SURROUND_UM / mpp)
     covered = np.maximum(_blur(weight, _SURROUND_UM / mpp), np.float32(1e-6))
@@ -223,41 +215,75 @@ def smooth_dab(densities: Floats, region: npt.NDArray[np.bool_], mpp: float) -> 
     return mean
 
 
-def youden_threshold(values: npt.NDArray[np.float64], is_positive: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """The threshold with the highest balanced accuracy (Youden's J / 2 + 1/2), and that accuracy.
+@dataclass(frozen=True)
+class CountedNuclei:
+    """Counted nuclei of one tile.
 
-    Between the two values that it parts, the threshold lies in the middle. Of equally good ones the lowest is taken.
+    Attributes:
+        nuclei: int32 [H, W], their pixels, 0 elsewhere. ids: int64 [N] of them, ascending, with gaps.
+        dab: float64 [N], mean DAB density of each.
+        region: int8 [N], by the mask: 1 in a positive region, 0 in a negative one; -1 where the scheme has no regions.
+    """
+
+    nuclei: npt.NDArray[np.int32]
+    ids: npt.NDArray[np.int64]
+    dab: npt.NDArray[np.float64]
+    region: npt.NDArray[np.int8]
+
+
+def has_marker_regions(scheme: LabelScheme) -> bool:
+    """Whether positive tumour is a region whose stain is in nuclei, which can be counted within the mask."""
+    return scheme.tps_basis == "area" and bool(scheme.ids("nuclear_marker"))
+
+
+def scheme_basis(scheme: LabelScheme) -> str | None:
+    """Basis of the audited TPS: "cells", "nuclei" (counted in regions) or "area"; None for a scheme without TPS."""
+    if not scheme.ids("tumour_positive"):
+        return None
+    return "nuclei" if has_marker_regions(scheme) else scheme.tps_basis
+
+
+def count_nuclei(tile: Tile, nuclei: npt.NDArray[np.int32], densities: Floats) -> CountedNuclei:
+    """Select the nuclei that count.
+
+    Without regions, pixels of nuclei on ignored pixels are cut off. In regions a nucleus counts as a whole where at
+    least half of it is tumour; its kind is that of the region with more of it, a tie is negative.
 
     Args:
-        values: float64 [N]. is_positive: bool [N], with at least one of each kind.
+        tile: the labels. nuclei: int32 [H, W], as found, 0 = background. densities: of `stain_densities`.
     """
-    order = np.argsort(values, kind="stable")
-    ranked, positive = values[order], is_positive[order]
-    below = np.cumsum(~positive) / np.count_nonzero(~positive)  # negatives at or below each value
-    above = 1 - np.cumsum(positive) / np.count_nonzero(positive)
-    accuracy = (below + above) / 2
-    accuracy[:-1][ranked[:-1] == ranked[1:]] = -1  # equal values cannot be parted
-    accuracy[-1] = 0.5
-    best = int(np.argmax(accuracy))
-    after = ranked[min(best + 1, ranked.size - 1)]
-    return float((ranked[best] + after) / 2), float(accuracy[best])
+    if not has_marker_regions(tile.scheme):
+        nuclei = np.where(tile.semantic != IGNORE, nuclei, 0).astype(np.int32)
+        ids, dab = mean_dab(densities, nuclei)
+        return CountedNuclei(nuclei, ids, dab, np.full(ids.size, -1, np.int8))
+    ids, dab = mean_dab(densities, nuclei)
+    on = nuclei > 0
+    at, labels = np.searchsorted(ids, nuclei[on]), _under_cells(tile)[on]
+    area, positive, negative = (
+        np.bincount(at[chosen], minlength=ids.size)
+        for chosen in (
+            slice(None),
+            np.isin(labels, tile.scheme.ids("tumour_positive")),
+            np.isin(labels, tile.scheme.ids("tumour_negative")),
+        )
+    )
+    counts = 2 * (positive + negative) >= area
+    kept = np.zeros(int(ids[-1]) + 1 if ids.size else 1, np.bool_)
+    kept[ids[counts]] = True
+    return CountedNuclei(
+        np.where(kept[nuclei], nuclei, 0), ids[counts], dab[counts], (positive > negative)[counts].astype(np.int8)
+    )
 
 
-def otsu_threshold(values: npt.NDArray[Any]) -> float:
-    """The threshold that parts values into two groups with the largest variance between them (Otsu 1979).
+def _under_cells(tile: Tile) -> npt.NDArray[np.uint8]:
+    """Classes, uint8 [H, W], where pixels of cells have the nearest other class."""
+    if CELL not in tile.scheme.names:
+        return tile.semantic
+    is_cell = tile.semantic == tile.scheme.names.index(CELL)
+    if not is_cell.any() or is_cell.all():
+        return tile.semantic
+    from scipy import ndimage
 
-    Exact, without a histogram: it lies in the middle of the two values that it parts. The value itself where all are
-    equal.
-
-    Args:
-        values: [N], at least one.
-    """
-    ranked = np.sort(values.astype(np.float64).ravel())
-    below = np.arange(1, ranked.size)
-    sums = np.cumsum(ranked)
-    gap = sums[:-1] / below - (sums[-1] - sums[:-1]) / (ranked.size - below)
-    between = np.where(ranked[:-1] < ranked[1:], below * (ranked.size - below) * gap**2, -1.0)
-    if not between.size or between.max() < 0:
-        return float(ranked[0])
-    best = int(np.argmax(between))
-    return float((ranked[best] + ranked[best + 1]) / 2)
+    row, column = ndimage.distance_transform_edt(is_cell, return_distances=False, return_indices=True)
+    filled: npt.NDArray[np.uint8] = tile.semantic[row, column]
+    return filled

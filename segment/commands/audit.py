@@ -80,38 +80,39 @@ def audit(
 
     device = resolve_device(device)
 
+    from factory.core.document import to_table
     from factory.core.wording import dry_run as dry_run_text
     from factory.core.wording import plural
-    from segment.audit import parts, report
-    from segment.audit.judge import Judge, choose_tps_judge
+    from segment.audit import folder, report
+    from segment.audit.auditor import Auditor, choose_tps_method
     from segment.audit.request import prepare
     from segment.network.weights import load_weights
 
     job = prepare(load_weights(weights, device), dataset, real=real or (), stain_from=stain_from, split=split, out=out)
     if dry_run:
-        parts.check_target(job, overwrite=overwrite)
-        total = sum(len(inspected.dataset) for inspected in job.inspected)
+        folder.check_target(job, overwrite=overwrite)
+        total = sum(len(tiles.dataset) for tiles in job.tile_sets)
         text = f"{plural(total, 'tile')} to audit; {dry_run_text(None, job.out)}"
         console().print(text, markup=False, highlight=False, soft_wrap=True)
         return
-    with parts.opened(job, overwrite=overwrite):
+    with folder.opened(job, overwrite=overwrite):
         with progress("calibrating", len(job.stain_from or ())) as bar:
-            stain = parts.read_calibration(job, bar.advance)
-        tps_judge = choose_tps_judge(job.weights.scheme, stain, job.audited.dataset.schemes)
-        judge = Judge(job.weights, stain, tps_judge)
-        total = sum(len(inspected.dataset) for inspected in job.inspected)
-        with progress("auditing", total, done=parts.tiles_done(job)) as bar:
-            on_real = [parts.look(job, judge, inspected, bar.advance) for inspected in job.real]
-            on_val = [parts.look(job, judge, inspected, bar.advance) for inspected in job.real_val]
-            findings = parts.look(job, judge, job.audited, bar.advance)
+            stain = folder.read_calibration(job, bar.advance)
+        tps_method = choose_tps_method(job.weights.scheme, stain, job.audited.dataset.schemes)
+        auditor = Auditor(job.weights, stain, tps_method)
+        total = sum(len(tiles.dataset) for tiles in job.tile_sets)
+        with progress("auditing", total, done=folder.tiles_done(job)) as bar:
+            on_real = [folder.audit_tiles(job, auditor, tiles, bar.advance) for tiles in job.real]
+            on_val = [folder.audit_tiles(job, auditor, tiles, bar.advance) for tiles in job.real_val]
+            findings = folder.audit_tiles(job, auditor, job.audited, bar.advance)
         outcome = report.conclude(
-            job, findings, on_real, on_val, stain, tps_judge=tps_judge, bound=bound, least_agreement=min_agreement
+            job, findings, on_real, on_val, stain, tps_method=tps_method, bound=bound, least_agreement=min_agreement
         )
 
     terminal = console()
     if not job.real:
         terminal.print("The audit's own error is unknown: no --real was given.", markup=False, soft_wrap=True)
-    for table in report.tables(outcome.document):
-        terminal.print(table)
+    for grid in report.grids(outcome.document):
+        terminal.print(to_table(grid))
     for line in [*report.lines(outcome.document), *(f"wrote  {path}" for path in outcome.paths)]:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -57,6 +57,7 @@ def evaluate(
 
     device = resolve_device(device)
 
+    from factory.core.document import to_table
     from factory.core.precision import resolve_precision
     from factory.core.wording import dry_run as dry_run_text
     from factory.core.wording import plural
@@ -66,7 +67,6 @@ def evaluate(
     from segment.evaluate.evaluate import check_test_leaks
     from segment.evaluate.evaluate import evaluate as score
     from segment.network.weights import STARTER, load_weights
-    from segment.report.document import to_table
 
     arithmetic = resolve_precision(precision, device)
     loaded = load_weights(weights, device)

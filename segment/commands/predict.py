@@ -78,22 +78,23 @@ def predict(
     from factory.core.wording import dry_run as dry_run_text
     from factory.core.wording import plural
     from segment.network.weights import load_weights
-    from segment.predict import request, writing
-    from segment.predict.sources import find_pictures
+    from segment.predict import jobs as planning
+    from segment.predict import writing
+    from segment.predict.inputs import find_images
 
-    request.check_windows(tile, overlap)
+    planning.check_windows(tile, overlap)
     device = resolve_device(device)
-    settings = request.Settings(
+    settings = planning.Settings(
         output_format,
         tile,
         overlap,
         preview,
         resolve_precision(precision, device),
     )
-    pictures = find_pictures(images, mpp)
+    inputs = find_images(images, mpp)
     loaded = load_weights(weights, device)
-    jobs = request.plan_jobs(pictures, loaded, settings)
-    config = request.describe_config(loaded, settings, mpp)
+    jobs = planning.plan_jobs(inputs, loaded, settings)
+    config = planning.describe_config(loaded, settings, mpp)
     is_set = settings.format == "dataset"
     todo = jobs if is_set else writing.check_target(out, jobs, config, overwrite=overwrite)
 
@@ -102,7 +103,7 @@ def predict(
     def say(line: str) -> None:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    for line in request.describe_jobs(jobs, loaded):
+    for line in planning.describe_jobs(jobs, loaded):
         say(line)
     if len(todo) < len(jobs):
         say(f"{plural(len(jobs) - len(todo), 'image')} done, {len(todo)} to go")

@@ -13,9 +13,8 @@ from factory.core.options import INPUT, OUTPUT, RUNNING
 _MEASURES = "Measures"
 
 if TYPE_CHECKING:
-    from segment.scoring.image_scores import ImageScore
-    from segment.scoring.pairs import Pairs
-    from segment.scoring.sets import Mode
+    from segment.scoring.label_sets import Mode, Pairs
+    from segment.scoring.scores import ImageScore
 
 
 def score(
@@ -89,11 +88,11 @@ def score(
     if json_path is not None:
         _refuse_unwritable(json_path)
 
-    from segment.report.document import to_table
+    from factory.core.document import to_table
+    from factory.core.images.label_maps import refused_where_unreadable
     from segment.scoring import report
-    from segment.scoring.files import refused_where_unreadable
-    from segment.scoring.pairs import groups_of, open_pairs
-    from segment.scoring.totals import summarise
+    from segment.scoring.label_sets import groups_of, open_pairs
+    from segment.scoring.scores import summarise
 
     mode: Mode = "semantic" if semantic else "instances and classes" if classes else "instances"
     with refused_where_unreadable():
@@ -129,7 +128,7 @@ def _score(pairs: Pairs, groups: Sequence[str], mode: Mode, workers: int | None)
     import os
 
     from factory.core.console import progress
-    from segment.scoring.image_scores import refuse_binary_truth, score_all, score_classes, score_instances
+    from segment.scoring.scores import refuse_binary_truth, score_all, score_classes, score_instances
 
     group_of = dict(zip(pairs.names, groups, strict=True))
     labels = None

@@ -1,1 +1,1 @@
-"""Whether synthetic tiles help: one network trained on real, augmented, synthetic and mixed tiles, and the gain."""
+"""`segment compare`: one network trained on real, augmented, synthetic and mixed tiles, and the differences."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from factory.core.config import Config
+from factory.core.statistics import BootstrapConfig
 from segment.data.augmentation import AugmentConfig
 from segment.train.config import TrainConfig
 
@@ -53,7 +54,7 @@ class PublishedValue(Config):
 
 
 class ClaimConfig(Config):
-    """What a comparison needs before its report claims a difference; with less, only the figures are shown.
+    """Requirements for a claim of the report; a comparison with less shows only the figures.
 
     Attributes:
         min_steps: of each training. min_seeds: finished, in both arms. min_patients: of the test split.
@@ -62,18 +63,6 @@ class ClaimConfig(Config):
     min_steps: int = Field(default=1000, ge=1)
     min_seeds: int = Field(default=3, ge=1)
     min_patients: int = Field(default=10, ge=2)
-
-
-class BootstrapConfig(Config):
-    """Percentile intervals by resampling seeds and patients; see `segment.compare.statistics`.
-
-    Attributes:
-        resamples: their number. level: nominal coverage. seed: of the resampling.
-    """
-
-    resamples: int = Field(default=10_000, ge=100)
-    level: float = Field(default=0.95, gt=0, lt=1)
-    seed: int = Field(default=0, ge=0)
 
 
 class CompareConfig(Config):

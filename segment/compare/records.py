@@ -98,7 +98,7 @@ def read_any_record(folder: Path, training: Training) -> Record | None:
         return Record(
             Training(document["arm"], document["fraction"], document["seed"]),
             document["fingerprint"],
-            tuple(ImageFigures(i["name"], i["group"], _with_nan(i["figures"]), i["test"]) for i in document["images"]),
+            tuple(_read_image(image) for image in document["images"]),
             document["step"],
             document["weights_sha256"],
             document["error"],
@@ -135,5 +135,6 @@ def collect(records: Iterable[Record], images: Sequence[tuple[str, str]], test: 
     return Scores(tuple(names), tuple(group for _, group in images), finished, failed)
 
 
-def _with_nan(figures: Mapping[str, Any]) -> dict[str, float]:
-    return {name: math.nan if value is None else float(value) for name, value in figures.items()}
+def _read_image(image: Mapping[str, Any]) -> ImageFigures:
+    figures = {name: math.nan if value is None else float(value) for name, value in image["figures"].items()}
+    return ImageFigures(image["name"], image["group"], figures, image["test"])

@@ -12,16 +12,16 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
+from factory.core.document import Block, Bullets, Grid, Heading, Listing, Paragraph, Plot, to_html, to_markdown
 from factory.core.encoding import json_bytes, parquet_bytes
+from factory.core.statistics import Estimate
 from manifests.files import write_atomic
 from manifests.schema import DISCLAIMER
 from segment.compare.config import ARMS, FURTHER_TOLERANCE, SET_BY_GRID, CompareConfig, Training, grid
 from segment.compare.plot import plot_curves
 from segment.compare.records import Record
-from segment.compare.statistics import Estimate
 from segment.compare.summary import Difference, Scores, Summary, sentences, shortfalls, summarise
 from segment.metrics.names import METRICS
-from segment.report.document import Block, Bullets, Grid, Heading, Listing, Paragraph, Plot, to_html, to_markdown
 
 SCORES = "scores.parquet"
 MARKDOWN = "report.md"

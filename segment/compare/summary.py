@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from factory.core.statistics import Floats
+from factory.core.statistics import Estimate, Floats, cohens_dz, crossed_bootstrap_mean, crossed_bootstrap_relative
 from segment.compare.config import (
     DIFFERENCES,
     NUCLEI_METRICS,
@@ -18,7 +18,6 @@ from segment.compare.config import (
     Training,
     double_patients,
 )
-from segment.compare.statistics import Estimate, bootstrap_mean, bootstrap_relative, cohens_dz
 from segment.metrics.names import METRICS
 
 
@@ -113,7 +112,7 @@ def _levels(scores: Scores, config: CompareConfig) -> Iterator[Level]:
         for arm in config.arms:
             for fraction in (None,) if arm == "S" else config.fractions:
                 values = scores.matrix(arm, fraction, metric, config.seeds)
-                yield Level(arm, fraction, metric, bootstrap_mean(values, scores.groups, config.bootstrap))
+                yield Level(arm, fraction, metric, crossed_bootstrap_mean(values, scores.groups, config.bootstrap))
 
 
 def _differences(scores: Scores, config: CompareConfig, patients: Mapping[float, int]) -> Iterator[Difference]:
@@ -140,14 +139,14 @@ def _difference(
         ours[1],
         theirs[1],
         metric,
-        bootstrap_mean(gain, scores.groups, config.bootstrap),
-        bootstrap_relative(gain, lower, scores.groups, config.bootstrap),
+        crossed_bootstrap_mean(gain, scores.groups, config.bootstrap),
+        crossed_bootstrap_relative(gain, lower, scores.groups, config.bootstrap),
         cohens_dz(gain),
     )
 
 
 def shortfalls(scores: Scores, config: CompareConfig) -> list[str]:
-    """What the whole comparison has too few of for any claim; empty when it has enough."""
+    """Unmet requirements of the whole comparison for any claim; empty when all are met."""
     claims = config.claims
     needed = (
         ("steps", config.train.steps, claims.min_steps),

@@ -1,1 +1,1 @@
-"""Tiles to learn from: data sets by role, sampling, augmentation, targets."""
+"""Training tiles: data sets by role, sampling, augmentation and targets; and whole images for scoring."""

@@ -1,7 +1,7 @@
-"""Which tile, and which part of it, every slot of every batch shows.
+"""Sampling of training batches: the tile, and its part, for every place of every batch.
 
-A batch is a function of the configuration and the step, and of nothing else. So the sampler has no state to save, and
-training that goes on at step k sees the batches that unbroken training would have seen.
+A batch depends only on the configuration and the step. So the sampler has no state to save, and training resumed at
+step k has the same batches as uninterrupted training.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from segment.data.tiles import Batch, Tiles
 
 
 class SamplingConfig(Config):
-    """How tiles are chosen beside the mix of sources.
+    """Sampling of tiles within a source.
 
     Attributes:
-        class_balance: share of the views that look for a class, every class of a source as often (a third, after
-            nnU-Net, Isensee 2021); the others walk through the tiles and cut anywhere.
+        class_balance: share of the views around a pixel of a class, with equal shares of all classes of a source (a
+            third, after nnU-Net, Isensee 2021); other views take the tiles in turn, anywhere in them.
     """
 
     class_balance: float = Field(default=1 / 3, ge=0, le=1)
 
 
 class Draw(IntEnum):
-    """What a random stream of training is for. Numbers are frozen: a new use takes a new number."""
+    """Random streams of training. Numbers are frozen: a new use takes a new number."""
 
     ORDER = 100
     VIEW = 101
@@ -40,13 +40,13 @@ class Draw(IntEnum):
 
 
 def draw_generator(seed: int, stream: Draw, *position: int) -> np.random.Generator:
-    """The generator for one place of a stream, e.g. (step, slot); drawing elsewhere does not move it."""
+    """The generator for one place of a stream, e.g. (step, slot), independent of other places."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(int(stream), *position))))
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What one place of a batch shows: a tile of one of the lists, and the class looked for in it, None for any."""
+    """Content of one place of a batch: a tile of one of the lists, and the class to centre on, None for any place."""
 
     source: int
     position: int
@@ -57,12 +57,12 @@ class Slot:
 class MixingSampler:
     """Draws batches from two lists of tiles in a fixed proportion, some of the views by class.
 
-    After any number of batches the second list's share is met to half a tile, and so is the share of views that look
-    for a class, in each list. The other views walk each list in a new random order every time round.
+    After any number of batches the share of the second list is exact to half a tile, and so is the share of views by
+    class in each list. The other views go through each list in a new random order every epoch.
 
     Attributes:
-        tiles: one or two lists. second_share: share of the second. batch: tiles per batch. seed: of everything drawn.
-        crop: pixels of a view. augment: how views differ. class_balance: share of views that look for a class.
+        tiles: one or two lists. second_share: share of the second. batch: tiles per batch. seed: of all draws.
+        crop: pixels of a view. augment: strength of augmentation. class_balance: share of views by class.
     """
 
     tiles: tuple[Tiles, ...]
@@ -74,7 +74,7 @@ class MixingSampler:
     class_balance: float = 0.0
 
     def plan(self, step: int) -> list[Slot]:
-        """What the batch of a step holds."""
+        """Content of the batch of a step."""
         before, after = step * self.batch, (step + 1) * self.batch
         second = _quota(before, self.second_share), _quota(after, self.second_share)
         first = before - second[0], after - second[1]
@@ -109,7 +109,7 @@ class MixingSampler:
 
 
 def _quota(views: int, share: float) -> int:
-    """How many of the first `views` views belong to a share of them, to half a view."""
+    """Number of the first `views` views that belong to a share of them, rounded to whole views."""
     return int(np.floor(views * share + 0.5))
 
 

@@ -1,7 +1,8 @@
-"""Where training tiles come from: data sets by role, their common scheme, and the guards against leaks."""
+"""Sources of training tiles: data sets by role, their common scheme, and checks against leaks."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,18 +19,20 @@ from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import LabelScheme, common_scheme, get_scheme
-from segment.data.accepted import open_accepted
 
 Role = Literal["real", "synth"]
+
+ACCEPTED, SUMMARY = "accepted.parquet", "audit.json"
+"""Files of an audit: rows without flags, and its summary."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Which data sets a batch stream draws from.
+    """Data sets of a stream of batches.
 
     Attributes:
         roles: real, synth or both.
-        synth_share: share of synthetic tiles in the stream; None weighs the two by their pixels.
+        synth_share: share of synthetic tiles in the stream; None weights both by their pixels.
     """
 
     roles: tuple[Role, ...]
@@ -60,11 +63,10 @@ def parse_mix(text: str) -> Mix:
 
 @dataclass(frozen=True)
 class Source:
-    """One data set and the part it plays.
+    """One data set and its role.
 
     Attributes:
-        role: real or synth. dataset: its rows. accepted: the ``accepted.parquet`` of an audit that chose them, None for
-            all.
+        role: real or synth. dataset: its rows. accepted: the ``accepted.parquet`` of an audit; None for all rows.
     """
 
     role: Role
@@ -73,7 +75,7 @@ class Source:
 
     @property
     def path(self) -> Path:
-        """What it was opened by: the folder, or the rows that an audit accepted."""
+        """Path that was opened: the folder, or the accepted rows of an audit."""
         return self.accepted or self.dataset.root
 
     def split(self, name: str) -> Dataset:
@@ -82,7 +84,7 @@ class Source:
 
     def groups(self, split: str) -> set[str]:
         """Patients or slides of a split."""
-        return {group for group in self.split(split).table["group_id"].unique().to_pylist() if group is not None}
+        return groups_of(self.split(split))
 
     @property
     def sha256(self) -> str:
@@ -91,15 +93,20 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """`sha256`, and that of the accepted rows where an audit chose them."""
+        """`sha256`, with that of the accepted rows of an audit."""
         return self.sha256 if self.accepted is None else f"{self.sha256} {sha256_file(self.accepted)}"
 
 
+def groups_of(dataset: Dataset) -> set[str]:
+    """Patients or slides of a data set."""
+    return {group for group in dataset.table["group_id"].unique().to_pylist() if group is not None}
+
+
 def open_sources(mix: Mix, real: Path, synth: Path) -> list[Source]:
-    """Open the data sets that a mix asks for: folders, or the ``accepted.parquet`` of an audit.
+    """Open the data sets of a mix: folders, or the ``accepted.parquet`` of an audit.
 
     Raises:
-        UserError: when one is missing or unfinished; the line says how to make it.
+        UserError: when one is missing or unfinished.
     """
     sources = []
     for role, folder in (("real", real), ("synth", synth)):
@@ -128,10 +135,10 @@ def open_sources(mix: Mix, real: Path, synth: Path) -> list[Source]:
 
 
 def choose_scheme(sources: Sequence[Source], name: str | None) -> LabelScheme:
-    """The scheme asked for, or the richest that all sources read as.
+    """The named scheme, or the richest one that all sources project onto.
 
     Raises:
-        UserError: when a source does not read as it, or there is none.
+        UserError: when a source does not project onto it, or there is none.
     """
     schemes = [scheme for source in sources for scheme in source.dataset.schemes]
     if name is None:
@@ -143,15 +150,15 @@ def choose_scheme(sources: Sequence[Source], name: str | None) -> LabelScheme:
 
 
 def projections(dataset: Dataset, scheme: LabelScheme) -> dict[str, npt.NDArray[np.uint8]]:
-    """Look-up table uint8 [256] onto `scheme` for each scheme that rows of the data set have."""
+    """Look-up table uint8 [256] onto `scheme` for each scheme of the data set, by name."""
     return {own.name: own.projection(scheme) for own in dataset.schemes}
 
 
 def check_leaks(sources: Sequence[Source]) -> None:
-    """Refuse to train on what is validated or tested on (promise 13).
+    """Refuse to train on groups that are validated or tested on.
 
-    A group (patient, slide) of real tiles is in one split only, and no synthetic tile comes from a group of the real
-    test split, neither by its row's group nor by the sources that its generator was trained on or fitted to.
+    A group (patient, slide) of real tiles must be in one split only. No synthetic tile may come from a group of the
+    real test split, neither by its row's group nor by the data that its generator was trained on or fitted to.
 
     Raises:
         UserError: naming the group.
@@ -173,10 +180,10 @@ def check_leaks(sources: Sequence[Source]) -> None:
 
 
 def refuse_tested_groups(where: str, sources: Sequence[str], tested: set[str]) -> None:
-    """Raise when a source names a tested group, alone or as the beginning of a file's name (``p1`` in ``p1-a.png``).
+    """Refuse sources that name a tested group, alone or at the start of a file name (``p1`` in ``p1-a.png``).
 
     Args:
-        where: what is refused. sources: groups and generator sources behind it. tested: group ids of a test split.
+        where: name for an error. sources: groups and sources of a generator. tested: group ids of a test split.
 
     Raises:
         UserError: naming the group.
@@ -187,3 +194,28 @@ def refuse_tested_groups(where: str, sources: Sequence[str], tested: set[str]) -
             f"{where}: expected nothing that comes from the test split, got its group {shared[0]!r} "
             f"({len(shared)} such) among the sources. Make it again without that group."
         )
+
+
+def open_accepted(path: Path) -> Dataset:
+    """Open the accepted rows of an audit.
+
+    Args:
+        path: the audit's ``accepted.parquet``; the summary beside it names the data set and its sha256.
+
+    Raises:
+        UserError: when there is no such summary, or the data set has changed since.
+    """
+    summary = path.parent / SUMMARY
+    try:
+        document = json.loads(summary.read_text(encoding="utf-8"))
+        root, sha256 = Path(document["dataset"]), str(document["inputs"]["audited"]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: expected {ACCEPTED} of an audit with {SUMMARY} beside it, got {type(error).__name__}. Name the "
+            "folder of a data set, or run segment audit."
+        ) from error
+    if not (root / SUMS).is_file():
+        raise UserError(f"{path}: expected the audited data set in {root}, got none. Run this where it was audited.")
+    if sha256_file(root / SUMS) != sha256:
+        raise UserError(f"{path}: expected {root} as it was audited, got other files. Audit it again.")
+    return open_dataset(root, path)

@@ -1,4 +1,4 @@
-"""What a network learns beside the classes: how deep inside its nucleus a pixel lies."""
+"""Targets of a network in addition to classes: distance of every pixel to the edge of its nucleus."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from factory.core.compiled import compiled
 DISTANCE_SCALE = 254
 """Value of a distance map in the middle of a nucleus."""
 DISTANCE_UNKNOWN = 255
-"""Value of a distance map where nobody knows which nucleus a pixel belongs to; losses leave it out."""
+"""Value of a distance map where the nucleus of a pixel is unknown; losses leave it out."""
 
 
 def distance_target(instance: npt.NDArray[np.int32], nucleus: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """Distance of every pixel to the edge of its nucleus, as a share of that nucleus' largest (after Naylor 2019).
 
     The distance is 1 + the exact Euclidean distance to the nearest edge pixel, where an edge pixel has a neighbour
-    (of eight) with another id. So touching nuclei part, and no pixel of a nucleus is 0. The border of the image is no
-    edge: a nucleus that it cuts keeps high values there. Differs from Naylor's DIST, which learns pixels: as a share,
-    small and large nuclei weigh the same.
+    (of eight) with another id. So touching nuclei are separated, and no pixel of a nucleus is 0. The border of the
+    image is no edge: a nucleus cut by it keeps high values there. Difference from Naylor's DIST, which is in pixels:
+    as a share, small and large nuclei have the same weight.
 
     Args:
         instance: int32 [H, W], 0 = no nucleus; ids may have gaps.
@@ -30,10 +30,10 @@ def distance_target(instance: npt.NDArray[np.int32], nucleus: npt.NDArray[np.boo
         uint8 [H, W]: round(254 d) with d in (0, 1] on nuclei; 0 on background; 255 where `nucleus` has no id.
     """
     ids = np.ascontiguousarray(instance)
-    if ids.size and int(ids.max()) > ids.size:  # sparse ids of foreign maps: do not let them size the table
+    if ids.size and int(ids.max()) > ids.size:  # sparse ids of foreign maps would make the table too large
         ids = np.unique(np.append(ids, 0), return_inverse=True)[1][:-1].reshape(instance.shape).astype(np.int32)
     inside = _inside(ids)
-    if inside.all():  # one id all over: no edge to measure from
+    if inside.all():  # a single id: there is no edge
         depth = np.ones(ids.shape, np.float32)
     else:
         depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) + np.float32(1)

@@ -1,4 +1,4 @@
-"""Stores -> batches: tiles in the network's scheme, and a loader that works ahead of the training."""
+"""Training tiles in the network's scheme, and the batches made of their views."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from manifests.dataset import Dataset
 from manifests.labels import IGNORE, LabelScheme
-from segment.data.appearance import change_appearance
-from segment.data.augmentation import AugmentConfig, draw_view, take
+from segment.data.augmentation import AugmentConfig, change_appearance, draw_view, take
 from segment.data.decoded import DecodedTiles
 from segment.data.sources import projections
 from segment.data.targets import distance_target
@@ -20,13 +19,13 @@ from segment.data.targets import distance_target
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step sees.
+    """Input of a training step.
 
     Attributes:
         images: uint8 [N, h, w, 3].
         labels: uint8 [N, h, w], classes of the common scheme, 255 = ignore.
         distances: uint8 [N, h, w], 254 x the normalised distance of nuclei (`segment.data.targets`), 255 = unknown;
-            None where the network does not learn them.
+            None for a network without distances.
     """
 
     images: npt.NDArray[np.uint8]
@@ -36,7 +35,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Crop:
-    """One view of one tile, as in a `Batch`; the arrays may be read-only views of the tile."""
+    """One view of one tile, as in a `Batch`; the arrays may be read-only and share memory with the tile."""
 
     image: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
@@ -49,9 +48,9 @@ class Tiles:
     Args:
         dataset: the rows.
         scheme: of the network; every row's scheme projects onto it.
-        folder: where decoded tiles are kept while this object lives.
-        budget_bytes: the most that they may take; past it, tiles are decoded each time.
-        distances: whether the network learns distances.
+        folder: of decoded tiles, as long as this object exists.
+        budget_bytes: largest size of decoded tiles; other tiles are decoded each time.
+        distances: whether the network has distances.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Tiles:
         return len(self._indices)
 
     def _decode(self, position: int) -> list[npt.NDArray[np.uint8]]:
-        """Image, labels, and distances where they are learnt: once for the whole tile, so that crops just read them."""
+        """Image, labels, and distances if needed, of the whole tile."""
         store, index = self._dataset.store, self._indices[position]
         labels = self._tables[self._names[position]][store.read(index, "semantic")]
         arrays = [store.read(index, "image"), labels]
@@ -86,7 +85,7 @@ class Tiles:
         augment: AugmentConfig,
         wanted: int | None = None,
     ) -> Crop:
-        """A random view of one tile, near a random pixel of the class `wanted` where the tile has one."""
+        """A random view of one tile, around a random pixel of the class `wanted` if the tile has one."""
         image, labels, *distances = self._decoded.read(position)
         around = None if wanted is None else _draw_pixel(labels, wanted, rng)
         image, maps = take(draw_view(rng, self.size, crop, augment, around), image, [labels, *distances])
@@ -96,7 +95,7 @@ class Tiles:
     def class_shares(self) -> npt.NDArray[np.float64]:
         """Share of each class of the network's scheme in each tile's labelled pixels: [tiles, C].
 
-        By the manifest; a row that does not say is counted from its mask.
+        From the manifest, or counted from the mask of a row without them.
         """
         shares = np.zeros((len(self), len(self._scheme)))
         for position, fractions in enumerate(self._dataset.table["class_fractions"].to_pylist()):
@@ -110,7 +109,7 @@ class Tiles:
         return shares
 
     def draw_class(self, rng: np.random.Generator) -> tuple[int, int] | None:
-        """A class of those that occur, each as likely, and a tile in proportion to the class's share: (class, tile).
+        """A class, all that occur equally likely, and a tile in proportion to the class's share: (class, tile).
 
         None where no tile has a labelled pixel.
         """
@@ -129,7 +128,7 @@ class Tiles:
 
 
 def _draw_pixel(labels: npt.NDArray[np.uint8], wanted: int, rng: np.random.Generator) -> tuple[int, int] | None:
-    """A pixel (y, x) of a class, each as likely; None where there is none."""
+    """A random pixel (y, x) of a class, all equally likely; None where there is none."""
     flat = labels.reshape(-1)
     tried = rng.integers(flat.size, size=128)  # finds common classes without reading the whole tile
     hits = np.flatnonzero(flat[tried] == wanted)

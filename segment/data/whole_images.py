@@ -1,7 +1,7 @@
-"""Whole images again: the tiles that one image was cut into, put back where they came from.
+"""Whole images, assembled from the tiles that they were cut into.
 
-Scores of tiles are other numbers than scores of images: a nucleus that a tile's edge cuts counts as two, and small
-ones weigh more. So what is reported is scored on wholes; see `segment evaluate --tiles` for the other.
+Scores of tiles differ from scores of images: a nucleus cut by a tile's edge counts twice, and small tiles have more
+weight. So reports are of whole images; `segment evaluate --tiles` scores tiles.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from manifests.labels import IGNORE
 from manifests.tile import Tile
 
 _AIR = 255
-"""Grey level of pixels of an image that no tile holds: `factory ingest` drops tiles of air, which is white."""
+"""Grey level of pixels without a tile: `factory ingest` drops tiles of air, which is white."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class WholeImage:
     Attributes:
         name: the image's `source_uri`; the `sample_id` of a row that is not cut from a flat image.
         image: uint8 [H, W, 3]. tile: its labels, of the same size.
-        sample_ids: rows that it was made of, in the manifest's order. group: patient or slide, None where unknown.
+        sample_ids: its rows, in the manifest's order. group: patient or slide, None where unknown.
     """
 
     name: str
@@ -42,11 +42,11 @@ class WholeImage:
 
 @dataclass(frozen=True)
 class ImageTiles:
-    """The rows that one whole image is made of.
+    """Rows of one whole image.
 
     Attributes:
         name, group: as in `WholeImage`. positions: of its rows in the data set.
-        is_cut: whether they are tiles of a flat image, which know their place in it.
+        is_cut: whether they are tiles of a flat image, with their positions in it.
     """
 
     name: str
@@ -56,14 +56,14 @@ class ImageTiles:
 
 
 def group_tiles(dataset: Dataset) -> list[ImageTiles]:
-    """The rows that make up each whole image, images in the order of their first row.
+    """Group rows by whole image, in the order of their first rows.
 
-    Rows belong together when they were cut from one flat image (`source_uri`). A synthetic tile is an image by
-    itself, and so is a tile of a slide (`source_level`): a slide is no image that a network sees at once.
+    Rows belong together when they were cut from one flat image (`source_uri`). A synthetic tile is an image of its own,
+    and so is a tile of a slide (`source_level`), because a slide is too large for a network.
 
     Raises:
-        UserError: when tiles of an image were resampled, so that rows do not say where they belong to the pixel, or
-            are of different resolutions or schemes.
+        UserError: when tiles of an image were resampled, so that their positions are not exact to the pixel, or have
+            different resolutions or schemes.
     """
     columns = ("sample_id", "group_id", "source_uri", "source_level", "source_x", "source_y", "mpp", "label_scheme")
     rows = dataset.table.select(list(columns)).to_pylist()
@@ -91,11 +91,11 @@ def group_tiles(dataset: Dataset) -> list[ImageTiles]:
 def whole_images(dataset: Dataset) -> Iterator[WholeImage]:
     """Every whole image of a data set, one in memory at a time; see `group_tiles` for what belongs together.
 
-    Parts that no tile holds are white and labelled 255 (ignore). Lines that are 255 throughout at the lower and right
-    side of an image are cut off: that is where `factory ingest` pads by mirroring.
+    Pixels without a tile are white and labelled 255 (ignore). Rows and columns of 255 at the lower and right side of an
+    image are cut off, because `factory ingest` pads there by mirroring.
 
     Raises:
-        UserError: as `group_tiles`, and when two tiles disagree on a pixel that both hold.
+        UserError: as `group_tiles`, and when two tiles differ in a common pixel.
     """
     for parts in group_tiles(dataset):
         samples = [dataset[position] for position in parts.positions]
@@ -103,7 +103,7 @@ def whole_images(dataset: Dataset) -> Iterator[WholeImage]:
 
 
 def tile_images(dataset: Dataset) -> Iterator[WholeImage]:
-    """Every row as an image of its own, named by its `sample_id`: for tile-wise scores."""
+    """Every row as an image of its own, named by its `sample_id`, for scores of tiles."""
     return (_alone(sample) for sample in dataset)
 
 
@@ -139,7 +139,7 @@ def _joined(dataset: Dataset, parts: ImageTiles, samples: list[Sample]) -> Whole
 
 
 def _labelled_extent(semantic: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
-    """Rows and columns up to the last one with a labelled pixel; all of them where nothing is labelled."""
+    """Rows and columns up to the last one with a labelled pixel; all if nothing is labelled."""
     known = semantic != IGNORE
     if not known.any():
         return semantic.shape

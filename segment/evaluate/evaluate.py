@@ -18,7 +18,7 @@ from manifests.labels import IGNORE, LabelScheme
 from manifests.measure import measured_tps
 from manifests.tile import Tile
 from segment import metrics
-from segment.data.sources import Source, projections, refuse_tested_groups
+from segment.data.sources import Source, groups_of, projections, refuse_tested_groups
 from segment.data.whole_images import WholeImage, whole_images
 from segment.metrics import NucleiScores, SurfaceDistances
 from segment.network.head import has_instances
@@ -72,7 +72,7 @@ def check_test_leaks(weights: Weights, path: Path, parts: Sequence[tuple[Source,
                 f"{source.dataset.root}: expected weights that never saw the scored tiles, got ones trained on its "
                 "train split. Use --split test."
             )
-    tested = {g for _, dataset in parts for g in dataset.table["group_id"].unique().to_pylist() if g is not None}
+    tested = {group for _, dataset in parts for group in groups_of(dataset)}
     shared = sorted(tested & set(weights.card["groups"]))
     if shared:
         raise UserError(

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from factory.core.document import Block, Grid, Paragraph, to_markdown
 from factory.core.encoding import finite, json_bytes
 from manifests.files import write_atomic
 from manifests.labels import LabelScheme
 from segment.evaluate.evaluate import ImageScore, summarise
 from segment.metrics.names import METRICS, label
-from segment.report.document import Block, Grid, Paragraph, to_markdown
 
 
 def evaluation_document(scores: Sequence[ImageScore], header: Mapping[str, Any], scheme: LabelScheme) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from math import nan
 
 import numpy as np
 
-from segment.metrics.matching import assignment, best_of_pred, best_of_truth
-from segment.metrics.overlap import Floats, Ints, Overlap
+from segment.metrics.overlap import Floats, Ints, Overlap, assignment, best_of_pred, best_of_truth
 from segment.metrics.panoptic import Panoptic, panoptic_quality
 from segment.metrics.pooling import Sums
 

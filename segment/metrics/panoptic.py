@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.compiled import compiled
-from segment.metrics.matching import assignment, best_of_truth
-from segment.metrics.overlap import Ints, Overlap, overlap
+from segment.metrics.overlap import Ints, Overlap, assignment, best_of_truth, overlap
 from segment.metrics.pooling import Sums
 
 

@@ -1,7 +1,7 @@
-"""Segmentation networks: architecture, output head, weights, and instances from their output."""
+"""Segmentation networks: architectures, output head, weights, and nuclei from their output."""
 
 NETWORKS: dict[str, str] = {
-    "unetplusplus": "segment.network.networks:unetplusplus",
-    "segnet": "segment.network.segnet:segnet",
+    "unetplusplus": "segment.network.networks:UnetPlusPlus",
+    "segnet": "segment.network.segnet:SegNetVgg16",
 }
-"""Networks by name. Adding one is a function ``(encoder, in_channels, classes) -> Module`` and a line here."""
+"""Networks by name. To add one, write a class that fits `segment.network.networks.Architecture` and a line here."""

@@ -1,4 +1,4 @@
-"""What the channels of a network's output mean: class logits, then, where nuclei are told apart, their distance."""
+"""Channels of a network's output: class logits and, to separate nuclei, a distance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Head:
 
     Attributes:
         classes: number of class logits, which come first.
-        distance: whether a logit follows whose sigmoid is the normalised distance to the nucleus's edge
+        distance: whether another logit follows, whose sigmoid is the normalised distance to the edge of the nucleus
             (`segment.data.targets`).
     """
 
@@ -45,10 +45,10 @@ class Head:
 
 
 def has_instances(scheme: LabelScheme) -> bool:
-    """Whether a mask of this scheme shows single nuclei."""
+    """Whether masks of this scheme have single nuclei."""
     return bool(scheme.ids("nucleus"))
 
 
 def head_for(scheme: LabelScheme) -> Head:
-    """The head that a scheme asks for: with a distance where it shows nuclei."""
+    """The head of a scheme, with a distance where it has nuclei."""
     return Head(len(scheme), distance=has_instances(scheme))

@@ -1,4 +1,4 @@
-"""One image through a network: padded to what the network divides by, and cut back."""
+"""Output of a network for one image of any size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from segment.network.networks import DIVISOR, to_input
 
 @dataclass(frozen=True)
 class Maps:
-    """What a network says of every pixel.
+    """Predictions for every pixel.
 
     Attributes:
-        probabilities: float32 [C, H, W], summing to 1 over the classes.
-        distance: float32 [H, W], 0 on the edge of a nucleus and outside, 1 in its middle; None for a semantic network.
+        probabilities: float32 [C, H, W], with sum 1 over the classes.
+        distance: float32 [H, W], 0 at the edge of a nucleus and outside, 1 in its middle; None for a network without.
     """
 
     probabilities: npt.NDArray[np.float32]

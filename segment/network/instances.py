@@ -1,4 +1,4 @@
-"""Network output -> nuclei: watershed from the maxima of a predicted distance, or connected components without one."""
+"""Nuclei from network output: watershed from maxima of the predicted distance, or connected components without it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from factory.core.compiled import compiled
 from factory.core.config import Config
 from manifests.labels import LabelScheme
 from manifests.tile import Tile
 from segment.network.head import has_instances
 from segment.network.inference import Maps
-from segment.network.maxima import deep_maxima
 
 _LEVELS = 250
-"""Steps in which a distance of 0..1 is read: integers make the watershed's flooding exact and quick."""
+"""Integer levels of a distance of 0..1, which make the watershed exact and fast."""
 _HOLE_PX = 64
-"""Larger gaps are tissue between nuclei, such as a gland's lumen, and no hole in a nucleus."""
+"""Largest hole in a nucleus; larger gaps are tissue between nuclei, such as the lumen of a gland."""
 
 
 class InstanceConfig(Config):
-    """How nuclei are read off a prediction; chosen on validation and kept with the weights.
+    """Settings of the separation of nuclei; chosen on validation and stored with the weights.
 
     Attributes:
-        foreground: a pixel belongs to a nucleus when the nucleus classes together are more probable than this.
-        h: how deep the valley between two maxima of the distance (0..1) must be to part two nuclei.
-        smooth_um: standard deviation of the Gaussian that the distance is smoothed with.
-        min_area_um2: smaller objects are dropped as debris.
+        foreground: least summed probability of the nucleus classes of a pixel in a nucleus.
+        h: least depth of the valley between two maxima of the distance (0..1) that separates two nuclei.
+        smooth_um: standard deviation of the Gaussian smoothing of the distance.
+        min_area_um2: least area; smaller objects are removed as debris.
     """
 
     foreground: float = Field(default=0.5, gt=0, lt=1)
@@ -38,12 +38,12 @@ class InstanceConfig(Config):
 def read_tile(maps: Maps, scheme: LabelScheme, mpp: float, config: InstanceConfig) -> Tile:
     """Classes and nuclei of one image, consistent with each other.
 
-    Without nuclei in the scheme the mask is the most probable class and there are no instances. With them every nucleus
-    is of one class, the one whose probabilities sum highest over its pixels, and the pixels outside nuclei take the
-    most probable of the other classes.
+    For a scheme without nuclei the mask is the most probable class, and there are no instances. Otherwise every nucleus
+    has one class, with the highest sum of probabilities over its pixels, and pixels outside nuclei have the most
+    probable other class.
 
     Args:
-        maps: what the network says. scheme: of its classes. mpp: micrometres per pixel. config: how to read nuclei.
+        maps: of the network. scheme: of its classes. mpp: micrometres per pixel. config: of the separation.
     """
     semantic = maps.probabilities.argmax(0).astype(np.uint8)
     if not has_instances(scheme):
@@ -58,12 +58,12 @@ def read_tile(maps: Maps, scheme: LabelScheme, mpp: float, config: InstanceConfi
 def separate(
     probability: npt.NDArray[np.float32], distance: npt.NDArray[np.float32], mpp: float, config: InstanceConfig
 ) -> npt.NDArray[np.int32]:
-    """Part touching nuclei by a watershed of the distance from those of its maxima that stand out by `h`.
+    """Separate touching nuclei by a watershed of the distance from its maxima of depth `h`.
 
-    A part of the foreground without a maximum that stands out is no nucleus. Small holes are filled.
+    Foreground without such a maximum is no nucleus. Small holes are filled.
 
     Args:
-        probability: float32 [H, W], of being in a nucleus. distance: float32 [H, W], 0..1, high in its middle.
+        probability: float32 [H, W], of nuclei. distance: float32 [H, W], 0..1, high in the middle of nuclei.
         mpp: micrometres per pixel. config: thresholds.
 
     Returns:
@@ -88,14 +88,12 @@ def components(
 ) -> npt.NDArray[np.int32]:
     """Connected components of the nucleus classes taken together: int32 [H, W], ids 1..n, 0 = background.
 
-    Pixels connect through their sides (4-connectivity), so nuclei that touch at a corner stay two; nuclei that touch
-    along an edge come out as one, which is what a semantic network can say.
+    With 4-connectivity, nuclei that touch at a corner are two. Nuclei that touch along an edge are one: a network
+    without distances cannot separate them.
 
     Args:
-        semantic: uint8 [H, W], predicted classes.
-        scheme: of the prediction.
-        mpp: micrometres per pixel.
-        config: the smallest object that counts.
+        semantic: uint8 [H, W], predicted classes. scheme: of the prediction.
+        mpp: micrometres per pixel. config: of the smallest object.
     """
     import cv2
 
@@ -132,7 +130,7 @@ def _drop_small(labels: npt.NDArray[np.int32], mpp: float, config: InstanceConfi
 def _classify(
     probabilities: npt.NDArray[np.float32], instance: npt.NDArray[np.int32], scheme: LabelScheme
 ) -> npt.NDArray[np.uint8]:
-    """One class per nucleus by its summed probabilities, the most probable other class elsewhere: uint8 [H, W]."""
+    """One class per nucleus by summed probabilities, the most probable other class elsewhere: uint8 [H, W]."""
     nucleus = list(scheme.ids("nucleus"))
     other = [label.id for label in scheme.classes if label.id not in nucleus]
     n = int(instance.max()) + 1
@@ -146,3 +144,71 @@ def _classify(
         return of_nucleus[instance]
     outside = np.array(other, np.uint8)[probabilities[other].argmax(0)]
     return np.where(instance > 0, of_nucleus[instance], outside).astype(np.uint8)
+
+
+@compiled()
+def deep_maxima(levels: npt.NDArray[np.uint8], h: int) -> npt.NDArray[np.int32]:
+    """One pixel in every maximum from which each path to a higher one descends by `h` or more.
+
+    These are the extended maxima of Soille 2003, section 6.3.4 (for integers, the regional maxima of the reconstruction
+    from levels - (h - 1)). A union-find joins pixels from the highest level down; where two regions meet, the dynamics
+    of the lower maximum is known (Grimaud 1992). Level 0 is background. Of two equal maxima without a valley of h
+    between them one is found, while skimage.morphology.h_maxima marks both.
+
+    Args:
+        levels: uint8 [H, W]. h: 1..255.
+
+    Returns:
+        int32 [H, W]: ids 1..n, each on one pixel, 0 elsewhere.
+    """
+    height, width = levels.shape
+    flat = levels.ravel()
+    order = _descending(flat)
+    parent = np.full(flat.size, -1, np.int64)  # the root of a region is its highest pixel, its own parent
+    markers, found = np.zeros((height, width), np.int32), 0
+    for pixel in order:
+        parent[pixel] = pixel
+        y, x = pixel // width, pixel % width
+        for v in range(max(y - 1, 0), min(y + 2, height)):
+            for u in range(max(x - 1, 0), min(x + 2, width)):
+                if parent[v * width + u] < 0:
+                    continue
+                here, there = _root(parent, pixel), _root(parent, v * width + u)
+                if here == there:
+                    continue
+                if flat[here] > flat[there]:
+                    here, there = there, here
+                if np.int64(flat[here]) - np.int64(flat[pixel]) >= h:
+                    found += 1
+                    markers[here // width, here % width] = found
+                parent[here] = there
+    for pixel in order:  # regions that met no higher one descend to the background
+        if parent[pixel] == pixel and flat[pixel] >= h:
+            found += 1
+            markers[pixel // width, pixel % width] = found
+    return markers
+
+
+@compiled()
+def _descending(flat: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Positions of the values above 0, in stable descending order."""
+    start = np.zeros(257, np.int64)
+    for value in flat:
+        start[255 - value + 1] += 1
+    start = np.cumsum(start)
+    order = np.empty(start[255], np.int64)
+    for position in range(flat.size):
+        value = flat[position]
+        if value:
+            order[start[255 - value]] = position
+            start[255 - value] += 1
+    return order
+
+
+@compiled()
+def _root(parent: npt.NDArray[np.int64], pixel: int) -> int:
+    """Root of a pixel's region, with path halving."""
+    while parent[pixel] != pixel:
+        parent[pixel] = parent[parent[pixel]]
+        pixel = parent[pixel]
+    return pixel

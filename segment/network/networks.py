@@ -1,8 +1,7 @@
-"""Segmentation networks by name, and the weights that their encoders may start from.
+"""Segmentation networks by name, and pretrained weights of their encoders.
 
-Adding a network is a function ``(encoder, in_channels, classes) -> Module``, a line in `segment.network.NETWORKS` and
-one in `DEFAULT_ENCODERS`; the module has an attribute `encoder`, and takes sides that are multiples of `DIVISOR`. The
-only importer of segmentation_models_pytorch.
+To add a network, write a class with the methods of `Architecture` and a line in
+`segment.network.NETWORKS`. Only this module imports segmentation_models_pytorch.
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ import contextlib
 import difflib
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -22,53 +23,102 @@ from factory.core.registry import resolve
 from manifests.errors import FaultError, UserError
 from segment.network import NETWORKS
 
-DEFAULT_ENCODERS: dict[str, str] = {"unetplusplus": "mobilenet_v2", "segnet": "vgg16_bn"}
-"""The encoder unless another is asked for; on a CPU mobilenet_v2 trains twice as fast as resnet18."""
-
 DIVISOR = 32
 """Sides of an input are multiples of this: every network here halves five times."""
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""RGB mean and deviation that inputs are normalised with: ImageNet's, so that encoder weights from there fit."""
+"""Mean and standard deviation of RGB in ImageNet, with which inputs are normalised for its encoder weights."""
+
+
+class Architecture(Protocol):
+    """An entry of `NETWORKS`. `tests/segment/network/test_networks.py` checks every entry.
+
+    Attributes:
+        default_encoder: its encoder unless another is given.
+    """
+
+    default_encoder: str
+
+    def encoders(self) -> Sequence[str]:
+        """Names of the encoders that it can have."""
+        ...
+
+    def accepts(self, encoder: str) -> bool:
+        """Whether it can have an encoder, which may also be one that `encoders` does not list."""
+        ...
+
+    def build(self, encoder: str, in_channels: int, classes: int) -> nn.Module:
+        """A network float32 [N, in_channels, H, W] -> [N, classes, H, W], for sides that are multiples of `DIVISOR`.
+
+        Its attribute `encoder` is a module. Weights are drawn from torch's global generator.
+
+        Raises:
+            UserError: for an encoder that does not work.
+        """
+        ...
+
+
+class UnetPlusPlus:
+    """UNet++ (Zhou et al. 2018) with an encoder of segmentation_models_pytorch, or ``tu-<timm model>``."""
+
+    default_encoder = "mobilenet_v2"  # on a CPU it trains twice as fast as resnet18
+
+    def encoders(self) -> list[str]:
+        """Encoders of segmentation_models_pytorch, without deprecated names and transformers without a half scale."""
+        from segmentation_models_pytorch.encoders import encoders
+
+        return sorted(name for name in encoders if not name.startswith(("timm-", "mit_")))
+
+    def accepts(self, encoder: str) -> bool:
+        """Whether it is listed, or a model of timm."""
+        import timm
+
+        is_timm = encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-").split(".")[0])
+        return is_timm or encoder in self.encoders()
+
+    def build(self, encoder: str, in_channels: int, classes: int) -> nn.Module:
+        """Build the network; `Architecture` has the contract."""
+        import segmentation_models_pytorch as smp
+
+        try:
+            network: nn.Module = smp.UnetPlusPlus(
+                encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=classes
+            )
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            raise UserError(f"--encoder: expected one that UNet++ can use, got {encoder!r} ({error}).") from error
+        return network
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture of a name in `NETWORKS`.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known one.
+    """
+    found: Architecture = resolve(NETWORKS, name, "--net")()
+    return found
 
 
 class NetworkConfig(Config):
-    """Which network; `encoder` null takes the network's own default."""
+    """Name of a network and its encoder; null takes the default encoder of the network."""
 
     name: str = "unetplusplus"
     encoder: str | None = None
 
     def resolved(self) -> NetworkConfig:
-        """The same with the encoder spelt out.
+        """The same with the encoder's name.
 
         Raises:
             UserError: for an unknown network or encoder, with the nearest known name.
         """
-        resolve(NETWORKS, self.name, "--net")
-        encoder = self.encoder or DEFAULT_ENCODERS[self.name]
-        known = encoder_names(self.name)
-        if encoder not in known and not (self.name == "unetplusplus" and _is_timm(encoder)):
+        of_name = architecture(self.name)
+        encoder, known = self.encoder or of_name.default_encoder, of_name.encoders()
+        if not of_name.accepts(encoder):
             near = difflib.get_close_matches(encoder, known, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
             raise UserError(f"--encoder: expected an encoder of {self.name}, got {encoder!r}. {hint}")
         return NetworkConfig(name=self.name, encoder=encoder)
-
-
-def encoder_names(network: str) -> list[str]:
-    """Encoders that a network of the table can have (UNet++ also takes ``tu-<timm model>``)."""
-    if network == "segnet":
-        return ["vgg16_bn"]
-    from segmentation_models_pytorch.encoders import encoders
-
-    # UNet++ has no stage for the transformers' missing half scale, and the timm- names are deprecated.
-    return sorted(name for name in encoders if not name.startswith(("timm-", "mit_")))
-
-
-def _is_timm(encoder: str) -> bool:
-    import timm
-
-    return encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-").split(".")[0])
 
 
 def build(config: NetworkConfig, channels: int, in_channels: int = 3) -> nn.Module:
@@ -80,43 +130,28 @@ def build(config: NetworkConfig, channels: int, in_channels: int = 3) -> nn.Modu
         in_channels: channels of the image.
     """
     config = config.resolved()
-    network: nn.Module = resolve(NETWORKS, config.name, "--net")(config.encoder, in_channels, channels)
-    return network
-
-
-def unetplusplus(encoder: str, in_channels: int, classes: int) -> nn.Module:
-    """UNet++ (Zhou et al. 2018) with an encoder of segmentation_models_pytorch."""
-    import segmentation_models_pytorch as smp
-
-    try:
-        network: nn.Module = smp.UnetPlusPlus(
-            encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=classes
-        )
-    except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"--encoder: expected one that UNet++ can use, got {encoder!r} ({error}).") from error
-    return network
+    return architecture(config.name).build(str(config.encoder), in_channels, channels)
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> normalised float32 [N, 3, H, W]: the one place where images become network input.
+    """Convert images to network input: uint8 [N, H, W, 3] -> normalised float32 [N, 3, H, W].
 
-    The memory stays in the order of the image, which is torch's channels_last: convolutions on a CPU and on tensor
-    cores are fastest on it.
+    The memory layout stays that of the images, torch's channels_last, on which convolutions are fastest.
     """
     mean, std = (torch.tensor(values, device=images.device) for values in (MEAN, STD))
     return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
 def load_encoder_weights(network: nn.Module, config: NetworkConfig, weights: str) -> None:
-    """Start the encoder from weights in a safetensors file, named as segmentation_models_pytorch names them.
+    """Load encoder weights from a safetensors file, with the names of segmentation_models_pytorch.
 
     Args:
-        network: what `build` gave for `config`.
+        network: of `build` for `config`.
         config: name and encoder.
         weights: a path, or "imagenet" to download them.
 
     Raises:
-        UserError: when the file is not safetensors or is not of this encoder; nothing is loaded in part.
+        UserError: when the file is not safetensors or not of this encoder; weights are never loaded in part.
         FaultError: when the download fails.
     """
     path = encoder_file(config, weights)
@@ -124,7 +159,7 @@ def load_encoder_weights(network: nn.Module, config: NetworkConfig, weights: str
     encoder = network.encoder
     assert isinstance(encoder, nn.Module)
     own = encoder.state_dict()
-    # A classifier behind the encoder is no part of it; anything else that is left over is another encoder's.
+    # A classifier after the encoder is not part of it; any other tensor belongs to a different encoder.
     tensors = {name: t for name, t in tensors.items() if not name.startswith(("fc.", "classifier.", "last_linear."))}
     wrong = sorted(own.keys() ^ tensors.keys()) or [n for n in own if own[n].shape != tensors[n].shape]
     if wrong:
@@ -136,7 +171,7 @@ def load_encoder_weights(network: nn.Module, config: NetworkConfig, weights: str
 
 
 def encoder_file(config: NetworkConfig, weights: str) -> Path:
-    """The file of encoder weights: a path as it is, "imagenet" fetched or found in the cache.
+    """The file of encoder weights: a path, or "imagenet" from the cache or the network.
 
     Raises:
         FaultError: when the download fails.
@@ -145,14 +180,14 @@ def encoder_file(config: NetworkConfig, weights: str) -> Path:
 
 
 def check_fit(config: NetworkConfig, channels: int, crop: tuple[int, int], encoder_weights: str | None) -> None:
-    """Build the network once and push an empty crop through it, so that what does not fit is said before a run begins.
+    """Check before a run that the network works, with an empty crop.
 
     Args:
-        config: name and encoder. channels: of the output. crop: height and width that it is to take.
+        config: name and encoder. channels: of the output. crop: height and width.
         encoder_weights: as in `load_encoder_weights`; None for random ones.
 
     Raises:
-        UserError: naming the encoder and what it said.
+        UserError: naming the encoder, with its error.
     """
     with torch.random.fork_rng(devices=[]):
         network = build(config, channels)
@@ -162,10 +197,10 @@ def check_fit(config: NetworkConfig, channels: int, crop: tuple[int, int], encod
         with torch.inference_mode():
             shape = tuple(network.eval()(torch.zeros(1, 3, *crop)).shape)
     except (AssertionError, RuntimeError, ValueError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"--encoder: expected one that takes crops of {crop[0]}x{crop[1]}, got {config.resolved().encoder} "
-            f"({said}). Choose another --encoder or --crop."
+            f"({reason}). Choose another --encoder or --crop."
         ) from error
     if shape != (1, channels, *crop):
         raise UserError(
@@ -175,7 +210,7 @@ def check_fit(config: NetworkConfig, channels: int, crop: tuple[int, int], encod
 
 
 def _download(config: NetworkConfig) -> Path:
-    """Fetch ImageNet weights of an encoder into the Hugging Face cache, or find them there."""
+    """ImageNet weights of an encoder in the Hugging Face cache, fetched if needed."""
     import huggingface_hub
     from huggingface_hub import constants, try_to_load_from_cache
     from segmentation_models_pytorch.encoders import encoders
@@ -188,11 +223,11 @@ def _download(config: NetworkConfig) -> Path:
     cached = try_to_load_from_cache(**wanted)
     if isinstance(cached, str):
         return Path(cached)
-    try:  # asked once and plainly: the hub's client would try for half a minute before it says so
-        with contextlib.suppress(urllib.error.HTTPError):  # an answer, if not a kind one
+    try:  # a quick request first: the hub's client would retry for half a minute
+        with contextlib.suppress(urllib.error.HTTPError):  # the server answers
             urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=10).close()
         return Path(huggingface_hub.hf_hub_download(**wanted))
-    except OSError as error:  # urllib's and the hub client's errors alike
+    except OSError as error:  # of urllib and of the hub's client
         raise FaultError(
             f"--encoder-weights imagenet: expected to reach {constants.ENDPOINT}/{source['repo_id']}, "
             f"got {error}. Download its model.safetensors elsewhere and give --encoder-weights PATH."

@@ -1,4 +1,4 @@
-"""SegNet (Badrinarayanan, Kendall and Cipolla 2017): a VGG16 encoder and a decoder that unpools by its indices."""
+"""SegNet (Badrinarayanan, Kendall and Cipolla 2017): a VGG16 encoder, and a decoder that unpools with its indices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 class Vgg16Encoder(nn.Module):
     """The convolutions of VGG16 with batch norm, each stage followed by a 2x2 max-pooling that returns its indices.
 
-    Layers are numbered as in torchvision's ``vgg16_bn().features``, so its weights load by name.
+    Layers have the numbers of torchvision's ``vgg16_bn().features``, so its weights load by name.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -44,8 +44,8 @@ class Vgg16Encoder(nn.Module):
 class SegNet(nn.Module):
     """SegNet: logits [N, C, H, W] for images [N, 3, H, W] whose sides are multiples of 32.
 
-    The decoder mirrors the encoder: each stage puts values back where the maxima came from (zeros elsewhere) and
-    makes the map dense by as many convolutions; the last one gives the logits.
+    The decoder mirrors the encoder: each stage unpools to the positions of the maxima (zeros elsewhere), followed by as
+    many convolutions as in the encoder; the last one gives the logits.
     """
 
     def __init__(self, in_channels: int, classes: int) -> None:
@@ -71,7 +71,7 @@ class SegNet(nn.Module):
 
 
 def _decoder_stage(channels: tuple[int, ...], following: int | None, classes: int) -> nn.Sequential:
-    """Convolutions at one scale; the last one goes to the channels of the next stage, or to the logits."""
+    """Convolutions at one scale; the last one has the channels of the next stage, or the logits."""
     layers: list[nn.Module] = []
     for position, width in enumerate(channels):
         is_last = position == len(channels) - 1
@@ -83,7 +83,20 @@ def _decoder_stage(channels: tuple[int, ...], following: int | None, classes: in
     return nn.Sequential(*layers)
 
 
-def segnet(encoder: str, in_channels: int, classes: int) -> nn.Module:
-    """Build SegNet; `encoder` is always "vgg16_bn", whose layers the decoder mirrors."""
-    del encoder
-    return SegNet(in_channels, classes)
+class SegNetVgg16:
+    """SegNet as an entry of `segment.network.networks.NETWORKS`: the decoder mirrors the layers of VGG16."""
+
+    default_encoder = "vgg16_bn"
+
+    def encoders(self) -> list[str]:
+        """VGG16 with batch norm, the only one."""
+        return [self.default_encoder]
+
+    def accepts(self, encoder: str) -> bool:
+        """Whether it is the only one."""
+        return encoder == self.default_encoder
+
+    def build(self, encoder: str, in_channels: int, classes: int) -> nn.Module:
+        """Build the network; `segment.network.networks.Architecture` has the contract."""
+        del encoder
+        return SegNet(in_channels, classes)

@@ -1,24 +1,29 @@
-"""Trained weights as the commands use them: a network, what its output means, and its card."""
+"""Trained weights: a network with its scheme, head and card."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from factory.core import checkpoints
 from factory.core.checkpoints import BEST, read_checkpoint
 from factory.core.config import parse
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
-from segment.network.checkpoints import WEIGHTS_KIND
 from segment.network.head import Head
 from segment.network.instances import InstanceConfig
 from segment.network.networks import NetworkConfig, build
 
 STARTER = Path(__file__).parents[1] / "starter" / "nuclei_he.safetensors"
-"""Weights that come with the package: nuclei in H&E (its card is in the file and beside it)."""
+"""Weights in the package: nuclei in H&E."""
+
+
+WEIGHTS_KIND, STATE_KIND = "segment-weights", "segment-state"
+"""Kinds of the files of `segment train`, as on their cards."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,9 @@ class Weights:
     """A network with its weights, on `device` and in eval mode.
 
     Attributes:
-        network: gives `head.channels` channels. scheme: of its classes. head: what its channels mean.
-        instances: how nuclei are read off its output, as chosen on validation.
-        card: what is known of the training. device: where the network is. path: the file.
+        network: with `head.channels` output channels. scheme: of its classes. head: meaning of its channels.
+        instances: separation of nuclei, as chosen on validation.
+        card: facts on the training. device: of the network. path: the file.
     """
 
     network: torch.nn.Module
@@ -39,22 +44,16 @@ class Weights:
     device: str
     path: Path
 
-    @property
-    def mpp(self) -> float | None:
-        """Micrometres per pixel of the training tiles; None where they differ."""
-        values = self.card.get("mpp", [])
-        return float(values[0]) if len(values) == 1 else None
-
 
 def load_weights(path: Path | str, device: str) -> Weights:
     """Load weights that `segment train` wrote.
 
     Args:
-        path: the file, the run's folder, or "starter" (or its name) for those that come with the package.
-        device: where the network is to compute.
+        path: the file, the run's folder, or "starter" (or its name) for the weights in the package.
+        device: of the network.
 
     Raises:
-        UserError: when the file is missing, damaged, no safetensors or of another network.
+        UserError: when the file is missing, damaged, not safetensors or not of its network.
     """
     path = STARTER if str(path) in ("starter", STARTER.stem) and not Path(path).exists() else Path(path)
     path = path / BEST if path.is_dir() else path
@@ -67,12 +66,17 @@ def load_weights(path: Path | str, device: str) -> Weights:
         network = build(parse(NetworkConfig, card["network"], str(path)), head.channels)
         network.load_state_dict(checkpoint.tensors)  # half-precision tensors of small files are widened here
     except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path}: expected weights that fit their card, got: {_said(error)}") from error
+        raise UserError(f"{path}: expected weights that fit their card, got: {_reason(error)}") from error
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Weights(network, scheme, head, instances, card, device, path)
 
 
-def _said(error: Exception) -> str:
-    """What an error says: of torch's, whose first line only names the network, the second."""
+def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
+    """Write weights of a segmentation network, and their card beside them (`factory.core.checkpoints`)."""
+    checkpoints.write_weights(path, tensors, {**card, "kind": WEIGHTS_KIND})
+
+
+def _reason(error: Exception) -> str:
+    """Message of an error in one line; of torch's the second, because the first only names the network."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[min(len(lines), 2) - 1] if lines else type(error).__name__

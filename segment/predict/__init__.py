@@ -1,4 +1,4 @@
-"""Label maps of images of any size: windows, blending, stitching and the files that come out."""
+"""`segment predict`: label maps of images of any size, from overlapping windows, as files or a data set."""
 
 from typing import Literal
 

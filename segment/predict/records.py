@@ -1,7 +1,7 @@
-"""The folder that `segment predict` writes into: one configuration, and a record of each image that is finished.
+"""The output folder of `segment predict`: its configuration, and a record of each finished image.
 
-A record is written after the files that it names, so an image without one is done again. What the folder holds is
-only touched when a record says that it was written here.
+A record is written after the files that it names, so an image without one is predicted again. Only files named in
+records are ever removed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from factory.core.config import canonical, read_yaml
 from factory.core.runs import RUN
 from manifests.errors import UserError
 from manifests.files import is_temporary, remove_orphans, write_atomic
-from segment.predict.sources import Picture
+from segment.predict.inputs import InputImage
 
 RECORDS = "records"
 COMMAND = "segment predict"
 
 
 def check_folder(out: Path, config: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Refuse a folder that holds something else, before anything is written.
+    """Refuse a folder with other files, before anything is written.
 
     Args:
-        out: the folder. config: resolved and JSON-ready; all that can change an output.
-        overwrite: another configuration may be replaced.
+        out: the folder. config: resolved and JSON-ready; everything that can change an output.
+        overwrite: whether another configuration may be replaced.
 
     Raises:
-        UserError: for a file, a folder of other things, or outputs of another configuration.
+        UserError: for a file, a folder with other files, or outputs of another configuration.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: expected a folder, got a file. Choose another --out.")
@@ -53,7 +53,7 @@ def check_folder(out: Path, config: Mapping[str, Any], *, overwrite: bool) -> No
 
 
 def prepare_folder(out: Path, config: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Write the configuration; with `overwrite` what was written here before is removed first."""
+    """Write the configuration; with `overwrite` earlier outputs are removed first."""
     remove_orphans(out)
     if overwrite:
         for record in (out / RECORDS).glob("*.json"):
@@ -66,28 +66,28 @@ def prepare_folder(out: Path, config: Mapping[str, Any], *, overwrite: bool) -> 
     write_atomic(out / RUN, yaml.safe_dump(dict(config), sort_keys=True, allow_unicode=True).encode())
 
 
-def is_done(out: Path, picture: Picture, files: Sequence[str]) -> bool:
-    """Whether an image's outputs are all there.
+def is_done(out: Path, image: InputImage, files: Sequence[str]) -> bool:
+    """Whether all outputs of an image exist.
 
     Raises:
-        UserError: when there are outputs of that name from another image.
+        UserError: when outputs of that name are from another image.
     """
-    path = out / RECORDS / f"{picture.name}.json"
+    path = out / RECORDS / f"{image.name}.json"
     if not path.is_file():
         return False
     record = _read(path)
-    if record.get("identity") != picture.identity:
+    if record.get("identity") != image.identity:
         raise UserError(
-            f"{picture.where}: expected the image that {path} was made of ({record.get('source')}), got another one of "
+            f"{image.where}: expected the image that {path} was made of ({record.get('source')}), got another one of "
             "its name, or it has changed. Use another --out, or --overwrite."
         )
     return set(files) <= set(record["files"]) and all((out / name).is_file() for name in files)
 
 
-def write_record(out: Path, picture: Picture, files: Sequence[str], figures: Mapping[str, Any]) -> None:
-    """Say that an image is finished, of what it was made, and what was found in it."""
-    content = {"source": picture.where, "identity": picture.identity, "files": sorted(files), **figures}
-    write_atomic(out / RECORDS / f"{picture.name}.json", (canonical(content) + "\n").encode())
+def write_record(out: Path, image: InputImage, files: Sequence[str], figures: Mapping[str, Any]) -> None:
+    """Record a finished image: its source, its files and figures."""
+    content = {"source": image.where, "identity": image.identity, "files": sorted(files), **figures}
+    write_atomic(out / RECORDS / f"{image.name}.json", (canonical(content) + "\n").encode())
 
 
 def _read(path: Path) -> dict[str, Any]:

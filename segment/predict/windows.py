@@ -1,9 +1,9 @@
-"""Windows that overlap, and maps blended from them, so that no edge of a window shows.
+"""Overlapping windows, and maps blended from them without visible edges.
 
-All windows start at multiples of the network's divisor: its strided layers then see every pixel at the phase at which
-they would see it in the whole image. Towards an edge that is not the image's own, a window counts less: not at all in
-the outer quarter of the overlap, where the network saw padding instead of its surroundings, and then by a linear ramp.
-A network that looks no further than that quarter gives the same maps as in one pass over the whole image.
+All windows start at multiples of the network's divisor, so that its strided layers have the same phase as in the whole
+image. At an edge that is not an edge of the image, the weight of a window is 0 in the outer quarter of the overlap,
+where the network saw padding instead of the surroundings, and then rises linearly. A network with a receptive field
+within that quarter gives the same maps as in one pass over the whole image.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Axis:
 
     @classmethod
     def along(cls, length: int, size: int, overlap: int) -> Axis:
-        """Cover a side of `length` pixels; `size` and `overlap` are multiples of `DIVISOR`, at most half of it shared.
+        """Cover a side of `length` pixels with windows of `size` that overlap by at most half.
 
         Raises:
-            ValueError: when they are not.
+            ValueError: when `size` or `overlap` is not a multiple of `DIVISOR`, or the overlap is too large.
         """
         if size % DIVISOR or overlap % DIVISOR or not 0 <= 2 * overlap <= size:
             raise ValueError(f"expected multiples of {DIVISOR} and an overlap of at most half, got {size}, {overlap}")
@@ -52,11 +52,11 @@ class Axis:
 
     @property
     def unseen(self) -> int:
-        """Pixels at an inner edge of a window that do not count."""
+        """Pixels at an inner edge of a window with weight 0."""
         return self.overlap // 4
 
     def weights(self, number: int) -> Floats:
-        """How much each pixel of a window counts: float32 [size], from 0 to 1."""
+        """Weight of each pixel of a window: float32 [size], from 0 to 1."""
         weights = np.ones(self.size, np.float32)
         length = self.overlap // 2
         ramp = (2 * np.arange(length, dtype=np.float32) + 1) / max(2 * length, 1)
@@ -68,7 +68,7 @@ class Axis:
         return weights
 
     def touching(self, low: int, high: int) -> list[int]:
-        """Numbers of the windows that count somewhere from pixel `low` to before `high`."""
+        """Numbers of the windows with a weight above 0 from pixel `low` to before `high`."""
         last = len(self.starts) - 1
         return [
             number
@@ -76,8 +76,8 @@ class Axis:
             if start + self.unseen * (number > 0) < high and start + self.size - self.unseen * (number < last) > low
         ]
 
-    def settled(self, number: int) -> int:
-        """The pixel before which nothing changes any more once window `number` and those before it are in."""
+    def complete_before(self, number: int) -> int:
+        """Pixel before which the blended maps are final after window `number`."""
         if number < 0:
             return 0
         return self.starts[number + 1] + self.unseen if number + 1 < len(self.starts) else self.length
@@ -94,14 +94,14 @@ class Band:
 def blended_bands(
     predict: Callable[[int, int], Maps], rows: Axis, columns: Axis, span: tuple[int, int]
 ) -> Iterator[Band]:
-    """Maps of the columns from `span[0]` to before `span[1]`, in bands that follow each other from row 0 to the last.
+    """Maps of the columns from `span[0]` to before `span[1]`, in consecutive bands from row 0 to the last.
 
-    Holds one row of windows, whatever the height of the image.
+    One row of windows is in memory, for any height of the image.
 
     Args:
         predict: maps of the window that starts at (y, x), of `rows.size` x `columns.size` pixels.
         rows: windows from top to bottom. columns: windows from left to right.
-        span: columns that are wanted, within `columns.length`.
+        span: columns, within `columns.length`.
     """
     left, right = span
     total = weight = np.zeros(0, np.float32)
@@ -117,7 +117,7 @@ def blended_bands(
             inside, target = np.s_[:, low - x : high - x], np.s_[:, low - left : high - left]
             total[(slice(None), *target)] += own[inside] * layers[(slice(None), *inside)]
             weight[target] += own[inside]
-        first, end = rows.settled(row - 1) - y, rows.settled(row) - y
+        first, end = rows.complete_before(row - 1) - y, rows.complete_before(row) - y
         finished = total[:, first:end] / weight[first:end]
         yield Band(y + first, Maps(finished[:-1], finished[-1]) if has_distance else Maps(finished, None))
         if row + 1 < len(rows.starts):

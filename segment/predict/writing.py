@@ -1,4 +1,4 @@
-"""Images through a network to files, one after the other."""
+"""Prediction of images, one after the other, into files or a data set."""
 
 from __future__ import annotations
 
@@ -9,34 +9,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.encoding import rgb_png
 from factory.core.runs import lock_folder
 from manifests.errors import UserError
+from manifests.files import write_atomic
 from manifests.tile import Tile
+from segment.data.overlay import draw_labels
 from segment.network.inference import Maps, predict_maps
 from segment.network.weights import Weights
-from segment.predict.frames import Pixels, read_frame
+from segment.predict.dataset import write_set
 from segment.predict.geojson import write_geojson
-from segment.predict.rasters import assemble, draw_overlay, ids_for_png, write_picture, write_png, write_tiff
+from segment.predict.jobs import Job, Settings
+from segment.predict.rasters import assemble, ids_for_png, write_png, write_tiff
 from segment.predict.records import check_folder, is_done, prepare_folder, write_record
-from segment.predict.request import Job, Settings, output_folders
-from segment.predict.sets import write_set
+from segment.predict.scaling import Pixels, read_scaled
 from segment.predict.stitching import Block, Canvas, read_blocks
 
+OUTLINES = ((0, 200, 80), (230, 40, 40), (0, 120, 255), (255, 190, 0))
+"""Colours of outlines, one per nucleus class in turn: colours of schemes are too close to the stains."""
+
 _GLASS = 200
-"""A window of a slide without a darker value in any channel shows no stain, and is not put through the network."""
+"""Lowest value of a window of a slide that is empty glass, and does not go through the network."""
 
 OnWindow = Callable[[int], None]
-"""Called with the number of windows that are done."""
+"""Called with the number of windows that were predicted."""
 
 
 def check_target(out: Path, jobs: Sequence[Job], config: dict[str, Any], *, overwrite: bool) -> list[Job]:
-    """The jobs that are still to be done in a folder of files.
+    """Jobs that are not finished in a folder of files.
 
     Raises:
-        UserError: when the folder holds something else, or outputs of other images of the same names.
+        UserError: when the folder has other files, or outputs of other images of the same names.
     """
     check_folder(out, config, overwrite=overwrite)
-    return [job for job in jobs if overwrite or not is_done(out, job.picture, job.files)]
+    return [job for job in jobs if overwrite or not is_done(out, job.image, job.files)]
 
 
 def write_files(
@@ -49,11 +55,11 @@ def write_files(
     overwrite: bool,
     on_window: OnWindow,
 ) -> int:
-    """Predict images into files of a folder, with a record of each; returns how many objects were found.
+    """Predict images into files of a folder, with a record of each; returns the number of objects found.
 
     Args:
-        out: the folder. jobs: what is still to be done. weights: of the network. settings: how.
-        config: what is kept as run.yaml. overwrite: remove what was written here before.
+        out: the folder. jobs: unfinished ones. weights: of the network. settings: of the prediction.
+        config: content of run.yaml. overwrite: whether earlier outputs are removed.
         on_window: progress.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -62,11 +68,11 @@ def write_files(
     with lock_folder(out):
         check_folder(out, config, overwrite=overwrite)
         prepare_folder(out, config, overwrite=overwrite)
-        for folder in output_folders(out, jobs):
+        for folder in sorted({(out / name).parent for job in jobs for name in job.files}):
             folder.mkdir(exist_ok=True)
         for job in jobs:
             objects = _write(out, job, weights, settings, mark, on_window)
-            write_record(out, job.picture, job.files, {"objects": objects, "format": job.format})
+            write_record(out, job.image, job.files, {"objects": objects, "format": job.format})
             found += objects
     return found
 
@@ -81,32 +87,34 @@ def write_dataset(
     overwrite: bool,
     on_window: OnWindow,
 ) -> None:
-    """Predict images into a data set; arguments as in `write_files`, `jobs` being all of them."""
+    """Predict images into a data set; arguments as in `write_files`, but `jobs` are all jobs."""
 
     def labelled(job: Job) -> tuple[npt.NDArray[np.uint8], Tile]:
-        with job.picture.open() as pixels:
-            tile = assemble(_blocks(job, pixels, weights, settings, on_window), job.frame, weights.scheme)
+        with job.image.open() as pixels:
+            tile = assemble(_blocks(job, pixels, weights, settings, on_window), job.scaling, weights.scheme)
             return _own_image(job, pixels), tile
 
     write_set(out, jobs, weights, config, labelled, precision=settings.precision, overwrite=overwrite)
 
 
 def _write(out: Path, job: Job, weights: Weights, settings: Settings, mark: dict[str, Any], on_window: OnWindow) -> int:
-    """Write the files of one image; returns how many nuclei or regions they hold."""
-    with job.picture.open() as pixels:
+    """Write the files of one image; returns the number of nuclei or regions."""
+    with job.image.open() as pixels:
         blocks = _blocks(job, pixels, weights, settings, on_window)
         path = out / job.files[0]
         if job.format == "geojson" and not settings.preview:
-            return write_geojson(path, blocks, job.frame, weights.scheme, mark)
+            return write_geojson(path, blocks, job.scaling, weights.scheme, mark)
         if job.format == "geojson":
-            kept = list(blocks)  # of an image that fits into memory, as the plan has checked
-            count = write_geojson(path, kept, job.frame, weights.scheme, mark)
-            tile = assemble(kept, job.frame, weights.scheme)
+            kept = list(blocks)  # the plan has checked that the image fits into memory
+            count = write_geojson(path, kept, job.scaling, weights.scheme, mark)
+            tile = assemble(kept, job.scaling, weights.scheme)
         else:
-            tile = assemble(blocks, job.frame, weights.scheme)
+            tile = assemble(blocks, job.scaling, weights.scheme)
             count = _write_labels(out, job, tile, mark)
         if settings.preview:
-            write_picture(out / job.files[-1], draw_overlay(_own_image(job, pixels), tile))
+            image = _own_image(job, pixels)
+            overlay = draw_labels(image, tile.semantic, tile.instance, tile.scheme, OUTLINES)
+            write_atomic(out / job.files[-1], rgb_png(overlay))
         return count
 
 
@@ -117,7 +125,7 @@ def _write_labels(out: Path, job: Job, tile: Tile, mark: dict[str, Any]) -> int:
         write(out / job.files[0], tile.semantic, mark)
         return len(np.unique(tile.semantic))
     if job.format == "png":
-        write(out / job.files[0], ids_for_png(tile.instance, job.picture.where), mark)
+        write(out / job.files[0], ids_for_png(tile.instance, job.image.where), mark)
     else:
         write(out / job.files[0], tile.instance.astype(np.uint32), mark)
     if len(tile.scheme.ids("nucleus")) > 1:
@@ -126,15 +134,15 @@ def _write_labels(out: Path, job: Job, tile: Tile, mark: dict[str, Any]) -> int:
 
 
 def _own_image(job: Job, pixels: Pixels) -> npt.NDArray[np.uint8]:
-    return pixels.read(0, 0, 0, job.frame.own_height, job.frame.own_width)
+    return pixels.read(0, 0, 0, job.scaling.own_height, job.scaling.own_width)
 
 
 def _blocks(job: Job, pixels: Pixels, weights: Weights, settings: Settings, on_window: OnWindow) -> Iterator[Block]:
-    """The image through the network, block by block."""
-    glass = _class_of_glass(weights) if job.picture.kind == "slide" else None
+    """Predict an image block by block."""
+    glass = _class_of_glass(weights) if job.image.kind == "slide" else None
 
     def predict(y: int, x: int) -> Maps:
-        window = read_frame(pixels, job.frame, y, x, job.rows.size, job.columns.size)
+        window = read_scaled(pixels, job.scaling, y, x, job.rows.size, job.columns.size)
         if glass is not None and window.min() >= _GLASS:
             maps = _certain(glass, weights, window.shape[:2])
         else:
@@ -142,17 +150,17 @@ def _blocks(job: Job, pixels: Pixels, weights: Weights, settings: Settings, on_w
         if not np.isfinite(maps.probabilities).all():
             raise UserError(
                 f"{weights.path}: expected probabilities, got values that are not finite at {y},{x} of "
-                f"{job.picture.where}. Use --precision fp32, or other weights."
+                f"{job.image.where}. Use --precision fp32, or other weights."
             )
         on_window(1)
         return maps
 
-    canvas = Canvas(job.frame.height, job.frame.width, job.rows, job.columns, predict)
-    return read_blocks(canvas, weights.scheme, job.frame.mpp, weights.instances)
+    canvas = Canvas(job.scaling.height, job.scaling.width, job.rows, job.columns, predict)
+    return read_blocks(canvas, weights.scheme, job.scaling.mpp, weights.instances)
 
 
 def _class_of_glass(weights: Weights) -> int | None:
-    """The class of empty glass: air, or what is no nucleus; None where a scheme has neither."""
+    """Class of empty glass: air, or a class that is no nucleus; None where a scheme has neither."""
     scheme = weights.scheme
     nuclei = scheme.ids("nucleus")
     other = [label.id for label in scheme.classes if label.id not in nuclei]
@@ -160,7 +168,7 @@ def _class_of_glass(weights: Weights) -> int | None:
 
 
 def _certain(label: int, weights: Weights, shape: tuple[int, ...]) -> Maps:
-    """Maps of a window that is one class throughout."""
+    """Maps of a window of one class."""
     probabilities = np.zeros((weights.head.classes, *shape), np.float32)
     probabilities[label] = 1
     return Maps(probabilities, np.zeros(shape, np.float32) if weights.head.distance else None)

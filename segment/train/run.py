@@ -25,9 +25,9 @@ from manifests.labels import LabelScheme
 from segment.data.sampling import Draw, MixingSampler, draw_generator
 from segment.data.sources import Source, check_leaks, choose_scheme, open_sources, parse_mix
 from segment.data.tiles import Tiles
-from segment.network.checkpoints import WEIGHTS_KIND, write_weights
 from segment.network.head import Head, head_for
 from segment.network.networks import DIVISOR, build, check_fit, encoder_file, load_encoder_weights
+from segment.network.weights import WEIGHTS_KIND, write_weights
 from segment.train.config import UNHASHED, TrainConfig
 from segment.train.history import plot_history
 from segment.train.panels import PANELS, write_panel

@@ -13,9 +13,9 @@ from factory.core.checkpoints import BEST
 from factory.core.fit import Diverged, Row, TrainingTask
 from factory.core.precision import autocast
 from segment.data.tiles import Batch
-from segment.network.checkpoints import STATE_KIND, write_weights
 from segment.network.head import Head
 from segment.network.networks import to_input
+from segment.network.weights import STATE_KIND, write_weights
 from segment.train.config import TrainConfig, learning_rate
 from segment.train.losses import Losses, segmentation_loss
 

@@ -12,12 +12,12 @@ from experiments.hdgan_report import Control, Found, write_report
 from experiments.hdgan_scores import accuracy, dice, draws, interval, mean_of_classes
 from factory.core.config import read_yaml
 from factory.core.shipped import configs_dir
+from factory.core.statistics import BootstrapConfig, crossed_bootstrap_mean
 from factory.joint.held_out import class_figures, confusion
 from factory.make.resolve import resolve_make
 from factory.train.generator import resolve_trainer
 from manifests import Tile, get_scheme, verify
-from segment.compare.config import BootstrapConfig, CompareConfig
-from segment.compare.statistics import bootstrap_mean
+from segment.compare.config import CompareConfig
 from segment.data.sources import Mix, open_sources
 from tests.conftest import write_dataset
 
@@ -60,7 +60,7 @@ def test_intervals_draw_seeds_and_tiles_as_segment_compare_does() -> None:
     counts[..., 0, 0], counts[..., 0, 1] = right, 100 - right
     drawn = draws(counts, accuracy, 4000)
     mean, low, high = interval(drawn[:, 0])
-    oracle = bootstrap_mean(right / 100, [str(tile) for tile in range(30)], BootstrapConfig(resamples=4000))
+    oracle = crossed_bootstrap_mean(right / 100, [str(tile) for tile in range(30)], BootstrapConfig(resamples=4000))
     assert mean == pytest.approx(oracle.mean)
     assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=0.003)
     # The same rows are drawn for any table of this shape, so differences are paired.

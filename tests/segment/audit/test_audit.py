@@ -13,17 +13,17 @@ import torch
 
 from manifests import Dataset, LabelScheme, Tile, open_dataset
 from manifests.files import walk
-from segment.audit import parts
+from segment.audit import folder
 from segment.audit.annotated import annotated_cells
+from segment.audit.auditor import Auditor, Finding, TpsMethod, agreement, choose_tps_method
 from segment.audit.calibration import calibrate, calibration_tiles
-from segment.audit.judge import Finding, Judge, TpsJudge, agreement, choose_tps_judge
+from segment.audit.flags import Limits, flag_tiles, has_evidence, limits, summarise
 from segment.audit.plot import plot_audit
 from segment.audit.report import METADATA_KEY
 from segment.audit.stain_count import find_nuclei
-from segment.audit.verdict import Limits, has_evidence, judge_all, limits, summarise
-from segment.network.checkpoints import write_weights
 from segment.network.instances import InstanceConfig
-from tests.audit_tiles import CELLS, IHC, NUCLEI, PDL1, Cli, audit_command, judge_weights, write_cells, write_points
+from segment.network.weights import write_weights
+from tests.audit_tiles import CELLS, IHC, NUCLEI, PDL1, Cli, audit_command, segmenter_weights, write_cells, write_points
 from tests.conftest import assert_refused
 
 pytestmark = pytest.mark.usefixtures("one_thread", "unarranged_plots")
@@ -107,19 +107,19 @@ def test_own_error_is_reported_first_and_unknown_without_real_tiles(audit: Cli, 
 def test_killed_audit_goes_on_and_ends_as_an_unbroken_one(
     audit: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "PART_TILES", 2)
+    monkeypatch.setattr(folder, "PART_TILES", 2)
     write_cells(tmp_path / "real", [4, 8, 2, 12], source="real")
     write_cells(tmp_path / "synth", [2, 4, 6, 8, 10], requests={2: 0.9})
     looked: list[str] = []
-    look = Judge.look
+    audit_tile = Auditor.audit
 
-    def dies_at_the_sixth(judge: Judge, sample: Any, annotated: Any = None) -> Finding:
+    def dies_at_the_sixth(auditor: Auditor, sample: Any, annotated: Any = None) -> Finding:
         looked.append(sample.row["sample_id"])
         if len(looked) == 6:
             raise KeyboardInterrupt
-        return look(judge, sample, annotated)
+        return audit_tile(auditor, sample, annotated)
 
-    monkeypatch.setattr(Judge, "look", dies_at_the_sixth)
+    monkeypatch.setattr(Auditor, "audit", dies_at_the_sixth)
     assert audit("synth", "--real", "real", "--out", "out").code == 130
     assert not (tmp_path / "out/audit.parquet").exists()
     assert audit("synth", "--real", "real", "--out", "out").code == 0
@@ -133,7 +133,7 @@ def test_another_bound_looks_at_no_tile_again(audit: Cli, tmp_path: Path, monkey
     write_cells(tmp_path / "real", [4, 8, 2, 12], source="real")
     write_cells(tmp_path / "synth", [2, 4], requests={1: 0.4})
     assert audit("synth", "--real", "real", "--out", "out").code == 0
-    monkeypatch.setattr(Judge, "look", None)
+    monkeypatch.setattr(Auditor, "audit", None)
     assert pq.read_table(tmp_path / "out/audit.parquet")["flags"].to_pylist() == [[], ["tps"]]
     assert audit("synth", "--real", "real", "--out", "out", "--bound", 0.3).code == 0
     assert pq.read_table(tmp_path / "out/audit.parquet")["flags"].to_pylist() == [[], []]
@@ -142,10 +142,10 @@ def test_another_bound_looks_at_no_tile_again(audit: Cli, tmp_path: Path, monkey
 def test_area_tps_takes_the_tumour_from_the_mask_and_says_so(audit: Cli, tmp_path: Path) -> None:
     write_cells(tmp_path / "real", [4, 8, 2, 12], source="real")
     write_cells(tmp_path / "synth", [CELLS, 0], label_scheme="pdl1", requests={0: 1.0, 1: 1.0})
-    weights = judge_weights(tmp_path / "judge.safetensors", Regions(), PDL1)
+    weights = segmenter_weights(tmp_path / "segmenter.safetensors", Regions(), PDL1)
     stain = calibrate(calibration_tiles(open_dataset(tmp_path / "real")), None)
-    judge = Judge(weights, stain, choose_tps_judge(PDL1, stain, [PDL1]))
-    findings = [judge.look(sample) for sample in open_dataset(tmp_path / "synth")]
+    auditor = Auditor(weights, stain, choose_tps_method(PDL1, stain, [PDL1]))
+    findings = [auditor.audit(sample) for sample in open_dataset(tmp_path / "synth")]
     assert findings[0].tps_stain > 0.9
     assert findings[1].tps_stain == 0.0
     assert np.isnan(findings[0].stain_nuclei)
@@ -195,7 +195,7 @@ def test_what_cannot_be_audited_is_refused_in_one_line(
         dataset_factory("tissue-real", scheme="tissue", n=3)
     there = sorted(path.name for path in tmp_path.iterdir())
     assert_refused(audit(*arguments, card=card), said)
-    assert sorted({path.name for path in tmp_path.iterdir()} - {"judge.safetensors"}) == there
+    assert sorted({path.name for path in tmp_path.iterdir()} - {"segmenter.safetensors"}) == there
 
 
 def test_folder_of_another_audit_is_refused_and_replaced_when_asked(audit: Cli, tmp_path: Path) -> None:
@@ -278,15 +278,15 @@ def test_verdict_by_hand() -> None:
     findings = [
         Finding(requested_tps=0.5, achieved_tps=0.9, audited_tps=0.58, aji=0.5),  # the request goes before the mask
         Finding(achieved_tps=0.3, audited_tps=0.5, aji=0.2),
-        Finding(requested_tps=0.5, aji=0.9, tps_judge="segmenter"),  # claims a TPS, nothing to count
+        Finding(requested_tps=0.5, aji=0.9, tps_method="segmenter"),  # claims a TPS, nothing to count
         Finding(audited_tps=0.7, aji=NAN),  # claims nothing
     ]
     kept = Limits(0.1, "aji", 0.4, "as asked", "asked")
-    verdicts = judge_all(findings, kept)
+    verdicts = flag_tiles(findings, kept)
     assert verdicts == [[], ["tps", "aji"], ["no_tps"], []]
-    assert judge_all([Finding(requested_tps=0.5)], kept) == [[]], "nobody judged its TPS"
+    assert flag_tiles([Finding(requested_tps=0.5)], kept) == [[]], "nobody judged its TPS"
     unvalidated = Limits(0.1, "aji", 0.4, "as asked", "asked", rejects_by_tps=False)
-    assert judge_all(findings, unvalidated) == [[], ["aji"], [], []]
+    assert flag_tiles(findings, unvalidated) == [[], ["aji"], [], []]
     summary: Any = summarise(findings, verdicts, "abcd")
     assert summary["flagged"] == 2
     assert summary["flags"] == {"tps": 1, "aji": 1, "no_tps": 1}
@@ -300,8 +300,8 @@ def test_verdict_by_hand() -> None:
 def test_a_difference_of_exactly_the_bound_is_kept_whatever_its_binary_fraction(one: float, other: float) -> None:
     kept = Limits(0.1, "aji", None, "none", None)
     findings = [Finding(requested_tps=claim, audited_tps=seen) for claim, seen in ((one, other), (other, one))]
-    assert judge_all(findings, kept) == [[], []]
-    assert judge_all([Finding(requested_tps=one, audited_tps=other + 1e-6)], kept) == [["tps"]]
+    assert flag_tiles(findings, kept) == [[], []]
+    assert flag_tiles([Finding(requested_tps=one, audited_tps=other + 1e-6)], kept) == [["tps"]]
 
 
 def test_own_error_on_points_is_of_the_judge_that_flags(audit: Cli, tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_own_error_on_points_is_of_the_judge_that_flags(audit: Cli, tmp_path: Pa
     real = write_cells(tmp_path / "real", [4, 8, 6, 12], source="real", label_scheme="tissue")
     write_points(real, [4, 8, 6, 12])
     write_cells(tmp_path / "synth", [6, 4], requests={1: 0.5})
-    assert audit("synth", "--real", "real", "--out", "out", judge=(Unstained(), IHC)).code == 0
+    assert audit("synth", "--real", "real", "--out", "out", segmenter=(Unstained(), IHC)).code == 0
     document = json.loads((tmp_path / "out/audit.json").read_text())
     assert document["tps_judge"] == "stain"
     own = document["own_error"]["real"]["tps"]
@@ -322,7 +322,7 @@ def test_own_error_on_points_is_of_the_judge_that_flags(audit: Cli, tmp_path: Pa
 def test_a_segmenter_that_sees_no_tumour_says_so_and_stain_does_not_step_in(audit: Cli, tmp_path: Path) -> None:
     write_cells(tmp_path / "ihc", [4, 8, 2, 12], source="real")
     write_cells(tmp_path / "synth", [CELLS, 0], label_scheme="pdl1", requests={0: 1.0, 1: 1.0})
-    outcome = audit("synth", "--stain-from", "ihc", "--out", "alone", judge=(Brown(), PDL1))
+    outcome = audit("synth", "--stain-from", "ihc", "--out", "alone", segmenter=(Brown(), PDL1))
     assert outcome.code == 0, outcome.err
     assert "its TPS was measured on no real tile" in outcome.out
     assert "the segmenter sees no tumour in 1 of 2 tiles that claim a TPS" in outcome.out
@@ -332,19 +332,19 @@ def test_a_segmenter_that_sees_no_tumour_says_so_and_stain_does_not_step_in(audi
     assert [row["flags"] for row in rows] == [[], []], "never measured, so it rejects nothing"
 
     write_cells(tmp_path / "real", [CELLS] * 4, source="real", label_scheme="pdl1")
-    assert audit("synth", "--stain-from", "ihc", "--real", "real", "--out", "held", judge=(Brown(), PDL1)).code == 0
+    assert audit("synth", "--stain-from", "ihc", "--real", "real", "--out", "held", segmenter=(Brown(), PDL1)).code == 0
     assert pq.read_table(tmp_path / "held/audit.parquet")["flags"].to_pylist() == [[], ["no_tps"]]
 
 
 def test_a_real_tile_whose_tps_is_of_another_kind_is_no_evidence(tmp_path: Path) -> None:
     outlined = write_cells(tmp_path / "real", [4, 8, 2, 12], source="real")
     stain = calibrate(calibration_tiles(outlined), None)
-    cells = Judge(judge_weights(tmp_path / "w"), stain, choose_tps_judge(NUCLEI, stain, [IHC]))
-    areas = Judge(judge_weights(tmp_path / "w"), stain, choose_tps_judge(NUCLEI, stain, [PDL1]))
-    assert (cells.tps, areas.tps) == (TpsJudge("stain", frozenset({"cells"})), TpsJudge("stain", frozenset({"area"})))
-    assert cells.look(outlined[2], annotated_cells(outlined)).audited_tps == pytest.approx(2 / CELLS)
-    seen = areas.look(outlined[2], annotated_cells(outlined))
-    assert seen.tps_judge is None
+    cells = Auditor(segmenter_weights(tmp_path / "w"), stain, choose_tps_method(NUCLEI, stain, [IHC]))
+    areas = Auditor(segmenter_weights(tmp_path / "w"), stain, choose_tps_method(NUCLEI, stain, [PDL1]))
+    assert (cells.tps, areas.tps) == (TpsMethod("stain", frozenset({"cells"})), TpsMethod("stain", frozenset({"area"})))
+    assert cells.audit(outlined[2], annotated_cells(outlined)).audited_tps == pytest.approx(2 / CELLS)
+    seen = areas.audit(outlined[2], annotated_cells(outlined))
+    assert seen.tps_method is None
     assert np.isnan(seen.audited_tps)
     assert not has_evidence(areas.tps, stain, [Finding(requested_tps=0.5, audited_tps=0.5)])
 
@@ -355,7 +355,7 @@ def test_own_error_counts_no_flag_that_a_limit_from_the_same_tiles_makes(
     write_cells(tmp_path / "real", [4, 8, 2, 12], source="real")
     write_cells(tmp_path / "synth", [2, 4])
     monkeypatch.setattr("segment.audit.request.FEWEST_REAL_TILES", 1)
-    monkeypatch.setattr("segment.audit.verdict.FEWEST_REAL_TILES", 2)  # the one val tile is too few, two test tiles do
+    monkeypatch.setattr("segment.audit.flags.FEWEST_REAL_TILES", 2)  # the one val tile is too few, two test tiles do
     outcome = audit("synth", "--real", "real", "--out", "test")
     assert outcome.code == 0, outcome.err
     document = json.loads((tmp_path / "test/audit.json").read_text())
@@ -364,7 +364,7 @@ def test_own_error_counts_no_flag_that_a_limit_from_the_same_tiles_makes(
     assert "would be flagged by TPS, though right" in (tmp_path / "test/audit.md").read_text()
     assert "one in twenty falls below it by construction" in outcome.out
 
-    monkeypatch.setattr("segment.audit.verdict.FEWEST_REAL_TILES", 1)
+    monkeypatch.setattr("segment.audit.flags.FEWEST_REAL_TILES", 1)
     outcome = audit("synth", "--real", "real", "--out", "val", card={"groups": ["real-1"]})
     document = json.loads((tmp_path / "val/audit.json").read_text())
     assert document["limits"]["origin"] == "5th percentile on 1 real val tiles"
@@ -403,9 +403,9 @@ def test_a_checkpoint_of_other_classes_is_refused_in_one_line(
         "head": {"distance": False},
         "instances": InstanceConfig().model_dump(),
     }
-    write_weights(tmp_path / "judge.safetensors", torch.nn.Conv2d(3, len(PDL1), 1).state_dict(), card)
+    write_weights(tmp_path / "segmenter.safetensors", torch.nn.Conv2d(3, len(PDL1), 1).state_dict(), card)
     write_cells(tmp_path / "synth", [2])
-    outcome = cli("segment", "audit", "synth", "--weights", "judge.safetensors", "--device", "cpu")
+    outcome = cli("segment", "audit", "synth", "--weights", "segmenter.safetensors", "--device", "cpu")
     assert_refused(outcome, said)
     assert not (tmp_path / "runs").exists()
 

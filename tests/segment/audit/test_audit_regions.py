@@ -15,13 +15,12 @@ from factory.core.statistics import FEWEST_GROUPS
 from manifests import Tile, get_scheme, open_dataset
 from manifests.errors import UserError
 from segment.audit.annotated import annotated_cells
+from segment.audit.auditor import Auditor, TpsMethod, choose_tps_method, is_validated
 from segment.audit.calibration import calibrate, calibration_tiles
-from segment.audit.counting import count_nuclei, has_marker_regions, scheme_basis
-from segment.audit.judge import Judge, TpsJudge, choose_tps_judge, is_validated
-from segment.audit.relation import Figure, place, relate
+from segment.audit.relation import Figure, compare_regions, relate
 from segment.audit.report import METADATA_KEY
-from segment.data.accepted import open_accepted
-from segment.data.sources import open_sources, parse_mix
+from segment.audit.stain_count import count_nuclei, has_marker_regions, scheme_basis
+from segment.data.sources import open_accepted, open_sources, parse_mix
 from tests.audit_tiles import (
     CELLS,
     IHC,
@@ -29,7 +28,7 @@ from tests.audit_tiles import (
     PDL1,
     Cli,
     audit_command,
-    judge_weights,
+    segmenter_weights,
     write_cells,
     write_points,
 )
@@ -115,7 +114,7 @@ def test_a_count_in_regions_is_validated_and_the_area_of_membranes_never(real: P
     stain = calibrate(calibration_tiles(open_dataset(real)), None)
     assert stain.validated
     assert (stain.tps_error, stain.balanced_accuracy) == ({"stain": 0.0}, 1.0)
-    assert choose_tps_judge(NUCLEI, stain, [KI67]) == TpsJudge("stain", frozenset({"nuclei"}))
+    assert choose_tps_method(NUCLEI, stain, [KI67]) == TpsMethod("stain", frozenset({"nuclei"}))
     for bases, expected in (({"nuclei"}, True), ({"cells"}, True), ({"area"}, False), ({"nuclei", "area"}, False)):
         assert is_validated(stain, frozenset(bases)) is expected
     assert not is_validated(replace(stain, validated=False), frozenset({"nuclei"}))
@@ -169,13 +168,13 @@ def test_relation_leaves_out_what_is_not_known_and_has_no_line_through_one_value
 def test_placement_by_hand() -> None:
     nuclei = np.array([[10.0, 30.0], [0.0, 10.0], [NAN, NAN], [0.0, 0.0]])
     stained = np.array([[8.0, 3.0], [0.0, 1.0], [NAN, NAN], [0.0, 0.0]])
-    found = place(nuclei, stained, "abcd")
+    found = compare_regions(nuclei, stained, "abcd")
     assert found is not None
     assert (found.tiles, found.positive_nuclei, found.negative_nuclei) == (2, 10, 40)
     shares = found.in_positive.value, found.in_negative.value, found.difference.value
     assert shares == pytest.approx((0.8, 0.1, 0.7))
-    assert place(nuclei[2:], stained[2:], "cd") is None
-    many = place(np.tile(nuclei[:1], (8, 1)), np.tile(stained[:1], (8, 1)), range(8))
+    assert compare_regions(nuclei[2:], stained[2:], "cd") is None
+    many = compare_regions(np.tile(nuclei[:1], (8, 1)), np.tile(stained[:1], (8, 1)), range(8))
     assert many is not None
     assert many.difference == Figure(pytest.approx(0.7), pytest.approx(0.7), pytest.approx(0.7))
 
@@ -256,9 +255,9 @@ def test_points_without_regions_calibrate_but_are_no_error_of_a_count_in_regions
 def test_calibration_and_judge_count_alike(tmp_path: Path, real: Path) -> None:
     dataset = open_dataset(real)
     stain = calibrate(calibration_tiles(dataset), None)
-    judge = Judge(judge_weights(tmp_path / "w"), stain, choose_tps_judge(NUCLEI, stain, [KI67]))
+    auditor = Auditor(segmenter_weights(tmp_path / "w"), stain, choose_tps_method(NUCLEI, stain, [KI67]))
     for sample, positive in zip(dataset, [4, 8, 2, 12], strict=True):
-        found = judge.look(sample, annotated_cells(dataset))
+        found = auditor.audit(sample, annotated_cells(dataset))
         assert found.audited_tps == found.achieved_tps == pytest.approx(positive / CELLS)
         assert found.mask_tps == pytest.approx(positive / CELLS)
 
@@ -266,7 +265,7 @@ def test_calibration_and_judge_count_alike(tmp_path: Path, real: Path) -> None:
 def test_weights_without_nuclei_and_of_other_classes_are_refused(audit: Cli, tmp_path: Path) -> None:
     write_cells(tmp_path / "synth", [2], label_scheme="ki67")
     said = r"read as \(ki67, tissue, any with nuclei\), got pdl1"
-    assert_refused(audit("synth", judge=(None, PDL1)), said)
+    assert_refused(audit("synth", segmenter=(None, PDL1)), said)
 
 
 # --- training on what was accepted -------------------------------------------------------------------------------

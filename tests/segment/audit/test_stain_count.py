@@ -1,22 +1,25 @@
 """The stain count: images composed of known stains give back vectors, amounts, nuclei and thresholds."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from experiments.stain_count_constants import Found, group_errors
+from factory.core.statistics import otsu_threshold, youden_threshold
 from segment.audit.stain_count import (
     LEAST_OD,
     StainVectors,
     estimate_vectors,
     find_nuclei,
     mean_dab,
-    otsu_threshold,
     positive_area,
     smooth_dab,
     stain_densities,
-    youden_threshold,
 )
 
 BLUE = np.array([0.65, 0.70, 0.29]) / np.linalg.norm([0.65, 0.70, 0.29])
@@ -62,7 +65,7 @@ def test_vectors_of_images_without_stain_or_of_one_colour_are_none() -> None:
 
 
 def test_vectors_survive_json() -> None:
-    assert StainVectors.from_dict(KNOWN.to_dict()) == KNOWN
+    assert TypeAdapter(StainVectors).validate_json(json.dumps(asdict(KNOWN))) == KNOWN
 
 
 def test_densities_are_the_amounts_above_the_clear_ground() -> None:

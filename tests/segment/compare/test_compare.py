@@ -18,13 +18,13 @@ from factory.core.checkpoints import BEST, LAST
 from factory.core.config import parse
 from factory.core.runs import RunSpec, open_run, write_shard
 from factory.core.shipped import configs_dir
+from factory.core.statistics import BootstrapConfig, cohens_dz, crossed_bootstrap_mean, crossed_bootstrap_relative
 from manifests import Dataset, open_dataset
 from manifests.errors import FaultError, UserError
 from manifests.store import Layout
 from segment.compare import comparison as comparisons
-from segment.compare.config import BootstrapConfig, CompareConfig, Training, double_patients, grid
+from segment.compare.config import CompareConfig, Training, double_patients, grid
 from segment.compare.report import Setting, write_report
-from segment.compare.statistics import bootstrap_mean, bootstrap_relative, cohens_dz
 from segment.compare.summary import Scores, sentences, summarise
 from segment.train import run as experiment
 from segment.train.task import SegmenterTask
@@ -56,7 +56,7 @@ def test_interval_equals_resampling_one_by_one() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(4, 9)) + rng.normal(size=(4, 1))
     groups = list("aabcdefgh")
-    estimate = bootstrap_mean(values, groups, BootstrapConfig(resamples=20_000))
+    estimate = crossed_bootstrap_mean(values, groups, BootstrapConfig(resamples=20_000))
     columns = {group: [i for i, own in enumerate(groups) if own == group] for group in groups}
     means = []
     for _ in range(20_000):
@@ -71,7 +71,7 @@ def test_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     rng, covered = np.random.default_rng(1), 0
     for _ in range(300):
         seeds, images = rng.normal(size=(12, 1)), rng.normal(size=(1, 30))
-        estimate = bootstrap_mean(
+        estimate = crossed_bootstrap_mean(
             0.5 + seeds + images + rng.normal(size=(12, 30)),
             [str(i) for i in range(30)],
             BootstrapConfig(resamples=300),
@@ -81,7 +81,7 @@ def test_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
 
 
 def test_a_constant_difference_has_an_interval_of_no_width() -> None:
-    estimate = bootstrap_mean(np.full((3, 5), 0.25), list("abcde"), BootstrapConfig(resamples=200))
+    estimate = crossed_bootstrap_mean(np.full((3, 5), 0.25), list("abcde"), BootstrapConfig(resamples=200))
     assert (estimate.mean, estimate.low, estimate.high) == (0.25, 0.25, 0.25)
     assert math.isnan(cohens_dz(np.full((3, 5), 0.25)))
 
@@ -92,27 +92,29 @@ def test_what_an_image_or_a_seed_does_to_both_arms_leaves_the_difference_alone()
     shared = 10 * rng.random((1, 8)) + 10 * rng.random((3, 1))
     groups, boot = list("abcdefgh"), BootstrapConfig(resamples=500)
     plain, shifted = (
-        bootstrap_mean(ours - theirs, groups, boot),
-        bootstrap_mean(ours + shared - (theirs + shared), groups, boot),
+        crossed_bootstrap_mean(ours - theirs, groups, boot),
+        crossed_bootstrap_mean(ours + shared - (theirs + shared), groups, boot),
     )
     assert (plain.mean, plain.low, plain.high) == pytest.approx((shifted.mean, shifted.low, shifted.high))
 
 
 def test_images_of_one_patient_are_drawn_together() -> None:
     values, boot = np.random.default_rng(3).random((2, 6)), BootstrapConfig(resamples=500)
-    once = bootstrap_mean(values, list("abcdef"), boot)
-    twice = bootstrap_mean(np.repeat(values, 2, axis=1), list("aabbccddeeff"), boot)
+    once = crossed_bootstrap_mean(values, list("abcdef"), boot)
+    twice = crossed_bootstrap_mean(np.repeat(values, 2, axis=1), list("aabbccddeeff"), boot)
     assert (once.low, once.high) == pytest.approx((twice.low, twice.high))
     assert (twice.images, twice.patients) == (12, 6)
-    assert math.isnan(bootstrap_mean(values, ["a"] * 6, boot).low)
+    assert math.isnan(crossed_bootstrap_mean(values, ["a"] * 6, boot).low)
 
 
 def test_scores_without_a_value_are_left_out_and_counted() -> None:
     values = np.array([[0.2, math.nan, 0.4], [0.6, math.nan, math.nan], [math.nan] * 3])
-    estimate = bootstrap_mean(values, list("abc"), BootstrapConfig(resamples=200))
+    estimate = crossed_bootstrap_mean(values, list("abc"), BootstrapConfig(resamples=200))
     assert estimate.mean == pytest.approx(0.4)
     assert (estimate.seeds, estimate.images) == (2, 2)
-    assert math.isnan(bootstrap_mean(np.full((2, 2), math.nan), list("ab"), BootstrapConfig(resamples=200)).mean)
+    assert math.isnan(
+        crossed_bootstrap_mean(np.full((2, 2), math.nan), list("ab"), BootstrapConfig(resamples=200)).mean
+    )
 
 
 def test_effect_size_is_that_of_the_images_averaged_over_seeds() -> None:
@@ -126,7 +128,7 @@ def test_relative_gain_equals_resampling_both_means_one_by_one() -> None:
     reference = rng.uniform(0.3, 0.6, (3, 10))
     gain = rng.normal(0.1, 0.05, (3, 10))
     gain[0, 0] = math.nan
-    estimate = bootstrap_relative(gain, reference, list("abcdefghij"), BootstrapConfig(resamples=8000))
+    estimate = crossed_bootstrap_relative(gain, reference, list("abcdefghij"), BootstrapConfig(resamples=8000))
     known = ~np.isnan(gain)
     ratios = []
     for _ in range(8000):
@@ -135,7 +137,7 @@ def test_relative_gain_equals_resampling_both_means_one_by_one() -> None:
         ratios.append(gain[drawn][there].sum() / reference[drawn][there].sum())
     assert estimate.mean == pytest.approx(gain[known].mean() / reference[known].mean())
     assert (estimate.low, estimate.high) == pytest.approx(np.quantile(ratios, (0.025, 0.975)), abs=0.01)
-    nothing = bootstrap_relative(gain, np.zeros_like(gain), list("abcdefghij"), BootstrapConfig(resamples=200))
+    nothing = crossed_bootstrap_relative(gain, np.zeros_like(gain), list("abcdefghij"), BootstrapConfig(resamples=200))
     assert math.isnan(nothing.mean)
 
 

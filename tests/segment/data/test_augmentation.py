@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests import get_scheme
-from segment.data.appearance import STAINS, change_appearance, recolour
-from segment.data.augmentation import AugmentConfig, View, draw_view, take
+from segment.data.augmentation import STAINS, AugmentConfig, View, change_appearance, draw_view, recolour, take
 from segment.data.targets import distance_target
 
 PLAIN = AugmentConfig.none()

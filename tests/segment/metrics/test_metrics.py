@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from segment import metrics
-from segment.metrics.matching import assignment
+from segment.metrics.overlap import assignment
 from tests import metric_oracles as slow
 
 TWO = np.array([[1, 1, 2, 2]])

@@ -11,8 +11,7 @@ from manifests import get_scheme
 from segment import metrics
 from segment.data.targets import DISTANCE_SCALE, distance_target
 from segment.network.inference import Maps
-from segment.network.instances import InstanceConfig, components, read_tile, separate
-from segment.network.maxima import deep_maxima
+from segment.network.instances import InstanceConfig, components, deep_maxima, read_tile, separate
 
 CONFIG = InstanceConfig(min_area_um2=0.0)
 

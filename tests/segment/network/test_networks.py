@@ -11,9 +11,9 @@ from manifests.errors import FaultError, UserError
 from segment.network import NETWORKS, segnet
 from segment.network.inference import predict_output
 from segment.network.networks import (
-    DEFAULT_ENCODERS,
     DIVISOR,
     NetworkConfig,
+    architecture,
     build,
     load_encoder_weights,
     to_input,
@@ -30,8 +30,12 @@ def config(request: pytest.FixtureRequest) -> NetworkConfig:
     return NetworkConfig(name=request.param)
 
 
-def test_every_network_has_a_default_encoder() -> None:
-    assert set(DEFAULT_ENCODERS) == set(NETWORKS)
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_every_network_has_a_default_encoder_that_it_lists_and_accepts(name: str) -> None:
+    found = architecture(name)
+    assert found.default_encoder in found.encoders()
+    assert all(found.accepts(encoder) for encoder in found.encoders())
+    assert not found.accepts("nothing")
 
 
 def test_network_gives_logits_of_the_images_size_and_a_gradient_to_every_parameter(config: NetworkConfig) -> None:

@@ -10,10 +10,9 @@ from skimage import data
 
 from factory.core.checkpoints import BEST, read_tensors
 from manifests.errors import UserError
-from segment.network.checkpoints import write_weights
 from segment.network.inference import predict_maps
 from segment.network.instances import read_tile
-from segment.network.weights import STARTER, load_weights
+from segment.network.weights import STARTER, load_weights, write_weights
 from segment.starter.pack import pack
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,7 +24,7 @@ def test_starter_is_small_trained_on_real_tiles_alone_and_says_what_it_is() -> N
     assert weights.scheme.name == "nuclei"
     assert weights.card["mix"] == "real"
     assert set(weights.card["trained_on"]) == {"real"}
-    assert weights.mpp == 0.25
+    assert weights.card["mpp"] == [0.25]
     assert len(weights.card["groups"]) == 16
     assert weights.card["licences"] == ["CC BY-NC-SA 4.0"]
     assert "not for diagnosis" in weights.card["use"]

@@ -14,13 +14,13 @@ from PIL import Image
 
 from factory.core.checkpoints import BEST
 from manifests import Dataset, get_scheme, open_dataset, verify
-from segment.network.checkpoints import write_weights
 from segment.network.head import head_for
 from segment.network.inference import predict_maps
 from segment.network.instances import InstanceConfig, read_tile
 from segment.network.networks import NetworkConfig, build
-from segment.network.weights import load_weights
-from segment.predict import request, writing
+from segment.network.weights import load_weights, write_weights
+from segment.predict import jobs as planning
+from segment.predict import writing
 from tests.conftest import Outcome, assert_refused
 from tests.ingest_files import save, slide, tree_sha256
 
@@ -52,7 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Three pictures of blobs of several sizes and formats."""
+    """Three images of blobs of several sizes and formats."""
     for seed, (name, size) in enumerate({"a.png": (64, 96), "b.tif": (70, 50), "c.png": (33, 40)}.items()):
         save(tmp_path / "images" / name, blobs(seed, size))
     return tmp_path / "images"
@@ -246,7 +246,7 @@ def test_slide_gives_geojson_and_png_on_request(predict: Cli, tmp_path: Path, mo
     assert len(features) == read(Path("out/flat.png")).max() > 0
     assert predict("one.svs", "--out", "png", "--format", "png").code == 0
     np.testing.assert_array_equal(read(Path("png/one.png")), read(Path("out/flat.png")))
-    monkeypatch.setattr(request, "MAX_IMAGE_PX", 50_000)
+    monkeypatch.setattr(planning, "MAX_IMAGE_PX", 50_000)
     for words, said in (
         (
             ("--format", "png"),
@@ -324,8 +324,8 @@ def test_images_that_are_none_are_refused(predict: Cli, tmp_path: Path) -> None:
     save(tmp_path / "grey.png", rgb[..., 0])
     save(tmp_path / "deep.tif", rgb.astype(np.uint16))
     save(tmp_path / "float.tif", rgb.astype(np.float32))
-    (tmp_path / "text.png").write_text("no picture")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "bad.svs").write_bytes(b"no slide")
     (tmp_path / "empty").mkdir()
     for name, said in {

@@ -157,7 +157,7 @@ def test_nuclei_of_a_tiled_image_equal_those_of_the_whole(seed: int, monkeypatch
         assert len(asked) == count_windows(tiled.rows, tiled.columns, 330, MPP, scheme)
         ground = np.full(instance.shape, 255, np.uint8)
         for part in blocks:
-            ground[part.box.top : part.box.bottom, part.box.left : part.box.right] = part.ground
+            ground[part.box.top : part.box.bottom, part.box.left : part.box.right] = part.background
         assert not ground.any()  # background everywhere: blocks cover the image, nuclei are no part of the ground
 
 
@@ -217,7 +217,7 @@ def test_each_nucleus_has_its_class_and_the_mean_probability_of_it() -> None:
         (1, 0.75, Box(10, 18, 10, 18)),
         (2, 0.5, Box(40, 48, 40, 48)),
     ]
-    assert not block.ground.any()
+    assert not block.background.any()
     assert (block.confidence[0, 0], block.confidence[12, 12]) == (1, 0.125)
 
 
@@ -228,7 +228,7 @@ def test_semantic_classes_are_the_most_probable_ones() -> None:
     rows, columns = Axis.along(100, 64, 32), Axis.along(150, 64, 32)
     seen = Canvas(100, 150, rows, columns, lambda y, x: Maps(padded[:, y : y + 64, x : x + 64], None))
     blocks = list(read_blocks(seen, get_scheme("pdl1"), MPP, CONFIG))
-    ground = np.concatenate([block.ground for block in blocks])
+    ground = np.concatenate([block.background for block in blocks])
     np.testing.assert_array_equal(ground, probabilities.argmax(0))
     np.testing.assert_allclose(np.concatenate([b.confidence for b in blocks]), probabilities.max(0), rtol=1e-6)
     assert not any(block.nuclei for block in blocks)
@@ -237,7 +237,7 @@ def test_semantic_classes_are_the_most_probable_ones() -> None:
 @settings(max_examples=50)
 @given(length=st.integers(1, 1000), most=st.integers(1, 300))
 def test_parts_follow_each_other_and_none_is_too_long(length: int, most: int) -> None:
-    found = stitching.parts(length, most)
+    found = stitching.split_evenly(length, most)
     assert [first for first, _ in found] == [0, *(end for _, end in found[:-1])]
     assert found[-1][1] == length
     assert all(0 < end - first <= most for first, end in found)

@@ -27,8 +27,8 @@ from factory.core.training_folder import TrainingFolder
 from factory.core.weights import read_card
 from manifests.errors import FaultError, UserError
 from segment.data.tiles import Batch
-from segment.network.checkpoints import STATE_KIND, WEIGHTS_KIND, write_weights
 from segment.network.head import Head
+from segment.network.weights import STATE_KIND, WEIGHTS_KIND, write_weights
 from segment.train.config import TrainConfig, learning_rate
 from segment.train.history import plot_history
 from segment.train.scalars import TENSORBOARD, Scalars
@@ -263,7 +263,7 @@ import os, signal, sys
 import torch
 from pathlib import Path
 from factory.core.checkpoints import read_checkpoint
-from segment.network.checkpoints import write_weights
+from segment.network.weights import write_weights
 
 path = Path(sys.argv[1]) / "best.safetensors"
 tensors = lambda value: {"a": torch.full((1000,), float(value)), "b": torch.full((7, 3), value)}

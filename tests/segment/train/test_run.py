@@ -20,11 +20,10 @@ from manifests.errors import UserError
 from manifests.store import Layout
 from segment.data.sources import Source
 from segment.data.targets import distance_target
-from segment.network.checkpoints import WEIGHTS_KIND
 from segment.network.head import Head, head_for
 from segment.network.instances import InstanceConfig
 from segment.network.networks import NetworkConfig, build
-from segment.network.weights import load_weights
+from segment.network.weights import WEIGHTS_KIND, load_weights
 from segment.train import run as experiment
 from segment.train.config import TrainConfig
 from segment.train.panels import draw_panel

@@ -17,8 +17,7 @@ from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.store import Layout
 from segment.cli import app
-from segment.network.checkpoints import STATE_KIND, WEIGHTS_KIND, write_weights
-from segment.network.weights import load_weights
+from segment.network.weights import STATE_KIND, WEIGHTS_KIND, load_weights, write_weights
 from segment.train import run as experiment
 from segment.train.config import TrainConfig
 from tests.conftest import Outcome, assert_refused, write_dataset

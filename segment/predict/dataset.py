@@ -1,4 +1,4 @@
-"""Predictions as a data set of the contract: the images with the labels that a network gave them."""
+"""Predictions as a data set: the images with the labels of a network."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from manifests.schema import DatasetInfo
 from manifests.store import Layout
 from manifests.tile import Tile
 from segment.network.weights import Weights
-from segment.predict.request import Job
+from segment.predict.jobs import Job
 
 _SHARD = 16
 _KEPT = (
     "split", "source", "group_id", "seed", "recipe", "mask_generator", "renderer", "image_weights_sha256", "latent",
     "source_uri", "source_x", "source_y", "source_level", "licence",
 )  # fmt: skip
-"""Columns of a tile that are about its image, and so are true of the tile with other labels."""
+"""Columns of a tile that describe its image and do not depend on its labels."""
 
 Labelled = Callable[[Job], tuple[npt.NDArray[np.uint8], Tile]]
 """The image and its predicted labels, both in the image's own pixels."""
@@ -40,16 +40,16 @@ def write_set(
     precision: str,
     overwrite: bool,
 ) -> None:
-    """Write a data set, shard by shard; what an earlier run of the same settings and images has finished is kept.
+    """Write a data set, shard by shard; finished shards of an earlier run with the same settings and images are kept.
 
     Images smaller than the largest are padded at the lower and right side as `factory ingest` does: mirrored pixels,
     labelled 255 (ignore). A tile keeps its `sample_id`, so that its labels can be scored against those it had.
 
     Raises:
-        UserError: when the folder holds something else.
+        UserError: when the folder has other files.
     """
-    size = max(job.frame.own_height for job in jobs), max(job.frame.own_width for job in jobs)
-    config = {**config, "images": digest([[job.picture.name, job.picture.identity] for job in jobs])}
+    size = max(job.scaling.own_height for job in jobs), max(job.scaling.own_width for job in jobs)
+    config = {**config, "images": digest([[job.image.name, job.image.identity] for job in jobs])}
     spec = RunSpec(out, config, Layout(len(jobs), *size, _SHARD), _info(jobs, weights, config))
 
     def samples(shard: int) -> Iterator[tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]]:
@@ -65,7 +65,7 @@ def write_set(
 
 
 def _info(jobs: Sequence[Job], weights: Weights, config: dict[str, Any]) -> DatasetInfo:
-    infos = [job.picture.info for job in jobs if job.picture.info is not None]
+    infos = [job.image.info for job in jobs if job.image.info is not None]
     return DatasetInfo(
         is_synthetic=any(info.is_synthetic for info in infos),
         generator="segment predict",
@@ -77,13 +77,13 @@ def _info(jobs: Sequence[Job], weights: Weights, config: dict[str, Any]) -> Data
 
 
 def _row(job: Job, weights: Weights, config: dict[str, Any], precision: str) -> dict[str, Any]:
-    picture = job.picture
-    if picture.row is not None:
-        about = {name: picture.row[name] for name in _KEPT} | {"sample_id": picture.row["sample_id"]}
+    image = job.image
+    if image.row is not None:
+        about = {name: image.row[name] for name in _KEPT} | {"sample_id": image.row["sample_id"]}
     else:
-        stem = re.sub(r"[^a-z0-9]+", "-", picture.name.lower()).strip("-")
-        about = {"sample_id": f"{stem}-{digest([picture.name, picture.identity])[:12]}".lstrip("-")}
-        about |= {"source": "real", "source_uri": Path(picture.where).name, "source_x": 0, "source_y": 0}
+        stem = re.sub(r"[^a-z0-9]+", "-", image.name.lower()).strip("-")
+        about = {"sample_id": f"{stem}-{digest([image.name, image.identity])[:12]}".lstrip("-")}
+        about |= {"source": "real", "source_uri": Path(image.where).name, "source_x": 0, "source_y": 0}
     return about | {
         "label_scheme": weights.scheme.name,
         "label_origin": "predicted",

@@ -1,4 +1,4 @@
-"""What a user names as images: flat files, folders of them, data sets and whole slides, found before any is decoded."""
+"""Images that a user names: flat files, folders of them, data sets and whole slides, found without decoding."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.schema import DatasetInfo
 from manifests.store import STORE
-from segment.predict.frames import Pixels
+from segment.predict.scaling import Pixels
 
 Kind = Literal["flat", "slide", "tile"]
 _ENDS_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Picture:
+class InputImage:
     """An image to be segmented.
 
     Attributes:
-        name: stem of its outputs: of the file, or the `sample_id` of a tile. where: its path, for messages.
+        name: stem of its outputs: that of the file, or the `sample_id` of a tile. where: its path, for messages.
         kind: a flat file, a slide, or a tile of a data set.
-        sizes: (height, width) of its levels, finest first. mpp: of the finest; None where nobody says.
-        identity: changes when the content does. open: its pixels.
+        sizes: (height, width) of its levels, finest first. mpp: of the finest; None if unknown.
+        identity: digest that changes with the content. open: opens its pixels.
         row: of a data set's manifest. info: of that data set.
     """
 
@@ -49,30 +49,30 @@ class Picture:
     info: DatasetInfo | None = None
 
 
-def find_pictures(paths: Sequence[Path], mpp: float | None) -> list[Picture]:
-    """Every image that is named, from headers alone.
+def find_images(paths: Sequence[Path], mpp: float | None) -> list[InputImage]:
+    """Find every image from headers alone.
 
     Args:
-        paths: image files, slides, folders of both (not of folders), and data sets.
-        mpp: stated by the user. It goes before the tag of a flat file, which is whatever the last program wrote, and
-            fills in for a slide that says none.
+        paths: image files, slides, folders of both (not nested), and data sets.
+        mpp: given by the user. It replaces the tag of a flat file, which may come from any program, and is used for
+            slides without a resolution.
 
     Raises:
         UserError: for a path that is none of these, an image that is not 8-bit RGB, or two images of one name.
     """
-    found = [picture for path in paths for picture in _found(path, mpp)]
-    first: dict[str, Picture] = {}
-    for picture in found:
-        other = first.setdefault(picture.name, picture)
-        if other is not picture:
+    found = [image for path in paths for image in _found(path, mpp)]
+    first: dict[str, InputImage] = {}
+    for image in found:
+        other = first.setdefault(image.name, image)
+        if other is not image:
             raise UserError(
-                f"{picture.where}: expected names of their own, got {picture.name!r} as of {other.where}. "
+                f"{image.where}: expected names of their own, got {image.name!r} as of {other.where}. "
                 "Both would be written to one file: rename one, or use an --out for each."
             )
     return found
 
 
-def _found(path: Path, mpp: float | None) -> Iterator[Picture]:
+def _found(path: Path, mpp: float | None) -> Iterator[InputImage]:
     if (path / STORE).is_dir():
         yield from _tiles(open_dataset(path))
         return
@@ -93,7 +93,7 @@ def _found(path: Path, mpp: float | None) -> Iterator[Picture]:
         yield _file(file, mpp)
 
 
-def _file(path: Path, mpp: float | None) -> Picture:
+def _file(path: Path, mpp: float | None) -> InputImage:
     try:
         if not path.exists():
             raise UnreadableError("expected an image, a folder, a data set or a slide, got no such file")
@@ -103,17 +103,17 @@ def _file(path: Path, mpp: float | None) -> Picture:
         if _is_pyramid(path):
             slide = read_slide_header(path)
             opened = functools.partial(_opened_slide, path)
-            return Picture(path.stem, str(path), "slide", slide.sizes, slide.mpp or mpp, _ends_sha256(path), opened)
+            return InputImage(path.stem, str(path), "slide", slide.sizes, slide.mpp or mpp, _ends_sha256(path), opened)
         header = read_header(path)
         check_rgb(header)
     except UnreadableError as error:
         raise UserError(f"{path}: {str(error).removesuffix('.')}.") from error
     sizes, opened = ((header.height, header.width),), functools.partial(_opened_flat, path)
-    return Picture(path.stem, str(path), "flat", sizes, mpp or header.mpp, _ends_sha256(path), opened)
+    return InputImage(path.stem, str(path), "flat", sizes, mpp or header.mpp, _ends_sha256(path), opened)
 
 
 def _is_pyramid(path: Path) -> bool:
-    """Whether a file is read as a slide: by its suffix, or a TIFF of several levels or too large for one piece."""
+    """Whether a file is read as a slide: by its suffix, or as a TIFF of several levels or of too many pixels."""
     if path.suffix.lower() in SLIDES:
         return True
     if not is_slide(path):
@@ -121,14 +121,14 @@ def _is_pyramid(path: Path) -> bool:
     try:
         read_header(path)
     except UnreadableError:
-        return True  # several pages, or larger than what is decoded at once
+        return True  # several pages, or too large to decode at once
     return len(read_slide_header(path).sizes) > 1
 
 
-def _tiles(dataset: Dataset) -> Iterator[Picture]:
+def _tiles(dataset: Dataset) -> Iterator[InputImage]:
     info = dataset.info
     for row in dataset.table.to_pylist():
-        yield Picture(
+        yield InputImage(
             row["sample_id"],
             f"{dataset.root}: {row['sample_id']}",
             "tile",
@@ -181,7 +181,7 @@ def _opened_slide(path: Path) -> Iterator[Pixels]:
 
 
 def _ends_sha256(path: Path) -> str:
-    """sha256 of a file's length, first and last MiB: enough to tell files apart, and quick for slides of gigabytes."""
+    """sha256 of a file's length, first and last MiB: distinguishes files, and is fast for slides of gigabytes."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""One tile before the judge: what the segmenter and the stain count see in its image, beside what its labels claim."""
+"""Findings on one tile: claims of its labels, and measurements on its image by a segmenter and a stain count."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ from manifests.labels import IGNORE, LabelScheme
 from manifests.measure import measure, measured_tps
 from manifests.tile import Tile
 from segment import metrics
-from segment.audit.annotated import AnnotatedCells, Cells
+from segment.audit.annotated import AnnotatedCells, TileCells
 from segment.audit.calibration import FEWEST_CELLS, StainCalibration
-from segment.audit.counting import count_nuclei, has_marker_regions, scheme_basis
-from segment.audit.stain_count import Floats, find_nuclei, mean_dab, positive_area, stain_densities
+from segment.audit.stain_count import (
+    Floats,
+    count_nuclei,
+    find_nuclei,
+    has_marker_regions,
+    mean_dab,
+    positive_area,
+    scheme_basis,
+    stain_densities,
+)
 from segment.network.head import has_instances
 from segment.network.inference import predict_maps
 from segment.network.instances import read_tile
@@ -28,23 +36,22 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Finding:
-    """What is claimed of a tile and what is seen in it. NaN: it has no meaning here, or this judge cannot say.
+    """Claims on a tile and measurements on its image. NaN: not applicable, or not measurable.
 
     Attributes:
-        requested_tps: as the plan had it. achieved_tps: of the mask, or of the annotated cells.
-        mask_tps: of the mask's regions, by area, whatever is annotated beside it.
-        tps_segmenter, tps_stain: as either judge sees it. audited_tps: that of the audit's `TpsJudge`; the other one
-            never steps in for it.
-        aji, aji_plus, dq, sq, pq: nuclei of the segmenter against those of the mask. dice: of the classes, their mean.
+        requested_tps: of the plan. achieved_tps: of the mask, or of the annotated cells.
+        mask_tps: of the mask's regions, by area, whether or not cells are annotated.
+        tps_segmenter, tps_stain: by either method. audited_tps: by the `TpsMethod` of the audit, never by the other.
+        aji, aji_plus, dq, sq, pq: nuclei of the segmenter against those of the mask. dice: mean over the classes.
         pixel_accuracy: share of the labelled pixels whose class agrees. mean_iou: of the classes.
-        class_agreement: share of the matched nuclei whose class agrees, where the weights know several classes of them.
-        stain_agreement: share of the mask's nuclei that stain as their class says.
+        class_agreement: share of the matched nuclei whose class agrees, for weights with several classes of nuclei.
+        stain_agreement: share of the mask's nuclei whose stain agrees with their class.
         nuclei_claimed, nuclei_found: of the mask and of the segmenter.
-        stain_nuclei, stain_positive: what the stain count counts; with regions of a nuclear marker in tumour alone.
+        stain_nuclei, stain_positive: of the stain count; with regions of a nuclear marker, in tumour alone.
         nuclei_in_positive, nuclei_in_negative: of these, those in the mask's positive and negative regions.
-        stained_in_positive, stained_in_negative: how many of those are positive by stain.
-        tps_judge: whose TPS `audited_tps` is; NaN there beside a judge means that it looked and saw nothing to count.
-            None where nobody judges the tile's TPS.
+        stained_in_positive, stained_in_negative: those of them that are positive by stain.
+        tps_method: name of the method of `audited_tps`, which is NaN where the method found nothing to count. None
+            where the tile's TPS is not audited.
     """
 
     requested_tps: float = NAN
@@ -71,42 +78,42 @@ class Finding:
     stained_in_positive: float = NAN
     nuclei_in_negative: float = NAN
     stained_in_negative: float = NAN
-    tps_judge: str | None = None
+    tps_method: str | None = None
 
     @property
     def claimed_tps(self) -> float:
-        """The TPS that the image should show: the requested one, else that of the labels."""
+        """TPS that the image should show: the requested one, else that of the labels."""
         return self.achieved_tps if np.isnan(self.requested_tps) else self.requested_tps
 
 
-FIGURES = tuple(field.name for field in fields(Finding) if field.name != "tps_judge")
-"""The numbers of a `Finding`."""
+FIGURES = tuple(field.name for field in fields(Finding) if field.name != "tps_method")
+"""Names of the numbers of a `Finding`."""
 
-PLACED = ("nuclei_in_positive", "stained_in_positive", "nuclei_in_negative", "stained_in_negative")
+REGION_COUNTS = ("nuclei_in_positive", "stained_in_positive", "nuclei_in_negative", "stained_in_negative")
 """Counts by region of the mask."""
 
-COUNTS = ("nuclei_claimed", "nuclei_found", "stain_nuclei", "stain_positive", *PLACED)
-"""The figures that are whole numbers."""
+COUNTS = ("nuclei_claimed", "nuclei_found", "stain_nuclei", "stain_positive", *REGION_COUNTS)
+"""Names of whole numbers."""
 
 
 @dataclass(frozen=True)
-class TpsJudge:
-    """Who judges the TPS of every tile of an audit, the real ones included: its own error is that of who flags.
+class TpsMethod:
+    """Method that measures TPS on every tile of an audit, so that the audit's own error is that of its flags.
 
     Attributes:
         name: "stain" or "segmenter".
-        bases: of TPS ("cells", "nuclei" counted in regions, "area") in the audited tiles; a real tile whose TPS is of
-            another kind is not judged.
+        bases: of TPS ("cells", "nuclei" counted in regions, "area") in the audited tiles; on a real tile with another
+            basis it is not measured.
     """
 
     name: str
     bases: frozenset[str]
 
 
-def choose_tps_judge(
+def choose_tps_method(
     weights: LabelScheme, stain: StainCalibration | None, audited: Sequence[LabelScheme]
-) -> TpsJudge | None:
-    """Who judges TPS: stain where it `is_validated`, else the segmenter, else stain all the same; None without either.
+) -> TpsMethod | None:
+    """Stain where it `is_validated`, else the segmenter, else stain not validated; None without either.
 
     Args:
         weights: scheme of the segmenter. stain: calibration of the stain count. audited: schemes of the audited tiles.
@@ -115,44 +122,44 @@ def choose_tps_judge(
     if not bases:
         return None
     if is_validated(stain, bases):
-        return TpsJudge("stain", bases)
+        return TpsMethod("stain", bases)
     if weights.ids("tumour_positive"):
-        return TpsJudge("segmenter", bases)
-    return None if stain is None else TpsJudge("stain", bases)
+        return TpsMethod("segmenter", bases)
+    return None if stain is None else TpsMethod("stain", bases)
 
 
 def is_validated(stain: StainCalibration | None, bases: frozenset[str]) -> bool:
-    """Whether annotated real cells stand behind the stain count: never where the area of membranes is measured."""
+    """Whether the stain count was validated on annotated cells; never where the area of membranes is measured."""
     return stain is not None and stain.validated and bool(bases) and "area" not in bases
 
 
 @dataclass(frozen=True)
-class Judge:
-    """The two who look: a segmenter trained on real tiles, and a stain count calibrated on real tiles.
+class Auditor:
+    """Both methods of an audit: a segmenter trained on real tiles, and a stain count calibrated on real tiles.
 
     Attributes:
-        weights: the segmenter. stain: None where the tiles are not IHC, or no real IHC is at hand.
-        tps: which of the two gives the audited TPS; None where neither can.
+        weights: of the segmenter. stain: None where the tiles are not IHC, or without real IHC.
+        tps: the method of the audited TPS; None where neither can measure it.
     """
 
     weights: Weights
     stain: StainCalibration | None
-    tps: TpsJudge | None
+    tps: TpsMethod | None
 
-    def see(self, image: npt.NDArray[np.uint8], mpp: float) -> Tile:
-        """The labels that the segmenter gives an image, uint8 [H, W, 3], in the scheme of its weights."""
+    def segment(self, image: npt.NDArray[np.uint8], mpp: float) -> Tile:
+        """Labels of an image, uint8 [H, W, 3], by the segmenter, in the scheme of its weights."""
         maps = predict_maps(self.weights.network, self.weights.head, image, self.weights.device)
         return read_tile(maps, self.weights.scheme, mpp, self.weights.instances)
 
-    def look(self, sample: Sample, annotated: AnnotatedCells | None = None) -> Finding:
-        """Judge one tile.
+    def audit(self, sample: Sample, annotated: AnnotatedCells | None = None) -> Finding:
+        """Measure one tile.
 
         Args:
             sample: image, labels and row.
-            annotated: gives the cells of a real tile; None where it has none, and for tiles in question.
+            annotated: cells of real tiles; None where there are none, and for audited tiles.
         """
         own = sample.tile
-        found = self.see(sample.image, own.mpp)
+        found = self.segment(sample.image, own.mpp)
         known = own.semantic != IGNORE
         seen = Tile(
             np.where(known, found.semantic, IGNORE).astype(np.uint8),
@@ -166,22 +173,22 @@ class Judge:
         if self.stain is not None and basis is not None:
             figures |= stain_figures(sample, found.instance, self.stain, basis)
         name = self.tps.name if self.tps is not None and basis in self.tps.bases else None
-        return Finding(**figures, audited_tps=figures.get(f"tps_{name}", NAN), tps_judge=name)
+        return Finding(**figures, audited_tps=figures.get(f"tps_{name}", NAN), tps_method=name)
 
 
-def tps_basis(scheme: LabelScheme, cells: Cells | None) -> str | None:
-    """What the TPS of a tile is a share of: "cells" where they are annotated; None where it is no IHC.
+def tps_basis(scheme: LabelScheme, cells: TileCells | None) -> str | None:
+    """Basis of a tile's TPS: "cells" where they are annotated; None for tiles that are not IHC.
 
-    In regions of a nuclear marker it is of counted "nuclei", annotated or not, so that real tiles are seen as audited
-    ones are.
+    In regions of a nuclear marker it is counted "nuclei", annotated or not, so that real tiles are measured like
+    audited ones.
     """
     if cells is not None and not has_marker_regions(scheme):
         return "cells"
     return scheme_basis(scheme)
 
 
-def claims(sample: Sample, cells: Cells | None) -> dict[str, float]:
-    """What row and labels say of a tile; `cells` are those of a real one, whose TPS counts from `FEWEST_CELLS` on."""
+def claims(sample: Sample, cells: TileCells | None) -> dict[str, float]:
+    """Claims of row and labels; `cells` are annotated ones of a real tile, which need `FEWEST_CELLS` for a TPS."""
     row, tile = sample.row, sample.tile
     of_mask = {"mask_tps": measured_tps(tile)} if has_marker_regions(tile.scheme) else {}
     if cells is not None:
@@ -201,10 +208,10 @@ def _or_nan(value: Any) -> float:
 
 
 def agreement(own: Tile, seen: Tile) -> dict[str, float]:
-    """How far the segmenter's labels agree with the tile's own; empty where their schemes have nothing in common.
+    """Agreement of the segmenter's labels with the tile's own, where their schemes can be compared.
 
     Args:
-        own: the tile's labels. seen: the segmenter's, with `IGNORE` and no nuclei where `own` is unknown.
+        own: the tile's labels. seen: of the segmenter, with `IGNORE` and no nuclei where `own` is unknown.
     """
     scheme = seen.scheme
     figures: dict[str, float] = {}
@@ -230,14 +237,8 @@ def agreement(own: Tile, seen: Tile) -> dict[str, float]:
 
 def _nuclei_agreement(truth: Tile, seen: Tile) -> dict[str, float]:
     table = metrics.overlap(truth.instance, seen.instance)
-    panoptic = metrics.panoptic_quality(table)
-    figures = {
-        "aji": metrics.aji(table).value,
-        "aji_plus": metrics.aji_plus(table).value,
-        "dq": panoptic.dq,
-        "sq": panoptic.sq,
-        "pq": panoptic.pq,
-    }
+    figures = metrics.instance_scores(table).figures
+    del figures["dice"]  # of the foreground; that of the classes is measured already
     matched = 2 * table.intersection_px > table.union_px
     if len(truth.scheme.ids("nucleus")) > 1 and matched.any():
         own_class = metrics.majority_classes(truth.instance, truth.semantic)
@@ -250,12 +251,12 @@ def _nuclei_agreement(truth: Tile, seen: Tile) -> dict[str, float]:
 def stain_figures(
     sample: Sample, found: npt.NDArray[np.int32], stain: StainCalibration, basis: str
 ) -> dict[str, float]:
-    """What the stain shows: the positive share of the nuclei, or of the tumour's area.
+    """Measurements of the stain: positive share of the nuclei, or of the tumour's area.
 
-    Stain alone cannot tell tumour from other tissue, so a region is taken from the tile's own mask.
+    Stain alone cannot distinguish tumour from other tissue, so regions are those of the tile's own mask.
 
     Args:
-        sample: image and labels. found: int32 [H, W], the segmenter's nuclei. stain: how it is read.
+        sample: image and labels. found: int32 [H, W], nuclei of the segmenter. stain: calibration.
         basis: "cells", "nuclei" or "area".
     """
     tile = sample.tile
@@ -274,14 +275,14 @@ def stain_figures(
     }
     if basis == "nuclei":
         for kind, name in ((1, "positive"), (0, "negative")):
-            there = counted.region == kind
-            figures[f"nuclei_in_{name}"] = float(np.count_nonzero(there))
-            figures[f"stained_in_{name}"] = float(np.count_nonzero(stained[there]))
+            inside = counted.region == kind
+            figures[f"nuclei_in_{name}"] = float(np.count_nonzero(inside))
+            figures[f"stained_in_{name}"] = float(np.count_nonzero(stained[inside]))
     return figures
 
 
 def _stain_agreement(tile: Tile, densities: Floats, stain: StainCalibration) -> float:
-    """Share of the mask's nuclei with a class that stain as it says, measured on their own pixels."""
+    """Share of the mask's classed nuclei whose stain agrees with their class, measured on their own pixels."""
     classed = np.isin(tile.semantic, [*tile.scheme.ids("tumour_positive"), *tile.scheme.ids("tumour_negative")])
     instance = np.where(classed, tile.instance, 0).astype(np.int32)
     ids, dab = mean_dab(densities, instance)

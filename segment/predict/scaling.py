@@ -1,4 +1,4 @@
-"""The resolution at which a network sees an image, and how its pixels are brought there."""
+"""Scaling of an image to a resolution of the network's training tiles, and of labels back to the image."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from manifests.errors import UserError
 _Label = TypeVar("_Label", bound=np.integer[Any])
 
 TOLERANCE = 0.1
-"""An image whose resolution is this close to that of the training tiles is taken as it is."""
+"""Largest relative difference in resolution from the training tiles at which an image is not resampled."""
 _MAX_ENLARGEMENT = 4.0
-"""A network that knows four times finer images has nothing to say of coarser ones."""
+"""Largest factor by which an image is enlarged to the resolution of the training tiles."""
 _FILTER_PX = 4
-"""Pixels beyond a region that resampling looks at: two on each side of cubic interpolation, and room for rounding."""
+"""Pixels beyond a region that resampling reads: two on each side for cubic interpolation, and two for rounding."""
 
 
 class Pixels(Protocol):
-    """An open image: pixels of its levels, finest first."""
+    """Pixels of an open image by level, finest first."""
 
     def read(self, level: int, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
         """uint8 [height, width, 3]; the region lies inside the level, and is in its pixels."""
@@ -32,13 +32,13 @@ class Pixels(Protocol):
 
 
 @dataclass(frozen=True)
-class Frame:
-    """An image as the network sees it.
+class Scaling:
+    """Size of an image for the network and on disk.
 
     Attributes:
         height, width: in the network's pixels. mpp: micrometres per network pixel.
-        own_height, own_width: of the image itself (a slide's level 0).
-        level: that is read. level_height, level_width: its size.
+        own_height, own_width: of the image itself (level 0 of a slide).
+        level: the level that is read. level_height, level_width: its size.
     """
 
     height: int
@@ -52,7 +52,7 @@ class Frame:
 
     @property
     def is_resampled(self) -> bool:
-        """Whether pixels are interpolated, rather than read from a level as they are."""
+        """Whether pixels are interpolated; otherwise they are those of the level."""
         return (self.height, self.width) != (self.level_height, self.level_width)
 
     @property
@@ -66,24 +66,24 @@ class Frame:
         return self.mpp / math.sqrt(self.scale[0] * self.scale[1])
 
 
-def choose_frame(sizes: Sequence[tuple[int, int]], mpp: float | None, known: Sequence[float], where: str) -> Frame:
-    """The frame in which an image fits a network.
+def choose_scaling(sizes: Sequence[tuple[int, int]], mpp: float | None, known: Sequence[float], where: str) -> Scaling:
+    """Choose the level and the scaling that fit a network.
 
     Args:
         sizes: (height, width) of the image's levels, finest first; one for a flat image.
-        mpp: micrometres per pixel of the finest; None where nobody says, which is taken to be the network's.
-        known: resolutions of the network's training tiles; empty where its card does not say.
-        where: named in an error.
+        mpp: micrometres per pixel of the finest level; None if unknown, then that of the network.
+        known: resolutions of the network's training tiles; empty if its card has none.
+        where: name for an error.
 
     Raises:
-        UserError: when the resolution is needed and not known, or far too coarse.
+        UserError: when the resolution is needed but unknown, or far too coarse.
     """
     height, width = sizes[0]
     if mpp is None and len(known) > 1:
         values = ", ".join(f"{value:g}" for value in known)
         raise UserError(
             f"{where}: expected a resolution, as the weights know several ({values} um per pixel), got none. "
-            "Say it with --mpp."
+            "Give it with --mpp."
         )
     mpp = mpp or (known[0] if known else 1.0)
     nearest = min(known, key=lambda value: abs(math.log(value / mpp)), default=mpp)
@@ -91,7 +91,7 @@ def choose_frame(sizes: Sequence[tuple[int, int]], mpp: float | None, known: Seq
         level_mpp = mpp * math.sqrt(height / level_height * width / level_width)
         if abs(level_mpp / nearest - 1) <= TOLERANCE:
             size = (level_height, level_width)
-            return Frame(*size, level_mpp, height, width, level, *size)
+            return Scaling(*size, level_mpp, height, width, level, *size)
     scale = nearest / mpp
     if scale < 1 / _MAX_ENLARGEMENT:
         raise UserError(
@@ -100,55 +100,55 @@ def choose_frame(sizes: Sequence[tuple[int, int]], mpp: float | None, known: Seq
         )
     fine_enough = [n for n, size in enumerate(sizes) if size[0] * scale >= height * (1 - 1e-3)]
     level = max(fine_enough, default=0)
-    seen = max(1, round(height / scale)), max(1, round(width / scale))
-    return Frame(*seen, nearest, height, width, level, *sizes[level])
+    size = max(1, round(height / scale)), max(1, round(width / scale))
+    return Scaling(*size, nearest, height, width, level, *sizes[level])
 
 
-def read_frame(pixels: Pixels, frame: Frame, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """A window of an image as the network sees it; beyond its lower and right side it is mirrored.
+def read_scaled(pixels: Pixels, scaling: Scaling, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Read a window at the network's resolution; beyond the lower and right side of the image it is mirrored.
 
-    Windows that overlap agree on the pixels they share, also where these are resampled.
+    Overlapping windows have the same pixels where they overlap, also when resampled.
 
     Args:
-        pixels: the image. frame: of it.
+        pixels: the image. scaling: of the image.
         y, x: upper left corner. height, width: in network pixels.
 
     Returns:
         uint8 [height, width, 3].
     """
-    inside = min(height, frame.height - y), min(width, frame.width - x)
-    resampled = frame.is_resampled
-    window = _resampled(pixels, frame, y, x, *inside) if resampled else pixels.read(frame.level, y, x, *inside)
+    inside = min(height, scaling.height - y), min(width, scaling.width - x)
+    resampled = scaling.is_resampled
+    window = _resampled(pixels, scaling, y, x, *inside) if resampled else pixels.read(scaling.level, y, x, *inside)
     padding = ((0, height - inside[0]), (0, width - inside[1]), (0, 0))
     return np.pad(window, padding, mode="symmetric")
 
 
-def _resampled(pixels: Pixels, frame: Frame, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """The window from a level of another resolution: averaged where that is finer, cubic where it is coarser."""
-    scales = frame.level_height / frame.height, frame.level_width / frame.width
+def _resampled(pixels: Pixels, scaling: Scaling, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """A window from a level of another resolution: averaged from a finer one, cubic from a coarser one."""
+    scales = scaling.level_height / scaling.height, scaling.level_width / scaling.width
     spans = []
     for first, length, scale, side in zip(
-        (y, x), (height, width), scales, (frame.level_height, frame.level_width), strict=True
+        (y, x), (height, width), scales, (scaling.level_height, scaling.level_width), strict=True
     ):
         reach = math.ceil(_FILTER_PX * max(scale, 1.0))
         low, high = first * scale, (first + length) * scale
         spans.append((low, high, max(math.floor(low) - reach, 0), min(math.ceil(high) + reach, side)))
     (top, bottom, first_row, end_row), (left, right, first_column, end_column) = spans
-    region = pixels.read(frame.level, first_row, first_column, end_row - first_row, end_column - first_column)
+    region = pixels.read(scaling.level, first_row, first_column, end_row - first_row, end_column - first_column)
     box = (
         left - first_column,
         top - first_row,
         min(right, end_column) - first_column,
         min(bottom, end_row) - first_row,
     )
-    way = Image.Resampling.HAMMING if max(scales) > 1 else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(region).resize((width, height), way, box=box))
+    method = Image.Resampling.HAMMING if max(scales) > 1 else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(region).resize((width, height), method, box=box))
 
 
-def to_own_pixels(labels: npt.NDArray[_Label], frame: Frame) -> npt.NDArray[_Label]:
-    """Labels [height, width] of a frame in the image's own pixels, each from the nearest pixel centre."""
-    if labels.shape == (frame.own_height, frame.own_width):
+def to_own_pixels(labels: npt.NDArray[_Label], scaling: Scaling) -> npt.NDArray[_Label]:
+    """Labels [height, width] in the network's pixels, in the image's own pixels by nearest pixel centre."""
+    if labels.shape == (scaling.own_height, scaling.own_width):
         return labels
-    rows = ((np.arange(frame.own_height) + 0.5) * frame.height / frame.own_height).astype(np.intp)
-    columns = ((np.arange(frame.own_width) + 0.5) * frame.width / frame.own_width).astype(np.intp)
+    rows = ((np.arange(scaling.own_height) + 0.5) * scaling.height / scaling.own_height).astype(np.intp)
+    columns = ((np.arange(scaling.own_width) + 0.5) * scaling.width / scaling.own_width).astype(np.intp)
     return labels[rows[:, None], columns]

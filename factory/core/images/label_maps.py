@@ -1,7 +1,7 @@
 """Files of label maps: found by name, checked from their headers, then read and checked value by value.
 
-Everything that would be scored wrongly without a word is refused: colours, fractions, lossy compression, ids that a
-small type has cut off.
+Maps that would be scored wrongly in silence are refused: colours, fractions, lossy compression, ids cut off by a small
+type.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import tifffile
 from factory.core.images.files import LOSSY, Header, UnreadableError, read_header, read_pixels
 from manifests.errors import UserError
 from manifests.labels import IGNORE
-from segment.metrics.overlap import MAX_ID
+
+MAX_ID = 2**31 - 1
+"""Largest id of an instance."""
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-"""Formats that keep labels as they are."""
+"""Lossless formats."""
 
 _EXACT_TIFF = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "ZSTD", "CCITTRLE", "CCITTFAX4"}
 """Compressions of TIFF that cannot change a label, by their names in `tifffile.COMPRESSION`."""
@@ -29,7 +31,7 @@ _EXACT_TIFF = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "Z
 
 @contextlib.contextmanager
 def refused_where_unreadable() -> Iterator[None]:
-    """Turn what the user may not read into a line that says so: the maps are not damaged, and neither is the disk.
+    """Turn a lack of permission to read into a message of its own.
 
     Raises:
         UserError: for a `PermissionError` inside the block.
@@ -41,10 +43,10 @@ def refused_where_unreadable() -> Iterator[None]:
 
 
 def find_label_files(folder: Path) -> dict[str, Path]:
-    """Label maps directly in a folder, stem -> path, sorted by stem; hidden files and other formats are passed over.
+    """Label maps directly in a folder, stem -> path, sorted by stem; hidden files and other formats are skipped.
 
     Raises:
-        UserError: for no label map at all, two of one stem, or a JPEG that stands where a label map should.
+        UserError: for no label map at all, two of one stem, or a JPEG in place of a label map.
         PermissionError: for a folder that may not be read.
     """
     try:
@@ -75,8 +77,8 @@ def find_label_files(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def holds_label_files(folder: Path) -> bool:
-    """Whether a file of a label map's format lies directly in the folder."""
+def has_label_files(folder: Path) -> bool:
+    """Whether the folder itself contains a file in a format of label maps."""
     return any(
         path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
         for path in folder.iterdir()
@@ -87,14 +89,15 @@ _FORMATS = "PNG, TIFF or NPY"
 
 
 def _what_is_there(shown: Collection[Path]) -> str:
-    """What a folder without a label map holds instead, and what to do about it."""
+    """Content of a folder without label maps, and advice, for a message."""
     folders = [path.name for path in shown if path.is_dir()]
-    dead = [path.name for path in shown if path.is_symlink() and not path.exists()]
+    dead_links = [path.name for path in shown if path.is_symlink() and not path.exists()]
     others = [path.name for path in shown if path.is_file()]
-    kinds = (("folder", folders), ("dead link", dead), ("other file", others))
-    there = [_counted(kind, names) for kind, names in kinds if names] or ["an empty folder"]
-    advice = "Name the folder that holds the maps" if folders else "Mend the links" if dead else "Check the path"
-    return f"{' and '.join(there)}. {advice}"
+    kinds = (("folder", folders), ("dead link", dead_links), ("other file", others))
+    content = [_counted(kind, names) for kind, names in kinds if names] or ["an empty folder"]
+    advice = "Mend the links" if dead_links else "Check the path"
+    advice = "Name the folder that holds the maps" if folders else advice
+    return f"{' and '.join(content)}. {advice}"
 
 
 def _counted(kind: str, names: list[str]) -> str:
@@ -106,7 +109,7 @@ def label_size(path: Path) -> tuple[int, int]:
     """Height and width of a label map, from its header; nothing is decoded.
 
     Raises:
-        UserError: for a file that is damaged, too large, or holds anything but integers in one channel.
+        UserError: for a file that is damaged, too large, or has anything but integers in one channel.
     """
     try:
         header = read_header(path)
@@ -122,8 +125,8 @@ def read_instances(path: Path) -> npt.NDArray[Any]:
     """An instance map [H, W] as stored: ids 0..2^31-1 of an integer type, 0 = background, gaps allowed.
 
     Raises:
-        UserError: for ids out of range, for a binary mask (no id but 255 or the type's largest), and for 8 or 16 bits
-            that reach their largest value, where further ids would have been lost.
+        UserError: for ids out of range, for a binary mask (only 0 and 255, or 0 and the type's largest value), and for
+            8 or 16 bits with their largest value, where more ids may have been lost.
     """
     array = _read(path)
     low, high = int(array.min()), int(array.max())
@@ -189,7 +192,7 @@ def _check_compression(path: Path) -> None:
 
 
 def _refuse_limits(path: Path, array: npt.NDArray[Any], high: int) -> None:
-    """Refuse ids that stop at a value where programs put "foreground", or where a small type ends."""
+    """Refuse ids whose largest is a common value for "foreground", or the largest of a small type."""
     largest, bits = int(np.iinfo(array.dtype).max), 8 * array.dtype.itemsize
     if high not in (255, largest):
         return

@@ -1,60 +1,26 @@
-"""Scores of one image, by its instance maps or its class maps; and of all images, in threads."""
+"""Scores of images, by instance maps or class maps, in threads; their totals, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from math import nan
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.statistics import Interval, bootstrap_means, bootstrap_pooled
 from manifests.errors import UserError
 from segment import metrics
-from segment.scoring.sets import Maps
+from segment.metrics import NucleiScores
+from segment.scoring.label_sets import Maps
+
+RESAMPLES, LEVEL = 2000, 0.95
 
 NO_CLASS = -1
 """Class of an object without a pixel of a nucleus class."""
-
-
-class Sums(Protocol):
-    """Sums of images, and the figures computed from them."""
-
-    @property
-    def labels(self) -> Collection[int]:
-        """Classes of the maps."""
-        ...
-
-    def row(self, labels: Sequence[int]) -> metrics.Floats:
-        """The sums as numbers, for all classes of the set: float64 [K]."""
-        ...
-
-    @classmethod
-    def from_row(cls, row: metrics.Floats, labels: Sequence[int]) -> Self:
-        """The inverse of `row`; sums of rows give the sums of images."""
-        ...
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """Figures by name, NaN where there is nothing to score."""
-        ...
-
-
-@dataclass(frozen=True)
-class ImageScore:
-    """One image.
-
-    Attributes:
-        name: shared by both sides. group: patient, slide or region. sums: of the image, for the pooled figures.
-        alone: figures that have a value for one image but do not pool. counts: of objects or pixels.
-    """
-
-    name: str
-    group: str
-    sums: Sums
-    alone: dict[str, float]
-    counts: dict[str, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +52,22 @@ class Confusion:
         figures = {name: metric(self.matrix) for name, metric in metrics.SEMANTIC.items()}
         iou = metrics.class_iou(self.matrix).tolist()
         return figures | {f"iou_{label}": value for label, value in zip(self.labels, iou, strict=True)}
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """One image.
+
+    Attributes:
+        name: shared by both sides. group: patient, slide or region. sums: of the image, for the pooled figures.
+        alone: figures that have a value for one image but do not pool. counts: of objects or pixels.
+    """
+
+    name: str
+    group: str
+    sums: NucleiScores | Confusion
+    alone: dict[str, float]
+    counts: dict[str, int]
 
 
 def score_all(
@@ -201,3 +183,82 @@ def refuse_binary_truth(scores: Sequence[ImageScore]) -> None:
             f"--truth: expected class labels, got only 0 and {metrics.IGNORE} (ignore) in every map. "
             "Write class 1 of a binary mask as 1."
         )
+
+
+@dataclass(frozen=True)
+class Total:
+    """One figure over all images.
+
+    Attributes:
+        mean: over the images where it has a value. pooled: of the summed counts, NaN where it does not pool.
+        mean_interval, pooled_interval: 95 % bootstrap intervals. left_out: images without a value.
+    """
+
+    mean: float
+    mean_interval: Interval
+    pooled: float
+    pooled_interval: Interval
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of each image and of all.
+
+    Attributes:
+        names: of the images. figures: per image, all with the same keys. image_counts: per image.
+        totals: per figure. counts: sums over the images. labels: classes of the maps. groups: their number.
+    """
+
+    names: tuple[str, ...]
+    figures: tuple[Mapping[str, float], ...]
+    image_counts: tuple[Mapping[str, int], ...]
+    totals: Mapping[str, Total]
+    counts: Mapping[str, int]
+    labels: tuple[int, ...]
+    groups: int
+
+
+def summarise(scores: Sequence[ImageScore], *, seed: int) -> Summary:
+    """Figures of each image and of all.
+
+    Args:
+        scores: one or more, all of one kind.
+        seed: of the bootstrap.
+    """
+    kind = type(scores[0].sums)
+    labels = sorted({label for score in scores for label in score.sums.labels})
+    rows = np.array([score.sums.row(labels) for score in scores])
+
+    def pool(row: metrics.Floats) -> list[float]:
+        return list(kind.from_row(row, labels).figures.values())
+
+    # Every image has the figures of all classes, NaN for a class that is not in it.
+    figures = [kind.from_row(row, labels).figures | score.alone for row, score in zip(rows, scores, strict=True)]
+    pooled = kind.from_row(rows.sum(axis=0), labels).figures
+    groups = [score.group for score in scores]
+    values = np.array([list(of_image.values()) for of_image in figures])
+    mean_intervals = bootstrap_means(
+        values, rng=np.random.default_rng(seed), groups=groups, resamples=RESAMPLES, level=LEVEL
+    )
+    pooled_intervals = bootstrap_pooled(
+        rows, pool, rng=np.random.default_rng(seed), groups=groups, resamples=RESAMPLES, level=LEVEL
+    )
+    interval_of = dict(zip(pooled, pooled_intervals, strict=True))
+    totals = {}
+    for name, column, interval in zip(figures[0], values.T, mean_intervals, strict=True):
+        known = column[~np.isnan(column)]
+        mean = float(known.mean()) if known.size else nan
+        totals[name] = Total(
+            mean, interval, pooled.get(name, nan), interval_of.get(name, Interval(nan, nan)), len(scores) - known.size
+        )
+    counts = {name: sum(score.counts[name] for score in scores) for name in scores[0].counts}
+    return Summary(
+        tuple(score.name for score in scores),
+        tuple(figures),
+        tuple(score.counts for score in scores),
+        totals,
+        counts,
+        tuple(labels),
+        len(set(groups)),
+    )
