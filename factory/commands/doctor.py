@@ -1,7 +1,5 @@
 """`factory doctor`: is this installation well?"""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +36,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _print(report: Report) -> None:
+def _print(report: "Report") -> None:
     from rich.markup import escape
 
     from factory.core.console import console

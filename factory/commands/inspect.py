@@ -1,7 +1,5 @@
 """`factory inspect`: look at a data set."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """`factory quiz`: can a reader tell synthetic tiles from real ones?"""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -159,7 +157,7 @@ def _score(answers: list[Path], key: Path, out: Path | None) -> None:
         screen.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _tables(scores: Scores) -> list[object]:
+def _tables(scores: "Scores") -> list[object]:
     from rich.markup import escape
     from rich.table import Table
 

@@ -1,7 +1,5 @@
 """`factory render`: masks that are there in, the same masks with other images out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

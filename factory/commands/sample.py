@@ -1,7 +1,5 @@
 """`factory sample`: images from a trained generator, their latents kept."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +97,7 @@ def sample(
     say(f"Label some: factory annotate export {out} --diverse 20 --out to-label")
 
 
-def _beside(dataset: Dataset, diverse: int | None) -> list[str]:
+def _beside(dataset: "Dataset", diverse: int | None) -> list[str]:
     """Write what stands beside the data set, and never in it, as its SHA256SUMS lists every file."""
     from factory.inspect.report import MOST_IN_GALLERY, write_gallery
     from factory.make.recipes import samples as sampling

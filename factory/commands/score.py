@@ -1,7 +1,5 @@
 """`factory score`: are fakes like real tiles, as varied, and none of them copied?"""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """`factory sketches`: what kinds of masks there are to draw, and how drawings are read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -129,7 +127,7 @@ def _parse_k(text: str) -> int | None:
     return int(text)
 
 
-def _print_kinds(found: SketchReport) -> None:
+def _print_kinds(found: "SketchReport") -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -153,7 +151,7 @@ def _print_kinds(found: SketchReport) -> None:
     screen.print("Draw on white, tissue dark or in its colour, then: factory sketches --check FOLDER", highlight=False)
 
 
-def _print_check(checked: CheckReport, scheme: LabelScheme) -> None:
+def _print_check(checked: "CheckReport", scheme: "LabelScheme") -> None:
     """The table of drawings.
 
     Raises:
