@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import tomllib
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def test_files_of_one_table_never_import_each_other(table: dict[str, str], impor
     assert modules <= imports.modules
     for module in modules:
         assert not imports.find_modules_directly_imported_by(module) & (modules - {module})
+
+
+def test_no_module_imports_itself_by_way_of_others(imports: grimp.ImportGraph) -> None:
+    order = graphlib.TopologicalSorter({m: imports.find_modules_directly_imported_by(m) for m in imports.modules})
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
 
 
 def test_nothing_imports_a_command_line(imports: grimp.ImportGraph) -> None:

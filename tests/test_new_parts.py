@@ -145,3 +145,16 @@ def test_doctor_examines_new_parts(cli: Cli) -> None:
 
     found = {finding.name: finding.state for finding in examine_parts()}
     assert found["mask generator stripes"] == found["renderer wash"] == "ok"
+
+
+@pytest.mark.usefixtures("_two_new_parts")
+def test_help_lists_new_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from factory.commands import options
+
+    fresh = importlib.reload(options)
+    try:
+        assert "stripes" in str(fresh.Masks.__metadata__[0].help)
+        assert "wash" in str(fresh.Renderer.__metadata__[0].help)
+    finally:
+        monkeypatch.undo()
+        importlib.reload(options)
