@@ -219,7 +219,7 @@ CASES: list[tuple[Callable[[Path], object], tuple[str, ...], str]] = [
     (plain, (*train_words(), "--set", "network.widht=[1,2]"), "network.widht"),
     (plain, (*train_words(), "--set", "batch=0"), "batch: .*greater than or equal to 1"),
     (plain, (*train_words(), "--set", "batch"), "KEY=VALUE"),
-    (plain, (*train_words(), "--size", "32"), "HEIGHTxWIDTH"),
+    (plain, (*train_words(), "--size", "32x"), "HEIGHTxWIDTH"),
     (plain, (*train_words(), "--config", "nothing"), "--config: expected a YAML file or one of .*depas_light"),
     (plain, (*train_words(), "--device", "tpu9"), "--device"),
     (plain, (*train_words(), "--precision", "fp16"), "fp32"),
