@@ -446,7 +446,7 @@ def test_command_makes_a_quiz_and_scores_readers(home: Path, tmp_path: Path, cli
         (["--score", "a.json", "--n", 4], "--n: expected it when a quiz is made"),
         (["--score", "a.json"], r"--key runs/quiz/key.json: expected a file, got none"),
         (["--key", "key.json"], "--key: expected it with --score"),
-        (["--size", "12"], "--size: expected HEIGHTxWIDTH"),
+        (["--size", "12x"], "--size: expected HEIGHTxWIDTH"),
         ([], "data/real: expected a data set"),
     ],
 )
