@@ -30,7 +30,7 @@ def verify(
         faults = check(dataset, lambda done, total: bar.to(done, total))
     terminal = console()
     if not faults:
-        terminal.print(f"{dataset}: every file, record and row holds.", highlight=False)
+        terminal.print(f"{dataset}: every file, record and row holds. Look: factory inspect {dataset}", highlight=False)
         return
     for fault in faults:
         terminal.print(str(fault), highlight=False, markup=False, soft_wrap=True)

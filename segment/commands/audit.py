@@ -86,6 +86,7 @@ def audit(
     from segment.audit import folder, report
     from segment.audit.auditor import Auditor, choose_tps_method
     from segment.audit.request import prepare
+    from segment.data.sources import ACCEPTED
     from segment.network.weights import load_weights
 
     job = prepare(load_weights(weights, device), dataset, real=real or (), stain_from=stain_from, split=split, out=out)
@@ -114,5 +115,8 @@ def audit(
         terminal.print("The audit's own error is unknown: no --real was given.", markup=False, soft_wrap=True)
     for grid in report.grids(outcome.document):
         terminal.print(to_table(grid))
-    for line in [*report.lines(outcome.document), *(f"wrote  {path}" for path in outcome.paths)]:
+    paths = [f"wrote  {path}" for path in outcome.paths]
+    if job.audited.dataset.info.is_synthetic:
+        paths.append(f"Train on the accepted tiles: segment train --mix real+synth --synth {job.out / ACCEPTED}")
+    for line in [*report.lines(outcome.document), *paths]:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -106,3 +106,5 @@ def evaluate(
         terminal.print(to_table(grid))
     for path in report.write_evaluation(document, folder):
         terminal.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    more = f"Label images with these weights: segment predict IMAGES --weights {weights} --out predicted"
+    terminal.print(more, markup=False, highlight=False, soft_wrap=True)

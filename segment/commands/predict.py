@@ -114,3 +114,8 @@ def predict(
         write = writing.write_dataset if is_set else writing.write_files
         write(out, todo, loaded, settings, config, overwrite=overwrite, on_window=bar.advance)
     say(f"wrote {out}")
+    say(
+        f"Look: factory inspect {out}"
+        if is_set
+        else f"Score against your labels: segment score --truth LABELS --pred {out}"
+    )
