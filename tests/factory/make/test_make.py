@@ -418,7 +418,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, cli: Cli) -> None:
         (("--tps", "-0.1-0.5"), "0 to 1"),
         (("--n", "0"), "greater than 0"),
         (("--n", "-3"), "greater than 0"),
-        (("--n", "many"), "integer"),
+        (("--n", "many"), "--n: expected a whole number, got .many"),
         (("--size", "100x64"), "multiples of 32"),
         (("--size", "64x"), "HEIGHTxWIDTH"),
         (("--masks", "polygon"), "Did you mean polygons"),

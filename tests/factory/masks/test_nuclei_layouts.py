@@ -202,7 +202,7 @@ def test_make_like_a_data_set_keeps_the_fit_in_the_run(tmp_path: Path, cli: Cli)
     assert done.code == 0, done.err
     said = " ".join(done.out.split())
     assert "layouts of masks are fitted to" in said
-    assert "palette is not fitted" in said
+    assert "palette cannot be fitted" in said
     made, real = open_dataset(tmp_path / "data/synth"), open_dataset(tmp_path / "real")
     train = {row["group_id"] for row in real.table.to_pylist() if row["split"] == "train"}
     assert set(made.info.training_sources) == {f"real/{group}" for group in train}

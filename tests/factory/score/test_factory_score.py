@@ -177,7 +177,7 @@ def test_score_writes_figures_report_and_pictures(cli: Callable[..., Outcome], s
 def test_score_refuses_before_it_reads(cli: Callable[..., Outcome], sets: Path, tmp_path: Path) -> None:
     fake, real = sets / "fake", ["--real", sets / "real"]
     for arguments, said in (
-        ((fake, "--real", tmp_path / "none"), "none: expected a data set with store.zarr"),
+        ((fake, "--real", tmp_path / "none"), "none: expected a data set, got no such folder. Make one with "),
         ((fake, "--real", fake), "expected real tiles, got synthetic ones"),
         ((fake, *real, "--features", "vgg"), "--features: expected one of"),
         ((fake, *real, "--feature-weights", "w.safetensors"), "expected none with random-vgg16"),

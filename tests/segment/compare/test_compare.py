@@ -371,7 +371,7 @@ def test_the_command_says_how_many_trainings_are_taken_over_and_with_other_tests
         r"Those without synthetic tiles are, where real tiles, config and --also-test are\.",
     )
     help_of = " ".join(cli("segment", "compare", "--help").out.replace("│", " ").split())
-    assert "give the same --also-test" in help_of
+    assert "Give the same --also-test" in help_of
 
 
 @pytest.mark.usefixtures("unarranged_plots")

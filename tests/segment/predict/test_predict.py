@@ -145,10 +145,10 @@ def test_second_call_skips_what_is_done_and_adds_what_is_new(predict: Cli, image
     assert predict(images / "a.png", images / "b.tif", "--out", "out").code == 0
     before = {path: path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
     outcome = predict(images, "--out", "out")
-    assert "2 images are done, 1 to go" in outcome.out
+    assert "2 images done, 1 to go" in outcome.out
     assert {path: path.stat().st_mtime_ns for path in before} == before
     Path("out/a.png").unlink()
-    assert "2 images are done, 1 to go" in predict(images, "--out", "out").out
+    assert "2 images done, 1 to go" in predict(images, "--out", "out").out
     assert predict(images, "--out", "out", "--preview").code == 0
     assert Path("out/preview/b.png").is_file()
 

@@ -385,7 +385,7 @@ def test_class_map_of_another_size_than_its_instance_map_is_refused(cli: Cli, tm
     ("options", "said"),
     [
         (("--classes", "--semantic"), "--classes: expected without --semantic"),
-        (("--workers", 0), "--workers: expected at least 1"),
+        (("--workers", 0), "--workers: expected 1 or more, got 0"),
         (("--seed", -1), "--seed: expected 0 or more"),
         (("--json", "no/such/folder.json"), "--json: expected a file in an existing folder"),
         (("--json", "truth"), "--json: expected a file in an existing folder"),
