@@ -42,7 +42,7 @@ class Diverged(Exception):
 
 
 class TrainingTask(Protocol[Batch]):
-    """What `fit` trains. Implementations name this class as their base; methods with a body are optional.
+    """Protocol of what `fit` trains. Implementations name it as their base; methods with a body are optional.
 
     Attributes:
         state_kind: `kind` in the card of the training state. advice: what to do about a run that diverged.

@@ -247,7 +247,7 @@ def draw_cell_properties(
 
 
 def _forms(nuclei: Nuclei, mpp: float) -> npt.NDArray[np.int64]:
-    """What each nucleus looks like, from the tissue it stands in, its size and how long it is."""
+    """Draws the appearance of each nucleus from its tissue, size and elongation."""
     kind, radius_um = nuclei.table["kind"], nuclei.table["radius"] * mpp
     real = radius_um[radius_um > 0]
     typical = float(np.median(real)) if len(real) else 0.0

@@ -1,4 +1,4 @@
-"""`factory make`: promises 1, 2, 4 to 8 and 12 of the reliability notes, and what a user can type wrong."""
+"""`factory make`: kills, determinism, two writers, changed configs, full disks, bad manifests, and wrong options."""
 
 import json
 import os
