@@ -36,7 +36,7 @@ SMALL = ("--scheme", "pdl1", "--size", "64x96", "--n", "7", "--tps", "0.01-0.5",
 def start(folder: Path, *arguments: str, **options: object) -> subprocess.Popen[str]:
     """The real command, in a process group of its own."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # tests in the background of a shell: children would inherit it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell; children inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", "factory.cli", *arguments],
