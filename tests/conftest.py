@@ -86,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did: exit code, and what it printed."""
+    """Result of a command: its exit code and its output."""
 
     code: int
     out: str

@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def annotate(folder: Path, name: str, *shapes: tuple[str, Points]) -> None:
-    """What a person does in the folder's tool."""
+    """Annotates as a person does in the folder's tool."""
     if read_record(folder).tool == "labelme":
         path = folder / f"{name}.json"
         document = json.loads(path.read_text())

@@ -139,7 +139,7 @@ def test_shift_is_none_without_calibration_and_zero_for_the_generators_own_compo
 
 
 def allocate_own(fields: np.ndarray) -> np.ndarray:
-    """What a softmax network itself says, step by step."""
+    """Labels of a softmax network itself, step by step."""
     return np.argmax(fields, axis=0).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""What generators and discriminators minimise, by hand, and CycleGAN's history of made-up masks."""
+"""Losses of generators and discriminators, by hand, and CycleGAN's history buffer of generated masks."""
 
 from __future__ import annotations
 

@@ -458,7 +458,7 @@ def test_command_says_in_one_line_what_is_wrong(cli: Callable[..., Outcome], wor
 
 
 def run_script(expression: str, **values: Any) -> Any:
-    """What an expression over the page's `seal.js` gives in node."""
+    """Evaluates an expression over the page's `seal.js` in node."""
     script = resources.files("factory.quiz").joinpath("seal.js").read_text()
     text = f"{script}\nconst given = {json.dumps(values)};\nconsole.log(JSON.stringify({expression}));"
     done = subprocess.run([str(NODE), "-"], input=text, capture_output=True, text=True, check=True)

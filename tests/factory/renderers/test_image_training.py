@@ -1,4 +1,4 @@
-"""What the renderers learn from: pairs of condition map and image, the terms of their losses, and their presets."""
+"""Training of renderers: pairs of condition map and image, the terms of the losses, and the presets."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def still(name: str, **changes: Any) -> Any:
 
 
 def discriminatord(trainer: Any, crops: list[np.ndarray]) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
-    """What the discriminators say, layer by layer, of what is made and of what is real."""
+    """Outputs of the discriminators for generated and for real images, layer by layer."""
     seen, real = trainer.seen(crops), trainer.images(crops)
     with torch.no_grad():
         made = trainer.networks["generator"](seen).tanh()

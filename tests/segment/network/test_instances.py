@@ -26,7 +26,7 @@ def discs(size: tuple[int, int], centres: list[tuple[int, int]], radius: int) ->
 
 
 def maps_of(instance: npt.NDArray[np.int32], classes: npt.NDArray[np.uint8] | None = None, n: int = 2) -> Maps:
-    """What a network that knows the truth says."""
+    """Output of a network that knows the truth."""
     classes = (instance > 0).astype(np.uint8) if classes is None else classes
     probabilities = np.full((n, *instance.shape), 0.1 / (n - 1), np.float32)
     np.put_along_axis(probabilities, classes[None].astype(np.intp), np.float32(0.9), axis=0)

@@ -1,4 +1,4 @@
-"""What goes into a network, resampled, and what comes out: outlines, GeoJSON, labels in the image's own pixels."""
+"""Inputs of a network, resampled, and its outputs: outlines, GeoJSON, labels in the image's own pixels."""
 
 import json
 from pathlib import Path
