@@ -73,7 +73,7 @@ def ingest(
     Raises:
         manifests.errors.UserError: for everything that is wrong with the input, before anything is written.
     """
-    from factory.core.devices import usable_cores
+    from factory.core.devices import parse_workers
     from factory.ingest.request import Request
     from factory.ingest.writing import ingest as write
     from manifests.dataset import open_dataset
@@ -114,5 +114,5 @@ def ingest(
         ignore_unpaired=ignore_unpaired,
         licence=licence,
     )
-    write(request, workers=workers or usable_cores(), overwrite=overwrite)
+    write(request, workers=parse_workers(workers), overwrite=overwrite)
     return open_dataset(out)

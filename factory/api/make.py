@@ -90,9 +90,10 @@ def make(
         manifests.errors.UserError: for arguments that do not fit, before anything is written.
         manifests.errors.FaultError: when a tile cannot be made, or there is no room on the disk.
     """
+    from factory.core.devices import parse_workers
     from factory.make.options import prepare_make
     from factory.make.pipeline import make as make_tiles
-    from factory.make.resolve import parse_workers, plan_flags
+    from factory.make.resolve import plan_flags
     from manifests.dataset import open_dataset
 
     plan = plan_flags(

@@ -41,9 +41,9 @@ def render(
     Raises:
         manifests.errors.UserError: for arguments and masks that do not fit, before anything is written.
     """
+    from factory.core.devices import parse_workers
     from factory.make.options import prepare_render
     from factory.make.pipeline import make
-    from factory.make.resolve import parse_workers
     from manifests.dataset import open_dataset
 
     prepared = prepare_render(

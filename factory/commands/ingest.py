@@ -197,10 +197,10 @@ def ingest(
       factory ingest slides/ --mpp 0.5 --size 512 --group-pattern '(p[0-9]+)'
       factory ingest annotated/ --mpp 0.25 --instances 'labels/{stem}.tif' --out data/nuclei --dry-run
     """
-    import os
     import time
 
     from factory.core.console import console
+    from factory.core.devices import parse_workers
     from factory.core.runs import check_run
     from factory.core.wording import dry_run as dry_run_text
     from factory.core.wording import file_size, plural
@@ -249,7 +249,7 @@ def ingest(
     screen = console()
     started = time.monotonic()
     try:
-        ended = run_ingest(request, workers=workers or os.cpu_count() or 1, overwrite=overwrite, dry_run=dry_run)
+        ended = run_ingest(request, workers=parse_workers(workers), overwrite=overwrite, dry_run=dry_run)
     except InputError as error:
         if len(error.problems) > 1:
             for problem in error.kinds:

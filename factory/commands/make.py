@@ -102,6 +102,7 @@ def make(
     import time
 
     from factory.core.console import console, counting, working
+    from factory.core.devices import parse_workers
     from factory.core.runs import check_run
     from factory.core.wording import dry_run as dry_run_text
     from factory.inspect.report import write_contact_sheet
@@ -152,7 +153,7 @@ def make(
         return
     started = time.monotonic()
     how: dict[str, Any] = {
-        "workers": resolve.parse_workers(workers),
+        "workers": parse_workers(workers),
         "scheduler": scheduler,
         "overwrite": overwrite,
     }

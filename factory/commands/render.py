@@ -47,12 +47,12 @@ def render(
     import time
 
     from factory.core.console import console, counting
+    from factory.core.devices import parse_workers
     from factory.core.runs import check_run
     from factory.core.wording import dry_run as dry_run_text
     from factory.make import report
     from factory.make.options import prepare_render
     from factory.make.pipeline import make
-    from factory.make.resolve import parse_workers
 
     prepared = prepare_render(
         masks,

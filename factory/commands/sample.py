@@ -65,12 +65,12 @@ def sample(
     import time
 
     from factory.core.console import console, counting
+    from factory.core.devices import parse_workers
     from factory.core.runs import check_run
     from factory.core.wording import dry_run as dry_run_text
     from factory.core.wording import plural
     from factory.make.options import prepare_sample
     from factory.make.pipeline import make
-    from factory.make.resolve import parse_workers
     from manifests.dataset import open_dataset
     from manifests.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Device of a command, resolved once in the command line and passed down."""
+"""Device and number of workers of a command, resolved once in the command line and passed down."""
 
 from __future__ import annotations
 
@@ -32,3 +32,16 @@ def resolve_device(name: str) -> str:
 def usable_cores() -> int:
     """Return the number of CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parse_workers(workers: int | None) -> int:
+    """Return the number of workers: as given, or one for each core where it is None.
+
+    Raises:
+        UserError: for fewer than one.
+    """
+    if workers is None:
+        return usable_cores()
+    if workers < 1:
+        raise UserError(f"--workers: expected 1 or more, got {workers}.")
+    return workers

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.config import merge, parse, parse_assignments, parse_size, read_yaml
-from factory.core.devices import usable_cores
 from factory.core.shipped import configs_dir
 from factory.learn.base import UsesWeights
 from factory.make.parts import RESOLVERS
@@ -277,16 +276,3 @@ def parse_split(text: str) -> tuple[float, ...]:
     if len(shares) != 3:
         raise UserError(f"--split: expected three shares like 0.8,0.1,0.1, got {text!r}.")
     return shares
-
-
-def parse_workers(workers: int | None) -> int:
-    """Processes to use: one per core unless typed.
-
-    Raises:
-        UserError: for fewer than one.
-    """
-    if workers is None:
-        return usable_cores()
-    if workers < 1:
-        raise UserError(f"--workers: expected 1 or more, got {workers}.")
-    return workers

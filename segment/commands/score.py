@@ -125,9 +125,9 @@ def score(
 
 
 def _score(pairs: Pairs, groups: Sequence[str], mode: Mode, workers: int | None) -> list[ImageScore]:
-    import os
 
     from factory.core.console import progress
+    from factory.core.devices import parse_workers
     from segment.scoring.scores import refuse_binary_truth, score_all, score_classes, score_instances
 
     group_of = dict(zip(pairs.names, groups, strict=True))
@@ -142,7 +142,7 @@ def _score(pairs: Pairs, groups: Sequence[str], mode: Mode, workers: int | None)
         return score_instances(name, group_of[name], *maps, labels)
 
     with progress("scoring", len(pairs.names), unit="images") as bar:
-        scores = score_all(pairs.names, score_one, workers=workers or os.cpu_count() or 1, on_image=bar.advance)
+        scores = score_all(pairs.names, score_one, workers=parse_workers(workers), on_image=bar.advance)
     if mode == "semantic":
         refuse_binary_truth(scores)
     return scores
