@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := data/demo
+# Bytecode is kept, also where the shell turns that off: the tests start many processes, and each would compile the code.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo test lint types imports docs pytest bench clean
 

@@ -1,5 +1,6 @@
-"""Kill a small run with SIGKILL around every file operation, run it again, and compare the trees.
+"""Kill a small run with SIGKILL at every file operation that finds its folder changed, run it again, compare the trees.
 
+A kill leaves what is on the disk, so an operation that finds the folder as an earlier one did needs none of its own.
 Run as a script in a process of its own: it forks, so no thread may have been started. Prints a line of JSON.
 """
 
@@ -10,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -37,27 +39,30 @@ def tree(root: Path) -> str:
     return digest.hexdigest()
 
 
-def die_at(operation: int) -> None:
-    """Count writing opens, renames, removals, new folders and fsyncs; kill this process at the given one."""
-    counter = itertools.count()
+def state(folder: Path) -> str:
+    """Digest of a folder as a kill would leave it: temporary files and empty folders count too."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        digest.update(f"{path.relative_to(folder)}\n".encode() + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()
 
-    def count() -> None:
-        if next(counter) == operation:
-            os.kill(os.getpid(), signal.SIGKILL)
+
+def before_every_operation(do: Callable[[], None]) -> None:
+    """Call `do` before each writing open, rename, removal and new folder, and before and after each fsync."""
 
     def hook(event: str, arguments: tuple) -> None:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
         if writes or event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
-            count()
+            do()
 
     sync = os.fsync
 
-    def counted_sync(descriptor: int) -> None:
-        count()
+    def watched_sync(descriptor: int) -> None:
+        do()
         sync(descriptor)
-        count()
+        do()
 
-    os.fsync = counted_sync
+    os.fsync = watched_sync
     sys.addaudithook(hook)
 
 
@@ -78,23 +83,30 @@ def main(folder: Path) -> None:
     os.fsync = lambda descriptor: (
         None
     )  # a point to be killed at: only a power cut takes what was written and not synced
-    unbroken = folder / "unbroken"
+    unbroken, out = folder / "unbroken", folder / "killed"
     planned = prepared(unbroken)
     list(maker_of(planned.recipe).make(planned.rows_of(0)))  # compile once, before any fork
-    assert in_child(lambda: make(prepared(unbroken), workers=1)) == 0
+
+    def watched() -> None:
+        found: list[str] = []
+        before_every_operation(lambda: found.append(state(unbroken)))
+        make(planned, workers=1)
+        states = list(found)
+        (folder / "states.json").write_text(json.dumps(states))
+
+    assert in_child(watched) == 0
+    states = json.loads((folder / "states.json").read_text())
     expected = tree(unbroken)
-    counts = {"kills": 0, "equal": 0, "partial_left": 0, "finished_shards_redone": 0}
-    out = folder / "killed"
+    counts = {"operations": len(states), "kills": 0, "equal": 0, "partial_left": 0, "finished_shards_redone": 0}
     planned = prepared(out)
-    for operation in itertools.count():
+    for operation in sorted(states.index(each) for each in set(states)):
 
         def doomed(operation: int = operation) -> None:
-            die_at(operation)
+            numbers = itertools.count()
+            before_every_operation(lambda: os.kill(os.getpid(), signal.SIGKILL) if next(numbers) == operation else None)
             make(planned, workers=1)
 
         status = in_child(doomed)
-        if status == 0:
-            break
         assert os.WIFSIGNALED(status), status
         counts["kills"] += 1
         done = {path.name: path.stat().st_mtime_ns for path in (out / "ledger").glob("0*.json")}

@@ -26,6 +26,7 @@ def main(out: Path) -> None:
         victim = next(iter(cluster.workers.values())).process.pid
         os.kill(victim, signal.SIGKILL)
         make(prepared, workers=1, scheduler=cluster.scheduler_address)
+    assert "torch" not in sys.modules, "no network was asked for"
 
 
 if __name__ == "__main__":

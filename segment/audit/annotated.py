@@ -89,11 +89,7 @@ class AnnotatedCells:
 
 
 def annotated_cells(dataset: Dataset) -> AnnotatedCells | None:
-    """Annotated cells of a data set, None where it has none: instances of tumour classes, else points.
-
-    Raises:
-        UserError: when the table of points cannot be read.
-    """
+    """Annotated cells of a data set, None where it has none: instances of tumour classes, else points."""
     if all(scheme.ids("tumour_positive") and scheme.ids("nucleus") for scheme in dataset.schemes):
         return AnnotatedCells(None)
     path = dataset.root / POINTS

@@ -41,22 +41,14 @@ _SCHEMA = pa.schema(
 
 
 def check_target(audit: Audit, *, overwrite: bool) -> None:
-    """Refuse a folder with other files, or with another audit unless it is to be replaced.
-
-    Raises:
-        UserError: naming the first difference or file.
-    """
+    """Refuse a folder with other files, or with another audit unless it is to be replaced."""
     if is_begun(audit.out, "an audit", _OWN.__contains__) and not overwrite:
         check_same(audit.out, "an audit", audit.document, "Use --overwrite or another --out.")
 
 
 @contextmanager
 def opened(audit: Audit, *, overwrite: bool = False) -> Iterator[None]:
-    """Lock the audit's folder, made and with `overwrite` cleared, ready for parts.
-
-    Raises:
-        UserError: as `check_target`, and when another audit runs in the folder.
-    """
+    """Lock the audit's folder, made and with `overwrite` cleared, ready for parts."""
     check_target(audit, overwrite=overwrite)
     audit.out.mkdir(parents=True, exist_ok=True)
     with lock_folder(audit.out):

@@ -28,15 +28,9 @@ def plot_audit(
     limits: Limits,
     placements: Mapping[str, Mapping[str, Any]],
 ) -> bytes:
-    """Draw the findings on audited tiles beside those on real tiles.
+    """PNG of the findings on audited tiles, flagged ones marked, beside those on real tiles, if any.
 
-    Args:
-        findings: on the audited tiles; flagged tiles are marked. flags: of these tiles.
-        real: on real tiles, may be empty; those beyond the bound are marked. limits: drawn as band and line.
-        placements: name of the tiles -> their `Placement` as in the summary; may be empty.
-
-    Returns:
-        A PNG.
+    `placements`: name of the tiles -> their `Placement` as in the summary; may be empty.
     """
     from matplotlib.figure import Figure
 

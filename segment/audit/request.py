@@ -102,9 +102,6 @@ def prepare(
         weights: of the segmenter. dataset: audited tiles. real: data sets whose test splits give the audit's own error.
         stain_from: real IHC; None takes the first of `real` with positive and negative cells, where TPS is audited.
         split: of the audited tiles, or "all". out: None for ``runs/audit/<name of the data set>``.
-
-    Raises:
-        UserError: for whatever is wrong with the request or the data.
     """
     refuse_synthetic_training(weights)
     audited = _select(_open(dataset), split)
@@ -123,11 +120,7 @@ def prepare(
 
 
 def refuse_synthetic_training(weights: Weights) -> None:
-    """Refuse a segmenter that may have been trained on synthetic tiles: it must be independent of them.
-
-    Raises:
-        UserError: for weights trained on synthetic tiles, or without training data on their card.
-    """
+    """Refuse a segmenter that may have been trained on synthetic tiles: it must be independent of them."""
     card = weights.card
     if card.get("mix") != "real" or "synth" in card.get("trained_on", {}) or card.get("sources", {}).get("synth"):
         raise UserError(
@@ -137,11 +130,7 @@ def refuse_synthetic_training(weights: Weights) -> None:
 
 
 def refuse_scheme(weights: Weights, dataset: Dataset) -> None:
-    """Refuse a segmenter without classes of the tiles, and without nuclei that could be counted in their regions.
-
-    Raises:
-        UserError: naming the scheme of the weights, and those that the masks project onto.
-    """
+    """Refuse a segmenter without classes of the tiles, and without nuclei that could be counted in their regions."""
     for own in dataset.schemes:
         finds_nuclei = has_marker_regions(own) and has_instances(weights.scheme)
         if not finds_nuclei and not own.reads_as(weights.scheme):
@@ -154,11 +143,7 @@ def refuse_scheme(weights: Weights, dataset: Dataset) -> None:
 
 
 def refuse_seen(weights: Weights, dataset: Dataset) -> None:
-    """Refuse tiles of groups that the segmenter was trained on.
-
-    Raises:
-        UserError: naming the first patient or slide that the weights were trained or validated on.
-    """
+    """Refuse tiles of groups that the segmenter was trained on."""
     shared = sorted(groups_of(dataset) & set(weights.card.get("groups", [])))
     if shared:
         raise UserError(

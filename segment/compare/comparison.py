@@ -144,9 +144,6 @@ def prepare(
     Args:
         config: with defaults not resolved. real, synth: data sets. out: the comparison's folder.
         device: decides automatic precision. reuse, external: folders, see `Comparison`.
-
-    Raises:
-        UserError: for whatever is wrong with the request or the data, above all a patient in training and test.
     """
     has_synth = any(training.has_synth for training in grid(config))
     sources = tuple(open_sources(Mix(("real", "synth") if has_synth else ("real",)), real, synth))
@@ -240,11 +237,7 @@ def _check_fractions(comparison: Comparison) -> None:
 
 
 def check_target(comparison: Comparison) -> None:
-    """Refuse a folder with another comparison or with other files.
-
-    Raises:
-        UserError: naming the first difference or file.
-    """
+    """Refuse a folder with another comparison or with other files."""
     if is_begun(comparison.out, "a comparison", {*_OWN, *comparison.tests}.__contains__):
         check_same(comparison.out, "a comparison", comparison.document, "Use another --out.")
 
@@ -266,9 +259,6 @@ def run(
         on_start: called with the steps done before, and with all steps.
         on_step: called with the steps done, of all trainings together.
         on_training: called after every training, with all scores so far.
-
-    Returns:
-        Scores of all finished trainings, and the errors of the others.
     """
     check_target(comparison)
     folder, steps = comparison.out / TRAININGS, comparison.config.train.steps

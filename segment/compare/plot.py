@@ -20,11 +20,7 @@ _IN_A_ROW = 3
 
 
 def plot_curves(summary: Summary, config: CompareConfig, patients: dict[float, int]) -> bytes:
-    """A PNG with a panel per metric, three in a row.
-
-    Args:
-        summary: of the comparison. config: its arms and fractions. patients: fraction -> number of patients.
-    """
+    """A PNG with a panel per metric, three in a row."""
     from matplotlib.figure import Figure
 
     metrics = list(dict.fromkeys(level.metric for level in summary.levels))

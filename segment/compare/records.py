@@ -74,11 +74,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def read_record(folder: Path, training: Training, fingerprint: str) -> Record | None:
-    """The record of a training, None where there is none.
-
-    Raises:
-        FaultError: when it is damaged or of another comparison.
-    """
+    """The record of a training, None where there is none; refuses a damaged one, and one of another comparison."""
     found = read_any_record(folder, training)
     if found is not None and (found.training, found.fingerprint) != (training, fingerprint):
         path = record_path(folder, training)
@@ -87,11 +83,7 @@ def read_record(folder: Path, training: Training, fingerprint: str) -> Record | 
 
 
 def read_any_record(folder: Path, training: Training) -> Record | None:
-    """The record under a training's name, of any comparison; None where there is none.
-
-    Raises:
-        FaultError: when it is damaged.
-    """
+    """The record under a training's name, of any comparison; None where there is none. Refuses a damaged one."""
     path = record_path(folder, training)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -40,11 +40,7 @@ class Mix:
 
 
 def parse_mix(text: str) -> Mix:
-    """``real``, ``synth``, ``real+synth`` or ``real+synth:0.3`` (the share of synthetic tiles).
-
-    Raises:
-        UserError: for anything else.
-    """
+    """``real``, ``synth``, ``real+synth`` or ``real+synth:0.3`` (the share of synthetic tiles)."""
     plain: dict[str, Mix] = {
         "real": Mix(("real",), 0.0),
         "synth": Mix(("synth",), 1.0),
@@ -103,11 +99,7 @@ def groups_of(dataset: Dataset) -> set[str]:
 
 
 def open_sources(mix: Mix, real: Path, synth: Path) -> list[Source]:
-    """Open the data sets of a mix: folders, or the ``accepted.parquet`` of an audit.
-
-    Raises:
-        UserError: when one is missing or unfinished.
-    """
+    """Open the finished data sets of a mix: folders, or the ``accepted.parquet`` of an audit."""
     sources = []
     for role, folder in (("real", real), ("synth", synth)):
         if role not in mix.roles:
@@ -135,11 +127,7 @@ def open_sources(mix: Mix, real: Path, synth: Path) -> list[Source]:
 
 
 def choose_scheme(sources: Sequence[Source], name: str | None) -> LabelScheme:
-    """The named scheme, or the richest one that all sources project onto.
-
-    Raises:
-        UserError: when a source does not project onto it, or there is none.
-    """
+    """The named scheme, or the richest one; all sources must project onto it."""
     schemes = [scheme for source in sources for scheme in source.dataset.schemes]
     if name is None:
         return common_scheme(schemes)
@@ -159,9 +147,6 @@ def check_leaks(sources: Sequence[Source]) -> None:
 
     A group (patient, slide) of real tiles must be in one split only. No synthetic tile may come from a group of the
     real test split, neither by its row's group nor by the data that its generator was trained on or fitted to.
-
-    Raises:
-        UserError: naming the group.
     """
     real = [source for source in sources if source.role == "real"]
     for source in real:
@@ -184,9 +169,6 @@ def refuse_tested_groups(where: str, sources: Sequence[str], tested: set[str]) -
 
     Args:
         where: name for an error. sources: groups and sources of a generator. tested: group ids of a test split.
-
-    Raises:
-        UserError: naming the group.
     """
     shared = tested_groups_among(sources, tested)
     if shared:
@@ -201,9 +183,6 @@ def open_accepted(path: Path) -> Dataset:
 
     Args:
         path: the audit's ``accepted.parquet``; the summary beside it names the data set and its sha256.
-
-    Raises:
-        UserError: when there is no such summary, or the data set has changed since.
     """
     summary = path.parent / SUMMARY
     try:

@@ -44,9 +44,6 @@ def write_set(
 
     Images smaller than the largest are padded at the lower and right side as `factory ingest` does: mirrored pixels,
     labelled 255 (ignore). A tile keeps its `sample_id`, so that its labels can be scored against those it had.
-
-    Raises:
-        UserError: when the folder has other files.
     """
     size = max(job.scaling.own_height for job in jobs), max(job.scaling.own_width for job in jobs)
     config = {**config, "images": digest([[job.image.name, job.image.identity] for job in jobs])}

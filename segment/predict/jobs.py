@@ -65,11 +65,7 @@ class Job:
 
 
 def check_windows(tile: int | None, overlap: int) -> None:
-    """Refuse windows that do not fit the network.
-
-    Raises:
-        UserError: naming the next size that fits.
-    """
+    """Refuse windows that do not fit the network."""
     for option, value, least in (("--tile", tile, DIVISOR), ("--overlap", overlap, 0)):
         if value is not None and (value % DIVISOR or value < least):
             padded = max(value + -value % DIVISOR, least)
@@ -81,11 +77,7 @@ def check_windows(tile: int | None, overlap: int) -> None:
 
 
 def plan_jobs(images: Sequence[InputImage], weights: Weights, settings: Settings) -> list[Job]:
-    """Plan scaling, windows and files of every image.
-
-    Raises:
-        UserError: for an image that does not fit the weights or the format.
-    """
+    """Plan scaling, windows and files of every image."""
     known = [float(value) for value in weights.card.get("mpp", [])]
     return [_plan(image, known, weights, settings) for image in images]
 

@@ -70,11 +70,7 @@ def write_tiff(path: Path, labels: npt.NDArray[np.unsignedinteger[Any]], mark: M
 
 
 def ids_for_png(instance: npt.NDArray[np.int32], where: str) -> npt.NDArray[np.uint16]:
-    """Ids in 16 bits.
-
-    Raises:
-        UserError: for more nuclei than fit into 16 bits.
-    """
+    """Ids in 16 bits; refuses more nuclei than fit."""
     if instance.size and int(instance.max()) > _MAX_PNG_ID:
         raise UserError(
             f"{where}: expected at most {_MAX_PNG_ID} nuclei for a 16-bit PNG, got {int(instance.max())}. "

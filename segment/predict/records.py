@@ -29,9 +29,6 @@ def check_folder(out: Path, config: Mapping[str, Any], *, overwrite: bool) -> No
     Args:
         out: the folder. config: resolved and JSON-ready; everything that can change an output.
         overwrite: whether another configuration may be replaced.
-
-    Raises:
-        UserError: for a file, a folder with other files, or outputs of another configuration.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: expected a folder, got a file. Choose another --out.")
@@ -67,11 +64,7 @@ def prepare_folder(out: Path, config: Mapping[str, Any], *, overwrite: bool) -> 
 
 
 def is_done(out: Path, image: InputImage, files: Sequence[str]) -> bool:
-    """Whether all outputs of an image exist.
-
-    Raises:
-        UserError: when outputs of that name are from another image.
-    """
+    """Whether all outputs of an image exist; refuses those of another image of its name."""
     path = out / RECORDS / f"{image.name}.json"
     if not path.is_file():
         return False

@@ -233,12 +233,7 @@ def _readable(canvas: Canvas, span: tuple[int, int], margin: int) -> Iterator[tu
 
 
 def _read_block(core: Box, region: Box, image: Box, tile: Tile, maps: Maps, taken: npt.NDArray[np.bool_]) -> Block:
-    """Labels of a block: classes of its pixels, and the nuclei that belong to it.
-
-    Args:
-        core: the block. region: the block with its margins. image: the whole image.
-        tile: of the region, from `maps`. taken: bool [H, W] of the region, pixels of nuclei of earlier blocks.
-    """
+    """Labels of a block: classes of its pixels, and the nuclei that belong to it."""
     inner = core.within(region)
     background = _background(tile, maps)[inner]
     confidence = np.take_along_axis(maps.probabilities[(slice(None), *inner)], background[None].astype(np.intp), 0)[0]

@@ -36,11 +36,7 @@ OnWindow = Callable[[int], None]
 
 
 def check_target(out: Path, jobs: Sequence[Job], config: dict[str, Any], *, overwrite: bool) -> list[Job]:
-    """Jobs that are not finished in a folder of files.
-
-    Raises:
-        UserError: when the folder has other files, or outputs of other images of the same names.
-    """
+    """Jobs that are not finished in a folder of files; refuses a folder with other files."""
     check_folder(out, config, overwrite=overwrite)
     return [job for job in jobs if overwrite or not is_done(out, job.image, job.files)]
 

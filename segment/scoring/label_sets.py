@@ -43,11 +43,7 @@ class LabelSet:
 
 
 def open_rows(dataset: Dataset, mode: Mode, scheme: LabelScheme | None) -> LabelSet:
-    """Rows of a data set by `sample_id`, projected onto `scheme`, or each in its own scheme where that is None.
-
-    Raises:
-        UserError: when there are none, or they do not project onto `scheme`.
-    """
+    """Rows of a data set by `sample_id`, projected onto `scheme`, or each in its own scheme where that is None."""
     if not len(dataset):
         raise UserError(f"{dataset.root}: expected tiles, got none.")
     positions = {name: position for position, name in enumerate(dataset.table["sample_id"].to_pylist())}
@@ -74,9 +70,6 @@ def open_folder(root: Path, mode: Mode, *, is_truth: bool) -> LabelSet:
 
     Args:
         root: the folder. mode: what is scored. is_truth: whether it is the truth.
-
-    Raises:
-        UserError: when there are none, or when instance maps and class maps have different names.
     """
     if mode == "semantic":
         return _of_files(root, {"classes": find_label_files(_folder_of("classes", root))})
@@ -169,9 +162,6 @@ def open_pairs(truth: Path, pred: Path, mode: Mode, *, ignore_unpaired: bool = F
         truth, pred: folders of label maps, or data sets.
         mode: what is scored.
         ignore_unpaired: leave out names that only one side has, instead of refusing.
-
-    Raises:
-        UserError: for sides that cannot be read or do not match.
     """
     datasets = [open_dataset(root) if _is_dataset(root) else None for root in (truth, pred)]
     schemes = [scheme for dataset in datasets if dataset is not None for scheme in dataset.schemes]

@@ -157,11 +157,7 @@ def score_classes(name: str, group: str, truth: Maps, pred: Maps) -> ImageScore:
 
 
 def refuse_ignored_prediction(name: str, truth: npt.NDArray[np.uint8], pred: npt.NDArray[np.uint8]) -> None:
-    """Refuse a predicted class map with 255 (ignore) where the truth is known.
-
-    Raises:
-        UserError: naming the image.
-    """
+    """Refuse a predicted class map with 255 (ignore) where the truth is known."""
     unknown = int(np.count_nonzero((pred == metrics.IGNORE) & (truth != metrics.IGNORE)))
     if unknown:
         raise UserError(
@@ -172,11 +168,7 @@ def refuse_ignored_prediction(name: str, truth: npt.NDArray[np.uint8], pred: npt
 
 
 def refuse_binary_truth(scores: Sequence[ImageScore]) -> None:
-    """Refuse truth maps with only 0 and 255: binary masks, whose foreground would be ignored.
-
-    Raises:
-        UserError: when no image has another true class.
-    """
+    """Refuse truth maps with only 0 and 255: binary masks, whose foreground would be ignored."""
     has_classes = any(score.counts["classed_pixels"] for score in scores)
     if not has_classes and any(score.counts["ignored_pixels"] for score in scores):
         raise UserError(
@@ -220,12 +212,7 @@ class Summary:
 
 
 def summarise(scores: Sequence[ImageScore], *, seed: int) -> Summary:
-    """Figures of each image and of all.
-
-    Args:
-        scores: one or more, all of one kind.
-        seed: of the bootstrap.
-    """
+    """Figures of each image and of all."""
     kind = type(scores[0].sums)
     labels = sorted({label for score in scores for label in score.sums.labels})
     rows = np.array([score.sums.row(labels) for score in scores])

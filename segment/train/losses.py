@@ -51,9 +51,6 @@ def segmentation_loss(
         config: weights.
         distance_logits: float [N, H, W], or None for a network without the distance head.
         distances: uint8 [N, H, W] of `segment.data.targets`; needed where there are distance logits.
-
-    Raises:
-        ValueError: for distance logits without distances.
     """
     logits = logits.float()
     known = labels != IGNORE
