@@ -1,0 +1,215 @@
+"""Composes one tile from a bank: ground, nuclei, decoys, colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from factory.bank.bank import BLOCK, Bank
+from factory.bank.shapes import Shapes, measure_shapes
+from factory.renderers.exemplar.layout import Classes, guides_of
+from factory.renderers.exemplar.nuclei import Choice, choose_nuclei, decoy_outlines, set_nuclei, soften_outlines
+from factory.renderers.exemplar.quilting import PATCH, STEP, Places, quilt
+
+Bytes = npt.NDArray[np.uint8]
+Ids = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+
+_MOST_UNKNOWN = 0.35
+"""Largest share of filled or unknown pixels of a patch, where a slide has enough patches with fewer."""
+_ENOUGH = 300
+_EDGE_PX = (0.5, 0.9)
+"""Standard deviations of the blur of outlines."""
+_FEWEST_OWN = 20
+"""Nuclei of a class below which a slide borrows from all others."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a composition.
+
+    Attributes:
+        slide: number of the slide; None draws one for each tile. mix: share of tiles whose ground is another slide's.
+        decoys: nucleus-shaped pieces of ground for each nucleus. vary: standard deviation of the optical density of a
+            nucleus around its own. instances: whether the layout has instances to draw.
+        label_of: class id of the layout -> class ids of the bank's nuclei that are drawn for it.
+    """
+
+    slide: int | None
+    mix: float
+    decoys: float
+    vary: float
+    instances: bool
+    label_of: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A tile and where it is from.
+
+    Attributes:
+        image: uint8 [H, W, 3]. origin: int64 [H, W], the pixel of the bank that each pixel was taken from.
+        slides: numbers of the slides of ground and nuclei.
+    """
+
+    image: Bytes
+    origin: Longs
+    slides: tuple[int, int]
+
+
+def compose(
+    bank: Bank,
+    semantic: Bytes,
+    instance: Ids,
+    classes: Classes,
+    settings: Settings,
+    mpp: float,
+    rng: np.random.Generator,
+) -> Composed:
+    """Compose the tile of a layout.
+
+    Args:
+        bank: of tissue. semantic: uint8 [H, W]; its instances: int32 [H, W], 0 = background. classes: matched.
+        settings: of the renderer. mpp: of the tile. rng: of the tile.
+    """
+    _, flat = np.unique(np.append(instance, 0), return_inverse=True)
+    ids = flat[:-1].reshape(instance.shape).astype(np.int32)
+    with_nuclei = bank.has_nuclei and bool(settings.instances)
+    shapes = measure_shapes(ids) if with_nuclei else None
+    nuclei_slide, ground_slide = _draw_slides(bank, settings, rng)
+    phase = tuple(int(k) * BLOCK for k in rng.integers(0, STEP // BLOCK, 2))
+    guides = guides_of(semantic, ids, shapes, classes, bank, mpp, (phase[0], phase[1]))
+    kind_of = np.zeros(256, np.uint8)
+    layout = np.zeros(semantic.shape, np.uint8)
+    if classes.air is not None:
+        kind_of[:] = classes.of_bank == classes.air
+        layout[:] = classes.of_layout[semantic] == classes.air
+        layout[ids > 0] = 0  # a nucleus in the air is drawn on tissue
+    places = places_of(bank, ground_slide, shapes is not None, tuple(int(k) for k in kind_of))
+    pixels = bank.ground if shapes is not None else bank.image
+    image, origin = quilt(pixels, bank.semantic, kind_of, places, guides, layout, (phase[0], phase[1]), rng)
+    if ground_slide != nuclei_slide:
+        _match_colour(image, bank.colour[ground_slide, 0], bank.colour[nuclei_slide, 0])
+    if shapes is not None and len(shapes.area):
+        _add_decoys(image, origin, ids, shapes, layout, settings.decoys, rng)
+        _add_nuclei(image, origin, ids, semantic, shapes, bank, nuclei_slide, mpp, settings, rng)
+        soften_outlines(image, ids, float(rng.uniform(*_EDGE_PX)))
+    return Composed(image, origin, (ground_slide, nuclei_slide))
+
+
+def _draw_slides(bank: Bank, settings: Settings, rng: np.random.Generator) -> tuple[int, int]:
+    """Draw the slide of the nuclei and that of the ground."""
+    count = len(bank.slides)
+    own, other, mixed = int(rng.integers(count)), int(rng.integers(count)), rng.random() < settings.mix
+    own = own if settings.slide is None else settings.slide
+    return own, other if mixed else own
+
+
+@lru_cache(maxsize=64)
+def places_of(bank: Bank, slide: int, filled: bool, kind_of: tuple[int, ...]) -> Places:
+    """List the places of a slide that patches are taken from.
+
+    Args:
+        bank: of tissue. slide: its number. filled: whether patches are of the filled ground, which is better the fewer
+            of its pixels are filled. kind_of: class id -> kind.
+    """
+    rows, unknown, airy = [], [], []
+    kinds = np.array(kind_of, bool)
+    for first, height, width, owner, first_block in bank.pages.tolist():
+        if owner != slide:
+            continue
+        down, across = height // BLOCK, width // BLOCK
+        blocks = slice(first_block, first_block + down * across)
+        cells = PATCH // BLOCK
+        if down < cells or across < cells:
+            continue
+        y, x = np.mgrid[0 : down - cells + 1, 0 : across - cells + 1].reshape(2, -1)
+        count = len(y)
+        columns = [np.full(count, first), np.full(count, width), y * BLOCK, x * BLOCK]
+        rows.append(np.stack([*columns, np.full(count, first_block), np.full(count, across)], axis=1))
+        of_kind = bank.shares[blocks][:, kinds[: bank.shares.shape[1]]].astype(np.int64).sum(1)
+        for plane, found in ((bank.blocks[blocks, 0].astype(np.int64), unknown), (of_kind, airy)):
+            summed = cv2.integral(plane.reshape(down, across).astype(np.float64))
+            total = (
+                summed[cells:, cells:] - summed[:-cells, cells:] - summed[cells:, :-cells] + summed[:-cells, :-cells]
+            )
+            found.append(total.ravel() / (255 * cells * cells))
+    table, share, air = np.concatenate(rows).astype(np.int64), np.concatenate(unknown), np.concatenate(airy)
+    if filled:
+        order = np.sort(share)
+        kept = share <= max(_MOST_UNKNOWN, order[min(_ENOUGH, len(order) - 1)])
+    else:
+        kept = share < 1
+    whole = np.where(air < 0.002, 1, np.where(air > 0.998, 2, 0))
+    return Places(np.ascontiguousarray(table[kept]), np.ascontiguousarray(whole[kept].astype(np.int64)))
+
+
+def _match_colour(image: Bytes, own: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> None:
+    """Give the ground the mean and the spread of another slide's optical density, in place."""
+    levels = np.arange(256)
+    density = -np.log((levels + 1) / 256)
+    for channel in range(3):
+        spread = float(np.clip(wanted[1, channel] / max(own[1, channel], 1e-3), 0.6, 1.6))
+        matched = (density - own[0, channel]) * spread + wanted[0, channel]
+        # a pixel without dye stays without
+        matched = np.minimum(density / max(float(own[0, channel]), 1e-3), 1) * np.maximum(matched, 0)
+        table = np.clip(np.rint(256 * np.exp(-matched) - 1), 0, 255).astype(np.uint8)
+        image[..., channel] = table[image[..., channel]]
+
+
+def _add_decoys(
+    image: Bytes, origin: Longs, ids: Ids, shapes: Shapes, layout: Bytes, share: float, rng: np.random.Generator
+) -> None:
+    """Lay nucleus-shaped pieces of the ground elsewhere on it, in place."""
+    height, width = ids.shape
+    for nucleus, y, x in decoy_outlines(ids, shapes, share, rng):
+        y0, x0, y1, x1 = shapes.box[nucleus]
+        h, w = y1 - y0, x1 - x0
+        v, u = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        here, there = np.s_[y : y + h, x : x + w], np.s_[v : v + h, u : u + w]
+        if layout[here].any() or layout[there].any() or ids[there].any():
+            continue
+        mask = (ids[y0:y1, x0:x1] == nucleus + 1).astype(np.float32)
+        soft = cv2.GaussianBlur(mask, (0, 0), 0.8)[..., None]
+        image[here] = np.rint(image[here] * (1 - soft) + image[there] * soft).astype(np.uint8)
+        origin[here][mask > 0] = origin[there][mask > 0]
+
+
+def _add_nuclei(
+    image: Bytes,
+    origin: Longs,
+    ids: Ids,
+    semantic: Bytes,
+    shapes: Shapes,
+    bank: Bank,
+    slide: int,
+    mpp: float,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> None:
+    """Choose nuclei of the right class and set them into their outlines, in place."""
+    first = np.zeros(len(shapes.area), np.int64)
+    flat = ids.ravel()
+    found = np.flatnonzero(flat)
+    first[flat[found[::-1]] - 1] = found[::-1]
+    labels = semantic.ravel()[first]
+    slide_of = bank.pages[bank.nuclei.page, 3]
+    choice_row = np.zeros(len(labels), np.int64)
+    turned, mirrored = np.zeros((2, len(labels)), np.bool_)
+    factors = np.ones((len(labels), 3), np.float32)
+    for label in np.unique(labels):
+        chosen = np.flatnonzero(labels == label)
+        fits = np.isin(bank.nuclei.label, settings.label_of[label])
+        own = np.flatnonzero(fits & (slide_of == slide))
+        allowed = own if len(own) >= _FEWEST_OWN else np.flatnonzero(fits)
+        part = Shapes(*(getattr(shapes, name)[chosen] for name in Shapes.__dataclass_fields__))
+        choice = choose_nuclei(bank, allowed, part, rng)
+        choice_row[chosen], turned[chosen], mirrored[chosen] = choice.row, choice.turned, choice.mirrored
+        shift = bank.colour[slide, 1, 0] - bank.colour[slide_of[choice.row], 1, 0]
+        deviates = np.clip(rng.normal(0, 1, (len(chosen), 1)), -2, 2) * settings.vary
+        factors[chosen] = np.exp(-(shift + deviates)).astype(np.float32)
+    set_nuclei(image, origin, ids, shapes, bank, Choice(choice_row, turned, mirrored), factors, mpp, rng)

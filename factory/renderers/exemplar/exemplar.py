@@ -1,0 +1,178 @@
+"""The renderer `exemplar`: real tissue in drawn layouts, without training.
+
+The ground is quilted from patches of real slides that fit the layout; real nuclei are set into the drawn outlines; a
+marker can be painted on. Where a pixel shows a nucleus or air is exact by construction. Whether a region looks like its
+class is as likely as the bank's labels are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from factory.bank.bank import Bank, open_bank
+from factory.bank.shipped import bank_path
+from factory.core.config import Config
+from factory.core.resolutions import LEARNT_MPP
+from factory.plan.request import Request
+from factory.renderers.base import Renderer
+from factory.renderers.conditions import Condition, ConditionConfig
+from factory.renderers.exemplar.compose import Composed, Settings, compose
+from factory.renderers.exemplar.layout import Classes, match_classes
+from factory.renderers.exemplar.quilting import PATCH
+from manifests.labels import LabelScheme
+
+_STRIDE = 32
+
+
+class ExemplarConfig(Config):
+    """Which bank, and how tiles are composed from it.
+
+    Attributes:
+        bank: a file of `factory train exemplar`, the folder of its run, or "starter".
+        bank_sha256: filled in when a data set is planned; another bank under that name is then refused.
+        look: number of the slide that tiles are composed from, or ``random``, another for every tile.
+        mix: share of tiles with nuclei of one slide on the ground of another, colours matched in optical density.
+        look_jitter: largest relative change of the optical density of each colour channel of a tile.
+        decoys: nucleus-shaped pieces of ground for each nucleus, so that an edge is no sign of a nucleus.
+        vary: standard deviation of the optical density of a nucleus around its own.
+    """
+
+    bank: str = "starter"
+    bank_sha256: str | None = None
+    look: Literal["random"] | int = "random"
+    mix: float = Field(default=0.0, ge=0, le=1)
+    look_jitter: float = Field(default=0.0, ge=0, le=0.5)
+    decoys: float = Field(default=0.15, ge=0, le=4)
+    vary: float = Field(default=0.06, ge=0, le=0.5)
+
+
+class Exemplar(Renderer):
+    """Composes images of real tissue on condition maps with class and instance ids."""
+
+    condition = ConditionConfig(kind="labels")
+    Config = ExemplarConfig
+    config: ExemplarConfig
+
+    @property
+    def label_origin(self) -> Literal["exact", "conditioned"]:  # type: ignore[override]
+        """``exact`` where the classes are nuclei, cells and air alone; a region of tissue is ``conditioned``."""
+        regions = [
+            each for each in self.bank.scheme.classes if not {"air", "nucleus", "tumour_positive"} & set(each.roles)
+        ]
+        return "exact" if len(regions) <= 1 and self.bank.has_nuclei else "conditioned"
+
+    @cached_property
+    def bank(self) -> Bank:
+        """The bank, mapped into memory.
+
+        Raises:
+            UserError: when it is missing, damaged, or not the one of the sha256.
+        """
+        path = bank_path(self.config.bank)
+        bank = open_bank(path)
+        bank.card.refuse_other(path, self.config.bank_sha256, "make the data set anew")
+        return bank
+
+    @classmethod
+    def default_scheme(cls, values: Mapping[str, Any]) -> LabelScheme:
+        """Return the scheme of the bank that typed values name, for requests without a scheme."""
+        return open_bank(bank_path(str(values.get("bank", "starter")))).scheme
+
+    def resolved_config(self) -> ExemplarConfig:
+        """Return the config with the sha256 of the bank filled in."""
+        return self.config.model_copy(update={"bank_sha256": self.bank.card.sha256})
+
+    def training_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return slides and licences of the real pixels."""
+        return self.bank.slides, tuple(self.bank.card.fields["licences"])
+
+    def input_notes(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """Return a note that the tiles hold real pixels, and whose."""
+        del size
+        licences = ", ".join(self.bank.card.fields["licences"])
+        return (
+            f"tiles hold real pixels of {len(self.bank.slides)} slides under {licences}: what these allow is allowed "
+            "for the tiles",
+        )
+
+    def refusal(self, request: Request) -> str | None:
+        """Return why the bank cannot render masks of a request, or None."""
+        bank = self.bank
+        if abs(request.mpp - bank.mpp) > LEARNT_MPP * bank.mpp:
+            return f"mpp: the bank is of {bank.mpp:g} um per pixel, got {request.mpp:g}"
+        if request.height % _STRIDE or request.width % _STRIDE:
+            return f"size: exemplar draws multiples of {_STRIDE}, got {request.height}x{request.width}"
+        if int(bank.pages[:, 1:3].min()) < PATCH:
+            return f"renderer.bank: expected images of at least {PATCH}x{PATCH}, got smaller ones"
+        look = self.config.look
+        if isinstance(look, int) and not 0 <= look < len(bank.slides):
+            return f"renderer.look: expected 0 to {len(bank.slides) - 1}, or random, got {look}"
+        missing = self._classes(request.scheme).missing
+        for label in request.scheme.classes:
+            asked = None if request.fractions is None else request.fractions[label.id]
+            if label.name in missing and asked != 0:
+                held = ", ".join(bank.card.fields["classes"])
+                return f"masks: the bank holds no {label.name} ({held}); collect one that does"
+            if "nucleus" in label.roles and not len(self._nuclei_of(request.scheme)[label.id]):
+                return f"masks: the bank holds no nucleus of class {label.name}; collect one that does"
+        return None
+
+    def render(
+        self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
+    ) -> list[npt.NDArray[np.uint8]]:
+        """Compose the image of each condition map with its own generator: uint8 [H, W, 3], RGB."""
+        return [self.compose(each, rng).image for each, rng in zip(conditions, rngs, strict=True)]
+
+    def compose(self, condition: Condition, rng: np.random.Generator) -> Composed:
+        """Compose one tile, with the pixel of the bank that each of its pixels was taken from.
+
+        Raises:
+            ValueError: when a condition is not int32 [2, H, W].
+        """
+        array, scheme = condition.array, condition.scheme
+        if array.ndim != 3 or array.shape[0] != 2 or array.dtype != np.int32:
+            raise ValueError(f"condition: expected int32 [2, H, W], got {array.dtype} {array.shape}")
+        instances = bool((array[1] > 0).any()) or any("nucleus" in each.roles for each in scheme.classes)
+        settings = Settings(
+            slide=None if self.config.look == "random" else int(self.config.look),
+            mix=self.config.mix,
+            decoys=self.config.decoys,
+            vary=self.config.vary,
+            instances=instances,
+            label_of=self._nuclei_of(scheme),
+        )
+        semantic, instance = array[0].astype(np.uint8), np.ascontiguousarray(array[1])
+        composed = compose(self.bank, semantic, instance, self._classes(scheme), settings, condition.mpp, rng)
+        if self.config.look_jitter:
+            _jitter(composed.image, self.config.look_jitter, rng)
+        return composed
+
+    def _classes(self, scheme: LabelScheme) -> Classes:
+        return match_classes(scheme, self.bank.scheme, frozenset(self.bank.card.fields["classes"]), painted=False)
+
+    def _nuclei_of(self, scheme: LabelScheme) -> tuple[tuple[int, ...], ...]:
+        """Classes of the bank's nuclei that are drawn for instances of each class of a scheme."""
+        own = self.bank.scheme
+        held = sorted({int(label) for label in np.unique(self.bank.nuclei.label)})
+        found = []
+        for each in scheme.classes:
+            named = tuple(label for label in held if own.classes[label].name == each.name)
+            roles = {*each.roles} - {"nucleus", "nuclear_marker"}
+            alike = tuple(label for label in held if roles & set(own.classes[label].roles))
+            found.append(named or alike or tuple(held if not roles else ()))
+        return tuple(found)
+
+
+def _jitter(image: npt.NDArray[np.uint8], most: float, rng: np.random.Generator) -> None:
+    """Scale the optical density of each channel, in place: another strength and tint of the stain."""
+    levels = (np.arange(256) + 1) / 256
+    for channel, factor in enumerate(1 + rng.uniform(-most, most) + rng.uniform(-most / 3, most / 3, 3)):
+        table = np.clip(np.rint(256 * levels**factor - 1), 0, 255).astype(np.uint8)
+        image[..., channel] = table[image[..., channel]]

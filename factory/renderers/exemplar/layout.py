@@ -1,0 +1,154 @@
+"""What the layout of a tile asks of the tissue: classes that a bank can stand in for, and guides of its blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from factory.bank.bank import BLOCK, Bank
+from factory.bank.ground import neighbourhood
+from factory.bank.shapes import Shapes
+from factory.renderers.exemplar.quilting import OVERLAP, PATCH, STEP, Guides, grid_of
+from manifests.labels import LabelClass, LabelScheme
+
+Bytes = npt.NDArray[np.uint8]
+
+_FIBRE_WEIGHT, _FILLED_WEIGHT, _DENSITY_WEIGHT, _CLASS_WEIGHT = 3, 24, 12, 10
+_SPINDLE = 1.8
+"""Elongation (long axis by short axis) from which a nucleus says where fibres run."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """How the classes of a layout are looked up in a bank.
+
+    Attributes:
+        of_layout, of_bank: uint8 [256], class id -> group; classes of one group stand in for each other.
+        groups: number of groups. air: group of air, None without.
+        missing: names of the layout's classes that no class of the bank can stand in for.
+    """
+
+    of_layout: Bytes
+    of_bank: Bytes
+    groups: int
+    air: int | None
+    missing: tuple[str, ...]
+
+
+def match_classes(layout: LabelScheme, bank: LabelScheme, held: frozenset[str], *, painted: bool) -> Classes:
+    """Match the classes of a layout with those of a bank, by name and else by role.
+
+    Classes of nuclei and cells are not matched: instances are drawn on top, so what lies under them is the rest.
+
+    Args:
+        layout, bank: schemes. held: names of the classes that occur in the bank.
+        painted: whether positive tumour is negative tumour with the marker painted on it.
+    """
+    of_layout, of_bank = np.zeros(256, np.uint8), np.zeros(256, np.uint8)
+    groups: list[list[int]] = []
+    missing = []
+    present = [each for each in bank.classes if each.name in held]
+    for each in layout.classes:
+        if _is_cell(each):
+            continue
+        twins = [other.id for other in present if not _is_cell(other) and _stands_in(each, other, painted)]
+        if not twins and "air" not in each.roles:
+            # a bank that knows tissue alone, or a background, has it for every class of tissue
+            twins = [other.id for other in present if not _is_cell(other) and not set(other.roles) - {"inflammation"}]
+        if not twins:
+            missing.append(each.name)
+            continue
+        at = next((g for g, ids in enumerate(groups) if set(ids) & set(twins)), len(groups))
+        if at == len(groups):
+            groups.append([])
+        groups[at] += twins
+        of_layout[each.id] = at
+        of_bank[twins] = at
+    air = next((int(of_layout[each.id]) for each in layout.classes if "air" in each.roles and groups), None)
+    return Classes(of_layout, of_bank, max(1, len(groups)), air, tuple(missing))
+
+
+def _is_cell(label: LabelClass) -> bool:
+    return "nucleus" in label.roles or label.name == "cell"
+
+
+def _stands_in(label: LabelClass, other: LabelClass, painted: bool) -> bool:
+    if label.name == other.name:
+        return not (painted and "tumour_positive" in label.roles)
+    roles = set(label.roles) - {"nuclear_marker", ""}
+    if painted and "tumour_positive" in roles:
+        roles = {"tumour_negative"}
+    return bool(roles & set(other.roles))
+
+
+def guides_of(
+    semantic: Bytes,
+    ids: npt.NDArray[np.int32],
+    shapes: Shapes | None,
+    classes: Classes,
+    bank: Bank,
+    mpp: float,
+    phase: tuple[int, int],
+) -> Guides:
+    """Describe what each block of a layout asks for, beside what each block of the bank has.
+
+    Args:
+        semantic: uint8 [H, W]. ids: int32 [H, W], outlines. shapes: of these; None where the layout has no instances,
+            and the nuclei of the ground stay. classes: matched. bank: of tissue. mpp: of the tile.
+        phase: of the first patch, see `quilt`.
+    """
+    rows, columns = (count * STEP + OVERLAP for count in grid_of(ids.shape, phase))
+    margins = ((phase[0], rows - phase[0] - ids.shape[0]), (phase[1], columns - phase[1] - ids.shape[1]))
+    size = (columns // BLOCK, rows // BLOCK)
+
+    def coarse(plane: Bytes, mode: str = "reflect") -> Bytes:
+        padded = np.pad(plane, margins, mode="edge" if min(plane.shape) <= PATCH else mode)  # type: ignore[call-overload]
+        small: Bytes = cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
+        return small
+
+    target, source, weights = [], [], []
+
+    def add(wanted: Bytes, there: Bytes, weight: int) -> None:
+        target.append(wanted)
+        source.append(there)
+        weights.append(weight)
+
+    nuclei = ids > 0
+    cosine, sine = _spindles(ids, shapes, mpp)
+    filled = bank.blocks[:, 0] if shapes else np.where(bank.blocks[:, 0] == 255, 255, 0).astype(np.uint8)
+    add(coarse(cosine), bank.blocks[:, 2], _FIBRE_WEIGHT)
+    add(coarse(sine), bank.blocks[:, 3], _FIBRE_WEIGHT)
+    add(coarse(nuclei.astype(np.uint8) * np.uint8(255)), filled, _FILLED_WEIGHT if shapes else 0)
+    if shapes:
+        add(coarse(neighbourhood(nuclei, mpp)), bank.blocks[:, 1], _DENSITY_WEIGHT)
+    if classes.groups > 1:
+        grouped = classes.of_layout[semantic]
+        for group in range(classes.groups):
+            share = np.zeros(len(bank.shares), np.int64)
+            for label in range(bank.shares.shape[1]):
+                if classes.of_bank[label] == group:
+                    share += bank.shares[:, label]
+            wanted = coarse((grouped == group).astype(np.uint8) * np.uint8(255))
+            add(wanted, np.minimum(share, 255).astype(np.uint8), _CLASS_WEIGHT)
+    return Guides(np.stack(source, -1), np.stack(target, -1), np.array(weights, np.int64))
+
+
+def _spindles(ids: npt.NDArray[np.int32], shapes: Shapes | None, mpp: float) -> tuple[Bytes, Bytes]:
+    """Direction that elongated nuclei ask of the fibres around them: cosine and sine as in `Bank.blocks`."""
+    still = np.full(ids.shape, 128, np.uint8)
+    if shapes is None or not len(shapes.area):
+        return still, still
+    long = shapes.axes[:, 0] / shapes.axes[:, 1] > _SPINDLE
+    if not long.any():
+        return still, still
+    pull = np.where(long, 1.0, 0.0)
+    table = np.zeros((len(pull) + 1, 3), np.float32)
+    table[1:] = np.stack([pull * np.cos(2 * shapes.angle), pull * np.sin(2 * shapes.angle), pull], axis=1)
+    side = 2 * round(6.0 / mpp / 2) + 1
+    spread = cv2.blur(table[ids], (side, side))
+    weight = np.maximum(spread[..., 2], 1e-6)
+    planes = [np.where(spread[..., 2] > 0.05, 128 + 60 * spread[..., c] / weight, 128) for c in (0, 1)]
+    return np.rint(planes[0]).astype(np.uint8), np.rint(planes[1]).astype(np.uint8)

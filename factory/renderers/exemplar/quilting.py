@@ -1,0 +1,300 @@
+"""Image quilting guided by a layout: patches of real tissue, joined along the cuts that show least.
+
+Efros and Freeman 2001 (patches, minimum error boundary cuts) with the guidance of Hertzmann et al. 2001 (a patch is
+chosen for what the layout asks and for what lies beside it). Costs are sums of squares of whole numbers, so that a tile
+is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from factory.bank.bank import BLOCK
+from factory.core.compiled import compiled
+
+PATCH = 48
+"""Side of a patch in pixels."""
+OVERLAP = 16
+STEP = PATCH - OVERLAP
+_CANDIDATES = 192
+"""Places that are compared with the layout for each patch."""
+_SHORTLIST = 20
+"""Places whose pixels are compared with those that lie there already."""
+_CELLS = PATCH // BLOCK
+_FEATHER = 9
+"""Steps from one side of a cut to the other; a pixel on it is the mean over its 3x3 neighbours."""
+
+Bytes = npt.NDArray[np.uint8]
+Longs = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a patch can be taken from: int64 [n, 6] each row first pixel of its page, width, y, x, first block, blocks
+    in a row.
+
+    Attributes:
+        rows: the places, on whole blocks. whole: int64 [n], 1 where a patch lies in classes of the layout's kind 0
+            alone, 2 in those of kind 1 alone, 0 in both; see `quilt`.
+    """
+
+    rows: Longs
+    whole: Longs
+
+
+@dataclass(frozen=True)
+class Guides:
+    """What the blocks are like that a patch is chosen by.
+
+    Attributes:
+        source: uint8 [B, G], of the bank. target: uint8 [h, w, G], of the layout, from the first patch on.
+        weights: int64 [G], how much a difference counts. The first two are the cosine and sine of fibres, which count
+            only where the layout asks for a direction, and which turn with the patch; the third is the share of pixels
+            to avoid, which counts only where it is larger than the layout's.
+    """
+
+    source: Bytes
+    target: Bytes
+    weights: Longs
+
+
+def quilt(
+    pixels: Bytes,
+    kinds: Bytes,
+    kind_of: Bytes,
+    places: Places,
+    guides: Guides,
+    layout: Bytes,
+    phase: tuple[int, int],
+    rng: np.random.Generator,
+) -> tuple[Bytes, Longs]:
+    """Quilt the ground of a tile.
+
+    Args:
+        pixels: uint8 [P, 3] of the bank. kinds: uint8 [P], class ids of the bank. kind_of: uint8 [256], class id ->
+            kind, 0 or 1. A pixel of the layout is always taken from a pixel of its kind (air from air).
+        places: to take patches from. guides: what they are chosen by.
+        layout: uint8 [H, W], kinds of the pixels of the tile.
+        phase: rows and columns of the first patch that lie outside of the tile, multiples of `BLOCK`.
+        rng: draws candidates.
+
+    Returns:
+        uint8 [H, W, 3], the ground, and int64 [H, W], the pixel of the bank that each pixel was taken from (of the
+        patch that counts more, where two are mixed).
+    """
+    height, width = layout.shape
+    rows, columns = grid_of((height, width), phase)
+    canvas = np.zeros((rows * STEP + OVERLAP, columns * STEP + OVERLAP, 3), np.uint8)
+    origin = np.zeros(canvas.shape[:2], np.int64)
+    wanted = np.pad(
+        layout,
+        ((phase[0], canvas.shape[0] - phase[0] - height), (phase[1], canvas.shape[1] - phase[1] - width)),
+        mode="edge",
+    )
+    fillers = [np.flatnonzero(places.whole == kind) for kind in (1, 2)]
+    fillers = [found if len(found) else np.zeros(1, np.int64) for found in fillers]
+    for row in range(rows):  # drawn a row at a time, so that memory does not grow with the tile
+        draws = rng.integers(0, 8 * len(places.rows), (columns, _CANDIDATES))
+        spare = rng.random((columns, 2, _SHORTLIST))
+        spares = np.stack([fillers[k][(spare[:, k] * len(fillers[k])).astype(np.int64)] for k in range(2)], axis=1)
+        _quilt_row(
+            canvas, origin, wanted, row, pixels, kinds, kind_of, places.rows, places.whole, guides.source,
+            guides.target, guides.weights, draws, spares,
+        )  # fmt: skip
+    area = np.s_[phase[0] : phase[0] + height, phase[1] : phase[1] + width]
+    return np.ascontiguousarray(canvas[area]), np.ascontiguousarray(origin[area])
+
+
+def grid_of(shape: tuple[int, int], phase: tuple[int, int]) -> tuple[int, int]:
+    """Count the patches down and across that cover a tile."""
+    rows, columns = (max(1, -(-(side + shift - OVERLAP) // STEP)) for side, shift in zip(shape, phase, strict=True))
+    return rows, columns
+
+
+@compiled()
+def _quilt_row(  # type: ignore[no-untyped-def]
+    canvas, origin, wanted, row, pixels, kinds, kind_of, places, whole, source, target, weights, draws, spares
+):
+    shortlist, costs = np.empty(_SHORTLIST, np.int64), np.empty(_SHORTLIST, np.int64)
+    alpha = np.empty((PATCH, PATCH), np.int64)
+    for column in range(draws.shape[0]):
+        _rank(shortlist, costs, draws[column], row, column, places, source, target, weights)
+        best, best_cost = shortlist[0], np.int64(1) << 62
+        y0, x0 = row * STEP, column * STEP
+        for k in range(_SHORTLIST):
+            cost = costs[k] + _mismatch(canvas, y0, x0, row, column, pixels, places, shortlist[k])
+            if cost < best_cost:
+                best, best_cost = shortlist[k], cost
+        _find_cuts(alpha, canvas, y0, x0, row, column, pixels, places, best)
+        _blend(
+            canvas, origin, alpha, y0, x0, row, column, wanted, pixels, kinds, kind_of, places, whole, best,
+            spares[column],
+        )  # fmt: skip
+
+
+@compiled()
+def _turned(turn, i, j, side):  # type: ignore[no-untyped-def]
+    """Row and column before a patch was turned: mirrored down, across, and about its diagonal."""
+    if turn & 4:
+        i, j = j, i
+    if turn & 1:
+        i = side - 1 - i
+    if turn & 2:
+        j = side - 1 - j
+    return i, j
+
+
+@compiled()
+def _at(places, candidate, i, j):  # type: ignore[no-untyped-def]
+    """Pixel of the bank at row i and column j of a candidate; a candidate is 8 times its place plus its turn."""
+    place, turn = candidate >> 3, candidate & 7
+    v, u = _turned(turn, i, j, PATCH)
+    return places[place, 0] + (places[place, 2] + v) * places[place, 1] + places[place, 3] + u
+
+
+@compiled()
+def _rank(shortlist, costs, draws, row, column, places, source, target, weights):  # type: ignore[no-untyped-def]
+    """Keep the candidates nearest to the layout, the nearest first."""
+    groups = target.shape[2]
+    by, bx = row * (STEP // BLOCK), column * (STEP // BLOCK)
+    costs[:] = np.int64(1) << 61
+    shortlist[:] = draws[0]
+    for candidate in draws:
+        place, turn = candidate >> 3, candidate & 7
+        cost = np.int64(0)
+        for i in range(_CELLS):
+            for j in range(_CELLS):
+                v, u = _turned(turn, i, j, _CELLS)
+                block = (
+                    places[place, 4]
+                    + (places[place, 2] // BLOCK + v) * places[place, 5]
+                    + places[place, 3] // BLOCK
+                    + u
+                )
+                for g in range(groups):
+                    here, there = np.int64(target[by + i, bx + j, g]), np.int64(source[block, g])
+                    if g == 0 and turn & 4:
+                        there = 256 - there
+                    if g == 1 and ((turn & 1) != 0) != ((turn & 2) != 0):
+                        there = 256 - there
+                    if g < 2 and target[by + i, bx + j, 0] == 128 and target[by + i, bx + j, 1] == 128:
+                        continue
+                    if g == 2 and there <= here:
+                        continue
+                    cost += weights[g] * (here - there) * (here - there)
+        cost = cost // (_CELLS * _CELLS)
+        if cost >= costs[_SHORTLIST - 1]:
+            continue
+        k = _SHORTLIST - 1
+        while k > 0 and costs[k - 1] > cost:
+            costs[k], shortlist[k] = costs[k - 1], shortlist[k - 1]
+            k -= 1
+        costs[k], shortlist[k] = cost, candidate
+
+
+@compiled()
+def _difference(canvas, y, x, pixels, p):  # type: ignore[no-untyped-def]
+    total = np.int64(0)
+    for channel in range(3):
+        d = np.int64(canvas[y, x, channel]) - np.int64(pixels[p, channel])
+        total += d * d
+    return total
+
+
+@compiled()
+def _mismatch(canvas, y0, x0, row, column, pixels, places, candidate):  # type: ignore[no-untyped-def]
+    """Mean squared difference, in 16ths, where a patch overlaps what lies there; of every second pixel."""
+    total, count = np.int64(0), 0
+    for i in range(0, PATCH, 2):
+        for j in range(i // 2 % 2, PATCH, 2):
+            if (row > 0 and i < OVERLAP) or (column > 0 and j < OVERLAP):
+                total += _difference(canvas, y0 + i, x0 + j, pixels, _at(places, candidate, i, j))
+                count += 1
+    return total * 16 // (3 * count) if count else np.int64(0)
+
+
+@compiled()
+def _find_cuts(alpha, canvas, y0, x0, row, column, pixels, places, candidate):  # type: ignore[no-untyped-def]
+    """Mark the pixels of a patch beyond the cheapest cuts through its overlaps: 1 = taken from the patch."""
+    alpha[:] = 1
+    error = np.empty((PATCH, OVERLAP), np.int64)
+    for side in range(2):
+        if (side == 0 and column == 0) or (side == 1 and row == 0):
+            continue
+        for i in range(PATCH):
+            for j in range(OVERLAP):
+                v, u = (i, j) if side == 0 else (j, i)
+                error[i, j] = _difference(canvas, y0 + v, x0 + u, pixels, _at(places, candidate, v, u))
+        for i in range(1, PATCH):
+            for j in range(OVERLAP):
+                least = error[i - 1, j]
+                if j > 0:
+                    least = min(least, error[i - 1, j - 1])
+                if j < OVERLAP - 1:
+                    least = min(least, error[i - 1, j + 1])
+                error[i, j] += least
+        j = 0
+        for k in range(1, OVERLAP):
+            if error[PATCH - 1, k] < error[PATCH - 1, j]:
+                j = k
+        for i in range(PATCH - 1, -1, -1):
+            for k in range(j):
+                if side == 0:
+                    alpha[i, k] = 0
+                else:
+                    alpha[k, i] = 0
+            if i > 0:
+                step = j
+                if j > 0 and error[i - 1, j - 1] < error[i - 1, step]:
+                    step = j - 1
+                if j < OVERLAP - 1 and error[i - 1, j + 1] < error[i - 1, step]:
+                    step = j + 1
+                j = step
+
+
+@compiled()
+def _blend(  # type: ignore[no-untyped-def]
+    canvas, origin, alpha, y0, x0, row, column, wanted, pixels, kinds, kind_of, places, whole, candidate, spares
+):
+    """Lay a patch on the canvas. Pixels of the wrong kind are taken from a patch that is of the right kind alone."""
+    spare, found = np.zeros(2, np.int64), False
+    for i in range(PATCH):
+        for j in range(PATCH):
+            weight = 0
+            for v in range(max(0, i - 1), min(PATCH, i + 2)):
+                for u in range(max(0, j - 1), min(PATCH, j + 2)):
+                    weight += alpha[v, u]
+            covered = (row > 0 and i < OVERLAP) or (column > 0 and j < OVERLAP)
+            if not covered or i == PATCH - 1 or j == PATCH - 1:
+                weight = _FEATHER if alpha[i, j] else 0
+            if weight == 0:
+                continue
+            kind = wanted[y0 + i, x0 + j]
+            p = _at(places, candidate, i, j)
+            if kind_of[kinds[p]] != kind:
+                if not found:
+                    found = True
+                    _nearest_spares(spare, canvas, y0, x0, row, column, pixels, places, whole, spares)
+                p = _at(places, spare[kind], i, j)
+            if weight * 2 > _FEATHER:
+                origin[y0 + i, x0 + j] = p
+            for channel in range(3):
+                old, new = np.int64(canvas[y0 + i, x0 + j, channel]), np.int64(pixels[p, channel])
+                canvas[y0 + i, x0 + j, channel] = (new * weight + old * (_FEATHER - weight) + 4) // _FEATHER
+
+
+@compiled()
+def _nearest_spares(best, canvas, y0, x0, row, column, pixels, places, whole, spares):  # type: ignore[no-untyped-def]
+    """Of patches of one kind alone, find the one of each kind that fits what lies there best."""
+    for kind in range(2):
+        least = np.int64(1) << 62
+        for k in range(spares.shape[1]):
+            if whole[spares[kind, k]] != kind + 1:
+                continue
+            candidate = spares[kind, k] * 8 + (k & 7)
+            cost = _mismatch(canvas, y0, x0, row, column, pixels, places, candidate)
+            if cost < least:
+                least, best[kind] = cost, candidate
