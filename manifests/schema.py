@@ -19,7 +19,7 @@ METADATA_KEY = b"pathology_tiles"
 DISCLAIMER = "not for diagnosis"
 SPLITS = ("train", "val", "test")
 SOURCES = ("real", "synthetic")
-LABEL_ORIGINS = ("exact", "conditioned", "predicted", "annotated", "weak")
+LABEL_ORIGINS = ("exact", "conditioned", "predicted", "annotated", "weak", "copied")
 SAMPLE_ID = re.compile(r"[a-z0-9-]+")
 
 _TEXT, _SHARE, _COUNT = pa.string(), pa.float64(), pa.int64()
@@ -55,6 +55,8 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("source_uri", _TEXT),
         *(pa.field(name, _COUNT) for name in ("source_x", "source_y", "source_level")),
         pa.field("licence", _TEXT),
+        pa.field("real_pixels", pa.bool_()),
+        pa.field("real_groups", pa.list_(_TEXT)),
     ]
 )
 """Columns of a manifest, version 1. A plan has nulls in the achieved columns; null means "not applicable"."""
@@ -86,6 +88,7 @@ class DatasetInfo:
         versions: library -> version, of all that can change a byte.
         training_sources: data sets that the generators were trained on or fitted to, or the images' own source.
         licences: of those sources.
+        real_pixels: whether images hold pixels of real ones, whose patients the rows name in `real_groups`.
     """
 
     is_synthetic: bool
@@ -94,6 +97,7 @@ class DatasetInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
     training_sources: tuple[str, ...] = ()
     licences: tuple[str, ...] = ()
+    real_pixels: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description with the schema version and the disclaimer."""
@@ -105,6 +109,7 @@ class DatasetInfo:
             "versions": dict(sorted(self.versions.items())),
             "training_sources": list(self.training_sources),
             "licences": list(self.licences),
+            "real_pixels": self.real_pixels,
             "use": DISCLAIMER,
         }
 
@@ -128,6 +133,8 @@ class DatasetInfo:
                 versions=dict(document["versions"]),
                 training_sources=tuple(document["training_sources"]),
                 licences=tuple(document["licences"]),
+                # data sets made before the key was there hold real pixels where they are real
+                real_pixels=bool(document.get("real_pixels", not document["is_synthetic"])),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{where}: expected the metadata of a manifest, got {error!r} in it.") from error
@@ -231,6 +238,12 @@ def validate(table: pa.Table, where: str) -> None:
 def _validate_list(table: pa.Table, name: str, where: str) -> None:
     values = table[name].combine_chunks()
     flat = pc.list_flatten(values)
+    if pa.types.is_string(flat.type):
+        bad = pc.fill_null(pc.equal(flat, ""), True)
+        if pc.any(bad).as_py():
+            first = pc.list_parent_indices(values).filter(bad)[0].as_py()
+            raise UserError(f"{where}: row {first}: {name}: expected names, got {values[first].as_py()}.")
+        return
     bad = pc.fill_null(pc.invert(pc.is_finite(flat)), True)
     what = "finite numbers"
     if name != "latent":

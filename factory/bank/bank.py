@@ -103,6 +103,11 @@ class Bank:
         """Whether nuclei can be set into layouts."""
         return len(self.nuclei) > 0
 
+    def slides_of(self, pixels: npt.NDArray[np.int64]) -> tuple[str, ...]:
+        """Names of the slides that pixels of the bank are from, sorted."""
+        pages = np.unique(np.searchsorted(self.pages[:, 0], np.unique(pixels), side="right") - 1)
+        return tuple(sorted({self.slides[slide] for slide in self.pages[pages, 3]}))
+
     def page(self, number: int) -> tuple[slice, tuple[int, int]]:
         """Pixels of a page within `image`, and its height and width."""
         first, height, width = (int(value) for value in self.pages[number, :3])

@@ -18,9 +18,13 @@ from factory.core.resolutions import SAME_MPP
 from factory.core.seeds import Stream, generator
 from manifests.dataset import Dataset, Sample, open_dataset
 from manifests.errors import UserError
+from manifests.files import sha256_file
 from manifests.labels import IGNORE, LabelScheme, common_scheme
 from manifests.schema import DISCLAIMER
+from manifests.table import MANIFEST
 
+DEFAULT_MB = 200.0
+"""Size of a bank unless another is asked for."""
 SMALLEST_PX = 64
 """Smallest side of a page: a patch of the ground and room to move it."""
 _MIN_AREA_UM2 = 8.0
@@ -181,6 +185,21 @@ def collect(collection: Collection, out: Path, *, on_page: Callable[[int], None]
     }
     sha256 = write_bank(out, arrays, card)
     return {**card, "sha256": sha256}
+
+
+def collect_once(root: Path, max_mb: float = DEFAULT_MB) -> Path:
+    """Collect the bank of a data set, or find the one that was collected from the same manifest.
+
+    Returns:
+        Its file, ``runs/banks/DIGEST.safetensors``.
+    """
+    digest = sha256_file(root / MANIFEST)[:16]
+    path = Path("runs/banks") / f"{root.resolve().name}-{digest}.safetensors"
+    if not path.exists():
+        collection = choose_pages([root], None, max_mb, 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        collect(collection, path)
+    return path
 
 
 def _page(sample: Sample, scheme: LabelScheme, mpp: float, rng: np.random.Generator) -> Arrays:

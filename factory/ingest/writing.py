@@ -211,6 +211,7 @@ def dataset_info(config: IngestConfig) -> DatasetInfo:
     """Metadata of an ingested data set, which hold for all rows."""
     return DatasetInfo(
         is_synthetic=False,
+        real_pixels=True,
         generator="ingest",
         label_schemes=(config.label_scheme,),
         versions=library_versions(*_LIBRARIES),
@@ -307,6 +308,7 @@ def _row(plan: Plan, image: TiledImage, tile: PlannedTile) -> dict[str, Any]:
         "source_y": round(tile.y * geometry.scale),
         "source_level": geometry.level,
         "licence": config.licence,
+        "real_pixels": True,
     }
 
 

@@ -1,4 +1,4 @@
-"""The Protocol of what draws with trained weights, whichever table it stands in."""
+"""The Protocols of what draws with trained weights or a bank, whichever table it stands in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from manifests.labels import LabelScheme
 
 @runtime_checkable
 class UsesWeights(Protocol):
-    """A mask generator or renderer whose work is a trained network's. `factory.learn.weights` has the base class."""
+    """A mask generator or renderer that draws with a file: the weights of a network, or a bank of real tissue.
+
+    `factory.learn.weights` has the base class of those with a network.
+    """
 
     @classmethod
     def default_scheme(cls, values: Mapping[str, Any]) -> LabelScheme:
@@ -39,4 +42,14 @@ class UsesWeights(Protocol):
 
     def input_notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         """Return how the inputs were read for tiles of a size (height, width), one line each."""
+        ...
+
+
+@runtime_checkable
+class NamesFile(Protocol):
+    """The config of such a part."""
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Digest of the file, None until it is resolved."""
         ...

@@ -16,7 +16,7 @@ from factory.make.recipes.base import NOTHING, Provenance
 from factory.masks.base import FitsTiles, MaskGenerator
 from factory.plan.request import Request
 from factory.renderers import RENDERERS
-from factory.renderers.base import FitsImages, Renderer, resolve_renderer
+from factory.renderers.base import FitsDataset, FitsImages, Renderer, resolve_renderer
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
@@ -100,6 +100,23 @@ def _even_steps(items: Sequence[Any], most: int) -> list[Any]:
     return [items[place] for place in np.unique(places)]
 
 
+def values_like(name: str | None, like: Path | None) -> list[str]:
+    """Fit a renderer that takes a whole data set: ``--set`` words for its config, none for other renderers.
+
+    Args:
+        name: of the renderer, as typed. like: as typed.
+
+    Raises:
+        UserError: when `like` is no data set, or holds nothing to fit to.
+    """
+    kind = RENDERERS.get(name or "") and resolve_renderer(str(name))
+    if like is None or not kind or not issubclass(kind, FitsDataset):
+        return []
+    if not (like / STORE).exists():
+        raise UserError(f"--like {like}: expected a data set with labels for {name}, got images. Ingest them first.")
+    return [f"renderer.{key}={value}" for key, value in kind.fit_dataset(like).items()]
+
+
 def fit_parts(
     masks: Part[MaskGenerator], renderer: Part[Renderer], like: RealTiles, request: Request, typed: frozenset[str]
 ) -> Fitted:
@@ -112,7 +129,7 @@ def fit_parts(
     Raises:
         UserError: when neither part can be fitted to these tiles.
     """
-    generator, renderer_fits = masks.build(), issubclass(renderer.kind, FitsImages)
+    generator, renderer_fits = masks.build(), issubclass(renderer.kind, (FitsImages, FitsDataset))
     if not renderer_fits and not (isinstance(generator, FitsTiles) and like.labelled):
         advice = "; its masks could be fitted to a data set with instances" if isinstance(generator, FitsTiles) else ""
         raise UserError(
@@ -120,7 +137,8 @@ def fit_parts(
         )
     behind, notes = NOTHING, []
     if renderer_fits:
-        renderer, behind = fit_renderer(renderer, request.scheme, like), like.behind_images
+        renderer = fit_renderer(renderer, request.scheme, like)
+        behind = like.behind_images if issubclass(renderer.kind, FitsImages) else NOTHING
     if isinstance(generator, FitsTiles) and like.labelled:
         masks = replace(masks, config=generator.fit_tiles(like.labelled, request, typed))
         behind |= like.behind_labelled
@@ -140,10 +158,12 @@ def fit_renderer(renderer: Part[Renderer], scheme: LabelScheme, like: RealTiles)
         UserError: when that renderer cannot be fitted, or the images hold no stained tissue.
     """
     part = renderer.build()
+    if isinstance(part, FitsDataset):
+        return renderer  # by `values_like`, before it was resolved
     if not isinstance(part, FitsImages):
         raise UserError(f"--like: expected a renderer that fits itself ({_fitting()}), got {renderer.name}. Name one.")
     return replace(renderer, config=part.fit_images(like.images, scheme))
 
 
 def _fitting() -> str:
-    return ", ".join(name for name in RENDERERS if issubclass(resolve_renderer(name), FitsImages))
+    return ", ".join(name for name in RENDERERS if issubclass(resolve_renderer(name), (FitsImages, FitsDataset)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.core.config import parse
 from factory.make import resolve
-from factory.make.fit_to_real import read_real_tiles
+from factory.make.fit_to_real import read_real_tiles, values_like
 from factory.make.parts import device_for
 from factory.make.pipeline import Prepared
 from factory.make.recipes import given_masks, masks_and_renderer
@@ -63,7 +63,8 @@ def prepare_make(
         values = {**typed, "name": joint}
         asked = resolve.resolve_joint(plan, values, share or [], config, assignments or [], draft)
         return joint_recipe.prepare(asked, out, manifest=draft, device=resolve_device(device))
-    resolved, scheme = resolve.resolve_make(plan, parts, config, assignments or [], draft)
+    assignments = [*(assignments or []), *values_like(parts["renderer"], like)]
+    resolved, scheme = resolve.resolve_make(plan, parts, config, assignments, draft)
     return masks_and_renderer.prepare(
         resolved,
         scheme,
@@ -97,7 +98,8 @@ def prepare_render(
     """
     (scheme,) = given_masks.open_masks(masks, "all").schemes
     typed = {"split": split, "seed": seed}
-    resolved = resolve.resolve_render(scheme, typed, renderer, config, assignments or [])
+    assignments = [*(assignments or []), *values_like(renderer, like)]
+    resolved = resolve.resolve_render(scheme, typed, renderer, config, assignments)
     real_tiles = read_real_tiles(like) if like else None
     return given_masks.prepare(
         resolved, masks, out, like=real_tiles, device=device_for({"renderer": resolved.renderer}, device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from factory.core.config import Config, parse
-from factory.learn.base import UsesWeights
+from factory.learn.base import NamesFile, UsesWeights
 from factory.learn.weights import WeightsConfig
 from factory.make.recipes.base import NOTHING, Provenance
 from factory.masks.base import MaskGenerator, resolve_mask_generator
@@ -45,12 +45,12 @@ class Part(Generic[PartT]):
     @property
     def trained(self) -> bool:
         """Whether it draws with a trained network."""
-        return issubclass(self.kind, UsesWeights)
+        return has_network(self.kind)
 
     @property
     def weights_sha256(self) -> str | None:
         """Digest of its weights, None where it has none."""
-        return self.config.weights_sha256 if isinstance(self.config, WeightsConfig) else None
+        return self.config.weights_sha256 if isinstance(self.config, NamesFile) else None
 
     @property
     def precision(self) -> str:
@@ -67,6 +67,11 @@ class Part(Generic[PartT]):
         """How its weights read their inputs for tiles of a size (height, width), one line each."""
         part = self.build()
         return part.input_notes(size) if isinstance(part, UsesWeights) else ()
+
+
+def has_network(kind: type[MaskGenerator] | type[Renderer]) -> bool:
+    """Whether a part draws with a trained network."""
+    return issubclass(kind.Config, WeightsConfig)
 
 
 def mask_part(values: Mapping[str, Any], device: str) -> Part[MaskGenerator]:
@@ -102,7 +107,7 @@ def device_for(parts: Mapping[str, Mapping[str, Any]], device: str) -> str:
         UserError: for an unknown part, or a device that this machine does not have.
     """
     kinds = [RESOLVERS[key](str(values.get("name", ""))) for key, values in parts.items()]
-    if device in ("auto", "cpu") and not any(issubclass(kind, UsesWeights) for kind in kinds):
+    if device in ("auto", "cpu") and not any(has_network(kind) for kind in kinds):
         return "cpu"
     from factory.core.devices import resolve_device
 

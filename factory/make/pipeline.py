@@ -107,12 +107,14 @@ def prepare_run(
     return Prepared(RunSpec(out, dict(config), layout, info, beside), recipe, rows, tuple(notes), choose)
 
 
-def synthetic_info(title: str, schemes: Sequence[LabelScheme], *, trained: bool, provenance: Provenance) -> DatasetInfo:
+def synthetic_info(
+    title: str, schemes: Sequence[LabelScheme], *, trained: bool, provenance: Provenance, real_pixels: bool = False
+) -> DatasetInfo:
     """The metadata of tiles that this package makes.
 
     Args:
         title: the parts that made them. schemes: of their labels. trained: whether a network took part.
-        provenance: data that the parts were trained on or fitted to.
+        provenance: data that the parts were trained on or fitted to. real_pixels: whether tiles hold real pixels.
     """
     versions = library_versions(*BYTE_MAKERS, *(("torch",) if trained else ()))
     return DatasetInfo(
@@ -122,6 +124,7 @@ def synthetic_info(title: str, schemes: Sequence[LabelScheme], *, trained: bool,
         versions=versions,
         training_sources=provenance.sources,
         licences=provenance.licences,
+        real_pixels=real_pixels,
     )
 
 

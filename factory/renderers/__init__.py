@@ -6,6 +6,11 @@ UNTRAINED: dict[str, str] = {
 }
 """Those that draw without weights."""
 
+COLLECTED: dict[str, str] = {
+    "exemplar": "factory.renderers.exemplar.exemplar:Exemplar",
+}
+"""Those that draw with pixels of real images, which `factory train` collects in seconds."""
+
 TRAINED: dict[str, str] = {
     "pix2pixhd": "factory.renderers.pix2pixhd:Pix2PixHd",
     "sharpgan": "factory.renderers.sharpgan:SharpGan",
@@ -14,5 +19,5 @@ TRAINED: dict[str, str] = {
 }
 """Those that draw with weights. Each has a ``Trainer``, by which `factory train` trains it."""
 
-RENDERERS: dict[str, str] = {**UNTRAINED, **TRAINED}
+RENDERERS: dict[str, str] = {**UNTRAINED, **COLLECTED, **TRAINED}
 TRAINABLE = tuple(TRAINED)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -32,7 +34,7 @@ class Renderer(Protocol):
     """
 
     Config: ClassVar[type[core.Config]]
-    label_origin: ClassVar[Literal["exact", "conditioned"]]
+    label_origin: Literal["exact", "conditioned"]
     config: core.Config
     device: str
 
@@ -72,6 +74,52 @@ class FitsImages(Protocol):
             UserError: when no image shows stained tissue.
         """
         ...
+
+
+@runtime_checkable
+class FitsDataset(Protocol):
+    """A renderer that can be fitted to a data set with its labels without a training run (`factory make --like`)."""
+
+    @classmethod
+    def fit_dataset(cls, root: Path) -> dict[str, str]:
+        """Return values of the config fitted to the train split of a data set; deterministic.
+
+        Raises:
+            UserError: when the data set holds nothing to fit to.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RealPixels:
+    """Whose pixels are in an image.
+
+    Attributes:
+        groups: patients or slides, ``data set/group``. licences: of these.
+    """
+
+    groups: tuple[str, ...]
+    licences: tuple[str, ...]
+
+
+@runtime_checkable
+class CopiesPixels(Protocol):
+    """A renderer whose images hold pixels of real ones."""
+
+    def render_with_sources(
+        self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
+    ) -> list[tuple[Image, RealPixels]]:
+        """Render as `Renderer.render` does, and say of each image whose pixels it holds."""
+        ...
+
+
+def render_traced(
+    renderer: Renderer, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
+) -> list[tuple[Image, RealPixels | None]]:
+    """Render, and say of each image whose pixels it holds; None where it holds none."""
+    if isinstance(renderer, CopiesPixels):
+        return [*renderer.render_with_sources(conditions, rngs)]
+    return [(image, None) for image in renderer.render(conditions, rngs)]
 
 
 def resolve_renderer(name: str) -> type[Renderer]:

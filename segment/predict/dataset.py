@@ -22,7 +22,7 @@ from segment.predict.jobs import Job
 _SHARD = 16
 _KEPT = (
     "split", "source", "group_id", "seed", "recipe", "mask_generator", "renderer", "image_weights_sha256", "latent",
-    "source_uri", "source_x", "source_y", "source_level", "licence",
+    "source_uri", "source_x", "source_y", "source_level", "licence", "real_pixels", "real_groups",
 )  # fmt: skip
 """Columns of a tile that describe its image and do not depend on its labels."""
 
@@ -70,6 +70,7 @@ def _info(jobs: Sequence[Job], weights: Weights, config: dict[str, Any]) -> Data
         versions=config["versions"],
         training_sources=tuple(sorted({source for info in infos for source in info.training_sources})),
         licences=tuple(sorted({licence for info in infos for licence in info.licences})),
+        real_pixels=any(info.real_pixels for info in infos),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.config import Config
+from factory.renderers.base import RealPixels
 from manifests.labels import LabelScheme
 from manifests.tile import Tile
 
@@ -127,6 +128,13 @@ def changed_values(**configs: Config) -> dict[str, Any]:
         for part, config in configs.items()
         for key, value in config.model_dump(exclude_defaults=True).items()
     }
+
+
+def columns_of(real: RealPixels | None) -> Row:
+    """The columns of a row that say whether real pixels are in its image, whose, and under which licences."""
+    if real is None:
+        return {"real_pixels": False}
+    return {"real_pixels": True, "real_groups": list(real.groups), "licence": "; ".join(real.licences)}
 
 
 def precision_name(*precisions: str) -> str:

@@ -17,10 +17,10 @@ from factory.core.seeds import Stream, generator, row_seed
 from factory.make.fit_to_real import RealTiles, fit_renderer
 from factory.make.parts import Part, renderer_part
 from factory.make.pipeline import Prepared, prepare_run, synthetic_info
-from factory.make.recipes.base import NOTHING, Provenance, Row, Sample, changed_values, precision_name
+from factory.make.recipes.base import NOTHING, Provenance, Row, Sample, changed_values, columns_of, precision_name
 from factory.plan.request import Request
 from factory.plan.rows import sample_name, with_column
-from factory.renderers.base import Renderer
+from factory.renderers.base import CopiesPixels, RealPixels, Renderer, render_traced
 from factory.renderers.conditions import draw_condition
 from manifests.checksums import SUMS
 from manifests.dataset import Dataset, open_dataset
@@ -142,10 +142,10 @@ class GivenMasksMaker:
         for row in rows:
             tile, seed = self._masks.tile(self._masks.row(row["index"])), row["seed"]
             condition = draw_condition(self._renderer.condition, tile, generator(seed, Stream.CONDITION))
-            image = self._renderer.render([condition], [generator(seed, Stream.RENDER)])[0]
-            yield image, tile, self._complete(row)
+            ((image, real),) = render_traced(self._renderer, [condition], [generator(seed, Stream.RENDER)])
+            yield image, tile, self._complete(row, real)
 
-    def _complete(self, row: Row) -> Row:
+    def _complete(self, row: Row, real: RealPixels | None) -> Row:
         """The row with the facts of the new image; those of mask and place stay.
 
         An annotation may be drawn exactly and still be wrong, so labels stay exact only where those of the masks are.
@@ -162,6 +162,7 @@ class GivenMasksMaker:
             "precision": precision_name(renderer.precision),
             "image_weights_sha256": renderer.weights_sha256,
             "latent": None,
+            **columns_of(real),
         }
 
 
@@ -214,7 +215,11 @@ def prepare(
     seen = tuple(seen_in_images(provenance.sources, groups))
     document = {**recipe.document, "seed": config.seed, "shard": config.shard, "groups_seen": list(seen)}
     info = synthetic_info(
-        recipe.title, (scheme,), trained=recipe.trained, provenance=provenance | _behind_masks(dataset, groups)
+        recipe.title,
+        (scheme,),
+        trained=recipe.trained,
+        provenance=provenance | _behind_masks(dataset, groups),
+        real_pixels=issubclass(renderer.kind, CopiesPixels),
     )
     size = (dataset.store.layout.height, dataset.store.layout.width)
     notes = [*_note_on_seen(renderer, seen), *renderer.notes(size)]

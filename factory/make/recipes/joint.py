@@ -147,6 +147,7 @@ class JointMaker:
             completed = {
                 **row,
                 "source": "synthetic",
+                "real_pixels": False,
                 "recipe": f"{GENERATOR}+{HDGAN}",
                 "mask_generator": HDGAN,
                 "renderer": GENERATOR,

@@ -17,12 +17,12 @@ from factory.learn.base import UsesWeights
 from factory.make.fit_to_real import RealTiles, fit_parts
 from factory.make.parts import Part, mask_part, renderer_part
 from factory.make.pipeline import Prepared, prepare_run, refuse_impossible, synthetic_info
-from factory.make.recipes.base import NOTHING, Provenance, Row, Sample, changed_values, precision_name
+from factory.make.recipes.base import NOTHING, Provenance, Row, Sample, changed_values, columns_of, precision_name
 from factory.masks import MASKS, TRAINABLE
 from factory.masks.allocate import Allocation, Unmet, allocate
 from factory.masks.base import Cautions, MaskGenerator, resolve_mask_generator
 from factory.plan.rows import Draft, PlanConfig, complete, plan, request_of, requests_digest
-from factory.renderers.base import Renderer
+from factory.renderers.base import CopiesPixels, RealPixels, Renderer, render_traced
 from factory.renderers.conditions import draw_condition
 from manifests.errors import FaultError, UserError
 from manifests.labels import SCHEMES, LabelScheme
@@ -178,9 +178,10 @@ class MasksAndRendererMaker:
             draw_condition(self.renderer.condition, allocation.tile, generator(row["seed"], Stream.CONDITION))
             for row, (allocation, _) in zip(rows, drawn, strict=True)
         ]
-        images = self.renderer.render(conditions, [generator(row["seed"], Stream.RENDER) for row in rows])
-        for row, (allocation, attempts), image in zip(rows, drawn, images, strict=True):
-            yield image, allocation.tile, self._complete(row, allocation, attempts)
+        rngs = [generator(row["seed"], Stream.RENDER) for row in rows]
+        images = render_traced(self.renderer, conditions, rngs)
+        for row, (allocation, attempts), (image, real) in zip(rows, drawn, images, strict=True):
+            yield image, allocation.tile, self._complete(row, allocation, attempts, real)
 
     def _draw(self, row: Row) -> tuple[Allocation, int]:
         """Draw a mask that meets the row, within the attempts; the best shift wins where none is within the bound."""
@@ -205,7 +206,7 @@ class MasksAndRendererMaker:
             )
         return best[0], self._recipe.attempts
 
-    def _complete(self, row: Row, allocation: Allocation, attempts: int) -> Row:
+    def _complete(self, row: Row, allocation: Allocation, attempts: int, real: RealPixels | None) -> Row:
         """The row with what is known once its tile is drawn."""
         masks, renderer = self._recipe.masks, self._recipe.renderer
         return {
@@ -221,6 +222,7 @@ class MasksAndRendererMaker:
             "precision": precision_name(masks.precision, renderer.precision),
             "mask_weights_sha256": masks.weights_sha256,
             "image_weights_sha256": renderer.weights_sha256,
+            **columns_of(real),
         }
 
 
@@ -264,6 +266,7 @@ def prepare(
     asked = {} if manifest else config.plan.model_dump(mode="json")
     asked["requests_sha256"] = requests_digest(rows)
     provenance = recipe.provenance | behind
-    info = synthetic_info(recipe.title, (scheme,), trained=recipe.trained, provenance=provenance)
+    real = issubclass(recipe.renderer.kind, CopiesPixels)
+    info = synthetic_info(recipe.title, (scheme,), trained=recipe.trained, provenance=provenance, real_pixels=real)
     document = {"plan": asked, **recipe.document, "shard": config.shard}
     return prepare_run(recipe, rows, out, document, info, notes=notes)

@@ -17,11 +17,12 @@ import numpy.typing as npt
 from pydantic import Field
 
 from factory.bank.bank import Bank, open_bank
+from factory.bank.collect import collect_once
 from factory.bank.shipped import bank_path
 from factory.core.config import Config
 from factory.core.resolutions import LEARNT_MPP
 from factory.plan.request import Request
-from factory.renderers.base import Renderer
+from factory.renderers.base import RealPixels, Renderer
 from factory.renderers.conditions import Condition, ConditionConfig
 from factory.renderers.exemplar.compose import Composed, Settings, compose
 from factory.renderers.exemplar.layout import Classes, match_classes
@@ -51,6 +52,11 @@ class ExemplarConfig(Config):
     look_jitter: float = Field(default=0.0, ge=0, le=0.5)
     decoys: float = Field(default=0.15, ge=0, le=4)
     vary: float = Field(default=0.06, ge=0, le=0.5)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Digest of the bank, as manifests name it; see `factory.learn.base.NamesFile`."""
+        return self.bank_sha256
 
 
 class Exemplar(Renderer):
@@ -128,7 +134,24 @@ class Exemplar(Renderer):
         self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
     ) -> list[npt.NDArray[np.uint8]]:
         """Compose the image of each condition map with its own generator: uint8 [H, W, 3], RGB."""
-        return [self.compose(each, rng).image for each, rng in zip(conditions, rngs, strict=True)]
+        return [image for image, _ in self.render_with_sources(conditions, rngs)]
+
+    def render_with_sources(
+        self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
+    ) -> list[tuple[npt.NDArray[np.uint8], RealPixels]]:
+        """Compose the image of each condition map, and say of each whose pixels it holds; see `CopiesPixels`."""
+        composed = [self.compose(each, rng) for each, rng in zip(conditions, rngs, strict=True)]
+        return [(each.image, self._sources(each)) for each in composed]
+
+    def _sources(self, composed: Composed) -> RealPixels:
+        slides = self.bank.slides_of(composed.origin)
+        licence_of = self.bank.card.fields["licence_of_slide"]
+        return RealPixels(slides, tuple(sorted({licence_of[slide] for slide in slides})))
+
+    @classmethod
+    def fit_dataset(cls, root: Path) -> dict[str, str]:
+        """Collect the bank of a data set, and keep it under the digest of its manifest; see `FitsDataset`."""
+        return {"bank": str(collect_once(root))}
 
     def compose(self, condition: Condition, rng: np.random.Generator) -> Composed:
         """Compose one tile, with the pixel of the bank that each of its pixels was taken from.

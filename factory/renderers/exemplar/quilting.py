@@ -33,11 +33,12 @@ Longs = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Places:
-    """Where a patch can be taken from: int64 [n, 6] each row first pixel of its page, width, y, x, first block, blocks
-    in a row.
+    """Where patches can be taken from.
 
     Attributes:
-        rows: the places, on whole blocks. whole: int64 [n], 1 where a patch lies in classes of the layout's kind 0
+        rows: int64 [n, 6]: first pixel of the page, its width, row and column (on whole blocks), first block, blocks in
+            a row of the page.
+        whole: int64 [n], 1 where a patch lies in classes of the layout's kind 0
             alone, 2 in those of kind 1 alone, 0 in both; see `quilt`.
     """
 
