@@ -71,7 +71,7 @@ class Bank:
         card: of the file, verified. scheme: of the labels. mpp: micrometres per pixel.
         pages: int64 [n, 5]: first pixel, height, width, slide, first block.
         image: uint8 [P, 3], pixels of all pages. ground: the same with its nuclei filled by tissue beside them; equal
-            to `image` where no nuclei are known.
+            to `image` where no nuclei are known, and then not stored.
         semantic: uint8 [P], class ids. nucleus: uint16 [P], ids on the page, 0 = none.
         blocks: uint8 [B, 4] for each block of a page: share of pixels that are filled or unknown, nuclei around it,
             and cosine and sine of twice the direction of fibres (128 = none).
@@ -153,12 +153,15 @@ def open_bank(path: Path) -> Bank:
         flat = np.asarray(mapped[first:last]).view(_DTYPES[header[name]["dtype"]])
         return flat.reshape(header[name]["shape"])
 
+    arrays = {name: array(name) for name in ARRAYS}
+    if not len(arrays["ground"]):
+        arrays["ground"] = arrays["image"]
     scheme = LabelScheme.from_dict(card.fields["scheme"])
     shipped = SCHEMES.get(scheme.name)
     return Bank(
         card,
         shipped if shipped and shipped.names == scheme.names else scheme,
         float(card.fields["mpp"]),
-        **{name: array(name) for name in ARRAYS},
+        **arrays,
         nuclei=Nuclei(**{field.name: array(f"nuclei.{field.name}") for field in fields(Nuclei)}),
     )

@@ -164,6 +164,8 @@ def collect(collection: Collection, out: Path, *, on_page: Callable[[int], None]
     arrays = _joined(parts, places)
     if collection.scheme.ids("nucleus") and not len(arrays["nuclei.page"]):
         raise UserError("--data: expected whole nuclei in the train split, got none. Annotate some.")
+    if not arrays["nucleus"].any():  # nothing was filled: the ground is the image
+        arrays["ground"] = arrays["image"][:0]
     arrays["colour"] = _colours(arrays, places, len(slides))
     labels, counts = np.unique(arrays["nuclei.label"], return_counts=True)
     card = {
@@ -292,7 +294,14 @@ def _colours(arrays: Arrays, places: Sequence[int], slides: int) -> npt.NDArray[
     colour = np.zeros((slides, 2, 2, 3), np.float32)
     for slide in range(slides):
         own = [arrays["pages"][page] for page, place in enumerate(places) if place == slide]
-        ground = np.concatenate([arrays["ground"][p[0] : p[0] + p[1] * p[2]][:: 1 + len(own)] for p in own])
+        ground = np.concatenate(
+            [
+                (arrays["ground"] if len(arrays["ground"]) else arrays["image"])[p[0] : p[0] + p[1] * p[2]][
+                    :: 1 + len(own)
+                ]
+                for p in own
+            ]
+        )
         density = optical_density(ground)
         tissue = density.sum(1) > 0.15
         colour[slide, 0] = density[tissue].mean(0), density[tissue].std(0)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from factory.bank.bank import BLOCK, Bank
 from factory.bank.shapes import Shapes, measure_shapes
-from factory.renderers.exemplar.layout import Classes, guides_of
+from factory.renderers.exemplar.layout import Classes, guides_of, shares_of_group
 from factory.renderers.exemplar.nuclei import Choice, choose_nuclei, decoy_outlines, set_nuclei, soften_outlines
 from factory.renderers.exemplar.quilting import PATCH, STEP, Places, quilt
 
@@ -22,6 +22,8 @@ Longs = npt.NDArray[np.int64]
 _MOST_UNKNOWN = 0.35
 """Largest share of filled or unknown pixels of a patch, where a slide has enough patches with fewer."""
 _ENOUGH = 300
+_MUCH = 0.3
+"""Share of a class from which a patch counts as holding much of it."""
 _EDGE_PX = (0.5, 0.9)
 """Standard deviations of the blur of outlines."""
 _FEWEST_OWN = 20
@@ -80,16 +82,15 @@ def compose(
     ids = flat[:-1].reshape(instance.shape).astype(np.int32)
     with_nuclei = bank.has_nuclei and bool(settings.instances)
     shapes = measure_shapes(ids) if with_nuclei else None
-    nuclei_slide, ground_slide = _draw_slides(bank, settings, rng)
+    nuclei_slide, ground_slide = _draw_slides(bank, _fitness(bank, classes, semantic), settings, rng)
     phase = tuple(int(k) * BLOCK for k in rng.integers(0, STEP // BLOCK, 2))
     guides = guides_of(semantic, ids, shapes, classes, bank, mpp, (phase[0], phase[1]))
-    kind_of = np.zeros(256, np.uint8)
+    kind_of = _air_of(classes)
     layout = np.zeros(semantic.shape, np.uint8)
     if classes.air is not None:
-        kind_of[:] = classes.of_bank == classes.air
         layout[:] = classes.of_layout[semantic] == classes.air
         layout[ids > 0] = 0  # a nucleus in the air is drawn on tissue
-    places = places_of(bank, ground_slide, shapes is not None, tuple(int(k) for k in kind_of))
+    places = places_of(bank, ground_slide, shapes is not None, classes)
     pixels = bank.ground if shapes is not None else bank.image
     image, origin = quilt(pixels, bank.semantic, kind_of, places, guides, layout, (phase[0], phase[1]), rng)
     if ground_slide != nuclei_slide:
@@ -101,24 +102,55 @@ def compose(
     return Composed(image, origin, (ground_slide, nuclei_slide))
 
 
-def _draw_slides(bank: Bank, settings: Settings, rng: np.random.Generator) -> tuple[int, int]:
-    """Draw the slide of the nuclei and that of the ground."""
-    count = len(bank.slides)
-    own, other, mixed = int(rng.integers(count)), int(rng.integers(count)), rng.random() < settings.mix
+def _air_of(classes: Classes) -> Bytes:
+    """Class id of the bank -> 1 for air, else 0: uint8 [256]."""
+    if classes.air is None:
+        return np.zeros(256, np.uint8)
+    return np.asarray(classes.of_bank == classes.air, np.uint8)
+
+
+@lru_cache(maxsize=64)
+def _shares_of_slides(bank: Bank, classes: Classes) -> npt.NDArray[np.float64]:
+    """Share of each group of classes on each slide, float64 [slides, groups]."""
+    owner = np.repeat(bank.pages[:, 3], bank.pages[:, 1] * bank.pages[:, 2] // BLOCK**2)
+    planes = [shares_of_group(bank, classes, group) for group in range(classes.groups)]
+    return np.array([[plane[owner == slide].mean() / 255 for plane in planes] for slide in range(len(bank.slides))])
+
+
+def _fitness(bank: Bank, classes: Classes, semantic: Bytes) -> npt.NDArray[np.float64]:
+    """How far each slide can give what a layout asks: 1 where it has a third of every class's share, float64 [slides].
+
+    A slide with a trace of a class would repeat the same few patches.
+    """
+    held = _shares_of_slides(bank, classes)
+    asked = np.bincount(classes.of_layout[semantic].ravel(), minlength=classes.groups) / semantic.size
+    fit = np.minimum(held / np.maximum(asked / 3, 1e-6), 1)[:, asked > 0.002].min(1)
+    return fit if fit.max() > 0 else np.ones(len(held))
+
+
+def _draw_slides(
+    bank: Bank, fitness: npt.NDArray[np.float64], settings: Settings, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Draw the slide of the nuclei and that of the ground, the fitter the likelier."""
+    bounds = np.cumsum(fitness**2)
+    own, other = (int((draw * bounds[-1] >= bounds).sum()) for draw in rng.random(2))
+    mixed = rng.random() < settings.mix
     own = own if settings.slide is None else settings.slide
     return own, other if mixed else own
 
 
 @lru_cache(maxsize=64)
-def places_of(bank: Bank, slide: int, filled: bool, kind_of: tuple[int, ...]) -> Places:
+def places_of(bank: Bank, slide: int, filled: bool, classes: Classes) -> Places:
     """List the places of a slide that patches are taken from.
 
     Args:
         bank: of tissue. slide: its number. filled: whether patches are of the filled ground, which is better the fewer
-            of its pixels are filled. kind_of: class id -> kind.
+            of its pixels are filled. classes: matched.
     """
-    rows, unknown, airy = [], [], []
-    kinds = np.array(kind_of, bool)
+    rows, means = [], []
+    planes = [shares_of_group(bank, classes, group) for group in range(classes.groups)]
+    air = _air_of(classes)[: bank.shares.shape[1]].astype(bool)
+    planes = [bank.blocks[:, 0], bank.shares[:, air].sum(1, dtype=np.int64), *planes]
     for first, height, width, owner, first_block in bank.pages.tolist():
         if owner != slide:
             continue
@@ -131,21 +163,23 @@ def places_of(bank: Bank, slide: int, filled: bool, kind_of: tuple[int, ...]) ->
         count = len(y)
         columns = [np.full(count, first), np.full(count, width), y * BLOCK, x * BLOCK]
         rows.append(np.stack([*columns, np.full(count, first_block), np.full(count, across)], axis=1))
-        of_kind = bank.shares[blocks][:, kinds[: bank.shares.shape[1]]].astype(np.int64).sum(1)
-        for plane, found in ((bank.blocks[blocks, 0].astype(np.int64), unknown), (of_kind, airy)):
-            summed = cv2.integral(plane.reshape(down, across).astype(np.float64))
+        found = []
+        for plane in planes:
+            summed = cv2.integral(plane[blocks].reshape(down, across).astype(np.float64))
             total = (
                 summed[cells:, cells:] - summed[:-cells, cells:] - summed[cells:, :-cells] + summed[:-cells, :-cells]
             )
             found.append(total.ravel() / (255 * cells * cells))
-    table, share, air = np.concatenate(rows).astype(np.int64), np.concatenate(unknown), np.concatenate(airy)
+        means.append(np.stack(found))
+    table, (share, airy, *groups) = np.concatenate(rows).astype(np.int64), np.concatenate(means, axis=1)
     if filled:
         order = np.sort(share)
         kept = share <= max(_MOST_UNKNOWN, order[min(_ENOUGH, len(order) - 1)])
     else:
         kept = share < 1
-    whole = np.where(air < 0.002, 1, np.where(air > 0.998, 2, 0))
-    return Places(np.ascontiguousarray(table[kept]), np.ascontiguousarray(whole[kept].astype(np.int64)))
+    whole = np.where(airy < 0.002, 1, np.where(airy > 0.998, 2, 0))[kept]
+    holding = tuple(np.flatnonzero(group[kept] > _MUCH) for group in groups) if len(groups) > 1 else ()
+    return Places(np.ascontiguousarray(table[kept]), np.ascontiguousarray(whole.astype(np.int64)), holding)
 
 
 def _match_colour(image: Bytes, own: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ _SPINDLE = 1.8
 """Elongation (long axis by short axis) from which a nucleus says where fibres run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Classes:
     """How the classes of a layout are looked up in a bank.
 
@@ -38,6 +39,7 @@ class Classes:
     missing: tuple[str, ...]
 
 
+@lru_cache(maxsize=16)
 def match_classes(layout: LabelScheme, bank: LabelScheme, held: frozenset[str], *, painted: bool) -> Classes:
     """Match the classes of a layout with those of a bank, by name and else by role.
 
@@ -127,13 +129,28 @@ def guides_of(
     if classes.groups > 1:
         grouped = classes.of_layout[semantic]
         for group in range(classes.groups):
-            share = np.zeros(len(bank.shares), np.int64)
-            for label in range(bank.shares.shape[1]):
-                if classes.of_bank[label] == group:
-                    share += bank.shares[:, label]
             wanted = coarse((grouped == group).astype(np.uint8) * np.uint8(255))
-            add(wanted, np.minimum(share, 255).astype(np.uint8), _CLASS_WEIGHT)
-    return Guides(np.stack(source, -1), np.stack(target, -1), np.array(weights, np.int64))
+            add(wanted, shares_of_group(bank, classes, group), _CLASS_WEIGHT)
+    wanted = _shares_of_patches(target[-classes.groups :] if classes.groups > 1 else target[:1])
+    return Guides(np.stack(source, -1), np.stack(target, -1), np.array(weights, np.int64), wanted)
+
+
+def _shares_of_patches(planes: list[Bytes]) -> npt.NDArray[np.float64]:
+    """Mean of each plane of blocks over each patch, float64 [rows, columns, planes]."""
+    side, step = PATCH // BLOCK, STEP // BLOCK
+    means = []
+    for plane in planes:
+        total = cv2.integral(plane).astype(np.float64)
+        sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+        means.append(sums[::step, ::step] / (255 * side * side) + 1e-9)
+    return np.stack(means, axis=-1)
+
+
+def shares_of_group(bank: Bank, classes: Classes, group: int) -> Bytes:
+    """Share of a group of classes in each block of a bank: uint8 [B], 255 = all."""
+    chosen = classes.of_bank[: bank.shares.shape[1]] == group
+    share: Bytes = np.minimum(bank.shares[:, chosen].sum(1, dtype=np.int64), 255).astype(np.uint8)
+    return share
 
 
 def _spindles(ids: npt.NDArray[np.int32], shapes: Shapes | None, mpp: float) -> tuple[Bytes, Bytes]:

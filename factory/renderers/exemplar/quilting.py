@@ -40,10 +40,12 @@ class Places:
             a row of the page.
         whole: int64 [n], 1 where a patch lies in classes of the layout's kind 0
             alone, 2 in those of kind 1 alone, 0 in both; see `quilt`.
+        holding: for each group of classes the numbers of the places that hold much of it, int64.
     """
 
     rows: Longs
     whole: Longs
+    holding: tuple[Longs, ...]
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ class Guides:
         weights: int64 [G], how much a difference counts. The first two are the cosine and sine of fibres, which count
             only where the layout asks for a direction, and which turn with the patch; the third is the share of pixels
             to avoid, which counts only where it is larger than the layout's.
+        wanted: float64 [rows, columns, groups], share of each group of classes in each patch of the layout.
     """
 
     source: Bytes
     target: Bytes
     weights: Longs
+    wanted: npt.NDArray[np.float64]
 
 
 def quilt(
@@ -98,7 +102,7 @@ def quilt(
     fillers = [np.flatnonzero(places.whole == kind) for kind in (1, 2)]
     fillers = [found if len(found) else np.zeros(1, np.int64) for found in fillers]
     for row in range(rows):  # drawn a row at a time, so that memory does not grow with the tile
-        draws = rng.integers(0, 8 * len(places.rows), (columns, _CANDIDATES))
+        draws = _draw_candidates(places, guides.wanted[row], rng)
         spare = rng.random((columns, 2, _SHORTLIST))
         spares = np.stack([fillers[k][(spare[:, k] * len(fillers[k])).astype(np.int64)] for k in range(2)], axis=1)
         _quilt_row(
@@ -107,6 +111,25 @@ def quilt(
         )  # fmt: skip
     area = np.s_[phase[0] : phase[0] + height, phase[1] : phase[1] + width]
     return np.ascontiguousarray(canvas[area]), np.ascontiguousarray(origin[area])
+
+
+def _draw_candidates(places: Places, wanted: npt.NDArray[np.float64], rng: np.random.Generator) -> Longs:
+    """Draw candidates for a row of patches: half anywhere, half where much of the classes is that a patch asks for.
+
+    Returns:
+        int64 [columns, candidates], 8 times a place plus a turn.
+    """
+    columns, half = len(wanted), _CANDIDATES // 2
+    draws = rng.integers(0, 8 * len(places.rows), (columns, _CANDIDATES))
+    bounds = np.cumsum(wanted, axis=1)
+    groups = (rng.random((columns, half, 1)) * bounds[:, None, -1:] >= bounds[:, None, :]).sum(2)
+    parts = rng.random((columns, half))
+    for group, held in enumerate(places.holding):
+        chosen = groups == group
+        if len(held) and chosen.any():
+            fitting = held[(parts[chosen] * len(held)).astype(np.int64)]
+            draws[:, :half][chosen] = 8 * fitting + (draws[:, :half][chosen] & 7)
+    return draws
 
 
 def grid_of(shape: tuple[int, int], phase: tuple[int, int]) -> tuple[int, int]:
