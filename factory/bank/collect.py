@@ -56,12 +56,14 @@ class Collection:
 
     Attributes:
         scheme, mpp: of the labels. chosen: pages, by slide. offered: tiles of the train split.
+        size_bytes: about what the file will take.
     """
 
     scheme: LabelScheme
     mpp: float
     chosen: tuple[Source, ...]
     offered: int
+    size_bytes: int
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -111,7 +113,8 @@ def choose_pages(paths: Sequence[Path], scheme: LabelScheme | None, max_mb: floa
             f"--max-mb: expected at least {size / 1e6:.2g}, the size of one tile, got {max_mb:g}. Raise it."
         )
     chosen = _most_varied(offered, rows, most, seed) if most < len(offered) else list(range(len(offered)))
-    return Collection(scheme, mpp, tuple(sorted((offered[i] for i in chosen), key=lambda s: s.slide)), len(offered))
+    pages = tuple(sorted((offered[i] for i in chosen), key=lambda source: source.slide))
+    return Collection(scheme, mpp, pages, len(offered), round(len(chosen) * size))
 
 
 def _training_tiles(dataset: Dataset) -> list[Source]:

@@ -48,9 +48,9 @@ class ExemplarConfig(Config):
     bank: str = "starter"
     bank_sha256: str | None = None
     look: Literal["random"] | int = "random"
-    mix: float = Field(default=0.0, ge=0, le=1)
-    look_jitter: float = Field(default=0.0, ge=0, le=0.5)
-    decoys: float = Field(default=0.15, ge=0, le=4)
+    mix: float = Field(default=0.3, ge=0, le=1)
+    look_jitter: float = Field(default=0.1, ge=0, le=0.5)
+    decoys: float = Field(default=0.1, ge=0, le=4)
     vary: float = Field(default=0.06, ge=0, le=0.5)
 
     @property
