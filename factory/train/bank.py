@@ -53,7 +53,9 @@ def prepare(
         choose_pages(data, load_scheme(scheme) if scheme else None, max_mb or DEFAULT_MB, seed or 0), out or OUT
     )
     if (run.out / BANK).exists() and not overwrite:
-        raise UserError(f"{run.out}: expected a folder without a bank, got one with it. Use --overwrite, or another --out.")
+        raise UserError(
+            f"{run.out}: expected a folder without a bank, got one with it. Use --overwrite, or another --out."
+        )
     return run
 
 
