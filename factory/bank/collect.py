@@ -16,6 +16,7 @@ from factory.bank.ground import describe_blocks, fill_nuclei, unlabelled_nuclei
 from factory.bank.shapes import measure_shapes
 from factory.core.resolutions import SAME_MPP
 from factory.core.seeds import Stream, generator
+from factory.geometry.nuclear_maps import renumbered
 from manifests.dataset import Dataset, Sample, open_dataset
 from manifests.errors import UserError
 from manifests.files import sha256_file
@@ -213,10 +214,7 @@ def _page(sample: Sample, scheme: LabelScheme, mpp: float, rng: np.random.Genera
     image = np.ascontiguousarray(sample.image[:height, :width])
     tile = sample.tile
     semantic = tile.scheme.projection(scheme)[tile.semantic[:height, :width]]
-    _, ids = np.unique(tile.instance[:height, :width], return_inverse=True)
-    ids = ids.reshape(height, width).astype(np.int32)
-    if tile.instance[:height, :width].min(initial=1) > 0:
-        ids += 1  # no background at all
+    ids = renumbered(tile.instance[:height, :width])
     ignored = semantic == IGNORE
     others = unlabelled_nuclei(image, ids > 0, mpp) & ~ignored
     ground, filled = fill_nuclei(image, ids, others, mpp, rng)

@@ -69,9 +69,8 @@ def fill_nuclei(image: Image, nuclei: Ids, others: Mask, mpp: float, rng: np.ran
         return image.copy(), filled
     start = cv2.inpaint(image, filled.astype(np.uint8), 3, cv2.INPAINT_TELEA)
     _, bodies = cv2.connectedComponents(others.astype(np.uint8), connectivity=4)
-    ids = np.where(nuclei > 0, nuclei, np.where(bodies > 0, bodies + nuclei.max(initial=0), 0)).astype(np.int32)
-    _, ids = np.unique(ids, return_inverse=True)
-    ids = ids.reshape(image.shape[:2]).astype(np.int32)
+    joined = np.where(nuclei > 0, nuclei, np.where(bodies > 0, bodies + nuclei.max(initial=0), 0))
+    ids: Ids = np.unique(joined, return_inverse=True)[1].reshape(joined.shape).astype(np.int32)
     box = _boxes(ids, int(ids.max()))
     margin = max(2, round(_RIM_UM / mpp)) + 2
     sides = np.minimum((box[:, 2:] - box[:, :2]).max(1) + 2 * margin, min(image.shape[:2]))

@@ -53,11 +53,11 @@ def measure_shapes(ids: Ids) -> Shapes:
     axes = np.sqrt(np.stack([middle + half, np.maximum(middle - half, 1 / 12)], 1))
     angle = np.arctan2(2 * xy, xx - yy) / 2
     radii = np.empty((count, RAYS), np.float32)
-    centre, axes, angle = (values.astype(np.float32) for values in (centre, axes, angle))
-    _measure_radii(ids, centre, angle, radii)
+    places, directions = centre.astype(np.float32), angle.astype(np.float32)
+    _measure_radii(ids, places, directions, radii)
     height, width = ids.shape
     cut = (box[:, 0] == 0) | (box[:, 1] == 0) | (box[:, 2] == height) | (box[:, 3] == width)
-    return Shapes(area.astype(np.float32), centre, axes, angle, radii, box, cut)
+    return Shapes(area.astype(np.float32), places, axes.astype(np.float32), directions, radii, box, cut)
 
 
 @compiled()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from factory.bank.bank import BLOCK, Bank
 from factory.bank.shapes import Shapes, measure_shapes
+from factory.geometry.nuclear_maps import renumbered
 from factory.renderers.exemplar.layout import Classes, guides_of, shares_of_group
 from factory.renderers.exemplar.nuclei import Choice, choose_nuclei, decoy_outlines, set_nuclei, soften_outlines
 from factory.renderers.exemplar.quilting import PATCH, STEP, Places, quilt
@@ -78,8 +79,7 @@ def compose(
         bank: of tissue. semantic: uint8 [H, W]; its instances: int32 [H, W], 0 = background. classes: matched.
         settings: of the renderer. mpp: of the tile. rng: of the tile.
     """
-    _, flat = np.unique(np.append(instance, 0), return_inverse=True)
-    ids = flat[:-1].reshape(instance.shape).astype(np.int32)
+    ids = renumbered(instance)
     with_nuclei = bank.has_nuclei and bool(settings.instances)
     shapes = measure_shapes(ids) if with_nuclei else None
     nuclei_slide, ground_slide = _draw_slides(bank, _fitness(bank, classes, semantic), settings, rng)

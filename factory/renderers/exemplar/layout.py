@@ -131,8 +131,8 @@ def guides_of(
         for group in range(classes.groups):
             wanted = coarse((grouped == group).astype(np.uint8) * np.uint8(255))
             add(wanted, shares_of_group(bank, classes, group), _CLASS_WEIGHT)
-    wanted = _shares_of_patches(target[-classes.groups :] if classes.groups > 1 else target[:1])
-    return Guides(np.stack(source, -1), np.stack(target, -1), np.array(weights, np.int64), wanted)
+    asked = _shares_of_patches(target[-classes.groups :] if classes.groups > 1 else target[:1])
+    return Guides(np.stack(source, -1), np.stack(target, -1), np.array(weights, np.int64), asked)
 
 
 def _shares_of_patches(planes: list[Bytes]) -> npt.NDArray[np.float64]:
