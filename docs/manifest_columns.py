@@ -46,5 +46,7 @@ MEANINGS = {
     "source_x": "Real tiles: left edge in the image, pixels (level 0 for a slide).",
     "source_y": "Real tiles: upper edge in the image, pixels.",
     "source_level": "Real tiles: level of the slide that was read.",
-    "licence": "Real tiles: licence of the image.",
+    "licence": "Real tiles: licence of the image. Tiles with real pixels: licences of these, joined by `; `.",
+    "real_pixels": "Whether the image holds pixels of a real one.",
+    "real_groups": "Tiles with real pixels: whose they are, `data set/group`.",
 }

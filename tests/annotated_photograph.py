@@ -12,6 +12,7 @@ from skimage.measure import label
 from skimage.morphology import remove_small_objects
 
 import factory
+from factory.bank.collect import choose_pages, collect
 from manifests.dataset import Dataset, open_dataset
 from tests.ingest_files import save
 
@@ -72,3 +73,10 @@ def write_photograph(folder: Path, scheme: str) -> Dataset:
     out = folder / scheme
     factory.ingest(source, out, scheme=scheme, mpp=MPP, stain="ihc", splits=splits, licence="CC0-1.0", workers=1)
     return open_dataset(out)
+
+
+def bank_of_photograph(folder: Path, scheme: str) -> Path:
+    """The bank of `write_photograph`: its file."""
+    path = folder / "bank.safetensors"
+    collect(choose_pages([write_photograph(folder, scheme).root], None, 200, 0), path)
+    return path

@@ -13,12 +13,13 @@ from factory.core.config import parse
 from factory.core.seeds import Stream, generator
 from factory.learn.base import UsesWeights
 from factory.plan.request import Request
-from factory.renderers import RENDERERS
+from factory.renderers import COLLECTED, RENDERERS
 from factory.renderers.base import Image, Renderer, resolve_renderer
 from factory.renderers.conditions import Condition
 from factory.renderers.palette import Palette
 from manifests.labels import SCHEMES, get_scheme
 from manifests.tile import Tile
+from tests.annotated_photograph import bank_of_photograph
 from tests.factory.renderers.contract import Build, check_renderer, conditioned
 from tests.factory.renderers.test_stain import discs
 from tests.mask_training import SIZE, blobs, trained_once
@@ -40,19 +41,26 @@ def schemes_of(name: str) -> Sequence[str]:
 
 
 PAIRS = [(name, scheme) for name in RENDERERS for scheme in schemes_of(name)]
-LEARNT = [name for name in (*RENDERERS, *VARIANTS) if issubclass(resolve_renderer(name.split()[0]), UsesWeights)]
+LEARNT = [
+    name
+    for name in (*RENDERERS, *VARIANTS)
+    if name not in COLLECTED and issubclass(resolve_renderer(name.split()[0]), UsesWeights)
+]
 
 
 @pytest.fixture(scope="module")
 def build_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Build]:
     """``build_of("pix2pix")``: makes that renderer, with weights that were trained for a few steps."""
     weights = trained_once(tmp_path_factory.mktemp("weights"), "renderers")
+    bank = bank_of_photograph(tmp_path_factory.mktemp("bank"), "ki67")
 
     def build_for(variant: str, **values: Any) -> Build:
         name = variant.split()[0]
         part = resolve_renderer(name)
         if not issubclass(part, UsesWeights):
             return lambda: part(part.Config())
+        if name in COLLECTED:
+            return lambda: part(parse(part.Config, {"bank": str(bank)}, "renderer").model_copy(update=values))
         run = weights(name, "ki67", **VARIANTS.get(variant, {}))
         config = part(parse(part.Config, {"weights": str(run), "precision": "fp32", **values}, "renderer"), "cpu")
         resolved = config.resolved_config()

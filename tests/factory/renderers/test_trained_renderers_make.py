@@ -257,7 +257,7 @@ def test_weights_that_changed_under_their_name_are_refused_on_replay_and_resume(
 def test_a_renderer_that_learns_is_not_fitted(weights: Weights, tmp_path: Path, cli: Cli) -> None:
     write_blobs(tmp_path / "d", n=2, scheme="ki67", size=(64, 96))
     outcome = cli(*make_words("pix2pixhd", weights("pix2pixhd"), "--like", "d"))
-    assert_refused(outcome, r"--like: expected a renderer that fits itself \(stain\), got pix2pixhd")
+    assert_refused(outcome, r"--like: expected a renderer that fits itself \(stain, exemplar\), got pix2pixhd")
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 

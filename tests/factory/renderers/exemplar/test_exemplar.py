@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from factory.bank.bank import Bank, open_bank
-from factory.bank.collect import choose_pages, collect
 from factory.core.config import parse
 from factory.plan.request import Request
 from factory.renderers.conditions import draw_condition
@@ -17,7 +16,7 @@ from factory.renderers.exemplar.compose import Composed
 from factory.renderers.exemplar.exemplar import Exemplar
 from manifests.labels import get_scheme
 from manifests.tile import Tile
-from tests.annotated_photograph import MPP, write_photograph
+from tests.annotated_photograph import MPP, bank_of_photograph
 
 Banks = Callable[[str], Path]
 
@@ -29,9 +28,7 @@ def bank_of(tmp_path_factory: pytest.TempPathFactory) -> Banks:
 
     def collected(scheme: str) -> Path:
         if scheme not in made:
-            dataset = write_photograph(tmp_path_factory.mktemp(scheme), scheme)
-            made[scheme] = dataset.root.parent / "bank.safetensors"
-            collect(choose_pages([dataset.root], None, 200, 0), made[scheme])
+            made[scheme] = bank_of_photograph(tmp_path_factory.mktemp(scheme), scheme)
         return made[scheme]
 
     return collected
