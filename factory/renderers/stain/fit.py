@@ -119,24 +119,33 @@ def _sample(image: npt.NDArray[np.uint8]) -> _Sample | None:
     """Measure the middle of an image; None where there is no stained tissue."""
     top, left = (max(0, (length - _MOST_SIDE) // 2) for length in image.shape[:2])
     image = np.ascontiguousarray(image[top : top + _MOST_SIDE, left : left + _MOST_SIDE])
-    background = _background(image)
+    background = air_colour(image)
     # a little blur: the colour of a pixel under JPEG and noise is that of its neighbours as well
     od = cv2.GaussianBlur(optical_density(image, background), (0, 0), 0.7)
     length = np.linalg.norm(od, axis=-1)
     stained = length > _STAINED
-    red, green, blue = od[..., 0], od[..., 1], od[..., 2]
-    # where DAB is nearly black the sensor saw no colour: too dark for a counterstain, and not blue
-    brown = (length > 0.35) & (blue > 0.8 * green) & (blue > 1.15 * red)
-    black = (length > _BLACK) & (blue > 0.8 * red)
-    bluish = (length > 0.25) & (length < _BLACK) & (red > 1.15 * blue)
+    brown, black, bluish = brown_black_blue(od, length)
     if stained.sum() < max(_ENOUGH, 0.002 * stained.size):
         return None
+    red, green, blue = od[..., 0], od[..., 1], od[..., 2]
     pink = stained & (green > 1.3 * red) & (green > 1.2 * blue)
     immunostain = pink.sum() < max(0.1 * stained.sum(), 0.5 * brown.sum())
     return _Sample(background, od, length, brown | (black & immunostain), bluish, bool(immunostain), fit_scan(image))
 
 
-def _background(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+def brown_black_blue(od: Floats, length: Floats) -> tuple[Mask, Mask, Mask]:
+    """Find the pixels of an immunostain that DAB or its counterstain colours, by optical density and its length.
+
+    Where DAB is nearly black the sensor saw no colour: too dark for a counterstain, and not blue.
+    """
+    red, green, blue = od[..., 0], od[..., 1], od[..., 2]
+    brown = (length > 0.35) & (blue > 0.8 * green) & (blue > 1.15 * red)
+    black = (length > _BLACK) & (blue > 0.8 * red)
+    bluish = (length > 0.25) & (length < _BLACK) & (red > 1.15 * blue)
+    return brown, black, bluish
+
+
+def air_colour(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """Colour of the light without tissue: the brighter half of the nearly white pixels."""
     pixels = image[::2, ::2].reshape(-1, 3)
     low, high = pixels.min(axis=1), pixels.max(axis=1)
@@ -222,22 +231,30 @@ def _vectors(sample: _Sample, preparation: Preparation) -> tuple[Floats, Floats]
         np.asarray(dye) for dye in (preparation.haematoxylin, preparation.eosin, preparation.dab)
     )
     if not sample.immunostain:
-        first, second = _extremes(sample.od[sample.length > _STAINED])
+        first, second = extreme_directions(sample.od[sample.length > _STAINED])
         haematoxylin, eosin = (first, second) if first[0] > second[0] else (second, first)
         return (haematoxylin, eosin) if haematoxylin @ eosin < 0.985 else (default_h, default_eosin)
     brown, blue = sample.od[sample.brown & (sample.length < _BLACK)], sample.od[sample.blue]
+    return immunostain_vectors(brown, blue, default_h, default_dab)
+
+
+def immunostain_vectors(brown: Floats, blue: Floats, default_h: Floats, default_dab: Floats) -> tuple[Floats, Floats]:
+    """Unit vectors of haematoxylin and DAB from optical densities [N, 3] of brown and of blue pixels.
+
+    A dye that too few pixels show keeps its default.
+    """
     if len(blue) < _ENOUGH:
-        return default_h, (_extremes(brown)[1] if len(brown) > _ENOUGH else default_dab)
+        return default_h, (extreme_directions(brown)[1] if len(brown) > _ENOUGH else default_dab)
     if len(brown) < _ENOUGH:
         mean = np.median(blue / np.linalg.norm(blue, axis=1, keepdims=True), axis=0)
         return mean / np.linalg.norm(mean), default_dab
     size = min(len(brown), len(blue), 50_000)
     even = np.concatenate([group[np.linspace(0, len(group) - 1, size).astype(int)] for group in (brown, blue)])
-    first, second = _extremes(even, tail=4)
+    first, second = extreme_directions(even, tail=4)
     return (first, second) if first[2] / first[0] < second[2] / second[0] else (second, first)
 
 
-def _extremes(od: Floats, tail: float = 1) -> tuple[Floats, Floats]:
+def extreme_directions(od: Floats, tail: float = 1) -> tuple[Floats, Floats]:
     """Macenko's two directions of pixels [N, 3] in OD space, `tail` % from either end; unit, none below 0.01."""
     _, vectors = np.linalg.eigh(od.astype(np.float64).T @ od.astype(np.float64))
     plane = vectors[:, [2, 1]]
