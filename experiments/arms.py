@@ -24,8 +24,7 @@ from factory.learn.crops import ImageCrops, NucleiCrops, Tiles, instances_of
 from factory.learn.weights import scheme_of
 from factory.renderers import RENDERERS
 from factory.renderers.conditions import draw_condition
-from factory.score.extractor import Extractor
-from factory.score.features import open_extractor
+from factory.score.features import Extractor, open_extractor
 from factory.train.generator import resolve_trainer
 from manifests.labels import LabelScheme
 from manifests.tile import Tile

@@ -21,7 +21,7 @@ from experiments.noise_frequency_report import CELLS, POLYGONS, ArmFigures, nois
 from factory.core.statistics import draw_groups
 from factory.learn.crops import open_tiles
 from factory.score.distances import frechet_distance
-from factory.score.extractor import extract
+from factory.score.features import extract
 
 Floats = npt.NDArray[np.float64]
 

@@ -25,7 +25,7 @@ from experiments.arms import Arm, Pixels, extractors, real_views, render_finishe
 from experiments.sharp_gan_report import RunFigures, Scored, write_report
 from factory.learn.crops import Tiles, instances_of, open_tiles
 from factory.score.distances import frechet_distance
-from factory.score.extractor import extract
+from factory.score.features import extract
 from factory.score.image_quality import image_quality
 from segment import metrics
 from segment.network.inference import predict_maps

@@ -29,8 +29,7 @@ from factory.core.weights import read_card
 from factory.learn.crops import MaskCrops, Tiles, open_tiles
 from factory.learn.sample_sheet import write_sample_sheet
 from factory.score.compare import Comparison, compare_sets
-from factory.score.extractor import Extractor
-from factory.score.features import open_extractor
+from factory.score.features import Extractor, open_extractor
 from factory.score.settings import Settings
 from factory.score.tiles import TileSet
 from manifests.dataset import open_dataset
@@ -185,7 +184,7 @@ def score(protocol: dict[str, Any], arguments: argparse.Namespace) -> None:
                 if seed not in protocol["features"][feature]:
                     continue
                 settings = _settings(feature, arguments.encoder)
-                more = {"training_views": views} if seed == 0 else {}
+                more = {"training_crops": views} if seed == 0 else {}
                 searched = seed == 0 and feature == features[0] and label in protocol["copies"]
                 more |= {"training": training} if searched else {}
                 figures = compare_sets(fakes, reals, settings, **more)

@@ -91,9 +91,10 @@ def score(
       factory score data/synth --on images --train data/real --out runs/score/images
     """
     from factory.core.console import console
+    from factory.core.document import Grid, to_table
     from factory.core.wording import dry_run as dry_run_text
     from factory.score.paired import find_pairs
-    from factory.score.report import headline, pairs_headline
+    from factory.score.report import HEADINGS, headline, pairs_headline
     from factory.score.scoring import check_out, check_settings, default_out, write_score
     from factory.score.scoring import score as compare
     from factory.score.settings import Settings
@@ -129,20 +130,7 @@ def score(
     terminal = console()
     for note in (*done.notes, done.comparison.halves_note):
         terminal.print(note, markup=False, highlight=False, soft_wrap=True)
-    rows = headline(done.comparison)
-    if done.paired is not None:
-        rows = [*pairs_headline(done.paired), *rows]
-    terminal.print(_table(rows, fake.resolve().name))
+    rows = [*(pairs_headline(done.paired) if done.paired else ()), *headline(done.comparison)]
+    terminal.print(to_table(Grid(HEADINGS, rows, f"Score of {fake.resolve().name}"), "left"))
     for path in write_score(folder, done, inputs, overwrite=overwrite):
         terminal.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _table(rows: list[tuple[str, str, str]], name: str) -> object:
-    from rich.table import Table
-
-    table = Table(title=f"Score of {name}", title_style="bold")
-    for column in ("figure", "value", "beside it"):
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row)
-    return table

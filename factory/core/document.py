@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 from rich.markup import escape as escape_markup
 from rich.table import Table
@@ -79,13 +80,13 @@ class Plot:
 Block = Heading | Paragraph | Bullets | Grid | Listing | Plot
 
 
-def to_table(grid: Grid) -> Table:
-    """A table for the terminal: the first column is folded where it is too long, the others stand to the right."""
+def to_table(grid: Grid, justify: Literal["left", "right"] = "right") -> Table:
+    """A table for the terminal: the first column is folded where it is too long; `justify` is that of the others."""
     table = Table(title=escape_markup(grid.title))
     for number, name in enumerate(grid.header):
         first = number == 0
         table.add_column(
-            name, justify="left" if first else "right", overflow="fold", min_width=12 if first and name else None
+            name, justify="left" if first else justify, overflow="fold", min_width=12 if first and name else None
         )
     for row in grid.rows:
         table.add_row(*map(escape_markup, row))

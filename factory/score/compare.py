@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -14,14 +13,13 @@ from factory.core.statistics import Floats
 from factory.geometry.nuclear_statistics import NuclearStatistics
 from factory.score.controls import (
     ControlRow,
-    Halves,
     ShiftBin,
     control_table,
     price_of_control,
     shuffle_patches,
     split_halves,
 )
-from factory.score.copies import CopyFigures, FeatureSets, find_copies, searches
+from factory.score.copies import CopyFigures, find_copies, searches
 from factory.score.distances import (
     Extrapolation,
     KernelDistance,
@@ -32,9 +30,8 @@ from factory.score.distances import (
     kernel_distance,
     neighbourhood,
 )
-from factory.score.extractor import Extractor, extract
-from factory.score.features import open_extractor
-from factory.score.mask_statistics import MaskStatistics, class_fractions, mask_statistics, measured_classes
+from factory.score.features import Extractor, extract, open_extractor
+from factory.score.mask_statistics import class_fractions
 from factory.score.modes import ModeFigures, find_modes, mode_space
 from factory.score.periodicity import Periodicity, periodic_excess
 from factory.score.projections import ProjectionFigures, project_both
@@ -42,16 +39,15 @@ from factory.score.settings import Settings, generator
 from factory.score.tiles import TileSet, random_crops, to_pictures
 from factory.score.two_samples import (
     CurveFigures,
+    Measured,
     NuclearFigures,
     StatisticFigures,
     compare_curves,
     compare_nuclei,
     compare_statistics,
+    measure_masks,
     measure_nuclei,
 )
-
-Figures = TypeVar("Figures")
-Measured = Mapping[str, tuple[MaskStatistics, ...]]
 
 LEAST_TILES = 16
 """Tiles of either kind that a comparison needs."""
@@ -65,7 +61,7 @@ class Comparison:
     """All figures of fakes against reals.
 
     Attributes:
-        fakes, reals: the tiles compared, equally many. settings: all settings.
+        fakes, reals: the tiles compared, equally many.
         extractor_origin, extractor_sha256: of the features. dimensions: of a feature vector.
         distance_name: name of the Frechet distance. distance, distance_interval: its value and its 95 % interval.
         extrapolation: over sample sizes. kernel: kernel distance. neighbours: precision, recall, density, coverage.
@@ -74,9 +70,7 @@ class Comparison:
         statistics, curves: of masks, per class; empty for images. modes: of the real tiles.
         copies: None without training tiles; the whole pool of reals sets the limit.
         price: bins of the allocation shift; empty without shifts. training: whole training tiles.
-        periodicity: of images; None for masks.
-        measured: fakes, reals, shuffled, pool (all real tiles) -> statistics of every tile, per class; empty for
-            images.
+        periodicity: of images; None for masks. measured: statistics of every tile.
         nuclei: of masks with instances on both sides, else empty. nuclei_measured: fakes, reals, pool -> their nuclei.
     """
 
@@ -119,7 +113,7 @@ def compare_sets(
     *,
     n: int | None = None,
     training: TileSet | None = None,
-    training_views: TileSet | None = None,
+    training_crops: TileSet | None = None,
     controls: Mapping[str, TileSet] | None = None,
     extractor: Extractor | None = None,
 ) -> Comparison:
@@ -128,9 +122,9 @@ def compare_sets(
     Args:
         fakes, reals: equal numbers are drawn from both. Further reals (up to four times as many in all) are used for
             the floor, further fakes for the price of control.
-        settings: default `Settings()`. n: tiles of either kind, at most.
+        settings: of all figures. n: tiles of either kind, at most.
         training: whole tiles that the generator was trained on, as large as the fakes or larger, searched for copies.
-        training_views: crops of them of the fakes' size, for the table; default one random crop of each.
+        training_crops: random parts of them of the fakes' size, for the table; default one random crop of each.
         controls: name -> other tiles for the table.
         extractor: an open extractor; default the one that the settings name.
 
@@ -139,19 +133,19 @@ def compare_sets(
     """
     settings, controls = settings or Settings(), controls or {}
     count = min(len(fakes), len(reals), n or len(reals))
-    if training is not None and training_views is None:
-        training_views = _views(training, fakes.shape, settings.seed)
-    _check([fakes, reals, *controls.values(), *([training_views] if training_views else [])], count)
+    if training is not None and training_crops is None:
+        training_crops = _crops(training, fakes.shape, settings.seed)
+    _check([fakes, reals, *controls.values(), *([training_crops] if training_crops else [])], count)
     sets = _pools(fakes, reals, count, settings)
     fakes, reals = (sets[name].take(range(count)) for name in ("fakes", "reals"))
-    sets |= {} if training_views is None else {"training": training_views}
-    sets |= {_control(name): side for name, side in controls.items()}
+    sets |= {} if training_crops is None else {"training": training_crops}
+    sets |= {f"control {name}": side for name, side in controls.items()}
     extractor = extractor or open_extractor(settings.features, settings.weights_path)
     features = _features(extractor, sets, settings)
-    measured = _statistics({"fakes": fakes, "pool": sets["reals"], "shuffled": sets["shuffled"]}, count)
-    nuclei = measure_nuclei(fakes, sets["reals"], count)
-    groups = sets["reals"].groups
-    halves = split_halves(groups, len(sets["reals"]), count, settings.draws, settings.seed)
+    pool = sets["reals"]
+    measured = measure_masks({"fakes": fakes, "pool": pool, "shuffled": sets["shuffled"]}, count)
+    nuclei = measure_nuclei(fakes, pool, count)
+    halves = split_halves(pool.groups, len(pool), count, settings.draws, settings.seed)
     f, r = features["fakes"][:count], features["reals"][:count]
     # Matrices are small: one thread is fastest, and the figures do not depend on the number of threads.
     with threadpool_limits(1, user_api="blas"):
@@ -174,13 +168,13 @@ def compare_sets(
             halves_note=halves.note,
             control_size=halves.size,
             controls=control_table(
-                features, f, {name: features[_control(name)] for name in controls}, halves, settings
+                features, f, {name: features[f"control {name}"] for name in controls}, halves, settings
             ),
-            statistics=_compare_all(measured, halves, compare_statistics),
-            curves=_compare_all(measured, halves, lambda *sides: (compare_curves(*sides),)),
+            statistics=compare_statistics(measured, halves),
+            curves=compare_curves(measured, halves),
             modes=_modes(f, r, measured, reals.ids, settings),
-            copies=_copies(fakes, sets["reals"], training, features, settings),
-            price=_price(sets["fakes"], sets["reals"], features, settings),
+            copies=_copies(fakes, pool, training, features, settings),
+            price=_price(sets["fakes"], pool, features, settings),
             periodicity=None
             if fakes.scheme
             else Periodicity(periodic_excess(fakes.pixels), periodic_excess(reals.pixels)),
@@ -205,15 +199,11 @@ def _pools(fakes: TileSet, reals: TileSet, count: int, settings: Settings) -> di
     return pools | {"shuffled": compared.with_pixels(mixed)}
 
 
-def _views(training: TileSet, shape: tuple[int, int], seed: int) -> TileSet:
+def _crops(training: TileSet, shape: tuple[int, int], seed: int) -> TileSet:
     """Cuts a random crop out of each training tile."""
     if training.shape[0] < shape[0] or training.shape[1] < shape[1]:
         raise ValueError(f"{training.name}: expected tiles of at least {shape[0]}x{shape[1]}, got {training.shape}")
     return training.with_pixels(random_crops(training.pixels, shape, generator(seed, "crops", 1)))
-
-
-def _control(name: str) -> str:
-    return f"control {name}"
 
 
 def _check(sides: list[TileSet], count: int) -> None:
@@ -237,25 +227,6 @@ def _features(extractor: Extractor, sets: Mapping[str, TileSet], settings: Setti
             )
             for name, side in sets.items()
         }
-
-
-def _statistics(sets: Mapping[str, TileSet], count: int) -> Measured:
-    """Measures each set; ``reals`` are the first `count` of the pool. Returns nothing for images."""
-    if sets["pool"].scheme is None:
-        return {}
-    schemes = [side.scheme for side in sets.values() if side.scheme is not None]
-    total = sum(len(side) * len(measured_classes(scheme)) for side, scheme in zip(sets.values(), schemes, strict=True))
-    with progress("mask statistics", total) as bar:
-        found = {name: mask_statistics(side, bar.advance) for name, side in sets.items()}
-    return found | {"reals": tuple(of_class.head(count) for of_class in found["pool"])}
-
-
-def _compare_all(
-    measured: Measured, halves: Halves, compare: Callable[..., tuple[Figures, ...]]
-) -> tuple[Figures, ...]:
-    names = ("fakes", "reals", "shuffled", "pool")
-    sides = zip(*(measured[name] for name in names), strict=True) if measured else ()
-    return tuple(figures for of_class in sides for figures in compare(*of_class, halves))
 
 
 def _modes(f: Floats, r: Floats, measured: Measured, ids: tuple[str, ...], settings: Settings) -> ModeFigures:
@@ -282,7 +253,7 @@ def _copies(
             quantile=settings.copy_quantile,
             planted=settings.planted,
             seed=settings.seed,
-            features=FeatureSets(features["fakes"][: len(fakes)], features["reals"], features["training"]),
+            features=(features["fakes"][: len(fakes)], features["reals"], features["training"]),
             on_tile=bar.advance,
         )
 

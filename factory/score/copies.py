@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import nan
 
 import cv2
 import numpy as np
@@ -12,16 +13,7 @@ from scipy.spatial.distance import cdist
 
 from factory.core.statistics import Floats
 from factory.score.settings import generator
-from factory.score.similarity import (
-    SYMMETRIES,
-    UPRIGHT,
-    Match,
-    closest,
-    edges_of,
-    is_blank,
-    prepare,
-    turned,
-)
+from factory.score.similarity import SYMMETRIES, UPRIGHT, Match, closest, edges_of, is_blank, prepare, turned
 from factory.score.tiles import TileSet, reduction
 
 Pixels = npt.NDArray[np.uint8]
@@ -92,15 +84,6 @@ class CopyFigures:
         return tuple(pair for pair in self.pairs if pair.flagged)
 
 
-@dataclass(frozen=True)
-class FeatureSets:
-    """Features of the fakes, the reals and crops of the training tiles of their size: float64 [n, d] each."""
-
-    fakes: Floats
-    reals: Floats
-    training: Floats
-
-
 def find_copies(
     fakes: TileSet,
     reals: TileSet,
@@ -110,7 +93,7 @@ def find_copies(
     quantile: float,
     planted: int,
     seed: int,
-    features: FeatureSets | None = None,
+    features: tuple[Floats, Floats, Floats] | None = None,
     on_tile: Callable[[], None] = lambda: None,
 ) -> CopyFigures:
     """Searches the whole training tiles for every fake.
@@ -122,7 +105,8 @@ def find_copies(
     Args:
         fakes, reals: of one size and scheme. training: of the same scheme, at least as large; shares no group with the
             reals. longest_px: largest length of the longer side of the compared pictures. quantile: see above.
-        planted: copies of each kind. seed: of their draws. features: of all sets, for `feature_ratio`.
+        planted: copies of each kind. seed: of their draws.
+        features: of fakes, reals and training crops of their size, float64 [n, d] each, for `feature_ratio`.
         on_tile: called after each tile; `searches` returns how often.
     """
     searched = prepare(training, fakes.shape, longest_px)
@@ -138,23 +122,22 @@ def find_copies(
         copies = np.stack([plant(crop, _random_crop(training, fakes.shape, rng), rng) for crop in crops])
         matches = closest(fakes.take([0] * len(copies)).with_pixels(copies), searched, on_tile)
         recalls[kind], count = float(np.mean([match.similarity > limit for match in matches])), len(copies)
-    pairs = _pairs(fakes, training, fake_matches, limit)
     return CopyFigures(
         training_tiles=len(training),
         limit=limit,
         reals=len(real_values),
         quantile=quantile,
-        real_share=float((real_values > limit).mean()) if len(real_values) else float("nan"),
+        real_share=_share_above(real_values, limit),
         fakes=len(fake_values),
         blank_fakes=len(fakes) - len(fake_values),
-        share=float((fake_values > limit).mean()) if len(fake_values) else float("nan"),
-        real_median=float(np.median(real_values)) if len(real_values) else float("nan"),
-        fake_median=float(np.median(fake_values)) if len(fake_values) else float("nan"),
-        recall=float(np.mean(list(recalls.values()))) if recalls else float("nan"),
+        share=_share_above(fake_values, limit),
+        real_median=_median(real_values),
+        fake_median=_median(fake_values),
+        recall=float(np.mean(list(recalls.values()))) if recalls else nan,
         recall_by_kind=recalls,
         planted=count,
-        feature_ratio=_feature_ratio(features) if features is not None else None,
-        pairs=pairs,
+        feature_ratio=_feature_ratio(*features) if features is not None else None,
+        pairs=_pairs(fakes, training, fake_matches, limit),
     )
 
 
@@ -164,20 +147,12 @@ def searches(fakes: int, reals: int, planted: int) -> int:
 
 
 def _pairs(fakes: TileSet, training: TileSet, matches: list[Match], limit: float) -> tuple[Pair, ...]:
-    found = [
-        Pair(
-            fakes.ids[place],
-            training.ids[match.place],
-            place,
-            match.place,
-            match.similarity,
-            match.symmetry,
-            match.position,
-            match.similarity > limit,
-        )
-        for place, match in enumerate(matches)
-        if match.place >= 0
-    ]
+    found = []
+    for place, match in enumerate(matches):
+        if match.place >= 0:
+            names, where = (fakes.ids[place], training.ids[match.place]), (match.symmetry, match.position)
+            flagged = match.similarity > limit
+            found.append(Pair(*names, place, match.place, match.similarity, *where, flagged))
     return tuple(sorted(found, key=lambda pair: -pair.similarity))
 
 
@@ -185,9 +160,17 @@ def _similarities(matches: list[Match]) -> Floats:
     return np.array([match.similarity for match in matches if match.place >= 0], np.float64)
 
 
-def _feature_ratio(features: FeatureSets) -> float:
-    near = [np.median(cdist(side, features.training).min(1)) for side in (features.fakes, features.reals)]
-    return float(near[0] / near[1]) if near[1] > 0 else float("nan")
+def _feature_ratio(fakes: Floats, reals: Floats, training: Floats) -> float:
+    near = [np.median(cdist(side, training).min(1)) for side in (fakes, reals)]
+    return float(near[0] / near[1]) if near[1] > 0 else nan
+
+
+def _share_above(values: Floats, limit: float) -> float:
+    return float((values > limit).mean()) if len(values) else nan
+
+
+def _median(values: Floats) -> float:
+    return float(np.median(values)) if len(values) else nan
 
 
 def _crops(

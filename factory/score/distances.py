@@ -62,12 +62,9 @@ def extrapolate(features: Floats, others: Floats, rng: np.random.Generator, size
     """Extrapolates the Frechet distance to infinite samples (Chong and Forsyth 2020, section 4).
 
     The paper fits a line over sizes evenly spread in N, with one random subset each, and keeps one side fixed. Here
-    both sides are small, so both are cut to N. Sizes are evenly spread in 1 / N, from a quarter of the tiles up. At
-    each size the tiles are shuffled and cut into disjoint subsets, twice, so that every tile has the same weight.
-
-    Args:
-        features, others: float64 [n, d] and [m, d]; the smaller number is the largest N.
-        rng: generator of the subsets. sizes: number of sizes.
+    both sides (float64 [n, d] and [m, d]) are small, so both are cut to N. Sizes are evenly spread in 1 / N, from a
+    quarter of the tiles up. At each size the tiles are shuffled and cut into disjoint subsets, twice, so that every
+    tile has the same weight.
     """
     count = min(len(features), len(others))
     least = min(count, max(_FEWEST, -(-count // 4)))
@@ -112,17 +109,13 @@ def bootstrap_interval(
     estimate. The interval shows how much the distance varies at this sample size, not how far it is from its limit.
 
     Args:
-        fakes, reals: float64 [n, d] and [m, d]. rng: generator of the draws. groups: group of each real tile.
-        resamples: number of draws. level: nominal coverage.
+        fakes, reals: float64 [n, d] and [m, d]. groups: group of each real tile.
     """
-    estimate = frechet_distance(fakes, reals)
-    draws = np.array(
-        [
-            frechet_distance(fakes[_draw(rng, len(fakes), None)], reals[_draw(rng, len(reals), groups)])
-            for _ in range(resamples)
-        ]
-    )
-    ends = percentile_interval(draws - draws.mean() + estimate, level)
+    draws = np.zeros(resamples)
+    for place in range(resamples):
+        chosen, others = _draw(rng, len(fakes), None), _draw(rng, len(reals), groups)
+        draws[place] = frechet_distance(fakes[chosen], reals[others])
+    ends = percentile_interval(draws - draws.mean() + frechet_distance(fakes, reals), level)
     return max(0.0, ends.low), ends.high
 
 
@@ -154,21 +147,17 @@ def kernel_distance(features: Floats, others: Floats, rng: np.random.Generator, 
     the same, but not as a public function, and refuses sets smaller than its subsets. A test compares the two.
 
     Args:
-        features, others: float64 [n, d] and [m, d], at least 2 each. rng: generator of the subsets.
-        subsets: number of subsets, each with 100 tiles of either side, or half of the tiles where there are fewer.
+        features, others: float64 [n, d] and [m, d], at least 2 each.
+        subsets: their number, each of 100 tiles of either side, or of half of the tiles where there are fewer.
     """
-    own, cross, other = (_kernel(*pair) for pair in ((features, features), (features, others), (others, others)))
+    pairs = ((features, features), (features, others), (others, others))
+    own, cross, other = ((first @ second.T / first.shape[1] + 1) ** 3 for first, second in pairs)
     size = max(2, min(_LARGEST_SUBSET, min(len(features), len(others)) // 2))
     values = []
     for _ in range(subsets):
         first, second = (rng.permutation(len(side))[:size] for side in (features, others))
         values.append(_mmd(own[np.ix_(first, first)], cross[np.ix_(first, second)], other[np.ix_(second, second)]))
     return KernelDistance(_mmd(own, cross, other), float(np.mean(values)), float(np.std(values)), size, subsets)
-
-
-def _kernel(first: Floats, second: Floats) -> Floats:
-    kernel: Floats = (first @ second.T / first.shape[1] + 1) ** 3
-    return kernel
 
 
 def _mmd(own: Floats, cross: Floats, other: Floats) -> float:
@@ -201,14 +190,7 @@ SHARES = tuple(field.name for field in fields(Neighbourhood))
 
 
 def neighbourhood(fakes: Floats, reals: Floats, k: int = 5) -> Neighbourhood:
-    """Computes precision, recall, density and coverage.
-
-    Args:
-        fakes, reals: float64 [n, d] and [m, d], more than k of each. k: number of neighbours.
-
-    Raises:
-        ValueError: with k tiles or fewer.
-    """
+    """Computes precision, recall, density and coverage of float64 [n, d] and [m, d], more than k of each."""
     if min(len(fakes), len(reals)) <= k:
         raise ValueError(f"expected more than {k} tiles of either kind, got {len(fakes)} and {len(reals)}")
     between = cdist(reals, fakes)

@@ -1,14 +1,21 @@
-"""The table of feature extractors, and how one is opened."""
+"""Feature extractors: their table, how one is opened, and the loop that runs it over pictures."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
 from factory.core.registry import resolve
+from factory.core.statistics import Floats
 from factory.core.weights import read_header
-from factory.score.extractor import Extractor
 from manifests.errors import UserError
 from manifests.files import sha256_file
 
@@ -24,12 +31,60 @@ EXTRACTORS: dict[str, str] = {
 _TIMM = "timm:"
 
 
-def check_extractor(name: str, weights: Path | None) -> None:
-    """Refuses an unknown name and an unusable file of weights, before anything is read.
+@dataclass(frozen=True)
+class Extractor:
+    """A network that turns pictures into vectors.
 
-    Raises:
-        UserError: with the known names, or the fault of the file.
+    Attributes:
+        name: in `EXTRACTORS`, or ``timm:NAME``.
+        distance: name of a Frechet distance on its features.
+        network: float32 [N, 3, H, W] from 0 to 1 -> float32 [N, d]; in eval mode.
+        origin: source of its weights, in words. sha256: digest of their file; None for random weights.
+        known: features by digest of the picture, so that real tiles scored against many fakes run once.
     """
+
+    name: str
+    distance: str
+    network: nn.Module
+    origin: str
+    sha256: str | None = None
+    known: dict[bytes, Floats] = field(default_factory=dict, compare=False, repr=False)
+
+
+def extract(
+    extractor: Extractor,
+    pictures: npt.NDArray[np.uint8],
+    *,
+    device: str = "cpu",
+    batch: int = 8,
+    on_pictures: Callable[[int], None] = lambda count: None,
+) -> Floats:
+    """Computes the feature vectors of pictures.
+
+    Args:
+        pictures: uint8 [N, h, w, 3]. batch: pictures per forward pass.
+        on_pictures: called with the number of pictures just done.
+
+    Returns:
+        float64 [N, d].
+    """
+    network = extractor.network.to(device).eval()
+    digests = [hashlib.blake2b(repr(picture.shape).encode() + picture.tobytes()).digest() for picture in pictures]
+    fresh = [place for place, digest in enumerate(digests) if digest not in extractor.known]
+    on_pictures(len(pictures) - len(fresh))
+    with torch.inference_mode():
+        for start in range(0, len(fresh), batch):
+            places = fresh[start : start + batch]
+            block = torch.from_numpy(pictures[places]).to(device)
+            # NHWC viewed as NCHW is torch's channels_last, the fastest layout for convolutions.
+            rows = network(block.permute(0, 3, 1, 2).float().div_(255)).double().cpu().numpy()
+            extractor.known.update(zip((digests[place] for place in places), rows, strict=True))
+            on_pictures(len(places))
+    return np.stack([extractor.known[digest] for digest in digests])
+
+
+def check_extractor(name: str, weights: Path | None) -> None:
+    """Refuses an unknown name and an unusable file of weights, before anything is read."""
     if not name.startswith(_TIMM) and name not in EXTRACTORS:
         resolve({**EXTRACTORS, f"{_TIMM}NAME": ""}, name, "--features")
     if name.startswith("random-") and weights is not None:
@@ -44,10 +99,7 @@ def check_extractor(name: str, weights: Path | None) -> None:
 
 
 def open_extractor(name: str, weights: Path | None = None) -> Extractor:
-    """Builds an extractor and loads its weights; within a process the same extractor is opened once.
-
-    Args:
-        name: in `EXTRACTORS`, or ``timm:NAME``. weights: a safetensors file, or None.
+    """Builds an extractor and loads its weights from a safetensors file; within a process it is opened once.
 
     Raises:
         UserError: for an unknown name or a file that does not fit. FaultError: when a download fails.

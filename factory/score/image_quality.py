@@ -1,7 +1,7 @@
 """SSIM, FSIM and GMSD: similarity of two images of one place, as the papers define it.
 
-All three work on luminance Y = 0.299 R + 0.587 G + 0.114 B from 0 to 255, as in their papers, so none of them notices a
-shift of hue at equal luminance.
+All three work on luminance Y = 0.299 R + 0.587 G + 0.114 B, float64 [H, W] from 0 to 255, as in their papers, so none
+of them notices a shift of hue at equal luminance.
 """
 
 from __future__ import annotations
@@ -78,11 +78,7 @@ def luminance(image: npt.NDArray[np.uint8]) -> Floats:
 
 
 def ssim(first: Floats, second: Floats) -> float:
-    """Returns the structural similarity (Wang et al. 2004): window 11 px, sigma 1.5, K1 0.01, K2 0.03; symmetric.
-
-    Args:
-        first, second: luminance, float64 [H, W].
-    """
+    """Returns the structural similarity (Wang et al. 2004): window 11 px, sigma 1.5, K1 0.01, K2 0.03; symmetric."""
     from skimage.metrics import structural_similarity
 
     found = structural_similarity(
@@ -96,9 +92,6 @@ def gmsd(first: Floats, second: Floats) -> float:
 
     As in the authors' program, images are averaged over 2x2 pixels first, and are black beyond their edges. An odd last
     row or column is left out.
-
-    Args:
-        first, second: luminance, float64 [H, W].
     """
     a, b = (_gradient(_smaller(image, 2), _PREWITT) for image in (first, second))
     return float(_similarity(a, b, _GMSD_T).std())
@@ -109,9 +102,6 @@ def fsim(first: Floats, second: Floats) -> float:
 
     Rows and columns beyond a whole factor of the reduction are left out. For two images without any feature, such as
     two uniform greys, the result is the mean similarity of all pixels.
-
-    Args:
-        first, second: luminance, float64 [H, W].
     """
     factor = max(1, math.floor(min(first.shape) / _FSIM_SIDE_PX + 0.5))
     a, b = (_smaller(image, factor) for image in (first, second))
@@ -128,9 +118,6 @@ def phase_congruency(image: Floats) -> Floats:
 
     For each of four orientations, the responses of four scales are projected onto their mean phase; their spread about
     it and the energy of noise are subtracted. The sum over orientations is divided by the sum of all amplitudes.
-
-    Args:
-        image: luminance, float64 [H, W].
     """
     bank = _filters(image.shape[0], image.shape[1])  # [O, S, H, W]
     spectrum = fft.fft2(image)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from torchvision.models.inception import Inception3, InceptionA, InceptionC, InceptionE
 
 from factory.core.weights import read_header
-from factory.score.extractor import Extractor
+from factory.score.features import Extractor
 from manifests.errors import FaultError, UserError
 from manifests.files import sha256_file
 
@@ -24,11 +23,7 @@ _FID_OUTPUTS = 1008
 
 
 class Normalised(nn.Module):
-    """A network behind its normalisation: float32 [N, 3, H, W] from 0 to 1 -> [N, d].
-
-    Args:
-        network: the encoder. mean, std: of each channel. size: height and width that it needs; None takes any.
-    """
+    """A network behind its normalisation: float32 [N, 3, H, W] from 0 to 1 -> [N, d]; `size` None takes any size."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -40,7 +35,7 @@ class Normalised(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Resizes where the network needs it, normalises, and runs the network."""
+        """Resizes and normalises as the network needs it."""
         if self.size is not None and tuple(pictures.shape[2:]) != self.size:
             # Shrinking without antialiasing changes the features (Parmar et al. 2022).
             pictures = F.interpolate(pictures, self.size, mode="bicubic", antialias=True).clamp(0, 1)
@@ -57,11 +52,7 @@ def resnet50(weights: Path | None) -> Extractor:
 
 
 def any_encoder(shown: str, name: str, path: Path) -> Extractor:
-    """Opens an encoder of timm: the mean over the last layer's positions.
-
-    Args:
-        shown: name of the extractor. name: timm's name. path: safetensors file of its weights.
-    """
+    """Opens an encoder of timm by its name and a safetensors file: the mean over the last layer's positions."""
     import timm
 
     try:
@@ -89,11 +80,7 @@ def _heads(network: Any) -> tuple[str, ...]:
 
 
 def _download(tag: str) -> nn.Module:
-    """Downloads a timm encoder with its weights from timm's hub.
-
-    Raises:
-        FaultError: when the download fails.
-    """
+    """Downloads a timm encoder with its weights from timm's hub."""
     import timm
     from huggingface_hub import constants
 
@@ -115,15 +102,7 @@ def _download(tag: str) -> nn.Module:
 
 
 def _load_strictly(network: nn.Module, path: Path, name: str, heads: tuple[str, ...]) -> None:
-    """Fills every tensor of a network from a safetensors file.
-
-    Args:
-        network: the network to fill. path: the file. name: of the network, for the error.
-        heads: prefixes of the classifier's tensors, which are left out.
-
-    Raises:
-        UserError: when the file is of another network.
-    """
+    """Fills every tensor of a network from its file, which may hold more: tensors that begin with one of `heads`."""
     read_header(path)
     own = network.state_dict()
     tensors = {key: value for key, value in load_file(path).items() if key in own or not key.startswith(heads)}
@@ -168,23 +147,16 @@ def inception(weights: Path | None) -> Extractor:
     return Extractor("inception", name, network, weights.name, sha256_file(weights))
 
 
-def _mean_pool(values: torch.Tensor) -> torch.Tensor:
-    return F.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False)
-
-
-def _max_pool(values: torch.Tensor) -> torch.Tensor:
-    return F.max_pool2d(values, 3, stride=1, padding=1)
-
-
 def _use_pools_of_fid(network: Inception3) -> None:
     """Gives the blocks of torchvision's Inception v3 the pools of the FID's network."""
+    mean = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
     for name, block in network.named_children():
         if isinstance(block, InceptionA | InceptionC | InceptionE):
-            pool = _max_pool if name == "Mixed_7c" else _mean_pool
+            pool = nn.MaxPool2d(3, stride=1, padding=1) if name == "Mixed_7c" else mean
             block.__class__ = _with_pool(type(block), pool)
 
 
-def _with_pool(block: type[nn.Module], pool: Callable[[torch.Tensor], torch.Tensor]) -> type[nn.Module]:
+def _with_pool(block: type[nn.Module], pool: nn.Module) -> type[nn.Module]:
     """Returns a subclass of an Inception block whose last branch, the pooled one, uses another pool."""
 
     class Pooled(block):  # type: ignore[misc, valid-type]

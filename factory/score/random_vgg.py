@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from factory.score.extractor import Extractor
+from factory.score.features import Extractor
 
 _SEED = 20200223  # the day on which Naeem et al. appeared; never changes
 _POOLED = 64 + 128 + 256 + 512 + 512

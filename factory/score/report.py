@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from factory.core.document import Block, Bullets, Grid, Heading, Paragraph, to_markdown
 from factory.core.statistics import enough_groups
 from factory.geometry.nuclear_statistics import NUCLEAR
 from factory.score.compare import Comparison
@@ -116,17 +117,20 @@ def markdown(c: Comparison, title: str, notes: Sequence[str], paired: PairedFigu
         )
         for row in c.controls
     ]
-    parts = [
-        f"# Score of {title}",
-        f"{len(c.fakes)} fakes and as many real tiles of {c.fakes.shape[0]}x{c.fakes.shape[1]} at {c.fakes.mpp:g} um "
-        f"per pixel, {what}. Synthetic data: {DISCLAIMER}.",
-        f"Features: {c.settings.features} ({c.dimensions} per tile, {c.extractor_origin}"
-        f"{', sha256 ' + c.extractor_sha256 if c.extractor_sha256 else ''}). Control, {c.halves_note}. "
-        f"Bootstrap: {c.settings.bootstrap} draws, {draws}.",
-        *(f"- {note}" for note in notes),
+    blocks = [
+        Paragraph(
+            f"{len(c.fakes)} fakes and as many real tiles of {c.fakes.shape[0]}x{c.fakes.shape[1]} at {c.fakes.mpp:g} "
+            f"um per pixel, {what}. Synthetic data: {DISCLAIMER}."
+        ),
+        Paragraph(
+            f"Features: {c.settings.features} ({c.dimensions} per tile, {c.extractor_origin}"
+            f"{', sha256 ' + c.extractor_sha256 if c.extractor_sha256 else ''}). Control, {c.halves_note}. "
+            f"Bootstrap: {c.settings.bootstrap} draws, {draws}."
+        ),
+        *([Bullets(notes)] if notes else []),
         _table(HEADINGS, headline(c)),
         *(_pairs(paired) if paired else ()),
-        "## Controls, all at one sample size",
+        Heading("Controls, all at one sample size"),
         _table(["set", c.distance_name, "spread", "kernel distance", *SHARES], controls),
         *_statistics(c),
         *_nuclei(c),
@@ -136,7 +140,7 @@ def markdown(c: Comparison, title: str, notes: Sequence[str], paired: PairedFigu
         *_price(c),
         *_copies(c.copies),
     ]
-    return "\n\n".join(parts).replace("\n\n- ", "\n- ").replace(".\n- ", ".\n\n- ") + "\n"
+    return to_markdown(f"Score of {title}", blocks)
 
 
 def pairs_headline(paired: PairedFigures) -> Rows:
@@ -153,36 +157,40 @@ def pairs_headline(paired: PairedFigures) -> Rows:
     ]
 
 
-def _pairs(paired: PairedFigures) -> list[str]:
+def _pairs(paired: PairedFigures) -> list[Block]:
     rows = [
         (one.name.upper(), which, f"{getattr(pair.quality, one.name):.4f}", pair.fake, pair.real, pair.group)
         for one in paired.measures
         for which, pair in ((which, paired.pairs[place]) for which, place in one.extremes.items())
     ]
     return [
-        "## Pairs: each fake against the real image of its mask",
-        "On luminance. All pairs have the same weight in the means; the interval shows how these vary over real tiles, "
-        "not over other draws of the generator. A mask does not determine stain, focus and everything that it does not "
-        "label, so no fake made from the mask alone comes close to the real image. Every pair: pairs.parquet; these: "
-        "pairs.png.",
+        Heading("Pairs: each fake against the real image of its mask"),
+        Paragraph(
+            "On luminance. All pairs have the same weight in the means; the interval shows how these vary over real "
+            "tiles, not over other draws of the generator. A mask does not determine stain, focus and everything that "
+            "it does not label, so no fake made from the mask alone comes close to the real image. Every pair: "
+            "pairs.parquet; these: pairs.png."
+        ),
         _table(["figure", "mean", "beside it"], pairs_headline(paired)),
         _table(["measure", "pair", "value", "fake", "real", "group"], rows),
     ]
 
 
-def _periodicity(c: Comparison) -> list[str]:
+def _periodicity(c: Comparison) -> list[Block]:
     if c.periodicity is None:
         return []
     rows = [(name, *map(number, values)) for name, values in vars(c.periodicity).items()]
     return [
-        "## Periodic patterns",
-        "Power of the spectrum at the frequencies of each period, divided by the power around them: 1 without "
-        "patterns, more for the checkerboards that upsampling layers leave.",
+        Heading("Periodic patterns"),
+        Paragraph(
+            "Power of the spectrum at the frequencies of each period, divided by the power around them: 1 without "
+            "patterns, more for the checkerboards that upsampling layers leave."
+        ),
         _table(["", *(f"{period} px" for period in PERIODS)], rows),
     ]
 
 
-def _statistics(c: Comparison) -> list[str]:
+def _statistics(c: Comparison) -> list[Block]:
     if not c.statistics:
         return []
     rows = [_two_samples(one.class_name, STATISTICS[one.name], one, one.ceiling) for one in c.statistics]
@@ -192,23 +200,25 @@ def _statistics(c: Comparison) -> list[str]:
         for v in c.curves
     ]
     return [
-        "## Mask statistics",
+        Heading("Mask statistics"),
         _table(columns, rows),
-        "Two-point correlation: distance of the mean curves (root mean square), KS at each lag.",
+        Paragraph("Two-point correlation: distance of the mean curves (root mean square), KS at each lag."),
         _table(["class", "distance", "largest KS", "mean KS", *_FLOORS], curves),
     ]
 
 
-def _nuclei(c: Comparison) -> list[str]:
+def _nuclei(c: Comparison) -> list[Block]:
     if not c.nuclei:
         return []
     rows = [_two_samples(one.per, NUCLEAR[one.name], one) for one in c.nuclei]
     columns = ["of each", "statistic", "median, fakes", "median, reals", "KS", *_FLOORS[:2], "values, fakes / reals"]
     return [
-        "## Nuclei",
-        "Size and form are measured on nuclei that no border of a tile cuts. Two nuclei touch where a pixel of one is "
-        "among the eight neighbours of a pixel of the other. Distances are between centres within a tile; divided by "
-        "those of as many random points, they are below 1 for clusters and above 1 for regular spacing.",
+        Heading("Nuclei"),
+        Paragraph(
+            "Size and form are measured on nuclei that no border of a tile cuts. Two nuclei touch where a pixel of one "
+            "is among the eight neighbours of a pixel of the other. Distances are between centres within a tile; "
+            "divided by those of as many random points, they are below 1 for clusters and above 1 for regular spacing."
+        ),
         _table(columns, rows),
     ]
 
@@ -218,38 +228,42 @@ def _two_samples(of: str, statistic: str, one: TwoSampleFigures, *ceiling: float
     return (of, statistic, *map(number, values), f"{one.fake_count} / {one.real_count}")
 
 
-def _grids(c: Comparison) -> list[str]:
-    parts = ["## Local distances on the grid"]
+def _grids(c: Comparison) -> list[Block]:
+    blocks: list[Block] = [Heading("Local distances on the grid")]
     for figures in c.projections:
         grid = figures.grid
         rows = [
             (f"{cell.row + 1}, {cell.column + 1}", str(cell.reals), str(cell.fakes), number(cell.distance))
             for cell in grid.cells
         ]
-        parts += [
-            f"On {figures.projection.name}: {grid.with_reals} cells have real tiles, {grid.covered} of them fakes; "
-            f"{grid.outside} fakes lie outside the range of the real tiles. Mean local distance "
-            f"{number(grid.mean_distance)}, over cells with {grid.min_cell} tiles of either kind.",
+        blocks += [
+            Paragraph(
+                f"On {figures.projection.name}: {grid.with_reals} cells have real tiles, {grid.covered} of them fakes; "
+                f"{grid.outside} fakes lie outside the range of the real tiles. Mean local distance "
+                f"{number(grid.mean_distance)}, over cells with {grid.min_cell} tiles of either kind."
+            ),
             _table(["row, column", "reals", "fakes", c.distance_name], rows),
         ]
-    return parts
+    return blocks
 
 
-def _modes(c: Comparison) -> list[str]:
+def _modes(c: Comparison) -> list[Block]:
     rows = [
         (str(mode.number), mode.sample, f"{mode.real_share:.1%}", f"{mode.fake_share:.1%}", str(mode.hits))
         for mode in c.modes.modes
     ]
     missing = ", ".join(f"mode {mode.number} ({mode.real_share:.0%}, like {mode.sample})" for mode in c.modes.missing)
     return [
-        "## Modes of the real tiles",
-        f"Missing: {missing or 'none'}. {c.modes.outside:.0%} of the fakes are farther from their nearest centre "
-        "than 95 % of its real tiles. See modes.png.",
+        Heading("Modes of the real tiles"),
+        Paragraph(
+            f"Missing: {missing or 'none'}. {c.modes.outside:.0%} of the fakes are farther from their nearest centre "
+            "than 95 % of its real tiles. See modes.png."
+        ),
         _table(["mode", "most typical tile", "reals", "fakes", "fakes within it"], rows),
     ]
 
 
-def _price(c: Comparison) -> list[str]:
+def _price(c: Comparison) -> list[Block]:
     if not c.price:
         return []
     rows = [
@@ -263,16 +277,18 @@ def _price(c: Comparison) -> list[str]:
     ]
     columns = ["shift", "fakes", "tiles per draw", f"{c.distance_name}, fakes", "spread", MATCHED, "spread"]
     return [
-        "## Price of control",
-        "Distance over the absolute shift that the exact composition required of the generator; equal numbers per bin. "
-        f"{PRICE_NOTE}",
+        Heading("Price of control"),
+        Paragraph(
+            "Distance over the absolute shift that the exact composition required of the generator; equal numbers per "
+            f"bin. {PRICE_NOTE}"
+        ),
         _table([*columns, "gap of fractions", "different real tiles"], rows),
     ]
 
 
-def _copies(copies: CopyFigures | None) -> list[str]:
+def _copies(copies: CopyFigures | None) -> list[Block]:
     if copies is None:
-        return ["## Copies", "Not searched: name the generator's training tiles with --train."]
+        return [Heading("Copies"), Paragraph("Not searched: name the generator's training tiles with --train.")]
     kinds = ", ".join(f"{kind} {recall:.1%}" for kind, recall in copies.recall_by_kind.items())
     rows = [
         (pair.fake, pair.training, f"{pair.similarity:.3f}", pair.symmetry, f"{pair.position[0]}, {pair.position[1]}")
@@ -280,22 +296,23 @@ def _copies(copies: CopyFigures | None) -> list[str]:
     ]
     more = len(copies.flagged) - len(rows)
     return [
-        "## Copies",
-        f"{len(copies.flagged)} of {copies.fakes} fakes ({copies.share:.1%}) are more like a place in the "
-        f"{copies.training_tiles} whole training tiles than {copies.quantile:.0%} of {copies.reals} held-out "
-        f"real tiles (similarity above {copies.limit:.3f}{_few(copies)}); "
-        f"{copies.blank_fakes} have no edges to compare. Median similarity: fakes {copies.fake_median:.3f}, real "
-        f"tiles {copies.real_median:.3f}. Nearest in feature space: {number(copies.feature_ratio)} times a real tile's "
-        "distance.",
-        f"Planted copies found ({copies.planted} of each kind, random crops in random symmetries): {kinds}.",
+        Heading("Copies"),
+        Paragraph(
+            f"{len(copies.flagged)} of {copies.fakes} fakes ({copies.share:.1%}) are more like a place in the "
+            f"{copies.training_tiles} whole training tiles than {copies.quantile:.0%} of {copies.reals} held-out "
+            f"real tiles (similarity above {copies.limit:.3f}{_few(copies)}); "
+            f"{copies.blank_fakes} have no edges to compare. Median similarity: fakes {copies.fake_median:.3f}, real "
+            f"tiles {copies.real_median:.3f}. Nearest in feature space: {number(copies.feature_ratio)} times a real "
+            "tile's distance."
+        ),
+        Paragraph(f"Planted copies found ({copies.planted} of each kind, random crops in random symmetries): {kinds}."),
         *([_table(["fake", "training tile", "similarity", "fake is", "at row, column"], rows)] if rows else []),
-        *([f"{more} more in score.json."] if more > 0 else []),
+        *([Paragraph(f"{more} more in score.json.")] if more > 0 else []),
     ]
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
+    return Grid(columns, rows, aligned=False)
 
 
 def number(value: float | None) -> str:

@@ -103,7 +103,7 @@ def score(inputs: Inputs, settings: Settings, n: int | None = None, pairing: Pai
         settings,
         n=count,
         training=loaded.training,
-        training_views=loaded.training_views,
+        training_crops=loaded.training_crops,
         controls=loaded.controls,
         extractor=extractor,
     )

@@ -16,8 +16,7 @@ class Settings(Config):
     Attributes:
         features: name in `factory.score.features.EXTRACTORS`, or ``timm:NAME``.
         feature_weights: safetensors file of its weights; None if it needs no file, or for a download.
-        device: device of the feature extractor: cpu, cuda.
-        batch: pictures per forward pass.
+        device: of the feature extractor: cpu, cuda. batch: pictures per forward pass.
         picture_px: largest length of the longer side of the pictures that features are extracted from.
         seed: seed of every draw.
         neighbours: k of precision, recall, density and coverage.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
@@ -22,19 +22,13 @@ from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import LabelScheme, common_scheme
 
-Value = TypeVar("Value")
-
 On = Literal["masks", "images"]
 SPLITS = ("train", "val", "test", "all")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set in one role.
-
-    Attributes:
-        role: option that named it, such as ``--real``. dataset: the rows that are compared. split: name of their split.
-    """
+    """A data set in one role: the option that named it (``--real``), the rows that are compared, and their split."""
 
     role: str
     dataset: Dataset
@@ -44,6 +38,11 @@ class Source:
     def root(self) -> Path:
         """Folder of the data set."""
         return self.dataset.root
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of its tiles."""
+        return self.dataset.store.layout.height, self.dataset.store.layout.width
 
     @property
     def where(self) -> str:
@@ -69,10 +68,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Checked inputs of a score: sources by role, and their common properties.
+    """Checked inputs of a score.
 
     Attributes:
-        on: masks or images. fake, reals, training, controls: data sets in these roles; the last two may be empty.
+        fake, reals, training, controls: data sets in these roles; the last two may be empty.
         scheme: common scheme of all masks; None for images. shape: common height and width. mpp: of the real tiles.
     """
 
@@ -121,13 +120,14 @@ def open_inputs(
     training_sources = tuple(_open("--train", root, training_split) for root in training)
     control_sources = tuple(_open("--control", root, _split_of_control(root, split)) for root in controls)
     sources = (fakes, *real_sources, *training_sources, *control_sources)
-    _refuse_synthetic(real_sources)
+    for source in real_sources:
+        if source.dataset.info.is_synthetic:
+            raise UserError(f"{source.where}: expected real tiles, got synthetic ones.")
     if not paired:
         refuse_leaks(fakes, real_sources)
     refuse_shared_groups(real_sources, training_sources)
     scheme = common_scheme([own for source in sources for own in source.dataset.schemes]) if on == "masks" else None
-    shapes = [(source.dataset.store.layout.height, source.dataset.store.layout.width) for source in sources]
-    shape = (min(height for height, _ in shapes), min(width for _, width in shapes))
+    shape = (min(source.shape[0] for source in sources), min(source.shape[1] for source in sources))
     tiles = {source.where: source.dataset.table["mpp"].to_numpy() for source in sources}
     mpp = common_mpp(tiles, [source.where for source in real_sources])
     _refuse_few("FAKE", len(fakes.dataset))
@@ -154,18 +154,8 @@ def _refuse_few(role: str, count: int, which: str = "") -> None:
         )
 
 
-def _refuse_synthetic(reals: Sequence[Source]) -> None:
-    for source in reals:
-        if source.dataset.info.is_synthetic:
-            raise UserError(f"--real {source.root}: expected real tiles, got synthetic ones.")
-
-
 def refuse_leaks(fake: Source, reals: Sequence[Source]) -> None:
-    """Refuses fakes whose generator saw the groups of the real tiles; see `tested_groups_among`.
-
-    Raises:
-        UserError: with the group.
-    """
+    """Refuses fakes whose generator saw the groups of the real tiles; see `tested_groups_among`."""
     scored = {group for source in reals for group in source.groups}
     sources = fake.dataset.info.training_sources
     shared = tested_groups_among([*sources, *fake.groups], scored)
@@ -179,11 +169,7 @@ def refuse_leaks(fake: Source, reals: Sequence[Source]) -> None:
 
 
 def refuse_shared_groups(reals: Sequence[Source], training: Sequence[Source]) -> None:
-    """Refuses training tiles of the groups of the real tiles.
-
-    Raises:
-        UserError: with the group.
-    """
+    """Refuses training tiles of the groups of the real tiles."""
     scored = {group for source in reals for group in source.groups}
     for source in training:
         both = sorted(source.groups & scored)
@@ -197,19 +183,17 @@ def refuse_shared_groups(reals: Sequence[Source], training: Sequence[Source]) ->
 
 @dataclass(frozen=True)
 class Loaded:
-    """Tiles in memory.
+    """Tiles in memory; fakes and reals may be more than are compared.
 
     Attributes:
-        fakes, reals, controls: at least the tiles that are compared.
-        training: whole tiles, of the common size or larger. training_views: a random crop of each, of the common size.
-            None without training tiles.
-        notes: on crops and tiles left out, in lines.
+        training: whole tiles, of the common size or larger. training_crops: a random part of each, of the common size.
+            Both None without training tiles. notes: on crops and tiles left out, in lines.
     """
 
     fakes: TileSet
     reals: TileSet
     training: TileSet | None
-    training_views: TileSet | None
+    training_crops: TileSet | None
     controls: dict[str, TileSet]
     notes: tuple[str, ...]
 
@@ -219,8 +203,8 @@ def load(inputs: Inputs, seed: int, fakes_per_real: int = 4, most: int | None = 
 
     Args:
         inputs: from `open_inputs`. seed: of crops and random choices.
-        fakes_per_real: largest number of fakes read per real tile; those beyond the number compared are used for the
-            price of control. most: tiles compared, at most.
+        fakes_per_real: most fakes read per real tile; those that are not compared serve the price of control.
+        most: tiles compared, at most.
 
     Raises:
         UserError: when fewer than 16 tiles of either kind remain.
@@ -229,26 +213,20 @@ def load(inputs: Inputs, seed: int, fakes_per_real: int = 4, most: int | None = 
     total = sum(len(source.dataset) for source in inputs.all)
     with progress("reading", total) as bar:
 
-        def read(sources: Sequence[Source], name: str) -> TileSet:
-            return _join(name, [read_whole(source, cropped=True) for source in sources], inputs)
-
-        def read_whole(source: Source, *, cropped: bool = False) -> TileSet:
-            tiles = _read(source, inputs.shape if cropped else None, inputs, seed, ignored)
+        def read(source: Source, shape: tuple[int, int] | None = inputs.shape) -> TileSet:
+            tiles = _read(source, shape, inputs, seed, ignored)
             bar.advance(len(source.dataset))
             return tiles
 
-        reals = read(inputs.reals, "real")
+        reals = _join("real", [read(source) for source in inputs.reals])
         wanted = fakes_per_real * min(len(reals), most or len(reals))
-        few = _thin(inputs.fake, wanted, seed)
-        fakes = read([few], inputs.fake.root.resolve().name)
-        wholes = [read_whole(source) for source in inputs.training]
-        training = _join("training", [_widen(part, wholes) for part in wholes], inputs) if wholes else None
-        views = [
+        fakes = replace(read(_thin(inputs.fake, wanted, seed)), name=inputs.fake.root.resolve().name)
+        wholes = [read(source, None) for source in inputs.training]
+        crops = [
             part.with_pixels(random_crops(part.pixels, inputs.shape, generator(seed, "crops", 1, place)))
             for place, part in enumerate(wholes)
         ]
-        training_views = _join("training", views, inputs) if wholes else None
-        controls = {source.root.resolve().name: read([source], source.root.name) for source in inputs.controls}
+        controls = {source.root.resolve().name: read(source) for source in inputs.controls}
     for side, role in ((fakes, "FAKE"), (reals, "--real")):
         _refuse_few(role, len(side), " without ignored pixels")
     notes = _size_notes(inputs)
@@ -257,7 +235,10 @@ def load(inputs: Inputs, seed: int, fakes_per_real: int = 4, most: int | None = 
         for where, count in ignored.items()
         if count
     ]
-    return Loaded(fakes, reals, training, training_views, controls, tuple(notes))
+    whole, cropped = (
+        _join("training", parts) if wholes else None for parts in ([_widen(part, wholes) for part in wholes], crops)
+    )
+    return Loaded(fakes, reals, whole, cropped, controls, tuple(notes))
 
 
 def _thin(source: Source, most: int, seed: int) -> Source:
@@ -266,7 +247,7 @@ def _thin(source: Source, most: int, seed: int) -> Source:
         return source
     chosen = np.zeros(len(source.dataset), bool)
     chosen[generator(seed, "choice", 1).permutation(len(chosen))[:most]] = True
-    return Source(source.role, source.dataset.where(chosen), source.split)
+    return replace(source, dataset=source.dataset.where(chosen))
 
 
 def _widen(tiles: TileSet, others: Sequence[TileSet]) -> TileSet:
@@ -315,37 +296,29 @@ def _read(source: Source, shape: tuple[int, int] | None, inputs: Inputs, seed: i
     )
 
 
-def _join(name: str, parts: Sequence[TileSet], inputs: Inputs) -> TileSet:
-    """Joins several sets; groups and instances are None unless all parts have them."""
+def _join(name: str, parts: Sequence[TileSet]) -> TileSet:
+    """Joins sets; groups and instances are None unless all parts have them, shifts where there are several parts."""
     if len(parts) == 1:
         return replace(parts[0], name=name)
-    groups = _all_or_none(part.groups for part in parts)
-    instances = _all_or_none(part.instances for part in parts)
-    return TileSet(
+    groups = [part.groups for part in parts if part.groups is not None]
+    instances = [part.instances for part in parts if part.instances is not None]
+    return replace(
+        parts[0],
         name=name,
         pixels=np.concatenate([part.pixels for part in parts]),
-        mpp=inputs.mpp,
-        scheme=inputs.scheme,
         ids=tuple(tile for part in parts for tile in part.ids),
-        groups=None if groups is None else tuple(group for part in groups for group in part),
-        instances=None if instances is None else np.concatenate(instances),
+        groups=tuple(group for part in groups for group in part) if len(groups) == len(parts) else None,
+        shifts=None,
+        instances=np.concatenate(instances) if len(instances) == len(parts) else None,
     )
-
-
-def _all_or_none(values: Iterable[Value | None]) -> list[Value] | None:
-    known = list(values)
-    present = [value for value in known if value is not None]
-    return present if len(present) == len(known) else None
 
 
 def _size_notes(inputs: Inputs) -> list[str]:
     height, width = inputs.shape
     notes = []
     for source in inputs.all:
-        own = source.dataset.store.layout
-        if (own.height, own.width) != inputs.shape:
-            done = f"cropped at random to {height}x{width}, the common size"
-            if source.role == "--train":
-                done += ", for the table of controls; searched whole for copies"
-            notes.append(f"{source.where}: {own.height}x{own.width} {done}")
+        if source.shape != inputs.shape:
+            more = ", for the table of controls; searched whole for copies" if source.role == "--train" else ""
+            cropped = f"cropped at random to {height}x{width}, the common size{more}"
+            notes.append(f"{source.where}: {source.shape[0]}x{source.shape[1]} {cropped}")
     return notes

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import nan
-from typing import TypedDict
 
 import numpy as np
 
 from factory.core.console import progress
 from factory.core.statistics import Floats, ks_statistic
 from factory.geometry.nuclear_statistics import NUCLEAR, OF_NUCLEI, NuclearStatistics, nuclear_statistics
-from factory.score.controls import Halves, Pairs
-from factory.score.mask_statistics import STATISTICS, MaskStatistics
+from factory.score.controls import Halves
+from factory.score.mask_statistics import MaskStatistics, mask_statistics, measured_classes
 from factory.score.tiles import TileSet
+
+Measured = Mapping[str, tuple[MaskStatistics, ...]]
+"""fakes, reals, shuffled, pool (all real tiles) -> statistics of every tile, per class; empty for images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class CurveFigures:
     """Two-point curves of one class in both sets.
 
     Attributes:
-        class_name: the class. lags_um: float64 [L]. fakes, reals: mean curves, float64 [L].
+        lags_um: float64 [L]. fakes, reals: mean curves, float64 [L].
         distance: root mean square difference of the mean curves over the lags. mean_ks, max_ks: of the KS statistics at
             each lag. floor, floor_by_group, ceiling: mean_ks of real halves and of shuffled patches.
     """
@@ -75,65 +77,18 @@ class CurveFigures:
     ceiling: float
 
 
-def compare_statistics(
-    fakes: MaskStatistics, reals: MaskStatistics, shuffled: MaskStatistics, pool: MaskStatistics, halves: Halves
-) -> tuple[StatisticFigures, ...]:
-    """Compares the mask statistics of both sets.
-
-    Args:
-        fakes, reals, shuffled, pool: of one class; pool has all real tiles. halves: places in the pool.
-    """
-
-    def floor(name: str, pairs: Pairs) -> float:
-        values = pool.values[name]
-        return _mean(ks_statistic(values[a], values[b]) for a, b in pairs)
-
-    return tuple(
-        StatisticFigures(
-            class_name=fakes.class_name,
-            name=name,
-            floor=floor(name, halves.random),
-            floor_by_group=floor(name, halves.by_group),
-            ceiling=ks_statistic(shuffled.values[name], reals.values[name]),
-            **_both(fakes.values[name], reals.values[name]),
-        )
-        for name in STATISTICS
-    )
-
-
-def compare_curves(
-    fakes: MaskStatistics, reals: MaskStatistics, shuffled: MaskStatistics, pool: MaskStatistics, halves: Halves
-) -> CurveFigures:
-    """Compares the two-point curves of both sets; arguments as in `compare_statistics`."""
-    means = [_mean_curve(side.curves) for side in (fakes, reals)]
-    by_lag = _ks_by_lag(fakes.curves, reals.curves)
-
-    def floor(pairs: Pairs) -> float:
-        return _mean(_mean(_ks_by_lag(pool.curves[a], pool.curves[b])) for a, b in pairs)
-
-    return CurveFigures(
-        class_name=fakes.class_name,
-        lags_um=fakes.lags_um,
-        fakes=means[0],
-        reals=means[1],
-        distance=float(np.sqrt(np.mean(np.square(means[0] - means[1])))),
-        mean_ks=_mean(by_lag),
-        max_ks=float(np.max(by_lag)) if by_lag else nan,
-        floor=floor(halves.random),
-        floor_by_group=floor(halves.by_group),
-        ceiling=_mean(_ks_by_lag(shuffled.curves, reals.curves)),
-    )
+def measure_masks(sets: Mapping[str, TileSet], count: int) -> Measured:
+    """Measures ``fakes``, ``shuffled`` and ``pool``; ``reals`` are the first `count` of the pool."""
+    if sets["pool"].scheme is None:
+        return {}
+    total = sum(len(side) * len(measured_classes(side.scheme)) for side in sets.values() if side.scheme is not None)
+    with progress("mask statistics", total) as bar:
+        found = {name: mask_statistics(side, bar.advance) for name, side in sets.items()}
+    return found | {"reals": tuple(of_class.head(count) for of_class in found["pool"])}
 
 
 def measure_nuclei(fakes: TileSet, pool: TileSet, count: int) -> dict[str, NuclearStatistics]:
-    """Measures the nuclei of both sets.
-
-    Args:
-        fakes: tiles. pool: all real tiles. count: number of real tiles that are compared, the first of the pool.
-
-    Returns:
-        Statistics of ``fakes``, ``pool`` and ``reals``; nothing where a set has no instances.
-    """
+    """Measures ``fakes`` and ``pool``; ``reals`` are the first `count` of the pool. Nothing if a set has no ids."""
     if fakes.instances is None or pool.instances is None:
         return {}
     with progress("nuclei", len(fakes) + len(pool)) as bar:
@@ -144,51 +99,87 @@ def measure_nuclei(fakes: TileSet, pool: TileSet, count: int) -> dict[str, Nucle
     return found | {"reals": found["pool"].take(range(count))}
 
 
-def compare_nuclei(measured: Mapping[str, NuclearStatistics], halves: Halves) -> tuple[NuclearFigures, ...]:
-    """Compares the nuclei of both sets.
+def compare_statistics(measured: Measured, halves: Halves) -> tuple[StatisticFigures, ...]:
+    """Compares the mask statistics of both sets, class by class."""
+    found = []
+    for fakes, reals, shuffled, pool in _by_class(measured):
+        for name, column in pool.values.items():
+            parts = [[(column[a], column[b]) for a, b in pairs] for pairs in (halves.random, halves.by_group)]
+            both = _compare(name, fakes.values[name], reals.values[name], *parts)
+            ceiling = ks_statistic(shuffled.values[name], reals.values[name])
+            found.append(StatisticFigures(class_name=fakes.class_name, ceiling=ceiling, **vars(both)))
+    return tuple(found)
 
-    Args:
-        measured: from `measure_nuclei`. halves: of the pool.
-    """
+
+def compare_nuclei(measured: Mapping[str, NuclearStatistics], halves: Halves) -> tuple[NuclearFigures, ...]:
+    """Compares the nuclei of both sets, from `measure_nuclei`."""
     if not measured:
         return ()
-    fakes, reals = (measured[name].values for name in ("fakes", "reals"))
+    fakes, reals, pool = (measured[name] for name in ("fakes", "reals", "pool"))
     random, by_group = (
-        [(measured["pool"].take(a).values, measured["pool"].take(b).values) for a, b in pairs]
-        for pairs in (halves.random, halves.by_group)
+        [(pool.take(a).values, pool.take(b).values) for a, b in pairs] for pairs in (halves.random, halves.by_group)
     )
-    return tuple(
-        NuclearFigures(
-            name=name,
-            per="nucleus" if name in OF_NUCLEI else "tile",
-            floor=_mean(ks_statistic(a[name], b[name]) for a, b in random),
-            floor_by_group=_mean(ks_statistic(a[name], b[name]) for a, b in by_group),
-            **_both(fakes[name], reals[name]),
+    found = []
+    for name in NUCLEAR:
+        parts = [[(a[name], b[name]) for a, b in pairs] for pairs in (random, by_group)]
+        both = _compare(name, fakes.values[name], reals.values[name], *parts)
+        found.append(NuclearFigures(per="nucleus" if name in OF_NUCLEI else "tile", **vars(both)))
+    return tuple(found)
+
+
+def compare_curves(measured: Measured, halves: Halves) -> tuple[CurveFigures, ...]:
+    """Compares the two-point curves of both sets, class by class."""
+    found = []
+    for fakes, reals, shuffled, pool in _by_class(measured):
+        means = [_mean_curve(side.curves) for side in (fakes, reals)]
+        by_lag = _ks_by_lag(fakes.curves, reals.curves)
+        floor, floor_by_group = (
+            _mean(_mean(_ks_by_lag(pool.curves[a], pool.curves[b])) for a, b in pairs)
+            for pairs in (halves.random, halves.by_group)
         )
-        for name in NUCLEAR
+        found.append(
+            CurveFigures(
+                class_name=fakes.class_name,
+                lags_um=fakes.lags_um,
+                fakes=means[0],
+                reals=means[1],
+                distance=float(np.sqrt(np.mean(np.square(means[0] - means[1])))),
+                mean_ks=_mean(by_lag),
+                max_ks=float(np.max(by_lag)) if by_lag else nan,
+                floor=floor,
+                floor_by_group=floor_by_group,
+                ceiling=_mean(_ks_by_lag(shuffled.curves, reals.curves)),
+            )
+        )
+    return tuple(found)
+
+
+def _by_class(measured: Measured) -> Iterator[tuple[MaskStatistics, ...]]:
+    if measured:
+        yield from zip(*(measured[name] for name in ("fakes", "reals", "shuffled", "pool")), strict=True)
+
+
+def _compare(
+    name: str,
+    fakes: Floats,
+    reals: Floats,
+    random: Iterable[tuple[Floats, Floats]],
+    by_group: Iterable[tuple[Floats, Floats]],
+) -> TwoSampleFigures:
+    """Compares one statistic of both sets, and of halves of the reals; NaN is left out."""
+    return TwoSampleFigures(
+        name=name,
+        fake_median=_median(fakes),
+        real_median=_median(reals),
+        fake_count=int(np.isfinite(fakes).sum()),
+        real_count=int(np.isfinite(reals).sum()),
+        ks=ks_statistic(fakes, reals),
+        floor=_mean(ks_statistic(a, b) for a, b in random),
+        floor_by_group=_mean(ks_statistic(a, b) for a, b in by_group),
     )
 
 
-class _Both(TypedDict):
-    fake_median: float
-    real_median: float
-    fake_count: int
-    real_count: int
-    ks: float
-
-
-def _both(fakes: Floats, reals: Floats) -> _Both:
-    """Returns the figures of both sets' values, float64 [n] and [m], NaN left out."""
-    return {
-        "fake_median": _median(fakes),
-        "real_median": _median(reals),
-        "fake_count": int(np.isfinite(fakes).sum()),
-        "real_count": int(np.isfinite(reals).sum()),
-        "ks": ks_statistic(fakes, reals),
-    }
-
-
-def _ks_by_lag(first: Floats, second: Floats) -> Sequence[float]:
+def _ks_by_lag(first: Floats, second: Floats) -> list[float]:
     """Returns the KS statistic at each lag but 0, where every curve is 1."""
     return [ks_statistic(first[:, lag], second[:, lag]) for lag in range(1, first.shape[1])]
 

@@ -238,10 +238,10 @@ def test_training_tiles_are_read_whole_and_too_few_tiles_are_refused_before_any_
     inputs = open_inputs(sets / "fake", [sets / "real"], training=training)
     loaded = load(inputs, 0)
     assert loaded.training is not None
-    assert loaded.training_views is not None
+    assert loaded.training_crops is not None
     assert loaded.training.shape == (80, 96)
-    assert loaded.training_views.shape == inputs.shape == (32, 64)
-    assert len(loaded.training) == len(loaded.training_views) == 4
+    assert loaded.training_crops.shape == inputs.shape == (32, 64)
+    assert len(loaded.training) == len(loaded.training_crops) == 4
     assert any("searched whole for copies" in note for note in loaded.notes)
 
     def read(*arguments: object) -> None:

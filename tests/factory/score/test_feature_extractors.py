@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from factory.score import features
-from factory.score.extractor import extract
-from factory.score.features import EXTRACTORS, check_extractor, open_extractor
+from factory.score.features import EXTRACTORS, check_extractor, extract, open_extractor
 from factory.score.pretrained import Normalised
 from manifests.errors import FaultError, UserError
 

@@ -10,7 +10,7 @@ from skimage.measure import euler_number
 
 from factory.core.statistics import ks_statistic
 from factory.score.controls import price_of_control
-from factory.score.copies import PLANTED, FeatureSets, find_copies, searches
+from factory.score.copies import PLANTED, find_copies, searches
 from factory.score.mask_statistics import (
     STATISTICS,
     correlation_length,
@@ -243,7 +243,7 @@ def test_a_generator_that_copies_is_caught_with_the_names_of_what_it_copied() ->
         quantile=1.0,
         planted=2,
         seed=0,
-        features=FeatureSets(*points),
+        features=points,
         on_tile=lambda: calls.append(None),
     )
     assert {(pair.fake, pair.training, pair.symmetry, pair.position) for pair in found.flagged[:2]} == {
