@@ -1,7 +1,7 @@
 """`factory quiz`: can a reader tell synthetic tiles from real ones?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from factory.core.choices import Split
 from factory.core.options import OUTPUT
 
 _SCORING = "Scoring (with --score)"
-
-if TYPE_CHECKING:
-    from factory.quiz.scoring import Scores
 
 
 def quiz(
@@ -142,41 +139,17 @@ def _make(
 
 def _score(answers: list[Path], key: Path, out: Path | None) -> None:
     from factory.core.console import console
+    from factory.core.document import to_table
     from factory.quiz.key import read_key
-    from factory.quiz.report import verdict, write_scores
+    from factory.quiz.report import grids, verdict, write_scores
     from factory.quiz.scoring import read_readers, score
 
     opened = read_key(key)
     scores = score(opened, read_readers(answers, opened))
     screen = console()
-    for table in _tables(scores):
-        screen.print(table)
+    for grid in grids(scores):
+        screen.print(to_table(grid, "left"))
     for reader, counted in zip(scores.readers, scores.tables, strict=True):
         screen.print(verdict(reader, counted.accuracy), markup=False, highlight=False, soft_wrap=True)
     for path in write_scores(out or key.parent, scores):
         screen.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _tables(scores: "Scores") -> list[object]:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from factory.quiz import report
-
-    contents = [
-        ("Readers", report.READER_HEADINGS, report.reader_rows(scores)),
-        ("Confusion", report.MATRIX_HEADINGS, report.matrix_rows(scores)),
-        ("Called what they are", report.part_headings(scores), report.part_rows(scores)),
-        ("Agreement", report.AGREEMENT_HEADINGS, report.agreement_rows(scores)),
-    ]
-    tables: list[object] = []
-    for title, headings, rows in contents:
-        if not rows:
-            continue
-        table = Table(title=title, title_style="bold")
-        for heading in headings:
-            table.add_column(escape(heading))
-        for row in rows:
-            table.add_row(*map(escape, row))
-        tables.append(table)
-    return tables

@@ -109,7 +109,7 @@ def _markdown(block: Block) -> str:
         case Grid(header, rows, title, aligned):
             rule = ["---"] + ["---:" if aligned else "---"] * (len(header) - 1)
             lines = [
-                "| " + " | ".join(_literal(cell).replace("|", r"\|") for cell in line) + " |"
+                "| " + " | ".join(_literal(cell).replace("|", r"\|").replace("\n", " ") for cell in line) + " |"
                 for line in (header, rule, *rows)
             ]
             return "\n".join(([f"## {title}", ""] if title else []) + lines)

@@ -21,13 +21,10 @@ MIN_CELLS = 10
 
 @dataclass(frozen=True)
 class Agreement:
-    """Marked cells of an image or a tile by the region that they lie in.
+    """Marked cells of an image or a tile by the region that they lie in, and its pixels of (positive) tumour.
 
     Attributes:
-        of_positive: positive cells in (positive tumour, negative tumour, neither: on a pixel that is air).
-        of_negative: negative cells likewise.
-        positive_px: pixels of positive tumour.
-        tumour_px: pixels of tumour.
+        of_positive, of_negative: such cells in (positive tumour, negative tumour, neither: on a pixel that is air).
     """
 
     of_positive: tuple[int, int, int]
@@ -57,13 +54,7 @@ class ImageAgreement:
 
 
 def agree(semantic: npt.NDArray[np.uint8], cells: Points, scheme: LabelScheme) -> Agreement:
-    """Find the region of every marked cell.
-
-    Args:
-        semantic: uint8 [H, W], as `region_labels` makes it.
-        cells: the marked cells that count, in its pixels.
-        scheme: of the mask.
-    """
+    """Find the region of every marked cell, in pixels of a mask that `region_labels` made."""
     (positive,), (negative,) = scheme.ids("tumour_positive"), scheme.ids("tumour_negative")
     found = semantic[cells.y.astype(np.intp), cells.x.astype(np.intp)]
     names = np.array(cells.classes, np.str_)
@@ -115,14 +106,7 @@ def cohen_kappa(of_positive: Sequence[int], of_negative: Sequence[int]) -> float
 def document(
     images: Mapping[str, ImageAgreement], splits: Mapping[str, str], scheme: LabelScheme, smooth_um: float
 ) -> dict[str, Any]:
-    """The agreement as the data set stores it, JSON-ready.
-
-    Args:
-        images: image's uri -> its agreement.
-        splits: image's uri -> split.
-        scheme: of the labels.
-        smooth_um: width of the Gaussian that made them.
-    """
+    """The agreement as the data set stores it, JSON-ready, of images and splits by the image's uri."""
     parts = {name: [images[uri] for uri in images if splits[uri] == name] for name in SPLITS}
     return {
         "scheme": scheme.name,

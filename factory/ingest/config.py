@@ -27,22 +27,17 @@ class IngestConfig(Config):
         scheme: the label scheme, as `LabelScheme.to_dict`.
         label_origin: "annotated", or "weak" for labels by threshold or of points.
         class_map: value in the file -> class id or 255; None takes values as they are.
-        point_columns: names of x, y and class in point lists.
-        point_classes: class as written -> class as stored.
+        point_columns: names of x, y and class in point lists. point_classes: class as written -> class as stored.
         drop_outside_points: leave out points outside their image instead of refusing.
-        size: height and width of a tile; None takes images whole.
-        overlap_px: pixels that neighbouring tiles share.
-        mpp: of images whose files do not state it.
-        resample_mpp: resolution that images are brought to.
+        size: height and width of a tile; None takes images whole. overlap_px: pixels that neighbouring tiles share.
+        mpp: of images whose files do not state it. resample_mpp: resolution that images are brought to.
         air: (file name pattern, grey level); the first that matches an image applies.
         smooth_um: width of region labels made of points and ROI; None makes none.
         max_background: tiles with a larger share of air and unlabelled pixels are dropped.
         group_pattern: regular expression whose first group is the group id; groups_sha256: of the file instead.
-        split: shares of train, val and test by groups; splits_sha256: of the file instead.
-        seed: of the split.
+        split: shares of train, val and test by groups; splits_sha256: of the file instead. seed: of the split.
         ignore_unpaired: whether files without partners are left out.
-        licence: of the images.
-        shard: tiles in a shard.
+        licence: of the images. shard: tiles in a shard.
     """
 
     name: str

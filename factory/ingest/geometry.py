@@ -20,12 +20,10 @@ class ImageGeometry:
     """Size of an image at the tiles' resolution, and the way back to its stored pixels.
 
     Attributes:
-        height: in pixels at the tiles' resolution.
-        width: likewise.
+        height, width: in pixels at the tiles' resolution.
         mpp: micrometres per pixel of the tiles; NaN where neither file nor option states it, which is a fault.
         scale: pixels of level 0 per pixel of the tiles.
-        level: the slide's level that is read; None for a flat image.
-        level_scale: pixels of level 0 per pixel of that level.
+        level: that is read of a slide; None for a flat image. level_scale: pixels of level 0 per pixel of that level.
     """
 
     height: int
@@ -45,8 +43,7 @@ class Headers:
     """Content of the headers of an image and its partners.
 
     Attributes:
-        geometry: None when the image cannot be used.
-        problems: faults, a line each, with the file's name.
+        geometry: None when the image cannot be used. problems: faults, a line each, with the file's name.
         broken: kinds of files that are not worth decoding.
     """
 

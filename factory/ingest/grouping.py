@@ -18,15 +18,11 @@ from manifests.schema import SPLITS
 def assign_groups(
     sources: Sequence[Source], pattern: str | None, table: Mapping[str, str] | None
 ) -> tuple[dict[str, str], list[str]]:
-    """Group id of every image.
+    """Returns uri -> group id, and faults, a line each; without pattern or table every image is a group.
 
     Args:
-        sources: the images.
         pattern: its first group, found in the stem, is the group id.
         table: name (stem or file name) -> group id; takes precedence over the pattern.
-
-    Returns:
-        uri -> group id (without pattern or table every image is a group), and faults, a line each.
     """
     groups: dict[str, str] = {}
     problems: list[str] = []
@@ -46,11 +42,7 @@ def assign_groups(
 
 
 def check_pattern(pattern: str) -> None:
-    """Refuse a pattern that gives no group.
-
-    Raises:
-        UserError: when it is no regular expression or has no group.
-    """
+    """Refuse a pattern that is no regular expression or has no group."""
     try:
         count = re.compile(pattern).groups
     except re.error as error:
@@ -62,11 +54,7 @@ def check_pattern(pattern: str) -> None:
 def splits_from_table(
     sources: Sequence[Source], groups: Mapping[str, str], table: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Split of every group from a file that lists group ids, stems or file names.
-
-    Returns:
-        group id -> split, and faults: an image without a split, or a group in two of them.
-    """
+    """Returns group id -> split from a table of group ids, stems or file names, and faults, a line each."""
     splits: dict[str, str] = {}
     problems: list[str] = []
     for source in sources:
@@ -91,9 +79,7 @@ def draw_splits(tiles: Mapping[str, int], shares: tuple[float, float, float], se
     split that is furthest below its share. The last groups go to splits that would stay empty, train first, then test.
 
     Args:
-        tiles: group id -> number of tiles.
-        shares: of train, val and test; sum 1.
-        seed: of the order.
+        tiles: group id -> number of tiles. shares: of train, val and test; sum 1. seed: of the order.
     """
     order = np.random.default_rng(seed).permutation(sorted(tiles)).tolist()
     order.sort(key=lambda group: -tiles[group])
@@ -113,20 +99,12 @@ def draw_splits(tiles: Mapping[str, int], shares: tuple[float, float, float], se
 
 
 def read_groups(path: Path) -> dict[str, str]:
-    """The file of --groups: columns name and group.
-
-    Raises:
-        UserError: naming the line that does not fit.
-    """
+    """The file of --groups: columns name and group."""
     return _read_table(path, "--groups", ("name",), "group")
 
 
 def read_splits(path: Path) -> dict[str, str]:
-    """The file of --splits: columns name (or group) and split.
-
-    Raises:
-        UserError: naming the line that does not fit.
-    """
+    """The file of --splits: columns name (or group) and split."""
     table = _read_table(path, "--splits", ("name", "group", "name_or_group"), "split")
     for key, split in table.items():
         if split not in SPLITS:
@@ -135,11 +113,7 @@ def read_splits(path: Path) -> dict[str, str]:
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:
-    """``0.8,0.1,0.1`` -> shares of train, val and test.
-
-    Raises:
-        UserError: for anything but three shares whose sum is 1.
-    """
+    """``0.8,0.1,0.1`` -> shares of train, val and test, whose sum is 1."""
     try:
         train, val, test = (float(part) for part in text.split(","))
     except ValueError as error:

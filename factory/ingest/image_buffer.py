@@ -40,8 +40,7 @@ class ImageBuffer(Protocol):
     """An opened image that tiles are cut from.
 
     Attributes:
-        points: of the image, at the tiles' resolution.
-        marked: those of them that region labels were made of; None where no region labels are made.
+        points: of the image, at the tiles' resolution. marked: those that region labels were made of, if they were.
         doubts: probable faults of its labels, a line each.
     """
 
@@ -56,9 +55,7 @@ class ImageBuffer(Protocol):
 
 @contextlib.contextmanager
 def open_image(source: Source, geometry: ImageGeometry, config: IngestConfig) -> Iterator[ImageBuffer]:
-    """Open an image for tiling.
-
-    A flat image is decoded here, once; a slide is read region by region.
+    """Open an image for tiling: a flat one is decoded here, once; a slide is read region by region.
 
     Raises:
         SourceError: with all faults of the image and its labels.
@@ -81,25 +78,20 @@ def air_threshold(source: Source, config: IngestConfig) -> int | None:
 
 
 def read_flat(source: Source, config: IngestConfig, skip: Collection[str] = ()) -> tuple[npt.NDArray[np.uint8], Labels]:
-    """Decode a flat image and its labels as stored.
-
-    Args:
-        source: the image and its partners.
-        config: how values are read.
-        skip: kinds that are not decoded.
+    """Decode a flat image and its labels as stored, without the kinds in `skip`.
 
     Raises:
         SourceError: with all faults.
     """
     problems: list[str] = []
-    image: npt.NDArray[np.uint8] = np.zeros((1, 1, 3), np.uint8)
+    image, size = np.zeros((1, 1, 3), np.uint8), None
     if IMAGE not in skip:
         try:
             image = read_pixels(source.image)
+            size = image.shape[0], image.shape[1]
         except UnreadableError as error:
             problems.append(f"{source.uri}: {error}")
-    is_known = IMAGE not in skip and not problems
-    labels, found = read_labels(source, config, (image.shape[0], image.shape[1]) if is_known else None, skip)
+    labels, found = read_labels(source, config, size, skip)
     if problems + found:
         raise SourceError(problems + found)
     return image, labels
@@ -154,11 +146,9 @@ class _Slide:
             # A coarse tile of a slide without coarse levels: in parts, so that memory does not grow with the factor.
             if height >= width:
                 half = height // 2
-                parts = [self._image(y, x, half, width), self._image(y + half, x, height - half, width)]
-                return np.concatenate(parts, axis=0)
+                return np.vstack([self._image(y, x, half, width), self._image(y + half, x, height - half, width)])
             half = width // 2
-            parts = [self._image(y, x, height, half), self._image(y, x + half, height, width - half)]
-            return np.concatenate(parts, axis=1)
+            return np.hstack([self._image(y, x, height, half), self._image(y, x + half, height, width - half)])
         left, top = round(x * geometry.scale), round(y * geometry.scale)
         if math.isclose(factor, 1.0):
             return self._reader.read(self._level, left, top, width, height)
@@ -173,10 +163,7 @@ def background(
 ) -> npt.NDArray[np.bool_]:
     """Air and unlabelled pixels: by the mask where the scheme has air, else by grey level."""
     scheme = config.label_scheme
-    table = np.zeros(256, np.bool_)
-    table[len(scheme) :] = True
-    table[list(scheme.ids("air"))] = True
-    of_mask = table[semantic]
+    of_mask = (semantic >= len(scheme)) | np.isin(semantic, scheme.ids("air"))
     return of_mask if scheme.ids("air") else of_mask | is_air
 
 

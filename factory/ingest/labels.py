@@ -29,10 +29,8 @@ class Labels:
     """Labels of an image as its files state them; None where no file does.
 
     Attributes:
-        semantic: uint8 [H, W], class ids of the scheme and 255.
-        instance: int32 [H, W], ids as in the file.
-        roi: bool [H, W], where the image is labelled.
-        points: cells without outlines.
+        semantic: uint8 [H, W], class ids of the scheme and 255. instance: int32 [H, W], ids as in the file.
+        roi: bool [H, W], where the image is labelled. points: cells without outlines.
         doubts: probable faults of readable labels, a line each that names the file.
     """
 
@@ -46,16 +44,9 @@ class Labels:
 def read_labels(
     source: Source, config: IngestConfig, size: tuple[int, int] | None, skip: Collection[str] = ()
 ) -> tuple[Labels, list[str]]:
-    """Decode and check the partners of an image.
+    """Decode the partners of an image, without the kinds in `skip`; returns them, and faults that name their file.
 
-    Args:
-        source: the image.
-        config: how values are read.
-        size: height and width of the image, which must contain the points; None where unknown.
-        skip: kinds that are not decoded.
-
-    Returns:
-        The labels, and their faults, a line each that names the file.
+    The image's `size` (height and width; None where unknown) must contain the points.
     """
     scheme = config.label_scheme
     problems: list[str] = []
@@ -88,27 +79,16 @@ def read_labels(
 
 
 def air(image: npt.NDArray[np.uint8], threshold: int) -> npt.NDArray[np.bool_]:
-    """Air by grey level, bool [H, W]: grey = 0.299 R + 0.587 G + 0.114 B, rounded; above the threshold is air.
-
-    Args:
-        image: uint8 [H, W, 3].
-        threshold: grey level 0-255.
-    """
+    """Air by grey level, bool [H, W]: grey = 0.299 R + 0.587 G + 0.114 B, rounded; above the threshold is air."""
     return grey(image) > threshold
 
 
 def assemble(
     labels: Labels, is_air: npt.NDArray[np.bool_], scheme: LabelScheme
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    """Semantic mask and instance map of an image.
+    """Semantic mask uint8 [H, W] and instance map int32 [H, W] of an image; outside the ROI `IGNORE` and 0.
 
-    Args:
-        labels: of the image, at the tiles' resolution.
-        is_air: air by grey level, used where no file labels the pixels.
-        scheme: the scheme of the mask.
-
-    Returns:
-        uint8 and int32 [H, W]; outside the ROI `IGNORE` and 0.
+    Air by grey level is used where no file labels the pixels.
     """
     if labels.semantic is not None:
         semantic = labels.semantic

@@ -27,11 +27,7 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
 """Folder names that are recognised without an option."""
 
 _STEM = "{stem}"
-_LABEL_SUFFIXES = tuple(RASTERS)
-_SUFFIXES: dict[str, tuple[str, ...]] = {
-    IMAGE: (*RASTERS, *SLIDES),
-    "points": (".csv", ".tsv", ".txt"),
-}
+_SUFFIXES: dict[str, tuple[str, ...]] = {IMAGE: (*RASTERS, *SLIDES), "points": (".csv", ".tsv", ".txt")}
 
 
 class SourceError(Exception):
@@ -47,8 +43,7 @@ class Source:
     """One image and the files that belong to it.
 
     Attributes:
-        stem: the part of the name that they share.
-        files: kind ("images", "instances", ...) -> path.
+        stem: the part of the name that they share. files: kind ("images", "instances", ...) -> path.
         uris: the same as POSIX paths relative to the source folder.
     """
 
@@ -72,10 +67,8 @@ class Pairing:
     """Images with their partners.
 
     Attributes:
-        root: the source folder.
-        patterns: kind -> pattern relative to `root`.
-        sources: complete ones, sorted by uri.
-        problems: faults, a line each.
+        root: the source folder. patterns: kind -> pattern relative to `root`.
+        sources: complete ones, sorted by uri. problems: faults, a line each.
         unpaired: files left out because partners are missing, with --ignore-unpaired.
     """
 
@@ -92,9 +85,6 @@ def find_patterns(source: Path | None, given: Mapping[str, str]) -> tuple[Path, 
     Args:
         source: a folder, one image or slide, or None when every pattern is given.
         given: kind -> pattern, relative to `source`, or to the working folder where there is none.
-
-    Raises:
-        UserError: when there is no folder to read.
     """
     if source is None:
         if IMAGE not in given:
@@ -136,24 +126,20 @@ def pair(root: Path, patterns: Mapping[str, str], *, ignore_unpaired: bool = Fal
     """Find the images and the partners of each.
 
     A pattern is a path relative to `root` with ``*``, ``?``, ``[...]``, ``**/`` and ``{stem}``, the part that an image
-    and its partners share (in the image pattern it may be left out: then it is the file name without suffix).
-
-    Args:
-        root: the source folder.
-        patterns: kind -> pattern; at least "images".
-        ignore_unpaired: leave out images without a partner, and partners without an image, instead of refusing.
+    and its partners share (in the image pattern it may be left out: then it is the file name without suffix). Files
+    without a partner are a fault, or left out with `ignore_unpaired`.
     """
     problems: list[str] = []
     found = {kind: _find(root, kind, pattern, problems) for kind, pattern in patterns.items()}
     images = found.pop(IMAGE)
     if not images:
         problems.append(f"{root}/{patterns[IMAGE]}: expected images, got no file. Check the folder or --images")
-    unpaired: list[str] = []
-    for stem, path in sorted(images.items()):
-        for kind in found:
-            if stem not in found[kind]:
-                wanted = patterns[kind].replace(_STEM, stem)
-                unpaired.append(f"{path}: expected its {kind} file {wanted}, got none")
+    unpaired = [
+        f"{path}: expected its {kind} file {patterns[kind].replace(_STEM, stem)}, got none"
+        for stem, path in sorted(images.items())
+        for kind in found
+        if stem not in found[kind]
+    ]
     for partners in found.values():
         unpaired += [
             f"{path}: expected the image it belongs to ({stem}), got none"
@@ -176,7 +162,7 @@ def _find(root: Path, kind: str, pattern: str, problems: list[str]) -> dict[str,
     """Stem -> path relative to `root` of the files of one kind."""
     if kind != IMAGE and _STEM not in pattern:
         raise UserError(f"--{kind}: expected a pattern with {_STEM}, got {pattern!r}. Write e.g. {kind}/{_STEM}.png.")
-    suffixes = _SUFFIXES.get(kind, _LABEL_SUFFIXES)
+    suffixes = _SUFFIXES.get(kind, tuple(RASTERS))
     expression = _expression(pattern)
     found: dict[str, str] = {}
     for path in _walk_literal(root, pattern):

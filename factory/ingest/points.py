@@ -57,7 +57,6 @@ def read_points(path: Path, columns: tuple[str, str, str], names: Mapping[str, s
     """Read a CSV with a header line; comma, semicolon or tab between fields.
 
     Args:
-        path: the file.
         columns: names of the columns with x, y and class.
         names: class as written -> class as stored; empty keeps every class as written.
 
@@ -78,19 +77,19 @@ def read_points(path: Path, columns: tuple[str, str, str], names: Mapping[str, s
             "Name them with --point-columns X,Y,CLASS"
         )
     reader.fieldnames = found
-    x: list[float] = []
-    y: list[float] = []
+    places: list[tuple[float, float]] = []
     classes: list[str] = []
     try:
         for row in reader:
             if len(classes) >= MAX_POINTS:
                 raise UnreadableError(f"expected at most {MAX_POINTS:,} points, got more. Split the file")
-            x.append(_coordinate(row, columns[0], reader.line_num))
-            y.append(_coordinate(row, columns[1], reader.line_num))
-            classes.append(_class_name(row[columns[2]], names, reader.line_num))
+            line = reader.line_num
+            places.append((_coordinate(row, columns[0], line), _coordinate(row, columns[1], line)))
+            classes.append(_class_name(row[columns[2]], names, line))
     except csv.Error as error:
         raise UnreadableError(f"line {reader.line_num}: expected CSV, got {error}") from error
-    return Points(np.array(x, np.float64), np.array(y, np.float64), tuple(classes))
+    x, y = np.array(places, np.float64).reshape(-1, 2).T
+    return Points(x, y, tuple(classes))
 
 
 def _coordinate(row: Mapping[str, str | None], column: str, line: int) -> float:
@@ -113,11 +112,7 @@ def _class_name(written: str | None, names: Mapping[str, str], line: int) -> str
 
 
 def encode_points(tiles: Iterable[tuple[str, Points]]) -> bytes:
-    """The Parquet file of the points of all tiles.
-
-    Args:
-        tiles: (sample_id, points in the tile's own pixels).
-    """
+    """The Parquet file of the points of all tiles: (sample_id, points in the tile's own pixels)."""
     parts = [
         pa.table(
             {"sample_id": [sample_id] * len(points), "x": points.x, "y": points.y, "class": points.classes}, SCHEMA

@@ -37,15 +37,9 @@ def label_regions(
     mpp: float,
     config: IngestConfig,
 ) -> tuple[npt.NDArray[np.uint8], Points]:
-    """Region labels of an image by a configuration, and the marked cells in the ROI.
+    """Region labels of an image by a configuration, and the marked cells in the ROI; see `region_labels`.
 
-    Args:
-        source: the image.
-        roi: bool [H, W], where tumour was annotated.
-        points: marked cells, in pixels.
-        is_air: bool [H, W], air by grey level.
-        mpp: micrometres per pixel; NaN where unknown, which `geometry` reports.
-        config: with `smooth_um`.
+    An unknown resolution (NaN), which `geometry` reports, gives empty labels.
 
     Raises:
         SourceError: for cells of another class than `POSITIVE` and `NEGATIVE`, or a tumour without marked cells.
@@ -91,15 +85,9 @@ def region_labels(
     one a map of single cells.
 
     Args:
-        roi: bool [H, W], where tumour was annotated.
+        roi: bool [H, W], where tumour was annotated. is_air: bool [H, W], see `open_air`.
         marked: cells `POSITIVE` and `NEGATIVE` in the ROI, in pixels; see `cells_within`.
-        is_air: bool [H, W], see `open_air`.
-        mpp: micrometres per pixel.
         scheme: with one class each of "air", "tumour_positive" and "tumour_negative", and one without a role.
-        smooth_um: sigma of the Gaussian.
-
-    Returns:
-        uint8 [H, W].
 
     Raises:
         ValueError: when there is tumour and no marked cell in the ROI.
@@ -146,12 +134,7 @@ def _log_density(
 ) -> npt.NDArray[np.float64]:
     """Log of the sum of Gaussians (peak 1) at the cells of a class; beyond their reach, that of the nearest alone.
 
-    Args:
-        cells: in an image of `shape`.
-        name: the class.
-        shape: height and width.
-        pixels: flat indices of the evaluated pixels.
-        sigma_px: of the Gaussian, which reaches `_REACH` times as far.
+    It is evaluated at `pixels`, flat indices into an image of `shape`.
     """
     mine = cells.where(np.array([found == name for found in cells.classes]))
     rows, columns = mine.y.astype(np.intp), mine.x.astype(np.intp)

@@ -10,15 +10,8 @@ from typing import Any
 
 from factory.core.config import digest, parse, parse_size, read_yaml
 from factory.core.images.slides import content_files
+from factory.ingest import grouping
 from factory.ingest.config import AIR_THRESHOLDS, MAX_BACKGROUND, IngestConfig
-from factory.ingest.grouping import (
-    assign_groups,
-    check_pattern,
-    parse_shares,
-    read_groups,
-    read_splits,
-    splits_from_table,
-)
 from factory.ingest.pairing import Pairing, find_patterns, pair
 from factory.ingest.region_labels import MAX_SMOOTH_UM, SMOOTH_UM
 from manifests.errors import UserError
@@ -31,14 +24,7 @@ DEFAULT_SPLIT = "0.8,0.1,0.1"
 
 @dataclass(frozen=True)
 class Request:
-    """Options of `factory ingest`; None where an option was not given.
-
-    Attributes:
-        source: folder, image or slide.
-        patterns: kind of file -> pattern.
-        out: the data set's folder.
-        The others are named as the options and hold their values as written on the command line.
-    """
+    """Options of `factory ingest` as written on the command line; `patterns`: kind of file -> pattern."""
 
     source: Path | None
     out: Path
@@ -71,9 +57,7 @@ class Job:
     """A request, resolved.
 
     Attributes:
-        config: all values that can change a byte.
-        pairing: the files.
-        groups: uri -> group id.
+        config: all values that can change a byte. groups: uri -> group id.
         splits: group id -> split from a file; None where splits are to be drawn.
         problems: faults found so far, a line each.
     """
@@ -86,34 +70,25 @@ class Job:
 
 
 def resolve(request: Request) -> Job:
-    """Check the options and find the files.
-
-    Raises:
-        UserError: for an impossible option. Faults of files are collected in `Job.problems`.
-    """
+    """Check the options and find the files; faults of files are collected in `Job.problems`."""
     root, patterns = find_patterns(request.source, request.patterns)
-    _refuse_pairs(request)
-    config = _config(request, root.resolve().name, patterns)
-    group_table = read_groups(request.groups) if request.groups else None
-    split_table = read_splits(request.splits) if request.splits else None
-    pairing = pair(root, patterns, ignore_unpaired=request.ignore_unpaired)
-    groups, problems = assign_groups(pairing.sources, request.group_pattern, group_table)
-    splits = None
-    if split_table is not None:
-        splits, found = splits_from_table(pairing.sources, groups, split_table)
-        problems += found
-    config = config.model_copy(update={"files_sha256": _files_digest(pairing)})
-    return Job(config, pairing, groups, splits, (*pairing.problems, *problems))
-
-
-def _refuse_pairs(request: Request) -> None:
-    """Refuse two options for one purpose."""
     if request.split is not None and request.splits is not None:
         raise UserError("--split and --splits: expected one of them, got both. Leave one out.")
     if request.group_pattern is not None and request.groups is not None:
         raise UserError("--group-pattern and --groups: expected one of them, got both. Leave one out.")
     if request.group_pattern is not None:
-        check_pattern(request.group_pattern)
+        grouping.check_pattern(request.group_pattern)
+    config = _config(request, root.resolve().name, patterns)
+    group_table = grouping.read_groups(request.groups) if request.groups else None
+    split_table = grouping.read_splits(request.splits) if request.splits else None
+    pairing = pair(root, patterns, ignore_unpaired=request.ignore_unpaired)
+    groups, problems = grouping.assign_groups(pairing.sources, request.group_pattern, group_table)
+    splits = None
+    if split_table is not None:
+        splits, found = grouping.splits_from_table(pairing.sources, groups, split_table)
+        problems += found
+    config = config.model_copy(update={"files_sha256": _files_digest(pairing)})
+    return Job(config, pairing, groups, splits, (*pairing.problems, *problems))
 
 
 def _config(request: Request, name: str, patterns: Mapping[str, str]) -> IngestConfig:
@@ -138,7 +113,7 @@ def _config(request: Request, name: str, patterns: Mapping[str, str]) -> IngestC
         "max_background": _max_background(request.max_background, is_weak),
         "group_pattern": request.group_pattern,
         "groups_sha256": sha256_file(request.groups) if request.groups and request.groups.is_file() else None,
-        "split": parse_shares(request.split or DEFAULT_SPLIT) if request.splits is None else None,
+        "split": grouping.parse_shares(request.split or DEFAULT_SPLIT) if request.splits is None else None,
         "splits_sha256": sha256_file(request.splits) if request.splits and request.splits.is_file() else None,
         "seed": request.seed,
         "ignore_unpaired": request.ignore_unpaired,
@@ -208,11 +183,7 @@ def _region_scheme(name: str) -> LabelScheme:
 
 
 def parse_class_map(text: str | None, scheme: LabelScheme) -> dict[int, int] | None:
-    """``0:0,1:2``, JSON, or a JSON or YAML file -> value in the file -> class id or 255; class names do as ids.
-
-    Raises:
-        UserError: for another form, or a class that the scheme has not.
-    """
+    """``0:0,1:2``, JSON, or a JSON or YAML file -> value in the file -> class id or 255; class names do as ids."""
     if text is None:
         return None
     document: Any
@@ -265,11 +236,7 @@ def _point_columns(text: str) -> tuple[str, ...]:
 
 
 def parse_stain(text: str, threshold: int | None) -> list[tuple[str, int]]:
-    """``he``, ``ihc`` or ``PATTERN=he,PATTERN=ihc`` -> (file name pattern, grey level) in order.
-
-    Raises:
-        UserError: for an unknown stain or a level outside 0-254.
-    """
+    """``he``, ``ihc`` or ``PATTERN=he,PATTERN=ihc`` -> (file name pattern, grey level) in order."""
     if threshold is not None:
         if not 0 <= threshold < 255:
             raise UserError(f"--air-threshold: expected a grey level 0-254, got {threshold}.")
@@ -307,9 +274,10 @@ def _geometry(request: Request) -> dict[str, Any]:
 
 def _files_digest(pairing: Pairing) -> str:
     """Digest over relative path and content of every file that is read."""
-    listing = []
-    for source in pairing.sources:
-        for kind, path in sorted(source.files.items()):
-            contents = [sha256_file(file) for file in content_files(path)]
-            listing.append([kind, source.uris[kind], contents])
-    return digest(listing)
+    return digest(
+        [
+            [kind, source.uris[kind], [sha256_file(file) for file in content_files(path)]]
+            for source in pairing.sources
+            for kind, path in sorted(source.files.items())
+        ]
+    )

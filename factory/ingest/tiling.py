@@ -31,10 +31,7 @@ class TiledImage:
     """An image, or a part of a slide, and the tiles that are cut from it.
 
     Attributes:
-        source: the image and its files.
-        geometry: its size and resolution.
-        origins: of the tiles that are kept.
-        dropped: number of tiles with too much background or without a labelled pixel.
+        origins: of the tiles that are kept. dropped: number of those with too much background or no labelled pixel.
         points: of the image, at the tiles' resolution.
         agreement: of region labels with the marked cells; None where no region labels are made.
         doubts: probable faults of its labels, a line each.
@@ -53,11 +50,6 @@ def select_tiles(
     sources: Sequence[Source], config: IngestConfig, workers: int
 ) -> tuple[list[TiledImage], tuple[int, int], list[str]]:
     """Decode every image and its labels once, collect all faults, and choose the tiles.
-
-    Args:
-        sources: the images.
-        config: how they are read.
-        workers: threads.
 
     Returns:
         The usable images in their order, the tile's (height, width), and all faults, a line each.

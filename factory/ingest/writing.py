@@ -15,22 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from factory.core import runs
 from factory.core.config import canonical, digest
 from factory.core.console import progress
 from factory.core.encoding import json_bytes
 from factory.core.pool import worker_threads
-from factory.core.runs import (
-    POINTS,
-    REGIONS,
-    RUN,
-    Run,
-    RunSpec,
-    is_finished,
-    library_versions,
-    open_run,
-    read_run,
-    write_shard,
-)
+from factory.core.runs import POINTS, REGIONS, RUN, Run, RunSpec
 from factory.ingest import agreement
 from factory.ingest.config import IngestConfig
 from factory.ingest.grouping import draw_splits
@@ -52,11 +42,7 @@ _LIBRARIES = (
 
 
 class InputError(UserError):
-    """Everything that is wrong with the input, found before anything was written.
-
-    Attributes:
-        problems: one line for each file and fault. kinds: one line for each fault, with the first files that have it.
-    """
+    """Everything wrong with the input: `problems` by file, and `kinds`, each with the first files that have it."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -95,15 +81,7 @@ class PlannedTile:
 
 @dataclass(frozen=True)
 class Plan:
-    """Tiles to be written.
-
-    Attributes:
-        spec: of the run folder.
-        job: the resolved request.
-        images: with the places of their tiles.
-        tiles: in the order of the store.
-        splits: group id -> split.
-    """
+    """Tiles to be written, in the order of the store; `splits`: group id -> split."""
 
     spec: RunSpec
     job: Job
@@ -137,25 +115,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Ingested:
-    """Result of an ingest.
-
-    Attributes:
-        plan: of the data set; None when the whole data set was there before.
-        table: the manifest's rows; None after a dry run.
-    """
+    """The plan, None when the whole data set was there before; the manifest's rows, None after a dry run."""
 
     plan: Plan | None
     table: pa.Table | None
 
 
 def ingest(request: Request, *, workers: int, overwrite: bool = False, dry_run: bool = False) -> Ingested:
-    """Bring real images into a data set.
-
-    Args:
-        request: the options.
-        workers: threads.
-        overwrite: replace another data set in the folder.
-        dry_run: stop before anything is written.
+    """Bring real images into a data set with so many threads; `dry_run` stops before anything is written.
 
     Raises:
         InputError: with all faults; nothing was written.
@@ -170,7 +137,7 @@ def ingest(request: Request, *, workers: int, overwrite: bool = False, dry_run: 
     plan = make_plan(request.out, job, workers)
     if dry_run:
         return Ingested(plan, None)
-    with open_run(plan.spec, overwrite=overwrite) as run:
+    with runs.open_run(plan.spec, overwrite=overwrite) as run:
         _write_shards(run, plan, workers)
         if "points" in job.config.patterns:
             write_atomic(request.out / POINTS, encode_points(_points_of(plan)))
@@ -180,11 +147,7 @@ def ingest(request: Request, *, workers: int, overwrite: bool = False, dry_run: 
 
 
 def make_plan(out: Path, job: Job, workers: int) -> Plan:
-    """Read all files once, choose the tiles and assign them to splits.
-
-    Raises:
-        InputError: with all faults.
-    """
+    """Read all files once, choose the tiles and assign them to splits."""
     sources, config = job.pairing.sources, job.config
     images, size, problems = select_tiles(sources, config, workers)
     if job.problems or problems:
@@ -202,7 +165,10 @@ def make_plan(out: Path, job: Job, workers: int) -> Plan:
     splits = job.splits
     if splits is None:
         assert config.split is not None
-        splits = draw_splits(_tiles_per_group(job, images), config.split, config.seed)
+        counts: Counter[str] = Counter()
+        for image in images:
+            counts[job.groups[image.source.uri]] += len(image.origins)
+        splits = draw_splits(dict(+counts), config.split, config.seed)
     spec = RunSpec(out, config.model_dump(mode="json"), Layout(len(tiles), *size, config.shard), dataset_info(config))
     return Plan(spec, job, tuple(images), tiles, splits)
 
@@ -214,7 +180,7 @@ def dataset_info(config: IngestConfig) -> DatasetInfo:
         real_pixels=True,
         generator="ingest",
         label_schemes=(config.label_scheme,),
-        versions=library_versions(*_LIBRARIES),
+        versions=runs.library_versions(*_LIBRARIES),
         training_sources=(config.name,),
         licences=(config.licence,),
     )
@@ -223,12 +189,11 @@ def dataset_info(config: IngestConfig) -> DatasetInfo:
 def _already_there(out: Path, config: IngestConfig, *, overwrite: bool) -> pa.Table | None:
     """The rows of a finished data set of this very configuration; None where there is work to do.
 
-    Raises:
-        UserError: when the folder holds a data set of another configuration, before any image is read.
+    A data set of another configuration is refused before any image is read.
     """
     if not (out / RUN).is_file():
         return None
-    document, wanted = read_run(out), config.model_dump(mode="json")
+    document, wanted = runs.read_run(out), config.model_dump(mode="json")
     different = [key for key in wanted if canonical(wanted[key]) != canonical(document["config"].get(key))]
     if different:
         if overwrite:
@@ -239,19 +204,12 @@ def _already_there(out: Path, config: IngestConfig, *, overwrite: bool) -> pa.Ta
             "Use another --out, or --overwrite to start anew."
         )
     info = dataset_info(config)
-    if canonical(document["info"]) != canonical(info.to_dict()) or not is_finished(out):
+    if canonical(document["info"]) != canonical(info.to_dict()) or not runs.is_finished(out):
         return None
     is_complete = not Run(RunSpec(out, wanted, Layout(**document["layout"]), info)).todo
     beside = [POINTS] * ("points" in config.patterns) + [REGIONS] * (config.smooth_um is not None)
     has_all = is_complete and all((out / name).is_file() for name in beside)
     return read_dataset_manifest(out)[0] if has_all else None
-
-
-def _tiles_per_group(job: Job, images: Sequence[TiledImage]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for image in images:
-        counts[job.groups[image.source.uri]] += len(image.origins)
-    return dict(+counts)
 
 
 def _sample_id(config: IngestConfig, image: TiledImage, y: int, x: int) -> str:
@@ -265,7 +223,9 @@ def _write_shards(run: Run, plan: Plan, workers: int) -> None:
     layout = run.spec.layout
     done = sum(len(layout.rows(shard)) for shard in run.done)
     with progress("writing", layout.n, done=done) as bar, worker_threads(workers) as pool:
-        tasks = [pool.submit(write_shard, run.spec, shard, _samples(plan, layout.rows(shard))) for shard in run.todo]
+        tasks = [
+            pool.submit(runs.write_shard, run.spec, shard, _samples(plan, layout.rows(shard))) for shard in run.todo
+        ]
         for task in as_completed(tasks):
             record = task.result()
             run.add(record)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.images.files import IMAGE_SUFFIXES, read_rgb
-from factory.inspect.layout import Block, Panel, View
+from factory.inspect.layout import Block, View
 from factory.inspect.selection import Sort
 from manifests.dataset import Dataset, Sample
 from manifests.errors import UserError
@@ -34,11 +34,9 @@ def has_tissue(image: Image) -> bool:
 
 
 def dataset_block(dataset: Dataset, places: list[int], sort: Sort, first: Dataset | None = None) -> Block:
-    """Makes a block of tiles with their labels.
+    """Makes a block of the tiles at some positions with their labels; `sort` is the column that they are spread over.
 
-    Args:
-        dataset: the data set. places: positions of the rows. sort: column that they are spread over, for the note.
-        first: data set of the block above: this one is drawn at its scale, and only the middle of larger tiles.
+    It is drawn at the scale of `first`, the data set of the block above, with only the middle of larger tiles.
     """
     rows = [dataset.row(place) for place in places]
     whole = shape_of(dataset)
@@ -46,9 +44,9 @@ def dataset_block(dataset: Dataset, places: list[int], sort: Sort, first: Datase
     room = [max(1, round(side / zoom)) for side in (shape_of(first) if first else whole)]
     shape = (min(whole[0], room[0]), min(whole[1], room[1]))
     cut = "" if shape == whole else f", the middle {shape[0]} x {shape[1]} of each shown"
-    mpps = sorted({row["mpp"] for row in rows})
     spread = "at random" if sort == "random" else f"spread over {sort}"
-    resolution = " / ".join(f"{mpp:g}" for mpp in mpps[:4])
+    resolution = " / ".join(f"{mpp:g}" for mpp in sorted({row["mpp"] for row in rows})[:4])
+    has_cells = any(row["cells"] is None or row["cells"] > 0 for row in rows)
 
     def view(place: int) -> View:
         sample = dataset[places[place]]
@@ -57,8 +55,8 @@ def dataset_block(dataset: Dataset, places: list[int], sort: Sort, first: Datase
     return Block(
         title=dataset.root.resolve().name,
         note=f"{len(rows)} of {len(dataset)} tiles, {spread} · {whole[0]} x {whole[1]} px, {resolution} um/px{cut}",
-        warning=f"synthetic, {DISCLAIMER}" if dataset.info.is_synthetic else "",
-        panels=_panels(rows),
+        warning=warning_of(dataset),
+        panels=("image", "mask", "cells") if has_cells else ("image", "mask"),
         schemes=tuple(dataset.schemes),
         count=len(rows),
         shape=shape,
@@ -75,20 +73,21 @@ def images_block(dataset: Dataset, places: Sequence[int], note: str) -> Block:
         row = dataset.row(places[place])
         return View(dataset.store.read(row["index"], "image"), None, (row["sample_id"],))
 
-    warning = f"synthetic, {DISCLAIMER}" if dataset.info.is_synthetic else ""
-    title = dataset.root.resolve().name
-    return Block(title, note, warning, ("image",), (), len(places), shape_of(dataset), lines=1, view=view)
+    title, shape = dataset.root.resolve().name, shape_of(dataset)
+    return Block(title, note, warning_of(dataset), ("image",), (), len(places), shape, lines=1, view=view)
+
+
+def warning_of(dataset: Dataset) -> str:
+    """Returns a mark for synthetic data, empty for real ones."""
+    return f"synthetic, {DISCLAIMER}" if dataset.info.is_synthetic else ""
 
 
 def cuts_block(folder: Path, n: int, shape: tuple[int, int], seed: int) -> Block:
-    """Makes a block of tiles cut out of the images of a folder; arguments as in `cut_images`."""
+    """Makes a block of tiles from `cut_images`."""
     cuts = cut_images(folder, n, shape, seed)
     note = f"{len(cuts)} tiles cut out of the images as they are, not scaled"
-
-    def view(place: int) -> View:
-        return View(cuts[place].image, None, (cuts[place].name,))
-
-    return Block(folder.resolve().name, note, "", ("image",), (), len(cuts), shape, lines=1, view=view)
+    views = [View(cut.image, None, (cut.name,)) for cut in cuts]
+    return Block(folder.resolve().name, note, "", ("image",), (), len(cuts), shape, lines=1, view=views.__getitem__)
 
 
 def shape_of(dataset: Dataset) -> tuple[int, int]:
@@ -109,12 +108,6 @@ def _middle(sample: Sample, shape: tuple[int, int]) -> tuple[Image, Tile]:
     return sample.image[part], Tile(tile.semantic[part], tile.instance[part], tile.mpp, tile.scheme)
 
 
-def _panels(rows: list[dict[str, Any]]) -> tuple[Panel, ...]:
-    """Returns image and mask, and also cells unless the rows say that there are none."""
-    has_cells = any(row["cells"] is None or row["cells"] > 0 for row in rows)
-    return ("image", "mask", "cells") if has_cells else ("image", "mask")
-
-
 @dataclass(frozen=True)
 class Cut:
     """A piece of an image: its name for the caption, and uint8 [H, W, 3], at most as large as a tile."""
@@ -124,16 +117,9 @@ class Cut:
 
 
 def cut_images(folder: Path, n: int, shape: tuple[int, int], seed: int) -> list[Cut]:
-    """Cuts `n` tiles out of the images of a folder, in turn over the images, without scaling.
+    """Cuts `n` tiles out of the images of a folder (not of its subfolders), in turn over the images, without scaling.
 
     Up to 12 places are drawn until a cut has tissue (see `has_tissue`). An image smaller than the tile is taken whole.
-
-    Args:
-        folder: folder of the images; its subfolders are ignored. n: number of tiles.
-        shape: height and width of a tile in pixels. seed: of the places.
-
-    Raises:
-        UserError: when there is no image, or one cannot be read.
     """
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
@@ -191,9 +177,8 @@ def _tissue(row: dict[str, Any]) -> str:
     achieved, asked = row["tissue_fraction"], row["request_tissue"]
     if achieved is None:
         return ""
-    return (
-        f"tissue {percent(achieved)}" if asked is None else f"tissue {percent(asked)} asked, {percent(achieved)} area"
-    )
+    area = percent(achieved)
+    return f"tissue {area}" if asked is None else f"tissue {percent(asked)} asked, {area} area"
 
 
 def _cells(row: dict[str, Any]) -> str:

@@ -43,13 +43,10 @@ class Block:
     """Tiles under one heading.
 
     Attributes:
-        title: the heading.
-        note: a line below it.
+        title: the heading. note: a line below it.
         warning: shown in colour beside the heading, e.g. "synthetic, not for diagnosis".
-        panels: the pictures of every tile.
-        schemes: label schemes in the legend.
-        count: number of tiles.
-        shape: height and width of the largest tile in pixels.
+        panels: the pictures of every tile. schemes: label schemes in the legend.
+        count: number of tiles. shape: height and width of the largest tile in pixels.
         lines: the largest number of caption lines.
         view: returns the tile at a place 0..count-1; called again for every size that is tried, to save memory.
         zoom: scale relative to the first block: the ratio of their micrometres per pixel.
@@ -79,9 +76,7 @@ class Grid:
     Attributes:
         scale: pixels of the sheet per pixel of a tile.
         panel: height and width of a panel. step: from one panel to the next, down and right.
-        card: height and width of a card.
-        columns, rows: number of cards.
-        head: height of the heading.
+        card: height and width of a card. columns, rows: number of cards. head: height of the heading.
     """
 
     scale: float
@@ -114,12 +109,7 @@ class Layout:
     @property
     def line(self) -> int:
         """Height of a caption line in pixels."""
-        return line_px(self.text)
-
-
-def line_px(text: int) -> int:
-    """Returns the height of a line in a text size."""
-    return round(_LINE * text)
+        return round(_LINE * self.text)
 
 
 def arrange(blocks: list[Block], area_px: int) -> Layout:
@@ -135,16 +125,12 @@ def arrange(blocks: list[Block], area_px: int) -> Layout:
     while scale * longest >= min(_MIN_PANEL_PX, longest):
         every_width = (_layout(blocks, scale, columns) for columns in range(1, blocks[0].count + 1))
         narrow = takewhile(lambda layout: layout.width <= MAX_SIDE_PX, every_width)
-        fitting = [layout for layout in narrow if _fits(layout, area_px)]
+        fitting = [one for one in narrow if one.height <= MAX_SIDE_PX and one.width * one.height <= area_px]
         if fitting:
             return min(fitting, key=lambda one: _shape_penalty(one, blocks[0].count))
         scale *= 0.97
     tiles = sum(block.count for block in blocks)
     raise UserError(f"--n: expected a number of tiles that one sheet can show, got {tiles} in all. Use a smaller --n.")
-
-
-def _fits(layout: Layout, area_px: int) -> bool:
-    return layout.height <= MAX_SIDE_PX and layout.width * layout.height <= area_px
 
 
 def _shape_penalty(layout: Layout, count: int) -> float:
@@ -170,7 +156,7 @@ def _grid(block: Block, scale: float, card_width: int, columns: int, text: int) 
     panel = _panel(block, scale)
     step = (panel[0] + PANEL_GAP_PX, 0) if block.stacked else (0, panel[1] + PANEL_GAP_PX)
     pictures = panel[0] + (len(block.panels) - 1) * step[0]
-    card_height = pictures + text // 2 + block.lines * line_px(text)
+    card_height = pictures + text // 2 + block.lines * round(_LINE * text)
     head = round(text * (7.6 if block.schemes else 5.2))
     return Grid(scale, panel, step, (card_height, card_width), columns, -(-block.count // columns), head)
 

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from factory.core.page import data_uri, fill_page
+from factory.inspect.blocks import shape_of, warning_of
 from factory.inspect.selection import Sort, achieved_tps, choose
+from factory.inspect.sheet import uncounted
 from factory.inspect.views import FILL_OPACITY, contour_layer, contour_palette, mask_layer, shrink_image, shrink_labels
 from manifests.dataset import Dataset, Sample
-from manifests.schema import DISCLAIMER
 
 MAX_ROWS = 20_000
 MAX_PICTURES = 200
@@ -27,38 +28,15 @@ _WEBP_METHOD = 2
 _TEXT_CHARACTERS = 120
 _SIDES_QUALITIES = ((640, 80), (512, 75), (512, 55), (384, 55), (256, 50), (160, 40))
 _COPIED = (
-    "sample_id",
-    "split",
-    "source",
-    "group_id",
-    "label_scheme",
-    "mpp",
-    "request_tps",
-    "tps_area",
-    "tps_cells",
-    "has_tumour",
-    "request_tissue",
-    "tissue_fraction",
-    "request_cells",
-    "cells",
-    "cells_positive",
-    "cells_negative",
-    "class_fractions",
-    "label_origin",
-    "attempts",
-    "allocation_shift",
-)
+    "sample_id", "split", "source", "group_id", "label_scheme", "mpp",
+    "request_tps", "tps_area", "tps_cells", "has_tumour", "request_tissue", "tissue_fraction",
+    "request_cells", "cells", "cells_positive", "cells_negative", "class_fractions",
+    "label_origin", "attempts", "allocation_shift",
+)  # fmt: skip
 
 
 def render_page(dataset: Dataset, sort: Sort, seed: int, on_tile: Callable[[], None] = lambda: None) -> str:
-    """Renders the page of a data set, below 15 MB.
-
-    Args:
-        dataset: the data set; at most 20,000 random rows and 200 pictures are shown.
-        sort: column that the pictures are spread over.
-        seed: of the random rows and of the order of equal values.
-        on_tile: called after each picture.
-    """
+    """Renders the page of a data set, below 15 MB: at most 20,000 random rows and 200 pictures, spread over `sort`."""
     shown = picked(dataset, MAX_ROWS, seed)
     pictured = choose(shown, min(MAX_PICTURES, len(shown)), sort, seed)
     pictures = [
@@ -79,16 +57,16 @@ def picked(dataset: Dataset, n: int, seed: int) -> Dataset:
 
 
 def _description(dataset: Dataset, shown: Dataset) -> dict[str, Any]:
-    layout, info = dataset.store.layout, dataset.info
+    info, (height, width) = dataset.info, shape_of(dataset)
     return {
         "name": dataset.root.resolve().name,
-        "warning": f"synthetic, {DISCLAIMER}" if info.is_synthetic else "",
+        "warning": warning_of(dataset),
         "generator": info.generator,
         "sources": list(info.training_sources),
         "licences": list(info.licences),
         "total": len(dataset),
-        "height": layout.height,
-        "width": layout.width,
+        "height": height,
+        "width": width,
         "fill": FILL_OPACITY,
         "schemes": [
             {
@@ -143,12 +121,8 @@ def _pictures(shown: Dataset, rows: list[int], on_tile: Callable[[], None]) -> l
                 on_tile()
             if _size_bytes(pictures) <= PICTURES_BYTES:
                 break
-            on_tile = _silent
+            on_tile = uncounted
     return pictures
-
-
-def _silent() -> None:
-    """Ignores the tiles of a second encoding, which are not counted again."""
 
 
 def _size_bytes(pictures: Iterable[dict[str, str]]) -> int:

@@ -26,13 +26,7 @@ MOST_IN_GALLERY = 120
 
 @dataclass(frozen=True)
 class Inspection:
-    """The files of an inspection.
-
-    Attributes:
-        sheet: the contact sheet. page: the HTML page.
-        sort: column that the tiles are spread over.
-        tiles: number of tiles on the sheet, those of `beside` included. size_bytes: of both files.
-    """
+    """The files of an inspection, the column that the tiles are spread over, and the number of tiles on the sheet."""
 
     sheet: Path
     page: Path
@@ -60,15 +54,11 @@ def inspect_dataset(
     """Writes the contact sheet and the page of a data set.
 
     Args:
-        root: folder of the data set.
-        out: folder to write to; default `default_out`. An earlier inspection there is replaced.
+        root: folder of the data set. out: default `default_out`; an earlier inspection there is replaced.
         n: tiles on the sheet, and as many from `beside`.
         sort: column to spread them over; default the first of tps, tissue and cells that the tiles have.
         beside: another data set or a folder of images, shown below on the sheet.
         seed: of the order of equal values, and of the places that tiles are cut from. dry_run: write nothing.
-
-    Raises:
-        UserError: when the data set or `beside` cannot be shown, or `out` lies in a data set. Nothing is written then.
     """
     dataset = open_finished(root)
     out = check_out(default_out(root) if out is None else out)
@@ -92,11 +82,7 @@ def inspect_dataset(
 def write_contact_sheet(root: Path, n: int = 8) -> Path | None:
     """Writes a few tiles of a new data set to one PNG beside it, ``data/synth-sheet.png`` for ``data/synth``.
 
-    Args:
-        root: folder of the finished data set. n: tiles at most, spread over the first of tps, tissue and cells.
-
-    Returns:
-        The PNG; None if its folder cannot be written to.
+    Returns the PNG; None if its folder cannot be written to.
     """
     dataset = open_finished(root)
     root = root.resolve()
@@ -123,12 +109,7 @@ def _beside_block(beside: Path, dataset: Dataset, n: int, sort: Sort, seed: int)
 def write_gallery(
     dataset: Dataset, places: Sequence[int], path: Path, note: str, on_tile: Callable[[], None] = lambda: None
 ) -> None:
-    """Writes a PNG of images and their names, without labels, for a person to choose from.
-
-    Args:
-        dataset: the images. places: positions of rows, at most `MOST_IN_GALLERY`. path: of the PNG; its folder is made.
-        note: a line below the title. on_tile: called after each image.
-    """
+    """Writes a PNG of at most `MOST_IN_GALLERY` images and their names, without labels, for a person to choose from."""
     content = render_sheet([images_block(dataset, places, note)], on_tile)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content)

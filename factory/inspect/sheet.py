@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from factory.core.page import encode_image
 from factory.inspect.layout import GAP_PX, MARGIN_PX, Block, Grid, Layout, Panel, View, arrange
 from factory.inspect.views import (
     compose,
@@ -31,28 +31,22 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def render_sheet(blocks: list[Block], on_tile: Callable[[], None] = lambda: None) -> bytes:
-    """Draws the sheet as PNG: both sides at most 3900 pixels, at most 10 MB.
-
-    Args:
-        blocks: from top to bottom.
-        on_tile: called after each tile.
+    """Draws the blocks from top to bottom as PNG: both sides at most 3900 pixels, at most 10 MB.
 
     Raises:
         UserError: when the tiles are too many to be told apart.
     """
-    area_px, report = _FIRST_AREA_PX, on_tile
+    area_px = _FIRST_AREA_PX
     while True:
         layout = arrange(blocks, area_px)
-        stream = io.BytesIO()
-        _draw(blocks, layout, report).save(stream, "PNG")
-        content = stream.getvalue()
+        content = encode_image(_draw(blocks, layout, on_tile), "png")
         if len(content) <= MAX_BYTES:
             return content
         area_px = int(layout.width * layout.height * MAX_BYTES / len(content) * 0.95)
-        report = _silent
+        on_tile = uncounted
 
 
-def _silent() -> None:
+def uncounted() -> None:
     """Ignores the tiles of a second drawing, which are not counted again."""
 
 

@@ -77,11 +77,7 @@ def outline_palette(scheme: LabelScheme) -> RGB:
 
 
 def mask_layer(semantic: npt.NDArray[np.uint8], scheme: LabelScheme) -> RGB:
-    """Draws the mask as a layer over the image.
-
-    Args:
-        semantic: uint8 [H, W] at the size in which it is shown.
-        scheme: label scheme of the mask.
+    """Draws a mask uint8 [H, W], at the size in which it is shown, as a layer over the image.
 
     Returns:
         uint8 [H, W, 4]: class colours, half transparent, opaque along the outlines of regions; `IGNORE` is hatched.

@@ -41,11 +41,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyTile(Origin):
-    """One tile of a key.
-
-    Attributes:
-        salt: of its seal, in hex. image_sha256: digest of its picture's bytes in the page.
-    """
+    """One tile of a key: also the salt of its seal, in hex, and the digest of its picture's bytes in the page."""
 
     salt: str
     image_sha256: str
@@ -91,14 +87,7 @@ class Key:
 
 
 def read_document(path: Path, kind: str, where: str) -> dict[str, Any]:
-    """Reads a JSON object of one kind and of this version.
-
-    Args:
-        path: the file. kind: expected value of ``kind``. where: option or argument, for errors.
-
-    Raises:
-        UserError: for any other file.
-    """
+    """Reads a JSON object of one ``kind`` and of this version; `where` names the file in errors."""
     if not path.is_file():
         raise UserError(f"{where}: expected a file, got none.")
     if path.stat().st_size > _MOST_BYTES:
@@ -117,11 +106,7 @@ def read_document(path: Path, kind: str, where: str) -> dict[str, Any]:
 
 
 def read_key(path: Path) -> Key:
-    """Reads `key.json`.
-
-    Raises:
-        UserError: when it is missing, not a key, or changed.
-    """
+    """Reads `key.json`; refuses one that was changed."""
     where = f"--key {path}"
     document = read_document(path, KIND, where)
     try:

@@ -46,8 +46,7 @@ class Quiz:
     """A quiz that was written.
 
     Attributes:
-        page, key: the files. tiles: number of tiles from every data set, by (truth, name).
-        shape: height and width shown. encoding: of the pictures. page_bytes: size of the page.
+        tiles: number of tiles from every data set, by (truth, name). shape: height and width shown.
         licences: of the real tiles. notes: on the choice of tiles.
     """
 
@@ -76,13 +75,9 @@ def make_quiz(
     """Writes the page and the key of a quiz; the same inputs and seed give the same bytes.
 
     Args:
-        synthetic, real: folders of finished data sets. out: folder to write to.
-        n: number of tiles, half of either kind. size: height and width shown. split: of the real tiles, or ``all``.
+        synthetic, real, n, size, split: see `open_inputs`. out: folder to write to.
         seed: of the choice of tiles and pieces, and of their order. overwrite: replace an earlier quiz.
         dry_run: write nothing.
-
-    Raises:
-        UserError: for data sets that give no blind test, see `open_inputs`, or an `out` with other files.
     """
     _check_free(out, overwrite=overwrite)
     inputs = open_inputs(synthetic, real, n=n, size=size, split=split)
@@ -117,15 +112,13 @@ def encode(crops: Sequence[Crop], on_tile: Callable[[], None] = lambda: None) ->
 
     All are PNG if they take at most 24 MiB together, else JPEG of quality 95 without chroma subsampling.
     """
-    files, size = [], 0
+    files: list[bytes] = []
     for crop in crops:
         files.append(encode_image(crop.image, "png", compress_level=6))
-        size += len(files[-1])
         on_tile()
-        if size > MOST_PNG_BYTES:
-            return Pictures(
-                "jpeg", tuple(encode_image(one.image, "jpeg", quality=_JPEG_QUALITY, subsampling=0) for one in crops)
-            )
+        if sum(map(len, files)) > MOST_PNG_BYTES:
+            small = (encode_image(one.image, "jpeg", quality=_JPEG_QUALITY, subsampling=0) for one in crops)
+            return Pictures("jpeg", tuple(small))
     return Pictures("png", tuple(files))
 
 

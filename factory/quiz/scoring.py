@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from factory.core.statistics import wilson_interval
-from factory.quiz.key import Key, KeyTile, read_document
+from factory.quiz.key import Key, read_document
 from factory.quiz.sources import KINDS, Truth
 from manifests.errors import UserError
 
@@ -73,12 +73,7 @@ class Confusion:
 def confusion(truths: Sequence[Truth], answers: Sequence[Truth]) -> Confusion:
     """Counts answers by truth."""
     pairs = list(zip(truths, answers, strict=True))
-    return Confusion(
-        pairs.count(("real", "real")),
-        pairs.count(("real", "synthetic")),
-        pairs.count(("synthetic", "real")),
-        pairs.count(("synthetic", "synthetic")),
-    )
+    return Confusion(*(pairs.count((truth, said)) for truth in KINDS for said in KINDS))
 
 
 def against_guessing(count: int, total: int) -> float:
@@ -89,8 +84,7 @@ def against_guessing(count: int, total: int) -> float:
     have a larger variance, by n / (n - 1); the page does not say how many tiles are of either kind.
     """
     tail = sum(comb(total, right) for right in range(min(count, total - count) + 1))
-    p_value: float = 2 * tail / 2**total
-    return min(1.0, p_value)
+    return min(1.0, float(2 * tail / 2**total))
 
 
 @dataclass(frozen=True)
@@ -151,8 +145,8 @@ class Scores:
     """Scores of all readers.
 
     Attributes:
-        key: of the quiz. readers: in the order given. tables: their confusion matrices, in the same order.
-        parts: tiles by generator and by TPS, with a share for every reader. agreements: of every two readers.
+        tables: confusion matrices, in the order of the readers. agreements: of every two readers.
+        parts: tiles by generator and by TPS, with a share for every reader.
     """
 
     key: Key
@@ -180,11 +174,7 @@ def score(key: Key, readers: Sequence[Reader]) -> Scores:
 
 
 def read_readers(paths: Sequence[Path], key: Key) -> list[Reader]:
-    """Reads files of answers.
-
-    Raises:
-        UserError: for another kind of file, answers to another quiz, missing answers, or a second file of one reader.
-    """
+    """Reads files of answers to the quiz of a key, one of every reader."""
     readers: list[Reader] = []
     for path in paths:
         reader = _read(path, key)
@@ -210,21 +200,13 @@ def _parts(by: str, key: Key, readers: Sequence[Reader]) -> list[Part]:
         return []
     places: dict[tuple[Truth, str], list[int]] = {}
     for place, tile in enumerate(key.tiles):
-        name = _source_name(tile) if by == "generator" else tps_bin(tile.tps)
+        name = f"{tile.dataset} ({tile.made_by})" if by == "generator" else tps_bin(tile.tps)
         places.setdefault((tile.truth, name), []).append(place)
-    return [
-        Part(
-            by,
-            name,
-            truth,
-            tuple(Share(sum(reader.answers[place] == truth for place in own), len(own)) for reader in readers),
-        )
-        for (truth, name), own in sorted(places.items())
-    ]
-
-
-def _source_name(tile: KeyTile) -> str:
-    return f"{tile.dataset} ({tile.made_by})"
+    parts = []
+    for (truth, name), own in sorted(places.items()):
+        right = (sum(reader.answers[place] == truth for place in own) for reader in readers)
+        parts.append(Part(by, name, truth, tuple(Share(count, len(own)) for count in right)))
+    return parts
 
 
 def _read(path: Path, key: Key) -> Reader:
@@ -250,12 +232,10 @@ def _read(path: Path, key: Key) -> Reader:
 
 
 def _answer(entry: Mapping[str, Any], where: str) -> Truth:
-    for kind in KINDS:
-        if entry.get("answer") == kind:
-            return kind
-    raise UserError(
-        f"{where}: tile {entry['tile']}: answer: expected real or synthetic, got {str(entry.get('answer'))[:40]!r}."
-    )
+    found = entry.get("answer")
+    if found not in KINDS:
+        raise UserError(f"{where}: tile {entry['tile']}: answer: expected real or synthetic, got {str(found)[:40]!r}.")
+    return KINDS[KINDS.index(found)]
 
 
 def _seconds(entry: Mapping[str, Any], where: str) -> float | None:
@@ -263,7 +243,6 @@ def _seconds(entry: Mapping[str, Any], where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
-        raise UserError(
-            f"{where}: tile {entry['tile']}: seconds: expected 0 or more, or null, got {str(value)[:40]!r}."
-        )
+        got = str(value)[:40]
+        raise UserError(f"{where}: tile {entry['tile']}: seconds: expected 0 or more, or null, got {got!r}.")
     return float(value)

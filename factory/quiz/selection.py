@@ -53,13 +53,7 @@ def choose(inputs: Inputs, n: int, seed: int, on_tile: Callable[[], None] = lamb
     places are drawn until the piece has tissue (see `has_tissue`) and, for real tiles of one image, overlaps no piece
     that is already shown. Overlaps are found by `source_x` and `source_y`, which count pixels of the original, so that
     some are missed in resampled images. Tiles without such a place come last. Mirrored margins of real tiles are never
-    shown.
-
-    Args:
-        inputs: from `open_inputs`. n: number of tiles. seed: of every draw. on_tile: called after each tile.
-
-    Raises:
-        UserError: when too few real tiles have enough pixels of their own.
+    shown: a quiz with too few real tiles of enough pixels is refused.
     """
     crops: list[Crop] = []
     notes: list[str] = []

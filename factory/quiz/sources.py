@@ -72,8 +72,7 @@ def open_inputs(
     """Opens the data sets of a quiz and refuses those that give no blind test; no pixels are read yet.
 
     Args:
-        synthetic, real: folders of finished data sets.
-        n: number of tiles, half of either kind.
+        synthetic, real: folders of finished data sets. n: number of tiles, half of either kind.
         size: height and width to show; by default the largest that all tiles have.
         split: of the real tiles, or ``all``. Synthetic sets have all their tiles used.
 
@@ -105,11 +104,7 @@ def open_inputs(
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Returns a name for every folder: its own, with its parent's where two are equal.
-
-    Raises:
-        UserError: for a folder that was given twice.
-    """
+    """Returns a name for every folder: its own, with its parent's where two are equal. No folder may be there twice."""
     resolved = [folder.resolve() for folder in folders]
     for place, folder in enumerate(resolved):
         if folder in resolved[:place]:

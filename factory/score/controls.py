@@ -69,7 +69,7 @@ def split_halves(groups: Sequence[str] | None, count: int, most: int, draws: int
 
     Args:
         groups: group of each real tile; None if unknown. count: number of real tiles. most: tiles in a half, at most.
-        draws: pairs of either kind. seed: of the draws.
+        draws: pairs of either kind.
     """
     rng = generator(seed, "halves")
     half = min(most, count // 2)
@@ -120,7 +120,6 @@ def shuffle_patches(
 
     Args:
         pixels: uint8 [N, H, W, ...]. patch_grid: rows and columns of patches; what H and W leave over stays as it is.
-        rng: generator of the shuffle.
     """
     count, height, width = pixels.shape[:3]
     rows, columns = (max(1, min(n, side)) for n, side in zip(patch_grid, (height, width), strict=True))
@@ -143,12 +142,7 @@ def random_draws(first: int, second: int, size: int, draws: int, rng: np.random.
 def control_row(
     name: str, features: Floats, reals: Floats, pairs: Pairs, k: int, rng: np.random.Generator
 ) -> ControlRow:
-    """Computes one row of the table of controls.
-
-    Args:
-        name: of the row. features: float64 [n, d] of the first of each pair. reals: float64 [m, d] of the second.
-        pairs: places in both. k: number of neighbours. rng: generator of the kernel distance's subsets.
-    """
+    """Computes one row of the table of controls from features [n, d] and [m, d] at pairs of places in both."""
     distances, kernels, shares = [], [], []
     for a, b in pairs:
         first, second = features[a], reals[b]
@@ -173,7 +167,7 @@ def control_table(
 
     Args:
         features: of ``reals``, ``shuffled`` and, if known, ``training``: float64 [n, d] each. fakes: those compared.
-        others: of further sets, by name. halves: of the reals. settings: of the draws.
+        others: of further sets, by name. halves: of the reals.
     """
     reals, k = features["reals"], settings.neighbours
     rng = generator(settings.seed, "halves", 1)
@@ -239,7 +233,7 @@ def price_of_control(
     Args:
         fakes: float64 [n, d]. shifts: float64 [n], NaN where a fake has none. reals: float64 [m, d].
         fractions: class fractions of fakes and reals, [n, c] and [m, c]; None for images.
-        bins: number of equal-count bins, at most. draws: per bin. rng: generator of the draws.
+        bins: number of equal-count bins, at most. draws: per bin.
 
     Returns:
         Nothing where all shifts are equal, or where there are too few tiles.
@@ -265,10 +259,6 @@ def price_of_control(
                 row[1:] = matched, float(gaps.min(1).mean()), len(np.unique(nearest))
             rows.append(row)
         (distance, matched, gap, tiles), spread = np.mean(rows, 0).tolist(), np.std(rows, 0).tolist()
-        own = np.abs(shifts[part])
-        found.append(
-            ShiftBin(
-                float(own.min()), float(own.max()), len(part), size, distance, spread[0], matched, spread[1], gap, tiles
-            )
-        )
+        low, high = np.abs(shifts[part[[0, -1]]]).tolist()
+        found.append(ShiftBin(low, high, len(part), size, distance, spread[0], matched, spread[1], gap, tiles))
     return tuple(found)

@@ -40,7 +40,6 @@ class MaskStatistics:
     """Statistics of the tiles of a set, for one class.
 
     Attributes:
-        class_name: the class.
         values: name in `STATISTICS` -> float64 [N]; NaN where a tile has no value (the mean area without components).
         lags_um: float64 [L]. curves: float64 [N, L], the two-point correlation of each tile, NaN where the class fills
             the tile or is absent.
@@ -72,11 +71,7 @@ def class_fractions(tiles: TileSet) -> Floats:
 
 
 def mask_statistics(tiles: TileSet, on_tile: Callable[[], None] = lambda: None) -> tuple[MaskStatistics, ...]:
-    """Measures every tile, class by class.
-
-    Args:
-        tiles: masks. on_tile: called after each tile and class.
-    """
+    """Measures every mask, class by class; `on_tile` is called after each tile and class."""
     scheme = tiles.scheme
     if scheme is None:
         raise ValueError(f"{tiles.name}: expected masks, got images")
@@ -104,13 +99,10 @@ def _of_class(tiles: TileSet, name: str, label: int, on_tile: Callable[[], None]
 
 
 def shape_figures(indicator: npt.NDArray[np.bool_], mpp: float) -> tuple[float, ...]:
-    """Computes the statistics of one mask, in the order of `STATISTICS` up to the Euler number.
+    """Computes the statistics of one mask, bool [H, W], in the order of `STATISTICS` up to the Euler number.
 
     The boundary is counted inside the tile, not along its edge. A hole is background that the class encloses within the
     tile. Components cut by the edge of the tile count with their visible part.
-
-    Args:
-        indicator: bool [H, W]. mpp: micrometres per pixel.
     """
     pixel = mpp * mpp
     areas = _component_areas(indicator, 8)
@@ -140,13 +132,10 @@ def _component_areas(
 
 
 def perimeter_px(indicator: npt.NDArray[np.bool_]) -> float:
-    """Returns the boundary length in pixels: the number of edges between unlike neighbours times pi / 4.
+    """Returns the boundary length of a mask, bool [H, W]: the number of edges between unlike pixels times pi / 4.
 
     The number of edges is the city-block length, on average over all directions 4 / pi of the true one (Crofton's
     formula with two directions): a circle is exact, a vertical line 21 % too short.
-
-    Args:
-        indicator: bool [H, W].
     """
     edges = np.count_nonzero(indicator[1:] != indicator[:-1]) + np.count_nonzero(indicator[:, 1:] != indicator[:, :-1])
     return float(edges * np.pi / 4)
@@ -157,10 +146,7 @@ def two_point_curve(field: npt.NDArray[np.float32]) -> Floats:
 
     S2(r) is the probability that two points at distance r both lie in the class (Torquato 2002, section 2.1), here over
     all pairs within the tile (zero-padded FFT divided by the number of pairs), averaged over directions in rings one
-    pixel wide. For a field of shares (averaged pixels), the denominator is the variance of the shares.
-
-    Args:
-        field: float32 [h, w] from 0 to 1.
+    pixel wide. For a field of shares (averaged pixels, [h, w]), the denominator is the variance of the shares.
 
     Returns:
         float64 [L], lags of 0, 1, ... pixels up to a quarter of the shorter side; NaN for a constant field.

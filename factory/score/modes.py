@@ -50,6 +50,11 @@ class ModeFigures:
         return tuple(mode for mode in self.modes if not mode.hits)
 
     @property
+    def hit(self) -> str:
+        """Number of modes with a hit, and of all, in words."""
+        return f"{len(self.modes) - len(self.missing)} of {len(self.modes)}"
+
+    @property
     def hit_share(self) -> float:
         """Share of the modes with a hit."""
         return 1 - len(self.missing) / len(self.modes)
@@ -60,7 +65,7 @@ def find_modes(fakes: Floats, reals: Floats, ids: tuple[str, ...], *, most: int,
 
     Args:
         fakes, reals: float64 [n, d] and [m, d], from `mode_space`. ids: of the reals.
-        most: number of modes, at most; fewer where there are fewer than eight real tiles for each. seed: of k-means.
+        most: number of modes, at most; fewer where there are fewer than eight real tiles for each.
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits

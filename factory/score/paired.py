@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -12,9 +11,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from factory.core.console import progress
+from factory.core.encoding import parquet_bytes
 from factory.core.leaks import seen_in_images
 from factory.core.statistics import Floats, enough_groups
 from factory.score.image_quality import Quality, image_quality
@@ -38,11 +37,7 @@ Image = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pair:
-    """A fake and the real tile of the same mask; no pixels yet.
-
-    Attributes:
-        fake, real: their manifest rows. source: data set of the real tile.
-    """
+    """Rows of a fake and of the real tile of the same mask, and the real tile's data set; no pixels yet."""
 
     fake: Row
     real: Row
@@ -78,12 +73,7 @@ class PairQuality:
 
 @dataclass(frozen=True)
 class MeasureFigures:
-    """One measure over all pairs.
-
-    Attributes:
-        name: the measure. mean: over all pairs. interval: of the mean, 95 %.
-        extremes: ``best``, ``median`` and ``worst`` -> place of that pair.
-    """
+    """Mean of one measure over all pairs, its 95 % interval, and the places of its best, median and worst pair."""
 
     name: Measure
     mean: float
@@ -172,11 +162,7 @@ def _place_of(row: Row) -> tuple[Any, ...]:
 
 
 def measure_pairs(pairing: Pairing, inputs: Inputs, seed: int) -> PairedFigures:
-    """Reads the images of all pairs and measures each.
-
-    Args:
-        pairing: from `find_pairs`. inputs: the same as there. seed: of the intervals.
-    """
+    """Reads the images of all pairs and measures each; `seed` is that of the intervals."""
     measured = []
     with progress("pairs", len(pairing.pairs), unit="pairs") as bar:
         for pair in pairing.pairs:
@@ -217,11 +203,7 @@ def _figures(name: Measure, values: Floats, groups: Sequence[str], rng: np.rando
 def mean_interval(
     values: Floats, groups: Sequence[str], rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """Returns the 95 % bootstrap interval of a mean over tiles; with five groups or more, whole groups are drawn.
-
-    Args:
-        values: float64 [n]. groups: group of each value. rng: generator of the draws. resamples: number of draws.
-    """
+    """Returns the 95 % bootstrap interval of a mean over tiles; with five groups or more, whole groups are drawn."""
     names = groups if enough_groups(groups) else range(len(values))
     _, members = np.unique(np.asarray(names), return_inverse=True)
     counts = np.bincount(members)
@@ -254,6 +236,4 @@ def pairs_table(figures: PairedFigures) -> bytes:
     rows = [
         {"fake": pair.fake, "real": pair.real, "group": pair.group, **asdict(pair.quality)} for pair in figures.pairs
     ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
-    return buffer.getvalue()
+    return parquet_bytes(pa.Table.from_pylist(rows))

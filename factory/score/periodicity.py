@@ -8,8 +8,8 @@ compared with the power around these frequencies, so that neither sharpness nor 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import cv2
 import numpy as np
@@ -31,45 +31,36 @@ class Periodicity:
 
 
 def periodic_excess(images: npt.NDArray[np.uint8]) -> tuple[float, ...]:
-    """Returns the power at the frequencies of each period, divided by the power around them.
+    """Returns the power of grey levels at the frequencies of each period, divided by the power around them.
 
     Args:
-        images: uint8 [N, H, W, 3]; cropped to multiples of 16.
+        images: uint8 [N, H, W, 3]; cropped to multiples of 16, under a Hann window.
 
     Returns:
         For each of `PERIODS` the mean over its own frequencies (not those of a shorter period) of the mean power of all
         images; NaN where the tiles have too few bins between these frequencies.
     """
-    power = _mean_power(images)
-    return tuple(_excess(power, period) for period in PERIODS)
-
-
-def _mean_power(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Returns the mean power spectrum of grey levels under a Hann window: float64 [h, w], frequency 0 first."""
     longest = max(PERIODS)
     height, width = (side // longest * longest for side in images.shape[1:3])
     window = np.outer(np.hanning(height + 1)[:-1], np.hanning(width + 1)[:-1])
-    power = np.zeros((height, width))
+    power = np.zeros((height, width))  # frequency 0 first
     for image in images:
         grey = cv2.cvtColor(image[:height, :width], cv2.COLOR_RGB2GRAY).astype(np.float64)
         power += np.abs(np.fft.fft2((grey - grey.mean()) * window)) ** 2
-    return power / max(len(images), 1)
+    power /= max(len(images), 1)
+    return tuple(_excess(power, period) for period in PERIODS)
 
 
 def _excess(power: npt.NDArray[np.float64], period: int) -> float:
     height, width = power.shape
     if min(height, width) // period <= 2 * _AROUND:
         return math.nan
-    ratios = [_ratio(power, i * height // period, j * width // period) for i, j in _own_frequencies(period)]
+    ratios = [
+        _ratio(power, i * height // period, j * width // period)
+        for i, j in product(range(period // 2 + 1), range(period))  # half of the plane
+        if math.gcd(i, j, period) == 1  # else it is a frequency of a shorter period too
+    ]
     return float(np.mean(ratios))
-
-
-def _own_frequencies(period: int) -> Iterator[tuple[int, int]]:
-    """Yields (i, j) of the frequencies i/p, j/p in half of the plane, without those of a period that divides p."""
-    for i in range(period // 2 + 1):
-        for j in range(period):
-            if math.gcd(math.gcd(i, j), period) == 1:
-                yield i, j
 
 
 def _ratio(power: npt.NDArray[np.float64], row: int, column: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.encoding import png_bytes
 from factory.core.statistics import Floats
 from factory.geometry.nuclear_statistics import NUCLEAR
 from factory.score.compare import Comparison
@@ -49,20 +49,16 @@ def _png(
     panels: Sequence[Callable[[Any], None]], rows: int, columns: int, title: str, title_size: int = 12, **options: Any
 ) -> bytes:
     """Draws panels row by row into one figure, and returns it as PNG; options are those of a matplotlib figure."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(**options)
-    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, place in zip(panels, axes, strict=False):
         panel(place)
     for place in axes[len(panels) :]:
         place.set_axis_off()
     figure.suptitle(f"{title}; synthetic, not for diagnosis", fontsize=title_size)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 def _panels(c: Comparison) -> list[Callable[[Any], None]]:
@@ -140,8 +136,7 @@ def _modes(axes: Any, c: Comparison) -> None:
     axes.set_xticks(places, [f"{mode.number}" for mode in c.modes.modes])
     for mode, tick in zip(c.modes.modes, axes.get_xticklabels(), strict=True):
         tick.set_color("black" if mode.hits else "#B00000")
-    hit = len(c.modes.modes) - len(c.modes.missing)
-    axes.set(xlabel="mode (red: missing)", title=f"modes: {hit} of {len(c.modes.modes)} hit")
+    axes.set(xlabel="mode (red: missing)", title=f"modes: {c.modes.hit} hit")
     axes.legend(frameon=False, fontsize=8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy.stats import gaussian_kde
@@ -73,9 +74,6 @@ def ks_2d(first: Floats, second: Floats) -> float:
     Each point divides the plane into four quadrants. The largest difference between the shares of the two sets in one
     quadrant is taken over all points of the first set and over all points of the second; the statistic is the mean of
     the two. In both sets, points on the axes of a quadrant count as right and above.
-
-    Args:
-        first, second: float64 [n, 2] and [m, 2].
     """
     gaps = [np.abs(_quadrants(origins, first) - _quadrants(origins, second)).max() for origins in (first, second)]
     return float(np.mean(gaps))
@@ -94,9 +92,6 @@ def kl_divergence(reals: Floats, fakes: Floats) -> float:
 
     Both densities are evaluated on 64 x 64 points over the joint range plus a margin of a tenth, and mixed with 0.1 %
     of a uniform density, so that a place without any fake has a large but finite cost.
-
-    Args:
-        reals, fakes: float64 [n, 2] and [m, 2].
     """
     joint = np.concatenate([reals, fakes])
     low, high = joint.min(0), joint.max(0)
@@ -175,12 +170,11 @@ def local_distances(
     edges = [np.linspace(a, b, cells + 1) for a, b in zip(low, high, strict=True)]
     real_at, fake_at = (_places(points, edges) for points in (projection.reals, projection.fakes))
     found = []
-    for row in range(cells):
-        for column in range(cells):
-            of_reals, of_fakes = (np.flatnonzero((at == (column, row)).all(1)) for at in (real_at, fake_at))
-            size = min(len(of_reals), len(of_fakes))  # equal numbers; the order of the tiles is random already
-            distance = frechet_distance(fakes[of_fakes[:size]], reals[of_reals[:size]]) if size >= min_cell else None
-            found.append(Cell(row, column, len(of_reals), len(of_fakes), distance))
+    for row, column in product(range(cells), repeat=2):
+        of_reals, of_fakes = (np.flatnonzero((at == (column, row)).all(1)) for at in (real_at, fake_at))
+        size = min(len(of_reals), len(of_fakes))  # equal numbers; the order of the tiles is random already
+        distance = frechet_distance(fakes[of_fakes[:size]], reals[of_reals[:size]]) if size >= min_cell else None
+        found.append(Cell(row, column, len(of_reals), len(of_fakes), distance))
     known = [cell.distance for cell in found if cell.distance is not None]
     return GridFigures(
         tuple(found),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import astuple, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from factory.score.two_samples import TwoSampleFigures
 from manifests.schema import DISCLAIMER
 
 Rows = list[tuple[str, str, str]]
+Cell = str | float | None  # whole numbers are written as they are
 
 HEADINGS = ("figure", "value", "beside it")
 """Columns of `headline` and `pairs_headline`."""
@@ -52,8 +53,7 @@ def headline(c: Comparison) -> Rows:
         cells = f"{figures.grid.covered} of {figures.grid.with_reals} cells with real tiles have fakes"
         value = f"{figures.ks:.3f} / {number(figures.kl)}"
         rows.append((f"KS / KL on {figures.projection.name}", value, f"{floor}; {cells}"))
-    hit = len(c.modes.modes) - len(c.modes.missing)
-    rows.append(("modes hit", f"{hit} of {len(c.modes.modes)}", f"distribution off by {c.modes.variation:.0%}"))
+    rows.append(("modes hit", c.modes.hit, f"distribution off by {c.modes.variation:.0%}"))
     if c.nuclei:
         worst = max(c.nuclei, key=lambda one: one.ks)
         mean, least = (sum(values) / len(c.nuclei) for values in zip(*((f.ks, f.floor) for f in c.nuclei), strict=True))
@@ -109,12 +109,8 @@ def markdown(c: Comparison, title: str, notes: Sequence[str], paired: PairedFigu
     """
     draws = "whole groups of reals" if enough_groups(c.reals.groups) else "reals one by one"
     what = f"masks of {c.fakes.scheme.name}" if c.fakes.scheme else "images"
-    controls = [
-        (
-            row.name,
-            *map(number, (row.distance, row.distance_std, row.kernel)),
-            *(f"{getattr(row, share):.3f}" for share in SHARES),
-        )
+    controls: list[tuple[Cell, ...]] = [
+        (row.name, row.distance, row.distance_std, row.kernel, *(f"{getattr(row, share):.3f}" for share in SHARES))
         for row in c.controls
     ]
     blocks = [
@@ -179,7 +175,7 @@ def _pairs(paired: PairedFigures) -> list[Block]:
 def _periodicity(c: Comparison) -> list[Block]:
     if c.periodicity is None:
         return []
-    rows = [(name, *map(number, values)) for name, values in vars(c.periodicity).items()]
+    rows = [(name, *values) for name, values in vars(c.periodicity).items()]
     return [
         Heading("Periodic patterns"),
         Paragraph(
@@ -195,10 +191,7 @@ def _statistics(c: Comparison) -> list[Block]:
         return []
     rows = [_two_samples(one.class_name, STATISTICS[one.name], one, one.ceiling) for one in c.statistics]
     columns = ["class", "statistic", "median, fakes", "median, reals", "KS", *_FLOORS, "tiles with it"]
-    curves = [
-        (v.class_name, *map(number, (v.distance, v.max_ks, v.mean_ks, v.floor, v.floor_by_group, v.ceiling)))
-        for v in c.curves
-    ]
+    curves = [(v.class_name, v.distance, v.max_ks, v.mean_ks, v.floor, v.floor_by_group, v.ceiling) for v in c.curves]
     return [
         Heading("Mask statistics"),
         _table(columns, rows),
@@ -223,19 +216,16 @@ def _nuclei(c: Comparison) -> list[Block]:
     ]
 
 
-def _two_samples(of: str, statistic: str, one: TwoSampleFigures, *ceiling: float) -> tuple[str, ...]:
+def _two_samples(of: str, statistic: str, one: TwoSampleFigures, *ceiling: float) -> tuple[Cell, ...]:
     values = (one.fake_median, one.real_median, one.ks, one.floor, one.floor_by_group, *ceiling)
-    return (of, statistic, *map(number, values), f"{one.fake_count} / {one.real_count}")
+    return (of, statistic, *values, f"{one.fake_count} / {one.real_count}")
 
 
 def _grids(c: Comparison) -> list[Block]:
     blocks: list[Block] = [Heading("Local distances on the grid")]
     for figures in c.projections:
         grid = figures.grid
-        rows = [
-            (f"{cell.row + 1}, {cell.column + 1}", str(cell.reals), str(cell.fakes), number(cell.distance))
-            for cell in grid.cells
-        ]
+        rows = [(f"{cell.row + 1}, {cell.column + 1}", cell.reals, cell.fakes, cell.distance) for cell in grid.cells]
         blocks += [
             Paragraph(
                 f"On {figures.projection.name}: {grid.with_reals} cells have real tiles, {grid.covered} of them fakes; "
@@ -249,7 +239,7 @@ def _grids(c: Comparison) -> list[Block]:
 
 def _modes(c: Comparison) -> list[Block]:
     rows = [
-        (str(mode.number), mode.sample, f"{mode.real_share:.1%}", f"{mode.fake_share:.1%}", str(mode.hits))
+        (mode.number, mode.sample, f"{mode.real_share:.1%}", f"{mode.fake_share:.1%}", mode.hits)
         for mode in c.modes.modes
     ]
     missing = ", ".join(f"mode {mode.number} ({mode.real_share:.0%}, like {mode.sample})" for mode in c.modes.missing)
@@ -266,15 +256,7 @@ def _modes(c: Comparison) -> list[Block]:
 def _price(c: Comparison) -> list[Block]:
     if not c.price:
         return []
-    rows = [
-        (
-            f"{number(b.low)} - {number(b.high)}",
-            str(b.fakes),
-            str(b.size),
-            *map(number, (b.distance, b.distance_std, b.matched, b.matched_std, b.matched_gap, b.matched_tiles)),
-        )
-        for b in c.price
-    ]
+    rows = [(f"{number(b.low)} - {number(b.high)}", *astuple(b)[2:]) for b in c.price]
     columns = ["shift", "fakes", "tiles per draw", f"{c.distance_name}, fakes", "spread", MATCHED, "spread"]
     return [
         Heading("Price of control"),
@@ -311,8 +293,11 @@ def _copies(copies: CopyFigures | None) -> list[Block]:
     ]
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
-    return Grid(columns, rows, aligned=False)
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:
+    def cell(value: Cell) -> str:
+        return number(value) if value is None or isinstance(value, float) else str(value)
+
+    return Grid(columns, [[cell(value) for value in row] for row in rows], aligned=False)
 
 
 def number(value: float | None) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from factory.core.datasets import check_out as check_outside
 from factory.core.devices import resolve_device
+from factory.core.encoding import json_bytes
 from factory.core.folder import is_begun
 from factory.core.runs import library_versions, lock_folder
 from factory.score.compare import Comparison, compare_sets
@@ -26,10 +26,7 @@ JSON, MARKDOWN, PLOT, NEAREST, MODES = "score.json", "score.md", "score.png", "n
 PAIRS, PAIRS_TABLE = "pairs.png", "pairs.parquet"
 FILES = (JSON, MARKDOWN, PLOT, NEAREST, MODES, PAIRS, PAIRS_TABLE)
 
-LEAST_PICTURE_PX = 32
-"""Smallest side of a picture for extractors with five poolings."""
-
-_KIND = "a score"
+_LEAST_PICTURE_PX = 32  # for extractors with five poolings
 
 
 @dataclass(frozen=True)
@@ -42,47 +39,31 @@ class Score:
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuses a folder in a data set, one with other files, and one with an earlier score unless it is overwritten.
-
-    Raises:
-        UserError: with what is in the way.
-    """
+    """Refuses a folder in a data set, one with other files, and one with an earlier score unless it is overwritten."""
     check_outside(out)
-    if is_begun(out, _KIND, FILES.__contains__) and not overwrite:
+    if is_begun(out, "a score", FILES.__contains__) and not overwrite:
         raise UserError(f"{out}: expected an empty folder, got a score in it. Use another --out, or --overwrite.")
 
 
 def check_settings(settings: Settings) -> Settings:
-    """Returns the settings with a device that this machine has.
-
-    Raises:
-        UserError: for an unknown extractor or an unusable file of weights.
-    """
+    """Returns the settings with a device that this machine has; refuses an unusable extractor."""
     check_extractor(settings.features, settings.weights_path)
     return settings.model_copy(update={"device": resolve_device(settings.device)})
 
 
 def check_size(inputs: Inputs, settings: Settings) -> None:
-    """Refuses tiles whose pictures are too small for five poolings.
-
-    Raises:
-        UserError: with the size.
-    """
+    """Refuses tiles whose pictures are too small for five poolings."""
     factor = reduction(inputs.shape, settings.picture_px)
     height, width = (side // factor for side in inputs.shape)
-    if min(height, width) < LEAST_PICTURE_PX:
+    if min(height, width) < _LEAST_PICTURE_PX:
         raise UserError(
-            f"{inputs.fake.root}: expected tiles whose pictures are at least {LEAST_PICTURE_PX}x{LEAST_PICTURE_PX}, "
+            f"{inputs.fake.root}: expected tiles whose pictures are at least {_LEAST_PICTURE_PX}x{_LEAST_PICTURE_PX}, "
             f"got {height}x{width} of tiles of {inputs.shape[0]}x{inputs.shape[1]}. Make larger or less oblong ones."
         )
 
 
 def score(inputs: Inputs, settings: Settings, n: int | None = None, pairing: Pairing | None = None) -> Score:
-    """Reads the tiles and compares them.
-
-    Args:
-        inputs: from `open_inputs`. settings: from `check_settings`. n: tiles of either kind, at most.
-        pairing: from `find_pairs`, to measure its pairs too.
+    """Reads the tiles and compares them, at most `n` of either kind; with `pairing` its pairs too.
 
     Raises:
         UserError: when too few tiles remain. FaultError: when weights cannot be downloaded.
@@ -112,11 +93,7 @@ def score(inputs: Inputs, settings: Settings, n: int | None = None, pairing: Pai
 
 
 def write_score(out: Path, done: Score, inputs: Inputs, *, overwrite: bool) -> list[Path]:
-    """Writes all files and returns their paths; with `overwrite` an earlier score is removed first.
-
-    Raises:
-        UserError: when the folder has new files meanwhile, or another process writes there.
-    """
+    """Writes all files and returns their paths; with `overwrite` an earlier score is removed first."""
     files = _files(done, inputs)
     check_out(out, overwrite=overwrite)
     out.mkdir(parents=True, exist_ok=True)
@@ -148,13 +125,12 @@ def _files(done: Score, inputs: Inputs) -> dict[str, bytes]:
     if done.paired is not None:
         document["paired"] = paired_document(done.paired)
     files = {
-        JSON: (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
+        JSON: json_bytes(document, indent=1),
         MARKDOWN: markdown(comparison, name, done.notes, done.paired).encode(),
         PLOT: plot_score(comparison),
         MODES: modes_sheet(comparison),
     }
-    nearest = nearest_sheet(comparison)
-    if nearest is not None:
+    if (nearest := nearest_sheet(comparison)) is not None:
         files[NEAREST] = nearest
     if done.paired is not None:
         files |= {PAIRS: pairs_sheet(done.paired, name), PAIRS_TABLE: pairs_table(done.paired)}

@@ -66,7 +66,7 @@ class Match:
     """The place in the training tiles that is most similar to a tile.
 
     Attributes:
-        place: place of the training tile; -1 for a tile without edges. similarity: from -1 to 1; NaN without edges.
+        place: of the training tile; -1 for a tile without edges. similarity: from -1 to 1; NaN without edges.
         symmetry: of the tile, in `SYMMETRIES`. position: row and column in the training tile, in pixels, of the upper
             left corner of the turned tile; below 0 where it reaches past the training tile.
     """
@@ -112,9 +112,9 @@ class Searched:
 
 def turned(picture: Pixels, symmetry: str) -> Pixels:
     """Applies a symmetry to a mask [H, W] or an image [H, W, 3]."""
-    moved = np.moveaxis(picture, 2, 0) if picture.ndim == 3 else picture
-    done = np.ascontiguousarray(SYMMETRIES[symmetry](moved))
-    return np.ascontiguousarray(np.moveaxis(done, 0, 2)) if picture.ndim == 3 else done
+    if picture.ndim == 2:
+        return np.ascontiguousarray(SYMMETRIES[symmetry](picture))
+    return np.ascontiguousarray(np.moveaxis(SYMMETRIES[symmetry](np.moveaxis(picture, 2, 0)), 0, 2))
 
 
 def inverse(symmetry: str) -> str:
@@ -157,11 +157,9 @@ def is_blank(edges: Singles) -> npt.NDArray[np.bool_]:
 
 
 def prepare(training: TileSet, shape: tuple[int, int], longest_px: int) -> Searched:
-    """Prepares training tiles for the search for tiles of one shape.
+    """Prepares whole training tiles for the search for tiles of one shape, at most as large as they are.
 
-    Args:
-        training: whole tiles, at least as large as `shape`. shape: height and width of the tiles to be found.
-        longest_px: largest length of the longer side of `shape` at the fine size.
+    `longest_px` is the largest length of the longer side of `shape` at the fine size.
     """
     fine = reduction(shape, longest_px)
     coarse = fine * max(1, min(_COARSER, min(shape) // (16 * fine)))
@@ -200,11 +198,7 @@ def _window_sums(planes: Singles, shape: tuple[int, int], reach: tuple[int, int]
 
 
 def _inside(tile: Singles, rows: Places, columns: Places, shape: tuple[int, int]) -> Floats:
-    """Sums the squares of a tile's edges inside a training tile, at every position: float64 [rows, columns].
-
-    Args:
-        tile: float32 [C, h, w]. rows, columns: positions of its upper left corner. shape: of the training tile.
-    """
+    """Sums the squares of a tile's edges inside a training tile, at every position of its upper left corner."""
     h, w = tile.shape[1:]
     sums = np.pad(np.square(tile).sum(0).cumsum(0, dtype=np.float64).cumsum(1), ((1, 0), (1, 0)))
     top, bottom = (np.clip(end, 0, h)[:, None] for end in (-rows, shape[0] - rows))
@@ -222,11 +216,7 @@ def _over_own(tile: Singles, rows: Places, columns: Places, shape: tuple[int, in
 
 
 def closest(tiles: TileSet, training: Searched, on_tile: Callable[[], None] = lambda: None) -> list[Match]:
-    """Finds the most similar place in the training tiles for each tile.
-
-    Args:
-        tiles: of the shape that the training tiles were prepared for. on_tile: called after each tile.
-    """
+    """Finds the most similar place in the training tiles for each tile, of the shape that they were prepared for."""
     matches = []
     for pixels in tiles.pixels:
         edges = edges_of(pixels[None], tiles.scheme, training.fine)
@@ -284,11 +274,7 @@ def _peaks(tile: Singles, training: Searched, *, on_side: bool) -> tuple[Singles
 
 
 def _nearby(tile: Singles, training: Searched, place: int, symmetry: str, start: tuple[int, int]) -> Match:
-    """Finds the best fine position within a coarse pixel of `start`.
-
-    Args:
-        tile: fine edges of the turned tile, float32 [C, h, w]. start: in pixels, a multiple of a coarse pixel.
-    """
+    """Finds the best fine position of a turned tile's fine edges [C, h, w] within a coarse pixel of `start`."""
     factor = training.fine
     margin = training.coarse // factor
     tile = np.ascontiguousarray(tile)

@@ -86,12 +86,7 @@ class TileSet:
         groups: Sequence[str] | None = None,
         shifts: npt.NDArray[np.float64] | None = None,
     ) -> TileSet:
-        """Builds a set from masks in memory, for scripts.
-
-        Args:
-            name: shown in tables. masks: uint8 [N, H, W], class ids. mpp: micrometres per pixel.
-            scheme: of the masks. ids: default ``NAME-0``, ``NAME-1``... groups, shifts: see the attributes.
-        """
+        """Builds a set from masks in memory, uint8 [N, H, W]; `ids` are ``NAME-0``, ``NAME-1``... by default."""
         known = get_scheme(scheme) if isinstance(scheme, str) else scheme
         names = tuple(ids) if ids is not None else tuple(f"{name}-{place}" for place in range(len(masks)))
         return cls(name, masks, mpp, known, names, None if groups is None else tuple(groups), shifts)
@@ -124,11 +119,8 @@ def to_pictures(tiles: TileSet, longest_px: int) -> npt.NDArray[np.uint8]:
     Then f x f pixels are averaged to one: no interpolation, no aliasing, and no change where f is 1. Rows and columns
     beyond a multiple of f are cut off.
 
-    Args:
-        tiles: masks or images. longest_px: largest length of the longer side.
-
     Returns:
-        uint8 [N, H // f, W // f, 3].
+        uint8 [N, H // f, W // f, 3], the longer side at most `longest_px`.
     """
     factor = reduction(tiles.shape, longest_px)
     height, width = (side // factor for side in tiles.shape)

@@ -22,7 +22,7 @@ from factory.ingest.tiling import pad
 from factory.quiz import quiz as quiz_module
 from factory.quiz.key import Key, read_key
 from factory.quiz.quiz import KEY, PAGE, Quiz, encode, make_quiz
-from factory.quiz.report import to_markdown, verdict
+from factory.quiz.report import markdown, verdict
 from factory.quiz.scoring import (
     Confusion,
     Reader,
@@ -349,7 +349,7 @@ def test_readers_are_scored_by_generator_and_tps_and_held_against_each_other(mad
     }
     assert sum(part.right[0].total for part in scores.parts if part.by == "TPS") == 10
     assert [(one.same, one.kappa) for one in scores.agreements] == [(Share(5, 10), 0.0)]
-    text = to_markdown(scores)
+    text = markdown(scores)
     assert "B \\| C" in text
     assert "not for diagnosis" in text
 
@@ -436,7 +436,7 @@ def test_command_makes_a_quiz_and_scores_readers(home: Path, tmp_path: Path, cli
     assert [reader["accuracy"]["count"] for reader in document["readers"]] == [8, 4]
     assert document["readers"][0]["p_against_guessing"] == 2 / 2**8
     assert document["agreement"][0]["kappa"] == 0
-    assert (folder / "scores.md").read_text() == to_markdown(score(key, read_readers(files, key)))
+    assert (folder / "scores.md").read_text() == markdown(score(key, read_readers(files, key)))
 
 
 @pytest.mark.parametrize(
