@@ -98,14 +98,9 @@ def draw_splits(tiles: Mapping[str, int], shares: tuple[float, float, float], se
     return splits
 
 
-def read_groups(path: Path) -> dict[str, str]:
-    """The file of --groups: columns name and group."""
-    return _read_table(path, "--groups", ("name",), "group")
-
-
 def read_splits(path: Path) -> dict[str, str]:
     """The file of --splits: columns name (or group) and split."""
-    table = _read_table(path, "--splits", ("name", "group", "name_or_group"), "split")
+    table = read_table(path, "--splits", ("name", "group", "name_or_group"), "split")
     for key, split in table.items():
         if split not in SPLITS:
             raise UserError(f"{path}: {key}: expected a split of {', '.join(SPLITS)}, got {split!r}.")
@@ -127,7 +122,8 @@ def _look_up(table: Mapping[str, str], source: Source) -> str | None:
     return table.get(source.stem) or table.get(source.image.name)
 
 
-def _read_table(path: Path, option: str, keys: Sequence[str], value: str) -> dict[str, str]:
+def read_table(path: Path, option: str, keys: Sequence[str], value: str) -> dict[str, str]:
+    """A CSV file with a column of keys, named by one of several names, and one of values; every key once."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -13,9 +13,6 @@ from factory.core.images.slides import SLIDES
 from manifests.errors import UserError
 
 IMAGE = "images"
-PARTNERS = ("instances", "semantic", "classes", "roi", "points")
-"""Kinds of files that may belong to an image, by option name."""
-
 _FOLDERS: dict[str, tuple[str, ...]] = {
     IMAGE: ("images", "image", "imgs"),
     "instances": ("instances", "instance", "inst"),
@@ -24,7 +21,7 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
     "roi": ("roi", "rois"),
     "points": ("cells", "points"),
 }
-"""Folder names that are recognised without an option."""
+"""Kinds of files, and the folder names that are recognised without an option."""
 
 _STEM = "{stem}"
 _SUFFIXES: dict[str, tuple[str, ...]] = {IMAGE: (*RASTERS, *SLIDES), "points": (".csv", ".tsv", ".txt")}
@@ -93,7 +90,7 @@ def find_patterns(source: Path | None, given: Mapping[str, str]) -> tuple[Path, 
     if source.is_file():
         if IMAGE in given:
             raise UserError(f"{source}: expected a folder beside --images, got a file. Leave one of them out.")
-        return source.parent, {**given, IMAGE: _escape(source.name)}
+        return source.parent, {**given, IMAGE: re.sub(r"([*?\[])", r"[\1]", source.name)}
     if not source.is_dir():
         raise UserError(f"{source}: expected a folder of images, or one image or slide, got no such file.")
     patterns = dict(given)
@@ -116,10 +113,6 @@ def _common_root(given: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
 
 def _literal_start(pattern: str) -> str:
     return re.split(r"[*?\[{]", pattern, maxsplit=1)[0]
-
-
-def _escape(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
 
 
 def pair(root: Path, patterns: Mapping[str, str], *, ignore_unpaired: bool = False) -> Pairing:
@@ -174,7 +167,7 @@ def _find(root: Path, kind: str, pattern: str, problems: list[str]) -> dict[str,
             if not pattern.endswith("*"):
                 problems.append(f"{uri}: expected a file of {', '.join(suffixes)}, got {path.suffix or 'no suffix'}")
             continue
-        if path.is_symlink() or any(parent.is_symlink() for parent in _folders_between(root, path)):
+        if path.is_symlink() or any(parent.is_symlink() for parent in path.parents if root in parent.parents):
             problems.append(f"{uri}: expected a file, got a link. Links are not followed: copy the file")
             continue
         stem = match["stem"] if _STEM in pattern else path.stem
@@ -195,10 +188,6 @@ def _walk_literal(root: Path, pattern: str) -> list[Path]:
             names.clear()  # deeper folders cannot match
         files += [Path(folder) / name for name in (*entries, *linked)]
     return sorted(files)
-
-
-def _folders_between(root: Path, path: Path) -> list[Path]:
-    return [parent for parent in path.parents if root in parent.parents]
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

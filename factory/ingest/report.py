@@ -23,20 +23,15 @@ _BYTES_PER_PX = 8
 def plan_table(plan: Plan) -> Table:
     """Number of tiles, images and groups by split."""
     layout = plan.spec.layout
-    groups: dict[str, set[str]] = {name: set() for name in SPLITS}
-    tiles: Counter[str] = Counter()
-    images: dict[str, set[int]] = {name: set() for name in SPLITS}
-    for tile in plan.tiles:
-        group = plan.job.groups[plan.images[tile.image].source.uri]
-        split = plan.splits[group]
-        tiles[split] += 1
-        groups[split].add(group)
-        images[split].add(tile.image)
-    shown = Table(
-        "", "tiles", "images", "groups", title=f"{plural(layout.n, 'tile')} of {layout.height}x{layout.width}"
-    )
+    title = f"{plural(layout.n, 'tile')} of {layout.height}x{layout.width}"
+    shown = Table("", "tiles", "images", "groups", title=title)
+    groups = [plan.job.groups[plan.images[tile.image].source.uri] for tile in plan.tiles]
     for split in SPLITS:
-        shown.add_row(split, str(tiles[split]), str(len(images[split])), str(len(groups[split])))
+        mine = [
+            (tile.image, group) for tile, group in zip(plan.tiles, groups, strict=True) if plan.splits[group] == split
+        ]
+        images, own = {image for image, _ in mine}, {group for _, group in mine}
+        shown.add_row(split, *map(str, (len(mine), len(images), len(own))))
     return shown
 
 
@@ -90,14 +85,11 @@ def agreement_table(agreement: Mapping[str, Any]) -> Table:
         errors = [part[f"{unit}_tps_error"] for part in parts.values()]
         rows.append((f"|TPS by area - by cells|, mean over {unit}s", [error["mean_absolute"] for error in errors]))
     for name, values in rows:
-        shown.add_row(name, *(_figure(value) for value in values))
+        known = (
+            "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value) for value in values
+        )
+        shown.add_row(name, *known)
     return shown
-
-
-def _figure(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def bytes_on_disk(out: Path) -> int:

@@ -79,7 +79,7 @@ def resolve(request: Request) -> Job:
     if request.group_pattern is not None:
         grouping.check_pattern(request.group_pattern)
     config = _config(request, root.resolve().name, patterns)
-    group_table = grouping.read_groups(request.groups) if request.groups else None
+    group_table = grouping.read_table(request.groups, "--groups", ("name",), "group") if request.groups else None
     split_table = grouping.read_splits(request.splits) if request.splits else None
     pairing = pair(root, patterns, ignore_unpaired=request.ignore_unpaired)
     groups, problems = grouping.assign_groups(pairing.sources, request.group_pattern, group_table)

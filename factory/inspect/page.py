@@ -131,7 +131,8 @@ def _size_bytes(pictures: Iterable[dict[str, str]]) -> int:
 
 def _picture(sample: Sample, longest: int, quality: int) -> dict[str, str]:
     """Returns image, mask and contours of a tile as data URIs, with no side above `longest` pixels."""
-    shape = _shape_within(sample.tile.shape, longest)
+    scale = min(1.0, longest / max(sample.tile.shape))
+    shape = max(1, round(sample.tile.shape[0] * scale)), max(1, round(sample.tile.shape[1] * scale))
     semantic = shrink_labels(sample.tile.semantic, shape).astype(np.uint8)
     picture = {
         "image": data_uri(shrink_image(sample.image, shape), "webp", quality=quality, method=_WEBP_METHOD),
@@ -140,11 +141,6 @@ def _picture(sample: Sample, longest: int, quality: int) -> dict[str, str]:
     if sample.tile.instance.any():
         picture["cells"] = _layer_uri(contour_layer(sample.tile, shape))
     return picture
-
-
-def _shape_within(shape: tuple[int, int], longest: int) -> tuple[int, int]:
-    scale = min(1.0, longest / max(shape))
-    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def _layer_uri(layer: npt.NDArray[np.uint8]) -> str:

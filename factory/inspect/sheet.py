@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from factory.core.page import encode_image
-from factory.inspect.layout import GAP_PX, MARGIN_PX, Block, Grid, Layout, Panel, View, arrange
+from factory.inspect.layout import GAP_PX, MARGIN_PX, Block, Grid, Layout, View, arrange
 from factory.inspect.views import (
     compose,
     contour_layer,
@@ -116,10 +115,18 @@ def _draw_legend(
 
 
 def _draw_panels(sheet: Image.Image, view: View, block: Block, grid: Grid, at: tuple[int, int]) -> None:
-    """Draws the panels of a tile; a smaller tile has the same scale and leaves the rest of its place empty."""
+    """Draws image, mask over the image and contours on the image; a smaller tile leaves the rest of its place empty."""
     height, width = (max(1, round(side * grid.scale)) for side in view.image.shape[:2])
+    shape = (height, width)
     pen = ImageDraw.Draw(sheet)
-    for place, picture in enumerate(draw_panels(view, block.panels, (height, width))):
+    image, tile = shrink_image(view.image, shape), view.tile
+    for place, panel in enumerate(block.panels):
+        picture = image
+        if panel == "mask" and tile is not None:
+            semantic = shrink_labels(tile.semantic, shape).astype(np.uint8)
+            picture = compose(image, mask_layer(semantic, tile.scheme))
+        elif panel == "cells" and tile is not None:
+            picture = compose(image, contour_layer(tile, shape))
         x, y = at[0] + place * grid.step[1], at[1] + place * grid.step[0]
         sheet.paste(Image.fromarray(picture), (x, y))
         pen.rectangle((x - 1, y - 1, x + width, y + height), outline=_FAINT)
@@ -130,21 +137,6 @@ def _draw_caption(pen: ImageDraw.ImageDraw, view: View, grid: Grid, layout: Layo
     for place, line in enumerate(view.caption):
         ink = _GREY if place else _INK
         pen.text((at[0], at[1] + place * layout.line), _fitted(line, font, grid.card[1]), fill=ink, font=font)
-
-
-def draw_panels(view: View, panels: tuple[Panel, ...], shape: tuple[int, int]) -> list[npt.NDArray[np.uint8]]:
-    """Returns the panels of a tile, each uint8 [*shape, 3]: image, mask over the image, cell contours on the image."""
-    image = shrink_image(view.image, shape)
-    drawn = []
-    for panel in panels:
-        if panel == "image" or view.tile is None:
-            drawn.append(image)
-        elif panel == "mask":
-            semantic = shrink_labels(view.tile.semantic, shape).astype(np.uint8)
-            drawn.append(compose(image, mask_layer(semantic, view.tile.scheme)))
-        else:
-            drawn.append(compose(image, contour_layer(view.tile, shape)))
-    return drawn
 
 
 def _font(size: int) -> Font:

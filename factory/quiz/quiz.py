@@ -85,8 +85,21 @@ def make_quiz(
         choice = choose(inputs, n, seed, bar.advance)
     with progress("pictures", n) as bar:
         pictures = encode(choice.crops, bar.advance)
-    licences = _licences(choice, inputs)
-    key = _key(choice, pictures, {**_made_of(inputs, split, seed), "encoding": pictures.encoding, "licences": licences})
+    # The licences of the real tiles shown: of their rows, else of their data sets.
+    of_rows = {crop.licence for crop in choice.crops if crop.truth == "real" and crop.licence}
+    of_sets = {licence for source in inputs.real for licence in source.dataset.info.licences}
+    licences = tuple(sorted(of_rows or of_sets))
+    made_of = {
+        "seed": seed,
+        "height": inputs.shape[0],
+        "width": inputs.shape[1],
+        "mpp": inputs.mpp,
+        "split": split,
+        "datasets": [_description(source) for source in inputs.all],
+        "encoding": pictures.encoding,
+        "licences": licences,
+    }
+    key = _key(choice, pictures, made_of)
     page = _page(key, pictures, inputs, licences).encode()
     if not dry_run:
         out.mkdir(parents=True, exist_ok=True)
@@ -165,17 +178,6 @@ def _key(choice: Choice, pictures: Pictures, made_of: dict[str, Any]) -> Key:
     return Key(tuple(tiles), made_of)
 
 
-def _made_of(inputs: Inputs, split: str, seed: int) -> dict[str, Any]:
-    return {
-        "seed": seed,
-        "height": inputs.shape[0],
-        "width": inputs.shape[1],
-        "mpp": inputs.mpp,
-        "split": split,
-        "datasets": [_description(source) for source in inputs.all],
-    }
-
-
 def _description(source: Source) -> dict[str, Any]:
     info = source.dataset.info
     return {
@@ -187,10 +189,3 @@ def _description(source: Source) -> dict[str, Any]:
         "sha256sums_sha256": sha256_file(source.dataset.root / SUMS),
         **({"use": DISCLAIMER} if info.is_synthetic else {}),
     }
-
-
-def _licences(choice: Choice, inputs: Inputs) -> tuple[str, ...]:
-    """Returns the licences of the real tiles shown: of their rows, else of their data sets."""
-    of_rows = {crop.licence for crop in choice.crops if crop.truth == "real" and crop.licence}
-    of_sets = {licence for source in inputs.real for licence in source.dataset.info.licences}
-    return tuple(sorted(of_rows or of_sets))

@@ -83,7 +83,8 @@ def _take(
     taken: list[Crop] = []
     second: list[Crop] = []
     shown = _Shown({})
-    for source, position in _in_turn([_rows(source, rng) for source in sources]):
+    turns = zip_longest(*[_rows(source, rng) for source in sources])
+    for source, position in (item for turn in turns for item in turn if item is not None):
         sample = source.dataset[position]
         area = own_area(sample.image, sample.tile.semantic)
         if area[0] < shape[0] or area[1] < shape[1]:
@@ -111,11 +112,6 @@ def _rows(source: Source, rng: np.random.Generator) -> Iterator[tuple[Source, in
         groups.setdefault(names[position] or f"row {position}", []).append(position)
     for positions in zip_longest(*groups.values()):
         yield from ((source, position) for position in positions if position is not None)
-
-
-def _in_turn(queues: Sequence[Iterator[tuple[Source, int]]]) -> Iterator[tuple[Source, int]]:
-    for turn in zip_longest(*queues):
-        yield from (item for item in turn if item is not None)
 
 
 def own_area(image: Image, semantic: npt.NDArray[np.uint8]) -> tuple[int, int]:

@@ -151,7 +151,8 @@ def _noise_energy(filters: Floats, finest: Floats) -> float:
 @lru_cache(maxsize=4)
 def _filters(height: int, width: int) -> Floats:
     """Returns log-Gabor filters in the frequency plane, zero frequency first: float64 [orientations, scales, H, W]."""
-    y, x = (_frequencies(length) for length in (height, width))
+    # Frequencies of an odd length reach +-0.5, as in Kovesi's program.
+    y, x = (fft.fftfreq(length, 1 / length) / (length - length % 2) for length in (height, width))
     radius = np.hypot(y[:, None], x[None])
     angle = np.arctan2(-y[:, None], x[None])
     radius[0, 0] = 1.0
@@ -163,12 +164,6 @@ def _filters(height: int, width: int) -> Floats:
     apart = np.abs(np.angle(np.exp(1j * (angle - towards[:, None, None]))))
     bank: Floats = radial[None] * np.exp(-(apart**2) / (2 * _SPREAD**2))[:, None]
     return bank
-
-
-def _frequencies(length: int) -> Floats:
-    """Returns the frequencies of an axis, zero first; for an odd length they reach +-0.5, as in Kovesi's program."""
-    steps = fft.fftfreq(length, 1 / length)
-    return np.asarray(steps / (length - 1 if length % 2 else length), np.float64)
 
 
 def _gradient(image: Floats, kernel: Floats) -> Floats:

@@ -50,6 +50,12 @@ class MaskStatistics:
     lags_um: Floats
     curves: Floats
 
+    @property
+    def mean_curve(self) -> Floats:
+        """Mean of the curves that are known: float64 [L]."""
+        known = self.curves[~np.isnan(self.curves).any(1)]
+        return known.mean(0) if len(known) else np.full(self.curves.shape[1], np.nan)
+
     def head(self, count: int) -> MaskStatistics:
         """Returns the statistics of the first `count` tiles."""
         values = {name: column[:count] for name, column in self.values.items()}

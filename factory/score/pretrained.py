@@ -62,7 +62,9 @@ def any_encoder(shown: str, name: str, path: Path) -> Extractor:
             f"--features {shown}: expected an encoder that timm has, got {str(error).splitlines()[0]}. "
             "timm.list_models() lists them."
         ) from error
-    _load_strictly(network, path, shown, _heads(network))
+    named = network.default_cfg.get("classifier", ())
+    heads = (*((named,) if isinstance(named, str) else named), "fc", "classifier", "last_linear")
+    _load_strictly(network, path, shown, tuple(f"{name}." for name in heads))
     return _of_timm(shown, network, path.name, sha256_file(path))
 
 
@@ -71,12 +73,6 @@ def _of_timm(shown: str, network: Any, origin: str, sha256: str | None) -> Extra
     size = tuple(cfg["input_size"][1:]) if cfg.get("fixed_input_size") else None
     wrapped = Normalised(network, cfg["mean"], cfg["std"], size)
     return Extractor(shown, f"Frechet distance ({shown})", wrapped, origin, sha256)
-
-
-def _heads(network: Any) -> tuple[str, ...]:
-    classifier = network.default_cfg.get("classifier", ())
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return tuple(f"{name}." for name in (*names, "fc", "classifier", "last_linear"))
 
 
 def _download(tag: str) -> nn.Module:

@@ -100,11 +100,6 @@ class Searched:
     blank: npt.NDArray[np.bool_]
 
     @property
-    def coarse_shape(self) -> tuple[int, int]:
-        """Height and width of the training tiles in coarse pixels."""
-        return self.tiles.shape[0] // self.coarse, self.tiles.shape[1] // self.coarse
-
-    @property
     def symmetries(self) -> tuple[str, ...]:
         """Symmetries in which a tile fits into the training tiles."""
         return tuple(SYMMETRIES)[: UPRIGHT if self.over_norms[1] is None else None]
@@ -134,20 +129,18 @@ def edges_of(
     Returns:
         float32 [N, C, h, w].
     """
-    small: list[list[Singles]] = []
+    small: list[Singles] = []
     for tile in pixels:  # one at a time: planes of all tiles at full size would not fit into memory
         if scheme is None:
             planes = [(shrink(tile[None], factor)[0].mean(-1) / 255).astype(np.float32)]
         else:
             planes = [shrink((tile[None] == c).view(np.uint8), factor)[0] for c in range(1, len(scheme))]
-        small.append([_band_pass(plane, band) for plane in planes])
+        fine, coarse = (
+            [cv2.GaussianBlur(plane, (0, 0), width, borderType=cv2.BORDER_REPLICATE) for plane in planes]
+            for width in band
+        )
+        small.append(np.array(fine, np.float32) - np.array(coarse, np.float32))
     return np.array(small, np.float32)
-
-
-def _band_pass(plane: Singles, band: tuple[float, float]) -> Singles:
-    fine, coarse = (cv2.GaussianBlur(plane, (0, 0), width, borderType=cv2.BORDER_REPLICATE) for width in band)
-    passed: Singles = fine - coarse
-    return passed
 
 
 def is_blank(edges: Singles) -> npt.NDArray[np.bool_]:
@@ -248,7 +241,7 @@ def _search(pixels: Pixels, fine: Singles, training: Searched) -> Match:
 def _peaks(tile: Singles, training: Searched, *, on_side: bool) -> tuple[Singles, Places]:
     """Returns the best coefficient with each training tile, float32 [M], and its place, int [M, 2] in coarse pixels."""
     h, w = tile.shape[1:]
-    height, width = training.coarse_shape
+    height, width = (side // training.coarse for side in training.tiles.shape)
     reach = int(h * _REACH), int(w * _REACH)
     norms = training.over_norms[int(on_side)]
     assert norms is not None  # this symmetry fits

@@ -118,7 +118,7 @@ def open_inputs(
     fakes = _open("FAKE", fake, "all")
     real_sources = tuple(_open("--real", root, split) for root in reals)
     training_sources = tuple(_open("--train", root, training_split) for root in training)
-    control_sources = tuple(_open("--control", root, _split_of_control(root, split)) for root in controls)
+    control_sources = tuple(_open("--control", root, split, missing="all") for root in controls)
     sources = (fakes, *real_sources, *training_sources, *control_sources)
     for source in real_sources:
         if source.dataset.info.is_synthetic:
@@ -135,16 +135,14 @@ def open_inputs(
     return Inputs(on, fakes, real_sources, training_sources, control_sources, scheme, shape, mpp)
 
 
-def _split_of_control(root: Path, split: str) -> str:
-    """Returns the split if a control has it, else all: a control, such as another organ, needs no split."""
-    dataset = open_dataset(root)
-    return split if split in dataset.table["split"].unique().to_pylist() else "all"
-
-
-def _open(role: str, root: Path, split: str) -> Source:
+def _open(role: str, root: Path, split: str, missing: str | None = None) -> Source:
+    """Opens a split, or `missing` where there is none: a control, such as another organ, needs no split."""
     if split not in SPLITS:
         raise UserError(f"--split: expected one of {', '.join(SPLITS)}, got {split!r}.")
-    return Source(role, rows_of_split(open_dataset(root), split, f"{role} {root}"), split)
+    dataset = open_dataset(root)
+    if missing is not None and split not in dataset.table["split"].unique().to_pylist():
+        split = missing
+    return Source(role, rows_of_split(dataset, split, f"{role} {root}"), split)
 
 
 def _refuse_few(role: str, count: int, which: str = "") -> None:

@@ -131,7 +131,7 @@ def compare_curves(measured: Measured, halves: Halves) -> tuple[CurveFigures, ..
     """Compares the two-point curves of both sets, class by class."""
     found = []
     for fakes, reals, shuffled, pool in _by_class(measured):
-        means = [_mean_curve(side.curves) for side in (fakes, reals)]
+        means = [side.mean_curve for side in (fakes, reals)]
         by_lag = _ks_by_lag(fakes.curves, reals.curves)
         floor, floor_by_group = (
             _mean(_mean(_ks_by_lag(pool.curves[a], pool.curves[b])) for a, b in pairs)
@@ -182,11 +182,6 @@ def _compare(
 def _ks_by_lag(first: Floats, second: Floats) -> list[float]:
     """Returns the KS statistic at each lag but 0, where every curve is 1."""
     return [ks_statistic(first[:, lag], second[:, lag]) for lag in range(1, first.shape[1])]
-
-
-def _mean_curve(curves: Floats) -> Floats:
-    known = curves[~np.isnan(curves).any(1)]
-    return known.mean(0) if len(known) else np.full(curves.shape[1], np.nan)
 
 
 def _median(values: Floats) -> float:
