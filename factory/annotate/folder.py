@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from factory.annotate.shapes import read_json
-from factory.annotate.tool import resolve_tool
+from factory.annotate.shapes import read_json, resolve_tool
+from factory.core.datasets import open_finished
+from factory.core.page import encode_image
 from factory.joint.generators import drawing_of
 from factory.make.recipes.samples import choose_diverse, latents_of
-from manifests.checksums import SUMS
-from manifests.dataset import Dataset, open_dataset
+from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.files import write_atomic
 from manifests.labels import LabelScheme
@@ -50,14 +48,8 @@ class Record:
 
 
 def open_drawn(root: Path) -> tuple[Dataset, str]:
-    """A finished data set whose images a generator drew, all rows with their latents, and the generator's digest.
-
-    Raises:
-        UserError: for any other data set.
-    """
-    dataset = open_dataset(root)
-    if not (root / SUMS).is_file():
-        raise UserError(f"{root}: expected a finished data set with {SUMS}, got none. Run its command again.")
+    """A finished data set whose images a generator drew, all rows with their latents, and the generator's digest."""
+    dataset = open_finished(root)
     drawing_of(root)
     latents_of(dataset)
     digests = set(dataset.table["image_weights_sha256"].to_pylist())
@@ -82,11 +74,7 @@ def export(
     Args:
         root: the data set. out: a folder that is empty or not there yet, as annotations are never overwritten.
         tool: by name. scheme: of the labels to be; None takes the data set's. diverse: only so many that differ most.
-        chosen: instead a manifest with the rows that are wanted. on_image: told of progress.
-        dry_run: write nothing.
-
-    Raises:
-        UserError: for what cannot be exported; nothing is written then.
+        chosen: instead a manifest with the rows that are wanted.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: expected an empty folder, got one with files. Choose another --out.")
@@ -130,11 +118,7 @@ def _places(dataset: Dataset, diverse: int | None, chosen: Path | None) -> Seque
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a folder.
-
-    Raises:
-        UserError: when there is none, or it is damaged.
-    """
+    """The record of a folder."""
     if not (folder / RECORD).is_file():
         raise UserError(f"{folder}: expected a folder of factory annotate export with its {RECORD}, got none.")
     document = read_json(folder / RECORD)
@@ -155,9 +139,7 @@ def _png(image: npt.NDArray[np.uint8], mark: Mapping[str, Any]) -> bytes:
     """A PNG with its origin in a text chunk."""
     text = PngInfo()
     text.add_text("Comment", f"synthetic; {DISCLAIMER}; {json.dumps(dict(mark), sort_keys=True)}")
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG", pnginfo=text)
-    return stream.getvalue()
+    return encode_image(image, "png", pnginfo=text)
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from factory.annotate.shapes import Ring, Shape, read_json, ring_of, rings_of
-from factory.annotate.tool import AnnotationTool
+from factory.annotate.shapes import AnnotationTool, Shape, read_json, ring_of, rings_of
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
 
@@ -28,7 +27,7 @@ class Labelme(AnnotationTool):
 
     @staticmethod
     def skeleton(name: str, size: tuple[int, int], mark: Mapping[str, Any]) -> dict[str, Any]:
-        """An annotation file without annotations; `mark` describes its image, and labelme keeps it."""
+        """A file without annotations."""
         return {
             "version": _VERSION,
             "flags": {},
@@ -47,11 +46,7 @@ class Labelme(AnnotationTool):
 
     @staticmethod
     def read(path: Path, size: tuple[int, int]) -> list[Shape]:
-        """The shapes of a file that labelme wrote.
-
-        Raises:
-            UserError: for another kind of file, an image of another name or size, or shapes that are no areas.
-        """
+        """The shapes of a file that labelme wrote for this image."""
         document = read_json(path)
         if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
             raise UserError(f"{path}: expected labelme's JSON with shapes, got other JSON. Save it in labelme again.")
@@ -84,19 +79,14 @@ def _shape(shape: Any, size: tuple[int, int], where: str) -> Shape:
     )
     if kind == "mask":
         return Shape(label, rings_of(_mask(shape.get("mask"), size, where), corners[0]))
-    if kind == "circle":
-        corners = _circle(*corners)
+    if kind == "circle":  # it may reach beyond the image
+        centre, edge = corners
+        turns = 2 * np.pi * np.arange(_CIRCLE_CORNERS) / _CIRCLE_CORNERS
+        corners = centre + np.hypot(*(edge - centre)) * np.stack([np.cos(turns), np.sin(turns)], 1)
     elif len(corners) == 2:
         (x0, y0), (x1, y1) = corners
         corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
     return Shape(label, ((corners,),))
-
-
-def _circle(centre: Ring, edge: Ring) -> Ring:
-    """A polygon of a circle through a point on its edge; it may reach beyond the image."""
-    turns = 2 * np.pi * np.arange(_CIRCLE_CORNERS) / _CIRCLE_CORNERS
-    corners: Ring = centre + np.hypot(*(edge - centre)) * np.stack([np.cos(turns), np.sin(turns)], 1)
-    return corners
 
 
 def _mask(content: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.bool_]:

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from factory.annotate.shapes import Shape, read_json, ring_of
-from factory.annotate.tool import AnnotationTool
+from factory.annotate.shapes import AnnotationTool, Shape, read_json, ring_of
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
 
@@ -30,7 +29,7 @@ class QuPath(AnnotationTool):
 
     @staticmethod
     def skeleton(name: str, size: tuple[int, int], mark: Mapping[str, Any]) -> dict[str, Any]:
-        """An annotation file without annotations; `mark` describes its image."""
+        """A file without annotations."""
         del name, size
         return {"type": "FeatureCollection", "pathology_tiles": dict(mark), "features": []}
 
@@ -53,11 +52,7 @@ class QuPath(AnnotationTool):
 
     @staticmethod
     def read(path: Path, size: tuple[int, int]) -> list[Shape]:
-        """The shapes of a file that QuPath wrote.
-
-        Raises:
-            UserError: for another kind of file, lines or points, or shapes without a class.
-        """
+        """The shapes of a file that QuPath wrote."""
         shapes = []
         for number, feature in enumerate(_features(read_json(path), path), 1):
             where = f"{path}: annotation {number}"

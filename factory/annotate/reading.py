@@ -13,8 +13,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from factory.annotate.folder import RECORD, Record, open_drawn, read_record
-from factory.annotate.shapes import Shape, check_class, paint, read_json
-from factory.annotate.tool import resolve_tool
+from factory.annotate.shapes import Shape, check_class, paint, read_json, resolve_tool
 from factory.core.config import Config, digest
 from factory.core.images.files import UnreadableError, read_header, read_rgb
 from factory.core.runs import library_versions

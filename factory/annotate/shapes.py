@@ -1,17 +1,19 @@
-"""Annotated shapes and their rasterisation to a mask; reading of JSON files that may have been edited by hand."""
+"""What an annotation tool reads and writes: shapes, their rasterisation to a mask, and JSON that people may edit."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from factory.annotate import TOOLS
+from factory.core.registry import resolve
 from manifests.errors import UserError
 from manifests.labels import IGNORE, LabelScheme
 
@@ -32,6 +34,41 @@ class Shape:
     polygons: tuple[tuple[Ring, ...], ...]
 
 
+class AnnotationTool(Protocol):
+    """The file format of an annotation tool. Its methods are static, as the class is never built.
+
+    Attributes:
+        suffix: of its annotation files.
+    """
+
+    suffix: str
+
+    @staticmethod
+    def skeleton(name: str, size: tuple[int, int], mark: Mapping[str, Any]) -> dict[str, Any]:
+        """A file without annotations for an image by its name without suffix; `mark` describes it, and comes back."""
+        ...
+
+    @staticmethod
+    def beside(scheme: LabelScheme) -> dict[str, str]:
+        """Files that list the classes for the tool: name -> content."""
+        ...
+
+    @staticmethod
+    def read(path: Path, size: tuple[int, int]) -> list[Shape]:
+        """The shapes of a file, in the order in which they are painted.
+
+        Raises:
+            UserError: for a file that the tool does not write, or shapes that are not areas with a class.
+        """
+        ...
+
+
+def resolve_tool(name: str, where: str = "tool") -> type[AnnotationTool]:
+    """The tool of a name; an unknown one is refused with the nearest known."""
+    found: type[AnnotationTool] = resolve(TOOLS, name, where)
+    return found
+
+
 @dataclass(frozen=True)
 class Painted:
     """A mask uint8 [H, W], the number of pixels in shapes of several classes, and the number of pixels in none."""
@@ -42,11 +79,7 @@ class Painted:
 
 
 def paint(shapes: Sequence[Shape], scheme: LabelScheme, size: tuple[int, int], fill: int = IGNORE) -> Painted:
-    """Paint shapes into a mask; where they overlap the later one counts.
-
-    Args:
-        shapes: with classes of the scheme. size: height and width. fill: label of what no shape covers.
-    """
+    """Paint shapes into a mask; where they overlap the later one counts, and what none covers is `fill`."""
     semantic = np.full(size, IGNORE, np.uint8)
     disputed = np.zeros(size, np.bool_)
     ids = {name: number for number, name in enumerate(scheme.names)}
@@ -67,10 +100,7 @@ def rasterise(rings: Sequence[Ring], size: tuple[int, int]) -> tuple[tuple[slice
 
     As in `geometry.scan`, a centre on a left or upper edge is inside and one on a right or lower edge is not, so that
     neighbours share no pixel. Every edge flips the pixel where it cuts a row; a running exclusive or along the row then
-    tells inside from outside.
-
-    Args:
-        rings: of one polygon. size: height and width of the image; what lies beyond is cut off.
+    tells inside from outside. What lies beyond the image is cut off.
     """
     height, width = size
     fixed = [np.round((ring - 0.5) * _FIXED).astype(np.int64) for ring in rings]
@@ -104,12 +134,7 @@ def rings_of(mask: npt.NDArray[np.bool_], corner: Ring) -> tuple[tuple[Ring, ...
 
 
 def ring_of(points: Any, size: tuple[int, int], where: str, *, least: int = 3) -> Ring:
-    """A ring of (x, y) pairs as JSON has them.
-
-    Raises:
-        UserError: for fewer than `least` points, entries that are not points, or points outside of the image by more
-            than a tool's brush may reach.
-    """
+    """A ring of (x, y) pairs as JSON has them; they may lie outside of the image as far as a tool's brush reaches."""
     try:
         ring = np.array([[float(pair[0]), float(pair[1])] for pair in points], np.float64).reshape(-1, 2)
     except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
@@ -130,11 +155,7 @@ def ring_of(points: Any, size: tuple[int, int], where: str, *, least: int = 3) -
 
 
 def check_class(label: str, scheme: LabelScheme, where: str) -> None:
-    """Refuse a class that a scheme does not have.
-
-    Raises:
-        UserError: with the nearest class.
-    """
+    """Refuse a class that a scheme does not have, with the nearest one."""
     if label not in scheme.names:
         near = difflib.get_close_matches(label, scheme.names, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -142,11 +163,7 @@ def check_class(label: str, scheme: LabelScheme, where: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        UserError: for a file that is missing, a link, too large or no JSON.
-    """
+    """The content of a JSON file; a link or a file above 256 MiB is refused."""
     if path.is_symlink() or not path.is_file():
         raise UserError(f"{path}: expected a JSON file, got {'a link' if path.is_symlink() else 'none'}.")
     if (found := path.stat().st_size) > _MAX_FILE_BYTES:

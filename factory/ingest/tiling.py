@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from factory.core.console import progress
 from factory.core.pool import worker_threads
-from factory.ingest.agreement import ImageAgreement, agree
 from factory.ingest.config import IngestConfig
 from factory.ingest.geometry import Headers, ImageGeometry, check_headers
 from factory.ingest.image_buffer import ImageBuffer, air_threshold, open_image, read_flat
 from factory.ingest.pairing import Source, SourceError
 from factory.ingest.points import Points
+from factory.ingest.region_labels import ImageAgreement, agree
 from manifests.labels import IGNORE
 
 _SLIDE_PART_TILES = 64

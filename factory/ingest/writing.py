@@ -21,12 +21,12 @@ from factory.core.console import progress
 from factory.core.encoding import json_bytes
 from factory.core.pool import worker_threads
 from factory.core.runs import POINTS, REGIONS, RUN, Run, RunSpec
-from factory.ingest import agreement
 from factory.ingest.config import IngestConfig
 from factory.ingest.grouping import draw_splits
 from factory.ingest.image_buffer import open_image
 from factory.ingest.pairing import SourceError
 from factory.ingest.points import Points, encode_points
+from factory.ingest.region_labels import agreement_document
 from factory.ingest.request import Job, Request, resolve
 from factory.ingest.tiling import TiledImage, pad, select_tiles
 from manifests.errors import FaultError, UserError
@@ -105,7 +105,7 @@ class Plan:
             image.source.uri: image.agreement for image in self.images if image.origins and image.agreement is not None
         }
         splits = {uri: self.splits[self.job.groups[uri]] for uri in used}
-        return agreement.document(used, splits, config.label_scheme, config.smooth_um)
+        return agreement_document(used, splits, config.label_scheme, config.smooth_um)
 
     @property
     def dropped(self) -> int:

@@ -11,9 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.ingest.agreement import Agreement, ImageAgreement, agree, cohen_kappa, summary
 from factory.ingest.points import Points
-from factory.ingest.region_labels import cells_within, open_air, region_labels
+from factory.ingest.region_labels import (
+    Agreement,
+    ImageAgreement,
+    agree,
+    cells_within,
+    cohen_kappa,
+    open_air,
+    region_labels,
+    summary,
+)
 from manifests import get_scheme, open_dataset, verify
 from tests.ingest_files import SIZE, ingest_command, nuclei_folder, save, tissue_image
 
