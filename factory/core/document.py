@@ -77,7 +77,8 @@ class Plot:
     png: bytes = b""
 
 
-Block = Heading | Paragraph | Bullets | Grid | Listing | Plot
+Block = str | Heading | Paragraph | Bullets | Grid | Listing | Plot
+"""A string is a paragraph."""
 
 
 def to_table(grid: Grid, justify: Literal["left", "right"] = "right") -> Table:
@@ -100,6 +101,8 @@ def to_markdown(title: str, blocks: Sequence[Block]) -> str:
 
 def _markdown(block: Block) -> str:
     match block:
+        case str(text):
+            return _literal(text)
         case Heading(text):
             return f"## {text}"
         case Paragraph(text, lead):
@@ -133,6 +136,8 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
 
 def _html(block: Block) -> str:
     match block:
+        case str(text):
+            return f"<p>{escape(text)}</p>"
         case Heading(text):
             return f"<h2>{escape(text)}</h2>"
         case Paragraph(text, lead):

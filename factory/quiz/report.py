@@ -7,7 +7,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from factory.core.document import Block, Bullets, Grid, Paragraph, to_markdown
+from factory.core.document import Block, Bullets, Grid, to_markdown
 from factory.quiz.scoring import Agreement, Part, Reader, Scores, Share
 from factory.quiz.sources import KINDS
 from manifests.errors import UserError
@@ -91,8 +91,8 @@ def markdown(scores: Scores) -> str:
         f"Quiz `{scores.key.quiz}`: {len(scores.key.tiles)} tiles of {made.get('height')}x{made.get('width')} pixels "
         f"at {made.get('mpp')} um per pixel. Contains figures on synthetic images, {DISCLAIMER}."
     )
-    blocks: list[Block] = [Paragraph(quiz), readers, Bullets(verdicts), Paragraph(_NOTE)]
-    blocks += [matrices, parts, Paragraph(_PART_NOTE), *agreement]
+    blocks: list[Block] = [quiz, readers, Bullets(verdicts), _NOTE]
+    blocks += [matrices, parts, _PART_NOTE, *agreement]
     return to_markdown("Real or synthetic?", blocks)
 
 

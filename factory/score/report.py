@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from factory.core.document import Block, Bullets, Grid, Heading, Paragraph, to_markdown
+from factory.core.document import Block, Bullets, Grid, Heading, to_markdown
 from factory.core.statistics import enough_groups
 from factory.geometry.nuclear_statistics import NUCLEAR
 from factory.score.compare import Comparison
@@ -114,15 +114,11 @@ def markdown(c: Comparison, title: str, notes: Sequence[str], paired: PairedFigu
         for row in c.controls
     ]
     blocks = [
-        Paragraph(
-            f"{len(c.fakes)} fakes and as many real tiles of {c.fakes.shape[0]}x{c.fakes.shape[1]} at {c.fakes.mpp:g} "
-            f"um per pixel, {what}. Synthetic data: {DISCLAIMER}."
-        ),
-        Paragraph(
-            f"Features: {c.settings.features} ({c.dimensions} per tile, {c.extractor_origin}"
-            f"{', sha256 ' + c.extractor_sha256 if c.extractor_sha256 else ''}). Control, {c.halves_note}. "
-            f"Bootstrap: {c.settings.bootstrap} draws, {draws}."
-        ),
+        f"{len(c.fakes)} fakes and as many real tiles of {c.fakes.shape[0]}x{c.fakes.shape[1]} at {c.fakes.mpp:g} "
+        f"um per pixel, {what}. Synthetic data: {DISCLAIMER}.",
+        f"Features: {c.settings.features} ({c.dimensions} per tile, {c.extractor_origin}"
+        f"{', sha256 ' + c.extractor_sha256 if c.extractor_sha256 else ''}). Control, {c.halves_note}. "
+        f"Bootstrap: {c.settings.bootstrap} draws, {draws}.",
         *([Bullets(notes)] if notes else []),
         _table(HEADINGS, headline(c)),
         *(_pairs(paired) if paired else ()),
@@ -161,12 +157,10 @@ def _pairs(paired: PairedFigures) -> list[Block]:
     ]
     return [
         Heading("Pairs: each fake against the real image of its mask"),
-        Paragraph(
-            "On luminance. All pairs have the same weight in the means; the interval shows how these vary over real "
-            "tiles, not over other draws of the generator. A mask does not determine stain, focus and everything that "
-            "it does not label, so no fake made from the mask alone comes close to the real image. Every pair: "
-            "pairs.parquet; these: pairs.png."
-        ),
+        "On luminance. All pairs have the same weight in the means; the interval shows how these vary over real "
+        "tiles, not over other draws of the generator. A mask does not determine stain, focus and everything that "
+        "it does not label, so no fake made from the mask alone comes close to the real image. Every pair: "
+        "pairs.parquet; these: pairs.png.",
         _table(["figure", "mean", "beside it"], pairs_headline(paired)),
         _table(["measure", "pair", "value", "fake", "real", "group"], rows),
     ]
@@ -178,10 +172,8 @@ def _periodicity(c: Comparison) -> list[Block]:
     rows = [(name, *values) for name, values in vars(c.periodicity).items()]
     return [
         Heading("Periodic patterns"),
-        Paragraph(
-            "Power of the spectrum at the frequencies of each period, divided by the power around them: 1 without "
-            "patterns, more for the checkerboards that upsampling layers leave."
-        ),
+        "Power of the spectrum at the frequencies of each period, divided by the power around them: 1 without "
+        "patterns, more for the checkerboards that upsampling layers leave.",
         _table(["", *(f"{period} px" for period in PERIODS)], rows),
     ]
 
@@ -195,7 +187,7 @@ def _statistics(c: Comparison) -> list[Block]:
     return [
         Heading("Mask statistics"),
         _table(columns, rows),
-        Paragraph("Two-point correlation: distance of the mean curves (root mean square), KS at each lag."),
+        "Two-point correlation: distance of the mean curves (root mean square), KS at each lag.",
         _table(["class", "distance", "largest KS", "mean KS", *_FLOORS], curves),
     ]
 
@@ -207,11 +199,9 @@ def _nuclei(c: Comparison) -> list[Block]:
     columns = ["of each", "statistic", "median, fakes", "median, reals", "KS", *_FLOORS[:2], "values, fakes / reals"]
     return [
         Heading("Nuclei"),
-        Paragraph(
-            "Size and form are measured on nuclei that no border of a tile cuts. Two nuclei touch where a pixel of one "
-            "is among the eight neighbours of a pixel of the other. Distances are between centres within a tile; "
-            "divided by those of as many random points, they are below 1 for clusters and above 1 for regular spacing."
-        ),
+        "Size and form are measured on nuclei that no border of a tile cuts. Two nuclei touch where a pixel of one "
+        "is among the eight neighbours of a pixel of the other. Distances are between centres within a tile; "
+        "divided by those of as many random points, they are below 1 for clusters and above 1 for regular spacing.",
         _table(columns, rows),
     ]
 
@@ -227,11 +217,9 @@ def _grids(c: Comparison) -> list[Block]:
         grid = figures.grid
         rows = [(f"{cell.row + 1}, {cell.column + 1}", cell.reals, cell.fakes, cell.distance) for cell in grid.cells]
         blocks += [
-            Paragraph(
-                f"On {figures.projection.name}: {grid.with_reals} cells have real tiles, {grid.covered} of them fakes; "
-                f"{grid.outside} fakes lie outside the range of the real tiles. Mean local distance "
-                f"{number(grid.mean_distance)}, over cells with {grid.min_cell} tiles of either kind."
-            ),
+            f"On {figures.projection.name}: {grid.with_reals} cells have real tiles, {grid.covered} of them fakes; "
+            f"{grid.outside} fakes lie outside the range of the real tiles. Mean local distance "
+            f"{number(grid.mean_distance)}, over cells with {grid.min_cell} tiles of either kind.",
             _table(["row, column", "reals", "fakes", c.distance_name], rows),
         ]
     return blocks
@@ -245,10 +233,8 @@ def _modes(c: Comparison) -> list[Block]:
     missing = ", ".join(f"mode {mode.number} ({mode.real_share:.0%}, like {mode.sample})" for mode in c.modes.missing)
     return [
         Heading("Modes of the real tiles"),
-        Paragraph(
-            f"Missing: {missing or 'none'}. {c.modes.outside:.0%} of the fakes are farther from their nearest centre "
-            "than 95 % of its real tiles. See modes.png."
-        ),
+        f"Missing: {missing or 'none'}. {c.modes.outside:.0%} of the fakes are farther from their nearest centre "
+        "than 95 % of its real tiles. See modes.png.",
         _table(["mode", "most typical tile", "reals", "fakes", "fakes within it"], rows),
     ]
 
@@ -260,17 +246,15 @@ def _price(c: Comparison) -> list[Block]:
     columns = ["shift", "fakes", "tiles per draw", f"{c.distance_name}, fakes", "spread", MATCHED, "spread"]
     return [
         Heading("Price of control"),
-        Paragraph(
-            "Distance over the absolute shift that the exact composition required of the generator; equal numbers per "
-            f"bin. {PRICE_NOTE}"
-        ),
+        "Distance over the absolute shift that the exact composition required of the generator; equal numbers per "
+        f"bin. {PRICE_NOTE}",
         _table([*columns, "gap of fractions", "different real tiles"], rows),
     ]
 
 
 def _copies(copies: CopyFigures | None) -> list[Block]:
     if copies is None:
-        return [Heading("Copies"), Paragraph("Not searched: name the generator's training tiles with --train.")]
+        return [Heading("Copies"), "Not searched: name the generator's training tiles with --train."]
     kinds = ", ".join(f"{kind} {recall:.1%}" for kind, recall in copies.recall_by_kind.items())
     rows = [
         (pair.fake, pair.training, f"{pair.similarity:.3f}", pair.symmetry, f"{pair.position[0]}, {pair.position[1]}")
@@ -279,17 +263,15 @@ def _copies(copies: CopyFigures | None) -> list[Block]:
     more = len(copies.flagged) - len(rows)
     return [
         Heading("Copies"),
-        Paragraph(
-            f"{len(copies.flagged)} of {copies.fakes} fakes ({copies.share:.1%}) are more like a place in the "
-            f"{copies.training_tiles} whole training tiles than {copies.quantile:.0%} of {copies.reals} held-out "
-            f"real tiles (similarity above {copies.limit:.3f}{_few(copies)}); "
-            f"{copies.blank_fakes} have no edges to compare. Median similarity: fakes {copies.fake_median:.3f}, real "
-            f"tiles {copies.real_median:.3f}. Nearest in feature space: {number(copies.feature_ratio)} times a real "
-            "tile's distance."
-        ),
-        Paragraph(f"Planted copies found ({copies.planted} of each kind, random crops in random symmetries): {kinds}."),
+        f"{len(copies.flagged)} of {copies.fakes} fakes ({copies.share:.1%}) are more like a place in the "
+        f"{copies.training_tiles} whole training tiles than {copies.quantile:.0%} of {copies.reals} held-out "
+        f"real tiles (similarity above {copies.limit:.3f}{_few(copies)}); "
+        f"{copies.blank_fakes} have no edges to compare. Median similarity: fakes {copies.fake_median:.3f}, real "
+        f"tiles {copies.real_median:.3f}. Nearest in feature space: {number(copies.feature_ratio)} times a real "
+        "tile's distance.",
+        f"Planted copies found ({copies.planted} of each kind, random crops in random symmetries): {kinds}.",
         *([_table(["fake", "training tile", "similarity", "fake is", "at row, column"], rows)] if rows else []),
-        *([Paragraph(f"{more} more in score.json.")] if more > 0 else []),
+        *([f"{more} more in score.json."] if more > 0 else []),
     ]
 
 
