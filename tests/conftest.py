@@ -2,18 +2,21 @@
 
 import functools
 import importlib
+import json
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import typer.main
 
 from factory.core.runs import RunSpec, open_run, write_shard
+from factory.plan.rows import with_column
 from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
 from manifests.store import Layout
 
@@ -71,6 +74,21 @@ def write_dataset(
             run.add(write_shard(spec, number, (sample(index) for index in spec.layout.rows(number))))
         run.finish()
     return open_dataset(out)
+
+
+def with_columns(dataset: Dataset, **columns: list[object]) -> Dataset:
+    """The data set with other values in some columns, in memory alone."""
+    table = dataset.table
+    for name, values in columns.items():
+        table = with_column(table, name, values)
+    return Dataset(dataset.root, table, dataset.info, dataset.store)
+
+
+def embedded_json(page: str) -> dict[str, Any]:
+    """The JSON in an HTML page, found the way a browser does: up to the first closing tag."""
+    match = re.search(r'<script id="data" type="application/json">(.*?)</script', page, re.DOTALL | re.IGNORECASE)
+    assert match
+    return json.loads(match[1])
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable
 from importlib import resources
@@ -35,24 +34,9 @@ from manifests import IGNORE, SCHEMES, Dataset, DatasetInfo, Tile, UserError, ge
 from manifests.schema import SCHEMA
 from manifests.store import Layout
 from manifests.table import write_dataset_manifest
+from tests.conftest import embedded_json, with_columns
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028'\""
-
-
-def with_columns(dataset: Dataset, **columns: list[object]) -> Dataset:
-    """The data set with other values in some columns."""
-    table = dataset.table
-    for name, values in columns.items():
-        field = SCHEMA.field(name)
-        table = table.set_column(SCHEMA.names.index(name), field, pa.array(values, field.type))
-    return Dataset(dataset.root, table, dataset.info, dataset.store)
-
-
-def embedded(page: str) -> dict[str, object]:
-    """The JSON in a page, found the way a browser does: up to the first closing tag."""
-    match = re.search(r'<script id="data" type="application/json">(.*?)</script', page, re.DOTALL | re.IGNORECASE)
-    assert match
-    return json.loads(match[1])
 
 
 def png(content: bytes) -> np.ndarray:
@@ -314,7 +298,7 @@ def test_page_and_sheet_show_every_scheme(dataset_factory: Callable[..., Dataset
     dataset = dataset_factory("tiles", scheme=scheme, n=5, source="synthetic")
     done = inspect_dataset(dataset.root, n=3)
     assert png(done.sheet.read_bytes()).std() > 5
-    document = embedded(done.page.read_text())
+    document = embedded_json(done.page.read_text())
     assert document["columns"]["sample_id"] == dataset.table["sample_id"].to_pylist()
     assert document["columns"]["cells"] == dataset.table["cells"].to_pylist()
     assert [one["name"] for one in document["schemes"]] == [scheme]
@@ -333,7 +317,7 @@ def test_page_and_sheet_show_tiles_without_instances(tmp_path: Path) -> None:
         run.done[0] = write_shard(spec, 0, samples)
         run.finish()
     done = inspect_dataset(spec.out)
-    pictures = embedded(done.page.read_text())["pictures"]
+    pictures = embedded_json(done.page.read_text())["pictures"]
     assert [sorted(picture) for picture in pictures] == [["image", "mask", "row"]] * 2
     assert done.sort == "tissue"
     sheet = png(done.sheet.read_bytes())
@@ -346,7 +330,7 @@ def test_page_shows_rows_whose_optional_columns_are_null(dataset_factory: Callab
     dataset = dataset_factory("tiles", scheme="pdl1", n=3)
     optional = [field.name for field in SCHEMA if field.nullable]
     bare = with_columns(dataset, **{name: [None] * 3 for name in optional})
-    document = embedded(render_page(bare, default_sort(bare), 0))
+    document = embedded_json(render_page(bare, default_sort(bare), 0))
     assert document["columns"]["split"] == document["columns"]["tps"] == [None] * 3
     write_dataset_manifest(dataset.root, bare.table, bare.info)
     assert inspect_dataset(dataset.root).sort == "random"
@@ -370,7 +354,7 @@ def test_page_loads_nothing_and_forbids_it(dataset_factory: Callable[..., Datase
 def test_page_keeps_hostile_strings_harmless_and_whole(dataset_factory: Callable[..., Dataset]) -> None:
     dataset = with_columns(dataset_factory("tiles", n=2), group_id=[HOSTILE, "<!--<script>"], split=[None, "val"])
     page = render_page(dataset, "cells", 0)
-    assert embedded(page)["columns"]["group_id"] == [HOSTILE, "<!--<script>"]
+    assert embedded_json(page)["columns"]["group_id"] == [HOSTILE, "<!--<script>"]
     assert "alert(1)</script" not in page
     assert "<img src=x" not in page
     assert page.count("</script") == 2
@@ -381,7 +365,7 @@ def test_page_shortens_endless_strings(dataset_factory: Callable[..., Dataset]) 
     dataset = with_columns(dataset_factory("tiles", n=2), group_id=["x" * 10**6, "y"])
     page = render_page(dataset, "cells", 0)
     assert len(page) < 200_000
-    assert embedded(page)["columns"]["group_id"][1] == "y"
+    assert embedded_json(page)["columns"]["group_id"][1] == "y"
 
 
 def test_page_title_is_escaped(dataset_factory: Callable[..., Dataset]) -> None:
@@ -400,11 +384,11 @@ def test_page_stays_within_its_budgets(
     dataset_factory: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = dataset_factory("tiles", n=12, size=(256, 256))
-    whole = embedded(render_page(dataset, "cells", 0))
+    whole = embedded_json(render_page(dataset, "cells", 0))
     monkeypatch.setattr(page_module, "MAX_ROWS", 8)
     monkeypatch.setattr(page_module, "MAX_PICTURES", 5)
     monkeypatch.setattr(page_module, "PICTURES_BYTES", 5 * 12_000)
-    cut = embedded(render_page(dataset, "cells", 0))
+    cut = embedded_json(render_page(dataset, "cells", 0))
     assert (cut["total"], len(cut["columns"]["sample_id"]), len(cut["pictures"])) == (12, 8, 5)
     size = sum(len(value) for picture in cut["pictures"] for value in picture.values() if isinstance(value, str))
     assert size <= 5 * 12_000
@@ -415,7 +399,7 @@ def test_page_stays_within_its_budgets(
 
 def test_page_pictures_are_the_image_and_its_layers(dataset_factory: Callable[..., Dataset]) -> None:
     dataset = dataset_factory("tiles", scheme="pdl1", n=1)
-    (picture,) = embedded(render_page(dataset, "tps", 0))["pictures"]
+    (picture,) = embedded_json(render_page(dataset, "tps", 0))["pictures"]
     decoded = {
         name: np.asarray(decode(picture[name]).convert(mode))
         for name, mode in (("image", "RGB"), ("mask", "RGBA"), ("cells", "RGBA"))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -37,8 +36,7 @@ from factory.quiz.scoring import (
 from factory.quiz.selection import choose, own_area
 from factory.quiz.sources import Inputs, Source, open_inputs
 from manifests import IGNORE, Dataset, UserError, open_dataset
-from manifests.schema import SCHEMA
-from tests.conftest import Outcome, assert_refused, write_dataset
+from tests.conftest import Outcome, assert_refused, embedded_json, with_columns, write_dataset
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node runs the page's script")
@@ -59,13 +57,6 @@ def made(home: Path) -> Quiz:
     return make_quiz([home / "synth", home / "large"], [home / "real"], home / "quiz", n=10, split="all", seed=3)
 
 
-def embedded(page: str) -> dict[str, Any]:
-    """The JSON in a page, found the way a browser does: up to the first closing tag."""
-    match = re.search(r'<script id="data" type="application/json">(.*?)</script', page, re.DOTALL | re.IGNORECASE)
-    assert match
-    return json.loads(match[1])
-
-
 def unseal(tile: dict[str, str]) -> str:
     """The page's own check, in Python."""
     words = ("real", "synthetic")
@@ -84,7 +75,7 @@ def answers_file(path: Path, key: Key, said: list[str], reader: str = "A") -> Pa
 
 
 def test_page_holds_the_pixels_of_the_tiles_that_the_key_names(home: Path, made: Quiz) -> None:
-    key, data = read_key(made.key), embedded(made.page.read_text())
+    key, data = read_key(made.key), embedded_json(made.page.read_text())
     assert made.shape == (64, 96)
     assert len(data["tiles"]) == len(key.tiles) == 10
     for shown, tile in zip(data["tiles"], key.tiles, strict=True):
@@ -99,7 +90,7 @@ def test_page_holds_the_pixels_of_the_tiles_that_the_key_names(home: Path, made:
 
 
 def test_seals_open_to_the_truth_and_half_the_tiles_are_real(made: Quiz) -> None:
-    key, data = read_key(made.key), embedded(made.page.read_text())
+    key, data = read_key(made.key), embedded_json(made.page.read_text())
     truths = [unseal(tile) for tile in data["tiles"]]
     assert truths == [tile.truth for tile in key.tiles]
     assert truths.count("real") == 5
@@ -110,7 +101,7 @@ def test_seals_open_to_the_truth_and_half_the_tiles_are_real(made: Quiz) -> None
 
 def test_nothing_in_the_page_names_a_tile_or_tells_the_kinds_apart_at_a_glance(made: Quiz) -> None:
     page = made.page.read_text()
-    data = embedded(page)
+    data = embedded_json(page)
     for tile in read_key(made.key).tiles:
         assert tile.sample_id not in page
         assert not tile.group_id or tile.group_id not in page
@@ -123,7 +114,7 @@ def test_page_loads_nothing_runs_only_its_own_script_and_says_what_it_contains(m
     page = made.page.read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//|@import|url\(|fetch\(|XMLHttp|WebSocket""", page)
     assert "<footer>Contains synthetic images, not for diagnosis.</footer>" in page
-    assert embedded(page)["licences"] == ["test"]
+    assert embedded_json(page)["licences"] == ["test"]
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy
     assert "default-src 'none'" in policy[1]
@@ -158,14 +149,6 @@ def test_all_pictures_become_jpeg_where_png_is_too_large(
 
 
 # ---- which tiles ----
-
-
-def with_columns(dataset: Dataset, **columns: list[object]) -> Dataset:
-    table = dataset.table
-    for name, values in columns.items():
-        field = SCHEMA.field(name)
-        table = table.set_column(SCHEMA.names.index(name), field, pa.array(values, field.type))
-    return Dataset(dataset.root, table, dataset.info, dataset.store)
 
 
 def inputs_of(home: Path, real: Dataset, shape: tuple[int, int]) -> Inputs:
@@ -474,7 +457,7 @@ def test_script_hashes_as_hashlib_does() -> None:
 
 @needs_node
 def test_script_opens_the_seals_and_counts_as_python_does(made: Quiz) -> None:
-    key, data = read_key(made.key), embedded(made.page.read_text())
+    key, data = read_key(made.key), embedded_json(made.page.read_text())
     tiles = [{name: tile[name] for name in ("salt", "seal")} for tile in data["tiles"]]
     answers = ["real", "synthetic"] * 5
     truths, counts = run_script(
@@ -491,7 +474,7 @@ def test_script_opens_the_seals_and_counts_as_python_does(made: Quiz) -> None:
 
 @needs_node
 def test_answers_saved_by_the_script_are_read(made: Quiz, tmp_path: Path) -> None:
-    key, data = read_key(made.key), embedded(made.page.read_text())
+    key, data = read_key(made.key), embedded_json(made.page.read_text())
     data["tiles"] = [0] * 10
     state = {"reader": "Ä", "answers": ["real"] * 10, "seconds": [1.26] * 10, "timed": True}
     saved = run_script("answersDocument(given.data, given.state)", data=data, state=state)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,7 +17,7 @@ from factory.score.sources import open_inputs
 from manifests import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.table import write_dataset_manifest
-from tests.conftest import Outcome, assert_refused, write_dataset
+from tests.conftest import Outcome, assert_refused, with_columns, write_dataset
 
 Cli = Callable[..., Outcome]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,11 +37,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def changed(dataset: Dataset, **columns: list[Any]) -> None:
     """The same tiles with other values in their rows."""
-    table = dataset.table
-    for name, values in columns.items():
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
-    write_dataset_manifest(dataset.root, table, dataset.info)
+    write_dataset_manifest(dataset.root, with_columns(dataset, **columns).table, dataset.info)
 
 
 def pairs_of(fake: Path, real: Path, split: str = "test") -> dict[str, str]:
