@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,18 +81,23 @@ def _take(
     """Returns at most `count` crops, and how many of them have little tissue or overlap another."""
     taken: list[Crop] = []
     second: list[Crop] = []
-    shown = _Shown({})
+    corners: dict[tuple[str, str], list[tuple[int, int]]] = {}  # of the crops shown, in pixels of their image
     turns = zip_longest(*[_rows(source, rng) for source in sources])
     for source, position in (item for turn in turns for item in turn if item is not None):
         sample = source.dataset[position]
         area = own_area(sample.image, sample.tile.semantic)
         if area[0] < shape[0] or area[1] < shape[1]:
             continue
-        place, is_good = _place(sample, area, shape, shown.of(source, sample.row), rng)
+        row = sample.row
+        image, top, left = row["source_uri"], row["source_y"], row["source_x"]
+        of_image = corners.setdefault((source.name, image), []) if None not in (image, top, left) else None
+        shown = [(y - top, x - left) for y, x in of_image or ()]
+        place, is_good = _place(sample, area, shape, shown, rng)
         if is_good:
             taken.append(_crop(source, sample, place, shape))
             on_tile()
-            shown.add(source, sample.row, place)
+            if of_image is not None:
+                of_image.append((top + place[0], left + place[1]))
         elif len(second) < count:
             second.append(_crop(source, sample, place, shape))
         if len(taken) == count:
@@ -138,24 +142,6 @@ def _own_length(image: Image, unlabelled: npt.NDArray[np.bool_]) -> int:
         if np.array_equal(mirrored[start:], image[start:]):
             return start
     return length
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """Crops that are already shown: name of an image -> their corners (y, x) in its pixels."""
-
-    corners: dict[tuple[str, str], list[tuple[int, int]]]
-
-    def of(self, source: Source, row: dict[str, Any]) -> list[tuple[int, int]]:
-        """Returns the corners in the image of a row, relative to its tile; nothing if the row has no position."""
-        known = self.corners.get((source.name, row["source_uri"]), [])
-        return [(y - row["source_y"], x - row["source_x"]) for y, x in known]
-
-    def add(self, source: Source, row: dict[str, Any], place: tuple[int, int]) -> None:
-        """Adds a crop at a place in a tile, if the row has a position."""
-        if None not in (row["source_uri"], row["source_y"], row["source_x"]):
-            corner = row["source_y"] + place[0], row["source_x"] + place[1]
-            self.corners.setdefault((source.name, row["source_uri"]), []).append(corner)
 
 
 def _place(

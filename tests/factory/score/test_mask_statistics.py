@@ -182,18 +182,18 @@ def tile_set(name: str, pixels: np.ndarray) -> TileSet:
     return TileSet.of_masks(name, np.ascontiguousarray(pixels), mpp=0.5)
 
 
-def test_every_unchanged_training_view_is_found_in_the_larger_tiles_and_new_tiles_are_not() -> None:
+def test_every_unchanged_training_crop_is_found_in_the_larger_tiles_and_new_tiles_are_not() -> None:
     train = blobs(10, (120, 240), seed=1, width=3)
-    views, wanted = [], []
+    crops, wanted = [], []
     draw = rng(2)
     for number in range(24):  # three in each symmetry, anywhere, on the side too
         name, place = list(SYMMETRIES)[number % 8], int(draw.integers(10))
         h, w = (48, 96) if number % 8 < 4 else (96, 48)
         y, x = int(draw.integers(120 - h + 1)), int(draw.integers(240 - w + 1))
-        views.append(turned(train[place, y : y + h, x : x + w], inverse(name)))
+        crops.append(turned(train[place, y : y + h, x : x + w], inverse(name)))
         wanted.append((place, name, (y, x)))
     new = blobs(16, (48, 96), seed=3, width=3)
-    fakes = tile_set("fake", np.concatenate([views, new]))
+    fakes = tile_set("fake", np.concatenate([crops, new]))
     reals = tile_set("real", blobs(40, (48, 96), seed=4, width=3))
     found = find_copies(fakes, reals, tile_set("train", train), longest_px=96, quantile=0.95, planted=6, seed=1)
     by_fake = {pair.fake_place: pair for pair in found.pairs}
