@@ -84,7 +84,8 @@ def read_flat(source: Source, config: IngestConfig, skip: Collection[str] = ()) 
         SourceError: with all faults.
     """
     problems: list[str] = []
-    image, size = np.zeros((1, 1, 3), np.uint8), None
+    image: npt.NDArray[np.uint8] = np.zeros((1, 1, 3), np.uint8)
+    size: tuple[int, int] | None = None
     if IMAGE not in skip:
         try:
             image = read_pixels(source.image)
