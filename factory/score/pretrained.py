@@ -56,7 +56,7 @@ def any_encoder(shown: str, name: str, path: Path) -> Extractor:
     import timm
 
     try:
-        network = timm.create_model(name, pretrained=False, num_classes=0)
+        network: Any = timm.create_model(name, pretrained=False, num_classes=0)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(
             f"--features {shown}: expected an encoder that timm has, got {str(error).splitlines()[0]}. "
