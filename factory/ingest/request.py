@@ -14,9 +14,10 @@ from factory.ingest import grouping
 from factory.ingest.config import AIR_THRESHOLDS, MAX_BACKGROUND, IngestConfig
 from factory.ingest.pairing import Pairing, find_patterns, pair
 from factory.ingest.region_labels import MAX_SMOOTH_UM, SMOOTH_UM
+from factory.plan.rows import load_scheme
 from manifests.errors import UserError
 from manifests.files import sha256_file
-from manifests.labels import IGNORE, LabelScheme, get_scheme
+from manifests.labels import IGNORE, LabelScheme
 from manifests.store import MAX_TILE_PX
 
 DEFAULT_SPLIT = "0.8,0.1,0.1"
@@ -97,6 +98,9 @@ def _config(request: Request, name: str, patterns: Mapping[str, str]) -> IngestC
     smooth_um = _smooth_um(request, kinds)
     scheme = _scheme(request.scheme, kinds) if smooth_um is None else _region_scheme(request.scheme or "ki67")
     is_weak = not kinds & {"semantic", "instances"}
+    most = (MAX_BACKGROUND if is_weak else 1.0) if request.max_background is None else request.max_background
+    if not 0 <= most <= 1:
+        raise UserError(f"--max-background: expected a share from 0 to 1, got {most}.")
     values = {
         "name": name,
         "patterns": patterns,
@@ -110,7 +114,7 @@ def _config(request: Request, name: str, patterns: Mapping[str, str]) -> IngestC
         **_geometry(request),
         "air": parse_stain(request.stain, request.air_threshold),
         "smooth_um": smooth_um,
-        "max_background": _max_background(request.max_background, is_weak),
+        "max_background": most,
         "group_pattern": request.group_pattern,
         "groups_sha256": sha256_file(request.groups) if request.groups and request.groups.is_file() else None,
         "split": grouping.parse_shares(request.split or DEFAULT_SPLIT) if request.splits is None else None,
@@ -132,7 +136,7 @@ def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:
         if "semantic" in kinds:
             raise UserError("--scheme: expected the scheme of the semantic masks, got none. Say e.g. --scheme pdl1.")
         name = "ihc" if "classes" in kinds else "nuclei" if "instances" in kinds else "tissue"
-    scheme = _read_scheme(name)
+    scheme = load_scheme(name)
     if not kinds & {"semantic", "classes"}:
         if "instances" in kinds and (len(scheme.ids("nucleus")) != 1 or scheme.ids("nucleus") == (0,)):
             raise UserError(
@@ -145,12 +149,6 @@ def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:
                 "Leave --scheme out, or give masks with --semantic or --instances."
             )
     return scheme
-
-
-def _read_scheme(name: str) -> LabelScheme:
-    path = Path(name)
-    is_file = path.suffix.lower() in (".yaml", ".yml", ".json")
-    return LabelScheme.from_dict(read_yaml(path)) if is_file else get_scheme(name)
 
 
 def _smooth_um(request: Request, kinds: frozenset[str]) -> float | None:
@@ -171,7 +169,7 @@ def _smooth_um(request: Request, kinds: frozenset[str]) -> float | None:
 
 def _region_scheme(name: str) -> LabelScheme:
     """A scheme of regions: one class each for air, positive and negative tumour, and the rest."""
-    scheme = _read_scheme(name)
+    scheme = load_scheme(name)
     counts = [len(scheme.ids(role)) for role in ("air", "tumour_positive", "tumour_negative")]
     others = [label.name for label in scheme.classes if not label.roles]
     if counts != [1, 1, 1] or len(others) != 1 or scheme.ids("nucleus"):
@@ -248,14 +246,6 @@ def parse_stain(text: str, threshold: int | None) -> list[tuple[str, int]]:
             raise UserError(f"--stain: expected he, ihc, or PATTERN=he,PATTERN=ihc, got {word!r}.")
         air.append((pattern or "*", AIR_THRESHOLDS[stain]))
     return air
-
-
-def _max_background(value: float | None, is_weak: bool) -> float:
-    if value is None:
-        return MAX_BACKGROUND if is_weak else 1.0
-    if not 0 <= value <= 1:
-        raise UserError(f"--max-background: expected a share from 0 to 1, got {value}.")
-    return value
 
 
 def _geometry(request: Request) -> dict[str, Any]:

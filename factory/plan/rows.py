@@ -95,8 +95,8 @@ def check_shares(split: tuple[float, float, float]) -> tuple[float, float, float
 
 
 def load_scheme(name: str) -> LabelScheme:
-    """Return a shipped label scheme by name, or one from a YAML file."""
-    if name.endswith((".yaml", ".yml")):
+    """Return a shipped label scheme by name, or one from a YAML or JSON file."""
+    if Path(name).suffix.lower() in (".yaml", ".yml", ".json"):
         return LabelScheme.from_dict(read_yaml(Path(name)))
     return get_scheme(name)
 
