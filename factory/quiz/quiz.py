@@ -89,16 +89,7 @@ def make_quiz(
     of_rows = {crop.licence for crop in choice.crops if crop.truth == "real" and crop.licence}
     of_sets = {licence for source in inputs.real for licence in source.dataset.info.licences}
     licences = tuple(sorted(of_rows or of_sets))
-    made_of = {
-        "seed": seed,
-        "height": inputs.shape[0],
-        "width": inputs.shape[1],
-        "mpp": inputs.mpp,
-        "split": split,
-        "datasets": [_description(source) for source in inputs.all],
-        "encoding": pictures.encoding,
-        "licences": licences,
-    }
+    made_of = _made_of(inputs, split, seed) | {"encoding": pictures.encoding, "licences": licences}
     key = _key(choice, pictures, made_of)
     page = _page(key, pictures, inputs, licences).encode()
     if not dry_run:
@@ -176,6 +167,11 @@ def _key(choice: Choice, pictures: Pictures, made_of: dict[str, Any]) -> Key:
         for crop, picture in zip(choice.crops, pictures.files, strict=True)
     ]
     return Key(tuple(tiles), made_of)
+
+
+def _made_of(inputs: Inputs, split: str, seed: int) -> dict[str, Any]:
+    (height, width), datasets = inputs.shape, [_description(source) for source in inputs.all]
+    return {"seed": seed, "height": height, "width": width, "mpp": inputs.mpp, "split": split, "datasets": datasets}
 
 
 def _description(source: Source) -> dict[str, Any]:
