@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,8 @@ def dataset_block(dataset: Dataset, places: list[int], sort: Sort, first: Datase
 
     def view(place: int) -> View:
         sample = dataset[places[place]]
-        return View(*_middle(sample, shape), caption(sample.row))
+        middle = (whole[0] - shape[0]) // 2, (whole[1] - shape[1]) // 2
+        return View(*piece_of(sample, middle, shape), caption(sample.row))
 
     return Block(
         title=dataset.root.resolve().name,
@@ -86,8 +86,7 @@ def cuts_block(folder: Path, n: int, shape: tuple[int, int], seed: int) -> Block
     """Makes a block of tiles from `cut_images`."""
     cuts = cut_images(folder, n, shape, seed)
     note = f"{len(cuts)} tiles cut out of the images as they are, not scaled"
-    views = [View(cut.image, None, (cut.name,)) for cut in cuts]
-    return Block(folder.resolve().name, note, "", ("image",), (), len(cuts), shape, lines=1, view=views.__getitem__)
+    return Block(folder.resolve().name, note, "", ("image",), (), len(cuts), shape, lines=1, view=cuts.__getitem__)
 
 
 def shape_of(dataset: Dataset) -> tuple[int, int]:
@@ -100,26 +99,18 @@ def _mpp(dataset: Dataset) -> float:
     return float(statistics.mode(dataset.table["mpp"].to_pylist()))
 
 
-def _middle(sample: Sample, shape: tuple[int, int]) -> tuple[Image, Tile]:
-    """Cuts out the middle of a tile, at most `shape` pixels: its image and its labels."""
+def piece_of(sample: Sample, place: tuple[int, int], shape: tuple[int, int]) -> tuple[Image, Tile]:
+    """Cuts a piece out of a tile, from row and column `place` on: its image and its labels."""
     tile = sample.tile
-    starts = (max(0, (own - side) // 2) for own, side in zip(tile.shape, shape, strict=True))
-    part = tuple(slice(start, start + side) for start, side in zip(starts, shape, strict=True))
+    part = tuple(slice(start, start + side) for start, side in zip(place, shape, strict=True))
     return sample.image[part], Tile(tile.semantic[part], tile.instance[part], tile.mpp, tile.scheme)
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A piece of an image: its name for the caption, and uint8 [H, W, 3], at most as large as a tile."""
-
-    name: str
-    image: Image
-
-
-def cut_images(folder: Path, n: int, shape: tuple[int, int], seed: int) -> list[Cut]:
+def cut_images(folder: Path, n: int, shape: tuple[int, int], seed: int) -> list[View]:
     """Cuts `n` tiles out of the images of a folder (not of its subfolders), in turn over the images, without scaling.
 
     Up to 12 places are drawn until a cut has tissue (see `has_tissue`). An image smaller than the tile is taken whole.
+    The caption is the image's name.
     """
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
@@ -129,11 +120,11 @@ def cut_images(folder: Path, n: int, shape: tuple[int, int], seed: int) -> list[
     if n < len(paths):  # spread over the folder, which is often sorted by patient
         paths = [paths[place] for place in np.linspace(0, len(paths) - 1, n).round().astype(int)]
     rng = np.random.default_rng(seed)
-    cuts: list[Cut] = []
+    cuts: list[View] = []
     for position, path in enumerate(paths):
         image = read_rgb(path)
         share = n // len(paths) + (position < n % len(paths))
-        cuts += [Cut(path.stem, _cut(image, shape, rng)) for _ in range(share)]
+        cuts += [View(_cut(image, shape, rng), None, (path.stem,)) for _ in range(share)]
     return cuts
 
 

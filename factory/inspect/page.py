@@ -12,7 +12,7 @@ from PIL import Image
 
 from factory.core.page import data_uri, fill_page
 from factory.inspect.blocks import shape_of, warning_of
-from factory.inspect.selection import Sort, achieved_tps, choose
+from factory.inspect.selection import Sort, achieved_tps_of, choose
 from factory.inspect.sheet import uncounted
 from factory.inspect.views import FILL_OPACITY, contour_layer, contour_palette, mask_layer, shrink_image, shrink_labels
 from manifests.dataset import Dataset, Sample
@@ -84,9 +84,7 @@ def _description(dataset: Dataset, shown: Dataset) -> dict[str, Any]:
 def _columns(shown: Dataset) -> dict[str, list[Any]]:
     """Returns shortened columns of the rows, and `tps`, the achieved TPS by the scheme's basis."""
     columns = {name: [_short(value) for value in shown.table[name].to_pylist()] for name in _COPIED}
-    schemes = {scheme.name: scheme for scheme in shown.schemes}
-    rows = shown.table.select(["label_scheme", "tps_area", "tps_cells"]).to_pylist()
-    columns["tps"] = [_short(achieved_tps(row, schemes[row["label_scheme"]])) for row in rows]
+    columns["tps"] = [_short(value) for value in achieved_tps_of(shown)]
     return columns
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,18 +22,18 @@ def achieved_tps(row: dict[str, Any], scheme: LabelScheme) -> float | None:
     return value
 
 
+def achieved_tps_of(dataset: Dataset) -> list[float | None]:
+    """Returns the achieved TPS of every row."""
+    schemes = {scheme.name: scheme for scheme in dataset.schemes}
+    rows = dataset.table.select(["label_scheme", "tps_area", "tps_cells"]).to_pylist()
+    return [achieved_tps(row, schemes[row["label_scheme"]]) for row in rows]
+
+
 def sort_values(dataset: Dataset, sort: Sort) -> npt.NDArray[np.float64] | None:
     """Returns the column to sort by: float64 [rows], NaN where a tile has no value; None for `random`."""
     if sort == "random":
         return None
-    table = dataset.table
-    if sort == "tps":
-        names = ["label_scheme", "tps_area", "tps_cells"]
-        schemes = {scheme.name: scheme for scheme in dataset.schemes}
-        rows = table.select(names).to_pylist()
-        values: Sequence[float | None] = [achieved_tps(row, schemes[row["label_scheme"]]) for row in rows]
-    else:
-        values = table[_COLUMNS[sort]].to_pylist()
+    values = achieved_tps_of(dataset) if sort == "tps" else dataset.table[_COLUMNS[sort]].to_pylist()
     return np.array([np.nan if value is None else value for value in values], np.float64)
 
 

@@ -9,7 +9,7 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
-from factory.inspect.blocks import CUT_TRIES, has_tissue
+from factory.inspect.blocks import CUT_TRIES, has_tissue, piece_of
 from factory.inspect.selection import achieved_tps
 from factory.quiz.key import Origin
 from factory.quiz.sources import KINDS, Inputs, Source
@@ -17,7 +17,6 @@ from manifests.dataset import Sample
 from manifests.errors import UserError
 from manifests.labels import IGNORE
 from manifests.measure import measure
-from manifests.tile import Tile
 
 Image = npt.NDArray[np.uint8]
 
@@ -164,12 +163,10 @@ def _place(
 
 
 def _crop(source: Source, sample: Sample, place: tuple[int, int], shape: tuple[int, int]) -> Crop:
-    part = tuple(slice(start, start + side) for start, side in zip(place, shape, strict=True))
-    whole, row = sample.tile, sample.row
-    tile = Tile(whole.semantic[part].copy(), whole.instance[part].copy(), whole.mpp, whole.scheme)
+    row, (image, tile) = sample.row, piece_of(sample, place, shape)
     parts = [row[name] for name in ("mask_generator", "renderer") if row[name] is not None]
     return Crop(
-        image=sample.image[part].copy(),
+        image=image.copy(),
         truth=source.truth,
         dataset=source.name,
         made_by=" + ".join(parts) or source.dataset.info.generator,

@@ -256,11 +256,11 @@ def test_cuts_are_pieces_of_the_images_spread_over_the_folder(tmp_path: Path) ->
         Image.fromarray(image).save(tmp_path / f"{name}.png")
     (tmp_path / "notes.txt").write_text("no image")
     cuts = cut_images(tmp_path, 7, (32, 48), 3)
-    assert [cut.name for cut in cuts] == ["im0", "im0", "im1", "im1", "im2", "im3", "im4"]
+    assert [cut.caption[0] for cut in cuts] == ["im0", "im0", "im1", "im1", "im2", "im3", "im4"]
     assert [cut.image.shape for cut in cuts] == [(32, 48, 3)] * 6 + [(20, 30, 3)]
     windows = np.lib.stride_tricks.sliding_window_view(images["im0"], (32, 48, 3))[:, :, 0]
     assert (windows == cuts[0].image).all(axis=(2, 3, 4)).any()
-    assert [cut.name for cut in cut_images(tmp_path, 2, (8, 8), 0)] == ["im0", "im4"]
+    assert [cut.caption[0] for cut in cut_images(tmp_path, 2, (8, 8), 0)] == ["im0", "im4"]
 
 
 def test_cuts_prefer_tissue_to_background(tmp_path: Path) -> None:
