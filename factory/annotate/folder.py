@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL.PngImagePlugin import PngInfo
 
 from factory.annotate.shapes import read_json, resolve_tool
-from factory.core.datasets import open_finished
+from factory.core.datasets import open_finished, shape_of
 from factory.core.page import encode_image
 from factory.joint.generators import drawing_of
 from factory.make.recipes.samples import choose_diverse, latents_of
@@ -82,8 +82,7 @@ def export(
         raise UserError(f"--out {out}: expected a folder apart from {root}, got one in it. Choose another --out.")
     dataset, generator = open_drawn(root)
     written_by, scheme = resolve_tool(tool, "--tool"), scheme or dataset.schemes[0]
-    places, layout = _places(dataset, diverse, chosen), dataset.store.layout
-    size = (layout.height, layout.width)
+    places, size = _places(dataset, diverse, chosen), shape_of(dataset)
     if dry_run:
         return len(places)
     out.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from factory.annotate.folder import RECORD, Record, open_drawn, read_record
 from factory.annotate.shapes import Shape, check_class, paint, read_json, resolve_tool
 from factory.core.config import Config, digest
+from factory.core.datasets import shape_of
 from factory.core.images.files import UnreadableError, read_header, read_rgb
 from factory.core.runs import library_versions
 from factory.core.seeds import Stream, generator
@@ -160,10 +161,10 @@ def _refuse_missing(folder: Path, found: Mapping[str, tuple[Shape, ...]], partia
 
 def _rows_of(record: Record, dataset: Dataset, folder: Path) -> dict[str, Row]:
     """The row of every image of a record, in the order of the data set."""
-    layout = dataset.store.layout
-    if record.size != (layout.height, layout.width):
+    height, width = shape_of(dataset)
+    if record.size != (height, width):
         raise UserError(
-            f"{folder / RECORD}: expected images of {layout.height}x{layout.width}, as in {dataset.root}, "
+            f"{folder / RECORD}: expected images of {height}x{width}, as in {dataset.root}, "
             f"got {'x'.join(map(str, record.size))}. Export anew."
         )
     rows = {row["sample_id"]: row for row in dataset.table.sort_by("index").to_pylist()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 
 from factory.core.runs import is_finished
@@ -44,6 +45,20 @@ def rows_of_split(dataset: Dataset, split: str, where: str) -> Dataset:
     if not len(dataset):
         raise UserError(f"{where}: expected tiles, got a data set without rows.")
     return dataset
+
+
+def random_rows(dataset: Dataset, n: int, rng: np.random.Generator) -> Dataset:
+    """Returns at most `n` random rows, in their order."""
+    if len(dataset) <= n:
+        return dataset
+    keep = np.zeros(len(dataset), bool)
+    keep[rng.permutation(len(dataset))[:n]] = True
+    return dataset.where(keep)
+
+
+def shape_of(dataset: Dataset) -> tuple[int, int]:
+    """Returns height and width of a data set's tiles."""
+    return dataset.store.layout.height, dataset.store.layout.width
 
 
 def groups_of(dataset: Dataset) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.datasets import shape_of
 from factory.core.images.files import IMAGE_SUFFIXES, read_rgb
 from factory.inspect.layout import Block, View
 from factory.inspect.selection import Sort
@@ -87,11 +88,6 @@ def cuts_block(folder: Path, n: int, shape: tuple[int, int], seed: int) -> Block
     cuts = cut_images(folder, n, shape, seed)
     note = f"{len(cuts)} tiles cut out of the images as they are, not scaled"
     return Block(folder.resolve().name, note, "", ("image",), (), len(cuts), shape, lines=1, view=cuts.__getitem__)
-
-
-def shape_of(dataset: Dataset) -> tuple[int, int]:
-    """Returns height and width of a data set's tiles."""
-    return dataset.store.layout.height, dataset.store.layout.width
 
 
 def _mpp(dataset: Dataset) -> float:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from factory.core.datasets import random_rows, shape_of
 from factory.core.page import data_uri, fill_page
-from factory.inspect.blocks import shape_of, warning_of
+from factory.inspect.blocks import warning_of
 from factory.inspect.selection import Sort, achieved_tps_of, choose
 from factory.inspect.sheet import uncounted
 from factory.inspect.views import FILL_OPACITY, contour_layer, contour_palette, mask_layer, shrink_image, shrink_labels
@@ -37,7 +38,7 @@ _COPIED = (
 
 def render_page(dataset: Dataset, sort: Sort, seed: int, on_tile: Callable[[], None] = lambda: None) -> str:
     """Renders the page of a data set, below 15 MB: at most 20,000 random rows and 200 pictures, spread over `sort`."""
-    shown = picked(dataset, MAX_ROWS, seed)
+    shown = random_rows(dataset, MAX_ROWS, np.random.default_rng(seed))
     pictured = choose(shown, min(MAX_PICTURES, len(shown)), sort, seed)
     pictures = [
         {"row": row, **picture} for row, picture in zip(pictured, _pictures(shown, pictured, on_tile), strict=True)
@@ -45,15 +46,6 @@ def render_page(dataset: Dataset, sort: Sort, seed: int, on_tile: Callable[[], N
     document = {**_description(dataset, shown), "columns": _columns(shown), "pictures": pictures}
     title = f"{document['name']} · tiles"
     return fill_page("factory.inspect", title, document, warning=document["warning"])
-
-
-def picked(dataset: Dataset, n: int, seed: int) -> Dataset:
-    """Returns the data set, or `n` random rows of a larger one in their order."""
-    if len(dataset) <= n:
-        return dataset
-    keep = np.zeros(len(dataset), bool)
-    keep[np.random.default_rng(seed).permutation(len(dataset))[:n]] = True
-    return dataset.where(keep)
 
 
 def _description(dataset: Dataset, shown: Dataset) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factory.core.console import progress
-from factory.core.datasets import check_out, open_finished
-from factory.inspect.blocks import cuts_block, dataset_block, images_block, shape_of
+from factory.core.datasets import check_out, open_finished, shape_of
+from factory.inspect.blocks import cuts_block, dataset_block, images_block
 from factory.inspect.layout import Block
 from factory.inspect.page import MAX_PICTURES, render_page
 from factory.inspect.selection import Sort, choose, default_sort

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from factory.core.datasets import groups_of, open_finished, rows_of_split
+from factory.core.datasets import groups_of, open_finished, rows_of_split, shape_of
 from factory.core.leaks import tested_groups_among
 from factory.core.resolutions import common_mpp
 from manifests.dataset import Dataset
@@ -127,12 +127,12 @@ def _open(truth: Truth, name: str, folder: Path, split: str) -> Source:
 
 
 def _shape(sources: Sequence[Source], size: tuple[int, int] | None) -> tuple[int, int]:
-    layouts = [(source.dataset.store.layout.height, source.dataset.store.layout.width) for source in sources]
+    shapes = [shape_of(source.dataset) for source in sources]
     if size is None:
-        return min(height for height, _ in layouts), min(width for _, width in layouts)
+        return min(height for height, _ in shapes), min(width for _, width in shapes)
     if min(size) < _SMALLEST_PX:
         raise UserError(f"--size: expected at least {_SMALLEST_PX} pixels a side, got {size[0]}x{size[1]}.")
-    for source, (height, width) in zip(sources, layouts, strict=True):
+    for source, (height, width) in zip(sources, shapes, strict=True):
         if height < size[0] or width < size[1]:
             raise UserError(
                 f"{source.where}: expected tiles of at least {size[0]}x{size[1]} pixels, got {height}x{width}. "

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from factory.core.console import progress
-from factory.core.datasets import groups_of, rows_of_split
+from factory.core.datasets import groups_of, random_rows, rows_of_split, shape_of
 from factory.core.leaks import MASKS_OF, tested_groups_among
 from factory.core.resolutions import common_mpp
 from factory.score.compare import LEAST_TILES
@@ -42,7 +42,7 @@ class Source:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of its tiles."""
-        return self.dataset.store.layout.height, self.dataset.store.layout.width
+        return shape_of(self.dataset)
 
     @property
     def where(self) -> str:
@@ -218,7 +218,8 @@ def load(inputs: Inputs, seed: int, fakes_per_real: int = 4, most: int | None = 
 
         reals = _join("real", [read(source) for source in inputs.reals])
         wanted = fakes_per_real * min(len(reals), most or len(reals))
-        fakes = replace(read(_thin(inputs.fake, wanted, seed)), name=inputs.fake.root.resolve().name)
+        few = random_rows(inputs.fake.dataset, wanted, generator(seed, "choice", 1))
+        fakes = replace(read(replace(inputs.fake, dataset=few)), name=inputs.fake.root.resolve().name)
         wholes = [read(source, None) for source in inputs.training]
         crops = [
             part.with_pixels(random_crops(part.pixels, inputs.shape, generator(seed, "crops", 1, place)))
@@ -237,15 +238,6 @@ def load(inputs: Inputs, seed: int, fakes_per_real: int = 4, most: int | None = 
         _join("training", parts) if wholes else None for parts in ([_widen(part, wholes) for part in wholes], crops)
     )
     return Loaded(fakes, reals, whole, cropped, controls, tuple(notes))
-
-
-def _thin(source: Source, most: int, seed: int) -> Source:
-    """Draws at most `most` rows of a source at random, and keeps their order."""
-    if len(source.dataset) <= most:
-        return source
-    chosen = np.zeros(len(source.dataset), bool)
-    chosen[generator(seed, "choice", 1).permutation(len(chosen))[:most]] = True
-    return replace(source, dataset=source.dataset.where(chosen))
 
 
 def _widen(tiles: TileSet, others: Sequence[TileSet]) -> TileSet:
