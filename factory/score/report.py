@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from factory.core.document import Block, Bullets, Grid, Heading, to_markdown
+from factory.core.encoding import finite
 from factory.core.statistics import enough_groups
 from factory.geometry.nuclear_statistics import NUCLEAR
 from factory.score.compare import Comparison
@@ -300,7 +301,7 @@ def to_document(comparison: Comparison) -> dict[str, Any]:
         "missing": [mode.number for mode in comparison.modes.missing],
         "hit_share": comparison.modes.hit_share,
     }
-    return document
+    return {name: finite(value) for name, value in document.items()}
 
 
 def paired_document(figures: PairedFigures) -> dict[str, Any]:
@@ -333,6 +334,4 @@ def _plain(value: Any) -> Any:
         return _plain(value.tolist())
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     return value
