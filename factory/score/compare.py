@@ -245,28 +245,12 @@ def _copies(
     if training is None:
         return None
     with progress("copies", searches(len(fakes), len(reals), settings.planted)) as bar:
-        return find_copies(
-            fakes,
-            reals,
-            training,
-            longest_px=settings.copy_px,
-            quantile=settings.copy_quantile,
-            planted=settings.planted,
-            seed=settings.seed,
-            features=(features["fakes"][: len(fakes)], features["reals"], features["training"]),
-            on_tile=bar.advance,
-        )
+        of_all = features["fakes"][: len(fakes)], features["reals"], features["training"]
+        return find_copies(fakes, reals, training, settings, of_all, bar.advance)
 
 
 def _price(pool: TileSet, reals: TileSet, features: Mapping[str, Floats], settings: Settings) -> tuple[ShiftBin, ...]:
     if pool.shifts is None:
         return ()
-    return price_of_control(
-        features["fakes"],
-        pool.shifts,
-        features["reals"],
-        fractions=None if pool.scheme is None else (class_fractions(pool), class_fractions(reals)),
-        bins=settings.shift_bins,
-        draws=settings.draws,
-        rng=generator(settings.seed, "shift"),
-    )
+    fractions = None if pool.scheme is None else (class_fractions(pool), class_fractions(reals))
+    return price_of_control(features["fakes"], pool.shifts, features["reals"], settings, fractions)

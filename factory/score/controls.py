@@ -217,11 +217,8 @@ def price_of_control(
     fakes: Floats,
     shifts: Floats,
     reals: Floats,
-    *,
+    settings: Settings,
     fractions: tuple[Floats, Floats] | None = None,
-    bins: int,
-    draws: int,
-    rng: np.random.Generator,
 ) -> tuple[ShiftBin, ...]:
     """Computes how the Frechet distance grows with the shift that an exact composition required of the generator.
 
@@ -233,22 +230,21 @@ def price_of_control(
     Args:
         fakes: float64 [n, d]. shifts: float64 [n], NaN where a fake has none. reals: float64 [m, d].
         fractions: class fractions of fakes and reals, [n, c] and [m, c]; None for images.
-        bins: number of equal-count bins, at most. draws: per bin.
 
     Returns:
         Nothing where all shifts are equal, or where there are too few tiles.
     """
     known = np.flatnonzero(np.isfinite(shifts))
     sizes = np.abs(shifts[known])
-    count = min(bins, len(known) // _FEWEST_IN_BIN)
+    count = min(settings.shift_bins, len(known) // _FEWEST_IN_BIN)
     if count < 2 or sizes.max() == sizes.min() or len(reals) < 2 * _FEWEST_IN_BIN:
         return ()
     parts = np.array_split(known[np.argsort(sizes, kind="stable")], count)
     size = min(len(reals) // 2, *(len(part) for part in parts))
-    found = []
+    found, rng = [], generator(settings.seed, "shift")
     for part in parts:
         rows = []
-        for _ in range(draws):
+        for _ in range(settings.draws):
             order = rng.permutation(len(reals))
             chosen, others, spare = rng.permutation(part)[:size], reals[order[:size]], order[size:]
             row = [frechet_distance(fakes[chosen], others), np.nan, np.nan, np.nan]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
 from factory.core.statistics import Floats
-from factory.score.settings import generator
+from factory.score.settings import Settings, generator
 from factory.score.similarity import SYMMETRIES, UPRIGHT, Match, closest, edges_of, is_blank, prepare, turned
 from factory.score.tiles import TileSet, reduction
 
@@ -88,37 +88,31 @@ def find_copies(
     fakes: TileSet,
     reals: TileSet,
     training: TileSet,
-    *,
-    longest_px: int,
-    quantile: float,
-    planted: int,
-    seed: int,
+    settings: Settings,
     features: tuple[Floats, Floats, Floats] | None = None,
     on_tile: Callable[[], None] = lambda: None,
 ) -> CopyFigures:
     """Searches the whole training tiles for every fake.
 
-    The limit is the `quantile` of the similarity of held-out real tiles to their best place in the training tiles. Real
+    The limit is a quantile of the similarity of held-out real tiles to their best place in the training tiles. Real
     tiles of other patients cannot be copies, so their similarity is chance. Then known copies are planted and searched
     for in the same way: crops at any place, flipped and turned, as a generator sees them in training.
 
     Args:
         fakes, reals: of one size and scheme. training: of the same scheme, at least as large; shares no group with the
-            reals. longest_px: largest length of the longer side of the compared pictures. quantile: see above.
-        planted: copies of each kind. seed: of their draws.
-        features: of fakes, reals and training crops of their size, float64 [n, d] each, for `feature_ratio`.
+            reals. features: of fakes, reals and training crops of their size, float64 [n, d], for `feature_ratio`.
         on_tile: called after each tile; `searches` returns how often.
     """
-    searched = prepare(training, fakes.shape, longest_px)
+    searched = prepare(training, fakes.shape, settings.copy_px)
     real_matches = closest(reals, searched, on_tile)
     fake_matches = closest(fakes, searched, on_tile)
 
     real_values, fake_values = (_similarities(matches) for matches in (real_matches, fake_matches))
-    limit = float(np.quantile(real_values, quantile)) if len(real_values) else 1.0
+    limit = float(np.quantile(real_values, settings.copy_quantile)) if len(real_values) else 1.0
     recalls, count = {}, 0
-    crops = _crops(training, fakes.shape, planted, longest_px, generator(seed, "planted"))
+    crops = _crops(training, fakes.shape, settings)
     for kind, plant in PLANTED.items() if len(crops) else ():
-        rng = generator(seed, "planted", list(PLANTED).index(kind) + 1)
+        rng = generator(settings.seed, "planted", list(PLANTED).index(kind) + 1)
         copies = np.stack([plant(crop, _random_crop(training, fakes.shape, rng), rng) for crop in crops])
         matches = closest(fakes.take([0] * len(copies)).with_pixels(copies), searched, on_tile)
         recalls[kind], count = float(np.mean([match.similarity > limit for match in matches])), len(copies)
@@ -126,7 +120,7 @@ def find_copies(
         training_tiles=len(training),
         limit=limit,
         reals=len(real_values),
-        quantile=quantile,
+        quantile=settings.copy_quantile,
         real_share=_share_above(real_values, limit),
         fakes=len(fake_values),
         blank_fakes=len(fakes) - len(fake_values),
@@ -173,16 +167,14 @@ def _median(values: Floats) -> float:
     return float(np.median(values)) if len(values) else nan
 
 
-def _crops(
-    training: TileSet, shape: tuple[int, int], count: int, longest_px: int, rng: np.random.Generator
-) -> list[Pixels]:
-    """Draws up to `count` random crops of the training tiles that have edges, in random symmetries."""
-    crops, factor = [], reduction(shape, longest_px)
-    for _ in range(_TRIES * count):
+def _crops(training: TileSet, shape: tuple[int, int], settings: Settings) -> list[Pixels]:
+    """Draws random crops of the training tiles that have edges, in random symmetries."""
+    crops, factor, rng = [], reduction(shape, settings.copy_px), generator(settings.seed, "planted")
+    for _ in range(_TRIES * settings.planted):
         crop = _random_crop(training, shape, rng)
         if not is_blank(edges_of(crop[None], training.scheme, factor))[0]:
             crops.append(crop)
-        if len(crops) == count:
+        if len(crops) == settings.planted:
             break
     return crops
 

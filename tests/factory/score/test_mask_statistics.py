@@ -19,6 +19,7 @@ from factory.score.mask_statistics import (
     shape_figures,
     two_point_curve,
 )
+from factory.score.settings import Settings
 from factory.score.similarity import (
     SYMMETRIES,
     _inside,
@@ -178,6 +179,10 @@ def test_crops_and_tiles_without_ignored_pixels() -> None:
     assert random_crops(masks, (6, 6), rng()) is masks
 
 
+def settings(copy_px: int, quantile: float, *, planted: int, seed: int = 1) -> Settings:
+    return Settings(copy_px=copy_px, copy_quantile=quantile, planted=planted, seed=seed)
+
+
 def tile_set(name: str, pixels: np.ndarray) -> TileSet:
     return TileSet.of_masks(name, np.ascontiguousarray(pixels), mpp=0.5)
 
@@ -195,7 +200,7 @@ def test_every_unchanged_training_crop_is_found_in_the_larger_tiles_and_new_tile
     new = blobs(16, (48, 96), seed=3, width=3)
     fakes = tile_set("fake", np.concatenate([crops, new]))
     reals = tile_set("real", blobs(40, (48, 96), seed=4, width=3))
-    found = find_copies(fakes, reals, tile_set("train", train), longest_px=96, quantile=0.95, planted=6, seed=1)
+    found = find_copies(fakes, reals, tile_set("train", train), settings(96, 0.95, planted=6))
     by_fake = {pair.fake_place: pair for pair in found.pairs}
     for place, where in enumerate(wanted):
         pair = by_fake[place]
@@ -213,7 +218,7 @@ def test_every_planted_copy_is_found_in_tiles_of_the_same_size(shape: tuple[int,
     masks = blobs(60, shape, width=3)
     places = {"fake": slice(10), "real": slice(10, 35), "train": slice(35, None)}
     sets = [tile_set(name, masks[part]) for name, part in places.items()]
-    found = find_copies(*sets, longest_px=96, quantile=0.99, planted=6, seed=1)
+    found = find_copies(*sets, settings(96, 0.99, planted=6))
     assert min(found.recall_by_kind.values()) >= 0.99, found.recall_by_kind
     assert found.recall >= 0.99
     assert max(pair.similarity for pair in found.pairs) < 0.6  # new ones
@@ -223,7 +228,7 @@ def test_new_tiles_are_flagged_about_as_often_as_the_quantile_says() -> None:
     masks = blobs(120, (32, 64), width=3)
     fakes, reals = tile_set("fake", masks[:60]), tile_set("real", masks[60:120])
     train = tile_set("train", blobs(5, (64, 128), seed=5, width=3))
-    found = find_copies(fakes, reals, train, longest_px=64, quantile=0.9, planted=1, seed=1)
+    found = find_copies(fakes, reals, train, settings(64, 0.9, planted=1))
     assert found.real_share == pytest.approx(0.1)
     assert found.share <= 0.25  # 2.7 standard deviations of a share of 60 beside a limit from 60
 
@@ -235,17 +240,8 @@ def test_a_generator_that_copies_is_caught_with_the_names_of_what_it_copied() ->
     fakes = tile_set("fake", np.concatenate([fresh, masks[[4, 7], ::-1], np.ones((1, 48, 96), np.uint8)]))
     calls: list[None] = []
     points = rng(1).normal(size=(11, 3)), rng(2).normal(size=(20, 3)), rng(3).normal(size=(20, 3))
-    found = find_copies(
-        fakes,
-        real,
-        train,
-        longest_px=96,
-        quantile=1.0,
-        planted=2,
-        seed=0,
-        features=points,
-        on_tile=lambda: calls.append(None),
-    )
+    copies = settings(96, 1.0, planted=2, seed=0)
+    found = find_copies(fakes, real, train, copies, points, on_tile=lambda: calls.append(None))
     assert {(pair.fake, pair.training, pair.symmetry, pair.position) for pair in found.flagged[:2]} == {
         ("fake-8", "train-4", "flipped up-down", (0, 0)),
         ("fake-9", "train-7", "flipped up-down", (0, 0)),
@@ -299,18 +295,21 @@ def test_every_symmetry_has_its_inverse() -> None:
         np.testing.assert_array_equal(turned(turned(image, name), inverse(name)), image)
 
 
+FOUR_BINS = Settings(shift_bins=4, draws=3)
+
+
 def test_price_of_control_rises_with_a_shift_that_harms() -> None:
     shifts = np.linspace(-1, 1, 80)
     fakes = rng(1).normal(size=(80, 4)) + 3 * np.abs(shifts)[:, None]
     reals = rng(2).normal(size=(40, 4))
-    bins = price_of_control(fakes, shifts, reals, bins=4, draws=3, rng=rng())
+    bins = price_of_control(fakes, shifts, reals, FOUR_BINS)
     assert [one.fakes for one in bins] == [20] * 4
     assert [one.size for one in bins] == [20] * 4
     distances = [one.distance for one in bins]
     assert distances == sorted(distances)
     assert bins[0].low == pytest.approx(np.abs(shifts).min())
-    assert price_of_control(fakes, np.zeros(80), reals, bins=4, draws=3, rng=rng()) == ()
-    assert price_of_control(fakes, np.full(80, np.nan), reals, bins=4, draws=3, rng=rng()) == ()
+    assert price_of_control(fakes, np.zeros(80), reals, FOUR_BINS) == ()
+    assert price_of_control(fakes, np.full(80, np.nan), reals, FOUR_BINS) == ()
 
 
 def test_price_of_control_stands_beside_real_tiles_of_the_same_composition() -> None:
@@ -324,12 +323,13 @@ def test_price_of_control_stands_beside_real_tiles_of_the_same_composition() -> 
 
     fractions = tuple(np.hstack([1 - shares, shares]) for shares in (asked, reals))
     shifts = np.abs(asked[:, 0] - 0.5)
-    bins = price_of_control(features(asked), shifts, features(reals), fractions=fractions, bins=2, draws=4, rng=rng(2))
+    two_bins = Settings(shift_bins=2, draws=4, seed=2)
+    bins = price_of_control(features(asked), shifts, features(reals), two_bins, fractions)
     assert bins[1].distance > 2 * bins[0].distance
     for one in bins:
         assert one.size == 80
         assert one.matched == pytest.approx(one.distance, rel=0.15)
         assert one.matched_gap < 0.02
         assert 8 < one.matched_tiles <= 80
-    without = price_of_control(features(asked), shifts, features(reals), bins=2, draws=4, rng=rng(2))
+    without = price_of_control(features(asked), shifts, features(reals), two_bins)
     assert np.isnan(without[0].matched)
