@@ -46,19 +46,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """The pairs, and how many tiles have no partner.
+    """The pairs in the order of the fakes, and notes on tiles without a partner and on leaks, in lines.
 
     Attributes:
-        pairs: in the order of the fakes. fakes, reals: number of all fakes and of all real tiles.
-        ambiguous: fakes whose mask belongs to several real tiles, where the place in the source does not decide.
         seen: groups of the pairs whose images the fakes' generator was trained on or fitted to.
     """
 
     pairs: tuple[Pair, ...]
-    fakes: int
-    ambiguous: int
-    reals: int
     seen: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class PairedFigures:
     """Results of `factory score --paired`.
 
     Attributes:
-        pairs: of each pair. measures: over all pairs. notes: on tiles without a partner and on leaks, in lines.
+        pairs: of each pair. measures: over all pairs. notes: those of the pairing.
         by_group: whether the intervals draw whole groups. groups: number of groups of the pairs.
         shown: fake and real image of the extreme pairs, by place.
     """
@@ -134,7 +130,8 @@ def find_pairs(inputs: Inputs) -> Pairing:
         )
     groups = {pair.real["group_id"] for pair in pairs if pair.real["group_id"] is not None}
     seen = tuple(seen_in_images(inputs.fake.dataset.info.training_sources, groups))
-    return Pairing(tuple(pairs), len(fakes), ambiguous, sum(len(source.dataset) for source in inputs.reals), seen)
+    reals = sum(len(source.dataset) for source in inputs.reals)
+    return Pairing(tuple(pairs), seen, tuple(_notes(pairs, len(fakes), ambiguous, reals, seen)))
 
 
 def _rows(source: Source) -> list[Row]:
@@ -179,7 +176,7 @@ def measure_pairs(pairing: Pairing, inputs: Inputs, seed: int) -> PairedFigures:
     return PairedFigures(
         tuple(measured),
         measures,
-        tuple(_notes(pairing)),
+        pairing.notes,
         enough_groups(groups),
         len(set(groups)),
         {place: _read(pairing.pairs[place], inputs) for place in sorted(shown)},
@@ -213,21 +210,18 @@ def mean_interval(
     return float(low), float(high)
 
 
-def _notes(pairing: Pairing) -> Iterator[str]:
-    count = len(pairing.pairs)
-    alone = pairing.fakes - count
+def _notes(pairs: Sequence[Pair], fakes: int, ambiguous: int, reals: int, seen: Sequence[str]) -> Iterator[str]:
+    alone = fakes - len(pairs)
     if alone:
-        several = (
-            f", {pairing.ambiguous} of them because several real tiles have their mask" if pairing.ambiguous else ""
-        )
-        yield f"{alone} of {pairing.fakes} fakes left out of the pairs: no one real tile has their mask{several}"
-    without = pairing.reals - len({(pair.source.root, pair.real["sample_id"]) for pair in pairing.pairs})
+        several = f", {ambiguous} of them because several real tiles have their mask" if ambiguous else ""
+        yield f"{alone} of {fakes} fakes left out of the pairs: no one real tile has their mask{several}"
+    without = reals - len({(pair.source.root, pair.real["sample_id"]) for pair in pairs})
     if without:
-        yield f"{without} of {pairing.reals} real tiles have no fake on their mask"
-    if pairing.seen:
+        yield f"{without} of {reals} real tiles have no fake on their mask"
+    if seen:
         yield (
-            f"the fakes' generator was trained on or fitted to images of {len(pairing.seen)} groups of the pairs "
-            f"({pairing.seen[0]}, ...): likeness to these says nothing of images that it never saw"
+            f"the fakes' generator was trained on or fitted to images of {len(seen)} groups of the pairs "
+            f"({seen[0]}, ...): likeness to these says nothing of images that it never saw"
         )
 
 
