@@ -77,7 +77,7 @@ STEPS = 150
 def main() -> None:
     """Print both tables."""
     native = resolve_precision("auto", "cpu") == "bf16"
-    print(f"bfloat16 in hardware: {'yes' if native else 'no'}; 8 views of 256x256; seconds per step, x stock")
+    print(f"bfloat16 in hardware: {'yes' if native else 'no'}; 8 crops of 256x256; seconds per step, x stock")
     for name, encoder in NETWORKS:
         stock, plain, half = (_step_seconds(setting, name, encoder) for setting in ("stock", "fp32", "bf16"))
         print(
@@ -115,7 +115,7 @@ def _compare_scores(folder: Path) -> None:
         ]
         subprocess.run(made, check=True, capture_output=True)
     source = ["--mix", "real", "--real", real] if real else ["--mix", "synth", "--synth", folder / "data"]
-    print(f"\nUNet++ mobilenet_v2, {STEPS} steps of 8 views of 128x128 on {real or 'tiles of the factory'}: validation")
+    print(f"\nUNet++ mobilenet_v2, {STEPS} steps of 8 crops of 128x128 on {real or 'tiles of the factory'}: validation")
     for seed in range(3):
         for precision in ("fp32", "bf16"):
             run = folder / f"{precision}-{seed}"

@@ -119,6 +119,17 @@ def _commands_are_built_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_worker_unless_asked() -> Iterator[None]:
+    """A command without --workers works in this process: two others take longer to start than most calls here."""
+    from factory.core import devices
+
+    parse = devices.parse_workers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "parse_workers", lambda workers: parse(1 if workers is None else workers))
+        yield
+
+
 def run_command(program: str, *arguments: object) -> int:
     """Run a command in this process, which has imported all that it needs; its exit code."""
     handler = signal.getsignal(signal.SIGTERM)
@@ -186,12 +197,21 @@ def no_training_plots() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def unarranged_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots are drawn, but their panels not arranged: that takes longer than drawing them."""
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+@pytest.fixture(scope="session", autouse=True)
+def _blank_plots() -> Iterator[Callable[..., None]]:
+    """Figures are made and saved, but blank: to draw one takes longer than most of what it shows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, fig: None)
+    draw = FigureCanvasAgg.draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FigureCanvasAgg, "draw", lambda self: setattr(self, "renderer", self.get_renderer()))
+        yield draw
+
+
+@pytest.fixture
+def drawn_plots(_blank_plots: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn."""
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.draw", _blank_plots)
 
 
 def assert_refused(outcome: Outcome, said: str, code: int = 2) -> None:

@@ -27,6 +27,7 @@ Task = Callable[[int, Any, Callable[[], None]], Result]
 WINDOW = 2
 MAX_CRASHES = 3
 _POLL_S = 0.2
+_CONNECT_S = 5
 
 _ticks: Any = None
 
@@ -182,7 +183,7 @@ def _on_dask(
     from distributed.scheduler import KilledWorker
 
     try:
-        client = Client(scheduler, timeout="5s", set_as_default=False)
+        client = Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise UserError(f"--scheduler: expected a dask scheduler, got none at {scheduler} ({error}).") from error
     with client:

@@ -113,11 +113,7 @@ class TpsMethod:
 def choose_tps_method(
     weights: LabelScheme, stain: StainCalibration | None, audited: Sequence[LabelScheme]
 ) -> TpsMethod | None:
-    """Stain where it `is_validated`, else the segmenter, else stain not validated; None without either.
-
-    Args:
-        weights: scheme of the segmenter. stain: calibration of the stain count. audited: schemes of the audited tiles.
-    """
+    """Stain where it `is_validated`, else the segmenter, else stain not validated; None without either."""
     bases = frozenset(basis for scheme in audited if (basis := scheme_basis(scheme)) is not None)
     if not bases:
         return None
@@ -152,12 +148,7 @@ class Auditor:
         return read_tile(maps, self.weights.scheme, mpp, self.weights.instances)
 
     def audit(self, sample: Sample, annotated: AnnotatedCells | None = None) -> Finding:
-        """Measure one tile.
-
-        Args:
-            sample: image, labels and row.
-            annotated: cells of real tiles; None where there are none, and for audited tiles.
-        """
+        """Measure one tile; `annotated` are the cells of real tiles, None for audited ones."""
         own = sample.tile
         found = self.segment(sample.image, own.mpp)
         known = own.semantic != IGNORE
@@ -208,11 +199,7 @@ def _or_nan(value: Any) -> float:
 
 
 def agreement(own: Tile, seen: Tile) -> dict[str, float]:
-    """Agreement of the segmenter's labels with the tile's own, where their schemes can be compared.
-
-    Args:
-        own: the tile's labels. seen: of the segmenter, with `IGNORE` and no nuclei where `own` is unknown.
-    """
+    """Agreement of the tile's own labels with those `seen` by the segmenter, `IGNORE` where `own` is unknown."""
     scheme = seen.scheme
     figures: dict[str, float] = {}
     if scheme.ids("tumour_positive"):
@@ -251,13 +238,9 @@ def _nuclei_agreement(truth: Tile, seen: Tile) -> dict[str, float]:
 def stain_figures(
     sample: Sample, found: npt.NDArray[np.int32], stain: StainCalibration, basis: str
 ) -> dict[str, float]:
-    """Measurements of the stain: positive share of the nuclei, or of the tumour's area.
+    """Measurements of the stain: positive share of the nuclei (`found` by the segmenter), or of the tumour's area.
 
     Stain alone cannot distinguish tumour from other tissue, so regions are those of the tile's own mask.
-
-    Args:
-        sample: image and labels. found: int32 [H, W], nuclei of the segmenter. stain: calibration.
-        basis: "cells", "nuclei" or "area".
     """
     tile = sample.tile
     densities = stain_densities(sample.image, stain.vectors)

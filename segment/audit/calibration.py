@@ -80,11 +80,7 @@ class _Measured:
 
 
 def calibration_tiles(dataset: Dataset) -> Dataset:
-    """Tiles for a calibration: not of the test split, at most `MOST_TILES`.
-
-    Raises:
-        UserError: when there are none.
-    """
+    """Tiles for a calibration: one or more, not of the test split, at most `MOST_TILES`."""
     usable = np.flatnonzero([split != "test" for split in dataset.table["split"].to_pylist()])
     if not usable.size:
         raise UserError(

@@ -140,9 +140,6 @@ def summarise(findings: Sequence[Finding], flags: Sequence[Sequence[str]], group
     "no_tps" counts the tiles of `has_nothing_to_count`, flagged or not. "relation" compares claimed and audited TPS,
     "relation_of_mask" the TPS of the mask's regions and the audited one, where a mask also has annotated cells.
     "placement" has the regions of the stained nuclei.
-
-    Args:
-        findings: on the tiles. flags: of `flag_tiles`. groups: patient or slide of each tile, for intervals.
     """
     return {
         "tiles": len(findings),
@@ -171,9 +168,8 @@ def _relations(findings: Sequence[Finding], groups: Sequence[str]) -> dict[str, 
     of_real = np.isnan(column(findings, "requested_tps")) & ~np.isnan(claimed)
     mask = np.where(of_real, column(findings, "mask_tps"), np.nan)
     mask = mask if (np.abs(mask - claimed) > _ROUNDING).any() else np.full_like(mask, np.nan)
-    counts = np.stack(
-        [column(findings, name) for name in REGION_COUNTS], axis=1
-    )  # [N, 4]: nuclei, stained of either region
+    # [N, 4]: nuclei and stained ones of either region
+    counts = np.stack([column(findings, name) for name in REGION_COUNTS], axis=1)
     found = {
         "relation": relate(claimed, audited, groups),
         "relation_of_mask": relate(mask, audited, groups),

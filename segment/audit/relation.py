@@ -69,13 +69,10 @@ class Placement:
 
 
 def relate(claimed: Floats, audited: Floats, groups: Sequence[Hashable]) -> Relation | None:
-    """Compare two TPS of the same tiles.
+    """Compare two TPS of the same tiles; None where no tile has both.
 
     Args:
         claimed, audited: float64 [N]; NaN leaves the tile out. groups: patient or slide of each tile.
-
-    Returns:
-        None where no tile has both.
     """
     known = ~np.isnan(claimed) & ~np.isnan(audited)
     if not known.any():
@@ -88,14 +85,11 @@ def relate(claimed: Floats, audited: Floats, groups: Sequence[Hashable]) -> Rela
 
 
 def compare_regions(nuclei: Floats, stained: Floats, groups: Sequence[Hashable]) -> Placement | None:
-    """Compare the stained shares of the nuclei in positive and in negative regions.
+    """Compare the stained shares of the nuclei in positive and in negative regions; None without nuclei.
 
     Args:
         nuclei, stained: float64 [N, 2], number of counted nuclei of each tile in positive and negative regions, and of
             stained ones among them; NaN leaves the tile out. groups: patient or slide of each tile.
-
-    Returns:
-        None where no nuclei were counted.
     """
     known = nuclei.sum(axis=1) > 0
     if not known.any():

@@ -67,18 +67,12 @@ def optical_density(image: npt.NDArray[np.uint8]) -> Floats:
 
 
 def estimate_vectors(images: Iterable[npt.NDArray[np.uint8]]) -> StainVectors | None:
-    """Stain vectors of a set of images, after Macenko et al. 2009.
+    """Stain vectors of real images of one stain, uint8 [H, W, 3], after Macenko et al. 2009; None if they show no two.
 
     The plane of the stained pixels of all images (at most the same number of each) is found by singular value
     decomposition; the stains are the directions at the 1st and 99th percentile of the angle in it. Differences from the
     paper: images are pooled, because a single one may contain no DAB; a pixel is left out by the length of its density,
     not by its faintest channel, which for pure haematoxylin is near 0. Haematoxylin absorbs more red than blue.
-
-    Args:
-        images: uint8 [H, W, 3], real ones of one stain.
-
-    Returns:
-        The vectors; None where no pixel is stained or all have the same colour.
     """
     rng = np.random.default_rng(0)  # samples pixels
     parts = []
@@ -121,11 +115,6 @@ def find_nuclei(
     A pixel belongs to a nucleus where the sum of both stains is denser than around it. Densities are compared by their
     ratio, so that pale blue nuclei are found beside dark brown ones. Touching nuclei are separated by a watershed from
     the h-maxima of the distance to the background.
-
-    Args:
-        densities: of `stain_densities`.
-        mpp: micrometres per pixel.
-        pale_od, least_od: as the constants of that name.
     """
     from skimage.segmentation import watershed
 
@@ -174,15 +163,7 @@ def _fill_small_holes(foreground: npt.NDArray[np.uint8], mpp: float) -> npt.NDAr
 def mean_dab(
     densities: Floats, instance: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Mean DAB density of every nucleus.
-
-    Args:
-        densities: of `stain_densities`.
-        instance: int32 [H, W], 0 = background; ids may have gaps.
-
-    Returns:
-        ids int64 [N], ascending, and the mean over each one's pixels, float64 [N].
-    """
+    """Ids of the nuclei in `instance`, int64 [N], ascending, and the mean DAB density of each, float64 [N]."""
     covered = instance > 0
     ids, at = np.unique(instance[covered], return_inverse=True)
     area = np.bincount(at, minlength=ids.size)
@@ -190,16 +171,9 @@ def mean_dab(
 
 
 def positive_area(densities: Floats, region: npt.NDArray[np.bool_], mpp: float, threshold: float) -> float:
-    """Share of a region whose DAB density, averaged over the size of a cell, is above the threshold.
+    """Share of a region, 0..1, whose `smooth_dab` is above the threshold; NaN where the region is empty.
 
     A stained membrane encloses a cell whose inside is unstained, and the whole cell counts as positive.
-
-    Args:
-        densities: of `stain_densities`. region: bool [H, W]. mpp: micrometres per pixel.
-        threshold: of `smooth_dab`.
-
-    Returns:
-        0..1; NaN where the region is empty.
     """
     if not region.any():
         return float("nan")
@@ -248,9 +222,6 @@ def count_nuclei(tile: Tile, nuclei: npt.NDArray[np.int32], densities: Floats) -
 
     Without regions, pixels of nuclei on ignored pixels are cut off. In regions a nucleus counts as a whole where at
     least half of it is tumour; its kind is that of the region with more of it, a tie is negative.
-
-    Args:
-        tile: the labels. nuclei: int32 [H, W], as found, 0 = background. densities: of `stain_densities`.
     """
     if not has_marker_regions(tile.scheme):
         nuclei = np.where(tile.semantic != IGNORE, nuclei, 0).astype(np.int32)

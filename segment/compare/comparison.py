@@ -174,10 +174,7 @@ def prepare(
             "Those without synthetic tiles are, where real tiles, config and --also-test are. Leave --reuse out."
         )
     for training in comparison.trainings:
-        if training.seed == 0 and training.fraction in (
-            None,
-            config.fractions[0],
-        ):  # one of each arm finds what is wrong
+        if training.seed == 0 and training.fraction in (None, config.fractions[0]):  # one of each arm is enough
             _prepare_training(comparison, training)
     check_target(comparison)
     return comparison
@@ -342,9 +339,9 @@ def _train_and_score(comparison: Comparison, training: Training, device: str, on
         ]
     except (FaultError, torch.OutOfMemoryError) as error:
         return Record(training, comparison.fingerprint(training), error=" ".join(str(error).split()))
-    images = tuple(ImageFigures(score.name, score.group, score.figures, name) for name, score in scores)
+    images = tuple(ImageFigures(name, score.name, score.group, score.figures) for name, score in scores)
     step, sha256 = weights.card["step"], sha256_file(weights.path)
-    return Record(training, comparison.fingerprint(training), images, step=step, weights_sha256=sha256)
+    return Record(training, comparison.fingerprint(training), step, sha256, images=images)
 
 
 def _prepare_training(comparison: Comparison, training: Training) -> Experiment:

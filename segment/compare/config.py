@@ -144,13 +144,9 @@ class Training:
 
 
 def double_patients(patients: Mapping[float, int]) -> dict[float, float]:
-    """For each fraction the one with twice its patients, or the nearest to that within `FURTHER_TOLERANCE`.
+    """For each fraction (-> number of patients) the one with twice its patients, or nearest to it.
 
-    Args:
-        patients: fraction -> number of patients.
-
-    Returns:
-        Fraction -> larger fraction; fractions without one are left out.
+    A fraction without one within `FURTHER_TOLERANCE` is left out.
     """
     pairs = {}
     for fraction, count in patients.items():

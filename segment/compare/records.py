@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ class ImageFigures:
     for the test split of the real tiles.
     """
 
+    test: str
     name: str
     group: str | None
     figures: Mapping[str, float]
-    test: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Record:
 
     Attributes:
         training: its place in the grid. fingerprint: of everything that decides its result.
-        images: scores on the test images; empty for a failed one. step: of the scored weights.
-        weights_sha256: of their file. error: that stopped it, None for a finished one.
+        step: of the scored weights. weights_sha256: of their file. error: that stopped it, None for a finished one.
+        images: scores on the test images; empty for a failed one.
     """
 
     training: Training
     fingerprint: str
-    images: tuple[ImageFigures, ...] = ()
     step: int | None = None
     weights_sha256: str | None = None
     error: str | None = None
+    images: tuple[ImageFigures, ...] = ()
 
 
 def record_path(folder: Path, training: Training) -> Path:
@@ -57,20 +57,8 @@ def record_path(folder: Path, training: Training) -> Path:
 
 def write_record(folder: Path, record: Record) -> None:
     """Write a record, whole or not at all."""
-    document = {
-        "arm": record.training.arm,
-        "fraction": record.training.fraction,
-        "seed": record.training.seed,
-        "fingerprint": record.fingerprint,
-        "step": record.step,
-        "weights_sha256": record.weights_sha256,
-        "error": record.error,
-        "images": [
-            {"test": image.test, "name": image.name, "group": image.group, "figures": dict(image.figures)}
-            for image in record.images
-        ],
-    }
-    write_atomic(record_path(folder, record.training), json_bytes(document, indent=1))
+    document = asdict(record)
+    write_atomic(record_path(folder, record.training), json_bytes(document.pop("training") | document, indent=1))
 
 
 def read_record(folder: Path, training: Training, fingerprint: str) -> Record | None:
@@ -89,11 +77,8 @@ def read_any_record(folder: Path, training: Training) -> Record | None:
         document = json.loads(path.read_text(encoding="utf-8"))
         return Record(
             Training(document["arm"], document["fraction"], document["seed"]),
-            document["fingerprint"],
+            *(document[name] for name in ("fingerprint", "step", "weights_sha256", "error")),
             tuple(_read_image(image) for image in document["images"]),
-            document["step"],
-            document["weights_sha256"],
-            document["error"],
         )
     except FileNotFoundError:
         return None
@@ -102,14 +87,11 @@ def read_any_record(folder: Path, training: Training) -> Record | None:
 
 
 def collect(records: Iterable[Record], images: Sequence[tuple[str, str]], test: str = "") -> Scores:
-    """Scores of all records on one test set.
+    """Scores of all records on one test set; refuses scores of other images.
 
     Args:
         records: of finished and failed trainings.
         images: (name, group) of every test image, in the order of the result. test: the set, see `ImageFigures`.
-
-    Raises:
-        FaultError: when a record has scores of other images.
     """
     names = [name for name, _ in images]
     finished, failed = {}, {}
@@ -129,4 +111,4 @@ def collect(records: Iterable[Record], images: Sequence[tuple[str, str]], test: 
 
 def _read_image(image: Mapping[str, Any]) -> ImageFigures:
     figures = {name: math.nan if value is None else float(value) for name, value in image["figures"].items()}
-    return ImageFigures(image["name"], image["group"], figures, image["test"])
+    return ImageFigures(image["test"], image["name"], image["group"], figures)

@@ -313,7 +313,7 @@ def _protocol(config: CompareConfig, setting: Setting) -> list[str]:
     lines = [
         *(f"{arm}: {ARMS[arm]}." for arm in config.arms),
         f"Real tiles: {setting.real}. {sizes} (seed 0).",
-        f"Each training: {train.network.name} with {train.network.encoder}, {train.steps} steps of {train.batch} views "
+        f"Each training: {train.network.name} with {train.network.encoder}, {train.steps} steps of {train.batch} crops "
         f"of {train.crop[0]}x{train.crop[1]}, learning rate {train.lr:g}: the same for all arms, none is tuned.",
         "A seed gives every arm the same initial weights and the same patients; smaller fractions are part of larger.",
         chosen,

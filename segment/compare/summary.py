@@ -99,11 +99,7 @@ class Summary:
 
 
 def summarise(scores: Scores, config: CompareConfig, patients: Mapping[float, int]) -> Summary:
-    """Estimate everything that the report shows.
-
-    Args:
-        scores: of the trainings. config: of the comparison. patients: fraction -> number of real patients.
-    """
+    """Estimate everything that the report shows."""
     return Summary(tuple(_levels(scores, config)), tuple(_differences(scores, config, patients)))
 
 

@@ -1,4 +1,4 @@
-"""Random views of a tile: one geometric transform of image, classes and distances, and changes of colour."""
+"""Random crops of a tile: one geometric transform of image, classes and distances, and changes of colour."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class AugmentConfig(Config):
         warp_probability: of a rotation, scaling and elastic deformation in addition.
         rotate_degrees: largest angle in either direction. scale: largest magnification is 1 + scale, smallest its
             inverse.
-        elastic_px: standard deviation, in pixels, of the displacements of a 3x3 grid over the view (Ronneberger 2015).
+        elastic_px: standard deviation, in pixels, of the displacements of a 3x3 grid over the crop (Ronneberger 2015).
         stain_gain: spread of the strength of haematoxylin, eosin and DAB, independently; white stays white.
         density_gain: spread of the optical density per colour channel; white stays white.
         brightness: spread of the illumination.
@@ -70,11 +70,11 @@ class AugmentConfig(Config):
 
 
 @dataclass(frozen=True)
-class View:
+class CropTransform:
     """Map from crop to tile pixels, in y, x: tile = centre + matrix @ (crop - centre of the crop) + bend.
 
     Attributes:
-        centre: float [2], middle of the view in the tile. matrix: float [2, 2]. crop: height and width in pixels.
+        centre: float [2], middle of the crop in the tile. matrix: float [2, 2]. crop: height and width in pixels.
         bend: float32 [2, 3, 3], displacements in pixels along y and x on a grid over the crop, None for none.
     """
 
@@ -85,31 +85,31 @@ class View:
 
     @property
     def extent(self) -> npt.NDArray[np.float64]:
-        """Height and width, in whole pixels of the tile, of the upright box around the view without its bend."""
+        """Height and width, in whole pixels of the tile, of the upright box around the crop without its bend."""
         extent: npt.NDArray[np.float64] = np.ceil(np.abs(self.matrix) @ np.array(self.crop) - 1e-9)
         return extent
 
     @property
     def is_exact(self) -> bool:
-        """Whether every pixel of the view is a pixel of the tile: one of the eight symmetries without a bend."""
+        """Whether every pixel of the crop is a pixel of the tile: one of the eight symmetries without a bend."""
         return self.bend is None and sorted(np.abs(self.matrix).ravel().tolist()) == [0, 0, 1, 1]
 
 
-def draw_view(
+def draw_transform(
     rng: np.random.Generator,
     tile: tuple[int, int],
     crop: tuple[int, int],
     config: AugmentConfig,
     around: tuple[int, int] | None = None,
-) -> View:
-    """Draw a view of `crop` pixels in a tile of `tile` pixels, inside the tile if possible.
+) -> CropTransform:
+    """Draw a transform for a crop of `crop` pixels in a tile of `tile` pixels, inside the tile if possible.
 
-    A rotated or shrunk view that is larger than the tile is filled by reflection.
+    A rotated or shrunk crop that is larger than the tile is filled by reflection.
 
     Args:
-        rng: of this view. tile, crop: height and width. config: strength of augmentation.
-        around: pixel (y, x) in the middle half of the view, or as close to it as the border of the tile allows. At the
-            border, a warped view may miss it.
+        rng: of this crop. tile, crop: height and width. config: strength of augmentation.
+        around: pixel (y, x) in the middle half of the crop, or as close to it as the border of the tile allows. At the
+            border, a warped crop may miss it.
 
     Raises:
         ValueError: when an upright crop does not fit.
@@ -126,8 +126,8 @@ def draw_view(
         matrix = matrix @ turn / zoom
         if config.elastic_px:
             bend = rng.standard_normal((2, _ELASTIC_GRID, _ELASTIC_GRID), np.float32) * np.float32(config.elastic_px)
-    # Whole pixels, so that a view without a warp needs no interpolation.
-    extent = View(np.zeros(2), matrix, crop).extent
+    # Whole pixels, so that a crop without a warp needs no interpolation.
+    extent = CropTransform(np.zeros(2), matrix, crop).extent
     room = np.maximum(np.array(tile) - extent, 0)
     if around is None:
         corner = np.floor(rng.random(2) * (room + 1))
@@ -135,7 +135,7 @@ def draw_view(
         middle = np.array(around) + (rng.random(2) - 0.5) / 2 * extent
         corner = np.clip(np.rint(middle - (extent - 1) / 2), 0, room)
     corner = np.where(extent > tile, (np.array(tile) - extent) / 2, corner)
-    return View(corner + (extent - 1) / 2, matrix, crop, bend)
+    return CropTransform(corner + (extent - 1) / 2, matrix, crop, bend)
 
 
 def _draw_symmetry(rng: np.random.Generator, *, lies_down: bool) -> npt.NDArray[np.float64]:
@@ -147,24 +147,24 @@ def _draw_symmetry(rng: np.random.Generator, *, lies_down: bool) -> npt.NDArray[
 
 
 def take(
-    view: View, image: npt.NDArray[np.uint8], labels: Sequence[npt.NDArray[Any]]
+    transform: CropTransform, image: npt.NDArray[np.uint8], labels: Sequence[npt.NDArray[Any]]
 ) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[Any]]]:
-    """Cut a view out of a tile: the image with bilinear interpolation, label maps by nearest pixel.
+    """Cut a crop out of a tile: the image with bilinear interpolation, label maps by nearest pixel.
 
     Args:
-        view: the view.
+        transform: of the crop.
         image: uint8 [H, W, 3].
         labels: maps [H, W] of uint8, uint16, int32 or float32.
 
     Returns:
         uint8 [h, w, 3] and the label maps [h, w] with their dtypes; they may share memory with the tile.
     """
-    if view.is_exact:
-        return _symmetry(view, image), [_symmetry(view, label) for label in labels]
+    if transform.is_exact:
+        return _symmetry(transform, image), [_symmetry(transform, label) for label in labels]
     import cv2
 
-    y, x = _positions(view)
-    # Only the part of the tile that the view reads: less to copy, and OpenCV's coordinates end at 32767.
+    y, x = _positions(transform)
+    # Only the part of the tile that the crop reads: less to copy, and OpenCV's coordinates end at 32767.
     rows, columns = _span(y, image.shape[0]), _span(x, image.shape[1])
     y -= rows.start
     x -= columns.start
@@ -179,14 +179,14 @@ def take(
     return taken, [warp(label[rows, columns], cv2.INTER_NEAREST) for label in labels]
 
 
-def _symmetry(view: View, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """An exact view: a window of the tile, transposed and mirrored by its matrix."""
+def _symmetry(transform: CropTransform, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An exact crop: a window of the tile, transposed and mirrored by its matrix."""
     import cv2
 
-    top, left = (view.centre - (view.extent - 1) / 2).astype(int).tolist()
-    height, width = view.extent.astype(int).tolist()
+    top, left = (transform.centre - (transform.extent - 1) / 2).astype(int).tolist()
+    height, width = transform.extent.astype(int).tolist()
     window = pixels[top : top + height, left : left + width]
-    (a, b), (c, d) = view.matrix
+    (a, b), (c, d) = transform.matrix
     if b:  # the tile's rows run along the crop's columns
         window, a, d = cv2.transpose(window), c, b
     if a > 0 and d > 0:
@@ -195,23 +195,23 @@ def _symmetry(view: View, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return mirrored
 
 
-def _positions(view: View) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _positions(transform: CropTransform) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Row and column in the tile of every pixel of the crop: float32 [h, w] each."""
     import cv2
 
-    h, w = view.crop
+    h, w = transform.crop
     rows, columns = np.arange(h) - (h - 1) / 2, np.arange(w) - (w - 1) / 2
-    (a, b), (c, d) = view.matrix
-    y = (view.centre[0] + a * rows).astype(np.float32)[:, None] + (b * columns).astype(np.float32)
-    x = (view.centre[1] + c * rows).astype(np.float32)[:, None] + (d * columns).astype(np.float32)
-    if view.bend is not None:
-        y += cv2.resize(view.bend[0], (w, h), interpolation=cv2.INTER_CUBIC)
-        x += cv2.resize(view.bend[1], (w, h), interpolation=cv2.INTER_CUBIC)
+    (a, b), (c, d) = transform.matrix
+    y = (transform.centre[0] + a * rows).astype(np.float32)[:, None] + (b * columns).astype(np.float32)
+    x = (transform.centre[1] + c * rows).astype(np.float32)[:, None] + (d * columns).astype(np.float32)
+    if transform.bend is not None:
+        y += cv2.resize(transform.bend[0], (w, h), interpolation=cv2.INTER_CUBIC)
+        x += cv2.resize(transform.bend[1], (w, h), interpolation=cv2.INTER_CUBIC)
     return y, x
 
 
 def _span(positions: npt.NDArray[np.float32], size: int) -> slice:
-    """Pixels along an axis that a view reads, including reflections at the tile's border."""
+    """Pixels along an axis that a crop reads, including reflections at the tile's border."""
     first, last = math.floor(float(positions.min())), math.ceil(float(positions.max()))
     if first < 0:
         last = max(last, -first)
@@ -223,7 +223,7 @@ def _span(positions: npt.NDArray[np.float32], size: int) -> slice:
 def change_appearance(
     image: npt.NDArray[np.uint8], rng: np.random.Generator, config: AugmentConfig
 ) -> npt.NDArray[np.uint8]:
-    """Change colours, then focus and noise of some views: uint8 [h, w, 3] -> the same.
+    """Change colours, then focus and noise of some crops: uint8 [h, w, 3] -> the same.
 
     With `AugmentConfig.none` the image itself is returned, not a copy.
     """

@@ -23,8 +23,8 @@ class SamplingConfig(Config):
     """Sampling of tiles within a source.
 
     Attributes:
-        class_balance: share of the views around a pixel of a class, with equal shares of all classes of a source (a
-            third, after nnU-Net, Isensee 2021); other views take the tiles in turn, anywhere in them.
+        class_balance: share of the crops around a pixel of a class, with equal shares of all classes of a source (a
+            third, after nnU-Net, Isensee 2021); other crops take the tiles in turn, anywhere in them.
     """
 
     class_balance: float = Field(default=1 / 3, ge=0, le=1)
@@ -55,14 +55,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class MixingSampler:
-    """Draws batches from two lists of tiles in a fixed proportion, some of the views by class.
+    """Draws batches from two lists of tiles in a fixed proportion, some of the crops by class.
 
-    After any number of batches the share of the second list is exact to half a tile, and so is the share of views by
-    class in each list. The other views go through each list in a new random order every epoch.
+    After any number of batches the share of the second list is exact to half a tile, and so is the share of crops by
+    class in each list. The other crops go through each list in a new random order every epoch.
 
     Attributes:
         tiles: one or two lists. second_share: share of the second. batch: tiles per batch. seed: of all draws.
-        crop: pixels of a view. augment: strength of augmentation. class_balance: share of views by class.
+        crop: its height and width in pixels. augment: strength of augmentation. class_balance: share of crops by class.
     """
 
     tiles: tuple[Tiles, ...]
@@ -85,7 +85,7 @@ class MixingSampler:
         ]
 
     def _slot(self, source: int, drawn: int) -> Slot:
-        """The view number `drawn` of a list."""
+        """The crop number `drawn` of a list."""
         tiles, by_class = self.tiles[source], _quota(drawn, self.class_balance)
         if _quota(drawn + 1, self.class_balance) > by_class:
             found = tiles.draw_class(draw_generator(self.seed, Draw.CLASS, source, drawn))
@@ -99,7 +99,7 @@ class MixingSampler:
         crops = []
         for number, slot in enumerate(self.plan(step)):
             rng = draw_generator(self.seed, Draw.VIEW, step, number)
-            crops.append(self.tiles[slot.source].view(slot.position, rng, self.crop, self.augment, slot.wanted))
+            crops.append(self.tiles[slot.source].crop(slot.position, rng, self.crop, self.augment, slot.wanted))
         distances = [crop.distances for crop in crops if crop.distances is not None]
         return Batch(
             np.stack([crop.image for crop in crops]),
@@ -108,9 +108,9 @@ class MixingSampler:
         )
 
 
-def _quota(views: int, share: float) -> int:
-    """Number of the first `views` views that belong to a share of them, rounded to whole views."""
-    return int(np.floor(views * share + 0.5))
+def _quota(crops: int, share: float) -> int:
+    """Number of the first `crops` crops that belong to a share of them, rounded to whole crops."""
+    return int(np.floor(crops * share + 0.5))
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Training tiles in the network's scheme, and the batches made of their views."""
+"""Training tiles in the network's scheme, and the batches made of their crops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from manifests.dataset import Dataset
 from manifests.labels import IGNORE, LabelScheme
-from segment.data.augmentation import AugmentConfig, change_appearance, draw_view, take
+from segment.data.augmentation import AugmentConfig, change_appearance, draw_transform, take
 from segment.data.decoded import DecodedTiles
 from segment.data.sources import projections
 from segment.data.targets import distance_target
@@ -35,7 +35,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Crop:
-    """One view of one tile, as in a `Batch`; the arrays may be read-only and share memory with the tile."""
+    """One crop of one tile, as in a `Batch`; the arrays may be read-only and share memory with the tile."""
 
     image: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8]
@@ -77,7 +77,7 @@ class Tiles:
             arrays.append(distance_target(store.read(index, "instance"), self._nucleus[labels]))
         return arrays
 
-    def view(
+    def crop(
         self,
         position: int,
         rng: np.random.Generator,
@@ -85,10 +85,10 @@ class Tiles:
         augment: AugmentConfig,
         wanted: int | None = None,
     ) -> Crop:
-        """A random view of one tile, around a random pixel of the class `wanted` if the tile has one."""
+        """A random crop of one tile, around a random pixel of the class `wanted` if the tile has one."""
         image, labels, *distances = self._decoded.read(position)
         around = None if wanted is None else _draw_pixel(labels, wanted, rng)
-        image, maps = take(draw_view(rng, self.size, crop, augment, around), image, [labels, *distances])
+        image, maps = take(draw_transform(rng, self.size, crop, augment, around), image, [labels, *distances])
         return Crop(change_appearance(image, rng, augment), *maps)
 
     @cached_property

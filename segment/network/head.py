@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -38,10 +37,6 @@ class Head:
             raise ValueError(f"expected an output of {self.channels} channels, got {output.shape[1]}")
         output = output.float()
         return output[:, : self.classes], output[:, self.classes] if self.distance else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For the card of weights."""
-        return {"classes": self.classes, "distance": self.distance}
 
 
 def has_instances(scheme: LabelScheme) -> bool:

@@ -171,11 +171,7 @@ def load_encoder_weights(network: nn.Module, config: NetworkConfig, weights: str
 
 
 def encoder_file(config: NetworkConfig, weights: str) -> Path:
-    """The file of encoder weights: a path, or "imagenet" from the cache or the network.
-
-    Raises:
-        FaultError: when the download fails.
-    """
+    """The file of encoder weights: a path, or "imagenet" from the cache or the network."""
     return _download(config) if weights == "imagenet" else Path(weights)
 
 
@@ -185,9 +181,6 @@ def check_fit(config: NetworkConfig, channels: int, crop: tuple[int, int], encod
     Args:
         config: name and encoder. channels: of the output. crop: height and width.
         encoder_weights: as in `load_encoder_weights`; None for random ones.
-
-    Raises:
-        UserError: naming the encoder, with its error.
     """
     with torch.random.fork_rng(devices=[]):
         network = build(config, channels)

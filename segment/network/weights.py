@@ -51,9 +51,6 @@ def load_weights(path: Path | str, device: str) -> Weights:
     Args:
         path: the file, the run's folder, or "starter" (or its name) for the weights in the package.
         device: of the network.
-
-    Raises:
-        UserError: when the file is missing, damaged, not safetensors or not of its network.
     """
     path = STARTER if str(path) in ("starter", STARTER.stem) and not Path(path).exists() else Path(path)
     path = path / BEST if path.is_dir() else path

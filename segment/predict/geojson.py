@@ -32,10 +32,6 @@ def write_geojson(
 
     Regions are cut at the edges of blocks; regions of air are left out. Features are written one by one, so memory does
     not grow with their number. The file appears when it is complete.
-
-    Args:
-        path: the file. blocks: of the image. scaling: of the image.
-        scheme: names and colours. mark: provenance, kept in the collection as ``segment``.
     """
     temporary = temporary_beside(path)
     count = 0
@@ -113,17 +109,11 @@ _STEPS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.int64)
 
 
 def outlines(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
-    """Closed outlines of a mask, with the pixels on the right-hand side in walking direction.
+    """Closed outlines of a mask, with its pixels on the right-hand side: int64 [n, 2] each, (x, y) of the corners.
 
     Points are corners of pixels: pixel (y, x) covers x..x+1, y..y+1. Pixels that meet only at a corner are separate, so
     a 4-connected mask gives its outer outline first and then its holes. Areas by the shoelace formula, negative for
     holes, sum to the number of pixels.
-
-    Args:
-        mask: bool [H, W].
-
-    Returns:
-        int64 [n, 2] for each: (x, y) of its corners, the first not repeated.
     """
     padded = np.pad(mask, 1)
     tops = padded[1:, :] & ~padded[:-1, :]  # edges along the upper side of pixels, walked to the right

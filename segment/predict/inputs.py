@@ -108,7 +108,7 @@ def _file(path: Path, mpp: float | None) -> InputImage:
         check_rgb(header)
     except UnreadableError as error:
         raise UserError(f"{path}: {str(error).removesuffix('.')}.") from error
-    sizes, opened = ((header.height, header.width),), functools.partial(_opened_flat, path)
+    sizes, opened = ((header.height, header.width),), functools.partial(_opened_array, read_rgb, path)
     return InputImage(path.stem, str(path), "flat", sizes, mpp or header.mpp, _ends_sha256(path), opened)
 
 
@@ -135,7 +135,7 @@ def _tiles(dataset: Dataset) -> Iterator[InputImage]:
             ((row["height"], row["width"]),),
             row["mpp"],
             str(row["image_sha256"]),
-            functools.partial(_opened_tile, dataset, row),
+            functools.partial(_opened_array, dataset.store.read, row["index"], "image"),
             row,
             info,
         )
@@ -165,13 +165,8 @@ class _Slide:
 
 
 @contextlib.contextmanager
-def _opened_flat(path: Path) -> Iterator[Pixels]:
-    yield _Array(read_rgb(path))
-
-
-@contextlib.contextmanager
-def _opened_tile(dataset: Dataset, row: dict[str, Any]) -> Iterator[Pixels]:
-    yield _Array(dataset.store.read(row["index"], "image"))
+def _opened_array(read: Callable[..., npt.NDArray[np.uint8]], *arguments: object) -> Iterator[Pixels]:
+    yield _Array(read(*arguments))
 
 
 @contextlib.contextmanager

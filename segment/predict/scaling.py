@@ -105,16 +105,9 @@ def choose_scaling(sizes: Sequence[tuple[int, int]], mpp: float | None, known: S
 
 
 def read_scaled(pixels: Pixels, scaling: Scaling, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Read a window at the network's resolution; beyond the lower and right side of the image it is mirrored.
+    """Read a window in network pixels, uint8 [height, width, 3], mirrored beyond the lower and right side of the image.
 
     Overlapping windows have the same pixels where they overlap, also when resampled.
-
-    Args:
-        pixels: the image. scaling: of the image.
-        y, x: upper left corner. height, width: in network pixels.
-
-    Returns:
-        uint8 [height, width, 3].
     """
     inside = min(height, scaling.height - y), min(width, scaling.width - x)
     resampled = scaling.is_resampled

@@ -179,12 +179,7 @@ class _BufferedMaps:
 
 
 def read_blocks(canvas: Canvas, scheme: LabelScheme, mpp: float, config: InstanceConfig) -> Iterator[Block]:
-    """Read every block of an image, stripe by stripe and from top to bottom.
-
-    Args:
-        canvas: the image and the network. scheme: of the network's classes. mpp: micrometres per pixel of the canvas.
-        config: of the separation of nuclei.
-    """
+    """Read every block of an image, stripe by stripe and from top to bottom."""
     margin, image = _margin(scheme, mpp), Box(0, canvas.height, 0, canvas.width)
     taken = _AssignedNuclei()
     for left, right in split_evenly(canvas.width, STRIPE_PX):

@@ -51,13 +51,7 @@ def write_files(
     overwrite: bool,
     on_window: OnWindow,
 ) -> int:
-    """Predict images into files of a folder, with a record of each; returns the number of objects found.
-
-    Args:
-        out: the folder. jobs: unfinished ones. weights: of the network. settings: of the prediction.
-        config: content of run.yaml. overwrite: whether earlier outputs are removed.
-        on_window: progress.
-    """
+    """Predict the unfinished images into files, with a record of each; returns the number of objects found."""
     out.mkdir(parents=True, exist_ok=True)
     mark = {key: config[key] for key in ("command", "weights", "scheme", "use")}
     found = 0

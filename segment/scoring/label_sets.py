@@ -67,9 +67,6 @@ def open_folder(root: Path, mode: Mode, *, is_truth: bool) -> LabelSet:
     """The label maps of `root` itself, or those of the folders `instances` and `classes` below it.
 
     The class maps of a truth are read wherever they exist: 255 in them is ignored, as in a data set.
-
-    Args:
-        root: the folder. mode: what is scored. is_truth: whether it is the truth.
     """
     if mode == "semantic":
         return _of_files(root, {"classes": find_label_files(_folder_of("classes", root))})
@@ -196,9 +193,6 @@ def groups_of(pairs: Pairs, pattern: str | None) -> list[str]:
         pairs: the images.
         pattern: regular expression on the name, whose first group is used; None takes the `group_id` of a data set,
             else the name itself.
-
-    Raises:
-        UserError: for an invalid pattern, or one that does not match a name.
     """
     if pattern is None:
         return [pairs.truth.group(name) or pairs.pred.group(name) or name for name in pairs.names]

@@ -77,9 +77,6 @@ def score_all(
 
     Threads run in parallel, because decoders, the overlap kernel and the distance transform release the interpreter's
     lock. Each holds the maps of one image at a time.
-
-    Args:
-        names: of the images. score: gives the score of a name. workers: threads. on_image: called after each image.
     """
     pool = ThreadPoolExecutor(workers)
     try:

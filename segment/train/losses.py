@@ -46,9 +46,7 @@ def segmentation_loss(
     """Compute the loss over labelled pixels; each term is 0 where there are none.
 
     Args:
-        logits: float [N, C, H, W].
-        labels: int64 [N, H, W], 0..C-1 or 255.
-        config: weights.
+        logits: float [N, C, H, W]. labels: int64 [N, H, W], 0..C-1 or 255. config: weights.
         distance_logits: float [N, H, W], or None for a network without the distance head.
         distances: uint8 [N, H, W] of `segment.data.targets`; needed where there are distance logits.
     """

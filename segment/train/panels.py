@@ -27,9 +27,6 @@ def draw_panel(shown: Sequence[Shown], scheme: LabelScheme) -> npt.NDArray[np.ui
 
     Nuclei are outlined, green for the truth and red for the prediction; where a scheme has none, classes are laid over
     the image in the scheme's colours. Unlabelled pixels of the truth are grey.
-
-    Returns:
-        uint8 [H, W, 3].
     """
     rows = []
     for tile in shown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +89,6 @@ def prepare(
         config: what to train. real, synth: data sets; only those of the mix are opened.
         out: the run's folder; None takes ``runs/segment/NET-MIX``. device: that automatic precision is for.
         validation: tiles that choose the weights; None takes the val split.
-
-    Raises:
-        UserError: when request and data do not fit each other.
-        FaultError: when encoder weights cannot be fetched.
     """
     mix, network = parse_mix(config.mix), config.network.resolved()
     sources = open_sources(mix, real, synth)
@@ -175,16 +171,9 @@ def run(
     """Train, and write weights, card, state, history and plot into the run folder.
 
     Args:
-        experiment: as `prepare` returns it.
-        device: where to train.
-        resume: continue from the folder's state if there is one.
-        overwrite: replace another run.
-        on_start, on_step: see `fit`.
-        on_validation: called with each row of the history.
-
-    Raises:
-        UserError: when the folder holds something else.
-        FaultError: when training diverges.
+        experiment: as `prepare` returns it. device: where to train.
+        resume: continue from the folder's state if there is one. overwrite: replace another run.
+        on_start, on_step: see `fit`. on_validation: called with each row of the history.
     """
     config, out, folder = experiment.config, experiment.out, experiment.folder
     folder.check(resume=resume, overwrite=overwrite)
@@ -241,12 +230,8 @@ def _choose_validation(sources: Sequence[Source]) -> tuple[Dataset, list[str]]:
     for source in sources:
         validation = source.split("val")
         if len(validation):
-            notes = (
-                []
-                if source.role == "real"
-                else ["no real validation tiles: the best weights are chosen on synthetic ones"]
-            )
-            return validation, notes
+            note = "no real validation tiles: the best weights are chosen on synthetic ones"
+            return validation, [] if source.role == "real" else [note]
     folders = ", ".join(str(source.dataset.root) for source in sources)
     raise UserError(f"{folders}: expected tiles with split val, got none. Make the data set again with a val split.")
 
@@ -313,7 +298,7 @@ def _card(experiment: Experiment) -> dict[str, Any]:
         "encoder_sha256": experiment.encoder_sha256,
         "scheme": experiment.scheme.to_dict(),
         "mpp": sorted({mpp for source in experiment.sources for mpp in source.dataset.table["mpp"].to_pylist()}),
-        "head": experiment.head.to_dict(),
+        "head": asdict(experiment.head),
         "instances": experiment.config.instances.model_dump(mode="json"),
         "instances_chosen": None,
         "mix": experiment.config.mix,

@@ -63,16 +63,10 @@ class Validation:
     precision: Precision = "fp32"
 
     def score(self, network: torch.nn.Module, panels: int = 0) -> tuple[dict[str, float], list[Shown]]:
-        """Score a network.
+        """Figures of a network by name, and the first tiles (`panels` of them) with their predictions.
 
         Semantic figures are of the most probable class, pooled over the tiles; AJI and PQ are means over the tiles.
         ``score``, which chooses the best weights, is the mean of AJI and PQ if the network separates nuclei, else mIoU.
-
-        Args:
-            network: to score. panels: number of tiles to return.
-
-        Returns:
-            Figures by name, and the first tiles with their predictions.
         """
         pooled, entropy = np.zeros((len(self.scheme), len(self.scheme)), np.int64), 0.0
         nuclei: list[tuple[float, float]] = []
@@ -96,12 +90,9 @@ class Validation:
         return figures | {"aji": aji, "pq": pq, "score": (aji + pq) / 2}, shown
 
     def choose_instances(self, network: torch.nn.Module) -> tuple[InstanceConfig, float]:
-        """Choose the best `CANDIDATES`, field by field, starting from `instances`.
+        """The best of the `CANDIDATES`, field by field, starting from `instances`, and its mean of AJI and PQ.
 
         A field changes only for a better score; of equal values the first is taken.
-
-        Returns:
-            The configuration, and its mean of AJI and PQ over the tiles.
         """
         read: list[tuple[Maps, npt.NDArray[np.uint8], npt.NDArray[np.int32], float]] = []
         for position in self._positions():

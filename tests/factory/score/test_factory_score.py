@@ -219,7 +219,6 @@ def test_score_refuses_other_schemes_resolutions_and_too_few_tiles(
         assert_refused(cli("factory", "score", fake, "--real", sets / "real"), said)
 
 
-@pytest.mark.usefixtures("unarranged_plots")
 def test_schemes_are_read_as_their_common_one(cli: Callable[..., Outcome], sets: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "ihc", n=16, scheme="ihc", size=(32, 64), source="synthetic", seed=2)
     done = cli("factory", "score", tmp_path / "ihc", "--real", sets / "real", "--on", "masks", "--out", tmp_path / "s")

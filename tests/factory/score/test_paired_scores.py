@@ -45,7 +45,6 @@ def pairs_of(fake: Path, real: Path, split: str = "test") -> dict[str, str]:
     return {pair.fake["sample_id"]: pair.real["sample_id"] for pair in found.pairs}
 
 
-@pytest.mark.usefixtures("unarranged_plots")
 def test_score_reports_pairs_beside_all_else(cli: Cli, sets: Path, tmp_path: Path) -> None:
     words = ("factory", "score", sets / "fake", "--real", sets / "real", "--on", "images")
     assert_refused(cli(*words), "Add --on images --paired, which holds each against its own")

@@ -342,6 +342,7 @@ def test_a_weight_that_is_no_number_is_never_written_though_the_losses_are(
 # What a run leaves.
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_a_run_leaves_a_history_a_plot_sheets_and_weights_with_their_card(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from segment.network.weights import write_weights
 from tests.audit_tiles import CELLS, IHC, NUCLEI, PDL1, Cli, audit_command, segmenter_weights, write_cells, write_points
 from tests.conftest import assert_refused
 
-pytestmark = pytest.mark.usefixtures("one_thread", "unarranged_plots")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAN = float("nan")
 
@@ -84,6 +84,7 @@ def test_accepted_manifest_opens_the_store_with_rows_left_out_and_nothing_change
     np.testing.assert_array_equal(accepted[1].tile.semantic, own[2].tile.semantic)
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_own_error_is_reported_first_and_unknown_without_real_tiles(audit: Cli, tmp_path: Path) -> None:
     write_cells(tmp_path / "real", [4, 8, 2, 12], source="real")
     write_cells(tmp_path / "synth", [2, 4], requests={1: 0.9})
@@ -410,6 +411,7 @@ def test_a_checkpoint_of_other_classes_is_refused_in_one_line(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_picture_calls_real_points_beyond_the_bound_by_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes
 

@@ -182,6 +182,7 @@ def test_placement_by_hand() -> None:
 # --- the command -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_requests_by_area_are_held_to_nuclei_counted_in_the_tumour(audit: Cli, tmp_path: Path, real: Path) -> None:
     # Tile 1 shows 4 of 24 and claims half; in tile 2 the six brown nuclei lie beside the tumour.
     beside = [0] * 6 + [2] * 6 + [1] * 12

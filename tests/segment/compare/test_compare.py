@@ -263,7 +263,6 @@ def test_a_killed_comparison_goes_on_in_the_training_that_was_cut_and_ends_alike
     )
 
 
-@pytest.mark.usefixtures("unarranged_plots")
 def test_a_failed_training_is_shown_and_tried_again_and_the_others_go_on(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,7 +373,6 @@ def test_the_command_says_how_many_trainings_are_taken_over_and_with_other_tests
     assert "Give the same --also-test" in help_of
 
 
-@pytest.mark.usefixtures("unarranged_plots")
 def test_a_comparison_that_is_stopped_has_the_reports_of_its_complete_seeds_of_every_test_set(
     cli: Callable[..., Outcome], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,7 +398,6 @@ def test_a_comparison_that_is_stopped_has_the_reports_of_its_complete_seeds_of_e
         assert (folder / "report.md").is_file()
 
 
-@pytest.mark.usefixtures("unarranged_plots")
 def test_tiles_from_elsewhere_are_scored_by_every_training_and_reported_by_themselves(
     cli: Callable[..., Outcome], finished: tuple[comparisons.Comparison, Scores], home: Path, tmp_path: Path
 ) -> None:
@@ -610,6 +607,7 @@ def test_an_arm_whose_trainings_failed_gets_no_claim() -> None:
     assert "AJI is higher" in said[0]
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_report_marks_published_values_and_needs_no_other_file(tmp_path: Path) -> None:
     published = [{"name": "HoVer-Net <1>", "metric": "aji", "value": 0.618, "source": "Graham et al. 2019"}]
     config = config_of(**ENOUGH, published=published)
@@ -651,7 +649,6 @@ def test_twice_is_by_numbers_of_patients_and_near_enough() -> None:
     assert double_patients({1.0: 5}) == {}
 
 
-@pytest.mark.usefixtures("unarranged_plots")
 def test_without_such_fractions_the_report_says_that_nothing_can_be_said(tmp_path: Path) -> None:
     config = config_of(**ENOUGH)
     setting = Setting(tmp_path, {0.5: 1, 1.0: 4}, {0.5: 1, 1.0: 4}, tmp_path, ["a.png"], tmp_path, 6, "cpu", 1)
@@ -669,7 +666,6 @@ def test_regions_are_compared_by_the_metrics_of_the_noise_paper() -> None:
 # --- the command -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("unarranged_plots")
 def test_command_runs_reports_and_has_nothing_left_to_do(
     cli: Callable[..., Outcome], home: Path, tmp_path: Path
 ) -> None:

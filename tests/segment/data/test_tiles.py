@@ -17,7 +17,7 @@ from factory.core.runs import RunSpec, open_run, write_shard
 from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
 from manifests.errors import UserError
 from manifests.store import Layout
-from segment.data.augmentation import AugmentConfig, draw_view, take
+from segment.data.augmentation import AugmentConfig, draw_transform, take
 from segment.data.decoded import DecodedTiles
 from segment.data.sampling import Draw, MixingSampler, SamplingConfig, draw_generator
 from segment.data.sources import Mix, Source, check_leaks, choose_scheme, open_sources, parse_mix, refuse_tested_groups
@@ -181,7 +181,7 @@ def test_every_pixel_of_a_class_is_as_likely_to_be_looked_for(tmp_path: Path) ->
     tiles = tiles_of(masks_to_dataset(tmp_path / "d", [mask]), tmp_path)
     found: Counter[tuple[int, int]] = Counter()
     for seed in range(600):
-        labels = tiles.view(0, np.random.default_rng(seed), (4, 4), PLAIN, wanted=2).labels
+        labels = tiles.crop(0, np.random.default_rng(seed), (4, 4), PLAIN, wanted=2).labels
         assert (labels == 2).sum() == 1
         pixel = _draw_pixel(mask, 2, np.random.default_rng(seed))
         assert pixel is not None
@@ -245,7 +245,7 @@ def test_a_plain_view_is_the_tiles_own_pixels(dataset_factory: Make, tmp_path: P
     sample = dataset[0]
     tiles = tiles_of(dataset, tmp_path)
     for _ in range(2):  # decoded, then from the cache
-        crop = tiles.view(0, np.random.default_rng(0), (64, 96), PLAIN)
+        crop = tiles.crop(0, np.random.default_rng(0), (64, 96), PLAIN)
         assert np.array_equal(crop.image, sample.image)
         assert np.array_equal(crop.labels, sample.tile.semantic)
         assert crop.distances is None
@@ -257,9 +257,9 @@ def test_distances_are_cut_from_those_of_the_whole_tile(dataset_factory: Make, t
     whole = distance_target(tile.instance, tile.semantic > 0)
     tiles = tiles_of(dataset, tmp_path, "nuclei", distances=True)
     for seed in range(20):
-        crop = tiles.view(5, np.random.default_rng(seed), (32, 32), PLAIN)
-        view = draw_view(np.random.default_rng(seed), (64, 96), (32, 32), PLAIN)
-        _, (expected,) = take(view, dataset[5].image, [whole])
+        crop = tiles.crop(5, np.random.default_rng(seed), (32, 32), PLAIN)
+        transform = draw_transform(np.random.default_rng(seed), (64, 96), (32, 32), PLAIN)
+        _, (expected,) = take(transform, dataset[5].image, [whole])
         assert np.array_equal(crop.distances, expected)
         assert np.array_equal(np.asarray(crop.distances) > 0, crop.labels == 1)
 
@@ -268,7 +268,7 @@ def test_distances_are_unknown_where_nobody_told_nuclei_apart_and_where_nothing_
     mask = np.zeros((64, 64), np.uint8)
     mask[8:20, 8:20], mask[30:40], mask[50:] = 1, 2, 255
     tiles = tiles_of(masks_to_dataset(tmp_path / "d", [mask]), tmp_path, "nuclei", distances=True)
-    crop = tiles.view(0, np.random.default_rng(0), (64, 64), PLAIN)
+    crop = tiles.crop(0, np.random.default_rng(0), (64, 64), PLAIN)
     assert np.array_equal(crop.distances, np.where(mask > 0, 255, 0))
     assert np.array_equal(crop.labels, np.array([0, 1, 1, *[255] * 253])[mask])
 

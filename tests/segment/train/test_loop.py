@@ -242,6 +242,7 @@ def test_history_is_the_same_file_whatever_the_order_of_its_columns(tmp_path: Pa
     assert [str(field.type) for field in pq.read_schema(tmp_path / "a" / HISTORY)] == ["int64", "double", "double"]
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_history_is_drawn_even_where_scores_are_undefined(tmp_path: Path) -> None:
     result = job(tmp_path / "run")()
     assert [row["step"] for row in result.history] == [2, 4, 6, 8]

@@ -24,7 +24,7 @@ from tests.conftest import Outcome, assert_refused, write_dataset
 
 TINY = ["--steps", "4", "--batch", "2", "--set", "validate_every=2", "--set", "threads=1", "--device", "cpu"]
 
-pytestmark = pytest.mark.usefixtures("one_thread", "small_network", "unarranged_plots")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_network")
 
 
 @pytest.fixture(scope="module")
