@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(5)
         config, head = NetworkConfig(), head_for(scheme)
         instances = InstanceConfig(foreground=len(scheme.ids("nucleus")) / len(scheme) or 0.5, h=0.01, smooth_um=1)
-        card = {"scheme": scheme.to_dict(), "head": head.to_dict(), "instances": instances.model_dump(), "mpp": [MPP]}
+        card = {"scheme": scheme.to_dict(), "head": asdict(head), "instances": instances.model_dump(), "mpp": [MPP]}
         network = build(config, head.channels)
         (folder / name).mkdir()
         write_weights(folder / name / BEST, network.state_dict(), card | {"network": config.resolved().model_dump()})
