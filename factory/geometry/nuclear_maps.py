@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -64,8 +65,7 @@ def distance_map(instance: Instances, metric: Metric = "chessboard") -> npt.NDAr
     """Number of the erosion that removes each pixel, as a share of those that remove its whole nucleus (2.2).
 
     The first erosion, by a 3x3 square (``chessboard``) or a cross (``cityblock``), removes the contour, the last the
-    deepest pixels. Its number is the distance to the nearest pixel of another id, which two passes over the tile find
-    (Rosenfeld and Pfaltz 1966). The pixels of an id are one nucleus, whether or not they lie in one piece.
+    deepest pixels. The pixels of an id are one nucleus, whether or not they lie in one piece.
 
     Args:
         instance: int32 [H, W], 0 = background; ids may have gaps.
@@ -79,16 +79,18 @@ def distance_map(instance: Instances, metric: Metric = "chessboard") -> npt.NDAr
         ValueError: for other arrays or metrics.
     """
     instance, lowest, highest = _checked(instance)
-    _check_metric(metric)
+    contour = contour_of(instance, metric)
     if lowest == highest:
         return np.full(instance.shape, highest > 0, np.float32)
-    if highest > instance.size:
-        instance = renumbered(instance)
-        highest = int(instance.max())
-    counts = np.empty(instance.shape, np.float32)
-    largest = np.ones(highest + 1, np.float32)
-    _count_erosions(instance, metric == "chessboard", counts, largest)
-    _divide(instance, counts, largest)
+    labels = renumbered(instance) if highest > instance.size else instance
+    # The nearest contour is of the pixel's own nucleus: another one's lies beyond it.
+    kind = cv2.DIST_C if metric == "chessboard" else cv2.DIST_L1
+    counts: npt.NDArray[np.float32] = cv2.distanceTransform((~contour).view(np.uint8), kind, cv2.DIST_MASK_3)
+    counts += 1
+    counts[labels == 0] = 0
+    deepest = np.ones(int(labels.max()) + 1, np.float32)
+    np.maximum.at(deepest, labels, counts)
+    counts /= deepest[labels]
     return counts
 
 
@@ -168,68 +170,6 @@ def _checked(instance: Instances) -> tuple[Instances, int, int]:
 def _check_metric(metric: str) -> None:
     if metric not in ("chessboard", "cityblock"):
         raise ValueError(f"metric: expected chessboard or cityblock, got {metric}")
-
-
-@compiled()
-def _count_erosions(
-    ids: Instances, diagonal: bool, counts: npt.NDArray[np.float32], largest: npt.NDArray[np.float32]
-) -> None:
-    """Distance of every pixel of a nucleus to the nearest of another id, and the largest of each id.
-
-    Args:
-        ids: int32 [H, W]. diagonal: whether corners touch. counts: float32 [H, W], written, 0 on background.
-        largest: float32 [largest id + 1], ones, written.
-    """
-    height, width = ids.shape
-    zero, one, far = np.float32(0), np.float32(1), np.float32(height + width)
-    above = np.full(width, far)
-    for y in range(height):
-        if y > 0:
-            _look(ids[y], ids[y - 1], counts[y - 1], diagonal, above)
-        label, depth = ids[y, 0], far  # nothing is known of what lies beyond the border
-        for x in range(width):
-            if ids[y, x] != label:
-                label, depth = ids[y, x], zero
-            depth = min(depth, above[x]) + one if label else zero
-            counts[y, x] = depth
-    below = np.full(width, far)
-    for y in range(height - 1, -1, -1):
-        if y < height - 1:
-            _look(ids[y], ids[y + 1], counts[y + 1], diagonal, below)
-        label, depth = ids[y, width - 1], far
-        for x in range(width - 1, -1, -1):
-            if ids[y, x] != label:
-                label, depth = ids[y, x], zero
-            if label:
-                depth = min(counts[y, x], min(depth, below[x]) + one)
-                counts[y, x] = depth
-                largest[label] = max(largest[label], depth)
-
-
-@compiled()
-def _look(
-    ids: Instances, beside: Instances, depth: npt.NDArray[np.float32], diagonal: bool, seen: npt.NDArray[np.float32]
-) -> None:
-    """The least count that each pixel of a row sees in the row beside it, 0 for other ids; written to `seen`."""
-    width = ids.size
-    zero = np.float32(0)
-    for x in range(width):
-        seen[x] = depth[x] if beside[x] == ids[x] else zero
-    if diagonal:
-        for x in range(width - 1):
-            seen[x] = min(seen[x], depth[x + 1] if beside[x + 1] == ids[x] else zero)
-        for x in range(width - 1):
-            seen[x + 1] = min(seen[x + 1], depth[x] if beside[x] == ids[x + 1] else zero)
-
-
-@compiled()
-def _divide(ids: Instances, counts: npt.NDArray[np.float32], largest: npt.NDArray[np.float32]) -> None:
-    """Counts as shares of the largest of their id, in place."""
-    height, width = ids.shape
-    for y in range(height):
-        for x in range(width):
-            if ids[y, x]:
-                counts[y, x] /= largest[ids[y, x]]
 
 
 def _words(width: int) -> int:
