@@ -87,15 +87,16 @@ class Trainer(Protocol):
         images_alone: whether it learns from images without their masks, so that ignored pixels do no harm.
         networks: all that are trained, by name, on their device. A name contains no dot.
         optimisers: of their parameters, by name. A name contains no dot.
-        kept: name of the network whose weights are wanted.
+        kept: name of the network whose weights are wanted. shape: of that network, for the card.
     """
 
     Config: ClassVar[type[TrainerConfig]]
     kind: ClassVar[str]
     images_alone: ClassVar[bool] = False
-    networks: Mapping[str, nn.Module]
-    optimisers: Mapping[str, torch.optim.Optimizer]
-    kept: str
+    networks: dict[str, nn.Module]
+    optimisers: dict[str, torch.optim.Optimizer]
+    kept: str = "generator"
+    shape: Mapping[str, Any]
 
     @abstractmethod
     def __init__(self, config: TrainerConfig, scheme: LabelScheme, device: str) -> None: ...
@@ -126,9 +127,9 @@ class Trainer(Protocol):
             Masks uint8 [n, H, W] or RGB images uint8 [n, H, W, 3].
         """
 
-    @abstractmethod
     def card(self) -> dict[str, Any]:
-        """Return the fields of the weights' card that the kept network needs, such as its shape."""
+        """Return the fields of the weights' card that the kept network needs; by default its shape."""
+        return {"network": dict(self.shape)}
 
     def extra_state(self) -> dict[str, torch.Tensor]:
         """Return tensors besides networks and optimisers that a resumed run needs."""
@@ -137,6 +138,19 @@ class Trainer(Protocol):
     def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Restore `extra_state`."""
         del tensors
+
+    def descend(self, name: str, loss: torch.Tensor) -> None:
+        """Take one step of the optimiser ``adam_NAME`` on a loss."""
+        optimiser = self.optimisers[f"adam_{name}"]
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+
+def adam(config: TrainerConfig, *networks: nn.Module) -> torch.optim.Optimizer:
+    """Return Adam for all parameters of some networks."""
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    return torch.optim.Adam(parameters, config.learning_rate, (config.beta1, config.beta2))
 
 
 def rate_factor(config: TrainerConfig, step: int, steps: int) -> float:

@@ -160,8 +160,8 @@ class WeightedPart(ABC):
 
     @property
     def stride(self) -> int:
-        """Pixels that the sides of a tile must be multiples of."""
-        return STRIDE
+        """Pixels that the sides of a tile must be multiples of; a U-Net halves them `depth` times."""
+        return max(STRIDE, 1 << int(self.card.fields["network"].get("depth", 0)))
 
 
 def scheme_of(card: Card) -> LabelScheme:

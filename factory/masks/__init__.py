@@ -9,7 +9,7 @@ UNTRAINED: dict[str, str] = {
 
 TRAINED: dict[str, str] = {
     "depas": "factory.masks.depas:Depas",
-    "dcgan": "factory.masks.dcgan:Dcgan",
+    "dcgan": "factory.masks.depas:Dcgan",
     "priorpath": "factory.masks.priorpath:PriorPath",
     "cyclegan": "factory.masks.cyclegan:CycleGan",
 }

@@ -9,12 +9,12 @@ from pydantic import model_validator
 
 from factory.nets.objectives import Adversarial
 from factory.nets.unet import UNet, UNetShape
-from factory.renderers.learned.paired_training import ImageLossWeights, PairedTrainer, PairedTrainerConfig
+from factory.renderers.learned.paired_training import ImageLossWeights, PairedImageConfig, PairedImageTrainer
 from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 
-class Pix2PixConfig(PairedTrainerConfig):
+class Pix2PixConfig(PairedImageConfig):
     """Training of pix2pix.
 
     Attributes:
@@ -32,7 +32,7 @@ class Pix2PixConfig(PairedTrainerConfig):
         return self
 
 
-class Pix2PixTrainer(PairedTrainer):
+class Pix2PixTrainer(PairedImageTrainer):
     """Trains a U-Net with a channel of noise, see `UNet`."""
 
     Config = Pix2PixConfig
@@ -40,12 +40,8 @@ class Pix2PixTrainer(PairedTrainer):
 
     def __init__(self, config: Pix2PixConfig, scheme: LabelScheme, device: str) -> None:
         super().__init__(config, scheme, device)
-        self._shape = {**config.network.model_dump(mode="json"), "in_channels": self.in_channels}
-        self.set_generator(Pix2Pix.build(self._shape))
-
-    def shape(self) -> dict[str, Any]:
-        """Return the shape of the generator."""
-        return dict(self._shape)
+        self.shape = {**config.network.model_dump(mode="json"), "in_channels": self.in_channels}
+        self.set_generator(Pix2Pix.build(self.shape))
 
 
 class Pix2Pix(TrainedRenderer):
@@ -53,17 +49,8 @@ class Pix2Pix(TrainedRenderer):
 
     name = "pix2pix"
     Trainer = Pix2PixTrainer
-
-    @property
-    def noise_channels(self) -> int:
-        """The noise channel of `UNet`."""
-        return 1
-
-    @property
-    def stride(self) -> int:
-        """Divisor of the sides of a tile."""
-        depth: int = self.card.fields["network"]["depth"]
-        return max(super().stride, 1 << depth)
+    noise_channels = 1
+    """The noise channel of `UNet`."""
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> UNet:

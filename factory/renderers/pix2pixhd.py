@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import model_validator
 
 from factory.nets.pix2pixhd import GlobalGenerator, GlobalShape
-from factory.renderers.learned.paired_training import PairedTrainer, PairedTrainerConfig
+from factory.renderers.learned.paired_training import PairedImageConfig, PairedImageTrainer
 from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 
-class Pix2PixHdConfig(PairedTrainerConfig):
+class Pix2PixHdConfig(PairedImageConfig):
     """Training of pix2pixHD.
 
     Attributes:
@@ -28,19 +28,15 @@ class Pix2PixHdConfig(PairedTrainerConfig):
         return self
 
 
-class Pix2PixHdTrainer(PairedTrainer):
+class Pix2PixHdTrainer(PairedImageTrainer):
     """Trains G1 against discriminators at several scales, with least squares and feature matching."""
 
     Config = Pix2PixHdConfig
 
     def __init__(self, config: Pix2PixHdConfig, scheme: LabelScheme, device: str) -> None:
         super().__init__(config, scheme, device)
-        self._shape = {**config.network.model_dump(mode="json"), "in_channels": self.in_channels}
-        self.set_generator(Pix2PixHd.build(self._shape))
-
-    def shape(self) -> dict[str, Any]:
-        """Return the shape of the generator."""
-        return dict(self._shape)
+        self.shape = {**config.network.model_dump(mode="json"), "in_channels": self.in_channels}
+        self.set_generator(Pix2PixHd.build(self.shape))
 
 
 class Pix2PixHd(TrainedRenderer):

@@ -15,14 +15,14 @@ from factory.nets.objectives import Adversarial
 from factory.nets.pix2pixhd import GlobalGenerator, GlobalShape
 from factory.nets.unet import UNet, UNetShape
 from factory.renderers.conditions import ConditionConfig
-from factory.renderers.learned.paired_training import PairedTrainer, PairedTrainerConfig
+from factory.renderers.learned.paired_training import PairedImageConfig, PairedImageTrainer
 from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 Architecture = Literal["unet", "resnet"]
 
 
-class SharpGanConfig(PairedTrainerConfig):
+class SharpGanConfig(PairedImageConfig):
     """Training of Sharp-GAN.
 
     Attributes:
@@ -49,7 +49,7 @@ class SharpGanConfig(PairedTrainerConfig):
         return self
 
 
-class SharpGanTrainer(PairedTrainer):
+class SharpGanTrainer(PairedImageTrainer):
     """Trains a generator on reliefs of nuclei, with contour terms."""
 
     Config = SharpGanConfig
@@ -58,15 +58,11 @@ class SharpGanTrainer(PairedTrainer):
         super().__init__(config, scheme, device)
         self.noise_channels = config.noise_channels
         shape = config.unet if config.architecture == "unet" else config.resnet
-        own = {
-            "architecture": config.architecture, "in_channels": self.in_channels, "noise_channels": self.noise_channels,
+        self.shape = {
+            **shape.model_dump(mode="json"), "architecture": config.architecture,
+            "in_channels": self.in_channels, "noise_channels": self.noise_channels,
         }  # fmt: skip
-        self._shape = {**shape.model_dump(mode="json"), **own}
-        self.set_generator(SharpGan.build(self._shape))
-
-    def shape(self) -> dict[str, Any]:
-        """Return the shape of the generator."""
-        return dict(self._shape)
+        self.set_generator(SharpGan.build(self.shape))
 
 
 class SharpGan(TrainedRenderer):
@@ -74,17 +70,6 @@ class SharpGan(TrainedRenderer):
 
     name = "sharpgan"
     Trainer = SharpGanTrainer
-
-    @property
-    def noise_channels(self) -> int:
-        """Channels of Gaussian noise after those of the condition map."""
-        return int(self.card.fields["network"]["noise_channels"])
-
-    @property
-    def stride(self) -> int:
-        """Divisor of the sides of a tile."""
-        network = self.card.fields["network"]
-        return max(super().stride, 1 << network["depth"] if network["architecture"] == "unet" else 1)
 
     @staticmethod
     def build(network: Mapping[str, Any]) -> UNet | GlobalGenerator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field, PrivateAttr, field_validator, model_validator
+from torch import nn
 
+from factory.core.precision import autocast
 from factory.core.resolutions import LEARNT_MPP
 from factory.learn.crops import Tiles, open_tiles, random_crop, reopen_tiles
-from factory.learn.trainer import TrainerConfig
+from factory.learn.trainer import Crops, TrainerConfig
 from factory.learn.weights import WeightsConfig, scheme_of
 from factory.masks.coarse import (
     AugmentSketchConfig,
@@ -28,11 +31,13 @@ from factory.masks.coarse import (
     sketches_sha256,
 )
 from factory.masks.coarse.morphology import CLOSING_PX, OPENING_PX
-from factory.masks.learned.generator import TrainedMasks
+from factory.masks.learned.generator import MaskTrainer, TrainedMasks
 from factory.nets.annealing import to_channels
 from factory.plan.request import Request
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
+
+_SAMPLES = 6
 
 
 class CoarseTrainerConfig(TrainerConfig):
@@ -44,6 +49,29 @@ class CoarseTrainerConfig(TrainerConfig):
 
     opening_px: int = Field(default=OPENING_PX, ge=1)
     closing_px: int = Field(default=CLOSING_PX, ge=1)
+
+
+class CoarseTrainer(MaskTrainer):
+    """Base of the trainers that see coarse maps of their crops."""
+
+    _config: CoarseTrainerConfig
+
+    def coarse(self, crops: Crops) -> npt.NDArray[np.uint8]:
+        """Return the coarse maps of a batch: uint8 [N, H, W]."""
+        kernels = {"opening_px": self._config.opening_px, "closing_px": self._config.closing_px}
+        return np.stack([coarse_of(crop, self._scheme, kernels) for crop in crops])
+
+    @abstractmethod
+    def made(self, network: nn.Module, coarse: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
+        """Return fine masks made of coarse ones, one column of the sheet each."""
+
+    def sample(self, network: nn.Module, crops: list[Crops]) -> list[npt.NDArray[np.uint8]]:
+        """Return coarse masks, fine ones made of them, and the real fine ones."""
+        real = crops[0][:_SAMPLES]
+        coarse = self.coarse(real)
+        network.eval()
+        with torch.inference_mode(), autocast(self._config.precision, self._device):
+            return [coarse, *self.made(network, coarse), real]
 
 
 class CoarseConfig(WeightsConfig):
@@ -127,12 +155,15 @@ class CoarseToFineMasks(TrainedMasks):
     @cached_property
     def sketches(self) -> list[Sketch]:
         """The drawings."""
-        return _read(self.config, scheme_of(self.card))
+        return read_sketches(Path(self.config.coarse_from[0]), scheme_of(self.card), white=self.config.white)
 
     @cached_property
     def tiles(self) -> Tiles:
-        """The masks that coarse maps are made of."""
-        return _open(self.config, scheme_of(self.card))
+        """The masks that coarse maps are made of; all are read only if the config has not been resolved."""
+        config, scheme = self.config, scheme_of(self.card)
+        if config._rows is None:
+            return _survey(config, scheme)
+        return reopen_tiles(list(map(Path, config.coarse_from)), scheme.name, config.coarse_split, config._rows)
 
     @property
     def kernels(self) -> Mapping[str, int]:
@@ -141,9 +172,6 @@ class CoarseToFineMasks(TrainedMasks):
 
     def refusal(self, request: Request) -> str | None:
         """Return why a request can never be met, or None."""
-        step = 2 ** int(self.card.fields["network"].get("depth", 5))
-        if request.height % step or request.width % step:
-            return f"size: the weights of {self.name} take multiples of {step}, got {request.height}x{request.width}"
         if self.config.coarse == "masks":
             mpp = float(self.card.fields["mpp"])
             if abs(self.tiles.mpp - mpp) > LEARNT_MPP * mpp:
@@ -176,38 +204,13 @@ class CoarseToFineMasks(TrainedMasks):
 
 def coarse_of(labels: npt.NDArray[np.uint8], scheme: LabelScheme, kernels: Mapping[str, int]) -> npt.NDArray[np.uint8]:
     """The coarse map of a mask with a trainer's kernels: uint8 [H, W]."""
-    return coarsen(
-        labels,
-        len(scheme),
-        opening_px=kernels["opening_px"],
-        closing_px=kernels["closing_px"],
-        order=class_order(scheme),
-    )
-
-
-def coarse_crops(
-    crops: npt.NDArray[np.uint8], scheme: LabelScheme, config: CoarseTrainerConfig
-) -> npt.NDArray[np.uint8]:
-    """The coarse maps of a batch with a trainer's kernels: uint8 [N, H, W]."""
-    kernels = {"opening_px": config.opening_px, "closing_px": config.closing_px}
-    return np.stack([coarse_of(crop, scheme, kernels) for crop in crops])
-
-
-def _read(config: CoarseConfig, scheme: LabelScheme) -> list[Sketch]:
-    return read_sketches(Path(config.coarse_from[0]), scheme, white=config.white)
-
-
-def _open(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
-    """Open the masks that coarse maps are made of; reads them all only if the config has not been resolved."""
-    if config._rows is None:
-        return _survey(config, scheme)
-    return reopen_tiles(_paths(config), scheme.name, config.coarse_split, config._rows)
+    return coarsen(labels, len(scheme), **kernels, order=class_order(scheme))
 
 
 def _survey(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
     """Open the masks and read them all. `CoarseToFineMasks.refusal` refuses masks too small for a request."""
     return open_tiles(
-        _paths(config),
+        list(map(Path, config.coarse_from)),
         scheme.name,
         (1, 1),
         1,
@@ -215,10 +218,6 @@ def _survey(config: CoarseConfig, scheme: LabelScheme) -> Tiles:
         where="masks.coarse_from",
         advice="Name other data sets, or another --set masks.coarse_split=SPLIT.",
     )
-
-
-def _paths(config: CoarseConfig) -> list[Path]:
-    return [Path(root) for root in config.coarse_from]
 
 
 def _fitted(sketch: Sketch, size: tuple[int, int]) -> tuple[str, ...]:

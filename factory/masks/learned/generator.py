@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from factory.learn.crops import Tiles, mask_crops
+from factory.learn.trainer import Crops, Trainer, TrainerConfig
 from factory.learn.weights import WeightedPart, WeightsConfig
 from factory.masks.allocate import Scores, check
 from factory.masks.base import MaskGenerator
+from factory.nets.annealing import channels_of, to_channels
 from factory.plan.request import Request
-
-if TYPE_CHECKING:
-    import torch
+from manifests.labels import LabelScheme
 
 WEIGHTS_KIND = "generator-weights"
 CERTAIN = 2.0
@@ -42,8 +44,6 @@ class TrainedMasks(WeightedPart, MaskGenerator):
 
     def forward(self, *inputs: torch.Tensor) -> npt.NDArray[np.float32]:
         """Run the network on the inputs of one tile: float32 [K, H, W]."""
-        import torch
-
         with torch.inference_mode():
             logits: npt.NDArray[np.float32] = self.network(*(part.to(self.device) for part in inputs))[0].cpu().numpy()
         return logits
@@ -59,6 +59,27 @@ class TrainedMasks(WeightedPart, MaskGenerator):
     def draw(self, requests: Sequence[Request], rngs: Sequence[np.random.Generator]) -> list[Scores]:
         """Draw each request by itself, so that the batch never changes a bit."""
         return [to_scores(self.logits(request, rng)) for request, rng in zip(requests, rngs, strict=True)]
+
+
+class MaskTrainer(Trainer):
+    """Base of their trainers: crops of masks, as input of networks."""
+
+    kind = WEIGHTS_KIND
+    streams: ClassVar[int] = 1
+    """Independent streams of crops."""
+
+    def __init__(self, config: TrainerConfig, scheme: LabelScheme, device: str) -> None:
+        self._config, self._scheme, self._device = config, scheme, device
+        self._channels = channels_of(len(scheme))
+
+    def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
+        """Return crops of masks."""
+        config = self._config
+        return mask_crops(tiles, config.size, config.batch, config.seed, config.max_background, streams=self.streams)
+
+    def tensor(self, labels: Crops) -> torch.Tensor:
+        """Return masks as input of a network: float32 [N, K, H, W]."""
+        return to_channels(torch.from_numpy(labels).to(self._device), self._channels)
 
 
 def to_scores(logits: npt.NDArray[np.float32]) -> Scores:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import nn
 
 from factory.core.precision import autocast
@@ -36,34 +36,27 @@ SAMPLES = 6
 _LEAST_SHARE = 1e-4
 
 
-@dataclass(frozen=True)
-class NetworkInputs:
-    """The inputs of a renderer's network in training: one part of the trainers' configs, whose keys are the same.
+class ImageTrainerConfig(TrainerConfig):
+    """Training of a renderer: the inputs of its network.
 
     Attributes:
         condition: the condition map. look: add the mean colours of the slide, see `stain_reference`; not in the papers.
         look_jitter: largest relative change and shift of each colour channel of a crop and of its stain reference.
             Slides are few: without it a reference identifies the slide, and with it the share of its positive cells.
-        contour_terms: terms of the loss that need contours of nuclei.
     """
 
-    condition: ConditionConfig
-    look: bool
-    look_jitter: float
-    contour_terms: tuple[str, ...] = ()
+    condition: ConditionConfig = ConditionConfig()
+    look: bool = False
+    look_jitter: float = Field(default=0.0, ge=0, le=0.5)
+    batch: int = Field(default=1, ge=1)
 
     @property
     def reasons_for_nuclei(self) -> list[str]:
-        """Settings that need instances: the kind of condition map, and terms of the loss."""
-        kind = [f"condition.kind={self.condition.kind}"] if self.condition.kind in RELIEFS else []
-        return [*kind, *(f"loss.{name}" for name in self.contour_terms)]
+        """Settings that need instances."""
+        return [f"condition.kind={self.condition.kind}"] if self.condition.kind in RELIEFS else []
 
-    def check(self, scheme: LabelScheme, mpp: float) -> None:
-        """Refuse masks that cannot give the condition map, and noise closer than a pixel.
-
-        Raises:
-            UserError: with the reason.
-        """
+    def check_data(self, scheme: LabelScheme, mpp: float) -> None:
+        """Refuse masks that cannot give the condition map, and noise closer than a pixel."""
         self.drawn_scheme(scheme)
         if self.reasons_for_nuclei and not scheme.ids("nucleus"):
             able = ", ".join(name for name, known in SCHEMES.items() if known.ids("nucleus"))
@@ -91,21 +84,15 @@ class NetworkInputs:
 
 
 class ImageTrainer(Trainer):
-    """Base of the trainers: crops, condition maps, stain references and the card.
-
-    Args:
-        config: how to train. inputs: of the network. scheme: of the masks. device: where to compute.
-    """
+    """Base of the trainers: crops, condition maps, stain references and the card."""
 
     kind = WEIGHTS_KIND
-    kept = "generator"
-    networks: dict[str, nn.Module]
-    optimisers: dict[str, torch.optim.Optimizer]
+    _config: ImageTrainerConfig
 
-    def __init__(self, config: TrainerConfig, inputs: NetworkInputs, scheme: LabelScheme, device: str) -> None:
-        self._config, self._inputs, self._scheme, self._device = config, inputs, scheme, device
-        self._drawn = inputs.drawn_scheme(scheme)
-        self._channels = channels_of_condition(inputs.condition.kind, self._drawn)
+    def __init__(self, config: ImageTrainerConfig, scheme: LabelScheme, device: str) -> None:
+        self._config, self._scheme, self._device = config, scheme, device
+        self._drawn = config.drawn_scheme(scheme)
+        self._channels = channels_of_condition(config.condition.kind, self._drawn)
         self._references: StainReferences | None = None
         self._classes: list[str] = []
         self._mpp = 1.0
@@ -113,7 +100,7 @@ class ImageTrainer(Trainer):
     @property
     def in_channels(self) -> int:
         """Channels of the network's input: those of the condition map, and three of the stain reference."""
-        return self._channels + (3 if self._inputs.look else 0)
+        return self._channels + (3 if self._config.look else 0)
 
     def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
         """Return crops: condition maps uint8 [N, H, W], images uint8 [N, H, W, 3], references float32 [N, classes, 3].
@@ -121,7 +108,7 @@ class ImageTrainer(Trainer):
         Where nuclei are needed also reliefs uint8 [N, H, W] (see `Condition`) and contours bool [N, H, W].
         """
         self._mpp, self._classes = tiles.mpp, _classes_of(tiles, self._drawn)
-        self._references = measure_stain_references(tiles) if self._inputs.look else None
+        self._references = measure_stain_references(tiles) if self._config.look else None
         streams = self.streams(tiles)
 
         def draw(step: int) -> list[Crops]:
@@ -130,19 +117,19 @@ class ImageTrainer(Trainer):
             conditions = self._conditions(crops[0], numbers)
             references = self._references_of(streams[0], numbers)
             pairs: list[Crops] = [conditions, *self._jittered(crops[-1][..., 1:4], references, numbers)]
-            return pairs + self._nuclei(crops[0]) if self._inputs.reasons_for_nuclei else pairs
+            return pairs + self._nuclei(crops[0]) if self._config.reasons_for_nuclei else pairs
 
         return draw
 
     def streams(self, tiles: Tiles) -> list[ImageCrops]:
         """Return the crops that condition maps (the first) and images (the last) are from; one for both if paired."""
         config = self._config
-        kind = NucleiCrops if self._inputs.reasons_for_nuclei else ImageCrops
+        kind = NucleiCrops if self._config.reasons_for_nuclei else ImageCrops
         return [kind(tiles, config.size, config.batch, config.seed, config.max_background)]
 
     def _nuclei(self, crops: npt.NDArray[np.uint8]) -> list[Crops]:
         """Return reliefs and contours of crops [N, H, W, 8]; no relief where the condition map has none."""
-        instances, condition = instances_of(crops), self._inputs.condition
+        instances, condition = instances_of(crops), self._config.condition
         contours = np.stack([contour_of(instance, condition.metric) for instance in instances])
         if condition.kind not in RELIEFS:
             return [np.zeros((len(crops), 0), np.uint8), contours]
@@ -150,7 +137,7 @@ class ImageTrainer(Trainer):
 
     def _conditions(self, crops: npt.NDArray[np.uint8], numbers: range) -> npt.NDArray[np.uint8]:
         """Draw condition maps of crops [N, H, W, 4 or more], whose numbers seed the noise."""
-        config, scheme = self._inputs.condition, self._scheme
+        config, scheme = self._config.condition, self._scheme
         labels = crops[..., 0]
         if config.kind == "polygons+air+cells":
             labels = np.stack([with_cells(v[..., 0], v[..., 1:4], self._mpp, scheme, self._drawn) for v in crops])
@@ -173,7 +160,7 @@ class ImageTrainer(Trainer):
         self, images: npt.NDArray[np.uint8], references: npt.NDArray[np.float32], numbers: range
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         """Change the colours of images uint8 [N, H, W, 3] and of their references float32 [N, classes, 3] alike."""
-        most = self._inputs.look_jitter
+        most = self._config.look_jitter
         if not most:
             return images, references
         drawn = np.stack([generator(self._config.seed, Stream.JITTER, n).uniform(-most, most, (2, 3)) for n in numbers])
@@ -186,10 +173,10 @@ class ImageTrainer(Trainer):
     def seen(self, crops: list[Crops]) -> torch.Tensor:
         """Return the network's input for the crops of `draw_from`: float32 [N, in_channels, H, W]."""
         labels, colours = (torch.from_numpy(part).to(self._device) for part in (crops[0], crops[2]))
-        kind = self._inputs.condition.kind
+        kind = self._config.condition.kind
         relief = torch.from_numpy(crops[3]).to(self._device) if kind in RELIEFS else None
         return to_network(
-            labels, labels_of_condition(kind, self._drawn), colours if self._inputs.look else None, relief
+            labels, labels_of_condition(kind, self._drawn), colours if self._config.look else None, relief
         )
 
     def images(self, crops: list[Crops]) -> torch.Tensor:
@@ -215,36 +202,15 @@ class ImageTrainer(Trainer):
         output: torch.Tensor = network(seen)
         return output
 
-    def shape(self) -> dict[str, Any]:
-        """Return the network's shape, for `build`."""
-        raise NotImplementedError
-
     def card(self) -> dict[str, Any]:
         """Return the network's shape, and all that is needed to make its inputs again."""
-        references = self._references
+        colours = np.zeros(0) if self._references is None else self._references.colours.astype(float)
         return {
-            "network": self.shape(),
+            **super().card(),
             "scheme": self._drawn.to_dict(),
-            "condition": self._inputs.condition.model_dump(mode="json"),
+            "condition": self._config.condition.model_dump(mode="json"),
             "classes": self._classes,
-            "looks": []
-            if references is None
-            else [np.round(colours, 4).tolist() for colours in references.colours.astype(float)],
-        }
-
-    def extra_state(self) -> dict[str, torch.Tensor]:
-        """None."""
-        return {}
-
-    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Nothing to put back."""
-
-    def optimise(self) -> None:
-        """Make an Adam optimiser for every network."""
-        config = self._config
-        self.optimisers = {
-            f"adam_{name}": torch.optim.Adam(part.parameters(), config.learning_rate, (config.beta1, config.beta2))
-            for name, part in self.networks.items()
+            "looks": np.round(colours, 4).tolist(),
         }
 
 

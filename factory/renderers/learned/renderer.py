@@ -53,7 +53,7 @@ class TrainedRenderer(WeightedPart, Renderer):
     @property
     def noise_channels(self) -> int:
         """Channels of Gaussian noise after those of condition map and stain reference."""
-        return 0
+        return int(self.card.fields["network"].get("noise_channels", 0))
 
     @property
     def condition(self) -> ConditionConfig:
