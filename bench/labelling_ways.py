@@ -22,10 +22,10 @@ from factory.core.weights import read_card
 from factory.joint.features import FeatureStore, Shape, need_bytes
 from factory.joint.generators import GENERATOR, DrawConfig, draw_latents
 from factory.joint.hdgan import BESIDE, Hdgan, HdganConfig, tap_shapes, taps_of
-from factory.joint.labeller import KIND, majority_vote
+from factory.joint.labeller import KIND
 from factory.joint.streaming import StreamingLabeller
 from factory.joint.stylegan2 import WEIGHTS_KIND, build
-from factory.nets.pixel_classifier import Ensemble, fold
+from factory.nets.pixel_classifier import Ensemble, fold, majority_vote
 from factory.nets.stylegan2 import StyleGan2Shape, Tap
 from manifests.labels import get_scheme
 

@@ -10,23 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from factory.core.checkpoints import read_tensors
 from factory.core.config import parse
 from factory.core.precision import Precision, autocast, resolve_precision
 from factory.core.runs import read_run
 from factory.core.seeds import Stream, generator
-from factory.core.weights import BEST, Card, read_card
+from factory.core.weights import Card
 from factory.joint import DRAWING as DRAWING
 from factory.joint import NoiseInput
 from factory.joint.stylegan2 import SAMPLE_PSI, WEIGHTS_KIND, build, pixels_of
-from factory.learn.weights import STARTER, WeightsConfig
+from factory.learn.weights import WeightsConfig, load_weights, read_card_of, resolved, weights_path
 from factory.nets.stylegan2 import Generator, Tap
 from manifests.errors import UserError
 
@@ -70,8 +68,12 @@ class OpenGenerator:
             latents: float32 [N, z_dim]. rngs: of the noise, one for each; None takes the weights' constant noise.
             psi: of the truncation.
         """
-        images = [self._drawn(latents[n], None if rngs is None else rngs[n], psi) for n in range(len(latents))]
-        return np.stack(images) if images else np.zeros((0, *self.size, 3), np.uint8)
+        images = np.zeros((len(latents), *self.size, 3), np.uint8)
+        for number, latent in enumerate(latents):
+            with self._computing():
+                inputs = self._inputs(latent, None if rngs is None else rngs[number], psi)
+                images[number] = pixels_of(self.network.synthesis(*inputs))[0]
+        return images
 
     def draw_with_taps(self, latent: Latents, rng: np.random.Generator | None, psi: float) -> tuple[Image, list[Tap]]:
         """One image uint8 [H, W, 3] of a latent [z_dim], and what every convolution gave on the way, [1, C, h, w]."""
@@ -84,11 +86,6 @@ class OpenGenerator:
         with torch.inference_mode():
             styles: Latents = self.network.mapping(torch.from_numpy(latents).to(self.device)).float().cpu().numpy()
         return styles
-
-    def _drawn(self, latent: Latents, rng: np.random.Generator | None, psi: float) -> Image:
-        with self._computing():
-            pixels: Image = pixels_of(self.network.synthesis(*self._inputs(latent, rng, psi)))[0]
-        return pixels
 
     def _inputs(
         self, latent: Latents, rng: np.random.Generator | None, psi: float
@@ -117,34 +114,14 @@ def noise_of(seeds: Sequence[int], config: DrawConfig) -> Rngs:
     return None if config.noise == "constant" else [generator(seed, Stream.RENDER) for seed in seeds]
 
 
-def weights_path(weights: str | Path) -> Path:
-    """The weights' file of a run's folder, a file, or ``starter``.
-
-    Raises:
-        UserError: when there are no starter weights.
-    """
-    if str(weights) == "starter":
-        found = sorted(STARTER.glob(f"{GENERATOR}-*.safetensors"))
-        if not found:
-            raise UserError("--weights: expected a run's folder or a file, as there are no starter weights.")
-        return found[0]
-    path = Path(weights)
-    return path / BEST if path.is_dir() else path
+def generator_path(weights: str | Path) -> Path:
+    """Return the weights' file of a generator; see `weights_path`."""
+    return weights_path(GENERATOR, weights, "--weights: expected a run's folder or a file, as there are no")
 
 
 def generator_card(weights: str | Path) -> Card:
-    """The card of a generator's weights, without loading them.
-
-    Raises:
-        UserError: for weights that are missing, damaged or of another kind.
-    """
-    path = weights_path(weights)
-    card = read_card(path, WEIGHTS_KIND)
-    if card.fields.get("generator") != GENERATOR:
-        raise UserError(
-            f"{path}: expected weights of {GENERATOR}, got those of {card.fields.get('generator')}. Use other weights."
-        )
-    return card
+    """Return the card of a generator's weights, without loading them; see `read_card_of`."""
+    return read_card_of(generator_path(weights), WEIGHTS_KIND, GENERATOR)
 
 
 def open_generator(
@@ -153,20 +130,17 @@ def open_generator(
     """Load a generator.
 
     Args:
-        weights: see `weights_path`. device: where it draws. precision: of its convolutions.
+        weights: a run's folder, a file, or ``starter``. device: where it draws. precision: of its convolutions.
         threads: of torch on a CPU; None leaves them as they are.
 
     Raises:
         UserError: for weights that are missing, damaged, of another kind, or do not fit their card.
     """
-    path, card = weights_path(weights), generator_card(weights)
+    card = generator_card(weights)
     if device == "cpu" and threads is not None:
         torch.set_num_threads(threads)
     network = build(card.fields["network"])
-    try:
-        network.load_state_dict({name: tensor.float() for name, tensor in read_tensors(path).items()})
-    except RuntimeError as error:
-        raise UserError(f"{path}: expected weights that fit their card, got others. Train them again.") from error
+    load_weights(network, generator_path(weights))
     network = network.eval().requires_grad_(False).to(device)
     return OpenGenerator(network, card, device, resolve_precision(precision, device))
 
@@ -177,13 +151,8 @@ def resolve_weights(config: DrawConfig, device: str) -> DrawConfig:
     Raises:
         UserError: for weights that cannot be used, or are not those of the digest.
     """
-    card = generator_card(config.weights)
-    card.refuse_other(weights_path(config.weights), config.weights_sha256, "draw anew")
-    resolved: dict[str, Any] = {
-        "weights_sha256": card.sha256,
-        "precision": resolve_precision(config.precision, device),
-    }
-    return config.model_copy(update=resolved)
+    path, card = generator_path(config.weights), generator_card(config.weights)
+    return resolved(config, path, card, device, "draw anew")
 
 
 def drawing_of(root: Path) -> DrawConfig:

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from factory.core.config import parse
 from factory.core.precision import Precision, resolve_precision
-from factory.core.weights import BEST, Card, read_card
+from factory.core.weights import Card, read_card
 from factory.joint import HDGAN
 from factory.joint.features import Shape
 from factory.joint.generators import (
@@ -36,7 +36,7 @@ from factory.joint.generators import (
 from factory.joint.labeller import KIND, Labeller, read_labeller
 from factory.joint.streaming import TILE_PX, StreamingLabeller
 from factory.joint.stylegan2 import build
-from factory.learn.weights import STARTER, WeightsConfig, scheme_of
+from factory.learn.weights import WeightsConfig, resolved, scheme_of, weights_path
 from factory.nets.stylegan2 import StyleGan2Shape, Tap, sizes_of
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
@@ -110,7 +110,7 @@ class Hdgan:
                 bound of uncertainty that one classifier cannot have.
         """
         path, card = labeller_path(config.weights), cls.card_of(config)
-        card.refuse_other(path, config.weights_sha256, "make the data set anew")
+        config = resolved(config, path, card, device, "make the data set anew")
         generator_beside(path, card)
         bounds = {"max-uncertainty": config.max_uncertainty, "max-pixel-uncertainty": config.max_pixel_uncertainty}
         for name, bound in bounds.items():
@@ -119,9 +119,7 @@ class Hdgan:
                     f"--{name}: expected an ensemble, whose members can disagree, got one classifier in {path}. "
                     "Leave it out, or train with --set members=10."
                 )
-        psi = drawing_of_card(card, path).psi if config.psi is None else config.psi
-        resolved = {"weights_sha256": card.sha256, "psi": psi}
-        return config.model_copy(update={**resolved, "precision": resolve_precision(config.precision, device)})
+        return config.model_copy(update={"psi": drawing_of_card(card, path).psi}) if config.psi is None else config
 
     @classmethod
     def card_of(cls, config: HdganConfig) -> Card:
@@ -139,22 +137,17 @@ class Hdgan:
         path = labeller_path(self.config.weights)
         how = drawing_of_card(self.card, path)
         update = {
-            "weights": str(self._generator_path),
+            "weights": str(generator_beside(path, self.card)),
             "weights_sha256": self.card.fields["generator_sha256"],
             "psi": how.psi if self.config.psi is None else self.config.psi,
         }
         return how.model_copy(update=update)
 
     @cached_property
-    def _generator_path(self) -> Path:
-        return generator_beside(labeller_path(self.config.weights), self.card)
-
-    @cached_property
     def generator(self) -> OpenGenerator:
         """The generator, loaded."""
-        return open_generator(
-            self._generator_path, self.device, precision=self.drawing.precision, threads=self.config.threads
-        )
+        how = self.drawing
+        return open_generator(how.weights, self.device, precision=how.precision, threads=self.config.threads)
 
     @cached_property
     def labeller(self) -> Labeller:
@@ -193,18 +186,8 @@ class Hdgan:
 
 
 def labeller_path(weights: str) -> Path:
-    """The file of a labeller: in a folder, or as it is, or that which comes with the package.
-
-    Raises:
-        UserError: when there are no starter weights.
-    """
-    if weights == "starter":
-        found = sorted(STARTER.glob(f"{HDGAN}-*.safetensors"))
-        if not found:
-            raise UserError("--weights: expected a run of factory train hdgan, as there are no starter weights.")
-        return found[0]
-    path = Path(weights)
-    return path / BEST if path.is_dir() else path
+    """Return the file of a labeller; see `weights_path`."""
+    return weights_path(HDGAN, weights, "--weights: expected a run of factory train hdgan, as there are no")
 
 
 def generator_beside(path: Path, card: Card) -> Path:

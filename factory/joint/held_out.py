@@ -4,17 +4,89 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from factory.joint.labeller import Annotated, Calibration, calibrate
+from factory.core.seeds import Stream, generator
+from factory.joint.pixels import Annotated, pixel_batch, pixel_sampler
 from factory.joint.streaming import StreamingLabeller
 from factory.nets.pixel_classifier import Ensemble
 from manifests.labels import IGNORE, LabelScheme
 
+_CHUNK = 16_384
+"""Pixels whose features are in memory at once: 370 MB for all blocks of a generator of 4096 x 4096."""
+
 Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Pixels with a confidence above `low` and up to `high`: number, mean confidence, and share that is right."""
+
+    low: float
+    high: float
+    pixels: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Agreement of confidence and accuracy (Guo et al. 2017).
+
+    Attributes:
+        pixels: their number. accuracy: share of them that is right.
+        error: expected calibration error: mean difference of confidence and accuracy of the bins, weighted by pixels.
+        bins: the reliability table; values are None in a bin without pixels.
+    """
+
+    pixels: int
+    accuracy: float
+    error: float
+    bins: tuple[ReliabilityBin, ...]
+
+
+def calibration_of(
+    probabilities: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.integer[Any]], bins: int = 15
+) -> Calibration:
+    """Measure the calibration of probabilities [P, K], P > 0, against classes [P], in bins of equal width (Guo: 15)."""
+    confidence, right = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == truth
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    places = np.clip(np.searchsorted(edges, confidence) - 1, 0, bins - 1)
+    counts = np.bincount(places, minlength=bins)
+    sums = [np.bincount(places, weights, bins) for weights in (confidence, right.astype(np.float64))]
+    error = float(np.abs(sums[0] - sums[1]).sum() / truth.size)
+    table = tuple(
+        ReliabilityBin(float(low), float(high), int(n), float(c / n) if n else None, float(a / n) if n else None)
+        for (low, high), n, c, a in zip(pairwise(edges), counts, *sums, strict=True)
+    )
+    return Calibration(int(truth.size), float(right.mean()), error, table)
+
+
+def calibrate(
+    ensemble: Ensemble, images: Sequence[Annotated], *, seed: int, pixels: int = 65_536, bins: int = 15
+) -> Calibration:
+    """Measure the calibration of an ensemble's mean probabilities on random pixels of held-out images.
+
+    Args:
+        ensemble: in eval mode. images: that it was not trained on. seed: of the draw. pixels: how many are drawn.
+        bins: number of bins of equal width.
+
+    Raises:
+        UserError: as `pixel_sampler`.
+    """
+    sampler = pixel_sampler(images, ensemble.classes, balanced=False)
+    rng, predicted, truths = generator(seed, Stream.SAMPLE), [], []
+    for start in range(0, pixels, _CHUNK):
+        x, truth = pixel_batch(images, sampler, rng, min(_CHUNK, pixels - start))
+        with torch.inference_mode():
+            predicted.append(ensemble(x.to(ensemble.mean.device)).softmax(1).mean(0).T.cpu())
+        truths.append(truth)
+    return calibration_of(torch.cat(predicted).numpy(), torch.cat(truths).numpy(), bins)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Labellers: ensembles that classify pixels by a generator's features. Votes, disagreement, calibration, and files.
+"""Labellers: ensembles that classify pixels by a generator's features. Their training, and their files.
 
 Histopathology-DatasetGAN (Rizvi et al.) trains one pixel classifier on 16 annotated images. DatasetGAN (Zhang et al.
 2021) trains ten, takes the majority vote, and drops images on which they disagree.
@@ -6,29 +6,30 @@ Histopathology-DatasetGAN (Rizvi et al.) trains one pixel classifier on 16 annot
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 
 from factory.core.checkpoints import read_checkpoint, write_weights
 from factory.core.config import Config
-from factory.core.seeds import Stream, generator
-from factory.joint.features import Features
-from factory.joint.pixels import PixelSampler
+from factory.core.fit import TrainingTask, fit
+from factory.core.seeds import Stream, generator, row_seed
+from factory.core.training_folder import TrainingFolder
+from factory.joint.pixels import Annotated, Pixels, pixel_batch, pixel_sampler
 from factory.nets.pixel_classifier import Ensemble
-from manifests.errors import UserError
+from manifests.errors import FaultError, UserError
 
 KIND = "hdgan-labeller"
-
-_CHUNK = 16_384
-"""Pixels whose features are in memory at once: 370 MB for all blocks of a generator of 4096 x 4096."""
+STATE_KIND = "labeller-state"
+"""Formerly "hdgan-labeller-state", with an optimiser for each member: such a state cannot be resumed."""
+_STANDARDISED_ON = 16_384
+"""Pixels that mean and deviation of the features are taken from."""
 
 
 class PixelClassifierConfig(Config):
@@ -65,14 +66,6 @@ class LabellerConfig(Config):
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """An annotated image: its features, and classes uint8 [H, W] with 255 where unlabelled."""
-
-    features: Features
-    labels: npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
 class Fitted:
     """A trained ensemble in eval mode, and the loss of every step of every member."""
 
@@ -80,137 +73,143 @@ class Fitted:
     losses: tuple[tuple[float, ...], ...]
 
 
-Pixels = tuple[torch.Tensor, torch.Tensor]
-"""Features float32 [P, C] and classes int64 [P]."""
-
-
-def pixel_sampler(images: Sequence[Annotated], classes: int, *, balanced: bool) -> PixelSampler:
-    """Check annotated images and return a sampler of their labelled pixels.
+class LabellerTask(TrainingTask[Pixels]):
+    """Members of an ensemble, trained one after the other with the same number of steps each.
 
     Args:
-        images: of one generator. classes: of the labels. balanced: draw all classes equally often.
-
-    Raises:
-        UserError: for labels of another size than the image, other classes, or features of different taps.
-    """
-    for image in images:
-        record = image.features.record
-        if image.labels.shape != record.size:
-            raise UserError(
-                f"annotation of {record.name}: expected {record.size[0]}x{record.size[1]} pixels like its image, "
-                f"got {'x'.join(map(str, image.labels.shape))}."
-            )
-        if record.channels != images[0].features.record.channels:
-            raise UserError(
-                f"features of {record.name}: expected taps of {images[0].features.record.channels} channels as for "
-                f"the first image, got {record.channels}. Write all with the same blocks."
-            )
-    return PixelSampler([(image.features.record.name, image.labels) for image in images], classes, balanced=balanced)
-
-
-def pixel_batch(images: Sequence[Annotated], sampler: PixelSampler, rng: np.random.Generator, count: int) -> Pixels:
-    """Features and classes of pixels drawn at random."""
-    drawn = sampler.draw(rng, count)
-    features = [images[number].features.gather(pixels) for number, pixels, _ in drawn]
-    classes = np.concatenate([classes for _, _, classes in drawn])
-    return torch.from_numpy(np.concatenate(features)), torch.from_numpy(classes)
-
-
-def majority_vote(logits: torch.Tensor) -> torch.Tensor:
-    """Return the class that most members of an ensemble choose: uint8 [...] of logits [E, K, ...].
-
-    Ties go to the class with the larger mean probability.
-    """
-    choices = logits.max(1).indices  # argmax is many times slower on a CPU
-    labels: torch.Tensor = choices[0].to(torch.uint8)
-    if len(logits) == 1:
-        return labels
-    votes = torch.stack([(choices == label).sum(0) for label in range(logits.shape[1])])
-    chosen = votes + 0.5 * logits.float().softmax(1).mean(0)
-    return chosen.max(0).indices.to(torch.uint8)
-
-
-def disagreement(logits: torch.Tensor) -> torch.Tensor:
-    """Compute the Jensen-Shannon divergence between members: float32 [...] of logits [E, K, ...], in nats.
-
-    The entropy of the mean distribution minus the mean entropy (Zhang et al. 2021): 0 where all members agree with the
-    same confidence, at most the logarithms of K and of E.
-    """
-    log = logits.float().log_softmax(1)
-    p = log.exp()
-    mean = p.mean(0)
-    divergence: torch.Tensor = (p * log).sum(1).mean(0) - torch.special.xlogy(mean, mean).sum(0)
-    return divergence.clamp_min_(0.0)
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Pixels with a confidence above `low` and up to `high`: number, mean confidence, and share that is right."""
-
-    low: float
-    high: float
-    pixels: int
-    confidence: float | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Agreement of confidence and accuracy (Guo et al. 2017).
+        images: of one generator, features with the same channels. classes: of the labels. config: how to train.
+        device: where. state_every: steps of a member between two states; None writes none before the end.
 
     Attributes:
-        pixels: their number. accuracy: share of them that is right.
-        error: expected calibration error: mean difference of confidence and accuracy of the bins, weighted by pixels.
-        bins: the reliability table; values are None in a bin without pixels.
-    """
-
-    pixels: int
-    accuracy: float
-    error: float
-    bins: tuple[ReliabilityBin, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
-
-def calibration_of(
-    probabilities: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.integer[Any]], bins: int = 15
-) -> Calibration:
-    """Measure the calibration of probabilities [P, K], P > 0, against classes [P], in bins of equal width (Guo: 15)."""
-    confidence, right = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == truth
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    places = np.clip(np.searchsorted(edges, confidence) - 1, 0, bins - 1)
-    counts = np.bincount(places, minlength=bins)
-    sums = [np.bincount(places, weights, bins) for weights in (confidence, right.astype(np.float64))]
-    error = float(np.abs(sums[0] - sums[1]).sum() / truth.size)
-    table = tuple(
-        ReliabilityBin(float(low), float(high), int(n), float(c / n) if n else None, float(a / n) if n else None)
-        for (low, high), n, c, a in zip(pairwise(edges), counts, *sums, strict=True)
-    )
-    return Calibration(int(truth.size), float(right.mean()), error, table)
-
-
-def calibrate(
-    ensemble: Ensemble, images: Sequence[Annotated], *, seed: int, pixels: int = 65_536, bins: int = 15
-) -> Calibration:
-    """Measure the calibration of an ensemble's mean probabilities on random pixels of held-out images.
-
-    Args:
-        ensemble: in eval mode. images: that it was not trained on. seed: of the draw. pixels: how many are drawn.
-        bins: number of bins of equal width.
+        ensemble: what is trained. member_steps: of each member. losses: of each step of each member so far.
 
     Raises:
-        UserError: as `pixel_sampler`.
+        UserError: for labels of another size, other classes, or nothing labelled.
     """
-    sampler = pixel_sampler(images, ensemble.classes, balanced=False)
-    rng, predicted, truths = generator(seed, Stream.SAMPLE), [], []
-    for start in range(0, pixels, _CHUNK):
-        x, truth = pixel_batch(images, sampler, rng, min(_CHUNK, pixels - start))
-        with torch.inference_mode():
-            predicted.append(ensemble(x.to(ensemble.mean.device)).softmax(1).mean(0).T.cpu())
-        truths.append(truth)
-    return calibration_of(torch.cat(predicted).numpy(), torch.cat(truths).numpy(), bins)
+
+    state_kind = STATE_KIND
+    advice = "Lower learning_rate."
+    keeps_history = False
+    batches_ahead = 0  # a batch of all features of a large generator takes a gigabyte
+    kept = "ensemble"
+    ema = None
+
+    def __init__(
+        self,
+        images: Sequence[Annotated],
+        classes: int,
+        config: LabellerConfig,
+        device: str,
+        state_every: int | None = None,
+    ) -> None:
+        self._images, self._config, self._device, self._every = images, config, device, state_every
+        self._sampler = pixel_sampler(images, classes, balanced=config.balanced)
+        self.member_steps = steps_of(self._sampler.labelled, config)
+        self.steps = config.members * self.member_steps
+        self.losses: list[list[float]] = []
+        channels, network = sum(images[0].features.record.channels), config.network
+        self.ensemble = Ensemble(channels, classes, config.members, network.widths, network.dropout)
+        rng = generator(config.seed, Stream.FIT)
+        count = min(_STANDARDISED_ON, self._sampler.labelled)
+        self.ensemble.standardise_by(pixel_batch(images, self._sampler, rng, count)[0])
+        self.ensemble.to(device)
+        self._optimiser: torch.optim.Optimizer
+        if config.optimiser == "sgd":
+            self._optimiser = torch.optim.SGD(self.ensemble.parameters(), config.learning_rate, config.momentum)
+        else:
+            self._optimiser = torch.optim.Adam(self.ensemble.parameters(), config.learning_rate)
+        self.networks, self.optimisers = {"ensemble": self.ensemble}, {"optimiser": self._optimiser}
+
+    def draw(self, step: int) -> Pixels:
+        """Return the pixels of a step; they depend on the member and its step alone."""
+        number, own_step = divmod(step, self.member_steps)
+        rng = generator(row_seed(self._config.seed, number), Stream.TRAIN_ORDER, own_step)
+        return pixel_batch(self._images, self._sampler, rng, self._config.batch)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the configured rate."""
+        del step
+        return self._config.learning_rate
+
+    def step(self, batch: Pixels, step: int) -> dict[str, torch.Tensor]:
+        """Take one step of the member whose turn it is.
+
+        Raises:
+            FaultError: when the loss is not finite.
+        """
+        number, own_step = divmod(step, self.member_steps)
+        if own_step == 0:
+            self._begin_member(number)
+        x, truth = (part.to(self._device) for part in batch)
+        logits = self.ensemble.members[number](self.ensemble.standardised(x))
+        loss = F.cross_entropy(logits, truth, label_smoothing=self._config.label_smoothing)
+        self._optimiser.zero_grad()  # of all members, so that only this one has gradients and is stepped
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        self.losses[number].append(float(loss.detach()))
+        if not math.isfinite(self.losses[number][-1]):
+            raise FaultError(
+                f"labeller: expected a finite loss, got {self.losses[number][-1]} at step {own_step + 1} of member "
+                f"{number + 1}. {self.advice}"
+            )
+        return {"loss": loss.detach()}
+
+    def _begin_member(self, number: int) -> None:
+        """Seed a member and draw its first weights, so that it is the same however many there are."""
+        self._optimiser.state.clear()
+        torch.manual_seed(row_seed(self._config.seed, number))
+        self.ensemble.members[number].draw_weights()  # type: ignore[operator]
+        self.losses.append([])
+
+    def is_due(self, steps: int) -> bool:
+        """Return whether a state is due: every so many steps of a member, and at its end."""
+        return self._every is not None and steps % self.member_steps % self._every == 0
+
+    def extra_state(self) -> dict[str, torch.Tensor]:
+        """Return the losses of the members that were begun."""
+        return {f"losses{number}": torch.tensor(each, dtype=torch.float64) for number, each in enumerate(self.losses)}
+
+    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Restore the losses."""
+        self.losses = [tensors[f"losses{number}"].tolist() for number in range(len(tensors))]
+
+
+def fit_labeller(
+    images: Sequence[Annotated],
+    classes: int,
+    config: LabellerConfig,
+    *,
+    device: str = "cpu",
+    folder: TrainingFolder | None = None,
+    state_every: int | None = None,
+    on_step: Callable[[int, int, float], None] = lambda member, step, loss: None,
+) -> Fitted:
+    """Train an ensemble; on a CPU the same images and config give the same bytes.
+
+    Args:
+        images: of one generator, features with the same channels. classes: of the labels.
+        config: how to train. device: where.
+        folder: that the state is written to, and resumed from if there is one; None writes none.
+        state_every: steps between two states of a member; one more is written at its end.
+        on_step: called with member and step, from 0, and the loss.
+
+    Raises:
+        UserError: for labels of another size, other classes, nothing labelled, or the state of another fit.
+        FaultError: when a loss is not finite.
+    """
+    with torch.random.fork_rng([device] if device.startswith("cuda") else []):
+        task = LabellerTask(images, classes, config, device, state_every)
+
+        def after(done: int) -> None:
+            on_step(*divmod(done - 1, task.member_steps), task.losses[-1][-1])
+
+        fit(task, folder, device=device, resume=True, on_step=after)
+    return Fitted(task.ensemble.eval(), tuple(map(tuple, task.losses)))
+
+
+def steps_of(labelled: int, config: LabellerConfig) -> int:
+    """Return the steps of each member for a number of labelled pixels."""
+    return config.steps or config.epochs * math.ceil(labelled / config.batch)
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ def write_labeller(
     config: LabellerConfig,
     images: Sequence[Annotated],
     card: Mapping[str, Any],
-    calibration: Calibration | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a labeller as safetensors with its card, and the card beside as JSON.
 
@@ -254,7 +253,7 @@ def write_labeller(
         "generator_sha256": records[0].weights_sha256,
         "latents_sha256": [record.latent_sha256 for record in records],
         "config": config.model_dump(mode="json"),
-        "calibration": None if calibration is None else calibration.to_dict(),
+        "calibration": calibration,
     }
     write_weights(path, fitted.ensemble.state_dict(), document)
 

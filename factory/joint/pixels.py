@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from factory.core.compiled import compiled
+from factory.joint.features import Features
 from manifests.errors import UserError
 from manifests.labels import IGNORE
 
@@ -16,6 +19,14 @@ _BLOCK = 1024
 
 Drawn = list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]]
 """For each image with drawn pixels its number, rows and columns int64 [P, 2], and classes int64 [P]."""
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """An annotated image: its features, and classes uint8 [H, W] with 255 where unlabelled."""
+
+    features: Features
+    labels: npt.NDArray[np.uint8]
 
 
 class PixelSampler:
@@ -93,3 +104,39 @@ def _find(
             place += 1
         places[number] = place
     return places
+
+
+Pixels = tuple[torch.Tensor, torch.Tensor]
+"""Features float32 [P, C] and classes int64 [P]."""
+
+
+def pixel_sampler(images: Sequence[Annotated], classes: int, *, balanced: bool) -> PixelSampler:
+    """Check annotated images and return a sampler of their labelled pixels.
+
+    Args:
+        images: of one generator. classes: of the labels. balanced: draw all classes equally often.
+
+    Raises:
+        UserError: for labels of another size than the image, other classes, or features of different taps.
+    """
+    for image in images:
+        record = image.features.record
+        if image.labels.shape != record.size:
+            raise UserError(
+                f"annotation of {record.name}: expected {record.size[0]}x{record.size[1]} pixels like its image, "
+                f"got {'x'.join(map(str, image.labels.shape))}."
+            )
+        if record.channels != images[0].features.record.channels:
+            raise UserError(
+                f"features of {record.name}: expected taps of {images[0].features.record.channels} channels as for "
+                f"the first image, got {record.channels}. Write all with the same blocks."
+            )
+    return PixelSampler([(image.features.record.name, image.labels) for image in images], classes, balanced=balanced)
+
+
+def pixel_batch(images: Sequence[Annotated], sampler: PixelSampler, rng: np.random.Generator, count: int) -> Pixels:
+    """Features and classes of pixels drawn at random."""
+    drawn = sampler.draw(rng, count)
+    features = [images[number].features.gather(pixels) for number, pixels, _ in drawn]
+    classes = np.concatenate([classes for _, _, classes in drawn])
+    return torch.from_numpy(np.concatenate(features)), torch.from_numpy(classes)

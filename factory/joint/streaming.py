@@ -26,9 +26,8 @@ import torch
 
 from factory.core.precision import Precision
 from factory.joint.features import check_shapes
-from factory.joint.labeller import disagreement, majority_vote
 from factory.joint.upsampling import Grid, Places, moved, places_between, places_between_lines, reached
-from factory.nets.pixel_classifier import Ensemble, fold
+from factory.nets.pixel_classifier import Ensemble, disagreement, fold, majority_vote
 from manifests.labels import IGNORE
 
 Tap = npt.NDArray[np.float16] | npt.NDArray[np.float32] | torch.Tensor

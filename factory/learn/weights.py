@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from factory.plan.request import Request
 
 STARTER = Path(__file__).parents[1] / "starter"
+Settings = TypeVar("Settings", bound="WeightsConfig")
 
 
 class WeightsConfig(Config):
@@ -59,51 +60,24 @@ class WeightedPart(ABC):
         self.config, self.device = config, device
 
     def resolved_config(self) -> WeightsConfig:
-        """Return the config with the sha256 of the weights and the number format filled in; see `UsesWeights`.
-
-        Raises:
-            UserError: for weights that are missing, damaged, another part's, or not those of the sha256.
-        """
+        """Return the config with the sha256 of the weights and the number format filled in; see `UsesWeights`."""
         config: WeightsConfig = self.config
-        self.card.refuse_other(self.path_of(config), config.weights_sha256, "make the data set anew")
-        resolved = {"weights_sha256": self.card.sha256, "precision": resolve_precision(config.precision, self.device)}
-        return config.model_copy(update=resolved)
+        return resolved(config, self.path_of(config), self.card, self.device, "make the data set anew")
 
     @classmethod
     def path_of(cls, config: WeightsConfig) -> Path:
-        """Return the file that `weights` of a config names.
-
-        Raises:
-            UserError: when there are no starter weights.
-        """
-        if config.weights == "starter":
-            found = sorted(STARTER.glob(f"{cls.name}-*.safetensors"))
-            if not found:
-                option = "--renderer" if cls.part == "renderer" else "--masks"
-                raise UserError(
-                    f"{option} {cls.name}: expected --set {cls.part}.weights=FILE, got none, "
-                    "and it has no starter weights."
-                )
-            return found[0]
-        path = Path(config.weights)
-        return path / BEST if path.is_dir() else path
+        """Return the file that `weights` of a config names; see `weights_path`."""
+        wanted = f"{cls._option()} {cls.name}: expected --set {cls.part}.weights=FILE, got none, and it has no"
+        return weights_path(cls.name, config.weights, wanted)
 
     @classmethod
     def card_of(cls, config: WeightsConfig) -> Card:
-        """Return the card of the weights that a config names.
+        """Return the card of the weights that a config names; see `read_card_of`."""
+        return read_card_of(cls.path_of(config), cls.kind, cls.name, cls._option())
 
-        Raises:
-            UserError: for weights that are missing, damaged, or another part's.
-        """
-        path = cls.path_of(config)
-        card = read_card(path, cls.kind)
-        if card.fields.get("generator") != cls.name:
-            option = "--renderer" if cls.part == "renderer" else "--masks"
-            raise UserError(
-                f"{path}: expected weights of {cls.name}, got those of {card.fields.get('generator')}. "
-                f"Use {option} {card.fields.get('generator')}, or other weights."
-            )
-        return card
+    @classmethod
+    def _option(cls) -> str:
+        return "--renderer" if cls.part == "renderer" else "--masks"
 
     @classmethod
     def default_scheme(cls, values: Mapping[str, Any]) -> LabelScheme:
@@ -129,17 +103,12 @@ class WeightedPart(ABC):
         """The network with its weights, ready to draw."""
         import torch
 
-        from factory.core.checkpoints import read_tensors
         from factory.nets.drawing import ready
 
         if self.device == "cpu":
             torch.set_num_threads(self.config.threads)
-        path = self.path_of(self.config)
         network = self.build(self.card.fields["network"])
-        try:
-            network.load_state_dict({key: tensor.float() for key, tensor in read_tensors(path).items()})
-        except RuntimeError as error:
-            raise UserError(f"{path}: expected weights that fit their card, got others. Train them again.") from error
+        load_weights(network, self.path_of(self.config))
         return ready(network, self.config.precision, self.device)
 
     @staticmethod
@@ -162,6 +131,68 @@ class WeightedPart(ABC):
     def stride(self) -> int:
         """Pixels that the sides of a tile must be multiples of; a U-Net halves them `depth` times."""
         return max(STRIDE, 1 << int(self.card.fields["network"].get("depth", 0)))
+
+
+def weights_path(name: str, weights: str | Path, wanted: str) -> Path:
+    """Return the file of some weights: that of a run's folder, a file, or ``starter``, which comes with the package.
+
+    Args:
+        name: of what draws with them. weights: as typed. wanted: start of the message where the package has none.
+
+    Raises:
+        UserError: when there are no starter weights.
+    """
+    if str(weights) == "starter":
+        found = sorted(STARTER.glob(f"{name}-*.safetensors"))
+        if not found:
+            raise UserError(f"{wanted} starter weights.")
+        return found[0]
+    path = Path(weights)
+    return path / BEST if path.is_dir() else path
+
+
+def read_card_of(path: Path, kind: str, name: str, option: str | None = None) -> Card:
+    """Return the card of weights, without loading them.
+
+    Args:
+        path: of the file. kind: of it. name: of what draws with them. option: that chooses what draws, for messages.
+
+    Raises:
+        UserError: for weights that are missing, damaged, or another part's.
+    """
+    card = read_card(path, kind)
+    if (found := card.fields.get("generator")) != name:
+        advice = f"Use {option} {found}, or other weights" if option else "Use other weights"
+        raise UserError(f"{path}: expected weights of {name}, got those of {found}. {advice}.")
+    return card
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load weights into a network, as float32.
+
+    Raises:
+        UserError: for weights that are damaged, or do not fit.
+    """
+    from factory.core.checkpoints import read_tensors
+
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in read_tensors(path).items()})
+    except RuntimeError as error:
+        raise UserError(f"{path}: expected weights that fit their card, got others. Train them again.") from error
+
+
+def resolved(config: Settings, path: Path, card: Card, device: str, otherwise: str) -> Settings:
+    """Return a config with the sha256 of its weights and the number format filled in.
+
+    Args:
+        config: to resolve. path, card: of its weights. device: where they draw. otherwise: advice for other weights.
+
+    Raises:
+        UserError: for weights that are not those of the config's sha256.
+    """
+    card.refuse_other(path, config.weights_sha256, otherwise)
+    update = {"weights_sha256": card.sha256, "precision": resolve_precision(config.precision, device)}
+    return config.model_copy(update=update)
 
 
 def scheme_of(card: Card) -> LabelScheme:

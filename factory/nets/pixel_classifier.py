@@ -151,3 +151,30 @@ def _after_norm(norm: nn.BatchNorm1d, linear: nn.Linear) -> tuple[torch.Tensor, 
     shift = norm.bias.detach().double() - norm.running_mean.double() * scale
     weight = linear.weight.detach().double()
     return weight * scale, weight @ shift + linear.bias.detach().double()
+
+
+def majority_vote(logits: torch.Tensor) -> torch.Tensor:
+    """Return the class that most members of an ensemble choose: uint8 [...] of logits [E, K, ...].
+
+    Ties go to the class with the larger mean probability.
+    """
+    choices = logits.max(1).indices  # argmax is many times slower on a CPU
+    labels: torch.Tensor = choices[0].to(torch.uint8)
+    if len(logits) == 1:
+        return labels
+    votes = torch.stack([(choices == label).sum(0) for label in range(logits.shape[1])])
+    chosen = votes + 0.5 * logits.float().softmax(1).mean(0)
+    return chosen.max(0).indices.to(torch.uint8)
+
+
+def disagreement(logits: torch.Tensor) -> torch.Tensor:
+    """Compute the Jensen-Shannon divergence between members: float32 [...] of logits [E, K, ...], in nats.
+
+    The entropy of the mean distribution minus the mean entropy (Zhang et al. 2021): 0 where all members agree with the
+    same confidence, at most the logarithms of K and of E.
+    """
+    log = logits.float().log_softmax(1)
+    p = log.exp()
+    mean = p.mean(0)
+    divergence: torch.Tensor = (p * log).sum(1).mean(0) - torch.special.xlogy(mean, mean).sum(0)
+    return divergence.clamp_min_(0.0)

@@ -15,7 +15,7 @@ from factory.core.weights import Card
 from factory.joint.features import FeatureStore, Shape
 from factory.joint.generators import DrawConfig, OpenGenerator, drawing_of, noise_of
 from factory.joint.hdgan import taps_of
-from factory.joint.labeller import Annotated
+from factory.joint.pixels import Annotated
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.labels import IGNORE, LabelScheme

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from factory.core.training_folder import TrainingFolder
 from factory.core.weights import BEST, Card, read_card
 from factory.joint import HDGAN
 from factory.joint.features import FeatureStore, Shape, need_bytes
-from factory.joint.generators import generator_card, open_generator, weights_path
+from factory.joint.generators import generator_card, generator_path, open_generator
 from factory.joint.hdgan import BESIDE, tap_shapes
 from factory.joint.held_out import HeldOut, score_held_out
-from factory.joint.labeller import KIND, Annotated, Fitted, LabellerConfig, write_labeller
-from factory.joint.labeller_training import fit_labeller, steps_of
+from factory.joint.labeller import KIND, Fitted, LabellerConfig, fit_labeller, steps_of, write_labeller
+from factory.joint.pixels import Annotated
 from factory.learn.sample_sheet import write_sample_sheet
 from factory.train.annotated_images import LabelledImages, open_labelled, write_features
 from factory.train.inputs import manifest_digest, resolve_config
@@ -145,7 +145,7 @@ def prepare(generator: str, data: Sequence[Path], config: LabellerRunConfig, out
             raise UserError(f"blocks: expected at most {blocks}, as the generator has, got {config.blocks}.")
         taps = dict(list(taps.items())[-_BLOCK_LAYERS * config.blocks :])
     return LabellerRun(
-        config, weights_path(generator), card, images, taps, folder, tuple(manifest_digest(path) for path in data)
+        config, generator_path(generator), card, images, taps, folder, tuple(manifest_digest(path) for path in data)
     )
 
 
@@ -240,7 +240,7 @@ def _finish(run: LabellerRun, fitted: Fitted, learnt: Sequence[Annotated], found
     temporary = temporary_beside(run.out / BESIDE)
     shutil.copyfile(run.generator, temporary)
     publish(temporary, run.out / BESIDE)
-    calibration = None if found is None else found.calibration
+    calibration = None if found is None else asdict(found.calibration)
     write_labeller(run.out / BEST, fitted, run.config, learnt, _card(run, found), calibration)
     _remove_features(run)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,11 @@ import torch
 
 from factory.core.checkpoints import read_checkpoint, write_weights
 from factory.joint.features import Features, FeatureStore
-from factory.joint.labeller import (
-    KIND,
-    Annotated,
-    LabellerConfig,
-    calibrate,
-    calibration_of,
-    disagreement,
-    majority_vote,
-    read_labeller,
-    write_labeller,
-)
-from factory.joint.labeller_training import fit_labeller
-from factory.joint.pixels import PixelSampler
+from factory.joint.held_out import calibrate, calibration_of
+from factory.joint.labeller import KIND, LabellerConfig, fit_labeller, read_labeller, write_labeller
+from factory.joint.pixels import Annotated, PixelSampler
 from factory.joint.streaming import StreamingLabeller
+from factory.nets.pixel_classifier import disagreement, majority_vote
 from manifests.errors import FaultError, UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -249,7 +241,7 @@ def test_calibration_has_the_features_of_few_pixels_in_memory(
 ) -> None:
     ensemble = fit_labeller(images[:2], 3, LabellerConfig.model_validate({**THRIFTY, "steps": 1})).ensemble
     gathered, gather = [], Features.gather
-    monkeypatch.setattr("factory.joint.labeller._CHUNK", 300)
+    monkeypatch.setattr("factory.joint.held_out._CHUNK", 300)
     monkeypatch.setattr(
         Features, "gather", lambda features, pixels: gathered.append(len(pixels)) or gather(features, pixels)
     )
@@ -262,7 +254,7 @@ def test_a_labeller_on_disk_says_what_it_is_for(images: list[Annotated], tmp_pat
     fitted = fit_labeller(images[:3], 3, config)
     report = calibrate(fitted.ensemble, images[3:], seed=0, pixels=100)
     path = tmp_path / "labeller.safetensors"
-    write_labeller(path, fitted, config, images[:3], {"scheme": {"name": "three"}}, report)
+    write_labeller(path, fitted, config, images[:3], {"scheme": {"name": "three"}}, asdict(report))
     read = read_labeller(path, "g" * 64)
     assert not read.ensemble.training
     assert all(torch.equal(a, b) for a, b in zip(

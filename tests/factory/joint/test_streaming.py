@@ -13,10 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from factory.joint import streaming, upsampling
 from factory.joint.hdgan import taps_of
-from factory.joint.labeller import disagreement, majority_vote
 from factory.joint.streaming import StreamingLabeller
 from factory.joint.upsampling import Grid, places_between
-from factory.nets.pixel_classifier import Ensemble, PixelClassifier
+from factory.nets.pixel_classifier import Ensemble, PixelClassifier, disagreement, majority_vote
 from factory.nets.stylegan2 import Tap
 from manifests.errors import UserError
 

@@ -276,8 +276,7 @@ def test_starter_weights_are_packed_together_and_taken_where_none_are_named(
     labeller: Path, tmp_path: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starter = tmp_path / "starter"
-    for module in ("factory.joint.generators", "factory.joint.hdgan"):
-        monkeypatch.setattr(f"{module}.STARTER", starter)
+    monkeypatch.setattr("factory.learn.weights.STARTER", starter)
     make_pair = ("factory", "make", "--joint", "hdgan", "--n", "1", "--device", "cpu", "--workers", "1")
     draw = ("factory", "sample", "--n", "2", "--device", "cpu", "--workers", "1")
     assert_refused(cli(*make_pair), "--weights: .* no starter weights")

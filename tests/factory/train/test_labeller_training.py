@@ -15,8 +15,7 @@ from factory.joint.features import FeatureStore
 from factory.joint.generators import DrawConfig
 from factory.joint.hdgan import tap_shapes
 from factory.joint.held_out import class_figures, confusion
-from factory.joint.labeller import read_labeller
-from factory.joint.labeller_training import STATE_KIND
+from factory.joint.labeller import STATE_KIND, read_labeller
 from factory.train import labeller as labeller_run
 from factory.train.labeller import FEATURES, HELD_OUT, SHEET, LabellerRunConfig
 from manifests import get_scheme
