@@ -108,9 +108,6 @@ def skeleton_of(instance: Instances) -> npt.NDArray[np.bool_]:
 
     Returns:
         bool [H, W].
-
-    Raises:
-        ValueError: for other arrays.
     """
     instance = _checked(instance)[0]
     height, width = instance.shape
@@ -127,9 +124,6 @@ def skeleton_map(instance: Instances, metric: Metric = "chessboard") -> npt.NDAr
     Args:
         instance: int32 [H, W], 0 = background; ids may have gaps.
         metric: of the distance map.
-
-    Raises:
-        ValueError: for other arrays or metrics.
     """
     relief = distance_map(instance, metric)
     relief += skeleton_of(instance)
@@ -142,9 +136,6 @@ def contour_of(instance: Instances, metric: Metric = "chessboard") -> npt.NDArra
     Args:
         instance: int32 [H, W], 0 = background; ids may have gaps.
         metric: ``chessboard`` compares eight neighbours; ``cityblock`` four, which gives thinner lines.
-
-    Raises:
-        ValueError: for other arrays or metrics.
     """
     instance = _checked(instance)[0]
     _check_metric(metric)

@@ -99,9 +99,6 @@ def read_original(path: Path, conv_clamp: float | None = _CLAMP) -> Generator:
 
     Args:
         path: the file. conv_clamp: what its convolutions were bounded by; None where they were not.
-
-    Raises:
-        UserError: for a file that is not whole safetensors, or not such a generator.
     """
     return converted(read_tensors(path), conv_clamp, where=str(path))
 

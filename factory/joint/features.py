@@ -83,11 +83,7 @@ def need_bytes(shapes: Sequence[Shape], images: int = 1) -> int:
 
 
 def check_shapes(shapes: Sequence[Shape], size: tuple[int, int]) -> None:
-    """Refuse shapes that cannot be layers of a generator of such an image.
-
-    Raises:
-        ValueError: for no tap, or sides that do not divide the image's by a power of two.
-    """
+    """Refuse shapes that cannot be layers of a generator of such an image."""
     if not shapes:
         raise ValueError("taps: expected at least one, got none")
     for number, shape in enumerate(shapes):
@@ -114,22 +110,14 @@ class FeatureStore:
         self.folder, self.weights_sha256 = folder, weights_sha256
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """The names that have no stored features yet.
-
-        Raises:
-            UserError: for features that are there and that `read` would refuse.
-        """
+        """The names that have no stored features yet."""
         absent = [name for name in names if not self._record_path(name).exists()]
         for name in set(names).difference(absent):
             self.read(name)
         return absent
 
     def check_space(self, shapes: Sequence[Shape], images: int) -> None:
-        """Refuse a disk that is too small for the features of more images; called before the first is written.
-
-        Raises:
-            UserError: saying how much is needed and how much is free.
-        """
+        """Refuse a disk that is too small for the features of more images; called before the first is written."""
         folder = self.folder.absolute()
         while not folder.exists():
             folder = folder.parent
@@ -228,11 +216,7 @@ class Features:
         return [values.transpose(2, 0, 1) for values in self.maps]
 
     def verify(self) -> None:
-        """Compare all bytes with their digest.
-
-        Raises:
-            UserError: when they are others than were written.
-        """
+        """Compare all bytes with their digest."""
         with self.path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != self.record.sha256:
@@ -250,9 +234,6 @@ class Features:
         Returns:
             float32 [P, sum of C], taps in order, interpolated bilinearly like torch's ``F.interpolate`` without
             ``align_corners``.
-
-        Raises:
-            ValueError: for a pixel outside of the image.
         """
         size = self.record.size
         if pixels.size and (pixels.min() < 0 or (pixels.max(0) >= np.array(size)).any()):

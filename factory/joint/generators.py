@@ -146,11 +146,7 @@ def open_generator(
 
 
 def resolve_weights(config: DrawConfig, device: str) -> DrawConfig:
-    """The config with the weights' digest and the precision spelt out.
-
-    Raises:
-        UserError: for weights that cannot be used, or are not those of the digest.
-    """
+    """The config with the weights' digest and the precision spelt out."""
     path, card = generator_path(config.weights), generator_card(config.weights)
     return resolved(config, path, card, device, "draw anew")
 

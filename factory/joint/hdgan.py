@@ -191,11 +191,7 @@ def labeller_path(weights: str) -> Path:
 
 
 def generator_beside(path: Path, card: Card) -> Path:
-    """The weights of the generator that a labeller is for, in the same folder.
-
-    Raises:
-        UserError: when there are none, or others.
-    """
+    """The weights of the generator that a labeller is for, in the same folder."""
     digest = str(card.fields["generator_sha256"])
     beside = [path.parent / BESIDE, *sorted(path.parent.glob(f"{GENERATOR}-*.safetensors"))]
     for found in beside:
@@ -213,11 +209,7 @@ def drawing_of_card(card: Card, path: Path) -> DrawConfig:
 
 
 def taps_of(taps: list[Tap], names: Sequence[str]) -> list[torch.Tensor]:
-    """Features [C, h, w] of the named taps of one image.
-
-    Raises:
-        UserError: for a generator without one of them.
-    """
+    """Features [C, h, w] of the named taps of one image."""
     known = {tap.name: tap.features[0] for tap in taps}
     missing = [name for name in names if name not in known]
     if missing:

@@ -75,9 +75,6 @@ def calibrate(
     Args:
         ensemble: in eval mode. images: that it was not trained on. seed: of the draw. pixels: how many are drawn.
         bins: number of bins of equal width.
-
-    Raises:
-        UserError: as `pixel_sampler`.
     """
     sampler = pixel_sampler(images, ensemble.classes, balanced=False)
     rng, predicted, truths = generator(seed, Stream.SAMPLE), [], []

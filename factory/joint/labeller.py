@@ -82,9 +82,6 @@ class LabellerTask(TrainingTask[Pixels]):
 
     Attributes:
         ensemble: what is trained. member_steps: of each member. losses: of each step of each member so far.
-
-    Raises:
-        UserError: for labels of another size, other classes, or nothing labelled.
     """
 
     state_kind = STATE_KIND
@@ -132,11 +129,7 @@ class LabellerTask(TrainingTask[Pixels]):
         return self._config.learning_rate
 
     def step(self, batch: Pixels, step: int) -> dict[str, torch.Tensor]:
-        """Take one step of the member whose turn it is.
-
-        Raises:
-            FaultError: when the loss is not finite.
-        """
+        """Take one step of the member whose turn it is."""
         number, own_step = divmod(step, self.member_steps)
         if own_step == 0:
             self._begin_member(number)

@@ -35,9 +35,6 @@ class PixelSampler:
     Args:
         images: name and classes uint8 [H, W] of each, 255 in unlabelled pixels. classes: their number.
         balanced: draw every class that occurs equally often.
-
-    Raises:
-        UserError: for a class that does not exist, or when nothing is labelled.
     """
 
     def __init__(self, images: Sequence[tuple[str, npt.NDArray[np.uint8]]], classes: int, *, balanced: bool) -> None:
@@ -115,9 +112,6 @@ def pixel_sampler(images: Sequence[Annotated], classes: int, *, balanced: bool) 
 
     Args:
         images: of one generator. classes: of the labels. balanced: draw all classes equally often.
-
-    Raises:
-        UserError: for labels of another size than the image, other classes, or features of different taps.
     """
     for image in images:
         record = image.features.record

@@ -72,9 +72,6 @@ class StreamingLabeller:
         channels: of the taps, in order; together the ensemble's.
         device: where it runs.
         precision: fp32, or bf16 for the products of matrices; sums are float32.
-
-    Raises:
-        ValueError: for channels that are not the ensemble's, or a precision that is not resolved.
     """
 
     def __init__(
@@ -129,9 +126,6 @@ class StreamingLabeller:
         Args:
             taps, size, tile_px: as in `logits`. most_uncertain: largest Jensen-Shannon divergence, in nats, of a pixel
                 that keeps its label; None keeps all.
-
-        Raises:
-            ValueError: as `logits`; for a bound that a single classifier, which never disagrees, cannot have.
         """
         if most_uncertain is not None and self.members == 1:
             raise ValueError(

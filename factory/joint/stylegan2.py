@@ -112,6 +112,7 @@ class StyleGan2Trainer(Trainer):
     def __init__(self, config: StyleGan2Config, scheme: LabelScheme, device: str) -> None:
         del scheme
         self._config, self._device = config, device
+        self.shape = {**config.network.model_dump(mode="json"), "size": list(config.size)}
         self._generator = Generator(config.network, config.size).to(device)
         self._discriminator = Discriminator(config.network, config.size, config.mbstd_group_size).to(device)
         self._average = copy.deepcopy(self._generator).requires_grad_(False)
@@ -145,7 +146,7 @@ class StyleGan2Trainer(Trainer):
         # Generator.
         self._discriminator.requires_grad_(False)
         generator_loss = adversarial_loss(self._logits(*self._made(step, 0, len(real))), True, "bce")
-        self._descend("generator", generator_loss)
+        self.descend("generator", generator_loss)
         if config.pl_weight and step % config.g_reg_interval == 0:
             self._regularise_paths(step, len(real))
         self._discriminator.requires_grad_(True)
@@ -155,7 +156,7 @@ class StyleGan2Trainer(Trainer):
             made, draws = self._made(step, 2, len(real))
         of_made, of_real = self._logits(made, draws), self._logits(real, draws)
         discriminator_loss = adversarial_loss(of_made, False, "bce") + adversarial_loss(of_real, True, "bce")
-        self._descend("discriminator", discriminator_loss)
+        self.descend("discriminator", discriminator_loss)
         if config.gamma and step % config.d_reg_interval == 0:
             self._penalise_gradients(real, step)
 
@@ -170,13 +171,6 @@ class StyleGan2Trainer(Trainer):
             "r1": self._r1, "path_length": self._path_penalty, **figures,
         }  # fmt: skip
 
-    def _descend(self, name: str, loss: torch.Tensor) -> None:
-        """Take one step of a network's optimiser on a loss."""
-        optimiser = self.optimisers[f"adam_{name}"]
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-
     def _regularise_paths(self, step: int, batch: int) -> None:
         """Regularise path lengths, in float32: a gradient of a gradient is too coarse in bfloat16."""
         config = self._config
@@ -185,7 +179,7 @@ class StyleGan2Trainer(Trainer):
         images = self._generator.synthesis(ws, self._noise(draws, len(ws)))
         lengths = path_lengths(images, ws, draws.normal(images.shape))
         self._path_penalty, self._path_mean = path_length_penalty(lengths, self._path_mean, config.pl_decay)
-        self._descend("generator", self._path_penalty * (config.pl_weight * config.g_reg_interval))
+        self.descend("generator", self._path_penalty * (config.pl_weight * config.g_reg_interval))
         self._path_penalty = self._path_penalty.detach()
 
     def _penalise_gradients(self, real: torch.Tensor, step: int) -> None:
@@ -193,7 +187,7 @@ class StyleGan2Trainer(Trainer):
         config = self._config
         real = real.detach().requires_grad_(True)
         penalty = r1_penalty(self._discriminator(self._augmented(real, self._draws(step, 3))), real)
-        self._descend("discriminator", penalty * (config.gamma / 2 * config.d_reg_interval))
+        self.descend("discriminator", penalty * (config.gamma / 2 * config.d_reg_interval))
         self._r1 = penalty.detach()
 
     def _draws(self, step: int, phase: int) -> _PhaseDraws:
@@ -254,8 +248,7 @@ class StyleGan2Trainer(Trainer):
 
     def card(self) -> dict[str, Any]:
         """Return the shape of the generator, and the last probability of augmentations."""
-        shape = {**self._config.network.model_dump(mode="json"), "size": list(self._config.size)}
-        return {"network": shape, "augment_p": self._ada.p}
+        return {**super().card(), "augment_p": self._ada.p}
 
     def extra_state(self) -> dict[str, torch.Tensor]:
         """Return the state of the augmentation, the mean of path lengths, and the last values of the regularisers."""

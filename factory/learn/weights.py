@@ -168,11 +168,7 @@ def read_card_of(path: Path, kind: str, name: str, option: str | None = None) ->
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load weights into a network, as float32.
-
-    Raises:
-        UserError: for weights that are damaged, or do not fit.
-    """
+    """Load weights into a network, as float32."""
     from factory.core.checkpoints import read_tensors
 
     try:
@@ -186,9 +182,6 @@ def resolved(config: Settings, path: Path, card: Card, device: str, otherwise: s
 
     Args:
         config: to resolve. path, card: of its weights. device: where they draw. otherwise: advice for other weights.
-
-    Raises:
-        UserError: for weights that are not those of the config's sha256.
     """
     card.refuse_other(path, config.weights_sha256, otherwise)
     update = {"weights_sha256": card.sha256, "precision": resolve_precision(config.precision, device)}

@@ -156,11 +156,7 @@ def allocate(scores: Scores, request: Request, rng: np.random.Generator) -> Allo
 
 
 def _express(partition: Partition, asked: Shares, request: Request) -> None:
-    """Divide the tumour by TPS.
-
-    Raises:
-        Unmet: when a TPS is requested and this draw has no tumour.
-    """
+    """Divide the tumour by TPS."""
     if request.tps is not None and not partition.tumour.size:
         raise Unmet(f"tps {request.tps:g} is asked and no pixel is tumour")
     partition.expression(asked)
@@ -174,11 +170,7 @@ def _place_in_regions(
     request: Request,
     rng: np.random.Generator,
 ) -> None:
-    """Place cells on a finished region mask, with exact number and TPS.
-
-    Raises:
-        Unmet: when they do not fit.
-    """
+    """Place cells on a finished region mask, with exact number and TPS."""
     positive, negative = (request.scheme.ids(role) for role in TUMOUR_ROLES)
     placed_count = 0
     for population in cells.populations:

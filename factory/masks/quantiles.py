@@ -26,11 +26,7 @@ def target_count(share: float, total: int) -> int:
 
 
 def top(values: npt.NDArray[np.float32], count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Select the `count` largest values, ties broken at random: bool like `values`.
-
-    Raises:
-        ValueError: when a value is NaN.
-    """
+    """Select the `count` largest values, ties broken at random: bool like `values`."""
     if count <= 0 or count >= values.size:
         return np.full(values.size, count > 0)
     place = values.size - count

@@ -53,11 +53,7 @@ def smallest_side(depth: int, discriminators: int = 1) -> int:
 
 
 def refuse_small_crops(size: tuple[int, int], depth: int, discriminators: int = 1) -> None:
-    """Refuse crops that are too small for `PatchDiscriminator`s of a depth; for the configs of trainers.
-
-    Raises:
-        ValueError: naming the least side.
-    """
+    """Refuse crops that are too small for `PatchDiscriminator`s of a depth; for the configs of trainers."""
     least = smallest_side(depth, discriminators)
     if min(size) < least:
         raise ValueError(f"size: expected sides from {least} for these discriminators, got {size[0]}x{size[1]}")

@@ -58,11 +58,7 @@ class UpsamplingBlock(nn.Module):
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
-    """``batch``, ``instance`` (without affine, as pix2pixHD has it) or ``none``.
-
-    Raises:
-        ValueError: for another kind.
-    """
+    """``batch``, ``instance`` (without affine, as pix2pixHD has it) or ``none``."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "instance":
@@ -114,11 +110,7 @@ def logits_in_full_precision(head: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def odd(kernel: int) -> int:
-    """A pydantic validator of kernel sizes.
-
-    Raises:
-        ValueError: for an even one.
-    """
+    """A pydantic validator of kernel sizes."""
     if kernel % 2 == 0:
         raise ValueError("expected an odd number")
     return kernel

@@ -31,11 +31,7 @@ class GlobalShape(Config):
     _odd = field_validator("kernel")(odd)
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Refuse crops that are too small for reflection padding; for the configs of trainers.
-
-        Raises:
-            ValueError: naming the least side.
-        """
+        """Refuse crops that are too small for reflection padding; for the configs of trainers."""
         least = 2 ** (self.downs + 1)
         if min(size) < least:
             raise ValueError(f"size: expected sides from {least}, which reflection padding needs, got {size}")

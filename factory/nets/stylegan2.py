@@ -57,11 +57,7 @@ class StyleGan2Shape(Config):
 
 
 def sizes_of(size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Heights and widths of all blocks, the smallest first: halved while even and at least 8.
-
-    Raises:
-        ValueError: for a size that cannot be halved once.
-    """
+    """Heights and widths of all blocks, the smallest first: halved while even and at least 8."""
     sizes = [size]
     while all(side % 2 == 0 and side >= 2 * _SMALLEST for side in sizes[0]):
         height, width = sizes[0]

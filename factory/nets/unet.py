@@ -20,11 +20,7 @@ class UNetShape(Config):
     dropout: float = Field(default=0.5, ge=0, lt=1)
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Refuse crops that cannot be halved so often; for the configs of trainers.
-
-        Raises:
-            ValueError: naming the divisor of the sides.
-        """
+        """Refuse crops that cannot be halved so often; for the configs of trainers."""
         step = 2**self.depth
         if any(side % step for side in size):
             raise ValueError(f"size: expected multiples of {step}, 2^depth, got {size[0]}x{size[1]}")

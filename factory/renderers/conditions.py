@@ -65,11 +65,7 @@ class Condition:
 
 
 def draw_condition(config: ConditionConfig, tile: Tile, rng: np.random.Generator) -> Condition:
-    """Draw the condition map of a tile.
-
-    Raises:
-        ValueError: for noise closer than one pixel.
-    """
+    """Draw the condition map of a tile."""
     relief = draw_relief(config, tile.instance) if config.kind in RELIEFS else None
     if config.kind == "labels":
         array = np.stack([tile.semantic.astype(np.int32), tile.instance])
@@ -124,9 +120,6 @@ def grid_noise(rng: np.random.Generator, shape: tuple[int, ...], spacing_px: flo
 
     One reading of the "mean distance between noise pixels" of "Noise in the correct frequency" (4.2). The grid starts
     at a random phase, so that no place of a tile is preferred.
-
-    Raises:
-        ValueError: for a spacing below one pixel.
     """
     if spacing_px < 1:
         raise ValueError(f"spacing_px: expected at least 1, got {spacing_px}")
@@ -147,9 +140,6 @@ def poisson_noise(rng: np.random.Generator, shape: tuple[int, ...], spacing_px: 
 
     The other reading of "mean distance": for a planar Poisson process of density d the mean distance to the nearest
     neighbour is 1 / (2 sqrt(d)) (Clark and Evans 1954), here `spacing_px`.
-
-    Raises:
-        ValueError: for a spacing below one pixel.
     """
     if spacing_px < 1:
         raise ValueError(f"spacing_px: expected at least 1, got {spacing_px}")

@@ -16,8 +16,7 @@ from factory.core.config import Config
 from factory.geometry.fields import FloatMap, noise
 from factory.masks.coarse.drawings import Sketch
 from factory.masks.coarse.morphology import CLOSING_PX, OPENING_PX, LabelMap, class_order, coarsen
-from factory.masks.coarse.pores import pore_field
-from factory.masks.coarse.warping import Matrix, centred, look_up, product, random_turn, signed
+from factory.masks.coarse.warping import Matrix, centred, look_up, pore_field, product, random_turn, signed
 from factory.masks.quantiles import target_count, top
 
 _ATTEMPTS = 8

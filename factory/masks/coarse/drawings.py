@@ -72,11 +72,7 @@ def read_sketches(
 
 
 def sketch_files(path: Path) -> list[Path]:
-    """The drawings of a folder, sorted by name, or the one that `path` is.
-
-    Raises:
-        UserError: when there is none, or a picture that is no PNG.
-    """
+    """The drawings of a folder, sorted by name, or the one that `path` is."""
     if path.is_file():
         return [path]
     if not path.is_dir():

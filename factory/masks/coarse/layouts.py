@@ -19,7 +19,7 @@ from factory.core.config import Config
 from factory.geometry.fields import FloatMap, noise, worley
 from factory.masks.allocate import shares
 from factory.masks.coarse.morphology import CLOSING_PX, OPENING_PX, LabelMap, class_order, coarsen
-from factory.masks.coarse.pores import pore_field
+from factory.masks.coarse.warping import pore_field
 from factory.masks.quantiles import Partition, Shares, target_count, top
 from factory.masks.regions import RegionsConfig, draw_regions, region_fields, region_fractions
 from factory.plan.request import Request

@@ -1,16 +1,17 @@
-"""Warping of maps: turned, stretched and bent coordinates, from exactly rounded operations only.
+"""Warping of maps: turned, stretched and bent coordinates, from exactly rounded operations only; pores.
 
 No sine, cosine or linear algebra library: their last bit differs between machines (see `factory.geometry.fields`).
 """
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from factory.geometry.fields import FloatMap
+from factory.geometry.fields import FloatMap, noise
 
 Matrix = npt.NDArray[np.float64]
 Value = TypeVar("Value", bound=np.generic)
@@ -60,3 +61,34 @@ def look_up(values: npt.NDArray[Value], y: FloatMap, x: FloatMap, matrix: Matrix
 def _mirrored(position: FloatMap, length: int) -> npt.NDArray[np.int64]:
     index = np.floor(position).astype(np.int64) % (2 * length)
     return np.minimum(index, 2 * length - 1 - index)
+
+
+def pore_field(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    pore_px: float,
+    patch_px: float,
+    patchiness: float,
+    stretch: float,
+) -> FloatMap:
+    """Draw the score field of pores, the small gaps within tissue, in patches and along fibres: float32 [H, W].
+
+    Args:
+        rng: of the draw. height, width: in pixels.
+        pore_px: width of a pore. patch_px: of the areas that are rich or poor in pores.
+        patchiness: how far these areas differ at most. stretch: largest elongation of pores and patches.
+    """
+
+    def at(scale: float) -> FloatMap:
+        return noise(rng, height, width, max(scale, 1.0))
+
+    fine = at(pore_px) + at(3.0 * pore_px) * np.float32(0.3)
+    patches = at(patch_px) + at(0.3 * patch_px) * np.float32(0.6)
+    field = fine + patches * np.float32(patchiness * rng.random())
+    drawn_out = math.sqrt(1.0 + (stretch - 1.0) * rng.random())
+    along = product(np.diag([drawn_out, 1.0 / drawn_out]), random_turn(rng))
+    down, right = (at(1.5 * patch_px) * np.float32(0.4 * patch_px) for _ in range(2))
+    y, x = centred(height, width)
+    return look_up(field, y + down, x + right, along)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,6 @@ from factory.renderers.conditions import (
     scatter_noise,
 )
 from factory.renderers.learned.renderer import WEIGHTS_KIND, to_network
-from factory.renderers.learned.stain_reference import StainReferences, measure_stain_references
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
 
@@ -36,11 +36,48 @@ SAMPLES = 6
 _LEAST_SHARE = 1e-4
 
 
+@dataclass(frozen=True)
+class StainReferences:
+    """Stain references of slides: the mean colour of every class in every slide, an input of renderers.
+
+    One mask fits images of many stains; without a reference a network learns their mean. pix2pixHD (Wang et al. 2018,
+    3.4) gives its generator features of each region that an encoder learned, and draws them from the training set in
+    use. Mean colours of each class over a whole slide are the simplest such features: they need no encoder and do not
+    reveal how much of a class a single tile contains. On cards and in configs a reference is called ``look``.
+
+    Attributes:
+        names: data set and group of each.
+        colours: float32 [slides, classes, 3], RGB in -1..1; the mean of the others where a slide lacks a class.
+    """
+
+    names: tuple[str, ...]
+    colours: npt.NDArray[np.float32]
+
+
+def measure_stain_references(tiles: Tiles, every: int = 4) -> StainReferences:
+    """Measure the stain references of all slides of the tiles, on every `every`-th pixel along both axes."""
+    names = tuple(sorted({tiles.group(position) for position in range(len(tiles))}))
+    sums = np.zeros((len(names), len(tiles.scheme), 3), np.float64)
+    counts = np.zeros((len(names), len(tiles.scheme)), np.int64)
+    for position in range(len(tiles)):
+        place = names.index(tiles.group(position))
+        labels = tiles.read(position)[::every, ::every].ravel()
+        image = tiles.read_image(position)[::every, ::every].reshape(-1, 3)
+        counts[place] += np.bincount(labels, minlength=len(tiles.scheme))
+        for channel in range(3):
+            sums[place, :, channel] += np.bincount(labels, image[:, channel], minlength=len(tiles.scheme))
+    with np.errstate(invalid="ignore"):
+        means = sums / counts[..., None]
+    overall = sums.sum(0) / np.maximum(counts.sum(0), 1)[:, None]
+    colours = np.where(np.isnan(means), overall, means) / 127.5 - 1.0
+    return StainReferences(names, colours.astype(np.float32))
+
+
 class ImageTrainerConfig(TrainerConfig):
     """Training of a renderer: the inputs of its network.
 
     Attributes:
-        condition: the condition map. look: add the mean colours of the slide, see `stain_reference`; not in the papers.
+        condition: the condition map. look: add the mean colours of the slide, see `StainReferences`; not in the papers.
         look_jitter: largest relative change and shift of each colour channel of a crop and of its stain reference.
             Slides are few: without it a reference identifies the slide, and with it the share of its positive cells.
     """
@@ -68,11 +105,7 @@ class ImageTrainerConfig(TrainerConfig):
             raise UserError(f"condition.{reason}. Use a larger --set condition.spacing_um=.")
 
     def drawn_scheme(self, scheme: LabelScheme) -> LabelScheme:
-        """Return the scheme of the condition map for masks of a scheme.
-
-        Raises:
-            UserError: for a kind that the scheme cannot give.
-        """
+        """Return the scheme of the condition map for masks of a scheme."""
         if self.condition.kind == "labels":
             raise UserError("condition.kind: expected a map that a network sees, got labels. Use polygons+noise.")
         if self.condition.kind != "polygons+air+cells":

@@ -59,11 +59,7 @@ class Stain(Renderer):
     def render(
         self, conditions: Sequence[Condition], rngs: Sequence[np.random.Generator]
     ) -> list[npt.NDArray[np.uint8]]:
-        """Render each condition map with its own generator: uint8 [H, W, 3], RGB.
-
-        Raises:
-            ValueError: when a condition is not int32 [2, H, W], or there is not one generator for each.
-        """
+        """Render each condition map with its own generator: uint8 [H, W, 3], RGB."""
         return [self._render(condition, rng) for condition, rng in zip(conditions, rngs, strict=True)]
 
     def fit_images(self, images: Sequence[npt.NDArray[np.uint8]], scheme: LabelScheme) -> StainConfig:

@@ -215,7 +215,7 @@ def test_calibration_by_hand() -> None:
     assert wrong.error == pytest.approx(0.9)
     assert (wrong.bins[8].confidence, wrong.bins[8].accuracy) == (pytest.approx(0.9), 0.0)
     assert (wrong.bins[0].confidence, wrong.bins[0].accuracy) == (None, None)
-    assert json.loads(json.dumps(wrong.to_dict(), allow_nan=False))["bins"][8]["pixels"] == 10
+    assert json.loads(json.dumps(asdict(wrong), allow_nan=False))["bins"][8]["pixels"] == 10
 
 
 def test_calibration_is_that_of_a_plain_loop() -> None:

@@ -34,7 +34,7 @@ from factory.renderers.stain.cells import (
 )
 from factory.renderers.stain.config import Scanner, StainConfig
 from factory.renderers.stain.dyes import DAB, HAEMATOXYLIN_IHC, densities, optical_density
-from factory.renderers.stain.scanner_fit import fit_scan
+from factory.renderers.stain.fit import fit_scan
 from factory.renderers.stain.stain import Stain
 from factory.renderers.stain.territories import spread_territories
 from factory.renderers.stain.tissue import draw_fields

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from factory.learn.crops import open_tiles
-from factory.renderers.learned.stain_reference import measure_stain_references
+from factory.renderers.learned.image_training import measure_stain_references
 from manifests.labels import get_scheme
 from tests.mask_training import blobs, write_masks
 
