@@ -22,7 +22,7 @@ _MARGIN = 4
 
 
 def nodes(length: int, step: float) -> int:
-    """Lattice nodes that a spline with that `step` (in samples) needs to cover `length` samples."""
+    """Count the lattice nodes that a spline with nodes `step` samples apart needs to cover `length` samples."""
     return math.ceil(length / step) + _MARGIN
 
 
@@ -50,8 +50,7 @@ def spline(lattice: FloatMap, height: int, width: int, step: float) -> FloatMap:
 
     Args:
         lattice: float32 [>= nodes(height, step), >= nodes(width, step)]; node 1 lies on the first sample's corner.
-        height, width: samples wanted.
-        step: distance of two nodes, in samples.
+        height, width: samples wanted. step: distance of two nodes, in samples.
 
     Returns:
         float32 [height, width], within the range of the lattice.
@@ -76,7 +75,7 @@ def spline(lattice: FloatMap, height: int, width: int, step: float) -> FloatMap:
 
 
 def noise(rng: np.random.Generator, height: int, width: int, scale: float) -> FloatMap:
-    """A smooth random field, float32 [height, width] in [-1, 1], whose features are about `scale` samples wide."""
+    """Draw a smooth field, float32 [height, width] in [-1, 1], whose features are about `scale` samples wide."""
     lattice = rng.random((nodes(height, scale), nodes(width, scale)), np.float32) * np.float32(2) - np.float32(1)
     field: FloatMap = spline(lattice, height, width, scale)
     return field
@@ -84,7 +83,7 @@ def noise(rng: np.random.Generator, height: int, width: int, scale: float) -> Fl
 
 @compiled()
 def worley(y: FloatMap, x: FloatMap, points: FloatMap):  # type: ignore[no-untyped-def]
-    """Distances to the nearest and second nearest of jittered points (Worley 1996).
+    """Measure distances to the nearest and second nearest of jittered points (Worley 1996).
 
     Args:
         y, x: float32 [H, W], coordinates in units of the point spacing, within [0, rows - 2] and [0, columns - 2].

@@ -44,14 +44,7 @@ def renumbered(instance: npt.NDArray[np.integer]) -> Instances:
 
 
 def touching(labels: Instances) -> npt.NDArray[np.bool_]:
-    """Find the nuclei that have a pixel of another one among the eight neighbours of a pixel of theirs.
-
-    Args:
-        labels: int32 [H, W], ids 1..n.
-
-    Returns:
-        bool [n].
-    """
+    """Find the nuclei that touch another one, by eight neighbours: bool [n] of labels int32 [H, W], 1..n."""
     found = np.zeros(int(labels.max(initial=0)) + 1, np.bool_)
     for one, other in (*_STRAIGHT, *_DIAGONAL):
         first, second = labels[one], labels[other]
@@ -95,19 +88,13 @@ def distance_map(instance: Instances, metric: Metric = "chessboard") -> npt.NDAr
 
 
 def skeleton_of(instance: Instances) -> npt.NDArray[np.bool_]:
-    """The topological skeleton of each nucleus: thin lines, connected as the nucleus is (2.2).
+    """Draw the topological skeleton of each nucleus, lines connected as the nucleus is: bool [H, W] (2.2).
 
     Thinning by Guo and Hall 1989 (algorithm A1) of all nuclei at once. The paper's skeleton, the points with several
     nearest points on the contour, is the medial axis; on pixels that depends on how ties are broken, and grows a
     branch into every corner of an outline. Thinning in parallel breaks no ties: a nucleus has the same skeleton
     wherever it lies and whatever lies beside it. That of Zhang and Suen 1984 wears slanted nuclei down and loses
     squares of 2x2; here every piece of a nucleus keeps one pixel at least.
-
-    Args:
-        instance: int32 [H, W], 0 = background; ids may have gaps.
-
-    Returns:
-        bool [H, W].
     """
     instance = _checked(instance)[0]
     height, width = instance.shape
@@ -119,23 +106,16 @@ def skeleton_of(instance: Instances) -> npt.NDArray[np.bool_]:
 
 
 def skeleton_map(instance: Instances, metric: Metric = "chessboard") -> npt.NDArray[np.float32]:
-    """The distance map, and 1 more on the skeletons (2.2): float32 [H, W] in 0 to 2.
-
-    Args:
-        instance: int32 [H, W], 0 = background; ids may have gaps.
-        metric: of the distance map.
-    """
+    """Draw the distance map, and 1 more on the skeletons (2.2): float32 [H, W] in 0 to 2."""
     relief = distance_map(instance, metric)
     relief += skeleton_of(instance)
     return relief
 
 
 def contour_of(instance: Instances, metric: Metric = "chessboard") -> npt.NDArray[np.bool_]:
-    """Contours: the pixels of nuclei that the first erosion removes (2.3): bool [H, W].
+    """Find contours, the pixels of nuclei that the first erosion removes (2.3): bool [H, W].
 
-    Args:
-        instance: int32 [H, W], 0 = background; ids may have gaps.
-        metric: ``chessboard`` compares eight neighbours; ``cityblock`` four, which gives thinner lines.
+    ``chessboard`` compares eight neighbours; ``cityblock`` four, which gives thinner lines.
     """
     instance = _checked(instance)[0]
     _check_metric(metric)
@@ -169,11 +149,8 @@ def _words(width: int) -> int:
 
 
 def _packed(plane: npt.NDArray[np.bool_], height: int, width: int) -> Bits:
-    """A plane in bits, 64 pixels a word, the first lowest: uint64 [(height + 2) * _words(width) + 2].
-
-    An empty word before each row, an empty row above and below, and two words at the end spare `_thin` all borders.
-    `plane` may be smaller than height x width.
-    """
+    """Pack a plane in bits, 64 pixels a word, the first lowest: uint64 [(height + 2) * _words(width) + 2]."""
+    # An empty word before each row, an empty row above and below, and two words at the end: `_thin` has no borders.
     octets = np.zeros((height + 2) * _words(width) * 8 + 16, np.uint8)
     rows = octets[:-16].reshape(height + 2, -1)
     rows[1 : len(plane) + 1, 8 : 8 + -(-plane.shape[1] // 8)] = np.packbits(plane, axis=1, bitorder="little")
@@ -182,14 +159,9 @@ def _packed(plane: npt.NDArray[np.bool_], height: int, width: int) -> Bits:
 
 @compiled()
 def _thin(alive: Bits, east: Bits, south: Bits, southeast: Bits, southwest: Bits, words: int) -> None:
-    """Thin planes of `_packed` in place, until a round of both passes removes nothing; 64 pixels at a time.
-
-    Args:
-        alive: pixels of nuclei.
-        east, south, southeast: whether a pixel has the id of the next one there.
-        southwest: whether the pixel to its east has the id of the pixel to its south.
-        words: in a row.
-    """
+    """Thin planes of `_packed` with so many `words` a row in place, until a round of both passes removes nothing."""
+    # `alive`: pixels of nuclei. `east`, `south`, `southeast`: whether a pixel has the id of the next one there.
+    # `southwest`: whether the pixel to its east has the id of the pixel to its south.
     size = alive.size - 2 * words - 2
     north_alive, row_alive, south_alive = alive, alive[words:], alive[2 * words :]
     row_east, row_south, row_southeast, row_southwest = (

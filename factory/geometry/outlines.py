@@ -86,7 +86,7 @@ class OutlineConfig(Config):
 
 @dataclass(frozen=True)
 class Outlines:
-    """Polygons round the origin.
+    """Polygons around the origin.
 
     Attributes:
         vertices: int32 [M, 2], (x, y) in 1/256 px, all outlines one after the other.
@@ -123,19 +123,15 @@ class Outlines:
 def draw_outlines(
     rng: np.random.Generator, count: int, mpp: float, config: OutlineConfig, bias: float = 1.0, warp: float = 1.0
 ) -> Outlines:
-    """Random nucleus-like polygons after Hou et al. 2019, with corners rounded off.
+    """Draw random nucleus-like polygons after Hou et al. 2019, with corners rounded off.
 
     Corners lie at irregular angles and at radii spread by `spikiness` round the nucleus' own; two rounds of corner
     cutting (Chaikin 1974) then smooth them. Differs from Hou: an outline that is too small is enlarged, not dropped,
     and each nucleus has an elongation along an axis of its own.
 
     Args:
-        rng: randomness; the number of values taken depends on `count` only.
-        count: outlines wanted.
-        mpp: micrometres per pixel.
-        config: the shape.
-        bias: factor on all radii, one for the tile.
-        warp: stretch along an axis that all outlines of the call share; 1 = none.
+        rng: the number of values drawn depends on `count` only. count: outlines wanted. mpp: micrometres per pixel.
+        config: the shape. bias: factor on all radii. warp: stretch along an axis that all outlines share; 1 = none.
     """
     most = config.vertices[1]
     uniform = rng.random((count, 8 + 2 * most))

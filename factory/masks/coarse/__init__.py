@@ -1,4 +1,4 @@
-"""The coarse side of PriorPath: coarse maps of masks, of a person's drawings, and drawn by the plan. No torch."""
+"""Coarse maps of PriorPath: made of masks, of a person's drawings, or drawn by the plan. No torch."""
 
 from factory.masks.coarse.augment import AugmentSketchConfig, augment_sketch
 from factory.masks.coarse.drawings import Sketch, read_sketches, sketches_sha256

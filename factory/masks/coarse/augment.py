@@ -34,9 +34,9 @@ class AugmentSketchConfig(Config):
         bend: depth of smooth bends `bend_size` wide. wobble: the same, `wobble_size` wide, for the hand's tremor.
         merge: probability that two drawings become one: joined along a curve, laid over each other, or what both have.
         pores: largest share of a drawing's tissue that small gaps take, in schemes of two classes with air. Nobody
-            draws them, but masks by brightness have them, and so have the coarse maps that a network learned from.
+            draws them, but masks by brightness have them, and so do the coarse maps that a network was trained on.
         pore_size: smallest and largest width of a pore.
-        opening_px, closing_px: kernels that the result goes through, as the maps did that the network learned from.
+        opening_px, closing_px: kernels of the result, as for the maps that the network was trained on.
     """
 
     turn: float = Field(default=1.0, ge=0, le=1)
@@ -70,16 +70,13 @@ def augment_sketch(
     width: int,
     config: AugmentSketchConfig | None = None,
 ) -> LabelMap:
-    """One coarse map out of a pool of drawings of one scheme.
+    """Draw a coarse map from a pool of drawings of one scheme: uint8 [height, width], ids of the scheme.
+
+    It has more than one class wherever a few attempts find that.
 
     Args:
-        sketches: the pool, at least one.
-        rng: every choice is drawn from it.
-        height, width: of the map, in pixels.
+        sketches: the pool, at least one. rng: of every choice. height, width: of the map, in pixels.
         config: the ranges; default `AugmentSketchConfig()`.
-
-    Returns:
-        uint8 [height, width], ids of the scheme, more than one wherever a few attempts find it.
     """
     if not sketches:
         raise ValueError("sketches: expected at least one")
@@ -105,7 +102,7 @@ def _pick(sketches: Sequence[Sketch], rng: np.random.Generator) -> LabelMap:
 
 
 def _warp(labels: LabelMap, rng: np.random.Generator, height: int, width: int, config: AugmentSketchConfig) -> LabelMap:
-    """A drawing over the tile, moved by a random affine map and bent; beyond its border it is mirrored."""
+    """Lay a drawing over the tile, moved by a random affine map and bent; beyond its border it is mirrored."""
     side = min(height, width)
     y, x = centred(height, width)
     bent_y, bent_x = (
@@ -121,13 +118,13 @@ def _warp(labels: LabelMap, rng: np.random.Generator, height: int, width: int, c
 
 
 def _bend(rng: np.random.Generator, height: int, width: int, depth: float, size: float) -> FloatMap:
-    """A smooth displacement in pixels: float32 [height, width]."""
+    """Draw a smooth displacement in pixels: float32 [height, width]."""
     side = min(height, width)
     return noise(rng, height, width, max(size * side, 1.0)) * np.float32(depth * side)
 
 
 def _affine(rng: np.random.Generator, config: AugmentSketchConfig) -> tuple[Matrix, tuple[float, float]]:
-    """A random map from tile to drawing, both of one scale: float64 [2, 2] on (y, x), and the shift before it."""
+    """Draw a map from tile to drawing, both of one scale: float64 [2, 2] on (y, x), and the shift before it."""
     turn = random_turn(rng, most=config.turn, quarters=config.quarter_turns)
     flip = np.array([[1.0 if rng.random() < 0.5 else -1.0, 0.0], [0.0, 1.0]])
     shear = np.array([[1.0, config.shear * signed(rng)], [0.0, 1.0]])
@@ -137,15 +134,15 @@ def _affine(rng: np.random.Generator, config: AugmentSketchConfig) -> tuple[Matr
 
 
 def _factor(rng: np.random.Generator, most: float) -> float:
-    """Between 1 / most and most, either side of 1 as likely."""
+    """Draw a factor from 1 / most to most, above or below 1 with equal probability."""
     factor = 1.0 + (most - 1.0) * rng.random()
     return factor if rng.random() < 0.5 else 1.0 / factor
 
 
 def _merge(one: LabelMap, other: LabelMap, order: tuple[int, ...], rng: np.random.Generator) -> LabelMap:
-    """Two maps as one: joined along a curve, the later class in `order` of both, or the earlier."""
+    """Merge two maps: joined along a curve, or everywhere the later or the earlier class in `order`."""
     kind = int(rng.integers(4))
-    if kind < 2:  # joined, twice as likely: the other two move the composition
+    if kind < 2:  # joined, with probability 1/2, as the other two change the composition
         return np.where(_halves(rng, *one.shape), one, other)
     rank = np.zeros(256, np.uint8)
     rank[list(order)] = np.arange(len(order))
@@ -166,7 +163,7 @@ def _add_pores(labels: LabelMap, air: int, rng: np.random.Generator, config: Aug
 
 
 def _halves(rng: np.random.Generator, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """One side of a bent line across the tile: bool [height, width]."""
+    """Draw one side of a bent line across the tile: bool [height, width]."""
     slope_y, slope_x = np.float32(signed(rng) / height), np.float32(signed(rng) / width)
     y, x = centred(height, width)
     bent = noise(rng, height, width, max(0.5 * min(height, width), 1.0)) * np.float32(0.25)

@@ -1,8 +1,8 @@
-"""Drawings by a person, read as coarse maps: PNG files out of any painting app.
+"""Drawings by a person, read as coarse maps: PNG files from any painting app.
 
-A drawing of a scheme with two classes is paper and ink: what is white or transparent is air, what is dark or coloured
-is tissue, as light passes through a slide; `white="tissue"` is for masks drawn in white on black. A drawing of a
-scheme with more classes is read by the colours of the scheme. The notes of a sketch list every other change.
+In a drawing of two classes white and transparent pixels are air, dark and coloured ones tissue;
+`white="tissue"` is for masks drawn in white on black. A drawing of more classes is read by the colours of the scheme.
+The notes of a sketch list every other change.
 """
 
 from __future__ import annotations
@@ -41,10 +41,7 @@ class Sketch:
     """A drawing as labels.
 
     Attributes:
-        name: its file's.
-        labels: uint8 [H, W], ids of `scheme`, at least two of them.
-        scheme: what they mean.
-        notes: changes made in reading it, in words.
+        name: of its file. labels: uint8 [H, W], ids of `scheme`, at least two of them. notes: changes made in reading.
     """
 
     name: str
@@ -59,9 +56,8 @@ def read_sketches(
     """Read a folder of PNG drawings, or one.
 
     Args:
-        path: a folder, whose other files are left alone unless they are pictures too, or a file.
-        scheme: of the labels.
-        white: what the white of a drawing in two classes stands for.
+        path: a folder, in which other kinds of pictures are refused, or a file. scheme: of the labels.
+        white: class of white in a drawing of two classes.
         size: (height, width) to fit them to, covering it and cut in the middle; default as drawn.
 
     Raises:
@@ -72,7 +68,7 @@ def read_sketches(
 
 
 def sketch_files(path: Path) -> list[Path]:
-    """The drawings of a folder, sorted by name, or the one that `path` is."""
+    """List the drawings of a folder, sorted by name, or the one that `path` is; refuse other pictures."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -114,7 +110,7 @@ def sketches_sha256(sketches: Sequence[Sketch]) -> str:
 
 
 def _read_rgba(path: Path) -> npt.NDArray[np.uint8]:
-    """Pixels of a PNG of any kind, uint8 [H, W, 4]; 16 bits become 8."""
+    """Read a PNG of any kind: uint8 [H, W, 4]; 16 bits become 8."""
     try:
         if path.suffix.lower() != ".png":
             raise UnreadableError(f"expected a PNG drawing, got {path.suffix or 'no suffix'}. Export it as PNG")

@@ -35,7 +35,7 @@ class LayoutConfig(Config):
     """How the plan lays out a coarse map; lengths in micrometres.
 
     Attributes:
-        layouts: how often each way to lay out the open air is taken, as weights: ``edge`` (tissue ends along a line),
+        layouts: weights of the ways to lay out the open air: ``edge`` (tissue ends along a line),
             ``core`` (a round core), ``islands`` (lobes and pieces), ``holes`` (round ones: fat, vessels), ``solid``
             (pores only), ``regions`` (as the generator `polygons` does).
         open_share: smallest and largest share of the air that is open.
@@ -95,31 +95,25 @@ class LayoutConfig(Config):
 def drawn_coarse(rng: np.random.Generator, request: Request, config: LayoutConfig | None = None) -> LabelMap:
     """Draw the coarse map of a mask that meets a request: `drawn_mask`, then `coarsen`.
 
-    Opening and closing move the shares by a few per cent, as they do in the pairs that a network learned from.
+    Opening and closing change the shares by a few per cent, as in the pairs that a network was trained on.
 
     Args:
-        rng: every choice is drawn from it.
-        request: size, resolution, scheme, and the shares asked; those not asked are drawn (`region_fractions`).
-        config: layouts and sizes; default `LayoutConfig()`.
+        rng: of every choice. request: size, resolution, scheme, and shares; those not asked are drawn
+            (`region_fractions`). config: layouts and sizes; default `LayoutConfig()`.
 
     Returns:
         uint8 [H, W], ids of the request's scheme.
     """
     config = config or LayoutConfig()
-    mask = drawn_mask(rng, request, config)
-    return coarsen(
-        mask,
-        len(request.scheme),
-        opening_px=config.opening_px,
-        closing_px=config.closing_px,
-        order=class_order(request.scheme),
-    )
+    kernels = {"opening_px": config.opening_px, "closing_px": config.closing_px}
+    scheme = request.scheme
+    return coarsen(drawn_mask(rng, request, config), len(scheme), **kernels, order=class_order(scheme))
 
 
 def drawn_mask(rng: np.random.Generator, request: Request, config: LayoutConfig) -> LabelMap:
     """Draw a mask with exactly the requested tissue, tumour, inflammation and TPS (by area): uint8 [H, W].
 
-    A class named ``cell`` lies in blobs on all tissue; the other shares are met on what it leaves.
+    A class named ``cell`` lies in blobs on all tissue; the other shares are met on the rest.
     """
     scheme = request.scheme
     asked = shares(request, region_fractions(rng, scheme) if request.fractions is None else request.fractions)
@@ -145,7 +139,7 @@ def _air_field(
     layout = _choose(rng, config.layouts)
     low, high = config.open_share
     share = 0.0 if layout == "solid" else low + (high - low) * rng.random()
-    if len(request.scheme) > 2:  # masks of regions, not of brightness: there are no pores in them
+    if len(request.scheme) > 2:  # masks of regions, not of brightness, have no pores
         share = 1.0
     field = by_regions if layout in ("regions", "solid") else _open_field(layout, rng, request, config)
     count = target_count((1.0 - asked.tissue) * share, field.size)
@@ -165,7 +159,7 @@ def _choose(rng: np.random.Generator, weights: Mapping[Layout, float]) -> Layout
 
 
 def _open_field(layout: Layout, rng: np.random.Generator, request: Request, config: LayoutConfig) -> FloatMap:
-    """The score of open air in a layout, about -3..3: float32 [H, W]."""
+    """Draw the score of open air in a layout, about -3..3: float32 [H, W]."""
     rough = _noise(rng, request, config.roughness_um) * np.float32(config.roughness)
     rough += _noise(rng, request, 4 * config.roughness_um) * np.float32(config.roughness)
     if layout == "edge":
@@ -184,14 +178,14 @@ def _open_field(layout: Layout, rng: np.random.Generator, request: Request, conf
 
 
 def _edge(rng: np.random.Generator, request: Request, config: LayoutConfig) -> FloatMap:
-    """Higher to one side of a line with bays."""
+    """Draw scores that rise to one side of a line with bays."""
     bays = _noise(rng, request, 1.5 * config.island_um) * np.float32(0.5 * rng.random())
     field: FloatMap = _slope(rng, request) * np.float32(3.0) + bays
     return field
 
 
 def _core(rng: np.random.Generator, request: Request, config: LayoutConfig) -> FloatMap:
-    """Higher outside a circle, whose middle lies so that its rim crosses the tile."""
+    """Draw scores that rise outside a circle whose rim crosses the tile."""
     low, high = config.core_um
     radius = (low + (high - low) * rng.random()) / request.mpp
     y, x = _coordinates(request)
@@ -203,7 +197,7 @@ def _core(rng: np.random.Generator, request: Request, config: LayoutConfig) -> F
 
 
 def _holes(rng: np.random.Generator, request: Request, config: LayoutConfig) -> FloatMap:
-    """Round holes, each with a height of its own, in some places more than in others."""
+    """Draw round holes, each with a height of its own, denser in some places."""
     low, high = config.hole_um
     spacing = np.float32(2.6 * (low + (high - low) * rng.random()) / request.mpp)
     bend = [_noise(rng, request, 1.2 * low) * np.float32(0.25) for _ in range(2)]
@@ -233,7 +227,7 @@ def _pore_field(rng: np.random.Generator, request: Request, config: LayoutConfig
 
 
 def _blobs(partition: Partition, rng: np.random.Generator, request: Request, share: float) -> np.ndarray:
-    """Blobs of the size of cells on the tissue, exactly `share` of all pixels: bool [H, W]."""
+    """Draw blobs of the size of cells on the tissue, exactly `share` of all pixels: bool [H, W]."""
     score = _noise(rng, request, 6.0)
     blobs = np.zeros(score.shape, bool)
     count = min(target_count(share, score.size), partition.tissue.size)
@@ -246,7 +240,7 @@ def _noise(rng: np.random.Generator, request: Request, scale_um: float) -> Float
 
 
 def _slope(rng: np.random.Generator, request: Request) -> FloatMap:
-    """A plane that rises in a random direction, about -1..1 over the tile: float32 [H, W]."""
+    """Draw a plane that rises in a random direction, about -1..1 over the tile: float32 [H, W]."""
     down, right = (np.float32(2.0 * rng.random() - 1.0) for _ in range(2))
     steepness = max(abs(down), abs(right), np.float32(1e-3))
     y, x = _coordinates(request)

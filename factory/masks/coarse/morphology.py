@@ -2,8 +2,7 @@
 
 The paper's masks are binary. Masks of more classes are put in an order, air first, and the same two filters run on
 the ranks: a flat opening or closing of ranks is that of every set {rank >= r} at once (threshold decomposition; Serra
-1982), so for two classes it *is* the paper's, every pixel keeps exactly one class, and no class appears where it was
-not near.
+1982). For two classes this equals the paper's; every pixel keeps exactly one class.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ _ROLE_ORDER = ("air", "", "inflammation", "tumour_negative", "tumour_positive", 
 
 
 def class_order(scheme: LabelScheme) -> tuple[int, ...]:
-    """Class ids from what gives way to what is kept: air, other, inflammation, tumour - and +, cells.
+    """Return the class ids in the order in which later ones cover earlier ones.
 
-    Closing fills gaps of up to 9 pixels with what comes later in this order, opening clears it where it is under 5
-    pixels wide.
+    Air, other, inflammation, tumour - and +, cells. Closing fills gaps of up to 9 pixels with later classes, opening
+    removes them where they are under 5 pixels wide.
     """
 
     def rank(label: int) -> tuple[int, int]:
@@ -47,25 +46,19 @@ def coarsen(
     closing_px: int = CLOSING_PX,
     order: Sequence[int] | None = None,
 ) -> LabelMap:
-    """The coarse map of a fine mask.
+    """Make the coarse map of a fine mask: uint8 [H, W], ids below `classes`.
 
-    Kernels are square and cover pixels ``-(k // 2) .. k - 1 - k // 2`` around their anchor, cv2's default. The paper
-    does not state the anchor of its even kernel. Used for both steps of a closing, as ``cv2.morphologyEx`` does, it
-    moves the mask by one pixel down and right; here the second step takes the mirrored kernel, so that nothing moves
-    and the closing only adds. The image's border is neutral: what lies outside neither erodes nor dilates, so a mask
-    that reaches the border stays there.
+    Kernels are square, with cv2's default anchor. The paper does not state the anchor of its even kernel. Used for both
+    steps of a closing, as ``cv2.morphologyEx`` does, it moves the mask by one pixel down and right; here the second
+    step takes the mirrored kernel, so that the closing only adds. Beyond the border nothing erodes or dilates.
 
     Args:
         labels: uint8 [H, W], ids below `classes` or `IGNORE`, which counts as the first class of `order`.
-        classes: number of classes.
-        opening_px, closing_px: sides of the kernels; 1 leaves that step out.
-        order: class ids from what gives way to what is kept, see `class_order`; default by id, right for `tissue`.
-
-    Returns:
-        uint8 [H, W], ids below `classes`.
+        classes: their number. opening_px, closing_px: sides of the kernels; 1 leaves that step out.
+        order: class ids, see `class_order`; default by id, right for `tissue`.
 
     Raises:
-        ValueError: for labels outside the classes, or an order that is not one of them all.
+        ValueError: for labels outside the classes, or an order without all of them.
     """
     ids = np.arange(classes) if order is None else np.asarray(order)
     if labels.dtype != np.uint8 or labels.ndim != 2:
@@ -78,23 +71,8 @@ def coarsen(
     ranks = rank[labels]
     if ranks.size and int(ranks.max()) == classes:
         raise ValueError(f"labels: expected ids below {classes} or {IGNORE}, got {int(labels[ranks == classes][0])}")
-    opened = _dilate(_erode(ranks, opening_px), opening_px, mirrored=True)
-    closed = _erode(_dilate(opened, closing_px), closing_px, mirrored=True)
-    coarse: LabelMap = ids.astype(np.uint8)[closed]
+    for side, first, second in ((opening_px, cv2.erode, cv2.dilate), (closing_px, cv2.dilate, cv2.erode)):
+        kernel, anchor, mirrored = np.ones((side, side), np.uint8), side // 2, side - 1 - side // 2
+        ranks = second(first(ranks, kernel, anchor=(anchor, anchor)), kernel, anchor=(mirrored, mirrored))
+    coarse: LabelMap = ids.astype(np.uint8)[ranks]
     return coarse
-
-
-def _erode(ranks: LabelMap, side: int, *, mirrored: bool = False) -> LabelMap:
-    eroded: LabelMap = cv2.erode(ranks, *_kernel(side, mirrored=mirrored))
-    return eroded
-
-
-def _dilate(ranks: LabelMap, side: int, *, mirrored: bool = False) -> LabelMap:
-    dilated: LabelMap = cv2.dilate(ranks, *_kernel(side, mirrored=mirrored))
-    return dilated
-
-
-def _kernel(side: int, *, mirrored: bool) -> tuple[LabelMap, None, tuple[int, int]]:
-    """Kernel, no output array, and anchor, in cv2's order; cv2's default border is the neutral one."""
-    anchor = side - 1 - side // 2 if mirrored else side // 2
-    return np.ones((side, side), np.uint8), None, (anchor, anchor)

@@ -21,12 +21,12 @@ _EIGHTH_TURN = 0.41421356
 
 
 def signed(rng: np.random.Generator) -> float:
-    """Uniform in -1..1."""
+    """Draw uniformly from -1..1."""
     return 2.0 * rng.random() - 1.0
 
 
 def random_turn(rng: np.random.Generator, *, most: float = 1.0, quarters: bool = True) -> Matrix:
-    """A rotation, float64 [2, 2] on (y, x): up to `most` x 45 degrees either way, and any number of quarter turns."""
+    """Draw a rotation by up to `most` x 45 degrees either way, and quarter turns: float64 [2, 2] on (y, x)."""
     t = _EIGHTH_TURN * most * signed(rng)
     cosine, sine = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
     for _ in range(int(rng.integers(4)) if quarters else 0):
@@ -40,17 +40,14 @@ def product(left: Matrix, right: Matrix) -> Matrix:
 
 
 def centred(height: int, width: int) -> tuple[FloatMap, FloatMap]:
-    """Pixel centres with 0 in the middle: float32 [H, 1] and [1, W]."""
+    """Return pixel centres with 0 in the middle: float32 [H, 1] and [1, W]."""
     y = (np.arange(height, dtype=np.float32) + np.float32(0.5 - height / 2))[:, None]
     x = (np.arange(width, dtype=np.float32) + np.float32(0.5 - width / 2))[None, :]
     return y, x
 
 
 def look_up(values: npt.NDArray[Value], y: FloatMap, x: FloatMap, matrix: Matrix) -> npt.NDArray[Value]:
-    """Read values [h, w] at `matrix` x (y, x) from their middle, in pixels: [H, W], mirrored beyond the border.
-
-    Takes the nearest pixel, so that labels never mix.
-    """
+    """Read the nearest pixels of values [h, w] at `matrix` x (y, x) from their middle: [H, W], mirrored at the border."""
     m = matrix.astype(np.float32)
     rows = m[0, 0] * y + m[0, 1] * x + np.float32(values.shape[0] / 2)
     columns = m[1, 0] * y + m[1, 1] * x + np.float32(values.shape[1] / 2)

@@ -89,8 +89,7 @@ def find_nuclei(kind: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32]) ->
 
     Args:
         kind: uint8 [H, W], changed: pixels under a nucleus class take the kind of the tissue around their nucleus.
-        instance: int32 [H, W], ids with or without gaps. Pixels of a nucleus class without an id are nuclei by
-            connected component.
+        instance: int32 [H, W]. Connected pixels of a nucleus class without an id are a nucleus.
     """
     number, count = _numbered(instance)
     orphans = ((kind >= CELL) & (number == 0)).astype(np.uint8)
@@ -112,12 +111,8 @@ def with_centres(nuclei: Nuclei, centres: npt.NDArray[np.float64]) -> Nuclei:
     extra = np.zeros(len(centres), CELL_DTYPE)
     extra["y"], extra["x"] = centres.T
     extra["kind"] = nuclei.kind[tuple(centres.astype(np.intp).T)]
-    return Nuclei(
-        nuclei.number,
-        nuclei.kind,
-        np.concatenate([nuclei.table, extra]),
-        np.concatenate([nuclei.aspect, np.ones(len(centres))]),
-    )
+    table, aspect = np.concatenate([nuclei.table, extra]), np.concatenate([nuclei.aspect, np.ones(len(centres))])
+    return Nuclei(nuclei.number, nuclei.kind, table, aspect)
 
 
 def _numbered(instance: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], int]:
@@ -208,11 +203,13 @@ def draw_cell_properties(
 ) -> npt.NDArray[np.void]:
     """Draw the properties of every cell: CELL_DTYPE [n + 1], a completed copy of `nuclei.table`.
 
-    `patch` is a smooth field of unit variance that staining follows, as neighbours resemble each other;
-    `unlabelled_positive` is the share of cells to stain positive where no label decides.
-
     Chromatin is vesicular (pale, with a rim and a nucleolus) in epithelium, dense and clumped in lymphocytes, even in
     spindle cells.
+
+    Args:
+        nuclei, appearance, anatomy: of the tile. patch: [H, W], a smooth field of unit variance that staining follows,
+            as neighbours resemble each other. unlabelled_positive: share of cells to stain positive where no label
+            decides.
     """
     cells = nuclei.table.copy()
     count = len(cells)
@@ -247,7 +244,7 @@ def draw_cell_properties(
 
 
 def _forms(nuclei: Nuclei, mpp: float) -> npt.NDArray[np.int64]:
-    """Draws the appearance of each nucleus from its tissue, size and elongation."""
+    """Choose the form of each nucleus by its tissue, size and elongation: int64 [n + 1]."""
     kind, radius_um = nuclei.table["kind"], nuclei.table["radius"] * mpp
     real = radius_um[radius_um > 0]
     typical = float(np.median(real)) if len(real) else 0.0
@@ -262,7 +259,7 @@ def _forms(nuclei: Nuclei, mpp: float) -> npt.NDArray[np.int64]:
 def _nucleoli(
     cells: npt.NDArray[np.void], vesicular: Floats, share: Floats, distance: Floats, angle: Floats, mpp: float
 ) -> None:
-    """One nucleolus in most vesicular nuclei and some others, off the middle."""
+    """Draw a nucleolus, off the middle, in most vesicular nuclei and some others."""
     has = share < 0.15 + 0.75 * vesicular
     away = 0.45 * np.sqrt(distance) * cells["radius"]
     cells["nucleolus_y"] = cells["y"] + away * np.sin(2 * np.pi * angle)
@@ -280,10 +277,8 @@ def _immunostain(
     ring: Floats,
     rng: np.random.Generator,
 ) -> None:
-    """Intensity class and completeness of each positive cell.
-
-    A tile leans to weak or strong staining as a whole, as tumours do; so the shares vary by a Dirichlet draw.
-    """
+    """Draw intensity class and completeness of each positive cell."""
+    # A tile leans to weak or strong staining as a whole, as tumours do.
     shares = rng.dirichlet(4.0 * np.asarray(anatomy.intensity_shares) + 0.05)
     grade = np.searchsorted(np.cumsum(shares)[:2], intensity)
     strength = np.choose(grade, (0.45, 1.0, 1.9)) * (0.85 + 0.3 * ring)

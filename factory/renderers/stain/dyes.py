@@ -20,7 +20,7 @@ def _unit(vector: tuple[float, float, float]) -> tuple[float, float, float]:
     if length == 0 or min(vector) < 0:
         raise ValueError("expected three densities of 0 or more, not all 0")
     if abs(length - 1) < 1e-5:
-        return vector  # what was scaled and rounded once stays as it is: a saved config reads back equal
+        return vector  # scaled and rounded before: a saved config reads back equal
     red, green, blue = (round(v / length, 6) for v in vector)
     return red, green, blue
 
@@ -39,8 +39,8 @@ RED_CELL = _unit((0.08, 0.78, 0.62))
 
 
 def vary_vector(vector: tuple[float, float, float], spread: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A neighbour of a stain vector, of unit length: normal deviates of size `spread` on each component."""
-    # 1.5 standard deviations at most: the tails of three components at once would make another colour of it
+    """Vary a stain vector by normal deviates of size `spread` on each component; the result has unit length."""
+    # at most 1.5 standard deviations: the tails of three components at once would be another colour
     deviates = np.clip(rng.normal(0.0, 1.0, 3), -1.5, 1.5) * spread
     varied: npt.NDArray[np.float64] = np.maximum(np.asarray(vector) + deviates, 0.01)
     varied /= np.linalg.norm(varied)
@@ -48,7 +48,7 @@ def vary_vector(vector: tuple[float, float, float], spread: float, rng: np.rando
 
 
 def optical_density(image: npt.NDArray[np.uint8], background: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """OD of every pixel, float32 [..., 3], 0 where a pixel is as bright as the background or brighter."""
+    """Optical density of every pixel, float32 [..., 3]; 0 where it is as bright as the background or brighter."""
     levels = np.arange(256, dtype=np.float64)[:, None]
     table = np.maximum(np.log((np.asarray(background)[None] + 1.0) / (levels + 1.0)), 0.0).astype(np.float32)
     return np.stack([table[image[..., c], c] for c in range(3)], axis=-1)

@@ -100,12 +100,11 @@ def fit_slides(
     """Return `config` with the stain of the images, at most 48 of them, evenly picked.
 
     Args:
-        images: uint8 [H, W, 3], RGB.
-        staining: of the scheme.
+        images: uint8 [H, W, 3], RGB. staining: of the scheme.
         config: its values are kept where the images show nothing of them.
         positive_labelled: whether the scheme labels positive classes. Where it does not and most images are
-            immunostains, tiles become immunostains with the share of positive cells of the images, nuclear where DAB
-            lies in spots, membranous where it lies in sheets.
+            immunostains, tiles become immunostains with the images' share of positive cells, nuclear where DAB lies in
+            spots, membranous where it lies in sheets.
 
     Raises:
         UserError: when no image holds stained tissue.
@@ -136,7 +135,7 @@ def _sample(image: npt.NDArray[np.uint8]) -> _Sample | None:
     top, left = (max(0, (length - _MOST_SIDE) // 2) for length in image.shape[:2])
     image = np.ascontiguousarray(image[top : top + _MOST_SIDE, left : left + _MOST_SIDE])
     background = air_colour(image)
-    # a little blur: the colour of a pixel under JPEG and noise is that of its neighbours as well
+    # a little blur against JPEG and noise
     od = cv2.GaussianBlur(optical_density(image, background), (0, 0), 0.7)
     length = np.linalg.norm(od, axis=-1)
     stained = length > _STAINED
@@ -327,13 +326,13 @@ def _rounded(value: float) -> float:
 
 
 def fit_scan(image: npt.NDArray[np.uint8]) -> Scan:
-    """Measure a scanned image, uint8 [H, W, 3] RGB."""
+    """Measure the scanner of an image, uint8 [H, W, 3] RGB."""
     luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     return Scan(round(_blur_px(luma), 3), round(_grain(luma), 3), round(_jpeg_quality(luma), 1))
 
 
 def _blur_px(luma: Luma) -> float:
-    """Width of the steepest edges: a step of height a under a Gaussian of sigma s has a slope of a / (s sqrt(2 pi))."""
+    """Measure the steepest edges: a step of height a under a Gaussian of sigma s has a slope of a / (s sqrt(2 pi))."""
     if min(luma.shape) < 16:
         return 0.8
     dx, dy = cv2.Scharr(luma, cv2.CV_32F, 1, 0) / 32, cv2.Scharr(luma, cv2.CV_32F, 0, 1) / 32
@@ -349,7 +348,7 @@ def _blur_px(luma: Luma) -> float:
 
 
 def _grain(luma: Luma) -> float:
-    """Noise in the flattest parts: Immerkaer's estimate (1996) in blocks of 16 px, its lower decile."""
+    """Measure noise in the flattest parts: the lower decile of Immerkaer's estimate (1996) in blocks of 16 px."""
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
     rough = np.abs(cv2.filter2D(luma, -1, kernel))
     rows, columns = (length // 16 for length in luma.shape)
@@ -360,7 +359,7 @@ def _grain(luma: Luma) -> float:
 
 
 def _jpeg_quality(luma: Luma) -> float:
-    """From the extra steps at borders of 8 px blocks; an image that was cropped off the grid or resized shows none."""
+    """Measure the extra steps at borders of 8 px blocks; images cropped off the grid or resized have none."""
     steps = np.abs(np.diff(luma, n=1, axis=1)).mean(axis=0)
     if len(steps) < 64:
         return 90.0

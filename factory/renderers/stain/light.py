@@ -1,4 +1,4 @@
-"""The fused pass over a tile's pixels: anatomy to dye densities to light, without an intermediate image.
+"""One pass over a tile's pixels, from anatomy to dye densities to light, without an intermediate image.
 
 `outline` decides where cells end and how dark their borders are; `paint` gives every pixel its densities of
 haematoxylin, eosin, DAB and red cells, and turns them into light by Beer-Lambert. Both are numba kernels: their
@@ -18,7 +18,7 @@ from factory.renderers.stain.cells import AIR, EPITHELIAL, IMMUNE, MIXED, POSITI
 from factory.renderers.stain.noise_tables import sample, sample_many
 
 F = np.float32
-"""Type of every number in a kernel: one literal in double precision would make its whole expression double."""
+"""Type of every number in a kernel: one double literal would make its whole expression double."""
 _HALVINGS = 10
 _DENSEST = F(1.4)
 """Largest density of cytoplasm and fibres relative to their mean, so that no grain looks like a nucleus."""
@@ -113,8 +113,8 @@ def outline(kind, owner, nucleus, distance, cells, smooth, settings, border, epi
 def paint(light, scene, cells, grain, smooth, dyes, background, settings):  # type: ignore[no-untyped-def]
     """Fill `light`, uint8 [3, H, W]; `dyes` float32 [4, 3] and `background` float32 [3] are in its channel order.
 
-    Row by row, so that everything in between stays in the first cache. The pixels of a row are sorted by what they
-    are, and noise is looked up for all pixels of one sort at once: that runs on vectors, pixel by pixel it does not.
+    Row by row, so that intermediate values stay in the first cache. The pixels of a row are sorted by kind, and noise
+    is looked up for all pixels of a kind at once, which the compiler vectorises.
     """
     height, width = scene.kind.shape
     layers = np.zeros((4, width), np.float32)
@@ -293,7 +293,7 @@ def _lay_red_cells(y, layers, red, settings):  # type: ignore[no-untyped-def]
 
 @compiled(fastmath=True)
 def _shine_row(y, light, layers, patch, fold, dyes, background, settings):  # type: ignore[no-untyped-def]
-    """Light through one row of pixels. Without branches or tables, so that it runs on vectors of pixels."""
+    """Light through one row of pixels, without branches or tables, so that it is vectorised."""
     height, width = light.shape[1:]
     ry = (F(y) + F(0.5)) / F(height) - settings.light_y
     step = F(1) / F(width)

@@ -1,7 +1,7 @@
-"""Tileable noise, made once and looked up everywhere: a texture costs four loads per pixel instead of a random draw.
+"""Tileable noise, drawn once and looked up for every texture.
 
 Tables are float32 [512, 512], zero mean, unit variance, clipped to +-3, and repeat in both directions. They are the
-same in every process; what differs from tile to tile are the offsets, scales and directions in which they are read.
+same in every process; tiles differ in the offsets, scales and directions in which they read them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,7 @@ SENSOR_MASK = (1 << _SENSOR_BITS) - 1
 
 @functools.cache
 def noise_table(shortest_px: float, longest_px: float, number: int) -> npt.NDArray[np.float32]:
-    """A table of band-limited 1/f noise.
-
-    Args:
-        shortest_px, longest_px: the wavelengths it holds, in table pixels; amplitudes grow with the wavelength.
-        number: tables of different numbers are independent.
-    """
+    """Draw a table of band-limited 1/f noise, with wavelengths in table pixels; other numbers, independent tables."""
     rng = np.random.Generator(np.random.PCG64([number, 7919]))
     spectrum = np.fft.rfft2(rng.standard_normal((SIZE, SIZE)))
     frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None, :])

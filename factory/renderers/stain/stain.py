@@ -45,7 +45,7 @@ _FULL_WIDTH = 2.355
 _FADE_UM = 1.3
 """Standard deviation of the Gaussian by which DAB of positive tumour fades towards negative tumour."""
 _REACH_UM = 3.5
-"""Distance from its centre at which a cell without a nucleus competes for pixels: radius of an average nucleus."""
+"""Radius of an average nucleus: a cell without one starts at this distance from its centre."""
 
 
 class Stain(Renderer):
@@ -106,14 +106,9 @@ class Stain(Renderer):
         centres = centres_without_nucleus(number, confluent, mpp, rng)
         owner = np.zeros_like(number)
         owner[tuple(centres.astype(np.intp).T)] = np.arange(len(centres)) + len(nuclei.table)
+        everyone = with_centres(nuclei, centres)
         cells = draw_cell_properties(
-            with_centres(nuclei, centres),
-            appearance,
-            anatomy,
-            fields.patch,
-            mpp=mpp,
-            unlabelled_positive=share,
-            rng=rng,
+            everyone, appearance, anatomy, fields.patch, mpp=mpp, unlabelled_positive=share, rng=rng
         )
         distance = spread_territories(number, owner, crowded, _REACH_UM / mpp, grain())
 
@@ -135,21 +130,8 @@ class Stain(Renderer):
         red = scatter_red_cells(nuclei.kind, number, per_mm2=per_mm2, diameter_px=diameter_px, mpp=mpp, rng=rng)
         folded = rng.random() < self.config.scanner.fold
         fold = fold_profile(distance.shape, mpp, rng) if folded else np.zeros_like(distance)
-        scene = Scene(
-            nuclei.kind,
-            number,
-            owner,
-            distance,
-            border,
-            epithelium,
-            inner,
-            red,
-            fields.across,
-            fields.along,
-            fields.patch,
-            fold,
-        )
-        return scene, cells
+        maps = (nuclei.kind, number, owner, distance, border, epithelium, inner, red)
+        return Scene(*maps, fields.across, fields.along, fields.patch, fold), cells
 
     def _paint_settings(
         self, appearance: StainAppearance, mpp: float, hollow: bool, rng: np.random.Generator

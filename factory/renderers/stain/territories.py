@@ -1,4 +1,4 @@
-"""Which cell a pixel belongs to, and how far it is from the nucleus: one sweep for both sides of the outline."""
+"""Assigns every pixel to a cell and measures its distance to the nucleus, in one pair of sweeps."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ _CORNER = np.float32(1.369)
 def centres_without_nucleus(
     number: npt.NDArray[np.int32], confluent: npt.NDArray[np.bool_], mpp: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Centres of cells that the section cut beside their nucleus, float64 [k, 2] of y and x in whole pixels.
+    """Draw centres of cells that the section cut beside their nucleus: float64 [k, 2] of y and x in whole pixels.
 
     Such cells fill the room between nuclei of confluent tissue, so that a sheet of epithelium has no holes.
 
     Args:
-        number: int32 [H, W], nuclei.
-        confluent: bool [H, W], where cells touch each other.
-        mpp: micrometres per pixel.
+        number: int32 [H, W], nuclei. confluent: bool [H, W], where cells touch each other. mpp: micrometres per pixel.
         rng: the tile's generator.
     """
     height, width = number.shape
@@ -62,16 +60,15 @@ def spread_territories(
         nucleus: int32 [H, W], 0 = none, 1..n.
         owner: int32 [H, W], changed: on entry 0, or the number of a cell without a nucleus at its centre; on return the
             nearest cell within the crowded area (0 where none can be reached).
-        crowded: bool [H, W], where cells share out the room; elsewhere only the insides of nuclei are measured.
-        reach_px: how far such a centre lies inside the cell it stands for.
-        ground: a noise table; what it adds to or takes from the cost of a step makes borders of cells uneven.
+        crowded: bool [H, W], where cells share the room; elsewhere only the insides of nuclei are measured.
+        reach_px: how far such a centre lies inside its cell. ground: a noise table that makes borders uneven.
 
     Returns:
         float32 [H, W] in pixels: the depth below the outline inside nuclei, the distance to it outside, which is
         huge where no cell reaches.
     """
     height, width = nucleus.shape
-    # a frame of one pixel spares the sweeps every question about the border of the image
+    # with a frame of one pixel the sweeps need no checks at the border of the image
     framed = np.zeros((height + 2, width + 2), np.int32)
     framed[1:-1, 1:-1] = nucleus
     near = np.zeros_like(framed)

@@ -1,4 +1,4 @@
-"""Smooth fields of a tile: fibre coordinates that bend, staining that is uneven, a fold. Made small, then enlarged."""
+"""Smooth fields of a tile: bent fibre coordinates, uneven staining, a fold. Drawn small, then enlarged."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Field = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Fields:
-    """All float32 [H, W].
+    """Fields of one tile, float32 [H, W] each.
 
     Attributes:
         across, along: coordinates in micrometres across and along the fibres.
-        patch: uneven staining and thickness, unit variance, correlated over some 60 um.
-        zones: unit variance, correlated over some 120 um: where epithelium, stroma and immune cells would be.
+        patch: unevenness of staining and thickness, unit variance, correlated over some 60 um.
+        zones: unit variance, correlated over some 120 um; decides between epithelium, stroma and immune cells.
     """
 
     across: Field

@@ -1,13 +1,14 @@
 """Nuclei for masks that label none: regions alone would render as empty sheets of colour.
 
 Each kind of tissue gets its own density, size and shape on a jittered grid: crowded round lymphocytes, larger
-epithelial nuclei, sparse spindle cells. They are drawn like labelled ones and stand in no mask. Where the marker is
-nuclear, the nuclei of the tumour are what the regions are about, so they follow them (`scatter_marked_nuclei`).
+epithelial nuclei, sparse spindle cells. They are drawn like labelled ones and are in no mask. Where the marker is
+nuclear, the regions label the nuclei of the tumour, so these follow the regions (`scatter_marked_nuclei`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -37,7 +38,7 @@ _MARKED_LAYOUT: dict[int, Layout] = {
 _SIZE_SPREAD = 0.11
 """Log standard deviation of lengths from tile to tile: half that of the density of the same cases."""
 _MANY = 100
-"""Nuclei from which a region of the tumour just holds what the grid puts there: in it chance evens out."""
+"""Nuclei from which a region keeps what the grid puts there: chance evens out over so many."""
 _INFLAMED_BELOW = -0.8
 """`zones` below which stroma is full of immune cells: a fifth of it."""
 
@@ -53,24 +54,17 @@ def scatter_nuclei(
 
     Args:
         kind: uint8 [H, W], as in `cells`.
-        zones: float32 [H, W], a smooth field of unit variance that divides MIXED tissue into epithelium (high), immune
-            cells (lowest) and stroma.
-        angle: float32 [H, W], the direction of the fibres in radians.
-        mpp: micrometres per pixel.
-        rng: the tile's generator.
+        zones: float32 [H, W], of unit variance; divides MIXED tissue into epithelium (high), immune cells (lowest) and
+            stroma.
+        angle: float32 [H, W], direction of the fibres in radians. mpp: micrometres per pixel. rng: the tile's.
 
     Returns:
         An instance map int32 [H, W], and `kind` with MIXED resolved to the kind of its zone.
     """
     resolved = np.where(kind == MIXED, _zone_kinds(zones), kind)
-    instance = np.zeros(kind.shape, np.int32)
-    first = 1
-    for here in (IMMUNE, TUMOUR, STROMA):
-        places = _places_on(resolved, here, _LAYOUT[here], angle, mpp, rng)
-        if places.shape[1]:
-            _stamp(instance, resolved, places.T.copy(), first, here)
-            first += places.shape[1]
-    return instance, resolved
+    kinds = (IMMUNE, TUMOUR, STROMA)
+    places = {here: _places_on(resolved, here, _LAYOUT[here], angle, mpp, rng) for here in kinds}
+    return _stamped(places, resolved), resolved
 
 
 def scatter_marked_nuclei(
@@ -100,18 +94,23 @@ def scatter_marked_nuclei(
         places[TUMOUR] = _keep_off(np.concatenate(sides, axis=1), resolved)
     y, x = places[TUMOUR][:2].astype(np.intp)
     own = np.concatenate([[0], resolved[y, x]]).astype(np.uint8)
-    instance = np.zeros(kind.shape, np.int32)
-    first = 1
-    for here in (TUMOUR, IMMUNE, STROMA):
-        if places[here].shape[1]:
-            _stamp(instance, resolved, places[here].T.copy(), first, here)
-            first += places[here].shape[1]
+    instance = _stamped({here: places[here] for here in (TUMOUR, IMMUNE, STROMA)}, resolved)
     of_tumour = (instance > 0) & (instance < len(own))
     return instance, np.where(of_tumour, own[np.where(of_tumour, instance, 0)], resolved)
 
 
+def _stamped(places: Mapping[int, Places], kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """Draw the nuclei of each kind in turn, each behind those before it: an instance map."""
+    instance = np.zeros(kind.shape, np.int32)
+    first = 1
+    for here, own in places.items():
+        _stamp(instance, kind, own.T.copy(), first, here)
+        first += own.shape[1]
+    return instance
+
+
 def _fill_regions(places: Places, side: npt.NDArray[np.bool_], mpp: float, rng: np.random.Generator) -> Places:
-    """Of the candidates on one side of the tumour as many in each of its regions as that holds."""
+    """Keep as many candidates in each region of one side of the tumour as it holds, and add those that miss."""
     depth = _depth(side)
     count, region, boxes, _ = cv2.connectedComponentsWithStats(side.astype(np.uint8), connectivity=4)
     spacing_um, taken = _MARKED_LAYOUT[TUMOUR][:2]
@@ -137,7 +136,7 @@ def _deepest_free(
     boxes: npt.NDArray[np.int32],
     missing: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
-    """Pixels of regions, `missing` of each, far from its border and from the `chosen` ones: float64 [2, k]."""
+    """Find `missing` pixels of each region, far from its border and from the `chosen` ones: float64 [2, k]."""
     free = np.ones(depth.shape, np.bool_)
     free[tuple(chosen)] = False
     found = []
@@ -154,7 +153,7 @@ def _deepest_free(
 
 
 def _depth(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Distance in pixels to what is outside, 0 there and at most the length of a side of the tile."""
+    """Distance to the outside in pixels, at most the length of a side of the tile."""
     away = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 5)
     return np.asarray(np.minimum(away, max(inside.shape)), np.float32)
 
@@ -189,7 +188,7 @@ def _places_on(
     mpp: float,
     rng: np.random.Generator,
 ) -> Places:
-    """The candidates of one kind that lie on its tissue; those of stroma are turned along the fibres."""
+    """Draw candidates of one kind on its tissue; those of stroma are turned along the fibres."""
     places = _places(kind.shape, layout, mpp, rng)
     y, x = places[:2].astype(np.intp)
     there = kind[y, x]
@@ -201,7 +200,7 @@ def _places_on(
 
 
 def _places(shape: tuple[int, int], layout: Layout, mpp: float, rng: np.random.Generator) -> Places:
-    """Candidate nuclei of one kind."""
+    """Draw candidate nuclei of one kind all over the tile."""
     spacing_um, taken, radius_um, spread, aspect = layout
     step = max(spacing_um / mpp, 2.0)
     rows, columns = (np.arange(step / 2, length, step) for length in shape)
