@@ -47,7 +47,7 @@ def centred(height: int, width: int) -> tuple[FloatMap, FloatMap]:
 
 
 def look_up(values: npt.NDArray[Value], y: FloatMap, x: FloatMap, matrix: Matrix) -> npt.NDArray[Value]:
-    """Read values [h, w] at the pixels nearest to `matrix` x (y, x) from their middle, mirrored at the border: [H, W]."""
+    """Read values [h, w] at the pixels nearest to `matrix` x (y, x) from their middle; mirrored at the border."""
     m = matrix.astype(np.float32)
     rows = m[0, 0] * y + m[0, 1] * x + np.float32(values.shape[0] / 2)
     columns = m[1, 0] * y + m[1, 1] * x + np.float32(values.shape[1] / 2)
