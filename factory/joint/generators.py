@@ -78,7 +78,8 @@ class OpenGenerator:
     def draw_with_taps(self, latent: Latents, rng: np.random.Generator | None, psi: float) -> tuple[Image, list[Tap]]:
         """One image uint8 [H, W, 3] of a latent [z_dim], and what every convolution gave on the way, [1, C, h, w]."""
         with self._computing():
-            image, taps = self.network.synthesis(*self._inputs(latent, rng, psi), taps=True)
+            taps: list[Tap] = []
+            image = self.network.synthesis(*self._inputs(latent, rng, psi), taps)
         return pixels_of(image)[0], taps
 
     def styles(self, latents: Latents) -> Latents:
@@ -132,9 +133,6 @@ def open_generator(
     Args:
         weights: a run's folder, a file, or ``starter``. device: where it draws. precision: of its convolutions.
         threads: of torch on a CPU; None leaves them as they are.
-
-    Raises:
-        UserError: for weights that are missing, damaged, of another kind, or do not fit their card.
     """
     card = generator_card(weights)
     if device == "cpu" and threads is not None:

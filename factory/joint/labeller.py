@@ -180,10 +180,8 @@ def fit_labeller(
     """Train an ensemble; on a CPU the same images and config give the same bytes.
 
     Args:
-        images: of one generator, features with the same channels. classes: of the labels.
-        config: how to train. device: where.
+        images, classes, config, device, state_every: see `LabellerTask`.
         folder: that the state is written to, and resumed from if there is one; None writes none.
-        state_every: steps between two states of a member; one more is written at its end.
         on_step: called with member and step, from 0, and the loss.
 
     Raises:

@@ -68,10 +68,8 @@ class StreamingLabeller:
     """An ensemble of pixel classifiers that labels images of any size in the memory of a tile.
 
     Args:
-        ensemble: of pixel classifiers; used as in eval mode.
-        channels: of the taps, in order; together the ensemble's.
-        device: where it runs.
-        precision: fp32, or bf16 for the products of matrices; sums are float32.
+        ensemble: of pixel classifiers; used as in eval mode. channels: of the taps, in order; together the ensemble's.
+        device: where it runs. precision: fp32, or bf16 for the products of matrices; sums are float32.
     """
 
     def __init__(
@@ -100,10 +98,7 @@ class StreamingLabeller:
 
         Args:
             taps: of one image. size: height and width of the image, which the taps' sides divide by powers of two.
-            tile_px: side of the tiles; those at the end are as large as what is left. It changes roundings, no more.
-
-        Raises:
-            ValueError: for taps that are not those of the classifiers, or no layers of such an image.
+            tile_px: side of the tiles; those at the end are smaller. It changes roundings, no more.
         """
         if tile_px < 1:
             raise ValueError(f"tile_px: expected at least 1, got {tile_px}")
@@ -115,11 +110,7 @@ class StreamingLabeller:
             yield rows, columns, logits
 
     def label(
-        self,
-        taps: Sequence[Tap],
-        size: tuple[int, int],
-        tile_px: int = TILE_PX,
-        most_uncertain: float | None = None,
+        self, taps: Sequence[Tap], size: tuple[int, int], tile_px: int = TILE_PX, most_uncertain: float | None = None
     ) -> Labels:
         """Label an image by majority vote; pixels with more disagreement than `most_uncertain` become 255 (ignore).
 
@@ -157,7 +148,7 @@ class StreamingLabeller:
             levels.append(
                 _Level(
                     sides,
-                    [_tensor_of(taps[number]) for number in chosen],
+                    [torch.as_tensor(taps[number]) for number in chosen],
                     torch.cat([self._means[number] for number in chosen]),
                     torch.cat([self._firsts[number] for number in chosen], 1),
                 )
@@ -196,11 +187,7 @@ class StreamingLabeller:
 
 @dataclass(frozen=True)
 class _Level:
-    """All taps of one resolution.
-
-    Attributes:
-        size: height and width. taps: [C, h, w] each. mean: [C] of all. weight: of the first layer, [E, C, D].
-    """
+    """All taps [C, h, w] of one resolution, their mean [C], and their weight in the first layer, [E, C, D]."""
 
     size: tuple[int, int]
     taps: list[torch.Tensor]
@@ -218,11 +205,7 @@ class _Level:
 
 
 class _Coarser:
-    """The levels of a tile that are upsampled: windows of them with the halo that interpolation needs.
-
-    Args:
-        levels: coarser than the image. size: of the image. rows, columns: of the tile.
-    """
+    """The levels coarser than the image, in windows of a tile with the halo that interpolation needs."""
 
     def __init__(self, levels: Sequence[_Level], size: tuple[int, int], rows: slice, columns: slice) -> None:
         cuts = (rows, columns)
@@ -270,10 +253,6 @@ class _Window:
         """The outputs of a member's first layer, without its bias."""
         outputs = torch.mm(self.features, self.weight[member]).float()
         return Grid(outputs.view(*self.size, -1), self.down, self.along)
-
-
-def _tensor_of(tap: Tap) -> torch.Tensor:
-    return tap if isinstance(tap, torch.Tensor) else torch.from_numpy(tap)
 
 
 def _write_product(total: torch.Tensor, features: torch.Tensor, weight: torch.Tensor) -> None:

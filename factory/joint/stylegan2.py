@@ -195,10 +195,8 @@ class StyleGan2Trainer(Trainer):
         return _PhaseDraws(seed, self._device)
 
     def _styles(self, draws: _PhaseDraws, count: int) -> torch.Tensor:
-        """Return styles [N, layers, w_dim] of new latents, most of them mixed with a second latent from some layer on.
-
-        Each image draws its own layer; the original code draws one for the whole batch.
-        """
+        """Return styles [N, layers, w_dim] of new latents, most of them mixed with a second from some layer on."""
+        # Each image draws its own layer; the original code draws one for the whole batch.
         config, mapping, layers = self._config, self._generator.mapping, self._generator.synthesis.layers
         latents = draws.latents((2, count, self._generator.z_dim))
         first = mapping(latents[0])

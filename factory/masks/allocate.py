@@ -17,6 +17,9 @@ from factory.masks.quantiles import TUMOUR_ROLES, Partition, Shares, target_coun
 from factory.plan.request import Request
 from manifests.tile import Tile
 
+Instances = npt.NDArray[np.int32]
+Labels = npt.NDArray[np.uint8]
+
 SUM_TOLERANCE = 1e-3
 """Largest difference from 1 of the sum of requested shares."""
 
@@ -53,7 +56,6 @@ class Allocation:
     """A tile that meets its request.
 
     Attributes:
-        tile: the labels.
         shift: largest distance of a threshold used from the generator's own, in units of its fields; None where
             fields are not calibrated.
     """
@@ -126,9 +128,7 @@ def allocate(scores: Scores, request: Request, rng: np.random.Generator) -> Allo
     """Turn the scores of a draw into a tile that meets its request exactly.
 
     Args:
-        scores: of `generator.draw`.
-        request: the same request.
-        rng: breaks ties and places cells (stream `TIES` of the row).
+        scores: of the request. rng: breaks ties and places cells (stream `TIES` of the row).
 
     Raises:
         Unmet: when the cells of this draw do not fit, or a TPS is requested of a draw without tumour.
@@ -163,12 +163,7 @@ def _express(partition: Partition, asked: Shares, request: Request) -> None:
 
 
 def _place_in_regions(
-    instance: npt.NDArray[np.int32],
-    labels: npt.NDArray[np.uint8],
-    cells: Cells,
-    tps: float | None,
-    request: Request,
-    rng: np.random.Generator,
+    instance: Instances, labels: Labels, cells: Cells, tps: float | None, request: Request, rng: np.random.Generator
 ) -> None:
     """Place cells on a finished region mask, with exact number and TPS."""
     positive, negative = (request.scheme.ids(role) for role in TUMOUR_ROLES)
@@ -176,9 +171,8 @@ def _place_in_regions(
     for population in cells.populations:
         wanted = len(population.outlines)
         if set(population.on) & {*positive, *negative} and tps is not None:
-            placed = _place_tumour_cells(
-                instance, labels, cells, population, tps, (positive, negative), rng, placed_count
-            )
+            sides = (positive, negative)
+            placed = _place_tumour_cells(instance, labels, cells, population, tps, sides, rng, placed_count)
         else:
             placed = place_population(instance, labels, cells, population, rng, first=placed_count + 1)
         if placed < (1.0 - cells.loss) * wanted - 1.0:
@@ -198,15 +192,9 @@ def _place_in_regions(
 
 
 def _place_tumour_cells(
-    instance: npt.NDArray[np.int32],
-    labels: npt.NDArray[np.uint8],
-    cells: Cells,
-    population: Population,
-    tps: float,
-    sides: tuple[tuple[int, ...], tuple[int, ...]],
-    rng: np.random.Generator,
-    placed_count: int,
-) -> int:
+    instance: Instances, labels: Labels, cells: Cells, population: Population, tps: float,
+    sides: tuple[tuple[int, ...], tuple[int, ...]], rng: np.random.Generator, placed_count: int,
+) -> int:  # fmt: skip
     """Place n tumour nuclei, floor(TPS x n + 0.5) of them positive; n is smaller than wanted where not all fit."""
     positive, negative = sides
     wanted = len(population.outlines)
@@ -234,12 +222,10 @@ def _place_tumour_cells(
 def _with_drawn_cells(
     scores: Scores, cells: Cells, label: int, asked: Shares, request: Request, rng: np.random.Generator
 ) -> Allocation:
-    """Allocate a scheme in which cells are a class of their own.
-
-    Cells are placed on a draft whose regions are wider by the share that cells will cover; the regions are then
-    allocated again among the pixels without cells. Air and TPS are exact whatever the cells cover, and so are tumour
-    and inflammation unless too few pixels are left: then both shrink in proportion.
-    """
+    """Allocate a scheme in which cells are a class of their own."""
+    # Cells are placed on a draft whose regions are wider by the share that cells will cover; the regions are then
+    # allocated again among the pixels without cells. Air and TPS are exact whatever the cells cover, and so are tumour
+    # and inflammation unless too few pixels are left: then both shrink in proportion.
     partition = Partition(scores.fields, request.scheme, rng, calibrated=scores.calibrated, without=label)
     partition.air(asked)
     widened = asked.tissue / max(asked.tissue - asked.fractions[label], 1e-9)

@@ -199,13 +199,8 @@ def _pick(layouts: Sequence[Layout], request: Request, rng: np.random.Generator)
 
 
 def _grouped(touching: float, cover: float) -> float:
-    """Return the share of nuclei to place in touching groups so that in total `touching` touch.
-
-    Of the 1 - g that are in no group a share a (1 - g) touches all the same, where a is what touches without groups.
-
-    Args:
-        touching: share wanted. cover: area of all outlines over that of the tile.
-    """
+    """Return the share of nuclei to place in touching groups, so that `touching` do in all; they cover `cover`."""
+    # Of the 1 - g that are in no group a share a (1 - g) touches all the same, where a is what touches without groups.
     forced = min(_FORCED * max(cover - _LOOSE_UP_TO, 0.0), 0.45)
     if touching <= forced:
         return 0.0
@@ -215,14 +210,14 @@ def _grouped(touching: float, cover: float) -> float:
 
 
 def _smooth(rng: np.random.Generator, height: int, width: int, mpp: float, scale_um: float) -> FloatMap:
-    """A smooth field of features `scale_um` wide at every pixel, drawn on nodes 2 um apart."""
+    """Draw a smooth field of features `scale_um` wide at every pixel, on nodes 2 um apart."""
     coarse = noise(rng, nodes(height, 2.0 / mpp), nodes(width, 2.0 / mpp), scale_um / 2.0)
     field: FloatMap = spline(coarse, height, width, 2.0 / mpp)
     return field
 
 
 def _shuffled(drawn: list[Outlines], rng: np.random.Generator) -> Outlines:
-    """The outlines of all kinds as one set in random order."""
+    """Join the outlines of all kinds in random order."""
     vertices = np.concatenate([part.vertices for part in drawn])
     sizes = np.concatenate([np.diff(part.offsets) for part in drawn])
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

@@ -73,12 +73,12 @@ class Regions:
     step_px: float
 
     def at_pixels(self, field: FloatMap, height: int, width: int) -> FloatMap:
-        """One of the fields at every pixel: float32 [height, width]."""
+        """Read one of the fields at every pixel: float32 [height, width]."""
         values: FloatMap = spline(field, height, width, self.step_px)
         return values
 
     def flow(self) -> FloatMap:
-        """Unit vectors (y, x) along the borders of the nests, where fibres run: float32 [h, w, 2]."""
+        """Return unit vectors (y, x) along the borders of the nests, where fibres run: float32 [h, w, 2]."""
         down, right = np.gradient(self.tumour)
         norm = np.sqrt(down * down + right * right) + np.float32(1e-9)
         return np.stack([right / norm, -down / norm], axis=-1).astype(np.float32)
@@ -148,7 +148,7 @@ class _Mosaic:
 def _mosaic(
     rng: np.random.Generator, shape: tuple[int, int], spacing_um: float, stretch: float, bend: list[FloatMap]
 ) -> _Mosaic:
-    """A jittered mosaic in a frame that is turned, stretched along one axis and bent (`bend`: in units of spacing)."""
+    """Draw a jittered mosaic in a frame that is turned, stretched along one axis and bent, in units of the spacing."""
     # A rational point of the circle, ((1 - t^2), 2 t) / (1 + t^2): a direction without cos and sin.
     t = 2.0 * rng.random() - 1.0
     cosine, sine = (1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t)
@@ -169,7 +169,7 @@ def _mosaic(
 def _bumps(
     rng: np.random.Generator, shape: tuple[int, int], radius_um: float, spacing: float, bend: list[FloatMap]
 ) -> FloatMap:
-    """Round plateaus with steep walls, `spacing` radii apart, radius x 0.5-1.5, each with a height in 0.5-1.5."""
+    """Draw round plateaus with steep walls, `spacing` radii apart, of radius x 0.5-1.5 and heights 0.5-1.5."""
     mosaic = _mosaic(rng, shape, radius_um * spacing, 1.0, [part * np.float32(0.8) for part in bend])
     radius = (rng.random(mosaic.points, np.float32) + np.float32(0.5)) / np.float32(spacing)
     height = rng.random(mosaic.points, np.float32) + np.float32(0.5)
@@ -187,7 +187,7 @@ def _plateau(mosaic: _Mosaic, radius: FloatMap, height: FloatMap) -> FloatMap:
 
 
 def _lumina(rng: np.random.Generator, mosaic: _Mosaic, radius: float) -> FloatMap:
-    """A lumen in the middle of every other nest, of `radius` x 0.6-1.4 nest widths."""
+    """Draw a lumen in the middle of every other nest, of `radius` x 0.6-1.4 nest widths."""
     radii = (rng.random(mosaic.points, np.float32) * np.float32(0.8) + np.float32(0.6)) * np.float32(radius)
     height = np.where(rng.random(mosaic.points, np.float32) < 0.5, np.float32(0.0), np.float32(1.2))
     return _plateau(mosaic, radii, height + rng.random(mosaic.points, np.float32) * np.float32(0.6) - np.float32(0.5))

@@ -82,16 +82,9 @@ def _pipe(letters: str, **more: float) -> AdaConfig:
 
 
 PIPES: dict[str, AdaConfig] = {
-    "blit": _pipe("b"),
-    "geom": _pipe("g"),
-    "color": _pipe("c"),
-    "filter": _pipe("f"),
-    "noise": _pipe("n"),
+    **{name: _pipe(name[0]) for name in ("blit", "geom", "color", "filter", "noise")},
     "cutout": _pipe("", cutout=1),
-    "bg": _pipe("bg"),
-    "bgc": _pipe("bgc"),
-    "bgcf": _pipe("bgcf"),
-    "bgcfn": _pipe("bgcfn"),
+    **{letters: _pipe(letters) for letters in ("bg", "bgc", "bgcf", "bgcfn")},
     "bgcfnc": _pipe("bgcfn", cutout=1),
 }
 """The pipelines that the paper compares; its default is ``bgc``: pixel blitting, geometry and colours."""
@@ -134,11 +127,7 @@ def draw_uniforms(count: int, rng: torch.Generator) -> torch.Tensor:
 
 
 def augmented(
-    images: torch.Tensor,
-    p: float,
-    uniforms: torch.Tensor,
-    config: AdaConfig,
-    grain: torch.Tensor | None = None,
+    images: torch.Tensor, p: float, uniforms: torch.Tensor, config: AdaConfig, grain: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Augmented images: a function of the arguments alone, each image of its own row of `uniforms`.
 
@@ -175,10 +164,7 @@ def augmented(
 
 
 def _draw_blits(draws: _Draws, config: AdaConfig, height: int, width: int) -> torch.Tensor:
-    """Flips, turns by 90 degrees and moves by whole pixels: [N, 3, 3] from output to input pixels.
-
-    Origin of these matrices is the centre of the image, and their unit the pixel.
-    """
+    """Draw flips, quarter turns and moves by whole pixels: [N, 3, 3] from output to input pixels from the centre."""
     flip = draws.where(config.xflip, (draws.uniform() * 2).floor(), 0.0)
     inverse = _scaling(1 - 2 * flip, torch.ones_like(flip))
     turns = draws.where(config.rotate90, (draws.uniform() * 4).floor(), 0.0)
@@ -227,10 +213,8 @@ def _draw_colours(draws: _Draws, config: AdaConfig) -> torch.Tensor:
 
 
 def _draw_band_gains(draws: _Draws, config: AdaConfig) -> torch.Tensor:
-    """Gain of each octave, [N, 4]: each is changed with the others normalised, so that an image keeps its power.
-
-    The power of images falls as 1 / f: the lowest band is taken to have ten times that of each other one.
-    """
+    """Draw the gain of each octave, [N, 4]; the others are normalised, so that an image keeps its power."""
+    # The power of images falls as 1 / f: the lowest band is taken to have ten times that of each other one.
     power = torch.tensor([10.0, 1.0, 1.0, 1.0], dtype=torch.float64) / 13
     total: torch.Tensor | None = None
     for band, share in enumerate(config.imgfilter_bands):
@@ -331,14 +315,8 @@ def _hue_rotation(angle: torch.Tensor) -> torch.Tensor:
     zero, one = torch.zeros_like(angle), torch.ones_like(angle)
     others, turn = (1 - angle.cos()) / 3, angle.sin() / math.sqrt(3)
     same, before, after = 1 - 2 * others, others - turn, others + turn
-    return _stacked(
-        [
-            [same, before, after, zero],
-            [after, same, before, zero],
-            [before, after, same, zero],
-            [zero, zero, zero, one],
-        ]
-    )
+    rows = [[same, before, after, zero], [after, same, before, zero], [before, after, same, zero]]
+    return _stacked([*rows, [zero, zero, zero, one]])
 
 
 @dataclass

@@ -128,13 +128,8 @@ def _windows(length: int, block: int, width: int) -> torch.Tensor:
 def _banded(
     x: torch.Tensor, axis: int, places: torch.Tensor, block: npt.NDArray[np.float64], length: int
 ) -> torch.Tensor:
-    """Products of a matrix with windows of [N, C, H, W] along an axis, joined and cut to a length.
-
-    On a CPU this is faster, with its gradient, than strided convolutions of one channel.
-
-    Args:
-        places: [B, K], of each window's pixels. block: [L, K], from a window to its outputs.
-    """
+    """Multiply windows of [N, C, H, W] along an axis, at places [B, K], by a block [L, K]; join and cut them."""
+    # On a CPU this is faster, with its gradient, than strided convolutions of one channel.
     matrix = torch.from_numpy(block).to(x)
     windows = x.index_select(axis, places.flatten().to(x.device))
     windows = windows.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
@@ -144,10 +139,8 @@ def _banded(
 
 @lru_cache(maxsize=16)
 def _doubling(block: int) -> npt.NDArray[np.float64]:
-    """Matrix that doubles L pixels of a column, from three more at either end, [2 L, L + 6].
-
-    Pixel i spreads from 2 i - 5 on, so that it lies in the middle of pixels 2 i and 2 i + 1.
-    """
+    """Matrix that doubles L pixels of a column, from three more at either end, [2 L, L + 6]."""
+    # Pixel i spreads from 2 i - 5 on, so that it lies in the middle of pixels 2 i and 2 i + 1.
     matrix = np.zeros((2 * block, block + 2 * _REACH))
     source = np.arange(-_REACH, block + _REACH)
     for place, tap in enumerate(_TAPS):

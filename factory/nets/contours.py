@@ -1,12 +1,10 @@
 """Losses of Sharp-GAN and Enhanced Sharp-GAN on the contours of nuclei in a generated image.
 
 Each term is a mean over the contour pixels of a sum over their eight neighbours ("Enhanced Sharp-GAN", Eqs. 4 to 7,
-with the -1 of Eq. 6 read as inside the sum, negative exponents, and dist 1 or sqrt 2). g is the grey
-level in 0..1. Neighbours beyond the border of the image do not count. Without contour
-pixels a term is 0.
+with the -1 of Eq. 6 read as inside the sum, negative exponents, and dist 1 or sqrt 2), for grey levels float [N, H, W]
+in 0..1 and contours bool [N, H, W]. Neighbours beyond the border do not count. Without contour pixels a term is 0.
 
-Both sums are over pairs of neighbours, and the term of a pair is the same from either side, so that four shifts of the
-image hold all pairs.
+The term of a pair of neighbours is the same from either side, so four shifts of the image cover all pairs.
 """
 
 from __future__ import annotations
@@ -16,6 +14,9 @@ from collections.abc import Callable, Iterator
 from types import EllipsisType
 
 import torch
+
+Added = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""Is one contour, is the other, difference of their grey levels, distance -> terms of both sides."""
 
 _Places = tuple[EllipsisType, slice, slice]
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
@@ -28,14 +29,8 @@ def grey_of(images: torch.Tensor) -> torch.Tensor:
 
 
 def smoothness(grey: torch.Tensor, contours: torch.Tensor) -> torch.Tensor:
-    """L_s1, Eqs. 4 and 6: small where neighbouring contour pixels are alike.
-
-    Args:
-        grey: float [N, H, W], 0..1. contours: bool [N, H, W].
-
-    Returns:
-        Scalar; 2 / (1 + exp(-d^2)) - 1 = tanh(d^2 / 2) for a difference d, so up to 8 tanh(1/2).
-    """
+    """L_s1, Eqs. 4 and 6: small where neighbouring contour pixels are alike; from 0 to 8 tanh(1/2)."""
+    # 2 / (1 + exp(-d^2)) - 1 = tanh(d^2 / 2)
 
     def added(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, dist: float) -> torch.Tensor:
         del dist
@@ -45,14 +40,7 @@ def smoothness(grey: torch.Tensor, contours: torch.Tensor) -> torch.Tensor:
 
 
 def contrast(grey: torch.Tensor, contours: torch.Tensor, levels: float) -> torch.Tensor:
-    """L_s2, Eqs. 5 and 7: small where contour pixels differ from their neighbours off the contour.
-
-    Args:
-        grey: float [N, H, W], 0..1. contours: bool [N, H, W]. levels: lambda.
-
-    Returns:
-        Scalar, exp(-d^2 / (2 lambda^2)) / dist for each such neighbour.
-    """
+    """L_s2, Eqs. 5 and 7: small where contour pixels differ from neighbours off the contour; `levels` is lambda."""
 
     def added(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, dist: float) -> torch.Tensor:
         return torch.where(a ^ b, _likeness(d, levels, dist), 0)
@@ -61,11 +49,7 @@ def contrast(grey: torch.Tensor, contours: torch.Tensor, levels: float) -> torch
 
 
 def sharpness(grey: torch.Tensor, contours: torch.Tensor, levels: float) -> torch.Tensor:
-    """The sharpness loss of Sharp-GAN (Butte et al. 2022): as `contrast`, over all eight neighbours alike.
-
-    Args:
-        grey: float [N, H, W], 0..1. contours: bool [N, H, W]. levels: lambda.
-    """
+    """The sharpness loss of Sharp-GAN (Butte et al. 2022): as `contrast`, over all eight neighbours alike."""
 
     def added(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, dist: float) -> torch.Tensor:
         return (a.to(d.dtype) + b.to(d.dtype)) * _likeness(d, levels, dist)
@@ -77,16 +61,8 @@ def _likeness(difference: torch.Tensor, levels: float, dist: float) -> torch.Ten
     return torch.exp(-difference.square() / (2 * levels * levels)) / dist
 
 
-def _over_contours(
-    grey: torch.Tensor,
-    contours: torch.Tensor,
-    added: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor],
-) -> torch.Tensor:
-    """Mean over contour pixels of the terms of all pairs of neighbours.
-
-    Args:
-        added: (is one contour, is the other, difference of their grey levels, distance) -> terms of both sides.
-    """
+def _over_contours(grey: torch.Tensor, contours: torch.Tensor, added: Added) -> torch.Tensor:
+    """Mean over contour pixels of the terms of all pairs of neighbours, see `Added`."""
     total = grey.new_zeros(())
     for one, other, dist in _pairs():
         total = total + added(contours[one], contours[other], grey[one] - grey[other], dist).sum()

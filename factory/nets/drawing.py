@@ -65,10 +65,8 @@ def _head(head: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _join_upsampling(network: nn.Module) -> None:
-    """Replace nearest-neighbour upsampling and a convolution of kernel 3 by one transposed convolution of kernel 4.
-
-    Each kind of output pixels depends on 2 x 2 pixels, some through a sum of weights: 16 multiplications, not 36.
-    """
+    """Replace nearest-neighbour upsampling and a convolution of kernel 3 by one transposed convolution of kernel 4."""
+    # Each kind of output pixels depends on 2 x 2 pixels, some through a sum of weights: 16 multiplications, not 36.
     for module in network.modules():
         if not isinstance(module, nn.Sequential):
             continue

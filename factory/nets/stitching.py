@@ -51,16 +51,12 @@ def draw(
         network: from `drawing.ready`; a `GlobalGenerator`, `ResnetGenerator` or `UNet`, with their receptive
             field (`halo_px`) and the divisor of their sides (`stride`).
         read: gives the condition map of a window; called a few times for each place, in any order.
-        size: height and width of the tile, multiples of the stride.
+        size: height and width of the tile, multiples of the stride. out_channels: of the image.
         window_px: side of the windows, without halos. It bounds the memory, and it is part of the result: a tile in
             windows is normalised by statistics of samples, another by its own.
-        out_channels: of the image.
 
     Returns:
         uint8 [H, W, out_channels].
-
-    Raises:
-        ValueError: for a size that is no multiple of the stride.
     """
     stride = cast(int, network.stride)
     if size[0] % stride or size[1] % stride:
@@ -121,11 +117,9 @@ def _mean_of_tile(read: Read, size: tuple[int, int], window_px: int) -> torch.Te
 
 
 def _weights(samples: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
-    """Weights of samples, 0 or more and 1 together, so that their means [N, C] are nearly a tile's [C]: float32 [N].
-
-    Statistics depend mostly on the class, and a few places of a large tile have other shares of the classes. Least
-    squares with a small ridge, so that weights without influence stay equal.
-    """
+    """Weights of samples, 0 or more and 1 together, so that their means [N, C] are nearly a tile's [C]: float32 [N]."""
+    # Statistics depend mostly on the class, whose shares differ from place to place. Least squares with a small ridge,
+    # so that weights without influence stay equal.
     count = len(samples)
     ridge = _EVEN * math.sqrt(count)
     rows = [samples.double().cpu().numpy().T, np.full((1, count), 10.0), ridge * np.eye(count)]
@@ -151,20 +145,14 @@ def _device(network: nn.Module) -> torch.device:
 
 
 def _step(network: nn.Module, size: tuple[int, int]) -> int:
-    """Divisor of the starts of windows: twice the stride where possible.
-
-    Layers that take pixels in pairs (`factory.nets.winograd`) then pair the same ones in a window as in the whole tile,
-    and round the same.
-    """
+    """Divisor of the starts of windows: twice the stride where possible."""
+    # Layers that take pixels in pairs (`factory.nets.winograd`) then pair and round as in the whole tile.
     stride = cast(int, network.stride)
     return stride if size[0] % (2 * stride) or size[1] % (2 * stride) else 2 * stride
 
 
 def _windows(network: nn.Module, size: tuple[int, int], window_px: int, axis: int) -> list[tuple[slice, slice]]:
-    """The part of each window that is kept along an axis, and that part with its halo, which ends at the tile's edge.
-
-    With their halos all windows are of one length, so that memory and compiled kernels are reused.
-    """
+    """Return the part of each window that is kept along an axis, and the window with its halo, all of one length."""
     step, side = _step(network, size), size[axis]
     halo, window = (max(-(-length // step), 1) * step for length in (cast(int, network.halo_px), window_px))
     whole = min(window + 2 * halo, side)

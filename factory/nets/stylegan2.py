@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -152,24 +152,14 @@ class Synthesis(nn.Module):
         self.noise_sizes = [s for block, s in zip(blocks, sizes, strict=True) for _ in block.convolutions]
         self.layers = len(self.noise_sizes) + 1
 
-    @overload
     def forward(
-        self, ws: torch.Tensor, noise: Sequence[torch.Tensor] | None = None, *, taps: Literal[False] = False
-    ) -> torch.Tensor: ...
-
-    @overload
-    def forward(
-        self, ws: torch.Tensor, noise: Sequence[torch.Tensor] | None = None, *, taps: Literal[True]
-    ) -> tuple[torch.Tensor, list[Tap]]: ...
-
-    def forward(
-        self, ws: torch.Tensor, noise: Sequence[torch.Tensor] | None = None, *, taps: bool = False
-    ) -> torch.Tensor | tuple[torch.Tensor, list[Tap]]:
-        """Images float32 [N, 3, H, W], about -1..1, and with `taps` the output of every convolution.
+        self, ws: torch.Tensor, noise: Sequence[torch.Tensor] | None = None, taps: list[Tap] | None = None
+    ) -> torch.Tensor:
+        """Images float32 [N, 3, H, W], about -1..1.
 
         Args:
             ws: [N, layers, w_dim]. noise: for each convolution [N or 1, 1, H_k, W_k], see `noise_sizes`; None takes
-            the constant noise that belongs to the weights. taps: also return the features, in order.
+            the constant noise that belongs to the weights. taps: takes the output of every convolution, in order.
 
         Raises:
             ValueError: for styles or noise of another number of layers.
@@ -180,25 +170,20 @@ class Synthesis(nn.Module):
             raise ValueError(f"noise: expected {len(self.noise_sizes)} maps, got {len(noise)}")
         x = _channels_last(self.constant.expand(len(ws), -1, -1, -1))
         image: torch.Tensor | None = None
-        found: list[Tap] = []
         place = 0
         for block in self.blocks:
             assert isinstance(block, _Block)
             for name, convolution in block.convolutions.items():
                 x = convolution(x, ws[:, place], None if noise is None else noise[place])
-                if taps:
-                    found.append(Tap(f"{block.name}.{name}", x))
+                if taps is not None:
+                    taps.append(Tap(f"{block.name}.{name}", x))
                 place += 1
             # The image of a block shares its style with the next block's first convolution.
             added = block.to_rgb(x, ws[:, place])
             added = added.float() if added.dtype.itemsize < 4 else added
-            if image is None:
-                image = added
-            else:
-                image = doubled(image)
-                image += added
+            image = added if image is None else doubled(image).add_(added)
         assert image is not None
-        return (image, found) if taps else image
+        return image
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -63,10 +63,9 @@ def fit_layouts(
     """Return `config` with layouts, outlines and spacing as in real tiles.
 
     Args:
-        tiles: real ones with instances; those with unlabelled pixels are left out window by window.
-        request: size and resolution that tiles will be drawn at; real tiles are cut to that size.
-        config: its other values are kept.
-        typed: fields that are not fitted.
+        tiles: real ones with instances; windows with unlabelled pixels are left out.
+        request: size and resolution of the tiles to draw; real tiles are cut to that size.
+        config: its other values are kept. typed: fields that are not fitted.
         drawer: a generator's ``draw`` for a config.
 
     Raises:
@@ -159,11 +158,8 @@ def _with_layouts(config: NucleiConfig, real: _Real, typed: frozenset[str]) -> N
 
 
 def _closer(config: NucleiConfig, real: _Real, drawn: NuclearStatistics, typed: frozenset[str]) -> NucleiConfig:
-    """Move each range by the ratio of its quantiles in real and drawn tiles.
-
-    A range is uniform, so its ends follow the 15 % and 85 % quantiles of a kind's nuclei. 1 - solidity grows with the
-    square of the roughness. The kinds of drawn and real nuclei are separated in the same way.
-    """
+    """Move each range by the ratio of its quantiles in real and drawn tiles."""
+    # A range is uniform: its ends follow the 15 % and 85 % quantiles. 1 - solidity grows with the roughness squared.
     update: dict[str, Any] = {}
     own_solidity, real_solidity = (1.0 - side.values["solidity"] for side in (drawn, real.measured))
     rough = np.sqrt([_percentiles(real_solidity, 20, 75), _percentiles(own_solidity, 20, 75)])

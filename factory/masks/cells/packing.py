@@ -51,12 +51,8 @@ def _orient(vertices, y, x, flow, flow_step, polygon):  # type: ignore[no-untype
 
 @compiled()
 def _lay(polygon, y, x, instance, regions, rules, overlap, trim, crossings, counts, pixels):  # type: ignore[no-untyped-def]
-    """Collect the pixels that a nucleus at (y, x) would show.
-
-    Returns:
-        (visible, covered, votes): pixels written to `pixels` as flat indices, ascending; share of the outline behind
-        others; sum of votes. visible is 0 where more than `overlap` is behind others or more than `trim` off limits.
-    """
+    """Collect the pixels that a nucleus at (y, x) would show; their number, the share behind others, sum of votes."""
+    # `pixels` are flat indices, ascending; none where more than `overlap` is behind others or `trim` is off limits.
     height, width = instance.shape
     top, rows = scan(polygon, crossings, counts)
     total, visible, covered, barred, votes = 0, 0, 0, 0, 0
@@ -105,10 +101,7 @@ def _touches(instance, pixels, visible):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _is_one_piece(pixels, visible, width):  # type: ignore[no-untyped-def]
-    """Whether `pixels`, ascending and narrower than the tile, are one run per row, each below part of the last.
-
-    True means 4-connected; False means that a closer look is needed.
-    """
+    """Whether `pixels`, ascending, are one run per row, each below part of the last; if so they are 4-connected."""
     above_start, above_stop, start = -1, -1, 0
     while start < visible:
         stop = start + 1
@@ -125,14 +118,9 @@ def _is_one_piece(pixels, visible, width):  # type: ignore[no-untyped-def]
 def _paint(  # type: ignore[no-untyped-def]
     instance, regions, rules, pixels, visible, votes, smallest, wanted, number, stack
 ):
-    """Write the largest 4-connected part of `pixels` as `number`; nothing where it is too small or votes wrongly.
+    """Write the largest 4-connected part of `pixels` as `number` unless it is too small or its votes are not `wanted`.
 
-    Args:
-        votes: of all pixels. wanted: 1 = more positive than negative votes, -1 = not so, 0 = any.
-        stack: int64 buffer as long as that of `pixels`, whose length is the square of a bound on its width.
-
-    Returns:
-        Whether it was written.
+    Returns whether it was written. `stack` is a buffer as long as `pixels`, the square of a bound on its width.
     """
     height, width = instance.shape
     flat, kinds = instance.ravel(), regions.ravel()
@@ -211,9 +199,10 @@ def place_at_random(  # type: ignore[no-untyped-def]
         partner: int64 [N], index of an earlier outline, or -1.
         attraction: float32 [H, W], probability that a site is taken, or [1, 1] for 1 everywhere.
         flow: float32 [h, w, 2], or [1, 1, 2] to leave outlines as they are. flow_step: its step in pixels.
-        room: radii round a centre that are kept free at first.
-        limits: float64 [5]: overlap, trim, smallest visible area in pixels, tries, wanted vote (1, -1, 0).
-        seed: uint64. first: id of the first instance written; the others follow without gaps.
+        room: radii around a centre that are kept free at first. seed: uint64.
+        limits: float64 [5]: overlap, trim, smallest visible area in pixels, tries, wanted vote: more positive than
+            negative pixels (1), not so (-1), any (0).
+        first: id of the first instance written; the others follow without gaps.
 
     Returns:
         bool [N]: which were placed.
@@ -257,28 +246,12 @@ def place_at_random(  # type: ignore[no-untyped-def]
 
 @compiled()
 def _slide(  # type: ignore[no-untyped-def]
-    state,
-    outline,
-    reach,
-    target,
-    instance,
-    regions,
-    rules,
-    overlap,
-    trim,
-    flow,
-    flow_step,
-    polygon,
-    crossings,
-    counts,
+    state, outline, reach, target, instance, regions, rules, overlap, trim, flow, flow_step, polygon, crossings, counts,
     pixels,
-):
-    """Move towards a partner at pixel `target` from a random side until a random share of `overlap` is behind it.
+):  # fmt: skip
+    """Find the site where an outline hides a random share of `overlap` behind its partner at `target`, else -1.
 
-    Bisects the distance, as the hidden share of round outlines grows when they come closer.
-
-    Returns:
-        The site closest to that where the outline touches another and breaks no limit, as a flat index, else -1.
+    It comes from a random side. The distance is bisected, as the hidden share grows when outlines come closer.
     """
     height, width = instance.shape
     side = int(_random(state) * 4096)

@@ -56,11 +56,10 @@ class Cells:
     Attributes:
         populations: one for each kind.
         smallest_px: smallest visible area of a nucleus in pixels, also where it is cut by the border or by others.
-        overlap: largest share of a nucleus that may lie behind others.
-        trim: largest share that may be cut off where it reaches into a region that it may not cover.
-        shrink: smallest factor on the radius of a nucleus that finds no place otherwise.
-        tries: random sites that are tried for a nucleus.
-        loss: largest share of a population that may be left out where the request has no number.
+        overlap: largest share of a nucleus behind others. trim: largest share that is cut off where it reaches into a
+            region that it may not cover. shrink: smallest factor on the radius where there is no place otherwise.
+        tries: random sites that are tried for a nucleus. loss: largest share of a population that is left out where
+            the request has no number.
         flow: float32 [h, w, 2], unit vectors (y, x) on nodes `flow_step_px` apart.
         attraction: float32 [H, W] in [0, 1], probability that a site is accepted; None = 1 everywhere.
         rank: float32 [H, W]; cells with the highest mean become positive first.
@@ -104,13 +103,10 @@ def place_population(
     """Place the nuclei of a population.
 
     Args:
-        instance: int32 [H, W], changed in place.
-        regions: uint8 [H, W], the region mask.
-        cells, population: the nuclei and their rules.
-        rng: source of randomness.
+        instance: int32 [H, W], changed in place. regions: uint8 [H, W], the region mask.
+        cells, population: the nuclei and their rules. rng: of the draw.
         first: id of the first nucleus; the others follow without gaps.
-        positive: the classes in `population.within` whose pixels count for a positive nucleus; the others count
-            against it.
+        positive: classes in `population.within` whose pixels count for a positive nucleus; the others count against it.
         wanted: 1 = every nucleus shows more positive than negative pixels, -1 = none does, 0 = any.
 
     Returns:
@@ -151,11 +147,9 @@ def place_population(
 
 
 def _partners(count: int, touching: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Choose an earlier nucleus for each that touches one, else -1: int64 [count].
-
-    The first `touching` x `count` nuclei form chains of two or three; the last chain has four where one nucleus would
-    be left over. A group of one cannot touch, so every other tile gets a pair instead.
-    """
+    """Choose an earlier nucleus for each that touches one, else -1: int64 [count]."""
+    # The first `touching` x `count` nuclei form chains of two or three, of four where one would be left over. A group
+    # of one cannot touch, so every other tile gets a pair instead.
     partner = np.full(count, -1, np.int64)
     in_groups = int(np.floor(touching * count + 0.5))
     if in_groups == 1 and count > 1:
@@ -172,11 +166,7 @@ def _partners(count: int, touching: float, rng: np.random.Generator) -> npt.NDAr
 def _widest(
     instance: npt.NDArray[np.int32], allowed: npt.NDArray[np.bool_], rng: np.random.Generator, most: int
 ) -> npt.NDArray[np.int64]:
-    """Find the `most` free allowed pixels that are farthest from anything else, widest first, ties in random order.
-
-    Returns:
-        Flat indices, int64.
-    """
+    """Find the `most` free allowed pixels farthest from anything else, widest first: flat indices, int64."""
     distance = clearance(allowed & (instance == 0)).ravel()
     sites = np.flatnonzero(distance)
     if len(sites) > most:

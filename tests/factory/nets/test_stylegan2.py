@@ -9,7 +9,7 @@ import torch
 from scipy import signal
 from torch import nn
 
-from factory.nets.stylegan2 import Discriminator, Generator, StyleGan2Shape, sizes_of
+from factory.nets.stylegan2 import Discriminator, Generator, StyleGan2Shape, Tap, sizes_of
 from factory.nets.stylegan2_layers import (
     Blur,
     EqualConvolution,
@@ -77,7 +77,8 @@ def test_images_taps_and_logits_have_their_shapes(size: tuple[int, int], names: 
     network, discriminator = small_generator(size), Discriminator(SHAPE, size)
     latents = torch.randn(2, 6)
     ws = network.mapping.truncated(network.mapping(latents), network.synthesis.layers)
-    image, taps = network.synthesis(ws, taps=True)
+    taps: list[Tap] = []
+    image = network.synthesis(ws, taps=taps)
     assert image.shape == (2, 3, *size)
     assert torch.equal(image, network(latents))
     expected = [f"{names[0]}.conv1", *(f"{name}.conv{n}" for name in names[1:] for n in (0, 1))]
@@ -128,10 +129,12 @@ def test_an_image_drawn_by_itself_is_that_of_a_batch(clamp: float | None) -> Non
     latents = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     noise = [torch.randn(2, 1, *size, dtype=torch.float64) for size in network.synthesis.noise_sizes]
     ws = network.mapping.truncated(network.mapping(latents), network.synthesis.layers)
-    image, taps = network.synthesis(ws, noise, taps=True)
+    taps: list[Tap] = []
+    image = network.synthesis(ws, noise, taps)
     with torch.inference_mode():
         for n in range(2):
-            one, own = network.synthesis(ws[n : n + 1], [drawn[n : n + 1] for drawn in noise], taps=True)
+            own: list[Tap] = []
+            one = network.synthesis(ws[n : n + 1], [drawn[n : n + 1] for drawn in noise], own)
             torch.testing.assert_close(one, image[n : n + 1])
             for ours, theirs in zip(own, taps, strict=True):
                 torch.testing.assert_close(ours.features, theirs.features[n : n + 1])
