@@ -245,10 +245,7 @@ class Features:
             height, width, channels = values.shape
             if (height, width) not in places:  # two layers of a block have the same
                 rows, columns = np.ascontiguousarray(pixels[:, 0]), np.ascontiguousarray(pixels[:, 1])
-                places[height, width] = (
-                    places_between(rows, size[0], height),
-                    places_between(columns, size[1], width),
-                )
+                places[height, width] = (places_between(rows, size[0], height), places_between(columns, size[1], width))
             (above, below, down), (left, right, along) = places[height, width]
             _gather(values.view(np.uint16), above, below, down, left, right, along, _NUMBERS, start, out)
             start += channels

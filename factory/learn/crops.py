@@ -134,7 +134,7 @@ def open_tiles(
         )
     for part in parts:
         height, width = part.store.layout.height, part.store.layout.width
-        if len(part) and not _fits(size, height, width):
+        if len(part) and (size[0] > height or size[1] > width):
             raise UserError(
                 f"{part.root}: expected tiles of at least {size[0]}x{size[1]}, the size that is learnt, "
                 f"got {height}x{width}. Use a smaller --set size=[H,W]."
@@ -163,9 +163,7 @@ def _open_split(paths: Sequence[Path], scheme: str | None, split: str) -> tuple[
 def _choose(schemes: Sequence[LabelScheme], name: str | None) -> LabelScheme:
     if name is None:
         return common_scheme(list(schemes))
-    target = next((scheme for scheme in schemes if scheme.name == name), None)
-    if target is None:
-        target = get_scheme(name)
+    target = {scheme.name: scheme for scheme in schemes}.get(name) or get_scheme(name)
     for own in schemes:
         own.projection(target)
     return target
@@ -174,10 +172,6 @@ def _choose(schemes: Sequence[LabelScheme], name: str | None) -> LabelScheme:
 def _commonest_mpp(parts: Sequence[Dataset]) -> float:
     values = Counter(mpp for part in parts for mpp in part.table["mpp"].to_pylist())
     return float(values.most_common(1)[0][0])
-
-
-def _fits(size: tuple[int, int], height: int, width: int) -> bool:
-    return size[0] <= height and size[1] <= width
 
 
 def _survey(
@@ -272,18 +266,10 @@ def instances_of(crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     return np.ascontiguousarray(crops[..., 4:]).view(np.int32)[..., 0]
 
 
-def mask_crops(
-    tiles: Tiles, size: tuple[int, int], batch: int, seed: int, max_background: float, *, streams: int = 1
-) -> Callable[[int], list[npt.NDArray[np.uint8]]]:
-    """Return step -> crops of each of several independent streams of masks; see `MaskCrops`."""
-    parts = [MaskCrops(tiles, size, batch, seed, max_background, stream) for stream in range(streams)]
-    return lambda step: [part.draw(step) for part in parts]
-
-
 def random_crop(tile: npt.NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Cut a random crop of [H, W, ...] and flip or transpose it at random (all eight symmetries, where they fit)."""
     height, width = size
-    turned = rng.random() < 0.5 and _fits((width, height), *tile.shape[:2])
+    turned = rng.random() < 0.5 and width <= tile.shape[0] and height <= tile.shape[1]
     h, w = (width, height) if turned else (height, width)
     y, x = (int(rng.integers(0, length - side + 1)) for length, side in zip(tile.shape[:2], (h, w), strict=True))
     crop = tile[y : y + h, x : x + w]

@@ -56,12 +56,7 @@ class Ensemble(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        classes: int,
-        members: int = 1,
-        widths: Sequence[int] = (128, 32),
-        dropout: float = 0.3,
+        self, channels: int, classes: int, members: int = 1, widths: Sequence[int] = (128, 32), dropout: float = 0.3
     ) -> None:
         super().__init__()
         first, second = widths

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from factory.learn.crops import Tiles, mask_crops
+from factory.learn.crops import MaskCrops, Tiles
 from factory.learn.trainer import Crops, Trainer, TrainerConfig
 from factory.learn.weights import WeightedPart, WeightsConfig
 from factory.masks.allocate import Scores, check
@@ -73,9 +73,11 @@ class MaskTrainer(Trainer):
         self._channels = channels_of(len(scheme))
 
     def draw_from(self, tiles: Tiles) -> Callable[[int], list[Crops]]:
-        """Return crops of masks."""
+        """Return crops of masks, an array for each stream."""
         config = self._config
-        return mask_crops(tiles, config.size, config.batch, config.seed, config.max_background, streams=self.streams)
+        shared = (tiles, config.size, config.batch, config.seed, config.max_background)
+        parts = [MaskCrops(*shared, stream) for stream in range(self.streams)]
+        return lambda step: [part.draw(step) for part in parts]
 
     def tensor(self, labels: Crops) -> torch.Tensor:
         """Return masks as input of a network: float32 [N, K, H, W]."""
