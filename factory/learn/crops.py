@@ -163,7 +163,7 @@ def _open_split(paths: Sequence[Path], scheme: str | None, split: str) -> tuple[
 def _choose(schemes: Sequence[LabelScheme], name: str | None) -> LabelScheme:
     if name is None:
         return common_scheme(list(schemes))
-    target = {scheme.name: scheme for scheme in schemes}.get(name) or get_scheme(name)
+    target = next((scheme for scheme in schemes if scheme.name == name), None) or get_scheme(name)
     for own in schemes:
         own.projection(target)
     return target
