@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from manifests.labels import LabelScheme
 
 _SAMPLES = 8
 
+Build = Callable[[Mapping[str, Any]], nn.Module]
+
 
 class NoiseToMaskTrainerConfig(TrainerConfig):
     """Training of masks from noise; refuses batches that batch norm cannot normalise."""
@@ -42,9 +44,10 @@ class NoiseToMaskTrainer(MaskTrainer):
 
     _epoch = 0
 
-    def oppose(self, network: nn.Module, width: int, sizes: Sequence[tuple[int, int]]) -> None:
-        """Take a generator, and make discriminators of masks of some sizes, whose first layer has `width` channels."""
+    def oppose(self, build: Build, width: int, sizes: Sequence[tuple[int, int]]) -> None:
+        """Make discriminators of masks of some sizes, whose first layer has `width` channels, and the generator."""
         discriminators = Scales([WholeDiscriminator(self._channels, width, size) for size in sizes])
+        network = build(self.shape)
         self.networks = {"generator": network.to(self._device), "discriminators": discriminators.to(self._device)}
         self.optimisers = {f"adam_{name}": adam(self._config, part) for name, part in self.networks.items()}
 
@@ -145,7 +148,7 @@ class DepasTrainer(NoiseToMaskTrainer):
         super().__init__(config, scheme, device)
         self.shape = {**config.network.model_dump(mode="json"), "out_channels": self._channels}
         sizes = [(config.size[0] >> level, config.size[1] >> level) for level in range(config.scales)]
-        self.oppose(DepasGenerator(**self.shape), config.discriminator_width, sizes)
+        self.oppose(Depas.build, config.discriminator_width, sizes)
 
     @property
     def sharpness(self) -> float:
@@ -192,7 +195,7 @@ class DcganTrainer(NoiseToMaskTrainer):
         super().__init__(config, scheme, device)
         own = {"size": list(config.size), "out_channels": self._channels}
         self.shape = {**config.network.model_dump(mode="json"), **own}
-        self.oppose(Dcgan.build(self.shape), config.discriminator_width, [config.size])
+        self.oppose(Dcgan.build, config.discriminator_width, [config.size])
 
 
 class Dcgan(NoiseToMasks):
