@@ -17,7 +17,7 @@ from factory.renderers.learned.renderer import TrainedRenderer
 from manifests.labels import LabelScheme
 
 
-class CycleGanConfig(UnpairedTrainerConfig, ImageTrainerConfig):
+class CycleGanConfig(ImageTrainerConfig, UnpairedTrainerConfig):
     """Training of CycleGAN."""
 
 

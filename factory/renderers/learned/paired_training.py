@@ -48,7 +48,7 @@ class ImageLossWeights(Config):
         return tuple(name for name in ("smoothness", "contrast", "sharpness") if getattr(self, name))
 
 
-class PairedImageConfig(PairedTrainerConfig, ImageTrainerConfig):
+class PairedImageConfig(ImageTrainerConfig, PairedTrainerConfig):
     """Training of a renderer on pairs.
 
     Attributes:
