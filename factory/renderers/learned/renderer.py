@@ -31,7 +31,7 @@ class RendererConfig(WeightsConfig):
         look: stain reference that the network gets, if it was trained with some: number of the slide on the card, or
             ``random``, another for every tile.
         look_jitter: largest relative change and shift of each colour channel of the reference, as in training (see
-            `NetworkInputs`), for more stains than there are slides. Weights trained with jitter can follow.
+            `ImageTrainerConfig`), for more stains than there are slides. Weights trained with jitter can follow.
         window_px: side of the largest square that is drawn in one pass. Larger tiles are stitched from windows without
             visible seams, but the network's norms see the windows, so it is part of the result.
     """
