@@ -1,8 +1,8 @@
 """A marker painted on real tissue: DAB of known extent over real haematoxylin.
 
 `remove_marker` (in `marker_removal`) takes the tissue's own DAB away, `he_to_counterstain` makes ground of H&E,
-`positive_field` draws where a marker is positive, and `paint_marker` lays it down. What is positive in the mask is
-brown in the image and nothing else is, so that TPS by area is exact.
+`recolour` (in `stain_separation`) shows one slide in the dyes of another, `positive_field` draws where a marker is
+positive, and `paint_marker` lays it down. No DAB lies outside the positive region of the mask.
 """
 
 from __future__ import annotations
@@ -25,13 +25,21 @@ from factory.renderers.exemplar.membranes import (
     nuclear_density,
     positive_cells,
 )
-from factory.renderers.exemplar.stain_separation import FloatMap, Image, Mask, Stains, estimate_stains, separate
+from factory.renderers.exemplar.stain_separation import (
+    FloatMap,
+    Image,
+    Mask,
+    Stains,
+    estimate_stains,
+    recolour,
+    separate,
+)
 from factory.renderers.exemplar.tissue_nuclei import find_tissue_nuclei
 from factory.renderers.stain.config import Above0, Range, UnitRange
-from factory.renderers.stain.dyes import vary_vector
+from factory.renderers.stain.dyes import DAB, vary_vector
 from factory.renderers.stain.noise_tables import SIZE
 
-__all__ = ["MarkerConfig", "he_to_counterstain", "paint_marker", "positive_field", "remove_marker"]
+__all__ = ["MarkerConfig", "he_to_counterstain", "paint_marker", "positive_field", "recolour", "remove_marker"]
 
 _DENSITY_STEPS = 512
 """Steps per unit of optical density in the table of light."""
@@ -44,7 +52,9 @@ _EDGE_UM, _EDGE_FIELD_UM = {"membrane": 2.0, "nucleus": 0.4}, 12.0
 _RIM_UM = 22.0
 """Depth up to which cells may be paler than those in the middle of a positive region."""
 _FIELD_UM = 70.0
-_TISSUE_OD = (0.07, 0.16)
+_MODERATE = 0.8
+"""Density of a membrane below which more of the DAB lies in the cytoplasm."""
+_TISSUE_OD = (0.04, 0.1)
 """Optical density up to which nothing is painted, and from which everything is."""
 
 
@@ -54,13 +64,13 @@ class MarkerConfig(Config):
     Chosen by eye beside one PD-L1 core (SP142, pale) and the photograph of an immunostain in scikit-image (strong).
     """
 
-    membrane_density: Above0 = (0.3, 1.2)
+    membrane_density: Above0 = (0.4, 1.3)
     """DAB of an average positive membrane."""
     nucleus_density: Above0 = (1.2, 2.8)
     """DAB of an average positive nucleus."""
     spread: Range = (0.3, 0.5)
     """Log standard deviation of it from cell to cell."""
-    cytoplasm: UnitRange = (0.12, 0.45)
+    cytoplasm: UnitRange = (0.15, 0.45)
     """DAB of the cytoplasm relative to the membrane."""
     complete: UnitRange = (0.4, 0.95)
     """How much of its outline a membrane covers."""
@@ -123,7 +133,8 @@ def paint_marker(
         hidden = _hidden_by_nuclear_dab(density, haematoxylin, separated[2])
     shown = _shown(there, depth_um, _EDGE_UM[kind], mpp, rng)
     vectors = stains.vectors()
-    vectors[1] = vary_vector(tuple(stains.dab.tolist()), _HUE_SPREAD, rng)
+    # halfway to the slide's own DAB, of which little may be left to see
+    vectors[1] = vary_vector(tuple((stains.dab + DAB) / 2), _HUE_SPREAD, rng)
     painted = image.copy()
     _shine(painted, positive, density * shown, hidden * shown, vectors.astype(np.float32), _light_table())
     return painted
@@ -153,18 +164,13 @@ def _shown(there: FloatMap, depth_um: FloatMap, edge_um: float, mpp: float, rng:
 
 
 def _draw_staining(settings: MarkerConfig, kind: MarkerKind, rng: np.random.Generator) -> Staining:
-    density = settings.membrane_density if kind == "membrane" else settings.nucleus_density
-    ranges = (
-        density,
-        settings.spread,
-        settings.cytoplasm,
-        settings.complete,
-        settings.granular,
-        settings.membrane_um,
-        (0, SIZE),
-        (0, SIZE),
-    )
-    return Staining(*(np.float32(rng.uniform(*interval)) for interval in ranges))
+    strength = rng.uniform(*(settings.membrane_density if kind == "membrane" else settings.nucleus_density))
+    spread = rng.uniform(*settings.spread)
+    # pale staining is more diffuse
+    cytoplasm = rng.uniform(*settings.cytoplasm) * min(max(_MODERATE / strength, 1.0), 2.0)
+    complete, granular = rng.uniform(*settings.complete), rng.uniform(*settings.granular)
+    values = (strength, spread, cytoplasm, complete, granular, rng.uniform(*settings.membrane_um))
+    return Staining(*(np.float32(value) for value in (*values, *rng.uniform(0, SIZE, 2))))
 
 
 def _levels(
@@ -189,7 +195,7 @@ def _levels(
     around = np.bincount(owner.ravel(), field.ravel(), minlength=count + 1) / area
     inner = np.bincount(owner.ravel(), depth_um.ravel(), minlength=count + 1) / area
     level = np.exp(staining.spread * deviates + 0.9 * around)
-    level *= np.clip(0.35 + 0.65 * inner / max(rim_um, 1.0), 0.35, 1)
+    level *= np.clip(0.45 + 0.55 * inner / max(rim_um, 1.0), 0.45, 1)
     return np.where(positive_cells(owner, count, positive), level, 0).astype(np.float32)
 
 

@@ -108,8 +108,11 @@ def _blue_nuclei(
         return share, separated.copy()
     blob = cv2.dilate(blob.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int32)
     area = np.maximum(np.bincount(blob.ravel(), minlength=count), 1)
+    # where a nucleus is nearly black, the differences between its pixels are noise
+    flat = _rise(_blur(total, 0.4 / mpp), _FLAT - 1, _FLAT + 0.5)
+    tone = _blur(total, 0.15 / mpp) * (1 - flat) + flat * _blur(total, 0.7 / mpp)
     # the contrast within brown nuclei is above that of blue ones
-    tone = np.maximum(_blur(total, 0.15 / mpp), 0) ** np.float32(0.7)
+    tone = np.maximum(tone, 0) ** np.float32(0.7)
     mean = np.bincount(blob.ravel(), tone.ravel(), minlength=count) / area
     # darker brown nuclei become slightly darker blue ones
     usual = max(float(np.median(mean[1:])), 0.1)
@@ -117,8 +120,7 @@ def _blue_nuclei(
     factor[0] = 1 / usual
     texture = np.tile(grain(), tuple(-(-length // (MASK + 1)) for length in total.shape))
     texture = texture[: total.shape[0], : total.shape[1]]
-    flat = _rise(total, _FLAT - 1, _FLAT + 0.5)
-    drawn = level * tone * factor[blob] * (1 + np.float32(0.1) * flat * texture)
+    drawn = level * tone * factor[blob] * (1 + np.float32(0.07) * flat * texture)
     return share, drawn * colour[:, None, None]
 
 

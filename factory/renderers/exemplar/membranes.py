@@ -144,7 +144,7 @@ def _outline(owner, nuclei, level, table, staining, mpp, border, body):  # type:
             cell = owner[y, x]
             if level[cell] <= F(0):
                 continue
-            body[y, x] = level[cell] * (F(0.45) if nuclei[y, x] > 0 else F(1))
+            body[y, x] = level[cell] * (F(0.25) if nuclei[y, x] > 0 else F(1))
             for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
                 if 0 <= v < height and 0 <= u < width and owner[v, u] != cell:
                     gaps = sample(table, F(y) * pitch - staining.start_x, F(x) * pitch + staining.start_y)

@@ -22,6 +22,8 @@ AIR_OD = 0.12
 """Optical density (length of the RGB vector, natural logarithm) up to which a pixel is air."""
 _SAMPLED_PIXELS = 60_000
 _BLACK = 2.0
+_DARK_RED = 1.2
+"""Optical density of red light above which the green light is asked."""
 _DAB_ENOUGH = 40
 """Brown pixels among those sampled from which the tissue's own DAB is used."""
 
@@ -105,3 +107,16 @@ def air_of(image: Image, background: Vector) -> Mask:
     smooth = cv2.GaussianBlur(image, (5, 5), 1.0)
     found: Mask = np.linalg.norm(optical_density(smooth, background), axis=-1) < AIR_OD
     return found
+
+
+def recolour(image: Image, source: Stains, target: Stains) -> Image:
+    """Show the densities of one slide, uint8 [H, W, 3], in the light and the dyes of another.
+
+    Where haematoxylin lets no red light through, the sensor does not say how much there is; green light does.
+    """
+    od = optical_density_table(source.background)[:, 1]
+    densest = np.maximum(od * (source.haematoxylin[0] / source.haematoxylin[1]), _DARK_RED)
+    least_red = np.clip((source.background[0] + 1) * np.exp(-densest) - 1, 0, 255).astype(np.uint8)
+    seen = image.copy()
+    seen[..., 0] = np.maximum(seen[..., 0], least_red[seen[..., 1]])
+    return compose(separate(seen, source).reshape(3, -1), target).reshape(image.shape)
