@@ -77,8 +77,8 @@ def read_any_record(folder: Path, training: Training) -> Record | None:
         document = json.loads(path.read_text(encoding="utf-8"))
         return Record(
             Training(document["arm"], document["fraction"], document["seed"]),
-            *(document[name] for name in ("fingerprint", "step", "weights_sha256", "error")),
-            tuple(_read_image(image) for image in document["images"]),
+            **{name: document[name] for name in ("fingerprint", "step", "weights_sha256", "error")},
+            images=tuple(_read_image(image) for image in document["images"]),
         )
     except FileNotFoundError:
         return None
