@@ -76,7 +76,8 @@ def write_photograph(folder: Path, scheme: str) -> Dataset:
 
 
 def bank_of_photograph(folder: Path, scheme: str) -> Path:
-    """The bank of `write_photograph`: its file."""
+    """Collect the bank of `write_photograph`; returns its file."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "bank.safetensors"
     collect(choose_pages([write_photograph(folder, scheme).root], None, 200, 0), path)
     return path

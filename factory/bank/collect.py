@@ -121,6 +121,10 @@ def choose_pages(paths: Sequence[Path], scheme: LabelScheme | None, max_mb: floa
 def _training_tiles(dataset: Dataset) -> list[Source]:
     """Tiles of the train split with labels; a data set without splits is for training as a whole."""
     name, info = dataset.root.resolve().name, dataset.info
+    if info.is_synthetic and not info.real_pixels:
+        raise UserError(
+            f"--data {dataset.root}: expected real tiles, got synthetic ones. Name what `factory ingest` wrote."
+        )
     found = []
     for position, row in enumerate(dataset.table.to_pylist()):
         if row["split"] in (None, "train"):
