@@ -26,7 +26,7 @@ from manifests.table import MANIFEST
 
 DEFAULT_MB = 200.0
 """Size of a bank unless another is asked for."""
-SMALLEST_PX = 64
+SMALLEST_PX = 96
 """Smallest side of a page: a patch of the ground and room to move it."""
 _MIN_AREA_UM2 = 8.0
 _MIN_SOLIDITY = 0.85

@@ -14,7 +14,7 @@ from factory.bank.shapes import Shapes, measure_shapes
 from factory.geometry.nuclear_maps import renumbered
 from factory.renderers.exemplar.layout import Classes, guides_of, shares_of_group
 from factory.renderers.exemplar.nuclei import Choice, choose_nuclei, decoy_outlines, set_nuclei, soften_outlines
-from factory.renderers.exemplar.quilting import PATCH, STEP, Places, quilt
+from factory.renderers.exemplar.quilting import Grid, Places, quilt
 
 Bytes = npt.NDArray[np.uint8]
 Ids = npt.NDArray[np.int32]
@@ -25,6 +25,8 @@ _MOST_UNKNOWN = 0.35
 _ENOUGH = 300
 _MUCH = 0.3
 """Share of a class from which a patch counts as holding much of it."""
+SMALL = Grid(48, 16)
+"""Patches of filled ground, which is without nuclei in small pieces alone."""
 _EDGE_PX = (0.5, 0.9)
 """Standard deviations of the blur of outlines."""
 _FEWEST_OWN = 20
@@ -39,6 +41,7 @@ class Settings:
         slide: number of the slide; None draws one for each tile. mix: share of tiles whose ground is another slide's.
         decoys: nucleus-shaped pieces of ground for each nucleus. vary: standard deviation of the optical density of a
             nucleus around its own. instances: whether the layout has instances to draw.
+        grid: of the patches of a ground whose nuclei stay.
         label_of: class id of the layout -> class ids of the bank's nuclei that are drawn for it.
     """
 
@@ -48,6 +51,7 @@ class Settings:
     vary: float
     instances: bool
     label_of: tuple[tuple[int, ...], ...]
+    grid: Grid = SMALL
 
 
 @dataclass(frozen=True)
@@ -83,16 +87,17 @@ def compose(
     with_nuclei = bank.has_nuclei and bool(settings.instances)
     shapes = measure_shapes(ids) if with_nuclei else None
     nuclei_slide, ground_slide = _draw_slides(bank, _fitness(bank, classes, semantic), settings, rng)
-    phase = tuple(int(k) * BLOCK for k in rng.integers(0, STEP // BLOCK, 2))
-    guides = guides_of(semantic, ids, shapes, classes, bank, mpp, (phase[0], phase[1]))
+    grid = SMALL if shapes is not None else settings.grid
+    phase = tuple(int(k) * BLOCK for k in rng.integers(0, grid.step // BLOCK, 2))
+    guides = guides_of(semantic, ids, shapes, classes, bank, mpp, grid, (phase[0], phase[1]))
     kind_of = _air_of(classes)
     layout = np.zeros(semantic.shape, np.uint8)
     if classes.air is not None:
         layout[:] = classes.of_layout[semantic] == classes.air
         layout[ids > 0] = 0  # a nucleus in the air is drawn on tissue
-    places = places_of(bank, ground_slide, shapes is not None, classes)
+    places = places_of(bank, ground_slide, shapes is not None, classes, grid.patch)
     pixels = bank.ground if shapes is not None else bank.image
-    image, origin = quilt(pixels, bank.semantic, kind_of, places, guides, layout, (phase[0], phase[1]), rng)
+    image, origin = quilt(pixels, bank.semantic, kind_of, places, guides, layout, grid, (phase[0], phase[1]), rng)
     if ground_slide != nuclei_slide:
         _match_colour(image, bank.colour[ground_slide, 0], bank.colour[nuclei_slide, 0])
     if shapes is not None and len(shapes.area):
@@ -140,14 +145,15 @@ def _draw_slides(
 
 
 @lru_cache(maxsize=64)
-def places_of(bank: Bank, slide: int, filled: bool, classes: Classes) -> Places:
+def places_of(bank: Bank, slide: int, filled: bool, classes: Classes, patch: int) -> Places:
     """List the places of a slide that patches are taken from.
 
     Args:
         bank: of tissue. slide: its number. filled: whether patches are of the filled ground, which is better the fewer
-            of its pixels are filled. classes: matched.
+            of its pixels are filled. classes: matched. patch: side of a patch.
     """
     rows, means = [], []
+    cells = patch // BLOCK
     planes = [shares_of_group(bank, classes, group) for group in range(classes.groups)]
     air = _air_of(classes)[: bank.shares.shape[1]].astype(bool)
     planes = [bank.blocks[:, 0], bank.shares[:, air].sum(1, dtype=np.int64), *planes]
@@ -156,7 +162,6 @@ def places_of(bank: Bank, slide: int, filled: bool, classes: Classes) -> Places:
             continue
         down, across = height // BLOCK, width // BLOCK
         blocks = slice(first_block, first_block + down * across)
-        cells = PATCH // BLOCK
         if down < cells or across < cells:
             continue
         y, x = np.mgrid[0 : down - cells + 1, 0 : across - cells + 1].reshape(2, -1)

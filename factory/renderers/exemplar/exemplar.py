@@ -26,7 +26,7 @@ from factory.renderers.base import RealPixels, Renderer
 from factory.renderers.conditions import Condition, ConditionConfig
 from factory.renderers.exemplar.compose import Composed, Settings, compose
 from factory.renderers.exemplar.layout import Classes, match_classes
-from factory.renderers.exemplar.quilting import PATCH
+from factory.renderers.exemplar.quilting import Grid
 from manifests.labels import LabelScheme
 
 _STRIDE = 32
@@ -41,6 +41,8 @@ class ExemplarConfig(Config):
         look: number of the slide that tiles are composed from, or ``random``, another for every tile.
         mix: share of tiles with nuclei of one slide on the ground of another, colours matched in optical density.
         look_jitter: largest relative change of the optical density of each colour channel of a tile.
+        patch_px: side of the patches of a ground whose nuclei stay, a multiple of 24. Larger ones keep more of the
+            architecture of the tissue, smaller ones follow the regions of the layout more closely.
         decoys: nucleus-shaped pieces of ground for each nucleus, so that an edge is no sign of a nucleus.
         vary: standard deviation of the optical density of a nucleus around its own.
     """
@@ -50,6 +52,7 @@ class ExemplarConfig(Config):
     look: Literal["random"] | int = "random"
     mix: float = Field(default=0.3, ge=0, le=1)
     look_jitter: float = Field(default=0.1, ge=0, le=0.5)
+    patch_px: int = Field(default=72, ge=48, le=240, multiple_of=24)
     decoys: float = Field(default=0.1, ge=0, le=4)
     vary: float = Field(default=0.06, ge=0, le=0.5)
 
@@ -115,8 +118,10 @@ class Exemplar(Renderer):
             return f"mpp: the bank is of {bank.mpp:g} um per pixel, got {request.mpp:g}"
         if request.height % _STRIDE or request.width % _STRIDE:
             return f"size: exemplar draws multiples of {_STRIDE}, got {request.height}x{request.width}"
-        if int(bank.pages[:, 1:3].min()) < PATCH:
-            return f"renderer.bank: expected images of at least {PATCH}x{PATCH}, got smaller ones"
+        if int(bank.pages[:, 1:3].min()) < self._grid.patch:
+            return (
+                f"renderer.patch_px: expected at most {int(bank.pages[:, 1:3].min())}, the smallest image of the bank"
+            )
         look = self.config.look
         if isinstance(look, int) and not 0 <= look < len(bank.slides):
             return f"renderer.look: expected 0 to {len(bank.slides) - 1}, or random, got {look}"
@@ -170,12 +175,17 @@ class Exemplar(Renderer):
             vary=self.config.vary,
             instances=instances,
             label_of=self._nuclei_of(scheme),
+            grid=self._grid,
         )
         semantic, instance = array[0].astype(np.uint8), np.ascontiguousarray(array[1])
         composed = compose(self.bank, semantic, instance, self._classes(scheme), settings, condition.mpp, rng)
         if self.config.look_jitter:
             _jitter(composed.image, self.config.look_jitter, rng)
         return composed
+
+    @property
+    def _grid(self) -> Grid:
+        return Grid(self.config.patch_px, self.config.patch_px // 3)
 
     def _classes(self, scheme: LabelScheme) -> Classes:
         return match_classes(scheme, self.bank.scheme, frozenset(self.bank.card.fields["classes"]), painted=False)

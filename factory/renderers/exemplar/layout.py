@@ -12,7 +12,7 @@ import numpy.typing as npt
 from factory.bank.bank import BLOCK, Bank
 from factory.bank.ground import neighbourhood
 from factory.bank.shapes import Shapes
-from factory.renderers.exemplar.quilting import OVERLAP, PATCH, STEP, Guides, grid_of
+from factory.renderers.exemplar.quilting import Grid, Guides
 from manifests.labels import LabelClass, LabelScheme
 
 Bytes = npt.NDArray[np.uint8]
@@ -93,6 +93,7 @@ def guides_of(
     classes: Classes,
     bank: Bank,
     mpp: float,
+    grid: Grid,
     phase: tuple[int, int],
 ) -> Guides:
     """Describe what each block of a layout asks for, beside what each block of the bank has.
@@ -100,14 +101,14 @@ def guides_of(
     Args:
         semantic: uint8 [H, W]. ids: int32 [H, W], outlines. shapes: of these; None where the layout has no instances,
             and the nuclei of the ground stay. classes: matched. bank: of tissue. mpp: of the tile.
-        phase: of the first patch, see `quilt`.
+        grid: of patches. phase: of the first patch, see `quilt`.
     """
-    rows, columns = (count * STEP + OVERLAP for count in grid_of(ids.shape, phase))
+    rows, columns = (count * grid.step + grid.overlap for count in grid.count(ids.shape, phase))
     margins = ((phase[0], rows - phase[0] - ids.shape[0]), (phase[1], columns - phase[1] - ids.shape[1]))
     size = (columns // BLOCK, rows // BLOCK)
 
     def coarse(plane: Bytes, mode: str = "reflect") -> Bytes:
-        padded = np.pad(plane, margins, mode="edge" if min(plane.shape) <= PATCH else mode)  # type: ignore[call-overload]
+        padded = np.pad(plane, margins, mode="edge" if min(plane.shape) <= grid.patch else mode)  # type: ignore[call-overload]
         small: Bytes = cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
         return small
 
@@ -131,13 +132,13 @@ def guides_of(
         for group in range(classes.groups):
             wanted = coarse((grouped == group).astype(np.uint8) * np.uint8(255))
             add(wanted, shares_of_group(bank, classes, group), _CLASS_WEIGHT)
-    asked = _shares_of_patches(target[-classes.groups :] if classes.groups > 1 else target[:1])
+    asked = _shares_of_patches(target[-classes.groups :] if classes.groups > 1 else target[:1], grid)
     return Guides(np.stack(source, -1), np.stack(target, -1), np.array(weights, np.int64), asked)
 
 
-def _shares_of_patches(planes: list[Bytes]) -> npt.NDArray[np.float64]:
+def _shares_of_patches(planes: list[Bytes], grid: Grid) -> npt.NDArray[np.float64]:
     """Mean of each plane of blocks over each patch, float64 [rows, columns, planes]."""
-    side, step = PATCH // BLOCK, STEP // BLOCK
+    side, step = grid.patch // BLOCK, grid.step // BLOCK
     means = []
     for plane in planes:
         total = cv2.integral(plane).astype(np.float64)

@@ -15,20 +15,35 @@ import numpy.typing as npt
 from factory.bank.bank import BLOCK
 from factory.core.compiled import compiled
 
-PATCH = 48
-"""Side of a patch in pixels."""
-OVERLAP = 16
-STEP = PATCH - OVERLAP
 _CANDIDATES = 192
 """Places that are compared with the layout for each patch."""
 _SHORTLIST = 20
 """Places whose pixels are compared with those that lie there already."""
-_CELLS = PATCH // BLOCK
 _FEATHER = 9
 """Steps from one side of a cut to the other; a pixel on it is the mean over its 3x3 neighbours."""
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Patches of a tile: their side and the width that neighbours share, in pixels, multiples of `BLOCK`."""
+
+    patch: int
+    overlap: int
+
+    @property
+    def step(self) -> int:
+        """Distance of two patches."""
+        return self.patch - self.overlap
+
+    def count(self, shape: tuple[int, int], phase: tuple[int, int]) -> tuple[int, int]:
+        """Count the patches down and across that cover a tile; `phase` lies outside of it, above and to the left."""
+        rows, columns = (
+            max(1, -(-(side + shift - self.overlap) // self.step)) for side, shift in zip(shape, phase, strict=True)
+        )
+        return rows, columns
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,7 @@ def quilt(
     places: Places,
     guides: Guides,
     layout: Bytes,
+    grid: Grid,
     phase: tuple[int, int],
     rng: np.random.Generator,
 ) -> tuple[Bytes, Longs]:
@@ -82,7 +98,7 @@ def quilt(
         pixels: uint8 [P, 3] of the bank. kinds: uint8 [P], class ids of the bank. kind_of: uint8 [256], class id ->
             kind, 0 or 1. A pixel of the layout is always taken from a pixel of its kind (air from air).
         places: to take patches from. guides: what they are chosen by.
-        layout: uint8 [H, W], kinds of the pixels of the tile.
+        layout: uint8 [H, W], kinds of the pixels of the tile. grid: of patches.
         phase: rows and columns of the first patch that lie outside of the tile, multiples of `BLOCK`.
         rng: draws candidates.
 
@@ -91,8 +107,8 @@ def quilt(
         patch that counts more, where two are mixed).
     """
     height, width = layout.shape
-    rows, columns = grid_of((height, width), phase)
-    canvas = np.zeros((rows * STEP + OVERLAP, columns * STEP + OVERLAP, 3), np.uint8)
+    rows, columns = grid.count((height, width), phase)
+    canvas = np.zeros((rows * grid.step + grid.overlap, columns * grid.step + grid.overlap, 3), np.uint8)
     origin = np.zeros(canvas.shape[:2], np.int64)
     wanted = np.pad(
         layout,
@@ -106,7 +122,8 @@ def quilt(
         spare = rng.random((columns, 2, _SHORTLIST))
         spares = np.stack([fillers[k][(spare[:, k] * len(fillers[k])).astype(np.int64)] for k in range(2)], axis=1)
         _quilt_row(
-            canvas, origin, wanted, row, pixels, kinds, kind_of, places.rows, places.whole, guides.source,
+            canvas, origin, wanted, row, grid.patch, grid.overlap, pixels, kinds, kind_of, places.rows, places.whole,
+            guides.source,
             guides.target, guides.weights, draws, spares,
         )  # fmt: skip
     area = np.s_[phase[0] : phase[0] + height, phase[1] : phase[1] + width]
@@ -132,30 +149,39 @@ def _draw_candidates(places: Places, wanted: npt.NDArray[np.float64], rng: np.ra
     return draws
 
 
-def grid_of(shape: tuple[int, int], phase: tuple[int, int]) -> tuple[int, int]:
-    """Count the patches down and across that cover a tile."""
-    rows, columns = (max(1, -(-(side + shift - OVERLAP) // STEP)) for side, shift in zip(shape, phase, strict=True))
-    return rows, columns
-
-
 @compiled()
 def _quilt_row(  # type: ignore[no-untyped-def]
-    canvas, origin, wanted, row, pixels, kinds, kind_of, places, whole, source, target, weights, draws, spares
+    canvas,
+    origin,
+    wanted,
+    row,
+    patch,
+    overlap,
+    pixels,
+    kinds,
+    kind_of,
+    places,
+    whole,
+    source,
+    target,
+    weights,
+    draws,
+    spares,
 ):
     shortlist, costs = np.empty(_SHORTLIST, np.int64), np.empty(_SHORTLIST, np.int64)
-    alpha = np.empty((PATCH, PATCH), np.int64)
+    alpha = np.empty((patch, patch), np.int64)
     for column in range(draws.shape[0]):
-        _rank(shortlist, costs, draws[column], row, column, places, source, target, weights)
+        _rank(shortlist, costs, draws[column], row, column, patch, overlap, places, source, target, weights)
         best, best_cost = shortlist[0], np.int64(1) << 62
-        y0, x0 = row * STEP, column * STEP
+        y0, x0 = row * (patch - overlap), column * (patch - overlap)
         for k in range(_SHORTLIST):
-            cost = costs[k] + _mismatch(canvas, y0, x0, row, column, pixels, places, shortlist[k])
+            cost = costs[k] + _mismatch(canvas, y0, x0, row, column, patch, overlap, pixels, places, shortlist[k])
             if cost < best_cost:
                 best, best_cost = shortlist[k], cost
-        _find_cuts(alpha, canvas, y0, x0, row, column, pixels, places, best)
+        _find_cuts(alpha, canvas, y0, x0, row, column, patch, overlap, pixels, places, best)
         _blend(
-            canvas, origin, alpha, y0, x0, row, column, wanted, pixels, kinds, kind_of, places, whole, best,
-            spares[column],
+            canvas, origin, alpha, y0, x0, row, column, patch, overlap, wanted, pixels, kinds, kind_of, places, whole,
+            best, spares[column],
         )  # fmt: skip
 
 
@@ -172,26 +198,26 @@ def _turned(turn, i, j, side):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _at(places, candidate, i, j):  # type: ignore[no-untyped-def]
+def _at(places, candidate, i, j, patch):  # type: ignore[no-untyped-def]
     """Pixel of the bank at row i and column j of a candidate; a candidate is 8 times its place plus its turn."""
     place, turn = candidate >> 3, candidate & 7
-    v, u = _turned(turn, i, j, PATCH)
+    v, u = _turned(turn, i, j, patch)
     return places[place, 0] + (places[place, 2] + v) * places[place, 1] + places[place, 3] + u
 
 
 @compiled()
-def _rank(shortlist, costs, draws, row, column, places, source, target, weights):  # type: ignore[no-untyped-def]
+def _rank(shortlist, costs, draws, row, column, patch, overlap, places, source, target, weights):  # type: ignore[no-untyped-def]
     """Keep the candidates nearest to the layout, the nearest first."""
-    groups = target.shape[2]
-    by, bx = row * (STEP // BLOCK), column * (STEP // BLOCK)
+    groups, cells = target.shape[2], patch // BLOCK
+    by, bx = row * ((patch - overlap) // BLOCK), column * ((patch - overlap) // BLOCK)
     costs[:] = np.int64(1) << 61
     shortlist[:] = draws[0]
     for candidate in draws:
         place, turn = candidate >> 3, candidate & 7
         cost = np.int64(0)
-        for i in range(_CELLS):
-            for j in range(_CELLS):
-                v, u = _turned(turn, i, j, _CELLS)
+        for i in range(cells):
+            for j in range(cells):
+                v, u = _turned(turn, i, j, cells)
                 block = (
                     places[place, 4]
                     + (places[place, 2] // BLOCK + v) * places[place, 5]
@@ -209,7 +235,7 @@ def _rank(shortlist, costs, draws, row, column, places, source, target, weights)
                     if g == 2 and there <= here:
                         continue
                     cost += weights[g] * (here - there) * (here - there)
-        cost = cost // (_CELLS * _CELLS)
+        cost = cost // (cells * cells)
         if cost >= costs[_SHORTLIST - 1]:
             continue
         k = _SHORTLIST - 1
@@ -229,42 +255,42 @@ def _difference(canvas, y, x, pixels, p):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _mismatch(canvas, y0, x0, row, column, pixels, places, candidate):  # type: ignore[no-untyped-def]
+def _mismatch(canvas, y0, x0, row, column, patch, overlap, pixels, places, candidate):  # type: ignore[no-untyped-def]
     """Mean squared difference, in 16ths, where a patch overlaps what lies there; of every second pixel."""
     total, count = np.int64(0), 0
-    for i in range(0, PATCH, 2):
-        for j in range(i // 2 % 2, PATCH, 2):
-            if (row > 0 and i < OVERLAP) or (column > 0 and j < OVERLAP):
-                total += _difference(canvas, y0 + i, x0 + j, pixels, _at(places, candidate, i, j))
+    for i in range(0, patch, 2):
+        for j in range(i // 2 % 2, patch, 2):
+            if (row > 0 and i < overlap) or (column > 0 and j < overlap):
+                total += _difference(canvas, y0 + i, x0 + j, pixels, _at(places, candidate, i, j, patch))
                 count += 1
     return total * 16 // (3 * count) if count else np.int64(0)
 
 
 @compiled()
-def _find_cuts(alpha, canvas, y0, x0, row, column, pixels, places, candidate):  # type: ignore[no-untyped-def]
+def _find_cuts(alpha, canvas, y0, x0, row, column, patch, overlap, pixels, places, candidate):  # type: ignore[no-untyped-def]
     """Mark the pixels of a patch beyond the cheapest cuts through its overlaps: 1 = taken from the patch."""
     alpha[:] = 1
-    error = np.empty((PATCH, OVERLAP), np.int64)
+    error = np.empty((patch, overlap), np.int64)
     for side in range(2):
         if (side == 0 and column == 0) or (side == 1 and row == 0):
             continue
-        for i in range(PATCH):
-            for j in range(OVERLAP):
+        for i in range(patch):
+            for j in range(overlap):
                 v, u = (i, j) if side == 0 else (j, i)
-                error[i, j] = _difference(canvas, y0 + v, x0 + u, pixels, _at(places, candidate, v, u))
-        for i in range(1, PATCH):
-            for j in range(OVERLAP):
+                error[i, j] = _difference(canvas, y0 + v, x0 + u, pixels, _at(places, candidate, v, u, patch))
+        for i in range(1, patch):
+            for j in range(overlap):
                 least = error[i - 1, j]
                 if j > 0:
                     least = min(least, error[i - 1, j - 1])
-                if j < OVERLAP - 1:
+                if j < overlap - 1:
                     least = min(least, error[i - 1, j + 1])
                 error[i, j] += least
         j = 0
-        for k in range(1, OVERLAP):
-            if error[PATCH - 1, k] < error[PATCH - 1, j]:
+        for k in range(1, overlap):
+            if error[patch - 1, k] < error[patch - 1, j]:
                 j = k
-        for i in range(PATCH - 1, -1, -1):
+        for i in range(patch - 1, -1, -1):
             for k in range(j):
                 if side == 0:
                     alpha[i, k] = 0
@@ -274,35 +300,51 @@ def _find_cuts(alpha, canvas, y0, x0, row, column, pixels, places, candidate):  
                 step = j
                 if j > 0 and error[i - 1, j - 1] < error[i - 1, step]:
                     step = j - 1
-                if j < OVERLAP - 1 and error[i - 1, j + 1] < error[i - 1, step]:
+                if j < overlap - 1 and error[i - 1, j + 1] < error[i - 1, step]:
                     step = j + 1
                 j = step
 
 
 @compiled()
 def _blend(  # type: ignore[no-untyped-def]
-    canvas, origin, alpha, y0, x0, row, column, wanted, pixels, kinds, kind_of, places, whole, candidate, spares
+    canvas,
+    origin,
+    alpha,
+    y0,
+    x0,
+    row,
+    column,
+    patch,
+    overlap,
+    wanted,
+    pixels,
+    kinds,
+    kind_of,
+    places,
+    whole,
+    candidate,
+    spares,
 ):
     """Lay a patch on the canvas. Pixels of the wrong kind are taken from a patch that is of the right kind alone."""
     spare, found = np.zeros(2, np.int64), False
-    for i in range(PATCH):
-        for j in range(PATCH):
+    for i in range(patch):
+        for j in range(patch):
             weight = 0
-            for v in range(max(0, i - 1), min(PATCH, i + 2)):
-                for u in range(max(0, j - 1), min(PATCH, j + 2)):
+            for v in range(max(0, i - 1), min(patch, i + 2)):
+                for u in range(max(0, j - 1), min(patch, j + 2)):
                     weight += alpha[v, u]
-            covered = (row > 0 and i < OVERLAP) or (column > 0 and j < OVERLAP)
-            if not covered or i == PATCH - 1 or j == PATCH - 1:
+            covered = (row > 0 and i < overlap) or (column > 0 and j < overlap)
+            if not covered or i == patch - 1 or j == patch - 1:
                 weight = _FEATHER if alpha[i, j] else 0
             if weight == 0:
                 continue
             kind = wanted[y0 + i, x0 + j]
-            p = _at(places, candidate, i, j)
+            p = _at(places, candidate, i, j, patch)
             if kind_of[kinds[p]] != kind:
                 if not found:
                     found = True
-                    _nearest_spares(spare, canvas, y0, x0, row, column, pixels, places, whole, spares)
-                p = _at(places, spare[kind], i, j)
+                    _nearest_spares(spare, canvas, y0, x0, row, column, patch, overlap, pixels, places, whole, spares)
+                p = _at(places, spare[kind], i, j, patch)
             if weight * 2 > _FEATHER:
                 origin[y0 + i, x0 + j] = p
             for channel in range(3):
@@ -311,7 +353,7 @@ def _blend(  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _nearest_spares(best, canvas, y0, x0, row, column, pixels, places, whole, spares):  # type: ignore[no-untyped-def]
+def _nearest_spares(best, canvas, y0, x0, row, column, patch, overlap, pixels, places, whole, spares):  # type: ignore[no-untyped-def]
     """Of patches of one kind alone, find the one of each kind that fits what lies there best."""
     for kind in range(2):
         least = np.int64(1) << 62
@@ -319,6 +361,6 @@ def _nearest_spares(best, canvas, y0, x0, row, column, pixels, places, whole, sp
             if whole[spares[kind, k]] != kind + 1:
                 continue
             candidate = spares[kind, k] * 8 + (k & 7)
-            cost = _mismatch(canvas, y0, x0, row, column, pixels, places, candidate)
+            cost = _mismatch(canvas, y0, x0, row, column, patch, overlap, pixels, places, candidate)
             if cost < least:
                 least, best[kind] = cost, candidate
