@@ -99,6 +99,12 @@ class Bank:
         return tuple(self.card.fields["sources"])
 
     @property
+    def is_he(self) -> bool:
+        """Whether the tissue is stained by eosin beside haematoxylin: then it absorbs more green than red light."""
+        red, green, _ = self.colour[:, 0, 0].mean(0)
+        return bool(green > red)
+
+    @property
     def has_nuclei(self) -> bool:
         """Whether nuclei can be set into layouts."""
         return len(self.nuclei) > 0

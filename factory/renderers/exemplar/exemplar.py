@@ -8,6 +8,7 @@ class is as likely as the bank's labels are right.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +22,14 @@ from factory.bank.collect import collect_once
 from factory.bank.shipped import bank_path
 from factory.core.config import Config
 from factory.core.resolutions import LEARNT_MPP
+from factory.geometry.nuclear_maps import renumbered
 from factory.plan.request import Request
 from factory.renderers.base import RealPixels, Renderer
 from factory.renderers.conditions import Condition, ConditionConfig
 from factory.renderers.exemplar.compose import Composed, Settings, compose
-from factory.renderers.exemplar.layout import Classes, match_classes
+from factory.renderers.exemplar.layout import TUMOUR, Classes, match_classes
+from factory.renderers.exemplar.marker import he_to_counterstain, paint_marker, remove_marker
+from factory.renderers.exemplar.marker_removal import MarkerKind
 from factory.renderers.exemplar.quilting import Grid
 from manifests.labels import LabelScheme
 
@@ -43,6 +47,9 @@ class ExemplarConfig(Config):
         look_jitter: largest relative change of the optical density of each colour channel of a tile.
         patch_px: side of the patches of a ground whose nuclei stay, a multiple of 24. Larger ones keep more of the
             architecture of the tissue, smaller ones follow the regions of the layout more closely.
+        marker: what shows positive tumour: ``real``, positive tissue of the bank; ``painted``, negative tissue with the
+            marker painted on it (`marker`); ``both``, either for half of the tiles; ``auto``, real where the bank has
+            positive tissue of the same kind (in nuclei or on membranes), else painted.
         decoys: nucleus-shaped pieces of ground for each nucleus, so that an edge is no sign of a nucleus.
         vary: standard deviation of the optical density of a nucleus around its own.
     """
@@ -53,6 +60,7 @@ class ExemplarConfig(Config):
     mix: float = Field(default=0.3, ge=0, le=1)
     look_jitter: float = Field(default=0.1, ge=0, le=0.5)
     patch_px: int = Field(default=72, ge=48, le=240, multiple_of=24)
+    marker: Literal["auto", "real", "painted", "both"] = "auto"
     decoys: float = Field(default=0.1, ge=0, le=4)
     vary: float = Field(default=0.06, ge=0, le=0.5)
 
@@ -125,13 +133,16 @@ class Exemplar(Renderer):
         look = self.config.look
         if isinstance(look, int) and not 0 <= look < len(bank.slides):
             return f"renderer.look: expected 0 to {len(bank.slides) - 1}, or random, got {look}"
-        missing = self._classes(request.scheme).missing
+        if self.config.marker in ("painted", "both") and not request.scheme.ids("tumour_positive"):
+            return f"renderer.marker: expected auto or real, as {request.scheme.name} has no positive tumour"
+        painted = self._paints(request.scheme) is not False
+        missing = self._classes(request.scheme, painted).missing
         for label in request.scheme.classes:
             asked = None if request.fractions is None else request.fractions[label.id]
             if label.name in missing and asked != 0:
                 held = ", ".join(bank.card.fields["classes"])
                 return f"masks: the bank holds no {label.name} ({held}); collect one that does"
-            if "nucleus" in label.roles and not len(self._nuclei_of(request.scheme)[label.id]):
+            if "nucleus" in label.roles and not len(self._nuclei_of(request.scheme, painted)[label.id]):
                 return f"masks: the bank holds no nucleus of class {label.name}; collect one that does"
         return None
 
@@ -167,6 +178,8 @@ class Exemplar(Renderer):
         array, scheme = condition.array, condition.scheme
         if array.ndim != 3 or array.shape[0] != 2 or array.dtype != np.int32:
             raise ValueError(f"condition: expected int32 [2, H, W], got {array.dtype} {array.shape}")
+        painted = self._paints(scheme)
+        painted = bool(rng.random() < 0.5) if painted is None else painted
         instances = bool((array[1] > 0).any()) or any("nucleus" in each.roles for each in scheme.classes)
         settings = Settings(
             slide=None if self.config.look == "random" else int(self.config.look),
@@ -174,11 +187,16 @@ class Exemplar(Renderer):
             decoys=self.config.decoys,
             vary=self.config.vary,
             instances=instances,
-            label_of=self._nuclei_of(scheme),
+            label_of=self._nuclei_of(scheme, painted),
             grid=self._grid,
         )
         semantic, instance = array[0].astype(np.uint8), np.ascontiguousarray(array[1])
-        composed = compose(self.bank, semantic, instance, self._classes(scheme), settings, condition.mpp, rng)
+        composed = compose(self.bank, semantic, instance, self._classes(scheme, painted), settings, condition.mpp, rng)
+        if painted:
+            positive = np.isin(semantic, scheme.ids("tumour_positive"))
+            nuclei = renumbered(instance) if instances else None
+            painted_image = self._paint(composed.image, positive, nuclei, scheme, condition.mpp, rng)
+            composed = replace(composed, image=painted_image)
         if self.config.look_jitter:
             _jitter(composed.image, self.config.look_jitter, rng)
         return composed
@@ -187,10 +205,36 @@ class Exemplar(Renderer):
     def _grid(self) -> Grid:
         return Grid(self.config.patch_px, self.config.patch_px // 3)
 
-    def _classes(self, scheme: LabelScheme) -> Classes:
-        return match_classes(scheme, self.bank.scheme, frozenset(self.bank.card.fields["classes"]), painted=False)
+    def _paints(self, scheme: LabelScheme) -> bool | None:
+        """Whether the marker is painted on tiles of a scheme; None where on half of them."""
+        if not scheme.ids("tumour_positive") or self.config.marker == "real":
+            return False
+        if self.config.marker != "auto":
+            return True if self.config.marker == "painted" else None
+        held = set(self.bank.card.fields["classes"])
+        real = [each for each in self.bank.scheme.classes if "tumour_positive" in each.roles and each.name in held]
+        return not real or marker_kind(self.bank.scheme) != marker_kind(scheme)
 
-    def _nuclei_of(self, scheme: LabelScheme) -> tuple[tuple[int, ...], ...]:
+    def _paint(
+        self,
+        image: npt.NDArray[np.uint8],
+        positive: npt.NDArray[np.bool_],
+        nuclei: npt.NDArray[np.int32] | None,
+        scheme: LabelScheme,
+        mpp: float,
+        rng: np.random.Generator,
+    ) -> npt.NDArray[np.uint8]:
+        """Take the tissue's own marker away, and paint one where the layout is positive."""
+        if self.bank.is_he:
+            image = he_to_counterstain(image, rng)
+        else:
+            image = remove_marker(image, np.ones_like(positive), mpp, kind=marker_kind(self.bank.scheme))
+        return paint_marker(image, positive, marker_kind(scheme), mpp, rng, nuclei)
+
+    def _classes(self, scheme: LabelScheme, painted: bool) -> Classes:
+        return match_classes(scheme, self.bank.scheme, frozenset(self.bank.card.fields["classes"]), painted=painted)
+
+    def _nuclei_of(self, scheme: LabelScheme, painted: bool) -> tuple[tuple[int, ...], ...]:
         """Classes of the bank's nuclei that are drawn for instances of each class of a scheme."""
         own = self.bank.scheme
         held = sorted({int(label) for label in np.unique(self.bank.nuclei.label)})
@@ -198,9 +242,18 @@ class Exemplar(Renderer):
         for each in scheme.classes:
             named = tuple(label for label in held if own.classes[label].name == each.name)
             roles = {*each.roles} - {"nucleus", "nuclear_marker"}
+            if painted and roles & TUMOUR:  # their own marker is taken away
+                named, roles = (), TUMOUR
             alike = tuple(label for label in held if roles & set(own.classes[label].roles))
-            found.append(named or alike or tuple(held if not roles else ()))
+            anything = not roles or "nucleus" not in each.roles or painted
+            found.append(named or alike or tuple(held if anything else ()))
         return tuple(found)
+
+
+def marker_kind(scheme: LabelScheme) -> MarkerKind:
+    """Where the marker of a scheme is: in nuclei (Ki-67, cells) or on membranes (PD-L1)."""
+    positive = [each for each in scheme.classes if "tumour_positive" in each.roles]
+    return "nucleus" if any({"nuclear_marker", "nucleus"} & set(each.roles) for each in positive) else "membrane"
 
 
 def _jitter(image: npt.NDArray[np.uint8], most: float, rng: np.random.Generator) -> None:

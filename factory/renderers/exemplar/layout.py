@@ -13,11 +13,12 @@ from factory.bank.bank import BLOCK, Bank
 from factory.bank.ground import neighbourhood
 from factory.bank.shapes import Shapes
 from factory.renderers.exemplar.quilting import Grid, Guides
-from manifests.labels import LabelClass, LabelScheme
+from manifests.labels import IGNORE, LabelClass, LabelScheme
 
 Bytes = npt.NDArray[np.uint8]
 
 _FIBRE_WEIGHT, _FILLED_WEIGHT, _DENSITY_WEIGHT, _CLASS_WEIGHT = 3, 24, 12, 10
+TUMOUR = {"tumour_negative", "tumour_positive"}
 _SPINDLE = 1.8
 """Elongation (long axis by short axis) from which a nucleus says where fibres run."""
 
@@ -47,9 +48,9 @@ def match_classes(layout: LabelScheme, bank: LabelScheme, held: frozenset[str], 
 
     Args:
         layout, bank: schemes. held: names of the classes that occur in the bank.
-        painted: whether positive tumour is negative tumour with the marker painted on it.
+        painted: whether the marker is painted, so that any tumour stands in for any.
     """
-    of_layout, of_bank = np.zeros(256, np.uint8), np.zeros(256, np.uint8)
+    of_layout, of_bank = np.zeros(256, np.uint8), np.full(256, IGNORE, np.uint8)
     groups: list[list[int]] = []
     missing = []
     present = [each for each in bank.classes if each.name in held]
@@ -79,10 +80,10 @@ def _is_cell(label: LabelClass) -> bool:
 
 def _stands_in(label: LabelClass, other: LabelClass, painted: bool) -> bool:
     if label.name == other.name:
-        return not (painted and "tumour_positive" in label.roles)
+        return True
     roles = set(label.roles) - {"nuclear_marker", ""}
-    if painted and "tumour_positive" in roles:
-        roles = {"tumour_negative"}
+    if painted and roles & TUMOUR:  # its own marker is taken away
+        roles = TUMOUR
     return bool(roles & set(other.roles))
 
 
