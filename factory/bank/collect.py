@@ -14,6 +14,8 @@ import numpy.typing as npt
 from factory.bank.bank import BLOCK, KIND, Nuclei, write_bank
 from factory.bank.ground import describe_blocks, fill_nuclei, unlabelled_nuclei
 from factory.bank.shapes import measure_shapes
+from factory.bank.stain_separation import estimate_stains, separate
+from factory.bank.tissue_nuclei import find_tissue_nuclei
 from factory.core.resolutions import SAME_MPP
 from factory.core.seeds import Stream, generator
 from factory.geometry.nuclear_maps import renumbered
@@ -219,6 +221,8 @@ def _page(sample: Sample, scheme: LabelScheme, mpp: float, rng: np.random.Genera
     tile = sample.tile
     semantic = tile.scheme.projection(scheme)[tile.semantic[:height, :width]]
     ids = renumbered(tile.instance[:height, :width])
+    if not ids.any():
+        ids = nuclei_by_stain(image, mpp)
     ignored = semantic == IGNORE
     others = unlabelled_nuclei(image, ids > 0, mpp) & ~ignored
     ground, filled = fill_nuclei(image, ids, others, mpp, rng)
@@ -244,6 +248,19 @@ def _page(sample: Sample, scheme: LabelScheme, mpp: float, rng: np.random.Genera
         "shares": shares.reshape(-1, len(scheme)),
         **{f"nuclei.{name}": values for name, values in _nuclei(image, ids, semantic, mpp).items()},
     }
+
+
+def nuclei_by_stain(image: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.int32]:
+    """Find the nuclei of an immunostain without instances: int32 [H, W], 1..N; none in H&E.
+
+    H&E absorbs more green than red light; its nuclei are better found by `segment predict --weights starter`.
+    """
+    density = optical_density(image)
+    stained = density.sum(2) > 0.3
+    if not stained.any() or density[..., 1][stained].mean() > density[..., 0][stained].mean():
+        return np.zeros(image.shape[:2], np.int32)
+    separated = separate(image, estimate_stains([image]))
+    return find_tissue_nuclei(np.maximum(separated[0], 0) + np.maximum(separated[1], 0), mpp)
 
 
 def _nuclei(image: npt.NDArray[np.uint8], ids: npt.NDArray[np.int32], semantic: Any, mpp: float) -> Arrays:

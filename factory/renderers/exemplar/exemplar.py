@@ -194,7 +194,7 @@ class Exemplar(Renderer):
         composed = compose(self.bank, semantic, instance, self._classes(scheme, painted), settings, condition.mpp, rng)
         if painted:
             positive = np.isin(semantic, scheme.ids("tumour_positive"))
-            nuclei = renumbered(instance) if instances else None
+            nuclei = renumbered(instance) if instances and self.bank.has_nuclei else None
             painted_image = self._paint(composed.image, positive, nuclei, scheme, condition.mpp, rng)
             composed = replace(composed, image=painted_image)
         if self.config.look_jitter:

@@ -14,6 +14,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from factory.bank.stain_separation import (
+    FloatMap,
+    Image,
+    Mask,
+    Stains,
+    estimate_stains,
+    recolour,
+    separate,
+)
+from factory.bank.tissue_nuclei import find_tissue_nuclei
 from factory.core.compiled import compiled
 from factory.core.config import Config
 from factory.geometry.fields import noise
@@ -25,16 +35,6 @@ from factory.renderers.exemplar.membranes import (
     nuclear_density,
     positive_cells,
 )
-from factory.renderers.exemplar.stain_separation import (
-    FloatMap,
-    Image,
-    Mask,
-    Stains,
-    estimate_stains,
-    recolour,
-    separate,
-)
-from factory.renderers.exemplar.tissue_nuclei import find_tissue_nuclei
 from factory.renderers.stain.config import Above0, Range, UnitRange
 from factory.renderers.stain.dyes import DAB, vary_vector
 from factory.renderers.stain.noise_tables import SIZE

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from factory.renderers.exemplar.stain_separation import (
+from factory.bank.stain_separation import (
     AIR_OD,
     FloatMap,
     Image,
@@ -18,7 +18,7 @@ from factory.renderers.exemplar.stain_separation import (
     estimate_stains,
     separate,
 )
-from factory.renderers.exemplar.tissue_nuclei import nuclear_pixels
+from factory.bank.tissue_nuclei import nuclear_pixels
 from factory.renderers.stain.config import IhcPreparation
 from factory.renderers.stain.dyes import (
     DAB,

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from factory.bank.stain_separation import FloatMap, Mask
 from factory.core.compiled import compiled
 from factory.geometry.fields import noise
-from factory.renderers.exemplar.stain_separation import FloatMap, Mask
 from factory.renderers.stain.noise_tables import grain, sample, smooth
 from factory.renderers.stain.territories import centres_without_nucleus, spread_territories
 

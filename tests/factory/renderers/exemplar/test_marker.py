@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data
 
+from factory.bank.stain_separation import Stains, compose, estimate_stains, recolour, separate
+from factory.bank.tissue_nuclei import find_tissue_nuclei
 from factory.renderers.exemplar.marker import (
     MarkerConfig,
     he_to_counterstain,
@@ -16,8 +18,6 @@ from factory.renderers.exemplar.marker import (
     remove_marker,
 )
 from factory.renderers.exemplar.marker_removal import MarkerKind
-from factory.renderers.exemplar.stain_separation import Stains, compose, estimate_stains, recolour, separate
-from factory.renderers.exemplar.tissue_nuclei import find_tissue_nuclei
 from factory.renderers.stain.dyes import DAB, HAEMATOXYLIN_IHC
 
 MPP = 0.5

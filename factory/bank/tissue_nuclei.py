@@ -7,8 +7,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from factory.bank.stain_separation import FloatMap, Mask
 from factory.core.compiled import compiled
-from factory.renderers.exemplar.stain_separation import FloatMap, Mask
 
 _SMOOTH_UM, _SURROUND_UM = 0.5, 4.0
 _CONTRAST = 0.15
