@@ -155,9 +155,31 @@ def test_the_origin_of_labels(bank_of: Banks) -> None:
 )
 def test_requests_that_a_bank_cannot_meet_are_refused(bank_of: Banks, changes: dict[str, object], said: str) -> None:
     values = {"height": 128, "width": 128, "mpp": MPP, "scheme": get_scheme("nuclei"), **changes}
-    refusal = renderer(bank_of("nuclei")).refusal(Request(**values))  # type: ignore[arg-type]
+    refusal = renderer(bank_of("nuclei"), marker="real").refusal(Request(**values))  # type: ignore[arg-type]
     assert refusal
     assert said in refusal
+
+
+def test_a_marker_is_painted_where_the_layout_is_positive_alone(bank_of: Banks) -> None:
+    """Membranous PD-L1 on tissue whose own marker was taken away."""
+    scheme = get_scheme("pdl1")
+    semantic = np.full((128, 128), scheme.ids("tumour_negative")[0], np.uint8)
+    semantic[:, 64:] = scheme.ids("tumour_positive")[0]
+    tile = Tile(semantic, np.zeros((128, 128), np.int32), MPP, scheme)
+    part = renderer(bank_of("ki67"))
+    brown = [
+        image[..., 0].astype(float) - image[..., 2] for image in (compose(part, tile, seed).image for seed in range(3))
+    ]
+    positive, negative = (
+        np.mean([np.quantile(each[:, half], 0.9) for each in brown]) for half in (np.s_[64:], np.s_[:64])
+    )
+    assert positive > negative + 20
+
+
+def test_painting_needs_positive_tumour(bank_of: Banks) -> None:
+    refusal = renderer(bank_of("nuclei"), marker="painted").refusal(Request(128, 128, MPP, get_scheme("nuclei")))
+    assert refusal
+    assert "no positive tumour" in refusal
 
 
 def test_a_look_that_is_not_there_is_refused(bank_of: Banks) -> None:
