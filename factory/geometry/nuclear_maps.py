@@ -79,11 +79,7 @@ def distance_map(instance: Instances, metric: Metric = "chessboard") -> npt.NDAr
     # The nearest contour is of the pixel's own nucleus: another one's lies beyond it.
     kind = cv2.DIST_C if metric == "chessboard" else cv2.DIST_L1
     counts: npt.NDArray[np.float32] = cv2.distanceTransform((~contour).view(np.uint8), kind, cv2.DIST_MASK_3)
-    counts += 1
-    counts[labels == 0] = 0
-    deepest = np.ones(int(labels.max()) + 1, np.float32)
-    np.maximum.at(deepest, labels, counts)
-    counts /= deepest[labels]
+    _divide(labels.ravel(), counts.ravel(), np.zeros(int(labels.max()) + 1, np.float32))
     return counts
 
 
@@ -141,6 +137,16 @@ def _checked(instance: Instances) -> tuple[Instances, int, int]:
 def _check_metric(metric: str) -> None:
     if metric not in ("chessboard", "cityblock"):
         raise ValueError(f"metric: expected chessboard or cityblock, got {metric}")
+
+
+@compiled()
+def _divide(ids: Instances, counts: npt.NDArray[np.float32], largest: npt.NDArray[np.float32]) -> None:
+    """Add 1 to the counts and divide by the largest of their id, in place; 0 on background. All are flat."""
+    one = np.float32(1)
+    for place in range(ids.size):
+        largest[ids[place]] = max(largest[ids[place]], counts[place] + one)
+    for place in range(ids.size):
+        counts[place] = (counts[place] + one) / largest[ids[place]] if ids[place] else np.float32(0)
 
 
 def _words(width: int) -> int:

@@ -24,19 +24,11 @@ def write_sample_sheet(path: Path, columns: Sequence[npt.NDArray[np.uint8]], sch
         scheme: whose colours masks are shown in.
     """
     shown = [column if column.ndim == 4 else scheme.palette[column] for column in columns]
-    rows = [_joined([column[row] for column in shown], axis=1) for row in range(len(shown[0]))]
-    sheet = _joined(rows, axis=0)
+    before = ((0, 0), (_GAP_PX, 0), (_GAP_PX, 0), (0, 0))
+    framed = [np.pad(column, before, constant_values=_GAP_GREY) for column in shown]
+    sheet = np.concatenate(np.concatenate(framed, axis=2), axis=0)
+    sheet = np.pad(sheet, ((0, _GAP_PX), (0, _GAP_PX), (0, 0)), constant_values=_GAP_GREY)
     encoded, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     assert encoded
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content.tobytes())
-
-
-def _joined(pictures: Sequence[npt.NDArray[np.uint8]], axis: int) -> npt.NDArray[np.uint8]:
-    shape = list(pictures[0].shape)
-    shape[axis] = _GAP_PX
-    gap = np.full(shape, _GAP_GREY, np.uint8)
-    parts = [gap]
-    for picture in pictures:
-        parts += [picture, gap]
-    return np.concatenate(parts, axis)

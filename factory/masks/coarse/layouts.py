@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from factory.core.config import Config
 from factory.geometry.fields import FloatMap, noise, worley
@@ -27,6 +27,8 @@ from factory.plan.request import Request
 Layout = Literal["edge", "core", "islands", "holes", "solid", "regions"]
 
 _LAYOUTS: dict[Layout, float] = {"edge": 3.0, "core": 1.5, "islands": 3.0, "holes": 1.5, "solid": 1.0}
+_LENGTHS = (0.5, math.inf, "lengths from 0.5 um")
+_LIMITS = {"open_share": (0.0, 1.0, "shares up to 1"), "pore_um": _LENGTHS, "core_um": _LENGTHS, "hole_um": _LENGTHS}
 _OPEN = np.float32(64.0)
 """Score of open air above that of every pore."""
 
@@ -70,26 +72,13 @@ class LayoutConfig(Config):
             raise ValueError("expected weights from 0, one of them above 0")
         return layouts
 
-    @field_validator("open_share", "pore_um", "core_um", "hole_um")
+    @field_validator(*_LIMITS)
     @classmethod
-    def _is_range(cls, limits: tuple[float, float]) -> tuple[float, float]:
-        if not 0.0 <= limits[0] <= limits[1]:
-            raise ValueError("expected the smaller of two numbers from 0 first")
-        return limits
-
-    @field_validator("open_share")
-    @classmethod
-    def _is_share(cls, limits: tuple[float, float]) -> tuple[float, float]:
-        if limits[1] > 1.0:
-            raise ValueError("expected shares up to 1")
-        return limits
-
-    @field_validator("pore_um", "core_um", "hole_um")
-    @classmethod
-    def _is_length(cls, limits: tuple[float, float]) -> tuple[float, float]:
-        if limits[0] < 0.5:
-            raise ValueError("expected lengths from 0.5 um")
-        return limits
+    def _is_range(cls, values: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        least, most, what = _LIMITS[str(info.field_name)]
+        if not least <= values[0] <= values[1] <= most:
+            raise ValueError(f"expected the smaller of two {what} first")
+        return values
 
 
 def drawn_coarse(rng: np.random.Generator, request: Request, config: LayoutConfig | None = None) -> LabelMap:
