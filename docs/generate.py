@@ -7,26 +7,19 @@ from the pydantic models and the shipped YAML files, the columns from ``manifest
 
 from __future__ import annotations
 
-import ast
-import html
 import importlib
 import inspect
 import pkgutil
 import re
-import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import typer
-import yaml
-from config_roots import ROOTS, SHIPPED
+from config_pages import configuration_pages
 from manifest_columns import MEANINGS
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
+from page_text import cell, paragraphs, sentence, table
 
 import factory
 import factory.cli
@@ -45,19 +38,6 @@ from manifests import IGNORE, SCHEMA, SCHEMES
 from manifests.schema import ACHIEVED
 
 PROGRAMS = {"factory": factory.cli.app, "segment": segment.cli.app}
-_CONFIGURATION = f"""# Configuration
-
-Every command that computes has one configuration. Values are laid over each other in this order: the defaults of the
-model, the shipped file of the scheme or preset, `--config FILE`, `--set KEY=VALUE`, and options such as `--tps`. The
-result is written to `run.yaml` and hashed into every row. An unknown key is refused with the nearest known one; a
-former name of a key is refused with its name today.
-
-```{{toctree}}
-:maxdepth: 1
-
-{chr(10).join([*ROOTS, "shipped"])}
-```
-"""
 _TRAINERS = {"cyclegan": "masks/cyclegan", "cyclegan_images": "renderers/cyclegan", "hdgan": "hdgan"}
 """Presets whose first word is not the name of their trainer -> that name."""
 _DEFAULT = re.compile(r"\s*\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\s*$")
@@ -106,7 +86,7 @@ def command_pages() -> dict[str, str]:
     for name, command in commands():
         page = name.replace(" ", "-")
         pages[f"commands/{page}.md"] = _command_page(name, command)
-        rows.append((f"[`{name}`]({page}.md)", _sentence(command.help)))
+        rows.append((f"[`{name}`]({page}.md)", sentence(command.help)))
         names.append(page)
     pages["commands/index.md"] = "\n".join(
         [
@@ -114,7 +94,7 @@ def command_pages() -> dict[str, str]:
             "",
             "These pages are made from the commands themselves. `factory COMMAND --help` prints the same.",
             "",
-            *_table(("command", "does"), rows),
+            *table(("command", "does"), rows),
             "",
             "Exit codes: 0 done; 1 something failed, or a verification found a fault; 2 the request, a configuration "
             "or an input is wrong (one line says what was expected, what was found and what to do); 130 interrupted.",
@@ -135,7 +115,7 @@ def _command_page(name: str, command: Any) -> str:
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden and p.name != "help"]
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     usage = " ".join([name, *(_argument_usage(p) for p in arguments), "[OPTIONS]"])
-    lines = [f"# `{name}`", "", *_paragraphs(command.help), "", "```text", usage, "```", ""]
+    lines = [f"# `{name}`", "", *paragraphs(command.help), "", "```text", usage, "```", ""]
     lines += ["## Examples", "", "```sh", *command.examples, "```", ""]
     if arguments:
         lines += ["## Arguments", "", *_parameter_table(arguments, context), ""]
@@ -157,8 +137,8 @@ def _parameter_table(parameters: list[Any], context: Any) -> list[str]:
     for parameter in parameters:
         usage, text = parameter.get_help_record(context) or (parameter.name, parameter.help or "")
         text, default = _split_default(text)
-        rows.append((f"`{usage}`", default, _cell(text)))
-    return _table(("", "default", ""), rows)
+        rows.append((f"`{usage}`", default, cell(text)))
+    return table(("", "default", ""), rows)
 
 
 def _split_default(text: str) -> tuple[str, str]:
@@ -181,152 +161,7 @@ def _split_default(text: str) -> tuple[str, str]:
         text, default = text[: found.start()], found[1]
     if notes:
         text = f"{text} ({', '.join(notes)})"
-    return text, _cell(default)
-
-
-# Configuration
-
-
-def configuration_pages() -> dict[str, str]:
-    """Return the pages of configuration keys and the page of shipped YAML files, by path below ``docs/reference``."""
-    pages = {}
-    for page, (title, text, roots) in ROOTS.items():
-        seen: dict[type[BaseModel], str] = {}
-        lines = [f"# {title}", "", *textwrap.dedent(text).strip().splitlines(), ""]
-        for heading, model in roots():
-            lines += _model_section(heading, model, seen)
-        pages[f"configuration/{page}.md"] = "\n".join(lines)
-    pages["configuration/shipped.md"] = _shipped_page()
-    pages["configuration/index.md"] = _CONFIGURATION
-    return pages
-
-
-def _model_section(heading: str, model: type[BaseModel], seen: dict[type[BaseModel], str]) -> list[str]:
-    lines = [f"## {heading}", ""]
-    if model in seen:
-        return [*lines, f"The keys of {seen[model]}.", ""]
-    seen[model] = heading
-    lines += [*_paragraphs(_before_attributes(model.__doc__ or "")), ""]
-    return [*lines, *_table(("key", "default", ""), list(_field_rows(model, ""))), ""]
-
-
-def _field_rows(model: type[BaseModel], prefix: str, holder: BaseModel | None = None) -> Iterator[tuple[str, str, str]]:
-    """Yield key, default and meaning of each field; ``holder`` has defaults that differ from those of its class."""
-    meanings = field_meanings(model)
-    for name, field in model.model_fields.items():
-        nested = _nested(field.annotation)
-        text = _cell(meanings.get(name, ""))
-        text = text[:1].upper() + text[1:]
-        is_required = field.default is PydanticUndefined and field.default_factory is None
-        value = (
-            getattr(holder, name) if holder else None if is_required else field.get_default(call_default_factory=True)
-        )
-        if nested is not None:
-            if text:
-                yield f"`{prefix}{name}`", "", text
-            yield from _field_rows(nested, f"{prefix}{name}.", value)
-            continue
-        shown = "required" if is_required and holder is None else f"`{_shown(value)}`"
-        yield f"`{prefix}{name}`", shown, " ".join(part for part in (text, _limits(field)) if part)
-
-
-def _nested(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-
-
-def _limits(field: Any) -> str:
-    bounds = []
-    for entry in field.metadata:
-        for attribute, sign in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
-            if (value := getattr(entry, attribute, None)) is not None:
-                bounds.append(f"{sign} {value}")
-    choices = [value for value in get_args(field.annotation) if isinstance(value, str)]
-    limits = "; ".join([*(["one of " + ", ".join(f"`{c}`" for c in choices)] if choices else []), *bounds])
-    return f"({limits})" if limits else ""
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
-    return text if len(text) < 90 else text[:87] + "..."
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(below) for key, below in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(below) for below in value]
-    if isinstance(value, BaseModel):
-        return _plain(value.model_dump(mode="json"))
-    return value if isinstance(value, bool | int | float | str | None) else str(value)
-
-
-@cache
-def field_meanings(model: type[BaseModel]) -> dict[str, str]:
-    """Return what the docstrings of a config class and its bases say of each field: field -> text.
-
-    Read are ``Attributes:`` of the class docstring, where one entry may name several fields and a line may hold several
-    entries, and the string below a field.
-    """
-    meanings: dict[str, str] = {}
-    for base in reversed(model.__mro__):
-        if not (issubclass(base, BaseModel) and base is not BaseModel and base.__module__.split(".")[0] != "pydantic"):
-            continue
-        names = set(base.__annotations__) | set(model.model_fields)
-        meanings |= _attributes_section(base.__dict__.get("__doc__") or "", names)
-        meanings |= _strings_below_fields(base)
-    return meanings
-
-
-def _attributes_section(docstring: str, names: set[str]) -> dict[str, str]:
-    _, found, section = inspect.cleandoc(docstring).partition("Attributes:")
-    if not found:
-        return {}
-    section = re.split(r"\n(?=\S)", section.lstrip("\n").replace("\n\n", "\n"), maxsplit=1)[0]
-    section = " ".join(section.split())
-    entry = re.compile(r"(?:(?<=^)|(?<=[.;] ))((?:\w+, )*\w+(?: and \w+)?): ")
-    starts = [m for m in entry.finditer(section) if set(re.split(r", | and ", m[1])) <= names]
-    meanings = {}
-    for number, match in enumerate(starts):
-        end = starts[number + 1].start() if number + 1 < len(starts) else len(section)
-        for name in re.split(r", | and ", match[1]):
-            meanings[name] = section[match.end() : end].strip()
-    return meanings
-
-
-def _strings_below_fields(model: type[BaseModel]) -> dict[str, str]:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(model)))
-    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-    meanings = {}
-    for statement, following in pairwise(body):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-            if is_text and isinstance(following.value.value, str):
-                meanings[statement.target.id] = " ".join(following.value.value.split())
-    return meanings
-
-
-def _before_attributes(docstring: str) -> str:
-    return inspect.cleandoc(docstring).partition("Attributes:")[0]
-
-
-def _shipped_page() -> str:
-    lines = [
-        "# Shipped configurations",
-        "",
-        "These YAML files are part of the installed package. A file holds only what differs from the defaults. A name "
-        "without folder and suffix is enough where the text says NAME alone.",
-        "",
-    ]
-    for folder, (title, use) in SHIPPED.items():
-        lines += [f"## {title}", "", use, ""]
-        for path in shipped_configs(folder).values():
-            lines += [f"### `{path.stem}`", "", f"`configs/{folder}/{path.name}`", ""]
-            lines += ["```yaml", path.read_text().rstrip(), "```", ""]
-    return "\n".join(lines)
+    return text, cell(default)
 
 
 # Tables
@@ -352,7 +187,7 @@ def _columns() -> str:
         kind = str(column.type).replace("list<element: ", "list<").replace("list<item: ", "list<")
         when = "measured" if column.name in ACHIEVED else "always there" if not column.nullable else ""
         rows.append((f"`{column.name}`", f"`{kind}`", when, MEANINGS[column.name]))
-    return "\n".join([*_table(("column", "type", "", "meaning"), rows), ""])
+    return "\n".join([*table(("column", "type", "", "meaning"), rows), ""])
 
 
 def _schemes() -> str:
@@ -371,17 +206,17 @@ def _schemes() -> str:
                 f"`{name}` {SCHEMES[name].classes[ids[label.id]].name}" for name, ids in scheme.projections.items()
             )
             rows.append((str(label.id), label.name, colour, ", ".join(label.roles), onto))
-        lines += [*_table(("id", "class", "colour", "counts as", "reads as"), rows), ""]
+        lines += [*table(("id", "class", "colour", "counts as", "reads as"), rows), ""]
     lines += [f"{IGNORE} is *ignore* in every scheme: not labelled, left out of measures, losses and metrics.", ""]
     return "\n".join(lines)
 
 
-def _parts(table: Mapping[str, str], what: str) -> str:
+def _parts(parts: Mapping[str, str], what: str) -> str:
     rows = []
-    for name in table:
-        part = resolve(table, name, what)
-        rows.append((f"`{name}`", _cell(" ".join((inspect.getdoc(part) or "").split("\n\n")[0].split()))))
-    return "\n".join([*_table((what, ""), rows), ""])
+    for name in parts:
+        part = resolve(parts, name, what)
+        rows.append((f"`{name}`", cell(" ".join((inspect.getdoc(part) or "").split("\n\n")[0].split()))))
+    return "\n".join([*table((what, ""), rows), ""])
 
 
 def _presets() -> str:
@@ -398,8 +233,8 @@ def _presets() -> str:
         multiple = max([32, *(2**shape.depth for shape in shapes)]) if size else ""
         comment = " ".join(re.findall(r"^# ?(.*)$", path.read_text().split("\n\n")[0], re.MULTILINE))
         first = re.split(r"(?<=[a-z0-9)\]\"]\.) (?=[A-Z])", comment)[0]
-        rows.append((f"`{name}`", f"`{trainer}`", _cell(first), size, str(values.get("batch", "")), str(multiple)))
-    return "\n".join([*_table(("preset", "trains", "", "views", "batch", "sides are multiples of"), rows), ""])
+        rows.append((f"`{name}`", f"`{trainer}`", cell(first), size, str(values.get("batch", "")), str(multiple)))
+    return "\n".join([*table(("preset", "trains", "", "views", "batch", "sides are multiples of"), rows), ""])
 
 
 def _folders() -> str:
@@ -409,8 +244,8 @@ def _folders() -> str:
         for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
             if module.ispkg:
                 found = importlib.import_module(f"{package.__name__}.{module.name}")
-                rows.append((f"`{package.__name__}/{module.name}/`", _sentence(found.__doc__)))
-        lines += [*_table(("folder", "content"), rows), ""]
+                rows.append((f"`{package.__name__}/{module.name}/`", sentence(found.__doc__)))
+        lines += [*table(("folder", "content"), rows), ""]
     return "\n".join(lines)
 
 
@@ -421,7 +256,7 @@ def _layers() -> str:
         if contract["type"] == "layers":
             (package,) = contract["containers"]
             names = [" ".join(f"`{name.strip()}`" for name in re.split("[:|]", line)) for line in contract["layers"]]
-            lines += [*_table((package,), [(row,) for row in names]), ""]
+            lines += [*table((package,), [(row,) for row in names]), ""]
     return "\n".join(lines)
 
 
@@ -430,42 +265,6 @@ def names_of(thing: Any) -> list[str]:
     if inspect.isclass(thing):
         return [name for base in thing.__mro__ for name in getattr(base, "__annotations__", {})]
     return list(inspect.signature(thing).parameters) if inspect.isfunction(thing) else []
-
-
-# Markdown
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows),
-    ]
-
-
-def _cell(text: str) -> str:
-    """Escape plain text for a table cell; names in double or single backticks stay code."""
-    parts = re.split(r"(``[^`]+``|`[^`]+`)", " ".join(text.split()))
-    return "".join(_code(part) if part.startswith("`") else _escaped(part) for part in parts)
-
-
-def _code(text: str) -> str:
-    return f"`{text.strip('`')}`"
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([\\*_\[\]~$])", r"\\\1", html.escape(text, quote=False))
-
-
-def _paragraphs(text: str | None) -> list[str]:
-    lines = []
-    for paragraph in inspect.cleandoc(text or "").replace("\b", "").split("\n\n"):
-        lines += [_cell(paragraph), ""]
-    return lines[:-1]
-
-
-def _sentence(text: str | None) -> str:
-    return _cell(inspect.cleandoc(text or "").split("\n\n")[0])
 
 
 if __name__ == "__main__":

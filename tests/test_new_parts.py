@@ -149,7 +149,7 @@ def test_doctor_examines_new_parts(cli: Cli) -> None:
 
 @pytest.mark.usefixtures("_two_new_parts")
 def test_help_lists_new_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from factory.commands import options
+    from factory.make import request as options
 
     fresh = importlib.reload(options)
     try:

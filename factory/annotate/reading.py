@@ -16,8 +16,8 @@ from factory.annotate.folder import RECORD, Record, open_drawn, read_record
 from factory.annotate.shapes import Shape, check_class, paint, read_json, resolve_tool
 from factory.core.config import Config, digest
 from factory.core.datasets import shape_of
+from factory.core.folder import library_versions
 from factory.core.images.files import UnreadableError, read_header, read_rgb
-from factory.core.runs import library_versions
 from factory.core.seeds import Stream, generator
 from factory.joint.generators import DRAWING, drawing_of
 from factory.make.pipeline import BYTE_MAKERS, Prepared, prepare_run

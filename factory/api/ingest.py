@@ -74,24 +74,21 @@ def ingest(
         manifests.errors.UserError: for everything that is wrong with the input, before anything is written.
     """
     from factory.core.devices import parse_workers
-    from factory.ingest.request import Request
+    from factory.ingest.options import Request
     from factory.ingest.writing import ingest as write
     from manifests.dataset import open_dataset
 
-    patterns = {
-        "images": images,
-        "instances": instances,
-        "semantic": semantic,
-        "classes": classes,
-        "points": points,
-        "roi": roi,
-    }
     if isinstance(class_map, Mapping):
         class_map = ",".join(f"{value}:{name}" for value, name in class_map.items())
     request = Request(
         source=path_of(source),
         out=Path(out),
-        patterns={kind: pattern for kind, pattern in patterns.items() if pattern is not None},
+        images=images,
+        instances=instances,
+        semantic=semantic,
+        classes=classes,
+        points=points,
+        roi=roi,
         scheme=None if scheme is None else str(scheme),
         class_map=class_map,
         point_columns=point_columns,

@@ -91,12 +91,12 @@ def make(
         manifests.errors.FaultError: when a tile cannot be made, or there is no room on the disk.
     """
     from factory.core.devices import parse_workers
-    from factory.make.options import prepare_make
     from factory.make.pipeline import make as make_tiles
-    from factory.make.resolve import plan_flags
+    from factory.make.prepare import prepare_make
+    from factory.make.request import MakeRequest
     from manifests.dataset import open_dataset
 
-    plan = plan_flags(
+    request = MakeRequest(
         tps=request_text(tps),
         tissue=request_text(tissue),
         cells=request_text(cells),
@@ -109,10 +109,7 @@ def make(
         split=shares_text(split),
         seed=seed,
         scheme=None if scheme is None else str(scheme),
-    )
-    prepared = prepare_make(
-        Path(out),
-        plan=plan,
+        out=Path(out),
         manifest=path_of(manifest),
         masks=masks,
         renderer=renderer,
@@ -127,6 +124,7 @@ def make(
         config=path_of(config),
         assignments=assignment_words(set),
     )
+    prepared = prepare_make(request)
     log_notes(prepared.notes)
     how: dict[str, Any] = {"workers": parse_workers(workers), "scheduler": scheduler, "overwrite": overwrite}
     if prepared.choose:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.api.arguments import PathLike, assignment_words, log_notes, path_of
+from factory.core.choices import Split
 
 if TYPE_CHECKING:
     from manifests.dataset import Dataset
@@ -16,7 +17,7 @@ def render(
     data: PathLike,
     out: PathLike = "data/rendered",
     *,
-    split: str | None = None,
+    split: Split | None = None,
     renderer: str | None = None,
     like: PathLike | None = None,
     seed: int | None = None,
@@ -42,13 +43,13 @@ def render(
         manifests.errors.UserError: for arguments and masks that do not fit, before anything is written.
     """
     from factory.core.devices import parse_workers
-    from factory.make.options import prepare_render
     from factory.make.pipeline import make
+    from factory.make.prepare import prepare_render
+    from factory.make.request import RenderRequest
     from manifests.dataset import open_dataset
 
-    prepared = prepare_render(
-        Path(data),
-        Path(out),
+    request = RenderRequest(
+        out=Path(out),
         split=split,
         renderer=renderer,
         like=path_of(like),
@@ -57,6 +58,7 @@ def render(
         config=path_of(config),
         assignments=assignment_words(set),
     )
+    prepared = prepare_render(Path(data), request)
     log_notes(prepared.notes)
     make(prepared, workers=parse_workers(workers), overwrite=overwrite, on_tiles=on_tiles)
     return open_dataset(out)

@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from factory.commands.options import TILES, DryRun
-from factory.core.options import OUTPUT
+from factory.core.options import OUTPUT, TILES, DryRun
 
 SortBy = Literal["tps", "tissue", "cells", "random"]
 """Columns that the tiles can be spread over."""
@@ -14,32 +13,22 @@ SortBy = Literal["tps", "tissue", "cells", "random"]
 
 def inspect(
     dataset: Annotated[Path, typer.Argument(help="Folder of a finished data set.")] = Path("data/synth"),
-    n: Annotated[int, typer.Option("--n", help="Tiles on the contact sheet.", rich_help_panel=TILES)] = 24,
+    n: Annotated[int, TILES("Tiles on the contact sheet.", "--n")] = 24,
     sort: Annotated[
         SortBy | None,
-        typer.Option(
-            help="Spread the tiles over this column. [default: the first of tps, tissue, cells that they have]",
-            rich_help_panel=TILES,
-        ),
+        TILES("Spread the tiles over this column. [default: the first of tps, tissue, cells that they have]"),
     ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, help="Seed of the order of equal values and the places of cuts.", rich_help_panel=TILES),
-    ] = 0,
+    seed: Annotated[int, TILES("Seed of the order of equal values and the places of cuts.", min=0)] = 0,
     beside: Annotated[
         Path | None,
-        typer.Option(
-            help="Show below: another data set at the same um per pixel, or a folder of images, pixel for pixel. "
-            "[default: none]",
-            rich_help_panel=TILES,
+        TILES(
+            "Show below: another data set at the same um per pixel, or a folder of images, pixel for pixel. "
+            "[default: none]"
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder to write to, outside every data set. [default: inspect/NAME beside the data set]",
-            rich_help_panel=OUTPUT,
-        ),
+        OUTPUT("Folder to write to, outside every data set. [default: inspect/NAME beside the data set]"),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -52,17 +41,22 @@ def inspect(
       factory inspect data/synth
       factory inspect data/synth --beside data/real --sort cells --n 48
     """
-    from factory.core.console import console
+    import time
+
+    from factory.core.console import say
+    from factory.core.datasets import open_finished
     from factory.core.wording import dry_run as dry_run_text
     from factory.core.wording import plural
-    from factory.inspect.report import inspect_dataset
+    from factory.inspect.report import default_out, inspect_dataset
 
+    found, started = plural(len(open_finished(dataset)), "tile"), time.monotonic()
+    below = f", {beside} below" if beside else ""
+    say(f"{dataset}, {found}: contact sheet of {n} at most{below}, and a page of all -> {out or default_out(dataset)}")
     done = inspect_dataset(dataset, out, n=n, sort=sort, beside=beside, seed=seed, dry_run=dry_run)
-    screen = console()
     if dry_run:
-        screen.print(dry_run_text(done.size_bytes, done.page.parent), markup=False, highlight=False, soft_wrap=True)
+        say(dry_run_text(done.size_bytes, done.page.parent, time.monotonic() - started))
         return
-    screen.print(
-        f"contact sheet  {done.sheet}  ({plural(done.tiles, 'tile')}, {done.sort})", highlight=False, soft_wrap=True
+    say(
+        f"contact sheet  {done.sheet}  ({plural(done.tiles, 'tile')}, {done.sort})",
+        f"page           {done.page}  (open it in a browser)",
     )
-    screen.print(f"page           {done.page}  (open it in a browser)", highlight=False, soft_wrap=True)

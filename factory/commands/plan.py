@@ -3,33 +3,20 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from factory.core.command_line import unpacked
+from factory.core.options import OUTPUT, DryRun
+from factory.make.request import Assignments, ConfigFile, Masks, PlanRequest
 
-from factory.commands import options
-from factory.core.options import OUTPUT
 
-
+@unpacked
 def plan(
-    tps: options.Tps = None,
-    tissue: options.Tissue = None,
-    cells: options.Cells = None,
-    tumour: options.Tumour = None,
-    inflammation: options.Inflammation = None,
-    debias: options.Debias = False,
-    n: options.Number = None,
-    size: options.Size = None,
-    mpp: options.Mpp = None,
-    split: options.SplitShares = None,
-    seed: options.Seed = None,
-    scheme: options.Scheme = None,
-    masks: options.Masks = None,
-    out: Annotated[Path, typer.Option(help="The manifest to write.", rich_help_panel=OUTPUT)] = Path("plan.parquet"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the manifest if it exists.", rich_help_panel=OUTPUT)
-    ] = False,
-    config: options.ConfigFile = None,
-    assignments: options.Assignments = None,
-    dry_run: options.DryRun = False,
+    request: PlanRequest,
+    masks: Masks = None,
+    out: Annotated[Path, OUTPUT("The manifest to write.")] = Path("plan.parquet"),
+    overwrite: Annotated[bool, OUTPUT("Replace the manifest if it exists.")] = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Plan a data set: write a Parquet manifest of requests, one row per tile.
 
@@ -39,12 +26,15 @@ def plan(
       factory plan --tps 0.01-0.5 --n 500
       factory plan --scheme ihc --tps beta:2,5 --cells 40-80 --out ihc.parquet
     """
-    from factory.core.console import console, working
+    import time
+
+    from factory.core.console import say, working
     from factory.core.wording import dry_run as dry_run_text
     from factory.core.wording import plural
-    from factory.make import resolve as order
+    from factory.make.pipeline import refuse_impossible
     from factory.make.recipes.masks_and_renderer import MasksAndRenderer
     from factory.make.report import request_table
+    from factory.make.resolve import plan_values, resolve_make
     from factory.plan.rows import plan as draw_plan
     from manifests.errors import UserError
     from manifests.schema import DatasetInfo
@@ -56,34 +46,20 @@ def plan(
         raise UserError(f"{out}: expected a new file, got one that is there. Use another --out, or --overwrite.")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: expected a folder that is there, got {out.parent}. Create it first.")
-    flags = order.plan_flags(
-        tps=tps,
-        tissue=tissue,
-        cells=cells,
-        tumour=tumour,
-        inflammation=inflammation,
-        debias=debias,
-        n=n,
-        size=size,
-        mpp=mpp,
-        split=split,
-        seed=seed,
-        scheme=scheme,
-    )
-    resolved, label_scheme = order.resolve_make(flags, {"masks": masks}, config, assignments or [])
+    resolved, scheme = resolve_make(plan_values(request), {"masks": masks}, config, assignments or [])
     if resolved.plan.n > ROWS_PER_FILE:
         raise UserError(
             f"--n: expected at most {ROWS_PER_FILE:,} in one file, got {resolved.plan.n:,}. "
             "Make several with other --seed, or give --n to factory make."
         )
+    started = time.monotonic()
     with working("planning"):
         table = draw_plan(resolved.plan)
-        MasksAndRenderer.from_document(resolved.model_dump(mode="json"), scheme=label_scheme).refuse(table)
-    console().print(request_table(table))
+        maker = MasksAndRenderer.from_document(resolved.model_dump(mode="json"), scheme=scheme).maker()
+        refuse_impossible(table, scheme, [maker.masks, maker.renderer])
+    say(request_table(table))
     if dry_run:
-        console().print(dry_run_text(table.nbytes, out), markup=False, highlight=False)
+        say(dry_run_text(table.nbytes, out, time.monotonic() - started))
         return
-    write_manifest(out, table, DatasetInfo(True, "factory plan", (label_scheme,)))
-    console().print(
-        f"{plural(table.num_rows, 'request')} in {out}. Make them: factory make --manifest {out}", highlight=False
-    )
+    write_manifest(out, table, DatasetInfo(True, "factory plan", (scheme,)))
+    say(f"{plural(table.num_rows, 'request')} in {out}. Make them: factory make --manifest {out}")

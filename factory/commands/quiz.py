@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 
-from factory.commands.options import TILES, DryRun, Overwrite
 from factory.core.choices import Split
-from factory.core.options import OUTPUT
+from factory.core.options import OUTPUT, TILES, DryRun, Heading, Overwrite
 
-_SCORING = "Scoring (with --score)"
+_SCORING = Heading("Scoring (with --score)")
 
 
 def quiz(
@@ -20,43 +19,20 @@ def quiz(
             help="Data sets of synthetic tiles, all splits; with --score the readers' files. [default: data/synth]",
         ),
     ] = None,
-    real: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="<path>", help="Data set of real tiles. Repeatable. [default: data/real]", rich_help_panel=TILES
-        ),
-    ] = None,
-    split: Annotated[
-        Split | None, typer.Option(help="Which of the real tiles. [default: test]", rich_help_panel=TILES)
-    ] = None,
-    n: Annotated[
-        int | None,
-        typer.Option("--n", help="Tiles, half of them real: an even number. [default: 40]", rich_help_panel=TILES),
-    ] = None,
+    real: Annotated[list[Path] | None, TILES("Data set of real tiles. Repeatable. [default: data/real]")] = None,
+    split: Annotated[Split | None, TILES("Which of the real tiles. [default: test]")] = None,
+    n: Annotated[int | None, TILES("Tiles, half of them real: an even number. [default: 40]", "--n")] = None,
     size: Annotated[
         str | None,
-        typer.Option(
-            help="HEIGHTxWIDTH that is shown of a tile, or one side of a square. [default: the largest that all have]",
-            rich_help_panel=TILES,
-        ),
+        TILES("HEIGHTxWIDTH that is shown of a tile, or one side of a square. [default: the largest that all have]"),
     ] = None,
     seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Seed of the choice of tiles, the cuts and the order. [default: 0]", rich_help_panel=TILES
-        ),
+        int | None, TILES("Seed of the choice of tiles, the cuts and the order. [default: 0]", min=0)
     ] = None,
-    score: Annotated[
-        bool, typer.Option("--score", help="Score answers instead of making a quiz.", rich_help_panel=_SCORING)
-    ] = False,
-    key: Annotated[
-        Path | None, typer.Option(help="The quiz's key. [default: runs/quiz/key.json]", rich_help_panel=_SCORING)
-    ] = None,
+    score: Annotated[bool, _SCORING("Score answers instead of making a quiz.")] = False,
+    key: Annotated[Path | None, _SCORING("The quiz's key. [default: runs/quiz/key.json]")] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to write to. [default: runs/quiz; with --score the key's folder]", rich_help_panel=OUTPUT
-        ),
+        Path | None, OUTPUT("Folder to write to. [default: runs/quiz; with --score the key's folder]")
     ] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -69,7 +45,12 @@ def quiz(
       factory quiz data/synth --real data/real --n 60
       factory quiz --score answers-anna.json answers-ben.json --key runs/quiz/key.json
     """
-    from factory.quiz.quiz import DEFAULT_OUT, KEY
+    import time
+
+    from factory.core.config import parse_size
+    from factory.core.console import say
+    from factory.core.wording import dry_run as dry_run_text
+    from factory.quiz.quiz import DEFAULT_OUT, KEY, make_quiz
     from manifests.errors import UserError
 
     making = {"--real": real, "--n": n, "--size": size, "--split": split, "--seed": seed, "--overwrite": overwrite}
@@ -86,59 +67,29 @@ def quiz(
         return
     if key is not None:
         raise UserError("--key: expected it with --score, got it without. Add --score, or leave it out.")
-    _make(
-        inputs or [Path("data/synth")],
-        real or [Path("data/real")],
-        out or DEFAULT_OUT,
-        n=40 if n is None else n,
-        size=size,
-        split=split or "test",
-        seed=seed or 0,
-        overwrite=overwrite,
-        dry_run=dry_run,
-    )
-
-
-def _make(
-    synthetic: list[Path],
-    real: list[Path],
-    out: Path,
-    *,
-    n: int,
-    size: str | None,
-    split: str,
-    seed: int,
-    overwrite: bool,
-    dry_run: bool,
-) -> None:
-    from factory.core.config import parse_size
-    from factory.core.console import console
-    from factory.core.wording import dry_run as dry_run_text
-    from factory.quiz.quiz import make_quiz
-
-    shown = parse_size(size) if size else None
+    synthetic, real, out = inputs or [Path("data/synth")], real or [Path("data/real")], out or DEFAULT_OUT
+    n, split, shown = 40 if n is None else n, split or "test", parse_size(size) if size else None
+    started = time.monotonic()
+    say(f"quiz of {n} tiles of {', '.join(map(str, [*synthetic, *real]))} ({split} of the real ones) -> {out}")
     made = make_quiz(
-        synthetic, real, out, n=n, size=shown, split=split, seed=seed, overwrite=overwrite, dry_run=dry_run
+        synthetic, real, out, n=n, size=shown, split=split, seed=seed or 0, overwrite=overwrite, dry_run=dry_run
     )
     counts = ", ".join(f"{count} {truth} of {name}" for (truth, name), count in made.tiles.items())
-    lines = [
-        f"{n} tiles of {made.shape[0]}x{made.shape[1]}: {counts}",
-        *(f"note  {note}" for note in made.notes),
+    say(f"{n} tiles of {made.shape[0]}x{made.shape[1]}: {counts}", *(f"note  {note}" for note in made.notes))
+    if dry_run:
+        say(dry_run_text(made.page_bytes, out, time.monotonic() - started))
+        return
+    say(
         f"page  {made.page}  ({made.page_bytes / 1e6:.1f} MB, {made.encoding.upper()}; open it in a browser)",
         f"key   {made.key}  (says what is real: keep it from the readers)",
         f"The page contains real images under their licence ({'; '.join(made.licences) or 'not stated'}): pass it on "
         "only as that allows.",
         f"Then: factory quiz --score answers-*.json --key {made.key}",
-    ]
-    if dry_run:
-        lines = [*lines[: 1 + len(made.notes)], dry_run_text(made.page_bytes, out)]
-    screen = console()
-    for line in lines:
-        screen.print(line, markup=False, highlight=False, soft_wrap=True)
+    )
 
 
 def _score(answers: list[Path], key: Path, out: Path | None) -> None:
-    from factory.core.console import console
+    from factory.core.console import say
     from factory.core.document import to_table
     from factory.quiz.key import read_key
     from factory.quiz.report import grids, verdict, write_scores
@@ -146,10 +97,6 @@ def _score(answers: list[Path], key: Path, out: Path | None) -> None:
 
     opened = read_key(key)
     scores = score(opened, read_readers(answers, opened))
-    screen = console()
-    for grid in grids(scores):
-        screen.print(to_table(grid, "left"))
-    for reader, counted in zip(scores.readers, scores.tables, strict=True):
-        screen.print(verdict(reader, counted.accuracy), markup=False, highlight=False, soft_wrap=True)
-    for path in write_scores(out or key.parent, scores):
-        screen.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    say(*(to_table(grid, "left") for grid in grids(scores)))
+    say(*(verdict(reader, counted.accuracy) for reader, counted in zip(scores.readers, scores.tables, strict=True)))
+    say(*(f"wrote {path}" for path in write_scores(out or key.parent, scores)))

@@ -3,55 +3,34 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from factory.commands import options
-from factory.core.options import OUTPUT
+from factory.core.options import OUTPUT, Device, DryRun, Heading, Overwrite, Precision, Workers
 from factory.joint import NoiseInput
-
-_IMAGES = "Images"
 
 if TYPE_CHECKING:
     from manifests.dataset import Dataset
 
+_IMAGES = Heading("Images")
+
 
 def sample(
     weights: Annotated[
-        str,
-        typer.Option(
-            help="Run folder of factory train stylegan2 or factory convert, its weights file, or starter.",
-            rich_help_panel=_IMAGES,
-        ),
+        str, _IMAGES("Run folder of factory train stylegan2 or factory convert, its weights file, or starter.")
     ] = "starter",
-    n: Annotated[int, typer.Option("--n", help="Number of images.", rich_help_panel=_IMAGES)] = 100,
-    psi: Annotated[
-        float,
-        typer.Option(help="Truncation: 1 for full variety, less for more typical images.", rich_help_panel=_IMAGES),
-    ] = 0.7,
+    n: Annotated[int, _IMAGES("Number of images.", "--n")] = 100,
+    psi: Annotated[float, _IMAGES("Truncation: 1 for full variety, less for more typical images.")] = 0.7,
     noise: Annotated[
-        NoiseInput,
-        typer.Option(
-            help="Noise inputs: drawn for each image, or the constant noise of the weights.", rich_help_panel=_IMAGES
-        ),
+        NoiseInput, _IMAGES("Noise inputs: drawn for each image, or the constant noise of the weights.")
     ] = "drawn",
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of latents and noise. [default: 0]", rich_help_panel=_IMAGES)
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The new data set's folder.", rich_help_panel=OUTPUT)] = Path(
-        "data/sampled"
-    ),
+    seed: Annotated[int | None, _IMAGES("Seed of latents and noise. [default: 0]")] = None,
+    out: Annotated[Path, OUTPUT("The new data set's folder.")] = Path("data/sampled"),
     diverse: Annotated[
-        int | None,
-        typer.Option(
-            help="Also choose this many images that differ most: OUT-diverse.parquet. [default: none]",
-            rich_help_panel=OUTPUT,
-        ),
+        int | None, OUTPUT("Also choose this many images that differ most: OUT-diverse.parquet. [default: none]")
     ] = None,
-    overwrite: options.Overwrite = False,
-    precision: options.Precision = "fp32",
-    device: options.Device = "auto",
-    workers: options.Workers = None,
-    dry_run: options.DryRun = False,
+    overwrite: Overwrite = False,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    workers: Workers = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Draw images from a trained generator, without labels: every pixel is 255 (ignore).
 
@@ -64,13 +43,11 @@ def sample(
     """
     import time
 
-    from factory.core.console import console, counting
+    from factory.core.console import counting, say, working
     from factory.core.devices import parse_workers
-    from factory.core.runs import check_run
-    from factory.core.wording import dry_run as dry_run_text
     from factory.core.wording import plural
-    from factory.make.options import prepare_sample
-    from factory.make.pipeline import make
+    from factory.make.pipeline import make, rehearse
+    from factory.make.prepare import prepare_sample
     from manifests.dataset import open_dataset
     from manifests.errors import UserError
 
@@ -78,38 +55,35 @@ def sample(
         raise UserError(f"--diverse: expected 1 to {n} images, as many as --n, got {diverse}.")
     drawing = {"weights": weights, "psi": psi, "noise": noise, "precision": precision}
     prepared = prepare_sample(out, n=n, seed=seed, device=device, **drawing)
-    terminal, layout = console(), prepared.spec.layout
-
-    def say(line: str) -> None:
-        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
-
+    layout = prepared.spec.layout
     say(f"{plural(layout.n, 'image')} of {layout.height}x{layout.width} from {weights}, truncation {psi:g} -> {out}")
     if dry_run:
-        say(dry_run_text(check_run(prepared.spec, overwrite=overwrite), out))
+        with working("timing two images"):
+            needs = rehearse(prepared, workers=parse_workers(workers), overwrite=overwrite)
+        say(needs)
         return
     started = time.monotonic()
     with counting("drawing images", unit="images") as calls:
         _, made = make(prepared, workers=parse_workers(workers), overwrite=overwrite, **calls)
     seconds = time.monotonic() - started
-    say(f"{out}: {plural(layout.n, 'image')}; {made} drawn in {seconds:.1f} s, {made / seconds:.1f} images/s")
-    for line in _beside(open_dataset(out), diverse):
-        say(line)
-    say(f"Label some: factory annotate export {out} --diverse 20 --out to-label")
+    say(
+        f"{out}: {plural(layout.n, 'image')}; {made} drawn in {seconds:.1f} s, {made / seconds:.1f} images/s",
+        *_write_beside(open_dataset(out), diverse),
+        f"Label some: factory annotate export {out} --diverse 20 --out to-label",
+    )
 
 
-def _beside(dataset: "Dataset", diverse: int | None) -> list[str]:
+def _write_beside(dataset: "Dataset", diverse: int | None) -> list[str]:
     """Write what stands beside the data set, and never in it, as its SHA256SUMS lists every file."""
     from factory.inspect.report import MOST_IN_GALLERY, write_gallery
-    from factory.make.recipes import samples as sampling
+    from factory.make.recipes.samples import choose_diverse
     from manifests.table import write_manifest
 
-    root, lines = dataset.root.resolve(), []
-    places, note = list(range(len(dataset))), f"the first {min(MOST_IN_GALLERY, len(dataset))} of {len(dataset)} images"
-    if diverse is not None:
-        places, note = (
-            sampling.choose_diverse(dataset, diverse),
-            f"{diverse} of {len(dataset)} images, chosen to differ",
-        )
+    root, lines, n = dataset.root.resolve(), [], len(dataset)
+    if diverse is None:
+        places, note = list(range(n)), f"the first {min(MOST_IN_GALLERY, n)} of {n} images"
+    else:
+        places, note = choose_diverse(dataset, diverse), f"{diverse} of {n} images, chosen to differ"
         table = root.with_name(f"{root.name}-diverse.parquet")
         write_manifest(table, dataset.table.take(places), dataset.info)
         lines.append(f"chosen  {table}")

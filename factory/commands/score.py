@@ -5,81 +5,50 @@ from typing import Annotated, Literal
 
 import typer
 
-from factory.commands import options
 from factory.core.choices import Split
-from factory.core.options import INPUT, OUTPUT
+from factory.core.options import INPUT, OUTPUT, Device, DryRun, Heading, Overwrite
 
 Compared = Literal["masks", "images"]
 """Parts of the tiles that can be compared."""
 
-_MEASURES = "Measures"
+_MEASURES = Heading("Measures")
 
 
 def score(
     fake: Annotated[Path, typer.Argument(help="Data set of synthetic tiles, all splits of it.")] = Path("data/synth"),
-    real: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="<path>", help="Data set of real tiles. Repeatable. [default: data/real]", rich_help_panel=INPUT
-        ),
-    ] = None,
-    split: Annotated[Split, typer.Option(help="Which of the real tiles.", rich_help_panel=INPUT)] = "test",
+    real: Annotated[list[Path] | None, INPUT("Data set of real tiles. Repeatable. [default: data/real]")] = None,
+    split: Annotated[Split, INPUT("Which of the real tiles.")] = "test",
     n: Annotated[
-        int | None,
-        typer.Option(
-            "--n", min=16, help="Tiles of each side, at most. [default: as many as both have]", rich_help_panel=INPUT
-        ),
+        int | None, INPUT("Tiles of each side, at most. [default: as many as both have]", "--n", min=16)
     ] = None,
     train: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="<path>",
-            help="Data set that the generator was trained on: search its tiles for copies. Repeatable. [default: none]",
-            rich_help_panel=INPUT,
-        ),
+        INPUT("Data set that the generator was trained on: search its tiles for copies. Repeatable. [default: none]"),
     ] = None,
-    train_split: Annotated[
-        Split, typer.Option(help="Which tiles of --train the generator was trained on.", rich_help_panel=INPUT)
-    ] = "train",
+    train_split: Annotated[Split, INPUT("Which tiles of --train the generator was trained on.")] = "train",
     control: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="<path>",
-            help="Another data set for the table of controls, e.g. another organ. Repeatable. [default: none]",
-            rich_help_panel=INPUT,
-        ),
+        INPUT("Another data set for the table of controls, e.g. another organ. Repeatable. [default: none]"),
     ] = None,
-    on: Annotated[Compared, typer.Option(help="What is compared.", rich_help_panel=_MEASURES)] = "masks",
+    on: Annotated[Compared, _MEASURES("What is compared.")] = "masks",
     features: Annotated[
         str,
-        typer.Option(
-            help="Feature extractor: random-vgg16, random-vgg16-pooled, random-vgg16-r64, inception, resnet50 or "
-            "timm:NAME.",
-            rich_help_panel=_MEASURES,
+        _MEASURES(
+            "Feature extractor: random-vgg16, random-vgg16-pooled, random-vgg16-r64, inception, resnet50 or timm:NAME."
         ),
     ] = "random-vgg16",
     feature_weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="safetensors file for the feature extractor. [default: none, or its download]",
-            rich_help_panel=_MEASURES,
-        ),
+        Path | None, _MEASURES("safetensors file for the feature extractor. [default: none, or its download]")
     ] = None,
     paired: Annotated[
         bool,
-        typer.Option(
-            "--paired",
-            help="With --on images: also SSIM, FSIM and GMSD of each synthetic tile and the real tile of its mask.",
-            rich_help_panel=_MEASURES,
-        ),
+        _MEASURES("With --on images: also SSIM, FSIM and GMSD of each synthetic tile and the real tile of its mask."),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every draw.", rich_help_panel=_MEASURES)] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to. [default: runs/score/NAME]", rich_help_panel=OUTPUT)
-    ] = None,
-    overwrite: options.Overwrite = False,
-    device: options.Device = "auto",
-    dry_run: options.DryRun = False,
+    seed: Annotated[int, _MEASURES("Seed of every draw.", min=0)] = 0,
+    out: Annotated[Path | None, OUTPUT("Folder to write to. [default: runs/score/NAME]")] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    dry_run: DryRun = False,
 ) -> None:
     """Score synthetic tiles against held-out real ones: distances, coverage, mask statistics, copies.
 
@@ -90,7 +59,7 @@ def score(
       factory score data/synth --real data/real
       factory score data/synth --on images --train data/real --out runs/score/images
     """
-    from factory.core.console import console
+    from factory.core.console import say
     from factory.core.document import Grid, to_table
     from factory.core.wording import dry_run as dry_run_text
     from factory.score.paired import find_pairs
@@ -105,14 +74,8 @@ def score(
         raise UserError("--paired: expected --on images beside it, got masks, which are the same. Add --on images.")
     folder = default_out(fake) if out is None else out
     check_out(folder, overwrite=overwrite)
-    settings = check_settings(
-        Settings(
-            features=features,
-            feature_weights=str(feature_weights) if feature_weights else None,
-            seed=seed,
-            device=device,
-        )
-    )
+    weights = str(feature_weights) if feature_weights else None
+    settings = check_settings(Settings(features=features, feature_weights=weights, seed=seed, device=device))
     inputs = open_inputs(
         fake,
         real or [Path("data/real")],
@@ -124,13 +87,15 @@ def score(
         paired=paired,
     )
     if dry_run:
-        console().print(dry_run_text(None, folder), markup=False, highlight=False, soft_wrap=True)
+        sheets = 2 + bool(train) + paired
+        say(dry_run_text(sheets * _SHEET_BYTES, folder))
         return
     done = compare(inputs, settings, n, find_pairs(inputs) if paired else None)
-    terminal = console()
-    for note in (*done.notes, done.comparison.halves_note):
-        terminal.print(note, markup=False, highlight=False, soft_wrap=True)
     rows = [*(pairs_headline(done.paired) if done.paired else ()), *headline(done.comparison)]
-    terminal.print(to_table(Grid(HEADINGS, rows, f"Score of {fake.resolve().name}"), "left"))
-    for path in write_score(folder, done, inputs, overwrite=overwrite):
-        terminal.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    table = to_table(Grid(HEADINGS, rows, f"Score of {fake.resolve().name}"), "left")
+    say(*done.notes, done.comparison.halves_note, table)
+    say(*(f"wrote {path}" for path in write_score(folder, done, inputs, overwrite=overwrite)))
+
+
+_SHEET_BYTES = 1_000_000
+"""Of a sheet of tiles or plots, about; the other files are smaller."""

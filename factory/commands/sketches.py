@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from factory.commands.options import SCHEMES, DryRun, Overwrite
-from factory.core.options import OUTPUT
+from factory.core.options import OUTPUT, SCHEMES, DryRun, Heading, Overwrite
 
 if TYPE_CHECKING:
     from factory.sketches.check import CheckReport
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 White = Literal["air", "tissue"]
 """Meanings of white in a drawing of two classes."""
 
-_KINDS, _CHECK = "Kinds", "Drawings (with --check)"
+_KINDS, _CHECK = Heading("Kinds"), Heading("Drawings (with --check)")
 
 
 def sketches(
@@ -25,41 +24,20 @@ def sketches(
         list[Path] | None,
         typer.Argument(help="Folders of finished data sets whose masks the drawings should resemble."),
     ] = None,
-    k: Annotated[
-        str, typer.Option("--k", help="Number of kinds, or auto: 4 to 12 by silhouette.", rich_help_panel=_KINDS)
-    ] = "auto",
+    k: Annotated[str, _KINDS("Number of kinds, or auto: 4 to 12 by silhouette.", "--k")] = "auto",
     scheme: Annotated[
         str | None,
-        typer.Option(
-            help=f"Label scheme: {SCHEMES}, or a YAML file. [default: the richest that all share; with --check tissue]",
-            rich_help_panel=_KINDS,
-        ),
+        _KINDS(f"Label scheme: {SCHEMES}, or a YAML file. [default: the richest that all share; with --check tissue]"),
     ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, max=2**32 - 1, help="Seed of k-means and of the augmentations shown.", rich_help_panel=_KINDS
-        ),
-    ] = 0,
+    seed: Annotated[int, _KINDS("Seed of k-means and of the augmentations shown.", min=0, max=2**32 - 1)] = 0,
     check: Annotated[
         Path | None,
-        typer.Option(
-            help="Read a PNG drawing, or a folder of them, instead, and show how each is understood. [default: none]",
-            rich_help_panel=_CHECK,
-        ),
+        _CHECK("Read a PNG drawing, or a folder of them, instead, and show how each is understood. [default: none]"),
     ] = None,
-    white: Annotated[
-        White, typer.Option(help="Meaning of white in drawings of two classes.", rich_help_panel=_CHECK)
-    ] = "air",
-    size: Annotated[
-        str, typer.Option(help="HEIGHTxWIDTH of the tiles to make, or one side of a square.", rich_help_panel=_CHECK)
-    ] = "512x1024",
+    white: Annotated[White, _CHECK("Meaning of white in drawings of two classes.")] = "air",
+    size: Annotated[str, _CHECK("HEIGHTxWIDTH of the tiles to make, or one side of a square.")] = "512x1024",
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to write to. [default: runs/sketches; with --check runs/sketches-check]",
-            rich_help_panel=OUTPUT,
-        ),
+        Path | None, OUTPUT("Folder to write to. [default: runs/sketches; with --check runs/sketches-check]")
     ] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -74,50 +52,41 @@ def sketches(
       factory sketches data/real --k 6
       factory sketches --check drawings/ --scheme pdl1
     """
+    import time
+
     from factory.core.config import parse_size
+    from factory.core.console import say
+    from factory.core.wording import dry_run as dry_run_text
     from factory.plan.rows import load_scheme
     from manifests.errors import UserError
 
     if (check is None) == (not data):
         raise UserError("factory sketches: expected data sets, or --check FOLDER with drawings, and not both.")
-    named = load_scheme(scheme) if scheme else None
+    named, started = load_scheme(scheme) if scheme else None, time.monotonic()
+    how = {"overwrite": overwrite, "dry_run": dry_run}
     if check is not None:
         from factory.sketches.check import check_sketches
 
         chosen, folder = named or load_scheme("tissue"), out or Path("runs/sketches-check")
-        shape = parse_size(size)
-        checked = check_sketches(
-            check, chosen, folder, size=shape, white=white, seed=seed, overwrite=overwrite, dry_run=dry_run
-        )
+        say(f"drawings are read as scheme {chosen.name}: a sheet shows how each is understood -> {folder}")
+        checked = check_sketches(check, chosen, folder, size=parse_size(size), white=white, seed=seed, **how)
         _print_check(checked, chosen)
-        if dry_run:
-            _say_dry_run(folder)
-        return
-    from factory.sketches.report import report_kinds
+        need = checked.size_bytes
+    else:
+        from factory.sketches.report import report_kinds
 
-    folder = out or Path("runs/sketches")
-    found = report_kinds(
-        data or [], folder, k=_parse_k(k), scheme=named, seed=seed, overwrite=overwrite, dry_run=dry_run
-    )
+        folder = out or Path("runs/sketches")
+        say(f"kinds of masks in {', '.join(map(str, data or []))}: a sheet, a table and templates -> {folder}")
+        found = report_kinds(data or [], folder, k=_parse_k(k), scheme=named, seed=seed, **how)
+        need = found.size_bytes
+        if not dry_run:
+            _print_kinds(found)
     if dry_run:
-        _say_dry_run(folder)
-        return
-    _print_kinds(found)
-
-
-def _say_dry_run(folder: Path) -> None:
-    from factory.core.console import console
-    from factory.core.wording import dry_run as dry_run_text
-
-    console().print(dry_run_text(None, folder), markup=False, highlight=False, soft_wrap=True)
+        say(dry_run_text(need, folder, time.monotonic() - started))
 
 
 def _parse_k(text: str) -> int | None:
-    """``auto`` is None.
-
-    Raises:
-        UserError: for what is neither that nor a number.
-    """
+    """``auto`` is None. Raises a UserError for what is neither that nor a number."""
     if text == "auto":
         return None
     if not text.isdecimal():
@@ -131,7 +100,7 @@ def _print_kinds(found: "SketchReport") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from factory.core.console import console
+    from factory.core.console import say
 
     scheme = found.scheme
     table = Table(box=None, pad_edge=False)
@@ -142,25 +111,22 @@ def _print_kinds(found: "SketchReport") -> None:
         shares = [f"{100 * share:.0f} %" for share in (kind.share, *kind.fractions)]
         counts = [str(value) for value in (kind.parts, kind.holes, kind.to_draw)]
         table.add_row(str(number), str(kind.masks), *shares, *counts, escape(str(kind.template)))
-    screen = console()
-    screen.print(table)
     tried = ", ".join(f"{k}: {value:.2f}" for k, value in sorted(found.silhouette.items()))
-    screen.print(f"silhouette by number of kinds  {tried}  (1 apart, 0 no gaps between them)", highlight=False)
-    screen.print(f"sheet  {found.sheet}", highlight=False, soft_wrap=True)
-    screen.print(f"kinds  {found.table}", highlight=False, soft_wrap=True)
-    screen.print("Draw on white, tissue dark or in its colour, then: factory sketches --check FOLDER", highlight=False)
+    say(
+        table,
+        f"silhouette by number of kinds  {tried}  (1 apart, 0 no gaps between them)",
+        f"sheet  {found.sheet}",
+        f"kinds  {found.table}",
+        "Draw on white, tissue dark or in its colour, then: factory sketches --check FOLDER",
+    )
 
 
 def _print_check(checked: "CheckReport", scheme: "LabelScheme") -> None:
-    """The table of drawings.
-
-    Raises:
-        UserError: when some of them cannot be read.
-    """
+    """The table of drawings. Raises a UserError when some of them cannot be read."""
     from rich.markup import escape
     from rich.table import Table
 
-    from factory.core.console import console
+    from factory.core.console import say
     from manifests.errors import UserError
 
     table = Table(box=None, pad_edge=False)
@@ -172,10 +138,7 @@ def _print_check(checked: "CheckReport", scheme: "LabelScheme") -> None:
         shares = [f"{100 * share:.0f} %" for share in reading.fractions] or ["-"] * len(scheme)
         said = "; ".join(reading.sketch.notes) if reading.sketch else f"NOT READ: {reading.problem}"
         table.add_row(escape(reading.name), *shares, escape(said))
-    screen = console()
-    screen.print(table)
-    if checked.sheet:
-        screen.print(f"sheet  {checked.sheet}", highlight=False, soft_wrap=True)
+    say(table, *([f"sheet  {checked.sheet}"] if checked.sheet else []))
     if checked.unread:
         raise UserError(
             f"{checked.unread} of {len(checked.readings)} drawings cannot be read: the table says why. "

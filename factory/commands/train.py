@@ -1,15 +1,28 @@
 """`factory train`: masks of data sets, with their images for a renderer, in; weights out."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from factory import joint, masks, renderers
-from factory.commands import options
-from factory.core.choices import Precision
-from factory.core.options import CONFIGURATION, INPUT, OUTPUT, RUNNING
+from factory.core.command_line import unpacked
+from factory.core.options import (
+    CONFIGURATION,
+    INPUT,
+    OUTPUT,
+    SCHEMES,
+    Device,
+    DryRun,
+    Overwrite,
+    Resume,
+    TrainingPrecision,
+)
+
+if TYPE_CHECKING:
+    from factory.core.config import Config
 
 
 def _names(part: ModuleType, other: ModuleType) -> str:
@@ -18,7 +31,10 @@ def _names(part: ModuleType, other: ModuleType) -> str:
     return ", ".join(f"{folder}/{name}" if name in other.TRAINABLE else name for name in part.TRAINABLE)
 
 
-def train(
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """Options of `factory train`."""
+
     name: Annotated[
         str,
         typer.Argument(
@@ -26,80 +42,48 @@ def train(
             f"Images and labels: {', '.join(joint.TRAINABLE)}.",
             show_default=False,
         ),
-    ],
+    ]
     data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="<path>",
-            help="Data set to learn from (its train split). Repeatable. [default: data/real]",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+        list[Path] | None, INPUT("Data set to learn from (its train split). Repeatable. [default: data/real]")
+    ] = None
     scheme: Annotated[
         str | None,
-        typer.Option(
-            help=f"Label scheme: {options.SCHEMES}, or a YAML file. "
-            "[default: the richest that all data can be read as]",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+        INPUT(f"Label scheme: {SCHEMES}, or a YAML file. [default: the richest that all data can be read as]"),
+    ] = None
     generator: Annotated[
         str | None,
-        typer.Option(
-            help=f"{', '.join(joint.FITTED)}: run folder of the generator whose annotated images are in --data. "
-            "[default: none]",
-            rich_help_panel=INPUT,
+        INPUT(
+            f"{', '.join(joint.FITTED)}: run folder of the generator whose annotated images are in --data. "
+            "[default: none]"
         ),
-    ] = None,
+    ] = None
     config: Annotated[
         str | None,
-        typer.Option(
-            help="YAML file, or a name in configs/train. [default: NAME_light on a CPU, else NAME, the paper's]",
-            rich_help_panel=CONFIGURATION,
-        ),
-    ] = None,
+        CONFIGURATION("YAML file, or a name in configs/train. [default: NAME_light on a CPU, else NAME, the paper's]"),
+    ] = None
     assignments: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change one value of the configuration: --set batch=4. Repeatable.",
-            rich_help_panel=CONFIGURATION,
+        CONFIGURATION(
+            "Change one value of the configuration: --set batch=4. Repeatable.", "--set", metavar="KEY=VALUE"
         ),
-    ] = None,
+    ] = None
     size: Annotated[
         str | None,
-        typer.Option(
-            help="HEIGHTxWIDTH of the crops, or one side of a square. [default: from the configuration]",
-            rich_help_panel=CONFIGURATION,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Optimiser steps. [default: epochs of the configuration]", rich_help_panel=CONFIGURATION),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(help="Crops in a step. [default: from the configuration]", rich_help_panel=CONFIGURATION),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of weights, crops and noise. [default: 0]", rich_help_panel=CONFIGURATION)
-    ] = None,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(
-            help="Arithmetic of networks; auto: bf16 where the machine computes it in hardware. [default: auto]",
-            rich_help_panel=RUNNING,
-        ),
-    ] = None,
-    device: options.Device = "auto",
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder. [default: runs/train/NAME]", rich_help_panel=OUTPUT)
-    ] = None,
-    resume: options.Resume = False,
-    overwrite: options.Overwrite = False,
-    dry_run: options.DryRun = False,
-) -> None:
+        CONFIGURATION("HEIGHTxWIDTH of the crops, or one side of a square. [default: from the configuration]"),
+    ] = None
+    steps: Annotated[int | None, CONFIGURATION("Optimiser steps. [default: epochs of the configuration]")] = None
+    batch: Annotated[int | None, CONFIGURATION("Crops in a step. [default: from the configuration]")] = None
+    seed: Annotated[int | None, CONFIGURATION("Seed of weights, crops and noise. [default: 0]")] = None
+    precision: TrainingPrecision = None
+    device: Device = "auto"
+    out: Annotated[Path | None, OUTPUT("Run folder. [default: runs/train/NAME]")] = None
+    resume: Resume = False
+    overwrite: Overwrite = False
+    dry_run: DryRun = False
+
+
+@unpacked
+def train(request: TrainRequest) -> None:
     """Train a generator of masks, of images, or of both, or the labeller of a generator's images.
 
     The same command with --resume continues an interrupted run, to the same bytes on a CPU.
@@ -109,80 +93,105 @@ def train(
       factory train pix2pixhd --data data/real --config pix2pixhd_light --steps 2000
       factory train hdgan --generator runs/train/stylegan2 --data data/annotated
     """
-    import yaml
-
-    from factory.commands.train_labeller import train_labeller
     from factory.core.config import parse_size
-    from factory.core.console import console, progress
     from factory.core.devices import resolve_device
-    from factory.core.wording import dry_run as dry_run_text
+    from factory.train import generator as generators
+
+    if request.name not in joint.FITTED:
+        generators.trainer_class(request.name)  # an unknown name is said before torch looks for devices
+    typed = {key: getattr(request, key) for key in ("scheme", "steps", "batch", "seed", "precision")}
+    typed["size"] = parse_size(request.size) if request.size else None
+    given = {key: value for key, value in typed.items() if value is not None}
+    run = _train_labeller if request.name in joint.FITTED else _train_generator
+    run(request, given, resolve_device(request.device))
+
+
+def _train_generator(request: TrainRequest, typed: dict[str, Any], device: str) -> None:
+    from factory.core.console import progress, say, working
     from factory.core.wording import plural
-    from factory.train import generator as training_run
+    from factory.train import generator as generators
     from manifests.errors import UserError
 
-    if name not in joint.FITTED:
-        training_run.trainer_class(name)  # an unknown name is said before torch looks for devices
-    device = resolve_device(device)
-    typed: dict[str, Any] = {
-        "scheme": scheme,
-        "size": parse_size(size) if size else None,
-        "steps": steps,
-        "batch": batch,
-        "seed": seed,
-        "precision": precision,
-    }
-    given = {key: value for key, value in typed.items() if value is not None}
-    if name in joint.FITTED:
-        train_labeller(
-            generator,
-            data,
-            config,
-            assignments or [],
-            given,
-            device=device,
-            out=out,
-            resume=resume,
-            overwrite=overwrite,
-            dry_run=dry_run,
-        )
-        return
-    if generator is not None:
+    name, how = request.name, {"resume": request.resume, "overwrite": request.overwrite}
+    if request.generator is not None:
         raise UserError(f"--generator: expected none for {name}; it is for {', '.join(joint.FITTED)}. Leave it out.")
-    trainer = training_run.resolve_trainer(name, config, assignments or [], given, device)
+    trainer = generators.resolve_trainer(name, request.config, request.assignments or [], typed, device)
     with progress("looking at masks", 0, unit="tiles") as bar:
-        run = training_run.prepare(name, trainer, data or [Path("data/real")], out, on_tile=bar.to)
-    run.folder.check(resume=resume, overwrite=overwrite)
-    terminal = console()
-
-    def say(line: str) -> None:
-        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
-
+        run = generators.prepare(name, trainer, request.data or [Path("data/real")], request.out, on_tile=bar.to)
+    run.folder.check(**how)
     height, width = run.config.size
     say(
         f"{name}: {plural(len(run.tiles), 'mask')} of scheme {run.tiles.scheme.name} at {run.tiles.mpp:g} um per pixel"
-        f", {run.steps} steps of {run.config.batch} crops of {height}x{width}, {run.config.precision} on {device}"
+        f", {run.steps} steps of {run.config.batch} crops of {height}x{width}, {run.config.precision} on {device}",
+        *(f"note: {note}" for note in run.notes),
     )
-    for note in run.notes:
-        say(f"note: {note}")
-    if dry_run:
-        say(yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
-        say(dry_run_text(None, run.out))
+    if request.dry_run:
+        say(_yaml(run.config))
+        with working("timing two steps"):
+            needs = generators.rehearse(run, device)
+        say(needs)
         return
     with progress("training", run.steps, unit="steps") as bar:
-        result = training_run.train(
+        result = generators.train(
             run,
             device=device,
-            resume=resume,
-            overwrite=overwrite,
+            **how,
             on_start=bar.resume_at,
             on_step=bar.to,
             on_look=lambda row: say(_describe(row)),
         )
     went_on = f", going on from {result.start}" if result.start else ""
     waited = f"{result.wait_share:.1%} waiting for crops"
-    say(f"{run.out}: {result.step} steps{went_on}, {result.steps_per_s:.2f} steps/s, {waited}")
-    say(f"weights {run.out}/best.safetensors; look at {run.out}/samples and {run.out}/history.png")
-    say(f"Use it: {_use_of(name, run.out)}")
+    say(
+        f"{run.out}: {result.step} steps{went_on}, {result.steps_per_s:.2f} steps/s, {waited}",
+        f"weights {run.out}/best.safetensors; look at {run.out}/samples and {run.out}/history.png",
+        f"Use it: {_use_of(name, run.out)}",
+    )
+
+
+def _train_labeller(request: TrainRequest, typed: dict[str, Any], device: str) -> None:
+    from factory.core.console import progress, say
+    from factory.core.wording import dry_run as dry_run_text
+    from factory.train import labeller as labellers
+    from manifests.errors import UserError
+
+    for name in ("scheme", "size", "precision"):
+        if typed.pop(name, None) is not None:
+            raise UserError(f"--{name}: expected none for hdgan, which takes it from the images. Leave it out.")
+    if request.generator is None or not request.data:
+        missing = "--generator" if request.generator is None else "--data"
+        raise UserError(f"{missing}: expected the generator's run and its annotated images, got none. Name both.")
+    resolved = labellers.resolve_labeller(request.config, request.assignments or [], typed, device)
+    run = labellers.prepare(request.generator, request.data, resolved, request.out)
+    how = {"resume": request.resume, "overwrite": request.overwrite}
+    labellers.check_target(run, **how)
+    learnt, held = (len(run.images.rows(held_out=held_out)) for held_out in (False, True))
+    channels, (height, width) = sum(shape[0] for shape in run.taps.values()), run.card.fields["network"]["size"]
+    say(
+        f"hdgan: {learnt} annotated images of {height}x{width} to learn from and {held} held out, scheme "
+        f"{run.images.scheme.name}; {channels} channels of {len(run.taps)} layers, {run.need_bytes / 1e9:.2f} GB of "
+        f"features; {resolved.members} classifiers on {device}",
+        *(f"note: {note}" for note in run.notes),
+    )
+    if request.dry_run:
+        say(_yaml(resolved), dry_run_text(run.need_bytes, run.out))
+        return
+    with progress("drawing images, training", 0, unit="images, then steps") as bar:
+        result = labellers.train(run, device=device, **how, on_image=bar.to, on_step=bar.to)
+    if result.loss is None:
+        say(f"{run.out}: was finished before; figures on held-out images are in {run.out}/{labellers.HELD_OUT}")
+        return
+    say(
+        *(result.held_out.lines if result.held_out else []),
+        f"weights {run.out}/best.safetensors, mean loss {result.loss:.3f}",
+        f"Use it: factory make --joint hdgan --weights {run.out}",
+    )
+
+
+def _yaml(config: "Config") -> str:
+    import yaml
+
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def _use_of(name: str, out: Path) -> str:

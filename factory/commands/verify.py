@@ -9,8 +9,7 @@ import typer
 def verify(
     dataset: Annotated[Path, typer.Argument(help="The data set's folder.")] = Path("data/synth"),
     repair: Annotated[
-        bool,
-        typer.Option("--repair", help="Remove the records of damaged shards, so that their command makes them again."),
+        bool, typer.Option(help="Remove the records of damaged shards, so that their command makes them again.")
     ] = False,
 ) -> None:
     """Check every file against SHA256SUMS, the ledger against the manifest, and every row against its stored tile.
@@ -19,8 +18,8 @@ def verify(
       factory verify data/synth
       factory verify data/real --repair
     """
-    from factory.core.console import console, progress
-    from factory.core.runs import lock_folder
+    from factory.core.console import progress, say
+    from factory.core.folder import lock_folder
     from factory.core.wording import plural
     from manifests import FaultError
     from manifests import verify as check
@@ -28,18 +27,13 @@ def verify(
 
     with progress("verifying", 0) as bar:
         faults = check(dataset, lambda done, total: bar.to(done, total))
-    terminal = console()
     if not faults:
-        terminal.print(f"{dataset}: every file, record and row holds. Look: factory inspect {dataset}", highlight=False)
+        say(f"{dataset}: every file, record and row holds. Look: factory inspect {dataset}")
         return
-    for fault in faults:
-        terminal.print(str(fault), highlight=False, markup=False, soft_wrap=True)
+    say(*map(str, faults))
     if repair:
         with lock_folder(dataset):
             forgotten = forget_faulty_shards(dataset, faults)
-        terminal.print(
-            f"removed the records of {plural(len(forgotten), 'shard')}: run the command that made {dataset} again.",
-            highlight=False,
-        )
+        say(f"removed the records of {plural(len(forgotten), 'shard')}: run the command that made {dataset} again.")
     more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
     raise FaultError(f"{dataset}: expected a data set as it was written, got a fault: {faults[0]}{more}.")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import functools
+import inspect
 import re
 import shlex
 import sys
@@ -52,6 +55,11 @@ class Command(TyperCommand):
         text, _, examples = (help or "").partition(_EXAMPLES)
         self.examples = tuple(line.strip() for line in examples.splitlines() if line.strip())
         super().__init__(*args, help=text, **settings)
+        for param in self.params:
+            param.secondary_opts = []  # a flag has one name, without a --no-...
+            if getattr(param, "multiple", False) and param.metavar is None:
+                kind = next(_parts(typing.get_type_hints(self.callback)[param.name]))
+                param.metavar = f"<{kind.__name__.lower()}>"
 
     def format_help_text(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the description, then the examples."""
@@ -73,11 +81,7 @@ class Command(TyperCommand):
                 formatter.write_dl(groups[name])
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """Parse arguments.
-
-        Raises:
-            UserError: for a value of the wrong type.
-        """
+        """Parse arguments. Raises a UserError for a value of the wrong type."""
         typed = list(args)
         try:
             return super().parse_args(ctx, args)
@@ -91,11 +95,7 @@ class Command(TyperCommand):
             raise UserError(message) from error
 
     def invoke(self, ctx: Context) -> Any:
-        """Run the command.
-
-        Raises:
-            Interrupted: for Ctrl-C and SIGTERM, with the command line that goes on.
-        """
+        """Run the command. Raises Interrupted for Ctrl-C and SIGTERM, with the command line that goes on."""
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, Terminated) as error:
@@ -136,6 +136,43 @@ class Group(TyperGroup):
         for group, rows in groups.items():
             with formatter.section(group):
                 formatter.write_dl(rows)
+
+
+def unpacked(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a command so that the fields of a dataclass among its parameters are options of their own.
+
+    A command takes what belongs together as one object, ``def make(request: MakeRequest, ...)``; the fields, annotated
+    with `factory.core.options.Heading`, stand in its help, and the object is built from what was typed.
+    """
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    fields_of: dict[str, list[str]] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if not dataclasses.is_dataclass(hints[name]):
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        types = typing.get_type_hints(hints[name], include_extras=True)
+        fields = dataclasses.fields(hints[name])
+        fields_of[name] = [field.name for field in fields]
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
+                annotation=types[field.name],
+            )
+            for field in fields
+        ]
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        for name, fields in fields_of.items():
+            values[name] = hints[name](**{field: values.pop(field) for field in fields})
+        function(**values)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
 
 
 def application(

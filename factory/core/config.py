@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from factory.core.shipped import shipped_configs
 from manifests.errors import UserError
 
 
@@ -27,13 +28,16 @@ class Config(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def parse(model: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
+def parse(
+    model: type[ConfigT], values: Mapping[str, Any], where: str, options: Mapping[str, str] | None = None
+) -> ConfigT:
     """Build a config from plain values, laid over the defaults mapping by mapping.
 
     Args:
         model: the config class.
         values: key -> value; nested mappings for nested configs may name just what differs.
         where: file or flag named in an error.
+        options: dotted key -> option that gave its value, named in an error instead; see `option_names`.
 
     Raises:
         UserError: for an unknown key (with the nearest known one) or a value of the wrong form.
@@ -46,29 +50,36 @@ def parse(model: type[ConfigT], values: Mapping[str, Any], where: str) -> Config
     try:
         return model.model_validate(laid)
     except ValidationError as error:
-        raise UserError(_explain(model, error, where)) from error
+        raise UserError(_explain(model, error, where, options or {})) from error
 
 
-def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
+def option_names(typed: Mapping[str, Any], section: str = "") -> dict[str, str]:
+    """Dotted keys -> options of the values that were typed: ``{"plan.mpp": "--mpp"}``; None was not typed."""
+    return {f"{section}{key}": f"--{key.replace('_', '-')}" for key, value in typed.items() if value is not None}
+
+
+def _explain(model: type[BaseModel], error: ValidationError, where: str, options: Mapping[str, str]) -> str:
     """The first complaint of pydantic in our words, with how many follow."""
     complaints = error.errors(include_url=False)
     first = complaints[0]
     path = ".".join(str(part) for part in first["loc"])
+    key = next((key for key in options if f"{path}.".startswith(f"{key}.")), None)
+    places = [where if key is None else options[key], *([path] if path not in ("", key) else [])]
+    place = ": ".join(places)
     more = f" ({len(complaints) - 1} more)" if len(complaints) > 1 else ""
     if first["type"] == "extra_forbidden":
         holder, key = _model_at(model, first["loc"][:-1]), str(first["loc"][-1])
         if holder is not None and key in holder.renamed:
-            return f"{where}: {path}: this key is now called {holder.renamed[key]}. Write {holder.renamed[key]}.{more}"
+            return f"{place}: this key is now called {holder.renamed[key]}. Write {holder.renamed[key]}.{more}"
         known = list(holder.model_fields) if holder else []
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
-        return f"{where}: {path}: expected a known key, got {key!r}. {hint}{more}"
-    reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    if first["type"] == "value_error" and ", got " in reason:  # a rule that names what it got
-        return f"{where}: {path}: {reason.rstrip('.')}.{more}" if path else f"{where}: {reason.rstrip('.')}.{more}"
-    if not path:  # a rule over several keys
-        return f"{where}: {reason}.{more}"
-    return f"{where}: {path}: {reason}, got {first.get('input')!r}.{more}"
+        return f"{place}: expected a known key, got {key!r}. {hint}{more}"
+    reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected").rstrip(".")
+    says_what_it_got = first["type"] == "value_error" and ", got " in reason
+    if not path or says_what_it_got:  # a rule over several keys has no value of its own
+        return f"{place}: {reason}.{more}"
+    return f"{place}: {reason}, got {first.get('input')!r}.{more}"
 
 
 def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[Config] | None:
@@ -82,11 +93,7 @@ def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[Config]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        UserError: when the file is missing, is not YAML or is not a mapping.
-    """
+    """Read a YAML mapping. Raises a UserError when the file is missing, is not YAML or is not a mapping."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -107,6 +114,37 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if nested else value
     return merged
+
+
+def resolve_config(
+    model: type[ConfigT],
+    folder: str,
+    name: str | None,
+    assignments: Sequence[str],
+    typed: Mapping[str, Any],
+    where: str,
+    options: Mapping[str, str] | None = None,
+) -> ConfigT:
+    """Lay typed values over ``--set`` over ``--config`` over the defaults of the model.
+
+    Args:
+        model: class of the configuration. folder: of ``configs/``, with the shipped files.
+        name: of ``--config``, a YAML file or the name of a shipped one; None for none.
+        assignments: ``KEY=VALUE`` words. typed: values of options, without those that were not typed.
+        where: named in an error. options: as for `parse`; by default the options are named as their keys.
+
+    Raises:
+        UserError: for an unknown file or key, or a value of the wrong form.
+    """
+    values: dict[str, Any] = {}
+    if name is not None:
+        shipped, path = shipped_configs(folder), Path(name)
+        if not path.is_file() and name not in shipped:
+            known = ", ".join(shipped)
+            raise UserError(f"--config: expected a YAML file or a shipped name ({known}), got {name!r}.")
+        values = read_yaml(path if path.is_file() else shipped[name])
+    values = merge(merge(values, parse_assignments(assignments)), typed)
+    return parse(model, values, where, option_names(typed) if options is None else options)
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -131,11 +169,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
-    """``512x1024`` -> (512, 1024), height and width; ``512`` is a square.
-
-    Raises:
-        UserError: for another form.
-    """
+    """``512x1024`` -> (512, 1024), height and width; ``512`` is a square. Raises a UserError for another form."""
     match = re.fullmatch(r"([1-9]\d{0,5})(?:[xX]([1-9]\d{0,5}))?", text, re.ASCII)
     if not match:
         raise UserError(

@@ -92,6 +92,16 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else max(100, int(os.environ.get("COLUMNS", "120"))))
 
 
+def say(*parts: object) -> None:
+    """Print results: text as it is, neither wrapped nor coloured, and tables."""
+    screen = console()
+    for part in parts:
+        if isinstance(part, str):
+            screen.print(part, markup=False, highlight=False, soft_wrap=True)
+        else:
+            screen.print(part)
+
+
 class Progress:
     """A bar with rate and time left; without a terminal, a log line every ten seconds."""
 

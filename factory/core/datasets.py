@@ -14,11 +14,7 @@ from manifests.store import STORE
 
 
 def open_finished(root: Path) -> Dataset:
-    """Opens a finished data set.
-
-    Raises:
-        UserError: when its run is not finished.
-    """
+    """Opens a finished data set. Raises a UserError when its run is not finished."""
     dataset = open_dataset(root)
     if not is_finished(root):
         raise UserError(f"{root}: expected a finished data set, got one without SHA256SUMS. Run its command again.")

@@ -87,7 +87,10 @@ def to_table(grid: Grid, justify: Literal["left", "right"] = "right") -> Table:
     for number, name in enumerate(grid.header):
         first = number == 0
         table.add_column(
-            name, justify="left" if first else justify, overflow="fold", min_width=12 if first and name else None
+            escape_markup(name),
+            justify="left" if first else justify,
+            overflow="fold",
+            min_width=12 if first and name else None,
         )
     for row in grid.rows:
         table.add_row(*map(escape_markup, row))

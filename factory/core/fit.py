@@ -28,6 +28,9 @@ Row = dict[str, Any]
 
 Batch = TypeVar("Batch")
 
+_QUICK = 3e13
+"""Parameters times pixels of a batch whose step takes seconds on a CPU."""
+
 
 class Diverged(Exception):
     """A loss or a gradient is not finite.
@@ -200,6 +203,30 @@ def fit(
             marked, waited_before, losses = time.perf_counter(), loader.waited_s, _Means()
         total = max(time.perf_counter() - started, 1e-9)
         return FitResult(step, start, history, (step - start) / total, loader.waited_s / total)
+
+
+def estimate(task: TrainingTask[Batch], pixels: int, device: str) -> tuple[int, float | None]:
+    """Estimate what a run needs: bytes of its weights and state, and its seconds.
+
+    Two steps are taken, the second is timed; the task is not fit for training afterwards. On a CPU steps are taken only
+    where the parameters and the `pixels` of a batch promise that they are quick. Otherwise the time is None.
+    """
+    parameters = sum(value.numel() for network in task.networks.values() for value in network.parameters())
+    tensors = [value for network in task.networks.values() for value in network.state_dict().values()]
+    kept = sum(value.nbytes for value in task.networks[task.kept].state_dict().values())
+    of_state = sum(value.nbytes for value in tensors) + 8 * parameters  # Adam keeps two moments of each
+    need = kept + of_state + (0 if task.ema is None else kept)
+    if device == "cpu" and parameters * pixels > _QUICK:
+        return need, None
+    for network in task.networks.values():
+        network.train()
+    started = 0.0
+    for step in range(2):
+        batch = task.draw(step)
+        started = time.perf_counter()
+        for loss in task.step(batch, step).values():
+            float(loss)  # waits for the device
+    return need, (time.perf_counter() - started) * task.steps
 
 
 class _Means:

@@ -1,18 +1,23 @@
-"""Output folders of commands: their allowed content, and run.yaml with the values that decide the result."""
+"""Output folders of commands: one writer, allowed content, and run.yaml with the values that decide the result."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from factory.core.config import canonical
-from factory.core.runs import RUN, first_difference, library_versions
 from manifests.errors import UserError
 from manifests.files import is_temporary, remove_orphans, write_atomic
+
+RUN = "run.yaml"
 
 
 def is_begun(out: Path, kind: str, is_own: Callable[[str], bool]) -> bool:
@@ -71,3 +76,39 @@ def begin(out: Path, document: Mapping[str, Any], config: Mapping[str, Any], *, 
         {"document": dict(document), "config": dict(config), "versions": versions}, sort_keys=True, allow_unicode=True
     )
     write_atomic(out / RUN, text.encode())
+
+
+@contextlib.contextmanager
+def lock_folder(out: Path) -> Iterator[None]:
+    """Hold the folder for one writer. Without flock two writers write the same bytes, which is harmless."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{out}: expected to be the only writer, got another run at work here. Wait, or use another --out."
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def first_difference(old: Any, new: Any, path: str = "") -> str:
+    """The first key at which two documents differ, and its values in both."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted(old.keys() | new.keys()):
+            if canonical(old.get(key)) != canonical(new.get(key)):
+                return first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    return f"{path}: {str(old)[:60]} there, {str(new)[:60]} asked"
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Installed versions of this package and of the named libraries; missing ones are left out."""
+    versions = {}
+    for name in ("pathology-tile-factory", *names):
+        with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
+            versions[name] = metadata.version(name)
+    return versions

@@ -7,14 +7,13 @@ records one shard at a time, then the manifest, then SHA256SUMS. Another run wri
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from importlib import metadata
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,8 @@ import pyarrow as pa
 import yaml
 
 from factory.core.config import canonical, digest
-from factory.core.wording import file_size
+from factory.core.folder import RUN, first_difference, lock_folder
+from factory.core.wording import dry_run, file_size
 from manifests.checksums import SUMS, write_sums
 from manifests.dataset import sample_digests
 from manifests.errors import FaultError, UserError
@@ -34,7 +34,6 @@ from manifests.store import STORE, Layout, ShardWriter, create_store, shard_path
 from manifests.table import MANIFEST, PARTS, read_dataset_manifest, rows_to_table, write_dataset_manifest
 from manifests.tile import Tile
 
-RUN = "run.yaml"
 POINTS = "points.parquet"
 """Points without outlines, beside the manifest, written by `ingest` for point lists."""
 
@@ -46,6 +45,12 @@ POOL = "pool.parquet"
 
 _BYTES_PER_PIXEL = 3.5
 """Bytes of a pixel on the disk in the worst case: a noisy RGB image hardly compresses, masks do."""
+
+_REHEARSED, _QUICK_S = 2, 3.0
+"""Tiles of a rehearsal, and the longest time in which it is done again."""
+
+Sample = tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]
+"""Image uint8 [H, W, 3], labels, and the row of the manifest."""
 
 _OWN = frozenset({RUN, STORE, LEDGER, MANIFEST, PARTS, SUMS, POINTS, REGIONS, POOL})
 
@@ -169,9 +174,46 @@ def check_run(spec: RunSpec, *, overwrite: bool = False) -> int:
     return check_room(spec.out, layout.n - written, (layout.height, layout.width))
 
 
-def write_shard(
-    spec: RunSpec, shard: int, samples: Iterable[tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]]
-) -> ShardRecord:
+def rehearse(
+    spec: RunSpec,
+    samples: Callable[[int], Iterable[Sample]],
+    *,
+    workers: int,
+    overwrite: bool = False,
+    candidates: int = 0,
+    before_s: float = 0,
+) -> str:
+    """Check a run as `open_folder` does, and tell the room and the time that it needs.
+
+    The first tiles are made and written to a temporary folder, a second time where that is quick, to leave out what
+    happens once.
+
+    Args:
+        spec: of the data set. samples: so many of its first tiles. workers: that will share the work.
+        overwrite: as for `open_run`. candidates: tiles that are made to choose from, besides those that are written.
+        before_s: seconds that the run takes before it makes tiles.
+    """
+    need, todo = check_run(spec, overwrite=overwrite), Run(spec).todo
+    tiles = sum(len(spec.layout.rows(shard)) for shard in todo)
+    if not tiles:
+        return dry_run(need, spec.out, 0)
+    count = min(_REHEARSED, tiles)
+    seconds: float | None = None
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as folder:  # which may be full
+        trial = replace(spec, out=Path(folder), layout=replace(spec.layout, n=count, shard=count))
+        create_store(trial.out, trial.layout, trial.info.to_dict())
+        for _ in range(2):
+            started = time.perf_counter()
+            write_shard(trial, 0, samples(count))
+            seconds = time.perf_counter() - started
+            if seconds > _QUICK_S:
+                break
+    workers = min(workers, max(len(todo), candidates))
+    total = None if seconds is None else before_s + seconds / count * (tiles + candidates) / workers
+    return dry_run(need, spec.out, total, workers)
+
+
+def write_shard(spec: RunSpec, shard: int, samples: Iterable[Sample]) -> ShardRecord:
     """Write one shard from an iterable of (image, tile, row) and publish its record.
 
     The rows gain achieved composition, digests, index and shard. Safe to repeat, in any process.
@@ -191,40 +233,53 @@ def write_shard(
     return record
 
 
+class How(TypedDict, total=False):
+    """How the tiles of a run are made; none of it changes a byte.
+
+    Attributes:
+        workers: processes of this machine. scheduler: address of a dask scheduler to use instead.
+        overwrite: remove another data set from the folder first.
+        on_start: called with the tiles that are there and the tiles in all.
+        on_tiles: called with the number of tiles made so far.
+    """
+
+    workers: Required[int]
+    scheduler: str | None
+    overwrite: bool
+    on_start: Callable[[int, int], None]
+    on_tiles: Callable[[int], None]
+
+
+def ignore(*counts: int) -> None:
+    """Take no notice of progress."""
+
+
 def write_missing(
     spec: RunSpec,
     task: Callable[[int, Any, Callable[[], None]], ShardRecord],
     payload_of: Callable[[int], Any],
-    *,
-    workers: int,
-    scheduler: str | None = None,
-    overwrite: bool = False,
-    on_start: Callable[[int, int], None] = lambda done, total: None,
-    on_tiles: Callable[[int], None] = lambda made: None,
+    **how: Unpack[How],
 ) -> tuple[pa.Table, int]:
     """Write the missing shards of a data set: by a task, on this machine or a cluster, in any order.
 
     Args:
-        spec: of the data set.
+        spec: of the data set. how: see `How`.
         task: writes and publishes a shard, given its number, its payload and a callback for each tile; picklable.
         payload_of: input of the task for a shard.
-        workers: processes of this machine.
-        scheduler: address of a dask scheduler to use instead.
-        overwrite: remove another data set from the folder first.
-        on_start: called with the tiles that are there and the tiles in all.
-        on_tiles: called with the number of tiles made so far.
 
     Returns:
         The manifest's rows, and how many tiles were made now.
     """
     from factory.core.pool import run_tasks
 
-    with open_run(spec, overwrite=overwrite) as run:
+    on_tiles, scheduler = how.get("on_tiles", ignore), how.get("scheduler")
+    with open_run(spec, overwrite=how.get("overwrite", False)) as run:
         todo = run.todo
         missing = sum(len(spec.layout.rows(shard)) for shard in todo)
-        on_start(spec.layout.n - missing, spec.layout.n)
+        how.get("on_start", ignore)(spec.layout.n - missing, spec.layout.n)
         made = 0
-        for shard, record in run_tasks(task, todo, payload_of, workers=workers, scheduler=scheduler, on_ticks=on_tiles):
+        done = run_tasks(task, todo, payload_of, workers=how["workers"], scheduler=scheduler, on_ticks=on_tiles)
+        for shard, record in done:
             run.add(record)
             made += len(spec.layout.rows(shard))
             if scheduler:  # whose workers report whole shards alone
@@ -233,11 +288,7 @@ def write_missing(
 
 
 def read_run(root: Path) -> dict[str, Any]:
-    """The document in run.yaml.
-
-    Raises:
-        UserError: when there is none or it is damaged.
-    """
+    """The document in run.yaml. Raises a UserError when there is none or it is damaged."""
     try:
         document = yaml.safe_load((root / RUN).read_bytes())
         found = {"config": document["config"], "layout": document["layout"], "info": document["info"]}
@@ -256,15 +307,6 @@ def is_finished(root: Path) -> bool:
     except UserError:
         return False
     return (root / SUMS).is_file()
-
-
-def library_versions(*names: str) -> dict[str, str]:
-    """Installed versions of this package and of the named libraries; missing ones are left out."""
-    versions = {}
-    for name in ("pathology-tile-factory", *names):
-        with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
-            versions[name] = metadata.version(name)
-    return versions
 
 
 def _is_written(spec: RunSpec, table: pa.Table) -> bool:
@@ -310,15 +352,6 @@ def _check_target(spec: RunSpec, overwrite: bool) -> None:
         )
 
 
-def first_difference(old: Any, new: Any, path: str = "") -> str:
-    """The first key at which two documents differ, and its values in both."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted(old.keys() | new.keys()):
-            if canonical(old.get(key)) != canonical(new.get(key)):
-                return first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-    return f"{path}: {str(old)[:60]} there, {str(new)[:60]} asked"
-
-
 def check_room(out: Path, tiles: int, size: tuple[int, int]) -> int:
     """Bytes that tiles of that height and width need, at most.
 
@@ -336,24 +369,6 @@ def check_room(out: Path, tiles: int, size: tuple[int, int]) -> int:
             "Free some, choose another --out, or ask for fewer or smaller tiles."
         )
     return need
-
-
-@contextlib.contextmanager
-def lock_folder(out: Path) -> Iterator[None]:
-    """Hold the folder for one writer. Without flock two writers write the same bytes, which is harmless."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{out}: expected to be the only writer, got another run at work here. Wait, or use another --out."
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _clear(spec: RunSpec) -> None:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.config import digest
-from factory.core.folder import begin, check_same, is_begun
+from factory.core.folder import RUN, begin, check_same, is_begun, lock_folder
 from factory.core.history import HISTORY, PLOT
-from factory.core.runs import RUN, lock_folder
 from factory.core.weights import BEST, LAST, read_card
 from manifests.errors import UserError
 

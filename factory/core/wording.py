@@ -30,9 +30,21 @@ def read_number(text: str) -> float | None:
     return number / 100 if text.endswith("%") else number
 
 
-def dry_run(need: int | None, where: object) -> str:
-    """The last line of a dry run: nothing was written, and the room that the run needs, in bytes where it is known."""
-    room = (
-        f" The run needs about {file_size(need)} for {where}." if need is not None else f" The run writes to {where}."
-    )
-    return f"dry run: nothing was written.{room}"
+def duration(seconds: float) -> str:
+    """A time with the unit that fits: ``40 s``, ``4 min``, ``2.5 h``."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * unit:
+            return f"{seconds / unit:.2g} {name}" if seconds < 10 * unit else f"{seconds / unit:.0f} {name}"
+    return f"{max(seconds, 1):.0f} s"
+
+
+def dry_run(need: float, where: object, seconds: float | None = None, workers: int | None = None) -> str:
+    """The last line of a dry run: nothing was written, and what the run needs.
+
+    Args:
+        need: room on the disk in bytes. where: folder or file that is written.
+        seconds: time of the run, None where it is not estimated. workers: that share the work.
+    """
+    on = f" on {plural(workers, 'worker')}" if workers else ""
+    time = "; its time is not estimated" if seconds is None else f" and about {duration(seconds)}{on}"
+    return f"dry run: nothing was written. The run needs about {file_size(need)} for {where}{time}."

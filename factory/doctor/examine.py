@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -81,27 +81,20 @@ class Report:
         return {"ok": not self.problems, "findings": [asdict(finding) for finding in self.findings]}
 
 
-def examine(data: Path, on_part: Callable[[str], None] = lambda part: None) -> Report:
-    """Examines every part of the installation.
-
-    Args:
-        data: the folder of the data sets, usually ``data``.
-        on_part: called with the name of every part before it is examined.
-    """
-    parts: dict[str, Callable[[], list[Finding]]] = {
-        "versions": examine_versions,
-        "imports": examine_imports,
-        "devices": examine_devices,
-        "machine": lambda: [examine_memory(), examine_disk(data), examine_allocator()],
-        "weights": lambda: examine_weights(STARTER),
-        "parts": examine_parts,
-        "readers": examine_readers,
-        "data": lambda: examine_data(data),
-    }
-    findings: list[Finding] = []
-    for part, look in parts.items():
-        on_part(part)
-        findings += look()
+def examine(data: Path) -> Report:
+    """Examines every part of the installation, and the folder of the data sets, usually ``data``."""
+    findings = [
+        *examine_versions(),
+        *examine_imports(),
+        *examine_devices(),
+        examine_memory(),
+        examine_disk(data),
+        examine_allocator(),
+        *examine_weights(STARTER),
+        *examine_parts(),
+        *examine_readers(),
+        *examine_data(data),
+    ]
     return Report(tuple(findings))
 
 
@@ -163,12 +156,11 @@ def _modules() -> dict[str, str]:
         for name in names:
             modules_of.setdefault(_normal(name), []).append(module)
     found = {one.name: modules_of.get(_normal(one.name), []) for one in _requirements()}
-    return {name: min(modules, key=lambda module: _rank(name, module)) for name, modules in found.items() if modules}
 
+    def rank(name: str, module: str) -> tuple[bool, bool, str]:
+        return module.startswith("_"), _normal(module) != _normal(name), module  # its own name first, private ones last
 
-def _rank(name: str, module: str) -> tuple[bool, bool, str]:
-    """Sorts a distribution's own name first, and private modules last."""
-    return module.startswith("_"), _normal(module) != _normal(name), module
+    return {name: min(modules, key=lambda module: rank(name, module)) for name, modules in found.items() if modules}
 
 
 def _normal(name: str) -> str:
@@ -284,11 +276,8 @@ def examine_allocator() -> Finding:
         library = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else None
     except (OSError, ValueError):
         library = None
-    if library:
-        return Finding("machine", "allocator", "ok", f"{library}, freed memory is kept", facts={"glibc": True})
-    return Finding(
-        "machine", "allocator", "note", "not glibc; networks run, but slower on the CPU", facts={"glibc": False}
-    )
+    text = f"{library}, freed memory is kept" if library else "not glibc; networks run, but slower on the CPU"
+    return Finding("machine", "allocator", "ok" if library else "note", text, facts={"glibc": bool(library)})
 
 
 def examine_weights(folder: Path) -> list[Finding]:
@@ -340,11 +329,9 @@ def examine_readers() -> list[Finding]:
         state: State = "ok" if right else "problem"
         text = "decodes a test image" if right else "decodes a test image to other pixels"
         findings.append(Finding("readers", name, state, text, "" if right else "Reinstall it: make install."))
-    if importlib.util.find_spec("tiffslide"):
-        findings.append(Finding("readers", "tiffslide", "ok", "there"))
-    else:
-        findings.append(Finding("readers", "tiffslide", "note", "not installed; openslide reads slides instead"))
-    return findings
+    there = importlib.util.find_spec("tiffslide") is not None
+    text = "there" if there else "not installed; openslide reads slides instead"
+    return [*findings, Finding("readers", "tiffslide", "ok" if there else "note", text)]
 
 
 def _test_image() -> Any:

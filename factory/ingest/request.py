@@ -1,17 +1,18 @@
-"""The options of `factory ingest`, and the configuration that they make."""
+"""Options of `factory ingest` -> the configuration that they make, and the files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.core.config import digest, parse, parse_size, read_yaml
+from factory.core.config import digest, option_names, parse, parse_size, read_yaml
 from factory.core.images.slides import content_files
 from factory.ingest import grouping
 from factory.ingest.config import AIR_THRESHOLDS, MAX_BACKGROUND, IngestConfig
+from factory.ingest.options import Request as Request
 from factory.ingest.pairing import Pairing, find_patterns, pair
 from factory.ingest.region_labels import MAX_SMOOTH_UM, SMOOTH_UM
 from factory.plan.rows import load_scheme
@@ -21,36 +22,6 @@ from manifests.labels import IGNORE, LabelScheme
 from manifests.store import MAX_TILE_PX
 
 DEFAULT_SPLIT = "0.8,0.1,0.1"
-
-
-@dataclass(frozen=True)
-class Request:
-    """Options of `factory ingest` as written on the command line; `patterns`: kind of file -> pattern."""
-
-    source: Path | None
-    out: Path
-    patterns: Mapping[str, str] = field(default_factory=dict)
-    scheme: str | None = None
-    class_map: str | None = None
-    point_columns: str = "x,y,class"
-    point_classes: str | None = None
-    drop_outside_points: bool = False
-    size: str | None = None
-    overlap: int = 0
-    mpp: float | None = None
-    resample_mpp: float | None = None
-    stain: str = "he"
-    air_threshold: int | None = None
-    regions: bool = False
-    smooth_um: float | None = None
-    max_background: float | None = None
-    group_pattern: str | None = None
-    groups: Path | None = None
-    split: str | None = None
-    splits: Path | None = None
-    seed: int = 0
-    ignore_unpaired: bool = False
-    licence: str = "not stated"
 
 
 @dataclass(frozen=True)
@@ -123,7 +94,7 @@ def _config(request: Request, name: str, patterns: Mapping[str, str]) -> IngestC
         "ignore_unpaired": request.ignore_unpaired,
         "licence": request.licence,
     }
-    return parse(IngestConfig, values, "ingest")
+    return parse(IngestConfig, values, "ingest", option_names(values))
 
 
 def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:

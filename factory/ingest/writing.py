@@ -19,8 +19,9 @@ from factory.core import runs
 from factory.core.config import canonical, digest
 from factory.core.console import progress
 from factory.core.encoding import json_bytes
+from factory.core.folder import RUN, library_versions
 from factory.core.pool import worker_threads
-from factory.core.runs import POINTS, REGIONS, RUN, Run, RunSpec
+from factory.core.runs import POINTS, REGIONS, Run, RunSpec
 from factory.ingest.config import IngestConfig
 from factory.ingest.grouping import draw_splits
 from factory.ingest.image_buffer import open_image
@@ -146,6 +147,17 @@ def ingest(request: Request, *, workers: int, overwrite: bool = False, dry_run: 
         return Ingested(plan, run.finish())
 
 
+def rehearse(plan: Plan, *, workers: int, overwrite: bool, read_s: float) -> str:
+    """Check that the tiles can be written, and tell the room and the time that this needs.
+
+    Args:
+        plan: the tiles. workers, overwrite: as for `ingest`. read_s: seconds that it took to read the files once.
+    """
+    return runs.rehearse(
+        plan.spec, lambda count: _samples(plan, range(count)), workers=workers, overwrite=overwrite, before_s=read_s
+    )
+
+
 def make_plan(out: Path, job: Job, workers: int) -> Plan:
     """Read all files once, choose the tiles and assign them to splits."""
     sources, config = job.pairing.sources, job.config
@@ -180,7 +192,7 @@ def dataset_info(config: IngestConfig) -> DatasetInfo:
         real_pixels=True,
         generator="ingest",
         label_schemes=(config.label_scheme,),
-        versions=runs.library_versions(*_LIBRARIES),
+        versions=library_versions(*_LIBRARIES),
         training_sources=(config.name,),
         licences=(config.licence,),
     )

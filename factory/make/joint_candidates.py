@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from factory.core.config import digest
 from factory.core.encoding import parquet_bytes
 from factory.core.pool import run_tasks
-from factory.core.runs import POOL, open_folder
+from factory.core.runs import POOL, How, ignore, open_folder
 from factory.core.seeds import row_seed
 from factory.joint import DRAWING, HDGAN, SHARES
 from factory.make.pipeline import Prepared
@@ -52,15 +52,7 @@ POOL_SCHEMA: pa.Schema = pa.schema(
 """Columns of a pool: number and seed, composition as in a manifest, and the uncertainty of the labels."""
 
 
-def choose(
-    prepared: Prepared[JointRecipe],
-    *,
-    workers: int,
-    scheduler: str | None = None,
-    overwrite: bool = False,
-    on_start: Callable[[int, int], None] = lambda done, total: None,
-    on_tiles: Callable[[int], None] = lambda made: None,
-) -> Prepared[JointRecipe]:
+def choose(prepared: Prepared[JointRecipe], **how: Unpack[How]) -> Prepared[JointRecipe]:
     """Draw the missing candidates, and give every row the seed of the tile that meets it best.
 
     Where nothing is asked, the run is returned as it is, and no candidate is drawn.
@@ -76,18 +68,9 @@ def choose(
     config, seed = recipe.config, spec.config["plan"]["seed"]
     if config.pool is None:
         return prepared
-    with open_folder(spec, overwrite=overwrite):
-        pool = fill_pool(
-            spec.out / POOL,
-            MeasureChunk(recipe),
-            seed,
-            config.pool,
-            _fingerprint(spec.config),
-            workers=workers,
-            scheduler=scheduler,
-            on_start=on_start,
-            on_tiles=on_tiles,
-        )
+    with open_folder(spec, overwrite=how.get("overwrite", False)):
+        fingerprint = _fingerprint(spec.config)
+        pool = fill_pool(spec.out / POOL, MeasureChunk(recipe), seed, config.pool, fingerprint, **how)
     members, notes = np.arange(len(pool)), []
     if config.max_uncertainty is not None:
         members = members[column(pool, "top_uncertainty") <= config.max_uncertainty]
@@ -127,32 +110,21 @@ class MeasureChunk:
         return rows
 
 
-def fill_pool(
-    path: Path,
-    task: MeasureChunk,
-    seed: int,
-    size: int,
-    fingerprint: str,
-    *,
-    workers: int,
-    scheduler: str | None = None,
-    on_start: Callable[[int, int], None] = lambda done, total: None,
-    on_tiles: Callable[[int], None] = lambda made: None,
-) -> pa.Table:
+def fill_pool(path: Path, task: MeasureChunk, seed: int, size: int, fingerprint: str, **how: Unpack[How]) -> pa.Table:
     """Draw the missing tiles of a pool; returns its first `size` tiles, in order.
 
     Args:
         path: of the file; a damaged one, or one with another fingerprint, is replaced. task: draws and measures.
-        seed: of the pool. fingerprint: see `_fingerprint`. workers, scheduler, on_start, on_tiles: as for
-            `write_missing`.
+        seed: of the pool. fingerprint: see `_fingerprint`. how: see `How`.
     """
+    workers, scheduler, on_tiles = how["workers"], how.get("scheduler"), how.get("on_tiles", ignore)
     there = read_pool(path, fingerprint)
     known = set() if there is None else set(there["member"].to_pylist())
     missing = [member for member in range(size) if member not in known]
     size_of_task = max(1, min(CHUNK, -(-len(missing) // max(workers, 1))))
     chunks = [missing[at : at + size_of_task] for at in range(0, len(missing), size_of_task)]
     table, made = POOL_SCHEMA.empty_table() if there is None else there, 0
-    on_start(size - len(missing), size)
+    how.get("on_start", ignore)(size - len(missing), size)
 
     def members_of(chunk: int) -> list[tuple[int, int]]:
         return [(member, row_seed(seed, member)) for member in chunks[chunk]]

@@ -57,16 +57,19 @@ class Part(Generic[PartT]):
         """Number format that its network computes in."""
         return self.config.precision if isinstance(self.config, WeightsConfig) else "fp32"
 
-    @property
-    def provenance(self) -> Provenance:
-        """Data that its weights were trained on."""
-        part = self.build()
-        return Provenance(*part.training_sources()) if isinstance(part, UsesWeights) else NOTHING
 
-    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """How its weights read their inputs for tiles of a size (height, width), one line each."""
-        part = self.build()
-        return part.input_notes(size) if isinstance(part, UsesWeights) else ()
+def provenance_of(*parts: MaskGenerator | Renderer) -> Provenance:
+    """Data that the weights of parts were trained on."""
+    behind = NOTHING
+    for part in parts:
+        if isinstance(part, UsesWeights):
+            behind |= Provenance(*part.training_sources())
+    return behind
+
+
+def input_notes(size: tuple[int, int], *parts: MaskGenerator | Renderer) -> list[str]:
+    """How the weights of parts read their inputs for tiles of a size (height, width), one line each."""
+    return [note for part in parts if isinstance(part, UsesWeights) for note in part.input_notes(size)]
 
 
 def has_network(kind: type[MaskGenerator] | type[Renderer]) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, Unpack
 
 import pyarrow as pa
 
-from factory.core.runs import RunSpec, library_versions, write_missing, write_shard
-from factory.make.recipes.base import BuildsMaker, Maker, Provenance, Row, Sample, maker_of
+from factory.core.folder import library_versions
+from factory.core.runs import How, RunSpec, write_missing, write_shard
+from factory.core.runs import rehearse as rehearse_run
+from factory.make.recipes.base import BuildsMaker, Maker, Provenance, Recipe, Row, Sample, maker_of
 from factory.plan.request import Request
 from factory.plan.rows import REQUESTS, request_of
 from manifests.errors import UserError
@@ -28,18 +30,9 @@ AnyRecipe = TypeVar("AnyRecipe", bound=BuildsMaker[Maker])
 
 
 class Choice(Protocol):
-    """Draws candidate tiles and chooses among them. Takes the arguments of `make`."""
+    """Draws candidate tiles and chooses among them."""
 
-    def __call__(
-        self,
-        prepared: Prepared[Any],
-        *,
-        workers: int,
-        scheduler: str | None = None,
-        overwrite: bool = False,
-        on_start: Callable[[int, int], None] = lambda done, total: None,
-        on_tiles: Callable[[int], None] = lambda made: None,
-    ) -> Prepared[Any]:
+    def __call__(self, prepared: Prepared[Any], **how: Unpack[How]) -> Prepared[Any]:
         """The run with the seeds of the tiles that were chosen."""
         ...
 
@@ -51,7 +44,7 @@ class Prepared(Generic[RecipeT]):
     Attributes:
         spec: what will be written, and where. recipe: how. rows: the manifest so far, one row for each tile.
         notes: what the user should know, one line each.
-        choose: what has to run before `make`, where tiles are chosen among candidates.
+        choose: what has to run before `make`, where tiles are chosen among candidates. candidates: their number.
     """
 
     spec: RunSpec
@@ -59,6 +52,7 @@ class Prepared(Generic[RecipeT]):
     rows: pa.Table
     notes: tuple[str, ...] = ()
     choose: Choice | None = None
+    candidates: int = 0
 
     def rows_of(self, shard: int) -> list[Row]:
         """The rows of a shard."""
@@ -94,33 +88,30 @@ def prepare_run(
     *,
     notes: Sequence[str] = (),
     beside: frozenset[str] = frozenset(),
-    choose: Choice | None = None,
 ) -> Prepared[AnyRecipe]:
     """A run of a recipe over rows of one size.
 
     Args:
         recipe: how tiles are made. rows: what is asked of each. out: the data set's folder.
         config: for run.yaml, with ``shard``, the tiles of a shard. info: what is true of all tiles.
-        notes: for the user. beside: files that may be in `out` before. choose: see `Prepared`.
+        notes: for the user. beside: files that may be in `out` before.
     """
     layout = Layout(len(rows), rows["height"][0].as_py(), rows["width"][0].as_py(), config["shard"])
-    return Prepared(RunSpec(out, dict(config), layout, info, beside), recipe, rows, tuple(notes), choose)
+    return Prepared(RunSpec(out, dict(config), layout, info, beside), recipe, rows, tuple(notes))
 
 
-def synthetic_info(
-    title: str, schemes: Sequence[LabelScheme], *, trained: bool, provenance: Provenance, real_pixels: bool = False
-) -> DatasetInfo:
-    """The metadata of tiles that this package makes.
+def synthetic_info(recipe: Recipe, provenance: Provenance, *, real_pixels: bool = False) -> DatasetInfo:
+    """The metadata of tiles that a recipe makes.
 
     Args:
-        title: the parts that made them. schemes: of their labels. trained: whether a network took part.
-        provenance: data that the parts were trained on or fitted to. real_pixels: whether tiles hold real pixels.
+        recipe: how tiles are made. provenance: data that its parts were trained on or fitted to.
+        real_pixels: whether tiles hold real pixels.
     """
-    versions = library_versions(*BYTE_MAKERS, *(("torch",) if trained else ()))
+    versions = library_versions(*BYTE_MAKERS, *(("torch",) if recipe.trained else ()))
     return DatasetInfo(
         is_synthetic=True,
-        generator=f"pathology-tile-factory {versions['pathology-tile-factory']}: {title}",
-        label_schemes=tuple(schemes),
+        generator=f"pathology-tile-factory {versions['pathology-tile-factory']}: {recipe.title}",
+        label_schemes=(recipe.scheme,),
         versions=versions,
         training_sources=provenance.sources,
         licences=provenance.licences,
@@ -128,35 +119,25 @@ def synthetic_info(
     )
 
 
-def make(
-    prepared: Prepared[BuildsMaker[Maker]],
-    *,
-    workers: int,
-    scheduler: str | None = None,
-    overwrite: bool = False,
-    on_start: Callable[[int, int], None] = lambda done, total: None,
-    on_tiles: Callable[[int], None] = lambda made: None,
-) -> tuple[pa.Table, int]:
+def make(prepared: Prepared[BuildsMaker[Maker]], **how: Unpack[How]) -> tuple[pa.Table, int]:
     """Write what is missing of a prepared run.
-
-    Args:
-        prepared: the run. workers, scheduler, overwrite, on_start, on_tiles: as for `write_missing`.
 
     Returns:
         The manifest's rows, and how many tiles were made now.
     """
     # The path is absolute, as a dask worker has its own working folder.
     task = MakeShard(replace(prepared.spec, out=prepared.spec.out.absolute()), prepared.recipe)
-    return write_missing(
-        prepared.spec,
-        task,
-        prepared.rows_of,
-        workers=workers,
-        scheduler=scheduler,
-        overwrite=overwrite,
-        on_start=on_start,
-        on_tiles=on_tiles,
-    )
+    return write_missing(prepared.spec, task, prepared.rows_of, **how)
+
+
+def rehearse(prepared: Prepared[BuildsMaker[Maker]], *, workers: int, overwrite: bool = False) -> str:
+    """Check a prepared run, and tell the room and the time that it needs; see `factory.core.runs.rehearse`."""
+
+    def samples(count: int) -> Iterator[Sample]:
+        return maker_of(prepared.recipe).make(prepared.rows_of(0)[:count])
+
+    candidates = prepared.candidates
+    return rehearse_run(prepared.spec, samples, workers=workers, overwrite=overwrite, candidates=candidates)
 
 
 class Refuses(Protocol):
@@ -168,11 +149,7 @@ class Refuses(Protocol):
 
 
 def refuse_impossible(rows: pa.Table, scheme: LabelScheme, parts: Iterable[Refuses]) -> None:
-    """Ask parts about every row of a plan.
-
-    Raises:
-        UserError: with the first refusal and its row.
-    """
+    """Ask parts about every row of a plan. Raises a UserError with the first refusal and its row."""
     parts, position = tuple(parts), 0
     for batch in rows.select(["height", "width", "mpp", *REQUESTS]).to_batches(max_chunksize=_CHECKED_AT_ONCE):
         for row in batch.to_pylist():

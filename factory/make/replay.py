@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.config import digest
-from factory.core.runs import RUN, library_versions, read_run
+from factory.core.encoding import rgb_png
+from factory.core.folder import RUN, library_versions
+from factory.core.runs import read_run
 from factory.make.recipes import recipe_of
 from factory.make.recipes.base import maker_of
 from manifests.dataset import Sample, open_dataset
@@ -69,19 +71,10 @@ class Replay:
         return f"Install {', '.join(self.changed_versions)}." if self.changed_versions else "Run factory verify."
 
     def write_png(self, path: Path) -> None:
-        """Write the image that was made now.
-
-        Raises:
-            UserError: when there is no such folder.
-        """
+        """Write the image that was made now. Raises a UserError when there is no such folder."""
         if not path.absolute().parent.is_dir():
             raise UserError(f"{path}: expected a folder that is there, got {path.parent}. Create it first.")
-        import cv2
-
-        encoded, content = cv2.imencode(".png", cv2.cvtColor(self.image, cv2.COLOR_RGB2BGR))
-        if not encoded:
-            raise UserError(f"{path}: expected to encode a PNG, got a failure of OpenCV.")
-        write_atomic(path, content.tobytes())
+        write_atomic(path, rgb_png(self.image))
 
 
 def replay(root: Path, sample_id: str, masks_of: Path | None = None) -> Replay:

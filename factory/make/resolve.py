@@ -7,15 +7,17 @@ Values are laid over each other, the later ones above: the scheme's defaults (``
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.core.config import merge, parse, parse_assignments, parse_size, read_yaml
+from factory.core.config import merge, option_names, parse, parse_assignments, parse_size, read_yaml
 from factory.core.shipped import configs_dir
 from factory.learn.base import UsesWeights
 from factory.make.parts import RESOLVERS
 from factory.make.recipes.given_masks import RenderConfig
 from factory.make.recipes.masks_and_renderer import MakeConfig
+from factory.make.request import PlanRequest, RenderRequest
 from factory.masks import MASKS
 from factory.masks.base import resolve_mask_generator
 from factory.plan.rows import Draft, load_scheme
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from factory.make.recipes.joint import JointMakeConfig
 
 Values = dict[str, Any]
+LIMITS = ("max_uncertainty", "max_pixel_uncertainty")
+"""Options of `factory make --joint` that leave out what its labeller is not sure of."""
+
 _NONE = "none"
 _REGIONS = ("tumour", "inflammation")
 
@@ -66,7 +71,8 @@ def resolve_make(
     name = str(values.get("masks", {}).get("name"))
     if name in MASKS and (bound := resolve_mask_generator(name).shift_bound):
         values.setdefault("shift_bound", bound)
-    return parse(MakeConfig, _without_none(values), _where(config_file)), scheme
+    options = option_names(plan_flags, "plan.")
+    return parse(MakeConfig, _without_none(values), _where(config_file), options), scheme
 
 
 def resolve_joint(
@@ -88,35 +94,29 @@ def resolve_joint(
     Raises:
         UserError: for an unknown key, a value of the wrong form, or an option against the draft.
     """
-    from factory.make.recipes.joint import JointMakeConfig  # which imports torch
+    from factory.joint.hdgan import HdganConfig  # which imports torch
+    from factory.make.recipes.joint import JointMakeConfig
 
+    given = {key: value for key, value in typed.items() if key != "name" and value is not None}
+    parse(HdganConfig, given, "--joint", option_names(given))
     if draft:
         named = load_scheme(str(plan_flags["scheme"])) if plan_flags.get("scheme") else None
         _refuse_contradiction({**plan_flags, "seed": None}, named, draft)
     options = {"plan": plan_flags, "joint": typed, "shares": _parse_shares(shares)}
     values = _lay_over({"plan": {}, "joint": {}}, _layers(options, config_file, assignments))
-    return parse(JointMakeConfig, _without_none(values), _where(config_file))
+    return parse(JointMakeConfig, _without_none(values), _where(config_file), option_names(plan_flags, "plan."))
 
 
-def resolve_render(
-    scheme: LabelScheme,
-    typed: Mapping[str, Any],
-    renderer: str | None,
-    config_file: Path | None,
-    assignments: Sequence[str],
-) -> RenderConfig:
-    """The configuration of images on given masks. Of the scheme's defaults only the renderer counts.
-
-    Args:
-        scheme: of the masks. typed: fields of `RenderConfig` besides the renderer; None where nothing was typed.
-        renderer: by name, or None. config_file, assignments: of `RenderConfig` keys.
+def resolve_render(scheme: LabelScheme, request: RenderRequest) -> RenderConfig:
+    """The configuration of images on given masks of a scheme. Of the scheme's defaults only the renderer counts.
 
     Raises:
         UserError: for an unknown key, or a value of the wrong form.
     """
-    layers = _layers({**typed, **_named({"renderer": renderer})}, config_file, assignments)
+    typed = {"split": request.split, "seed": request.seed}
+    layers = _layers({**typed, **_named({"renderer": request.renderer})}, request.config, request.assignments or [])
     defaults = {key: value for key, value in _defaults_of(scheme).items() if key == "renderer"}
-    return parse(RenderConfig, _lay_over(defaults, layers), _where(config_file))
+    return parse(RenderConfig, _lay_over(defaults, layers), _where(request.config), option_names(typed))
 
 
 def refuse_mixed(joint: str | None, of_joint: Mapping[str, Any], of_others: Mapping[str, Any]) -> None:
@@ -249,26 +249,22 @@ def _parse_shares(words: Sequence[str]) -> dict[str, str]:
     return shares
 
 
-def plan_flags(*, size: str | None, split: str | None, debias: bool, **typed: Any) -> Values:
+def plan_values(request: PlanRequest) -> Values:
     """Options of a plan as fields of `PlanConfig`; None where nothing was typed.
 
     Raises:
         UserError: for a malformed size or split.
     """
     return {
-        **typed,
-        "size": parse_size(size) if size is not None else None,
-        "split": parse_split(split) if split is not None else None,
-        "debias": debias or None,
+        **{field.name: getattr(request, field.name) for field in fields(PlanRequest)},
+        "size": parse_size(request.size) if request.size is not None else None,
+        "split": parse_split(request.split) if request.split is not None else None,
+        "debias": request.debias or None,
     }
 
 
 def parse_split(text: str) -> tuple[float, ...]:
-    """``0.8,0.1,0.1`` -> shares of train, val, test.
-
-    Raises:
-        UserError: for another form.
-    """
+    """``0.8,0.1,0.1`` -> shares of train, val, test. Raises a UserError for another form."""
     try:
         shares = tuple(float(part) for part in text.split(","))
     except ValueError:

@@ -67,12 +67,11 @@ class PlanConfig(Config):
     @field_validator("size")
     @classmethod
     def _whole_steps(cls, size: tuple[int, int]) -> tuple[int, int]:
-        for length in size:
-            if length < SIZE_STEP_PX or length % SIZE_STEP_PX:
-                below = max(SIZE_STEP_PX, length // SIZE_STEP_PX * SIZE_STEP_PX)
-                raise ValueError(
-                    f"expected multiples of {SIZE_STEP_PX}, got {length}. Use {below} or {below + SIZE_STEP_PX}"
-                )
+        if any(length < SIZE_STEP_PX or length % SIZE_STEP_PX for length in size):
+            below = [max(SIZE_STEP_PX, length // SIZE_STEP_PX * SIZE_STEP_PX) for length in size]
+            above = [low if low == length else low + SIZE_STEP_PX for low, length in zip(below, size, strict=True)]
+            got, lower, upper = (_size_text(each) for each in (size, below, above))
+            raise ValueError(f"expected multiples of {SIZE_STEP_PX}, got {got}. Use {lower} or {upper}")
         if size[0] * size[1] > MAX_TILE_PX:
             raise ValueError(f"expected at most {MAX_TILE_PX} pixels")
         return size
@@ -81,6 +80,11 @@ class PlanConfig(Config):
     @classmethod
     def _shares(cls, split: tuple[float, float, float]) -> tuple[float, float, float]:
         return check_shares(split)
+
+
+def _size_text(size: Sequence[int]) -> str:
+    """Height and width as they are typed: ``512x1024``, and ``512`` for a square."""
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 
 def check_shares(split: tuple[float, float, float]) -> tuple[float, float, float]:

@@ -9,8 +9,7 @@ from typing import Any
 from factory.core.datasets import check_out as check_outside
 from factory.core.devices import resolve_device
 from factory.core.encoding import json_bytes
-from factory.core.folder import is_begun
-from factory.core.runs import library_versions, lock_folder
+from factory.core.folder import is_begun, library_versions, lock_folder
 from factory.score.compare import Comparison, compare_sets
 from factory.score.features import check_extractor, open_extractor
 from factory.score.paired import PairedFigures, Pairing, measure_pairs, pairs_table

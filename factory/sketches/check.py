@@ -40,10 +40,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Every drawing of a folder, and the sheet; no sheet where none could be read."""
+    """Every drawing of a folder, and the sheet with its size; no sheet where none could be read."""
 
     readings: tuple[Reading, ...]
-    sheet: Path | None
+    sheet: Path | None = None
+    size_bytes: int = 0
 
     @property
     def unread(self) -> int:
@@ -88,13 +89,13 @@ def check_sketches(
             bar.advance()
     sketches = [reading.sketch for reading in readings if reading.sketch is not None]
     if not sketches:
-        return CheckReport(tuple(readings), None)
+        return CheckReport(tuple(readings))
     sheet = render_sheet([_as_read(sketches, size), _augmented(sketches, size, seed)])
     if dry_run:
-        return CheckReport(tuple(readings), None)
+        return CheckReport(tuple(readings), None, len(sheet))
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / SHEET, sheet)
-    return CheckReport(tuple(readings), out / SHEET)
+    return CheckReport(tuple(readings), out / SHEET, len(sheet))
 
 
 def class_shares(labels: LabelMap, classes: int) -> tuple[float, ...]:

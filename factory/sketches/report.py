@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from factory.core.console import progress
 from factory.core.datasets import check_out
+from factory.core.encoding import rgb_png
 from factory.inspect.layout import Block, View
 from factory.inspect.sheet import render_sheet
 from factory.masks.coarse.morphology import LabelMap, class_order
@@ -53,13 +53,14 @@ class KindReport:
 
 @dataclass(frozen=True)
 class SketchReport:
-    """The kinds that were found, and the files that were written."""
+    """The kinds that were found, and the files that were written, with their size together."""
 
     kinds: tuple[KindReport, ...]
     scheme: LabelScheme
     silhouette: dict[int, float]
     sheet: Path
     table: Path
+    size_bytes: int
 
 
 def report_kinds(
@@ -101,11 +102,13 @@ def report_kinds(
     blocks = [_block(masks, kinds, kind) for kind in range(kinds.k)]
     with progress("sheet", sum(block.count for block in blocks), unit="maps") as bar:
         sheet = render_sheet(blocks, bar.advance)
-    templates = [_png(masks.scheme.palette[masks.read(int(kinds.members(kind)[0]))]) for kind in range(kinds.k)]
+    templates = [rgb_png(masks.scheme.palette[masks.read(int(kinds.members(kind)[0]))]) for kind in range(kinds.k)]
+    table = _table(masks, kinds)
     if not dry_run:
-        _write(out, sheet, _table(masks, kinds), templates)
+        _write(out, sheet, table, templates)
     reports = tuple(_describe(kinds, kind, np.array(measured), out) for kind in range(kinds.k))
-    return SketchReport(reports, masks.scheme, kinds.silhouette, out / SHEET, out / TABLE)
+    size_bytes = sum(map(len, (sheet, table, *templates)))
+    return SketchReport(reports, masks.scheme, kinds.silhouette, out / SHEET, out / TABLE, size_bytes)
 
 
 def check_folder(out: Path, *, overwrite: bool) -> None:
@@ -177,12 +180,6 @@ def _table(masks: CoarseMasks, kinds: Kinds) -> bytes:
         kind, distance = int(kinds.kind[position]) + 1, float(kinds.distance[position])
         writer.writerow([*masks.name(position), kind, f"{distance:.4f}"])
     return stream.getvalue().encode()
-
-
-def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
-    encoded, content = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    assert encoded
-    return bytes(content)
 
 
 def _write(out: Path, sheet: bytes, table: bytes, templates: Sequence[bytes]) -> None:

@@ -14,16 +14,18 @@ from torch import nn
 
 from factory import joint, masks, renderers
 from factory.core.checkpoints import write_weights
+from factory.core.config import resolve_config
 from factory.core.devices import usable_cores
-from factory.core.fit import Diverged, FitResult, Row, TrainingTask, fit
+from factory.core.fit import Diverged, FitResult, Row, TrainingTask, estimate, fit
 from factory.core.history import plot_history
 from factory.core.precision import resolve_precision
 from factory.core.registry import resolve
 from factory.core.training_folder import TrainingFolder
+from factory.core.wording import dry_run
 from factory.learn.crops import Tiles, open_tiles
 from factory.learn.sample_sheet import write_sample_sheet
 from factory.learn.trainer import Crops, Trainer, TrainerConfig, epoch_of, rate_factor
-from factory.train.inputs import manifest_digest, resolve_config
+from factory.train.inputs import manifest_digest, shipped_name
 from manifests.errors import UserError
 from manifests.schema import DISCLAIMER
 
@@ -68,16 +70,15 @@ class TrainingRun:
 def resolve_trainer(
     name: str, config: str | None, assignments: Sequence[str], typed: dict[str, Any], device: str
 ) -> TrainerConfig:
-    """Lay typed values over ``--set`` over ``--config`` over the generator's defaults.
+    """Lay typed values over ``--set`` over ``--config`` over the generator's defaults; see `resolve_config`.
 
-    Args:
-        name: of the generator. config, assignments, typed, device: see `resolve_config`.
+    Without ``--config`` the shipped file of the generator is used, on a CPU the one that ends in ``_light``.
 
     Raises:
         UserError: for an unknown generator, key or file, or a value of the wrong form.
     """
-    model = trainer_class(name).Config
-    resolved = resolve_config(model, _shipped_name(name), config, assignments, typed, device)
+    config = config or shipped_name(_shipped_name(name), device)
+    resolved = resolve_config(trainer_class(name).Config, "train", config, assignments, typed, config)
     return resolved.model_copy(update={"precision": resolve_precision(resolved.precision, device)})
 
 
@@ -173,10 +174,21 @@ def train(
     torch.set_num_threads(config.threads or usable_cores())
     if resume:
         folder.refuse_other_threads(torch.get_num_threads())
-    torch.manual_seed(config.seed)
-    task = _GeneratorTask(run, trainer_class(run.name)(config, run.tiles.scheme, device))
+    task = _task_of(run, device)
     with folder.open(resume=resume):
         return fit(task, folder, device=device, resume=resume, on_start=on_start, on_step=on_step, on_row=on_look)
+
+
+def rehearse(run: TrainingRun, device: str) -> str:
+    """Tell the room and the time that a run needs, from two of its steps where these are quick."""
+    height, width = run.config.size
+    need, seconds = estimate(_task_of(run, device), run.config.batch * height * width, device)
+    return dry_run(need, run.out, seconds)
+
+
+def _task_of(run: TrainingRun, device: str) -> _GeneratorTask:
+    torch.manual_seed(run.config.seed)
+    return _GeneratorTask(run, trainer_class(run.name)(run.config, run.tiles.scheme, device))
 
 
 class _GeneratorTask(TrainingTask[list[Crops]]):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from factory.core.config import resolve_config
 from factory.core.devices import usable_cores
 from factory.core.history import plot_history, write_history
 from factory.core.training_folder import TrainingFolder
@@ -28,7 +29,7 @@ from factory.joint.labeller import KIND, Fitted, LabellerConfig, fit_labeller, s
 from factory.joint.pixels import Annotated
 from factory.learn.sample_sheet import write_sample_sheet
 from factory.train.annotated_images import LabelledImages, open_labelled, write_features
-from factory.train.inputs import manifest_digest, resolve_config
+from factory.train.inputs import manifest_digest, shipped_name
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.files import publish, temporary_beside, write_atomic
@@ -123,7 +124,8 @@ def resolve_labeller(
     config: str | None, assignments: Sequence[str], typed: dict[str, Any], device: str
 ) -> LabellerRunConfig:
     """Lay typed values over ``--set`` over ``--config`` over the defaults; see `resolve_config`."""
-    return resolve_config(LabellerRunConfig, HDGAN, config, assignments, typed, device)
+    config = config or shipped_name(HDGAN, device)
+    return resolve_config(LabellerRunConfig, "train", config, assignments, typed, config)
 
 
 def prepare(generator: str, data: Sequence[Path], config: LabellerRunConfig, out: Path | None) -> LabellerRun:

@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from factory.core.encoding import json_bytes, parquet_bytes
-from factory.core.folder import begin, check_same, is_begun
-from factory.core.runs import RUN, lock_folder
+from factory.core.folder import RUN, begin, check_same, is_begun, lock_folder
 from manifests.errors import FaultError
 from manifests.files import write_atomic
 from segment.audit.auditor import FIGURES, Auditor, Finding

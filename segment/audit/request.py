@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from factory.core.runs import library_versions
+from factory.core.folder import library_versions
 from manifests.checksums import SUMS
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError

@@ -8,57 +8,43 @@ from typing import Annotated
 import typer
 
 from factory.core.choices import Split
-from factory.core.options import INPUT, OUTPUT
-from segment.commands import options
+from factory.core.options import INPUT, OUTPUT, Device, DryRun, Heading, Overwrite
 
-_LIMITS = "Limits"
+_LIMITS = Heading("Limits")
 
 
 def audit(
     dataset: Annotated[Path, typer.Argument(help="Folder of the data set to audit, usually synthetic.")],
     weights: Annotated[
-        str,
-        typer.Option(
-            help="Segmenter trained on real tiles only: best.safetensors, a run's folder, or starter.",
-            rich_help_panel=INPUT,
-        ),
+        str, INPUT("Segmenter trained on real tiles only: best.safetensors, a run's folder, or starter.")
     ],
-    split: Annotated[Split, typer.Option(help="Which of its tiles.", rich_help_panel=INPUT)] = "all",
+    split: Annotated[Split, INPUT("Which of its tiles.")] = "all",
     real: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="<path>",
-            help="Real tiles: their test split gives the audit's own error, and 20 or more val tiles the limit of "
-            "agreement. Repeatable. [default: none, the error is unknown]",
-            rich_help_panel=INPUT,
+        INPUT(
+            "Real tiles: their test split gives the audit's own error, and 20 or more val tiles the limit of "
+            "agreement. Repeatable. [default: none, the error is unknown]"
         ),
     ] = None,
     stain_from: Annotated[
         Path | None,
-        typer.Option(
-            help="Real IHC tiles whose train and val splits give stain vectors and threshold. "
-            "[default: the first --real with positive and negative cells]",
-            rich_help_panel=INPUT,
+        INPUT(
+            "Real IHC tiles whose train and val splits give stain vectors and threshold. "
+            "[default: the first --real with positive and negative cells]"
         ),
     ] = None,
-    bound: Annotated[
-        float,
-        typer.Option(help="Largest allowed difference of requested and audited TPS, 0 to 1.", rich_help_panel=_LIMITS),
-    ] = 0.1,
+    bound: Annotated[float, _LIMITS("Largest allowed difference of requested and audited TPS, 0 to 1.")] = 0.1,
     min_agreement: Annotated[
         float | None,
-        typer.Option(
-            help="Flag tiles whose AJI (mIoU, for weights that know no nuclei) is below this. "
-            "[default: 5th percentile on 20 or more real val tiles, else test tiles, else no limit]",
-            rich_help_panel=_LIMITS,
+        _LIMITS(
+            "Flag tiles whose AJI (mIoU, for weights that know no nuclei) is below this. "
+            "[default: 5th percentile on 20 or more real val tiles, else test tiles, else no limit]"
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the audit. [default: runs/audit/NAME]", rich_help_panel=OUTPUT)
-    ] = None,
-    overwrite: options.Overwrite = False,
-    device: options.Device = "auto",
-    dry_run: options.DryRun = False,
+    out: Annotated[Path | None, OUTPUT("Folder of the audit. [default: runs/audit/NAME]")] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    dry_run: DryRun = False,
 ) -> None:
     """Check whether images show what masks and manifest say, with a segmenter and, for IHC, a count of stained nuclei.
 
@@ -75,7 +61,7 @@ def audit(
         if share is not None and not 0 <= share <= 1:
             raise UserError(f"{name}: expected a number from 0 to 1, got {share:g}.")
 
-    from factory.core.console import console, progress
+    from factory.core.console import progress, say
     from factory.core.devices import resolve_device
 
     device = resolve_device(device)
@@ -93,8 +79,8 @@ def audit(
     if dry_run:
         folder.check_target(job, overwrite=overwrite)
         total = sum(len(tiles.dataset) for tiles in job.tile_sets)
-        text = f"{plural(total, 'tile')} to audit; {dry_run_text(None, job.out)}"
-        console().print(text, markup=False, highlight=False, soft_wrap=True)
+        need = _SHEET_BYTES + total * _BYTES_PER_TILE
+        say(f"{plural(total, 'tile')} to audit; {dry_run_text(need, job.out)}")
         return
     with folder.opened(job, overwrite=overwrite):
         with progress("calibrating", len(job.stain_from or ())) as bar:
@@ -110,13 +96,16 @@ def audit(
             job, findings, on_real, on_val, stain, tps_method=tps_method, bound=bound, least_agreement=min_agreement
         )
 
-    terminal = console()
     if not job.real:
-        terminal.print("The audit's own error is unknown: no --real was given.", markup=False, soft_wrap=True)
-    for grid in report.grids(outcome.document):
-        terminal.print(to_table(grid))
-    paths = [f"wrote  {path}" for path in outcome.paths]
+        say("The audit's own error is unknown: no --real was given.")
+    say(
+        *map(to_table, report.grids(outcome.document)),
+        *report.lines(outcome.document),
+        *(f"wrote  {path}" for path in outcome.paths),
+    )
     if job.audited.dataset.info.is_synthetic:
-        paths.append(f"Train on the accepted tiles: segment train --mix real+synth --synth {job.out / ACCEPTED}")
-    for line in [*report.lines(outcome.document), *paths]:
-        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(f"Train on the accepted tiles: segment train --mix real+synth --synth {job.out / ACCEPTED}")
+
+
+_SHEET_BYTES, _BYTES_PER_TILE = 500_000, 1000
+"""Of the plot, and of a tile's findings and manifest rows, about."""

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from factory.core.options import CONFIGURATION, INPUT, OUTPUT
+from factory.core.options import CONFIGURATION, INPUT, OUTPUT, Device, DryRun, Heading
 from factory.core.shipped import shipped_configs
 from segment.commands import options
 
-_TRAININGS = "Trainings"
+_TRAININGS = Heading("Trainings")
 
 
 def compare(
@@ -20,81 +20,55 @@ def compare(
     synth: options.Synth = Path("data/synth"),
     also_test: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="<path>",
-            help="Data set of real tiles from elsewhere: every training is scored on its test split too, with a report "
-            "in OUT/NAME. Repeatable. [default: none]",
-            rich_help_panel=INPUT,
+        INPUT(
+            "Data set of real tiles from elsewhere: every training is scored on its test split too, with a report "
+            "in OUT/NAME. Repeatable. [default: none]"
         ),
     ] = None,
     published: Annotated[
         Path | None,
-        typer.Option(
-            help="CSV of name,metric,value,source: figures from the literature, shown in a column of their own. "
-            "[default: none]",
-            rich_help_panel=INPUT,
+        INPUT(
+            "CSV of name,metric,value,source: figures from the literature, shown in a column of their own. "
+            "[default: none]"
         ),
     ] = None,
     arms: Annotated[
         str | None,
-        typer.Option(
-            help="Training sets: R (real), R* (real, augmented), S (synthetic), S* (both, augmented). "
-            "[default: R,R*,S,S*]",
-            rich_help_panel=_TRAININGS,
+        _TRAININGS(
+            "Training sets: R (real), R* (real, augmented), S (synthetic), S* (both, augmented). [default: R,R*,S,S*]"
         ),
     ] = None,
     fractions: Annotated[
-        str | None,
-        typer.Option(
-            help="Shares of the real training patients, nested. [default: 0.1,0.25,1.0]", rich_help_panel=_TRAININGS
-        ),
+        str | None, _TRAININGS("Shares of the real training patients, nested. [default: 0.1,0.25,1.0]")
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Trainings per arm and fraction. [default: 5]", rich_help_panel=_TRAININGS)
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Optimiser steps of every training. [default: 1000]", rich_help_panel=_TRAININGS)
-    ] = None,
+    seeds: Annotated[int | None, _TRAININGS("Trainings per arm and fraction. [default: 5]")] = None,
+    steps: Annotated[int | None, _TRAININGS("Optimiser steps of every training. [default: 1000]")] = None,
     synth_share: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of synthetic tiles among those that S* sees. [default: 0.5]", rich_help_panel=_TRAININGS
-        ),
+        float | None, _TRAININGS("Share of synthetic tiles among those that S* sees. [default: 0.5]")
     ] = None,
     final: Annotated[
         bool | None,
-        typer.Option(
-            "--final",
-            help="Train on train and val together and keep the last weights: nothing is selected.",
-            rich_help_panel=_TRAININGS,
-        ),
+        _TRAININGS("Train on train and val together and keep the last weights: nothing is selected."),
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option(
-            help=f"YAML with what differs from the defaults: a file, or a shipped name: "
-            f"{', '.join(shipped_configs('compare'))}. [default: none]",
-            rich_help_panel=CONFIGURATION,
+        CONFIGURATION(
+            "YAML with what differs from the defaults: a file, or a shipped name: "
+            f"{', '.join(shipped_configs('compare'))}. [default: none]"
         ),
     ] = None,
     assignments: options.Assignments = None,
-    out: Annotated[Path, typer.Option(help="Folder of the comparison.", rich_help_panel=OUTPUT)] = Path("runs/compare"),
+    out: Annotated[Path, OUTPUT("Folder of the comparison.")] = Path("runs/compare"),
     reuse: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of another comparison, e.g. with other synthetic tiles: identical trainings and their scores "
-            "are reused. Give the same --also-test. [default: none]",
-            rich_help_panel=OUTPUT,
+        OUTPUT(
+            "Folder of another comparison, e.g. with other synthetic tiles: identical trainings and their scores "
+            "are reused. Give the same --also-test. [default: none]"
         ),
     ] = None,
-    keep_weights: Annotated[
-        bool,
-        typer.Option(
-            "--keep-weights", help="Keep the weights of finished trainings in OUT/cells.", rich_help_panel=OUTPUT
-        ),
-    ] = False,
-    device: options.Device = "auto",
-    dry_run: options.DryRun = False,
+    keep_weights: Annotated[bool, OUTPUT("Keep the weights of finished trainings in OUT/cells.")] = False,
+    device: Device = "auto",
+    dry_run: DryRun = False,
 ) -> None:
     """Train on R, R*, S and S* at fractions of the real patients over seeds, and report the differences.
 
@@ -107,7 +81,8 @@ def compare(
       segment compare --real data/real --synth data/synth --dry-run
       segment compare --arms R,S* --fractions 0.25,1.0 --seeds 3 --steps 500
     """
-    from factory.core.console import console, progress
+    from factory.core.config import option_names, resolve_config
+    from factory.core.console import progress, say, working
     from factory.core.devices import resolve_device
     from factory.core.wording import dry_run as dry_run_text
 
@@ -121,27 +96,25 @@ def compare(
         "train": None if steps is None else {"steps": steps},
         "published": None if published is None else _read_published(published),
     }
+    given = {key: value for key, value in flags.items() if value is not None}
+    named = option_names({**given, "train": None}) | option_names({"steps": steps}, "train.")
 
-    from segment.commands.settings import resolve
     from segment.compare import comparison as comparisons
     from segment.compare import report
     from segment.compare.config import CompareConfig
 
-    given = {key: value for key, value in flags.items() if value is not None}
-    settings = resolve(CompareConfig, config, assignments or [], given, command="segment compare", shipped="compare")
+    where = config or "segment compare"
+    settings = resolve_config(CompareConfig, "compare", config, assignments or [], given, where, named)
     comparison = comparisons.prepare(settings, real, synth, out, device=device, reuse=reuse, external=also_test or [])
     settings, setting = comparison.config, comparisons.setting(comparison, device)
-    terminal = console()
-
-    def say(line: object) -> None:
-        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    for line in report.describe(settings, setting):
-        say(line)
+    say(*report.describe(settings, setting))
     if reuse is not None:
         say(f"{len(comparisons.reused(comparison))} of {len(comparison.trainings)} trainings taken over from {reuse}")
     if dry_run:
-        say(dry_run_text(None, out))
+        comparisons.check_target(comparison)
+        with working("timing two steps"):
+            need, seconds = comparisons.estimate(comparison, device, keep_weights=keep_weights)
+        say(dry_run_text(need, out, seconds))
         return
 
     def results(scores: Any) -> Iterator[tuple[str, Any, Any, Path]]:
@@ -166,12 +139,14 @@ def compare(
             on_training=on_training,
         )
     for name, found, where, folder in results(scores):
-        for line in ([f"{name}:"] if name else []) + report.describe_result(found, settings, where):
-            say(line)
-        for path in report.write_report(found, settings, where, folder):
-            say(f"wrote {path}")
+        say(*([f"{name}:"] if name else []), *report.describe_result(found, settings, where))
+        say(*(f"wrote {path}" for path in report.write_report(found, settings, where, folder)))
     if scores.failed:
         raise typer.Exit(1)
+    say(
+        f"Read {out / report.HTML}. Train on both kinds of tiles: "
+        f"segment train --mix real+synth --real {real} --synth {synth}"
+    )
 
 
 def _words(text: str) -> list[str]:

@@ -5,42 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from factory.core.choices import Split
-from factory.core.options import INPUT, OUTPUT
+from factory.core.options import INPUT, OUTPUT, Device, DryRun, Precision
 from segment.commands import options
 
 
 def evaluate(
     weights: options.Weights,
-    mix: Annotated[
-        str | None,
-        typer.Option(
-            help="Data sets to score on: real, synth or real+synth. [default: as trained]", rich_help_panel=INPUT
-        ),
-    ] = None,
+    mix: Annotated[str | None, INPUT("Data sets to score on: real, synth or real+synth. [default: as trained]")] = None,
     real: options.Real = Path("data/real"),
     synth: options.Synth = Path("data/synth"),
-    split: Annotated[Split, typer.Option(help="Which of their tiles.", rich_help_panel=INPUT)] = "test",
-    tiles: Annotated[
-        bool,
-        typer.Option(
-            "--tiles",
-            help="Score tile by tile; without it, tiles of one image are put together first.",
-            rich_help_panel=INPUT,
-        ),
-    ] = False,
+    split: Annotated[Split, INPUT("Which of their tiles.")] = "test",
+    tiles: Annotated[bool, INPUT("Score tile by tile; without it, tiles of one image are put together first.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for the report. [default: beside the weights; starter: runs/segment/starter]",
-            rich_help_panel=OUTPUT,
-        ),
+        OUTPUT("Folder for the report. [default: beside the weights; starter: runs/segment/starter]"),
     ] = None,
-    precision: options.Precision = "fp32",
-    device: options.Device = "auto",
-    dry_run: options.DryRun = False,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    dry_run: DryRun = False,
 ) -> None:
     """Score weights per whole image and pooled, by source; JSON and Markdown are written beside the weights.
 
@@ -51,7 +34,7 @@ def evaluate(
       segment evaluate --weights runs/segment/unetplusplus-real+synth
       segment evaluate --weights starter --mix real --real data/nuclei --split all
     """
-    from factory.core.console import console, progress
+    from factory.core.console import progress, say
     from factory.core.devices import resolve_device
     from manifests.errors import UserError
 
@@ -82,13 +65,10 @@ def evaluate(
         check_test_leaks(loaded, weights, parts, split)
 
     total = sum(len(dataset) if tiles else len(group_tiles(dataset)) for _, dataset in parts)
-
-    terminal = console()
     unit = "tile" if tiles else "whole image"
     folder = out or (Path("runs/segment/starter") if loaded.path == STARTER else loaded.path.parent)
     if dry_run:
-        text = f"{plural(total, unit)} to score; {dry_run_text(None, folder)}"
-        terminal.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(f"{plural(total, unit)} to score; {dry_run_text(total * _BYTES_PER_IMAGE, folder)}")
         return
     with progress("scoring", total, unit=f"{unit}s") as bar:
         images = tile_images if tiles else whole_images
@@ -102,9 +82,12 @@ def evaluate(
         "precision": arithmetic,
     }
     document = report.evaluation_document(scores, header, loaded.scheme)
-    for grid in report.evaluation_grids(document):
-        terminal.print(to_table(grid))
-    for path in report.write_evaluation(document, folder):
-        terminal.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
-    more = f"Label images with these weights: segment predict IMAGES --weights {weights} --out predicted"
-    terminal.print(more, markup=False, highlight=False, soft_wrap=True)
+    say(*map(to_table, report.evaluation_grids(document)))
+    say(
+        *(f"wrote {path}" for path in report.write_evaluation(document, folder)),
+        f"Label images with these weights: segment predict IMAGES --weights {weights} --out predicted",
+    )
+
+
+_BYTES_PER_IMAGE = 3000
+"""Of an image's figures in JSON and Markdown, about."""

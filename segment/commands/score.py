@@ -6,70 +6,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from factory.core.options import INPUT, OUTPUT, RUNNING
-
-_MEASURES = "Measures"
+from factory.core.options import INPUT, OUTPUT, RUNNING, Heading
 
 if TYPE_CHECKING:
     from segment.scoring.label_sets import Mode, Pairs
     from segment.scoring.scores import ImageScore
 
+_MEASURES = Heading("Measures")
+
 
 def score(
-    truth: Annotated[
-        Path,
-        typer.Option(help="Folder of true label maps (PNG, TIFF, NPY), or a data set.", rich_help_panel=INPUT),
-    ],
-    pred: Annotated[
-        Path,
-        typer.Option(help="Folder of predicted label maps with the same names, or a data set.", rich_help_panel=INPUT),
-    ],
+    truth: Annotated[Path, INPUT("Folder of true label maps (PNG, TIFF, NPY), or a data set.")],
+    pred: Annotated[Path, INPUT("Folder of predicted label maps with the same names, or a data set.")],
     ignore_unpaired: Annotated[
-        bool,
-        typer.Option(
-            "--ignore-unpaired",
-            help="Leave out names that are missing on one side instead of refusing.",
-            rich_help_panel=INPUT,
-        ),
+        bool, INPUT("Leave out names that are missing on one side instead of refusing.")
     ] = False,
     group_pattern: Annotated[
         str | None,
-        typer.Option(
-            help="Regular expression on the name; its first group is the patient or slide, which the bootstrap draws "
-            "whole. [default: the group of a data set, else every image]",
-            rich_help_panel=INPUT,
+        INPUT(
+            "Regular expression on the name; its first group is the patient or slide, which the bootstrap draws "
+            "whole. [default: the group of a data set, else every image]"
         ),
     ] = None,
     classes: Annotated[
         bool,
-        typer.Option(
-            "--classes",
-            help="Score nuclei class by class as well (mPQ, bPQ): class maps in the folder classes of either side.",
-            rich_help_panel=_MEASURES,
-        ),
+        _MEASURES("Score nuclei class by class as well (mPQ, bPQ): class maps in the folder classes of either side."),
     ] = False,
     semantic: Annotated[
-        bool,
-        typer.Option(
-            "--semantic",
-            help="The maps contain classes, not instance ids: mIoU and Dice; 255 = ignore.",
-            rich_help_panel=_MEASURES,
-        ),
+        bool, _MEASURES("The maps contain classes, not instance ids: mIoU and Dice; 255 = ignore.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.", rich_help_panel=_MEASURES)] = 0,
-    json_path: Annotated[
-        Path | None,
-        typer.Option("--json", help="File for all figures of all images. [default: none]", rich_help_panel=OUTPUT),
-    ] = None,
-    everything: Annotated[
-        bool,
-        typer.Option("--all", help="Show every image; otherwise the 20 worst of a longer set.", rich_help_panel=OUTPUT),
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads. [default: one per core]", rich_help_panel=RUNNING)
-    ] = None,
+    seed: Annotated[int, _MEASURES("Seed of the bootstrap.", min=0)] = 0,
+    json_path: Annotated[Path | None, OUTPUT("File for all figures of all images. [default: none]", "--json")] = None,
+    everything: Annotated[bool, OUTPUT("Show every image; otherwise the 20 worst of a longer set.", "--all")] = False,
+    workers: Annotated[int | None, RUNNING("Threads. [default: one per core]", min=1)] = None,
 ) -> None:
     """Score predicted label maps against the truth, from any tool; per image, mean and pooled, with intervals.
 
@@ -104,13 +73,13 @@ def score(
     if pairs.unpaired:
         notes.append(f"left out {len(pairs.unpaired)} names that one side lacks, among them {pairs.unpaired[0]}")
 
-    from factory.core.console import console
+    from factory.core.console import say
 
-    terminal = console()
-    terminal.print(to_table(report.image_grid(summary, semantic=semantic, everything=everything)))
-    terminal.print(to_table(report.total_grid(summary, names, semantic=semantic)))
-    for note in notes:
-        terminal.print(note, markup=False, highlight=False, soft_wrap=True)
+    say(
+        to_table(report.image_grid(summary, semantic=semantic, everything=everything)),
+        to_table(report.total_grid(summary, names, semantic=semantic)),
+        *notes,
+    )
     if json_path is not None:
         settings = {
             "truth": str(truth),
@@ -121,7 +90,7 @@ def score(
             "unpaired": list(pairs.unpaired),
         }
         _write_json(json_path, report.document(summary, names, settings))
-        terminal.print(f"wrote {json_path}", markup=False, highlight=False, soft_wrap=True)
+        say(f"wrote {json_path}")
 
 
 def _score(pairs: Pairs, groups: Sequence[str], mode: Mode, workers: int | None) -> list[ImageScore]:

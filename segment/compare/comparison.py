@@ -13,8 +13,7 @@ import torch
 from factory.core.checkpoints import BEST, LAST
 from factory.core.config import digest
 from factory.core.devices import usable_cores
-from factory.core.folder import begin, check_same, is_begun
-from factory.core.runs import RUN, lock_folder
+from factory.core.folder import RUN, begin, check_same, is_begun, lock_folder
 from manifests.dataset import Dataset
 from manifests.errors import FaultError, UserError
 from manifests.files import sha256_file
@@ -285,6 +284,21 @@ def run(
             if records[training].error is None:  # the state is large and no longer needed
                 (folder / training.name / LAST).unlink(missing_ok=True)
     return collect(records.values(), images)
+
+
+def estimate(comparison: Comparison, device: str, *, keep_weights: bool) -> tuple[int, float | None]:
+    """Bytes that `run` still writes, and its seconds without validation and scoring, from the first training left."""
+    folder, there = comparison.out / TRAININGS, reused(comparison)
+    left = [
+        training
+        for training in comparison.trainings
+        if training not in there and read_record(folder, training, comparison.fingerprint(training)) is None
+    ]
+    if not left:
+        return 0, 0.0
+    need, seconds = experiment.estimate(_prepare_training(comparison, left[0]), device)
+    weights = need // 5 * len(left) if keep_weights else 0  # of best.safetensors; the state of one run takes the rest
+    return need + weights, None if seconds is None else seconds * len(left)
 
 
 def external_scores(comparison: Comparison, scores: Scores) -> dict[str, Scores]:

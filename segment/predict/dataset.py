@@ -30,6 +30,13 @@ Labelled = Callable[[Job], tuple[npt.NDArray[np.uint8], Tile]]
 """The image and its predicted labels, both in the image's own pixels."""
 
 
+def run_of(out: Path, jobs: Sequence[Job], weights: Weights, config: dict[str, Any]) -> RunSpec:
+    """The data set that `write_set` writes."""
+    size = max(job.scaling.own_height for job in jobs), max(job.scaling.own_width for job in jobs)
+    config = {**config, "images": digest([[job.image.name, job.image.identity] for job in jobs])}
+    return RunSpec(out, config, Layout(len(jobs), *size, _SHARD), _info(jobs, weights, config))
+
+
 def write_set(
     out: Path,
     jobs: Sequence[Job],
@@ -45,9 +52,8 @@ def write_set(
     Images smaller than the largest are padded at the lower and right side as `factory ingest` does: mirrored pixels,
     labelled 255 (ignore). A tile keeps its `sample_id`, so that its labels can be scored against those it had.
     """
-    size = max(job.scaling.own_height for job in jobs), max(job.scaling.own_width for job in jobs)
-    config = {**config, "images": digest([[job.image.name, job.image.identity] for job in jobs])}
-    spec = RunSpec(out, config, Layout(len(jobs), *size, _SHARD), _info(jobs, weights, config))
+    spec = run_of(out, jobs, weights, config)
+    size = spec.layout.height, spec.layout.width
 
     def samples(shard: int) -> Iterator[tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]]:
         for index in spec.layout.rows(shard):

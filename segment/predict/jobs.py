@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from factory.core.folder import library_versions
 from factory.core.images.files import MAX_IMAGE_PX
 from factory.core.precision import Precision
-from factory.core.runs import library_versions
 from factory.core.weights import read_card
 from manifests.errors import UserError
 from segment.network.head import has_instances

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from factory.core.config import canonical, read_yaml
-from factory.core.runs import RUN
+from factory.core.folder import RUN
 from manifests.errors import UserError
 from manifests.files import is_temporary, remove_orphans, write_atomic
 from segment.predict.inputs import InputImage

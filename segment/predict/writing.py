@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.encoding import rgb_png
-from factory.core.runs import lock_folder
+from factory.core.folder import lock_folder
 from manifests.errors import UserError
 from manifests.files import write_atomic
 from manifests.tile import Tile
@@ -31,6 +32,10 @@ OUTLINES = ((0, 200, 80), (230, 40, 40), (0, 120, 255), (255, 190, 0))
 _GLASS = 200
 """Lowest value of a window of a slide that is empty glass, and does not go through the network."""
 
+_BYTES_PER_PX = {"png": 0.1, "tiff": 0.2, "geojson": 0.3}
+_PREVIEW_BYTES_PER_PX = 2
+"""Of label maps, outlines and overlays of tissue full of nuclei, about."""
+
 OnWindow = Callable[[int], None]
 """Called with the number of windows that were predicted."""
 
@@ -39,6 +44,32 @@ def check_target(out: Path, jobs: Sequence[Job], config: dict[str, Any], *, over
     """Jobs that are not finished in a folder of files; refuses a folder with other files."""
     check_folder(out, config, overwrite=overwrite)
     return [job for job in jobs if overwrite or not is_done(out, job.image, job.files)]
+
+
+def room_of(jobs: Sequence[Job]) -> int:
+    """Bytes of the files of jobs, about."""
+    pixels = [(job, job.scaling.own_height * job.scaling.own_width) for job in jobs]
+    return int(
+        sum(
+            count * (_BYTES_PER_PX[job.format] + (_PREVIEW_BYTES_PER_PX if job.files[-1].startswith("preview/") else 0))
+            for job, count in pixels
+        )
+    )
+
+
+def estimate_seconds(jobs: Sequence[Job], weights: Weights, settings: Settings) -> float:
+    """Seconds in the network, from the first window of the first image, which is predicted twice."""
+    if not jobs:
+        return 0.0
+    job, seconds = jobs[0], 0.0
+    with job.image.open() as pixels:
+        window = read_scaled(pixels, job.scaling, 0, 0, job.rows.size, job.columns.size)
+    for _ in range(2):
+        started = time.perf_counter()
+        predict_maps(weights.network, weights.head, window, weights.device, settings.precision)
+        seconds = time.perf_counter() - started
+    each = seconds / (job.rows.size * job.columns.size)
+    return each * sum(job.windows * job.rows.size * job.columns.size for job in jobs)
 
 
 def write_files(

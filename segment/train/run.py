@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from factory.core.checkpoints import read_checkpoint
 from factory.core.devices import usable_cores
 from factory.core.fit import FitResult, Row, fit
+from factory.core.fit import estimate as fit_estimate
 from factory.core.precision import resolve_precision
 from factory.core.training_folder import TrainingFolder
 from manifests.dataset import Dataset
@@ -178,11 +180,7 @@ def run(
     config, out, folder = experiment.config, experiment.out, experiment.folder
     folder.check(resume=resume, overwrite=overwrite)
     torch.set_num_threads(config.threads or usable_cores())
-    torch.manual_seed(config.seed)
-    network = build(config.network, experiment.head.channels)
-    if config.encoder_weights and not (resume and folder.state.exists()):
-        load_encoder_weights(network, config.network, config.encoder_weights)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _network(experiment, device, has_state=resume and folder.state.exists())
     validation = Validation(
         experiment.validation,
         experiment.scheme,
@@ -211,6 +209,29 @@ def run(
         scalars.complete(result.history)
         plot_history(out, result.history)
     return result
+
+
+def estimate(experiment: Experiment, device: str) -> tuple[int, float | None]:
+    """Bytes that a training writes, and its seconds without validation; see `factory.core.fit.estimate`."""
+    config, crop = experiment.config, experiment.config.crop
+    assert crop is not None
+    torch.set_num_threads(config.threads or usable_cores())
+    network = _network(experiment, device, has_state=False)
+    with tempfile.TemporaryDirectory() as folder:  # for decoded tiles
+        draw = _sampler(replace(experiment, out=Path(folder))).draw
+        card = _card(experiment)
+        task = SegmenterTask(network, experiment.head, config, draw, lambda *_: {}, Path(folder), card, device)
+        return fit_estimate(task, config.batch * crop[0] * crop[1], device)
+
+
+def _network(experiment: Experiment, device: str, *, has_state: bool) -> torch.nn.Module:
+    """The network before its first step; without the encoder's weights where a state will be read."""
+    config = experiment.config
+    torch.manual_seed(config.seed)
+    network = build(config.network, experiment.head.channels)
+    if config.encoder_weights and not has_state:
+        load_encoder_weights(network, config.network, config.encoder_weights)
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _choose_instances(path: Path, network: torch.nn.Module, validation: Validation) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import generate
 import pytest
+from config_roots import SHIPPED
 
 import bench.__main__
-from factory.core.config import parse, parse_assignments, read_yaml
+from factory.core.config import parse, parse_assignments, read_yaml, resolve_config
 from factory.core.registry import resolve
 from factory.core.shipped import shipped_configs
 from factory.joint import FITTED
@@ -22,7 +23,6 @@ from factory.renderers import RENDERERS
 from factory.train.generator import resolve_trainer
 from factory.train.labeller import resolve_labeller
 from manifests import SCHEMES
-from segment.commands.settings import resolve as resolve_segment
 from segment.compare.config import CompareConfig
 from segment.train.config import TrainConfig
 from tests.docs.pages import ROOT, CommandLine, command_lines, inline_commands, name_of, paths
@@ -139,7 +139,7 @@ def test_a_segment_training_of_a_command_line_resolves(line: CommandLine) -> Non
     values, name = values_of(line), line.words[1]
     model, folder = (TrainConfig, "segment") if name == "train" else (CompareConfig, "compare")
     assignments = list(values["assignments"] or ())
-    assert resolve_segment(model, values["config"], assignments, {}, command=name, shipped=folder)
+    assert resolve_config(model, folder, values["config"], assignments, {}, name)
 
 
 @pytest.mark.parametrize("line", INLINE, ids=str)
@@ -233,7 +233,7 @@ def test_configurations_named_by_their_path_exist() -> None:
 def test_shipped_yaml_files_stand_in_the_reference() -> None:
     page = generate.configuration_pages()["configuration/shipped.md"]
     files = sorted((ROOT / "configs").rglob("*.yaml"))
-    assert files == sorted(path for folder in generate.SHIPPED for path in shipped_configs(folder).values())
+    assert files == sorted(path for folder in SHIPPED for path in shipped_configs(folder).values())
     for path in files:
         assert f"### `{path.stem}`" in page
         assert read_yaml(path)

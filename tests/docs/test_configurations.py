@@ -11,6 +11,7 @@ from typing import Any
 import generate
 import pytest
 import yaml
+from config_roots import ROOTS
 
 import manifests
 from factory.core.config import parse
@@ -182,7 +183,7 @@ def test_the_reference_names_every_column_scheme_class_and_key() -> None:
         for label in scheme.classes:
             assert f"| {label.id} | {label.name} |" in section
     pages = "".join(generate.configuration_pages().values())
-    for _, _, roots in generate.ROOTS.values():
+    for _, _, roots in ROOTS.values():
         for heading, model in roots():
             assert f"## {heading}" in pages
             for name in model.model_fields:

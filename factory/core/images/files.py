@@ -97,11 +97,7 @@ def read_pixels(path: Path) -> npt.NDArray[Any]:
 
 
 def check_rgb(header: Header) -> None:
-    """Check that pixels are colours of 8 bits a channel.
-
-    Raises:
-        UnreadableError: when they are not, with a remedy.
-    """
+    """Check that pixels are colours of 8 bits a channel. Raises an UnreadableError when they are not, with a remedy."""
     if header.channels != "RGB":
         what = f"{header.channels} ({header.dtype})"
         raise UnreadableError(

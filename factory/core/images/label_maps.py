@@ -138,11 +138,7 @@ def read_instances(path: Path) -> npt.NDArray[Any]:
 
 
 def read_classes(path: Path) -> npt.NDArray[np.uint8]:
-    """A class map uint8 [H, W]: labels 0..254, 255 = ignore.
-
-    Raises:
-        UserError: for labels out of range.
-    """
+    """A class map uint8 [H, W]: labels 0..254, 255 = ignore. Raises a UserError for labels out of range."""
     array = _read(path)
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > IGNORE:

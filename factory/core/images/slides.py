@@ -48,11 +48,7 @@ def content_files(path: Path) -> list[Path]:
 
 
 def read_slide_header(path: Path) -> SlideHeader:
-    """Levels and resolution of a slide.
-
-    Raises:
-        UnreadableError: when OpenSlide cannot read it.
-    """
+    """Levels and resolution of a slide. Raises an UnreadableError when OpenSlide cannot read it."""
     with SlideReader(path) as reader:
         return reader.header
 

@@ -11,14 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.config import Config
+from factory.core.runs import Sample as Sample
 from factory.renderers.base import RealPixels
 from manifests.labels import LabelScheme
-from manifests.tile import Tile
 
 Image = npt.NDArray[np.uint8]
 Row = dict[str, Any]
-Sample = tuple[Image, Tile, Row]
-"""Image uint8 [H, W, 3], labels, and the manifest row with what is known once the tile is made."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,6 @@ class Recipe(Protocol):
     @property
     def trained(self) -> bool:
         """Whether a network takes part."""
-        ...
-
-    @property
-    def provenance(self) -> Provenance:
-        """Data behind the weights."""
         ...
 
     @property

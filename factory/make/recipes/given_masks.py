@@ -15,7 +15,7 @@ from factory.core.config import Config, digest
 from factory.core.leaks import MASKS_OF, seen_in_images
 from factory.core.seeds import Stream, generator, row_seed
 from factory.make.fit_to_real import RealTiles, fit_renderer
-from factory.make.parts import Part, renderer_part
+from factory.make.parts import Part, input_notes, provenance_of, renderer_part
 from factory.make.pipeline import Prepared, prepare_run, synthetic_info
 from factory.make.recipes.base import NOTHING, Provenance, Row, Sample, changed_values, columns_of, precision_name
 from factory.plan.request import Request
@@ -120,11 +120,6 @@ class GivenMasks:
         """Whether a network takes part."""
         return self.renderer.trained
 
-    @property
-    def provenance(self) -> Provenance:
-        """Data behind the weights of the renderer."""
-        return self.renderer.provenance
-
     def maker(self) -> GivenMasksMaker:
         """Open the masks and build the renderer."""
         return GivenMasksMaker(self)
@@ -207,22 +202,18 @@ def prepare(
     if like is not None:
         renderer = fit_renderer(renderer, scheme, like)
     recipe = GivenMasks(masks, config.split, sha256_file(masks / SUMS), renderer, scheme, device)
-    _refuse_unfit(dataset, recipe)
-    provenance = recipe.provenance | (like.behind_images if like else NOTHING)
+    built = renderer.build(device)
+    _refuse_unfit(dataset, scheme, built)
+    provenance = provenance_of(built) | (like.behind_images if like else NOTHING)
     groups = {
         row["group_id"] or row["sample_id"] for row in dataset.table.select(["group_id", "sample_id"]).to_pylist()
     }
     seen = tuple(seen_in_images(provenance.sources, groups))
     document = {**recipe.document, "seed": config.seed, "shard": config.shard, "groups_seen": list(seen)}
-    info = synthetic_info(
-        recipe.title,
-        (scheme,),
-        trained=recipe.trained,
-        provenance=provenance | _behind_masks(dataset, groups),
-        real_pixels=issubclass(renderer.kind, CopiesPixels),
-    )
+    behind = provenance | _behind_masks(dataset, groups)
+    info = synthetic_info(recipe, behind, real_pixels=isinstance(built, CopiesPixels))
     size = (dataset.store.layout.height, dataset.store.layout.width)
-    notes = [*_note_on_seen(renderer, seen), *renderer.notes(size)]
+    notes = [*_note_on_seen(renderer, seen), *input_notes(size, built)]
     return prepare_run(recipe, _rows(dataset, document), out, document, info, notes=notes)
 
 
@@ -240,12 +231,11 @@ def _rows(masks: Dataset, document: Mapping[str, Any]) -> pa.Table:
     return rows
 
 
-def _refuse_unfit(masks: Dataset, recipe: GivenMasks) -> None:
+def _refuse_unfit(masks: Dataset, scheme: LabelScheme, renderer: Renderer) -> None:
     """Ask the renderer about every mask."""
-    renderer = recipe.renderer.build(recipe.device)
     for row in masks.table.select(["sample_id", "height", "width", "mpp", "class_fractions"]).to_pylist():
         fractions = tuple(row["class_fractions"])
-        request = Request(row["height"], row["width"], row["mpp"], recipe.scheme, fractions=fractions)
+        request = Request(row["height"], row["width"], row["mpp"], scheme, fractions=fractions)
         if reason := renderer.refusal(request):
             raise UserError(f"{masks.root}: {row['sample_id']}: {reason}.")
 

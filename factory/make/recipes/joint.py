@@ -111,12 +111,6 @@ class JointRecipe:
         }
 
     @property
-    def provenance(self) -> Provenance:
-        """Data behind the weights."""
-        fields = self.part.card.fields
-        return Provenance(tuple(fields["sources"]), tuple(fields["licences"]))
-
-    @property
     def quality(self) -> str:
         """The measured quality of the labels, in a sentence."""
         held_out = self.part.card.fields.get("held_out")
@@ -190,10 +184,11 @@ def prepare(
         **recipe.document,
         "shard": config.shard,
     }
-    info = synthetic_info(recipe.title, (scheme,), trained=True, provenance=recipe.provenance)
-    chosen = choose if recipe.config.pool is not None else None
-    notes = [recipe.quality]
-    return prepare_run(recipe, rows, out, document, info, notes=notes, beside=frozenset({POOL}), choose=chosen)
+    info = synthetic_info(recipe, Provenance(tuple(card["sources"]), tuple(card["licences"])))
+    beside = frozenset({POOL})
+    prepared = prepare_run(recipe, rows, out, document, info, notes=[recipe.quality], beside=beside)
+    pool = recipe.config.pool
+    return prepared if pool is None else replace(prepared, choose=choose, candidates=pool)
 
 
 def _plan_for(asked: PlanConfig, card: Mapping[str, Any], scheme: LabelScheme) -> PlanConfig:

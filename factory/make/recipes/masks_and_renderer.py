@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from pydantic import Field
 
 from factory.core.config import Config
@@ -15,9 +14,9 @@ from factory.core.runs import check_room
 from factory.core.seeds import Stream, generator
 from factory.learn.base import UsesWeights
 from factory.make.fit_to_real import RealTiles, fit_parts
-from factory.make.parts import Part, mask_part, renderer_part
+from factory.make.parts import Part, input_notes, mask_part, provenance_of, renderer_part
 from factory.make.pipeline import Prepared, prepare_run, refuse_impossible, synthetic_info
-from factory.make.recipes.base import NOTHING, Provenance, Row, Sample, changed_values, columns_of, precision_name
+from factory.make.recipes.base import NOTHING, Row, Sample, changed_values, columns_of, maker_of, precision_name
 from factory.masks import MASKS, TRAINABLE
 from factory.masks.allocate import Allocation, Unmet, allocate
 from factory.masks.base import Cautions, MaskGenerator, resolve_mask_generator
@@ -118,22 +117,9 @@ class MasksAndRenderer:
         """Whether a network takes part."""
         return self.masks.trained or self.renderer.trained
 
-    @property
-    def provenance(self) -> Provenance:
-        """Data behind the weights of both parts."""
-        return self.masks.provenance | self.renderer.provenance
-
     def maker(self) -> MasksAndRendererMaker:
         """Build mask generator and renderer."""
         return MasksAndRendererMaker(self)
-
-    def refuse(self, rows: pa.Table) -> None:
-        """Ask mask generator and renderer about every row of a plan.
-
-        Raises:
-            UserError: with the first refusal and its row.
-        """
-        refuse_impossible(rows, self.scheme, [self.masks.build(self.device), self.renderer.build(self.device)])
 
 
 def _refuse_other_scheme(name: str, scheme: LabelScheme) -> None:
@@ -164,11 +150,7 @@ class MasksAndRendererMaker:
         self.masks, self.renderer = recipe.masks.build(recipe.device), recipe.renderer.build(recipe.device)
 
     def make(self, rows: Sequence[Row]) -> Iterator[Sample]:
-        """Yield the sample of each row, in order.
-
-        Raises:
-            FaultError: when a row cannot be met within the attempts.
-        """
+        """Yield the sample of each row, in order. Raises a FaultError when a row cannot be met within the attempts."""
         for start in range(0, len(rows), self._recipe.batch):
             yield from self._make_batch(rows[start : start + self._recipe.batch])
 
@@ -256,17 +238,16 @@ def prepare(
         fitted = fit_parts(recipe.masks, recipe.renderer, like, first, frozenset(config.masks) - {"name"})
         recipe = replace(recipe, masks=fitted.masks, renderer=fitted.renderer)
         behind, notes = fitted.behind, [*fitted.notes]
-    recipe.refuse(rows)
-    size = (first.height, first.width)
-    notes += [*recipe.masks.notes(size), *recipe.renderer.notes(size)]
-    masks = recipe.masks.build(device)
-    if isinstance(masks, Cautions) and (caution := masks.caution(first)):
+    maker = maker_of(recipe)
+    parts = maker.masks, maker.renderer
+    refuse_impossible(rows, scheme, parts)
+    notes += input_notes((first.height, first.width), *parts)
+    if isinstance(maker.masks, Cautions) and (caution := maker.masks.caution(first)):
         notes.append(caution)
     # The digest tells when a file that the plan was read from (a histogram, another data set) has changed since.
     asked = {} if manifest else config.plan.model_dump(mode="json")
     asked["requests_sha256"] = requests_digest(rows)
-    provenance = recipe.provenance | behind
-    real = issubclass(recipe.renderer.kind, CopiesPixels)
-    info = synthetic_info(recipe.title, (scheme,), trained=recipe.trained, provenance=provenance, real_pixels=real)
+    real = isinstance(maker.renderer, CopiesPixels)
+    info = synthetic_info(recipe, provenance_of(*parts) | behind, real_pixels=real)
     document = {"plan": asked, **recipe.document, "shard": config.shard}
     return prepare_run(recipe, rows, out, document, info, notes=notes)

@@ -98,12 +98,6 @@ class SampleRecipe:
         """The part of run.yaml that `from_document` reads."""
         return {DRAWING: self.drawing.model_dump(mode="json"), "scheme": self.scheme.to_dict()}
 
-    @property
-    def provenance(self) -> Provenance:
-        """Data behind the weights."""
-        fields = generator_card(self.drawing.weights).fields
-        return Provenance(tuple(fields["sources"]), tuple(fields["licences"]))
-
     def maker(self) -> SampleMaker:
         """Load the generator."""
         return SampleMaker(self)
@@ -158,7 +152,8 @@ def prepare(config: SampleConfig, out: Path, *, device: str = "cpu") -> Prepared
         "device": pa.repeat(device, n),
         "precision": pa.repeat(precision_name(drawing.precision), n),
     }
-    info = synthetic_info(recipe.title, (recipe.scheme,), trained=True, provenance=recipe.provenance)
+    behind = Provenance(tuple(card.fields["sources"]), tuple(card.fields["licences"]))
+    info = synthetic_info(recipe, behind)
     return prepare_run(recipe, conform(pa.table(columns), "samples"), out, document, info)
 
 

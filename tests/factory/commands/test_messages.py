@@ -89,7 +89,7 @@ def test_an_option_misspelt_without_a_value_or_of_the_wrong_type_is_refused(
         ("factory make --tps 1%-50%", r"--tps: expected shares from 0 to 1, got '1%-50%'\. Write 0\.01-0\.5\.$"),
         ("factory make --tps 50", r"--tps: expected a share from 0 to 1, got 50\. Write 0\.5 for 50 %\.$"),
         ("factory make --tps 1-50", r"--tps: expected a share from 0 to 1, got 50\. Write 0\.5 for 50 %\.$"),
-        ("factory make --size 500", r"size: expected multiples of 32, got 500\. Use 480 or 512\.$"),
+        ("factory make --size 500", r"^error: --size: expected multiples of 32, got 500\. Use 480 or 512\.$"),
         ("factory make --size big", r"--size: expected HEIGHTxWIDTH in pixels or one side of a square, got 'big'\."),
         (
             "factory inspect data/nope",

@@ -220,7 +220,7 @@ CASES: list[tuple[Callable[[Path], object], tuple[str, ...], str]] = [
     (plain, (*train_words(), "--set", "batch=0"), "batch: .*greater than or equal to 1"),
     (plain, (*train_words(), "--set", "batch"), "KEY=VALUE"),
     (plain, (*train_words(), "--size", "32x"), "HEIGHTxWIDTH"),
-    (plain, (*train_words(), "--config", "nothing"), "--config: expected a YAML file or one of .*depas_light"),
+    (plain, (*train_words(), "--config", "nothing"), r"--config: expected a YAML file or a shipped .*depas_light"),
     (plain, (*train_words(), "--device", "tpu9"), "--device"),
     (plain, (*train_words(), "--precision", "fp16"), "fp32"),
     (plain, train_words("depas", size=[32, 32], batch=1), r"batch: expected at least 2 crops of 32x32, got 1\.$"),

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from factory.core.runs import RunSpec, library_versions, open_run
+from factory.core.folder import library_versions
+from factory.core.runs import RunSpec, open_run
 from factory.make import pipeline
 from factory.make.pipeline import make
 from factory.make.resolve import parse_size

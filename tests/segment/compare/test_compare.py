@@ -678,9 +678,11 @@ def test_command_runs_reports_and_has_nothing_left_to_do(
     dry = cli("segment", "compare", *words, "--dry-run")
     assert dry.code == 0, dry
     assert "2 trainings of 2 steps; 4 whole test images" in dry.out
+    assert re.search(r"needs about [\d.]+ MB for out and about \d+ s\.", dry.out)
     assert not (tmp_path / "out").exists()
     first = cli("segment", "compare", *words)
     assert first.code == 0, first
+    assert "Train on both kinds of tiles: segment train --mix real+synth" in first.out
     assert "[2/2] S, no real patients, seed 0: AJI" in first.out
     assert "No claim: too few for one (2 steps of at least 1000; 1 seeds of at least 3; 4 test patients" in first.out
     report = (tmp_path / "out/report.md").read_text()

@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def ingested(source: Path, out: Path, **options: object) -> Dataset:
-    ingest(Request(source, out, mpp=0.25, **options), workers=1)  # type: ignore[arg-type]
+    ingest(Request(source=source, out=out, mpp=0.25, **options), workers=1)  # type: ignore[arg-type]
     return open_dataset(out)
 
 

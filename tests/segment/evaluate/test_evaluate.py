@@ -55,7 +55,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def ingested(source: Path, out: Path, size: str | None) -> Dataset:
-    ingest(Request(source, out, mpp=0.5, size=size), workers=1)
+    ingest(Request(source=source, out=out, mpp=0.5, size=size), workers=1)
     return open_dataset(out)
 
 

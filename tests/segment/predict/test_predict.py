@@ -215,9 +215,15 @@ def test_data_set_gives_a_data_set_with_the_predicted_labels(
             assert sample.row[name] == own.row[name]
         assert (sample.row["label_origin"], sample.row["label_scheme"]) == ("predicted", "nuclei")
     before = tree_sha256(Path("out"))
+    assert (
+        "needs about 0 bytes for out and about 1 s."
+        in predict("truth", "--out", "out", "--format", "dataset", "--dry-run").out
+    )
     assert predict("truth", "--out", "out", "--format", "dataset").code == 0
     assert tree_sha256(Path("out")) == before
-    assert_refused(predict("truth", "--out", "out", "--format", "dataset", "--mpp", "1"), "expected the configuration")
+    for more in ((), ("--dry-run",)):  # which checks the folder as the run does
+        other = predict("truth", "--out", "out", "--format", "dataset", "--mpp", "1", *more)
+        assert_refused(other, "expected the configuration")
 
 
 def test_images_of_several_sizes_give_a_data_set_padded_as_ingest_pads(predict: Cli, images: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 from factory.core.checkpoints import BEST, LAST, read_checkpoint
-from factory.core.runs import RunSpec, lock_folder, open_run, write_shard
+from factory.core.folder import lock_folder
+from factory.core.runs import RunSpec, open_run, write_shard
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.store import Layout
