@@ -56,7 +56,7 @@ def estimate_stains(images: Sequence[Image]) -> Stains:
     step = max(1, round((pixels / _SAMPLED_PIXELS) ** 0.5))
     # a little blur: the colour of a pixel under JPEG and noise is that of its neighbours as well
     sampled = [np.ascontiguousarray(cv2.GaussianBlur(image, (3, 3), 0.7)[::step, ::step]) for image in images]
-    background = np.mean([air_colour(image) for image in images], axis=0)
+    background = np.mean([air_colour(image) for image in sampled], axis=0)
     od = np.concatenate([optical_density(image, background).reshape(-1, 3) for image in sampled])
     length = np.linalg.norm(od, axis=1)
     brown, _, blue = brown_black_blue(od, length)

@@ -44,7 +44,7 @@ __all__ = ["MarkerConfig", "he_to_counterstain", "paint_marker", "positive_field
 _DENSITY_STEPS = 512
 """Steps per unit of optical density in the table of light."""
 _MOST_DENSITY = 6
-_BLUEST = 1.2
+_BLUEST = 1.0
 """Most haematoxylin that is left under nuclear DAB; above it a sensor without light in the red channel says nothing."""
 _HUE_SPREAD = 0.025
 _EDGE_UM, _EDGE_FIELD_UM = {"membrane": 2.0, "nucleus": 0.4}, 12.0
@@ -151,7 +151,7 @@ def _hidden_by_membranes(density: FloatMap, haematoxylin: FloatMap, nuclei: npt.
 
 def _hidden_by_nuclear_dab(density: FloatMap, haematoxylin: FloatMap, rest: FloatMap) -> FloatMap:
     """The same under nuclear DAB, which bars the way of haematoxylin as in `stain.light`."""
-    left = np.maximum(0.6 - 0.2 * density, 0.2) * np.minimum(haematoxylin, _BLUEST)
+    left = np.maximum(0.5 - 0.2 * density, 0.12) * np.minimum(haematoxylin, _BLUEST)
     return np.minimum(2.5 * density, 1) * np.stack([haematoxylin - left, rest])
 
 

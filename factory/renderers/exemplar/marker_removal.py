@@ -42,6 +42,8 @@ _USUAL_NUCLEUS = 0.75
 """Haematoxylin of a nucleus where the image shows no blue one."""
 _STAINED_OD = 0.2
 """Optical density from which a pixel of H&E counts as stained."""
+_PALEST_NUCLEUS = 0.7
+"""Least haematoxylin that is taken for that of nuclei in H&E: what stands out of bare stroma may be fibres."""
 _MEASURED = 0.73
 """Haematoxylin measured in rendered nuclei relative to what `stain.config` says of them (`stain.fit`)."""
 _FLAT = 2.0
@@ -166,12 +168,13 @@ def _wide_blur(values: FloatMap, sigma_px: float) -> FloatMap:
     return np.asarray(cv2.resize(_blur(small, sigma_px / 4), (width, height), interpolation=cv2.INTER_LINEAR))
 
 
-def he_to_counterstain(image: Image, rng: np.random.Generator) -> Image:
+def he_to_counterstain(image: Image, rng: np.random.Generator, mpp: float = 0.5) -> Image:
     """Turn H&E tissue into a haematoxylin counterstain: eosin taken out, haematoxylin as blue and pale as there.
 
     Args:
         image: uint8 [H, W, 3], RGB.
         rng: the tile's generator; draws the colour and the strength of the counterstain.
+        mpp: micrometres per pixel.
 
     Returns:
         uint8 [H, W, 3].
@@ -181,11 +184,11 @@ def he_to_counterstain(image: Image, rng: np.random.Generator) -> Image:
     length = np.linalg.norm(od, axis=-1)
     haematoxylin, eosin = _he_vectors(od[length > _STAINED_OD])
     h, e = np.moveaxis(densities(od, np.stack([haematoxylin, eosin])), -1, 0)
-    nuclear = nuclear_pixels(np.maximum(h, 0), 0.5) & (length > _STAINED_OD)
-    level = float(np.median(h[nuclear])) if nuclear.sum() > 200 else float(h.max(initial=0))
+    nuclear = nuclear_pixels(np.maximum(h, 0), mpp) & (length > _STAINED_OD)
+    level = float(np.percentile(h[nuclear], 60)) if nuclear.sum() > 200 else float(h.max(initial=0))
     target = _MEASURED * rng.uniform(*IhcPreparation().nucleus)
     # cytoplasm takes up less of a counterstain than of haematoxylin in H&E
-    relative = np.maximum(h, 0) / np.float32(max(level, 0.1))
+    relative = np.maximum(h, 0) / np.float32(max(level, _PALEST_NUCLEUS))
     pale = relative ** np.float32(1.3) * np.float32(target)
     counterstain = pale + np.float32(0.06) * np.clip(e, 0, 1)
     od = counterstain[..., None] * vary_vector(HAEMATOXYLIN_IHC, 0.06, rng).astype(np.float32)
@@ -202,5 +205,5 @@ def _he_vectors(od: FloatMap) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.
         return usual
     first, second = extreme_directions(od)
     haematoxylin, eosin = (first, second) if first[0] > second[0] else (second, first)
-    told_apart = haematoxylin @ eosin < 0.97 and haematoxylin @ usual[0] > 0.9
+    told_apart = haematoxylin @ eosin < 0.97 and haematoxylin @ usual[0] > 0.92 and eosin @ usual[1] > 0.92
     return (haematoxylin, eosin) if told_apart else usual

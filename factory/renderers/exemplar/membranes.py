@@ -27,6 +27,8 @@ _WOBBLE_UM, _WAVE_UM = 2.2, 3.5
 """Largest amplitude and length of the bends of a membrane."""
 _TILTED_UM = 1.3
 """Standard deviation of the blur of a membrane that lies aslant in the section."""
+_USUAL_NUCLEUS = 0.7
+"""Haematoxylin of a nucleus; denser ones bind more DAB."""
 _CYTOPLASM_UM = 0.9
 """Standard deviation of the blur of DAB in the cytoplasm: cells overlap in the depth of the section."""
 
@@ -189,6 +191,8 @@ def nuclear_density(
     area = np.maximum(np.bincount(nuclei.ravel(), minlength=len(level)), 1)
     mean = np.bincount(nuclei.ravel(), haematoxylin.ravel(), minlength=len(level)) / area
     scale = (1 / np.maximum(mean, 0.1)).astype(np.float32)[nuclei]
+    # a positive nucleus is never paler than it was
+    level = level * np.clip(mean * (1 / _USUAL_NUCLEUS), 1, 3).astype(np.float32)
     tone = np.clip(cv2.GaussianBlur(haematoxylin, (0, 0), 0.25 / mpp) * scale, 0.35, 1.9) ** F(1.2)
     density = cv2.GaussianBlur(level[nuclei] * tone, (0, 0), max(0.3 / mpp, 0.4))
     _mottle(density, grain(), staining, F(mpp))
