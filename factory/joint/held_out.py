@@ -186,15 +186,12 @@ def confusion(truth: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], class
 
 def class_figures(counts: Counts, scheme: LabelScheme) -> tuple[ClassFigures, ...]:
     """Return the scores of every class from a table of `confusion`."""
-    right, annotated, labelled = np.diag(counts), counts.sum(1), counts.sum(0)
+    table = zip(scheme.names, np.diag(counts), counts.sum(1), counts.sum(0), strict=True)
     return tuple(
-        ClassFigures(
-            label.name,
-            int(annotated[label.id]),
-            float(right[label.id] / annotated[label.id]) if annotated[label.id] else None,
-            float(2 * right[label.id] / (annotated[label.id] + labelled[label.id]))
-            if annotated[label.id] + labelled[label.id]
-            else None,
-        )
-        for label in scheme.classes
+        ClassFigures(name, int(annotated), _share(right, annotated), _share(2 * right, annotated + labelled))
+        for name, right, annotated, labelled in table
     )
+
+
+def _share(part: np.int64, whole: np.int64) -> float | None:
+    return float(part / whole) if whole else None

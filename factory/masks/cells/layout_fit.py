@@ -84,18 +84,15 @@ def fit_layouts(
     fitted = _with_layouts(config, real, typed)
     for _ in range(_ROUNDS):
         fitted = _closer(fitted, real, _simulate(fitted, real, drawer), typed)
-    for name, choices in (("room", [{"room": room} for room in _ROOMS]), ("clusters", _cluster_choices(typed))):
+    pairs = [{"clusters": clusters, "cluster_um": size} for clusters, size in _CLUSTERS]
+    spread = [{key: value for key, value in pair.items() if key not in typed} for pair in pairs]
+    for name, choices in (("room", [{"room": room} for room in _ROOMS]), ("clusters", spread)):
         if name not in typed:
             fitted = min(
                 (fitted.model_copy(update=choice) for choice in choices),
                 key=lambda candidate: _misfit(real, _simulate(candidate, real, drawer)),
             )
     return _rounded(_closer(fitted, real, _simulate(fitted, real, drawer), typed))
-
-
-def _cluster_choices(typed: frozenset[str]) -> list[dict[str, float]]:
-    pairs = [{"clusters": clusters, "cluster_um": size} for clusters, size in _CLUSTERS]
-    return [{key: value for key, value in pair.items() if key not in typed} for pair in pairs]
 
 
 def _windows(tiles: Sequence[Tile], request: Request) -> Iterator[npt.NDArray[np.int32]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from factory.geometry.nuclear_maps import renumbered
 from factory.geometry.outlines import OutlineConfig, Outlines, clearance
 from factory.masks.cells.packing import PAINT, SITE, VOTE, place_at_random, place_at_sites
 
@@ -178,10 +179,6 @@ def _widest(
 
 def remove_instances(instance: npt.NDArray[np.int32], numbers: npt.NDArray[np.int64]) -> None:
     """Remove instances from a map, in place, and close the gaps in the ids."""
-    if not len(numbers):
-        return
-    table = np.arange(int(instance.max()) + 1, dtype=np.int32)
-    keep = np.ones(len(table), np.bool_)
-    keep[numbers] = False
-    table = np.where(keep, np.cumsum(keep, dtype=np.int32) - 1, 0).astype(np.int32)
-    instance[...] = table[instance]
+    if len(numbers):
+        instance[np.isin(instance, numbers)] = 0
+        instance[...] = renumbered(instance)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
 from factory.core.compiled import compiled
+from factory.geometry.nuclear_maps import renumbered
 from factory.renderers.stain.appearance import StainAppearance
 from factory.renderers.stain.config import Anatomy
 from manifests.labels import LabelScheme
@@ -91,7 +92,8 @@ def find_nuclei(kind: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32]) ->
         kind: uint8 [H, W], changed: pixels under a nucleus class take the kind of the tissue around their nucleus.
         instance: int32 [H, W]. Connected pixels of a nucleus class without an id are a nucleus.
     """
-    number, count = _numbered(instance)
+    number = renumbered(instance)
+    count = int(number.max(initial=0))
     orphans = ((kind >= CELL) & (number == 0)).astype(np.uint8)
     if orphans.any():
         extra, components = cv2.connectedComponents(orphans, connectivity=4)
@@ -113,30 +115,6 @@ def with_centres(nuclei: Nuclei, centres: npt.NDArray[np.float64]) -> Nuclei:
     extra["kind"] = nuclei.kind[tuple(centres.astype(np.intp).T)]
     table, aspect = np.concatenate([nuclei.table, extra]), np.concatenate([nuclei.aspect, np.ones(len(centres))])
     return Nuclei(nuclei.number, nuclei.kind, table, aspect)
-
-
-def _numbered(instance: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], int]:
-    """Renumber instance ids, which may have gaps, as 1..n in the same order."""
-    top = int(instance.max(initial=0))
-    if top == 0:
-        return np.zeros(instance.shape, np.int32), 0
-    if top > 8 * instance.size:
-        ids, inverse = np.unique(instance, return_inverse=True)
-        first = 0 if ids[0] == 0 else 1
-        return (inverse.reshape(instance.shape) + first).astype(np.int32), len(ids) - 1 + first
-    present = np.zeros(top + 1, np.int32)
-    _mark(instance, present)
-    present[0] = 0
-    if present.sum() == top:
-        return instance, top
-    return np.take(np.cumsum(present, dtype=np.int32) * present, instance), int(present.sum())
-
-
-@compiled()
-def _mark(instance, present):  # type: ignore[no-untyped-def]
-    for y in range(instance.shape[0]):
-        for x in range(instance.shape[1]):
-            present[instance[y, x]] = 1
 
 
 @compiled()
