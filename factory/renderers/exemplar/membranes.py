@@ -13,7 +13,7 @@ import numpy.typing as npt
 from factory.bank.stain_separation import FloatMap, Mask
 from factory.core.compiled import compiled
 from factory.geometry.fields import noise
-from factory.renderers.stain.noise_tables import grain, sample, smooth
+from factory.renderers.stain.noise_tables import MASK, grain, sample, smooth
 from factory.renderers.stain.territories import centres_without_nucleus, spread_territories
 
 F = np.float32
@@ -161,15 +161,16 @@ def _outline(owner, nuclei, level, table, staining, mpp, border, body):  # type:
 def _mix(sharp, tilted, body, fine, coarse, staining, mpp):  # type: ignore[no-untyped-def]
     """Mix sharp and slanting membranes with cytoplasm into `sharp`, and break all of it up into grains."""
     height, width = sharp.shape
+    wide, narrow = mpp * F(36 / 12), mpp * F(1 / 0.11)
     for y in range(height):
         for x in range(width):
             if tilted[y, x] <= F(0.003) and body[y, x] <= F(0.003):
                 sharp[y, x] = F(0)
                 continue
-            slant = sample(coarse, F(y) * mpp * F(36 / 12) + staining.start_y, F(x) * mpp * F(36 / 12))
+            slant = coarse[int(F(y) * wide + staining.start_y) & MASK, int(F(x) * wide) & MASK]
             slant = min(max(F(0.35) + F(0.3) * slant, F(0.05)), F(0.9))
             clump = sample(fine, F(y) * mpp * F(1 / 0.3) + staining.start_x, F(x) * mpp * F(1 / 0.3))
-            speck = sample(fine, F(x) * mpp * F(1 / 0.11), F(y) * mpp * F(1 / 0.11) + staining.start_y)
+            speck = fine[int(F(x) * narrow) & MASK, int(F(y) * narrow + staining.start_y) & MASK]
             grains = max(F(1) + staining.granular * (F(0.75) * clump + F(0.55) * speck), F(0.1))
             membrane = (F(1) - slant) * sharp[y, x] + slant * tilted[y, x]
             cloud = max(F(1) + F(0.4) * slant + F(0.8) * staining.granular * (F(0.6) * clump + F(0.3) * speck), F(0.1))
