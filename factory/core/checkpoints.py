@@ -41,11 +41,7 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping
 
 
 def read_checkpoint(path: Path, kind: str) -> Checkpoint:
-    """Read a file that `write_checkpoint` wrote.
-
-    Raises:
-        UserError: when it is missing, damaged, not safetensors, or of another kind.
-    """
+    """Read a file that `write_checkpoint` wrote."""
     card = read_card(path, kind)
     return Checkpoint(read_tensors(path), card.fields)
 

@@ -132,9 +132,6 @@ def resolve_config(
         name: of ``--config``, a YAML file or the name of a shipped one; None for none.
         assignments: ``KEY=VALUE`` words. typed: values of options, without those that were not typed.
         where: named in an error. options: as for `parse`; by default the options are named as their keys.
-
-    Raises:
-        UserError: for an unknown file or key, or a value of the wrong form.
     """
     values: dict[str, Any] = {}
     if name is not None:
@@ -148,11 +145,7 @@ def resolve_config(
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """``["renderer.blur_px=1.2"]`` -> ``{"renderer": {"blur_px": 1.2}}``; values are YAML.
-
-    Raises:
-        UserError: for a word without ``=``.
-    """
+    """``["renderer.blur_px=1.2"]`` -> ``{"renderer": {"blur_px": 1.2}}``; values are YAML."""
     values: dict[str, Any] = {}
     for word in assignments:
         key, separator, text = word.partition("=")

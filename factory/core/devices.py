@@ -35,11 +35,7 @@ def usable_cores() -> int:
 
 
 def parse_workers(workers: int | None) -> int:
-    """Return the number of workers: as given, or one for each core where it is None.
-
-    Raises:
-        UserError: for fewer than one.
-    """
+    """Return the number of workers: as given, or one for each core where it is None."""
     if workers is None:
         return usable_cores()
     if workers < 1:

@@ -43,9 +43,6 @@ def check_same(out: Path, kind: str, document: Mapping[str, Any], advice: str) -
 
     Args:
         out: the folder. kind: as in `is_begun`. document: all that decides the result. advice: for the error.
-
-    Raises:
-        UserError: naming the first difference.
     """
     try:
         there = yaml.safe_load((out / RUN).read_text(encoding="utf-8"))["document"]

@@ -160,10 +160,6 @@ def check_run(spec: RunSpec, *, overwrite: bool = False) -> int:
 
     Returns:
         Bytes that the run still needs, at most.
-
-    Raises:
-        UserError: when the folder holds another run or other files.
-        FaultError: when the disk is too small.
     """
     _check_target(spec, overwrite)
     layout = spec.layout
@@ -353,11 +349,7 @@ def _check_target(spec: RunSpec, overwrite: bool) -> None:
 
 
 def check_room(out: Path, tiles: int, size: tuple[int, int]) -> int:
-    """Bytes that tiles of that height and width need, at most.
-
-    Raises:
-        FaultError: where the disk of the folder has less.
-    """
+    """Bytes that tiles of that height and width need, at most; a FaultError where the disk has less."""
     need = int(tiles * size[0] * size[1] * _BYTES_PER_PIXEL)
     folder = out.absolute()
     while not folder.exists():

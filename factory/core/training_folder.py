@@ -72,11 +72,7 @@ class TrainingFolder:
         return True
 
     def refuse_other_threads(self, threads: int) -> None:
-        """Refuse to resume with another number of threads: the last bits of sums depend on it.
-
-        Raises:
-            UserError: when the state was written with another number.
-        """
+        """Refuse to resume with another number of threads: the last bits of sums depend on it."""
         before = read_card(self.state).fields.get("threads") if self.state.exists() else None
         if before not in (None, threads):
             raise UserError(
@@ -86,11 +82,7 @@ class TrainingFolder:
 
     @contextlib.contextmanager
     def open(self, *, resume: bool) -> Iterator[None]:
-        """Hold the folder as its only writer: made if needed, cleared unless resumed, with its ``run.yaml``.
-
-        Raises:
-            UserError: when another run holds it.
-        """
+        """Hold the folder as its only writer: made if needed, cleared unless resumed, with its ``run.yaml``."""
         self.out.mkdir(parents=True, exist_ok=True)
         with lock_folder(self.out):
             begin(self.out, self.document, self.config, clear=not resume)

@@ -152,11 +152,7 @@ def fit_parts(
 
 
 def fit_renderer(renderer: Part[Renderer], scheme: LabelScheme, like: RealTiles) -> Part[Renderer]:
-    """The renderer, fitted to the stain reference.
-
-    Raises:
-        UserError: when that renderer cannot be fitted, or the images hold no stained tissue.
-    """
+    """The renderer, fitted to the stain reference."""
     part = renderer.build()
     if isinstance(part, FitsDataset):
         return renderer  # by `values_like`, before it was resolved

@@ -78,11 +78,7 @@ def has_network(kind: type[MaskGenerator] | type[Renderer]) -> bool:
 
 
 def mask_part(values: Mapping[str, Any], device: str) -> Part[MaskGenerator]:
-    """Resolve the mask generator of a configuration: its name and keys, and its weights where it has some.
-
-    Raises:
-        UserError: for an unknown name or key, or weights that cannot be used.
-    """
+    """Resolve the mask generator of a configuration: its name and keys, and its weights where it has some."""
     return _part(resolve_mask_generator, "masks", values, device)
 
 
@@ -105,9 +101,6 @@ def device_for(parts: Mapping[str, Mapping[str, Any]], device: str) -> str:
 
     Args:
         parts: ``masks``, ``renderer`` or both, as configured. device: as typed.
-
-    Raises:
-        UserError: for an unknown part, or a device that this machine does not have.
     """
     kinds = [RESOLVERS[key](str(values.get("name", ""))) for key, values in parts.items()]
     if device in ("auto", "cpu") and not any(has_network(kind) for kind in kinds):

@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 
 def prepare_make(request: MakeRequest) -> Prepared[Recipe]:
-    """Resolve a run of `factory make`.
-
-    Raises:
-        UserError: for options that do not fit each other, and requests that cannot be met.
-    """
+    """Resolve a run of `factory make`."""
     draft = read_draft(request.manifest) if request.manifest else None
     plan, assignments = resolve.plan_values(request), request.assignments or []
     parts = {"masks": request.masks, "renderer": request.renderer}
@@ -52,11 +48,7 @@ def prepare_make(request: MakeRequest) -> Prepared[Recipe]:
 
 
 def prepare_render(masks: Path, request: RenderRequest) -> Prepared[GivenMasks]:
-    """Resolve a run of `factory render` on the masks of a data set.
-
-    Raises:
-        UserError: for options and masks that do not fit each other.
-    """
+    """Resolve a run of `factory render` on the masks of a data set."""
     (scheme,) = given_masks.open_masks(masks, "all").schemes
     assignments = [*(request.assignments or []), *values_like(request.renderer, request.like)]
     resolved = resolve.resolve_render(scheme, replace(request, assignments=assignments))
@@ -71,9 +63,6 @@ def prepare_sample(out: Path, *, n: int, seed: int | None, device: str, **drawin
     Args:
         out: the data set's folder. n: images. seed: root of every random draw. device: where the generator draws.
         drawing: fields of `DrawConfig`.
-
-    Raises:
-        UserError: for values of the wrong form, and weights that cannot be used.
     """
     from factory.core.devices import resolve_device
     from factory.make.recipes import samples  # which imports torch

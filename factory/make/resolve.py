@@ -108,11 +108,7 @@ def resolve_joint(
 
 
 def resolve_render(scheme: LabelScheme, request: RenderRequest) -> RenderConfig:
-    """The configuration of images on given masks of a scheme. Of the scheme's defaults only the renderer counts.
-
-    Raises:
-        UserError: for an unknown key, or a value of the wrong form.
-    """
+    """The configuration of images on given masks of a scheme. Of the scheme's defaults only the renderer counts."""
     typed = {"split": request.split, "seed": request.seed}
     layers = _layers({**typed, **_named({"renderer": request.renderer})}, request.config, request.assignments or [])
     defaults = {key: value for key, value in _defaults_of(scheme).items() if key == "renderer"}
@@ -124,9 +120,6 @@ def refuse_mixed(joint: str | None, of_joint: Mapping[str, Any], of_others: Mapp
 
     Args:
         joint: as typed. of_joint, of_others: options by field name; None where nothing was typed.
-
-    Raises:
-        UserError: naming the first.
     """
     for name, value in (of_others if joint else of_joint).items():
         if value is not None and joint:
@@ -144,11 +137,7 @@ def _named(parts: Mapping[str, str | None]) -> Values:
 
 
 def _layers(typed: Mapping[str, Any], config_file: Path | None, assignments: Sequence[str]) -> list[Values]:
-    """The values of ``--config``, of ``--set`` and of the options, None left out.
-
-    Raises:
-        UserError: for a plain value where a mapping belongs: laid over the defaults, it would drop them all.
-    """
+    """The values of ``--config``, of ``--set`` and of the options, None left out."""
     layers = [read_yaml(config_file) if config_file else {}, parse_assignments(assignments), _without_nulls(typed)]
     for part in ("plan", "masks", "renderer", "joint", "shares"):
         for layer in layers:
@@ -250,11 +239,7 @@ def _parse_shares(words: Sequence[str]) -> dict[str, str]:
 
 
 def plan_values(request: PlanRequest) -> Values:
-    """Options of a plan as fields of `PlanConfig`; None where nothing was typed.
-
-    Raises:
-        UserError: for a malformed size or split.
-    """
+    """Options of a plan as fields of `PlanConfig`; None where nothing was typed."""
     return {
         **{field.name: getattr(request, field.name) for field in fields(PlanRequest)},
         "size": parse_size(request.size) if request.size is not None else None,

@@ -88,11 +88,7 @@ def _size_text(size: Sequence[int]) -> str:
 
 
 def check_shares(split: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Check shares of train, val and test, and return them.
-
-    Raises:
-        ValueError: when one is negative, or they do not sum to 1.
-    """
+    """Return shares of train, val and test; a ValueError where one is negative or their sum is not 1."""
     if min(split) < 0 or abs(sum(split) - 1) > 1e-6:
         raise ValueError("expected three shares of train, val and test that sum to 1")
     return split
@@ -113,9 +109,6 @@ def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
 
     Returns:
         A manifest with null in the achieved columns; rows in random order of their requests.
-
-    Raises:
-        UserError: when the scheme has no such quantity or a distribution is malformed.
     """
     scheme = scheme or load_scheme(config.scheme)
     _check_scheme(config, scheme)
@@ -315,9 +308,6 @@ def _fractions(config: PlanConfig, scheme: LabelScheme, asked: dict[Quantity, Va
     """Class shares of all pixels, float64 [n, C], from tissue and the shares of tumour and inflammation in it.
 
     Without a requested TPS the tumour is divided by one drawn from 0 to 1, as a mask generator would.
-
-    Raises:
-        UserError: when tumour and inflammation together exceed the tissue, naming the first row.
     """
     positive, negative, inflamed, air = (
         scheme.ids(role) for role in ("tumour_positive", "tumour_negative", "inflammation", "air")

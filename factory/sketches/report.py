@@ -112,11 +112,7 @@ def report_kinds(
 
 
 def check_folder(out: Path, *, overwrite: bool) -> None:
-    """Refuse to write into a data set, or into a folder that holds something unless it may be replaced.
-
-    Raises:
-        UserError: when `out` is one of these.
-    """
+    """Refuse to write into a data set, or into a folder that holds something unless it may be replaced."""
     check_out(out)
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise UserError(f"--out {out}: expected an empty or new folder, got files in it. Use --overwrite or another.")

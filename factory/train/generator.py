@@ -73,9 +73,6 @@ def resolve_trainer(
     """Lay typed values over ``--set`` over ``--config`` over the generator's defaults; see `resolve_config`.
 
     Without ``--config`` the shipped file of the generator is used, on a CPU the one that ends in ``_light``.
-
-    Raises:
-        UserError: for an unknown generator, key or file, or a value of the wrong form.
     """
     config = config or shipped_name(_shipped_name(name), device)
     resolved = resolve_config(trainer_class(name).Config, "train", config, assignments, typed, config)
@@ -164,10 +161,6 @@ def train(
     Args:
         run: as `prepare` returns it. device: where to train. resume: continue from the folder's state if there is one.
         overwrite: replace another run. on_start, on_step: see `fit`. on_look: called with each row of the history.
-
-    Raises:
-        UserError: when the folder holds something else.
-        FaultError: when training diverges.
     """
     config, folder = run.config, run.folder
     folder.check(resume=resume, overwrite=overwrite)

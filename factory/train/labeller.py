@@ -134,9 +134,6 @@ def prepare(generator: str, data: Sequence[Path], config: LabellerRunConfig, out
     Args:
         generator: "starter", weights or the folder of their run. data: folders of annotated images. config: resolved.
         out: the run's folder; None takes ``runs/train/hdgan``.
-
-    Raises:
-        UserError: when generator, annotated images and configuration do not fit each other.
     """
     card, folder = generator_card(generator), out or Path("runs/train") / HDGAN
     images = open_labelled(data, card)
@@ -187,10 +184,6 @@ def train(
         run: as `prepare` returns it. device: where to train. resume: continue from what is in the folder.
         overwrite: replace another run. on_image: called with images drawn and their number.
         on_step: called with steps done and their number, over all members.
-
-    Raises:
-        UserError: when the folder holds something else, or an image comes out otherwise.
-        FaultError: when training diverges.
     """
     check_target(run, resume=resume, overwrite=overwrite)
     if resume and is_finished(run):

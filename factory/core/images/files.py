@@ -85,9 +85,6 @@ def read_pixels(path: Path) -> npt.NDArray[Any]:
     """Decode a flat file: [H, W] or [H, W, channels], values as stored.
 
     The size is that of `read_header`, checked against the bound before this allocates.
-
-    Raises:
-        UnreadableError: for a damaged file.
     """
     header = read_header(path)
     array: npt.NDArray[Any] = _guarded(path, 1)
@@ -110,11 +107,7 @@ def check_rgb(header: Header) -> None:
 
 
 def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
-    """A picture that a user names, as uint8 [H, W, 3].
-
-    Raises:
-        UserError: when it cannot be read, is too large, or is not 8-bit RGB.
-    """
+    """A picture that a user names, as uint8 [H, W, 3]."""
     try:
         check_rgb(read_header(path))
         return read_pixels(path)

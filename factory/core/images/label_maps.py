@@ -31,11 +31,7 @@ _EXACT_TIFF = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "Z
 
 @contextlib.contextmanager
 def refused_where_unreadable() -> Iterator[None]:
-    """Turn a lack of permission to read into a message of its own.
-
-    Raises:
-        UserError: for a `PermissionError` inside the block.
-    """
+    """Turn a lack of permission to read into a message of its own."""
     try:
         yield
     except PermissionError as error:

@@ -27,9 +27,6 @@ def recipe_of(config: Mapping[str, Any], device: str, *, where: Path, masks_of: 
     Args:
         config: the ``config`` of its run.yaml. device: where networks run. where: the data set's folder, for messages.
         masks_of: the data set whose masks it was drawn on, where it was.
-
-    Raises:
-        UserError: for an unknown part or key, or weights or masks that are missing or have changed.
     """
     key = next((key for key in BY_KEY if key in config), "masks")
     kind: ReadsDocument = resolve(BY_KEY, key, f"{where}")

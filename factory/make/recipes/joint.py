@@ -69,11 +69,7 @@ class JointRecipe:
     def from_document(
         cls, config: Mapping[str, Any], device: str, *, where: Path | None = None, masks_of: Path | None = None
     ) -> JointRecipe:
-        """Resolve the ``hdgan`` part of run.yaml; where, masks_of: not needed.
-
-        Raises:
-            UserError: for an unknown name or key, or weights that cannot be used.
-        """
+        """Resolve the ``hdgan`` part of run.yaml; where, masks_of: not needed."""
         del where, masks_of
         values = dict(config[HDGAN])
         name = str(values.pop("name", HDGAN))

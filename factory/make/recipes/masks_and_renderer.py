@@ -80,9 +80,6 @@ class MasksAndRenderer:
         Args:
             config: ``masks``, ``renderer``, ``attempts``, ``shift_bound``, ``batch``, and ``scheme`` where that is not
                 given. device: where networks run. scheme: of the masks. where, masks_of: not needed.
-
-        Raises:
-            UserError: for an unknown part or key, or a mask generator that does not draw the scheme.
         """
         del where, masks_of
         scheme = scheme or LabelScheme.from_dict(config["scheme"])

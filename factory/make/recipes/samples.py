@@ -74,11 +74,7 @@ class SampleRecipe:
     def from_document(
         cls, config: Mapping[str, Any], device: str, *, where: Path, masks_of: Path | None = None
     ) -> SampleRecipe:
-        """Resolve the recipe of a run.yaml; masks_of: not needed.
-
-        Raises:
-            UserError: for weights that are missing, damaged or others.
-        """
+        """Resolve the recipe of a run.yaml; masks_of: not needed."""
         del masks_of
         drawing = resolve_weights(parse(DrawConfig, config[DRAWING], f"{where}/run.yaml: {DRAWING}"), device)
         return cls(drawing, scheme_of(generator_card(drawing.weights)), device)
@@ -127,9 +123,6 @@ def prepare(config: SampleConfig, out: Path, *, device: str = "cpu") -> Prepared
 
     Args:
         config: what is asked. out: the data set's folder. device: where the generator draws.
-
-    Raises:
-        UserError: for weights that cannot be used.
     """
     drawing = resolve_weights(config.drawing, device)
     card = generator_card(drawing.weights)
