@@ -89,8 +89,8 @@ def make_quiz(
     of_rows = {crop.licence for crop in choice.crops if crop.truth == "real" and crop.licence}
     of_sets = {licence for source in inputs.real for licence in source.dataset.info.licences}
     licences = tuple(sorted(of_rows or of_sets))
-    made_of = _made_of(inputs, split, seed) | {"encoding": pictures.encoding, "licences": licences}
-    key = _key(choice, pictures, made_of)
+    described = made_of(inputs, split, seed) | {"encoding": pictures.encoding, "licences": licences}
+    key = _key(choice, pictures, described)
     page = _page(key, pictures, inputs, licences).encode()
     if not dry_run:
         out.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,8 @@ def _key(choice: Choice, pictures: Pictures, made_of: dict[str, Any]) -> Key:
     return Key(tuple(tiles), made_of)
 
 
-def _made_of(inputs: Inputs, split: str, seed: int) -> dict[str, Any]:
+def made_of(inputs: Inputs, split: str, seed: int) -> dict[str, Any]:
+    """Returns seed, size and data sets, as plain values."""
     (height, width), datasets = inputs.shape, [_description(source) for source in inputs.all]
     return {"seed": seed, "height": height, "width": width, "mpp": inputs.mpp, "split": split, "datasets": datasets}
 

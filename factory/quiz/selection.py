@@ -20,7 +20,7 @@ from manifests.measure import measure
 
 Image = npt.NDArray[np.uint8]
 
-_STREAMS = {"real": 0, "synthetic": 1, "order": 2, "salts": 3}
+_STREAMS = {"real": 0, "synthetic": 1, "order": 2, "salts": 3, "reader": 4, "rates": 5, "control": 6}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,9 @@ class Choice:
     notes: tuple[str, ...]
 
 
-def generator(seed: int, stream: str) -> np.random.Generator:
-    """Returns the random generator of one stream under a seed: real, synthetic, order or salts."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_STREAMS[stream],)))
+def generator(seed: int, stream: str, *more: int) -> np.random.Generator:
+    """Returns the random generator of one of `_STREAMS` under a seed; `more` numbers its parts."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_STREAMS[stream], *more)))
 
 
 def choose(inputs: Inputs, n: int, seed: int, on_tile: Callable[[], None] = lambda: None) -> Choice:

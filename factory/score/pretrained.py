@@ -36,11 +36,20 @@ class Normalised(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Resizes and normalises as the network needs it."""
+        features: torch.Tensor = self.network(self._normalised(pictures))
+        return features
+
+    def layers(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the outputs of the stages of timm's encoder, fine to coarse."""
+        stages: Any = self.network.forward_intermediates
+        found: list[torch.Tensor] = stages(self._normalised(pictures), intermediates_only=True)
+        return found
+
+    def _normalised(self, pictures: torch.Tensor) -> torch.Tensor:
         if self.size is not None and tuple(pictures.shape[2:]) != self.size:
             # Shrinking without antialiasing changes the features (Parmar et al. 2022).
             pictures = F.interpolate(pictures, self.size, mode="bicubic", antialias=True).clamp(0, 1)
-        features: torch.Tensor = self.network((pictures - self.mean) / self.std)
-        return features
+        return (pictures - self.mean) / self.std
 
 
 def resnet50(weights: Path | None) -> Extractor:

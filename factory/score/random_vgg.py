@@ -63,8 +63,13 @@ class _Pooled(nn.Module):
             self.head = nn.Linear(_POOLED, compact, bias=False)
             nn.init.normal_(self.head.weight, 0.0, compact**-0.5, generator)
 
+    def layers(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the outputs of the five blocks."""
+        blocks: list[torch.Tensor] = self.trunk(pictures)
+        return blocks
+
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        means = torch.cat([block.mean((2, 3)) for block in self.trunk(pictures)], 1)
+        means = torch.cat([block.mean((2, 3)) for block in self.layers(pictures)], 1)
         features: torch.Tensor = self.head(means)
         return features
 
