@@ -20,6 +20,7 @@ from factory.core.options import (
     Resume,
     TrainingPrecision,
 )
+from manifests.errors import UserError
 
 if TYPE_CHECKING:
     from factory.core.config import Config
@@ -39,7 +40,7 @@ class TrainRequest:
         str,
         typer.Argument(
             help=f"Masks: {_names(masks, renderers)}. Images from masks: {_names(renderers, masks)}. "
-            f"Images and labels: {', '.join(joint.TRAINABLE)}.",
+            f"Images and labels: {', '.join(joint.TRAINABLE)}. Real tissue: {', '.join(renderers.COLLECTED)}.",
             show_default=False,
         ),
     ]
@@ -55,6 +56,12 @@ class TrainRequest:
         INPUT(
             f"{', '.join(joint.FITTED)}: run folder of the generator whose annotated images are in --data. "
             "[default: none]"
+        ),
+    ] = None
+    max_mb: Annotated[
+        float | None,
+        INPUT(
+            f"{', '.join(renderers.COLLECTED)}: size of the bank at most; tiles are chosen for variety. [default: 200]"
         ),
     ] = None
     config: Annotated[
@@ -92,11 +99,17 @@ def train(request: TrainRequest) -> None:
       factory train depas --data data/real
       factory train pix2pixhd --data data/real --config pix2pixhd_light --steps 2000
       factory train hdgan --generator runs/train/stylegan2 --data data/annotated
+      factory train exemplar --data data/real --max-mb 100
     """
     from factory.core.config import parse_size
     from factory.core.devices import resolve_device
     from factory.train import generator as generators
 
+    if request.name in renderers.COLLECTED:
+        _collect_bank(request)
+        return
+    if request.max_mb is not None:
+        raise UserError(f"--max-mb: expected none for {request.name}; it is for {', '.join(renderers.COLLECTED)}.")
     if request.name not in joint.FITTED:
         generators.trainer_class(request.name)  # an unknown name is said before torch looks for devices
     typed = {key: getattr(request, key) for key in ("scheme", "steps", "batch", "seed", "precision")}
@@ -106,11 +119,44 @@ def train(request: TrainRequest) -> None:
     run(request, given, resolve_device(request.device))
 
 
+def _collect_bank(request: TrainRequest) -> None:
+    from factory.core.console import progress, say
+    from factory.core.wording import dry_run, plural
+    from factory.train import bank
+
+    for name in ("generator", "config", "assignments", "size", "steps", "batch", "precision"):
+        if getattr(request, name) is not None:
+            option = "set" if name == "assignments" else name
+            raise UserError(f"--{option}: expected none for {request.name}, which is collected and not trained.")
+    run = bank.prepare(
+        request.data or [Path("data/real")],
+        request.out,
+        scheme=request.scheme,
+        max_mb=request.max_mb,
+        seed=request.seed,
+        overwrite=request.overwrite,
+    )
+    chosen = run.collection
+    say(
+        f"{request.name}: {len(chosen.chosen)} of {plural(chosen.offered, 'tile')} of {plural(len(chosen.slides), 'slide')}, "
+        f"scheme {chosen.scheme.name} at {chosen.mpp:g} um per pixel"
+    )
+    if request.dry_run:
+        say(dry_run(run.size_bytes, run.out))
+        return
+    with progress("collecting", len(chosen.chosen), unit="tiles") as bar:
+        card = bank.write(run, lambda done: bar.to(done, len(chosen.chosen)))
+    found = ", ".join(f"{count:,} {name}" for name, count in card["nuclei"].items()) or "none"
+    say(
+        f"{run.out}: bank of real tissue under {', '.join(card['licences'])}; nuclei: {found}",
+        f"Use it: factory make --renderer {request.name} --set renderer.bank={run.out}",
+    )
+
+
 def _train_generator(request: TrainRequest, typed: dict[str, Any], device: str) -> None:
     from factory.core.console import progress, say, working
     from factory.core.wording import plural
     from factory.train import generator as generators
-    from manifests.errors import UserError
 
     name, how = request.name, {"resume": request.resume, "overwrite": request.overwrite}
     if request.generator is not None:
@@ -153,7 +199,6 @@ def _train_labeller(request: TrainRequest, typed: dict[str, Any], device: str) -
     from factory.core.console import progress, say
     from factory.core.wording import dry_run as dry_run_text
     from factory.train import labeller as labellers
-    from manifests.errors import UserError
 
     for name in ("scheme", "size", "precision"):
         if typed.pop(name, None) is not None:
