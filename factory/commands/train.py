@@ -60,9 +60,7 @@ class TrainRequest:
     ] = None
     max_mb: Annotated[
         float | None,
-        INPUT(
-            f"{', '.join(renderers.COLLECTED)}: size of the bank at most; tiles are chosen for variety. [default: 200]"
-        ),
+        INPUT(f"{', '.join(renderers.COLLECTED)}: size of the bank at most. [default: 200]"),
     ] = None
     config: Annotated[
         str | None,
@@ -138,8 +136,8 @@ def _collect_bank(request: TrainRequest) -> None:
     )
     chosen = run.collection
     say(
-        f"{request.name}: {len(chosen.chosen)} of {plural(chosen.offered, 'tile')} of {plural(len(chosen.slides), 'slide')}, "
-        f"scheme {chosen.scheme.name} at {chosen.mpp:g} um per pixel"
+        f"{request.name}: {len(chosen.chosen)} of {plural(chosen.offered, 'tile')}, "
+        f"{plural(len(chosen.slides), 'slide')}, scheme {chosen.scheme.name} at {chosen.mpp:g} um per pixel"
     )
     if request.dry_run:
         say(dry_run(run.size_bytes, run.out))

@@ -189,6 +189,8 @@ def _scheme_of_weights(asked: Mapping[str, Any]) -> LabelScheme | None:
         if part is None:
             continue
         found = part.default_scheme(asked[key])
+        if "tps" in asked.get("plan", {}) and not found.ids("tumour_positive"):
+            continue  # a bank of tissue serves schemes with more classes too
         if found.name not in SCHEMES:
             raise UserError(
                 f"--scheme: expected the YAML file of {found.name}, which the weights draw, got none. Name it."
