@@ -184,7 +184,19 @@ def places_of(bank: Bank, slide: int, filled: bool, classes: Classes, patch: int
         kept = share < 1
     whole = np.where(airy < 0.002, 1, np.where(airy > 0.998, 2, 0))[kept]
     holding = tuple(np.flatnonzero(group[kept] > _MUCH) for group in groups) if len(groups) > 1 else ()
-    return Places(np.ascontiguousarray(table[kept]), np.ascontiguousarray(whole.astype(np.int64)), holding)
+    loose = np.stack([_loose_pixels(bank, slide, classes, kind) for kind in range(2)])
+    return Places(np.ascontiguousarray(table[kept]), np.ascontiguousarray(whole.astype(np.int64)), loose, holding)
+
+
+def _loose_pixels(bank: Bank, slide: int, classes: Classes, kind: int) -> Longs:
+    """Pixels of air (kind 1) or of anything else (0) at even steps over a slide, over the bank where it has none."""
+    right = _air_of(classes) == kind
+    first = np.concatenate([np.arange(p[0], p[0] + p[1] * p[2]) for p in bank.pages if p[3] == slide])
+    for pixels in (first, np.arange(len(bank.semantic))):
+        found = pixels[right[bank.semantic[pixels]]]
+        if len(found):
+            return np.asarray(found[np.linspace(0, len(found) - 1, 256).astype(np.int64)], np.int64)
+    return np.zeros(256, np.int64)
 
 
 def _match_colour(image: Bytes, own: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> None:

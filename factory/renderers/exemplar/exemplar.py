@@ -20,6 +20,7 @@ from pydantic import Field
 from factory.bank.bank import Bank, open_bank
 from factory.bank.collect import collect_once
 from factory.bank.shipped import bank_path
+from factory.bank.stain_separation import estimate_stains
 from factory.core.config import Config
 from factory.core.resolutions import LEARNT_MPP
 from factory.geometry.nuclear_maps import renumbered
@@ -226,10 +227,10 @@ class Exemplar(Renderer):
     ) -> npt.NDArray[np.uint8]:
         """Take the tissue's own marker away, and paint one where the layout is positive."""
         if self.bank.is_he:
-            image = he_to_counterstain(image, rng)
-        else:
-            image = remove_marker(image, np.ones_like(positive), mpp, kind=marker_kind(self.bank.scheme))
-        return paint_marker(image, positive, marker_kind(scheme), mpp, rng, nuclei)
+            return paint_marker(he_to_counterstain(image, rng), positive, marker_kind(scheme), mpp, rng, nuclei)
+        stains = estimate_stains([image])  # of the tissue as it is: without its marker DAB is not seen
+        plain = remove_marker(image, np.ones_like(positive), mpp, kind=marker_kind(self.bank.scheme), stains=stains)
+        return paint_marker(plain, positive, marker_kind(scheme), mpp, rng, nuclei, stains=stains)
 
     def _classes(self, scheme: LabelScheme, painted: bool) -> Classes:
         return match_classes(scheme, self.bank.scheme, frozenset(self.bank.card.fields["classes"]), painted=painted)

@@ -55,11 +55,13 @@ class Places:
             a row of the page.
         whole: int64 [n], 1 where a patch lies in classes of the layout's kind 0
             alone, 2 in those of kind 1 alone, 0 in both; see `quilt`.
+        loose: int64 [2, n], single pixels of each kind, for where no patch has any.
         holding: for each group of classes the numbers of the places that hold much of it, int64.
     """
 
     rows: Longs
     whole: Longs
+    loose: Longs
     holding: tuple[Longs, ...]
 
 
@@ -123,7 +125,7 @@ def quilt(
         spares = np.stack([fillers[k][(spare[:, k] * len(fillers[k])).astype(np.int64)] for k in range(2)], axis=1)
         _quilt_row(
             canvas, origin, wanted, row, grid.patch, grid.overlap, pixels, kinds, kind_of, places.rows, places.whole,
-            guides.source,
+            places.loose, guides.source,
             guides.target, guides.weights, draws, spares,
         )  # fmt: skip
     area = np.s_[phase[0] : phase[0] + height, phase[1] : phase[1] + width]
@@ -162,6 +164,7 @@ def _quilt_row(  # type: ignore[no-untyped-def]
     kind_of,
     places,
     whole,
+    loose,
     source,
     target,
     weights,
@@ -181,7 +184,7 @@ def _quilt_row(  # type: ignore[no-untyped-def]
         _find_cuts(alpha, canvas, y0, x0, row, column, patch, overlap, pixels, places, best)
         _blend(
             canvas, origin, alpha, y0, x0, row, column, patch, overlap, wanted, pixels, kinds, kind_of, places, whole,
-            best, spares[column],
+            loose, best, spares[column],
         )  # fmt: skip
 
 
@@ -322,6 +325,7 @@ def _blend(  # type: ignore[no-untyped-def]
     kind_of,
     places,
     whole,
+    loose,
     candidate,
     spares,
 ):
@@ -344,7 +348,10 @@ def _blend(  # type: ignore[no-untyped-def]
                 if not found:
                     found = True
                     _nearest_spares(spare, canvas, y0, x0, row, column, patch, overlap, pixels, places, whole, spares)
-                p = _at(places, spare[kind], i, j, patch)
+                if spare[kind] >= 0:
+                    p = _at(places, spare[kind], i, j, patch)
+                else:
+                    p = _nearest_of_kind(places, candidate, i, j, patch, kind, kinds, kind_of, loose)
             if weight * 2 > _FEATHER:
                 origin[y0 + i, x0 + j] = p
             for channel in range(3):
@@ -353,10 +360,24 @@ def _blend(  # type: ignore[no-untyped-def]
 
 
 @compiled()
+def _nearest_of_kind(places, candidate, i, j, patch, kind, kinds, kind_of, loose):  # type: ignore[no-untyped-def]
+    """Find the pixel of a patch nearest to one of it that is of the right kind; else take a loose one of the slide."""
+    for reach in range(1, patch):
+        for v in range(max(0, i - reach), min(patch, i + reach + 1)):
+            inner = abs(v - i) != reach
+            for u in range(j - reach, j + reach + 1, 2 * reach if inner else 1):
+                if 0 <= u < patch:
+                    p = _at(places, candidate, v, u, patch)
+                    if kind_of[kinds[p]] == kind:
+                        return p
+    return loose[kind, (i * patch + j) % loose.shape[1]]
+
+
+@compiled()
 def _nearest_spares(best, canvas, y0, x0, row, column, patch, overlap, pixels, places, whole, spares):  # type: ignore[no-untyped-def]
     """Of patches of one kind alone, find the one of each kind that fits what lies there best."""
     for kind in range(2):
-        least = np.int64(1) << 62
+        least, best[kind] = np.int64(1) << 62, -1
         for k in range(spares.shape[1]):
             if whole[spares[kind, k]] != kind + 1:
                 continue

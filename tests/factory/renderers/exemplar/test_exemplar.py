@@ -89,6 +89,12 @@ def test_air_is_taken_from_air_and_tissue_from_tissue(bank_of: Banks, seed: int)
     assert np.array_equal(shown == 3, tile.semantic == 3)
 
 
+def test_air_is_air_where_no_patch_is_all_of_it(bank_of: Banks) -> None:
+    """The rectangle of air in the photograph is smaller than these patches."""
+    part, tile = renderer(bank_of("ki67"), patch_px=120), regions("ki67")
+    assert np.array_equal(classes_of(part.bank, compose(part, tile)) == 3, tile.semantic == 3)
+
+
 def test_regions_are_mostly_taken_from_their_class(bank_of: Banks) -> None:
     part, tile = renderer(bank_of("ki67")), regions("ki67")
     agreement = [(classes_of(part.bank, compose(part, tile, seed)) == tile.semantic).mean() for seed in range(4)]
