@@ -678,7 +678,7 @@ def test_command_runs_reports_and_has_nothing_left_to_do(
     dry = cli("segment", "compare", *words, "--dry-run")
     assert dry.code == 0, dry
     assert "2 trainings of 2 steps; 4 whole test images" in dry.out
-    assert re.search(r"needs about [\d.]+ MB for out and about \d+ s\.", dry.out)
+    assert re.search(r"needs about [\d.]+ [kM]B for out and about \d+ s\.", dry.out)
     assert not (tmp_path / "out").exists()
     first = cli("segment", "compare", *words)
     assert first.code == 0, first
