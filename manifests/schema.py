@@ -232,7 +232,21 @@ def validate(table: pa.Table, where: str) -> None:
         _refuse(where, name, pc.and_(outside, pc.is_valid(table[name])), f"one of {', '.join(choices)}", table[name])
     ids = table["sample_id"]
     _refuse(where, "sample_id", pc.invert(pc.match_substring_regex(ids, "^[a-z0-9-]+$")), "[a-z0-9-]+", ids)
+    groups = table["real_groups"]
+    unsaid = pc.and_(pc.greater(pc.list_value_length(groups), 0), pc.invert(pc.fill_null(table["real_pixels"], False)))
+    _refuse(where, "real_groups", unsaid, "none without real_pixels true", groups)
     refuse_duplicates(table, where)
+
+
+def refuse_unsaid_pixels(table: pa.Table, info: DatasetInfo, where: str) -> None:
+    """Check that the metadata does not deny the real pixels of a row.
+
+    Raises:
+        UserError: naming the first row with real pixels.
+    """
+    if not info.real_pixels:
+        column = table["real_pixels"]
+        _refuse(where, "real_pixels", column, "false, as the metadata says of all rows", column)
 
 
 def _validate_list(table: pa.Table, name: str, where: str) -> None:

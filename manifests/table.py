@@ -19,6 +19,7 @@ from manifests.schema import (
     info_of,
     metadata_of,
     refuse_duplicates,
+    refuse_unsaid_pixels,
     refuse_unknown,
     validate,
 )  # fmt: skip
@@ -50,6 +51,7 @@ def write_manifest(path: Path, table: pa.Table, info: DatasetInfo) -> None:
     """
     table = conform(table, path.name)
     validate(table, path.name)
+    refuse_unsaid_pixels(table, info, path.name)
     table = table.replace_schema_metadata(metadata_of(info))
     with open_atomic(path) as stream:
         pq.write_table(table, stream, compression="zstd", write_page_checksum=True, row_group_size=65_536)
@@ -63,7 +65,9 @@ def read_manifest(path: Path) -> tuple[pa.Table, DatasetInfo]:
     """
     table, schema = read_columns(path)
     validate(table, str(path))
-    return table, info_of(schema, str(path))
+    info = info_of(schema, str(path))
+    refuse_unsaid_pixels(table, info, str(path))
+    return table, info
 
 
 def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:

@@ -30,6 +30,7 @@ def make(
     import time
 
     from factory.core.console import counting, say, working
+    from factory.core.datasets import real_pixel_lines
     from factory.core.devices import parse_workers
     from factory.inspect.report import write_contact_sheet
     from factory.make import report
@@ -63,6 +64,7 @@ def make(
     if closing.row_count or not request.joint:
         say(closing)
     say(report.class_table(table, scheme), report.closing_line(request.out, len(table), made, seconds))
+    say(*real_pixel_lines(table, prepared.spec.info))
     if made and (sheet := write_contact_sheet(request.out)):
         say(f"contact sheet: {sheet}")
     say(f"Look: factory inspect {request.out}. Train on it: segment train --mix synth --synth {request.out}")

@@ -32,6 +32,7 @@ def render(
     import time
 
     from factory.core.console import counting, say, working
+    from factory.core.datasets import real_pixel_lines
     from factory.core.devices import parse_workers
     from factory.make import report
     from factory.make.pipeline import make, rehearse
@@ -54,4 +55,5 @@ def render(
         table, made = make(prepared, workers=parse_workers(workers), overwrite=overwrite, **calls)
     seconds = time.monotonic() - started
     say(report.class_table(table, recipe.scheme), report.closing_line(out, len(table), made, seconds))
+    say(*real_pixel_lines(table, prepared.spec.info))
     say(f"Look: factory inspect {out} --beside {masks}. Compare: factory score {out} --real {masks} --on images")

@@ -63,6 +63,7 @@ def score(
     from factory.core.document import Grid, to_table
     from factory.core.wording import dry_run as dry_run_text
     from factory.score.paired import find_pairs
+    from factory.score.real_pixels import real_pixel_rows
     from factory.score.report import HEADINGS, headline, pairs_headline
     from factory.score.scoring import check_out, check_settings, default_out, write_score
     from factory.score.scoring import score as compare
@@ -92,6 +93,7 @@ def score(
         return
     done = compare(inputs, settings, n, find_pairs(inputs) if paired else None)
     rows = [*(pairs_headline(done.paired) if done.paired else ()), *headline(done.comparison)]
+    rows += real_pixel_rows(done.real_pixels) if done.real_pixels else []
     table = to_table(Grid(HEADINGS, rows, f"Score of {fake.resolve().name}"), "left")
     say(*done.notes, done.comparison.halves_note, table)
     say(*(f"wrote {path}" for path in write_score(folder, done, inputs, overwrite=overwrite)))

@@ -19,16 +19,19 @@ def verify(
       factory verify data/real --repair
     """
     from factory.core.console import progress, say
+    from factory.core.datasets import real_pixel_lines
     from factory.core.folder import lock_folder
     from factory.core.wording import plural
     from manifests import FaultError
     from manifests import verify as check
-    from manifests.dataset import forget_faulty_shards
+    from manifests.dataset import forget_faulty_shards, open_dataset
 
     with progress("verifying", 0) as bar:
         faults = check(dataset, lambda done, total: bar.to(done, total))
     if not faults:
-        say(f"{dataset}: every file, record and row holds. Look: factory inspect {dataset}")
+        held = open_dataset(dataset)
+        inside = (f"{line[0].upper()}{line[1:]}. " for line in real_pixel_lines(held.table, held.info))
+        say(f"{dataset}: every file, record and row holds. {''.join(inside)}Look: factory inspect {dataset}")
         return
     say(*map(str, faults))
     if repair:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from factory.core.runs import is_finished
+from factory.core.wording import plural
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
+from manifests.schema import DatasetInfo
 from manifests.store import STORE
 
 
@@ -60,6 +64,40 @@ def shape_of(dataset: Dataset) -> tuple[int, int]:
 def groups_of(dataset: Dataset) -> set[str]:
     """Returns the patients or slides of a data set's rows."""
     return {group for group in dataset.table["group_id"].unique().to_pylist() if group is not None}
+
+
+def real_groups_of(table: pa.Table) -> set[str]:
+    """Returns whose pixels rows of synthetic tiles hold, ``data set/group``."""
+    return {group for groups in table["real_groups"].to_pylist() for group in groups or ()}
+
+
+@dataclass(frozen=True)
+class RealPixelsOf:
+    """Real pixels in synthetic tiles: of which groups, and under which licences. Both sorted."""
+
+    groups: tuple[str, ...]
+    licences: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """For people, in one line."""
+        licences = ", ".join(self.licences) or "no licence that is named"
+        return f"tiles hold real pixels of {plural(len(self.groups), 'group')} under {licences}"
+
+
+def real_pixels_of(table: pa.Table, info: DatasetInfo) -> RealPixelsOf | None:
+    """Returns whose pixels synthetic tiles hold; None where they hold none, and for real tiles."""
+    if not (info.is_synthetic and info.real_pixels):
+        return None
+    own = table.filter(pc.fill_null(table["real_pixels"], False))["licence"].unique().to_pylist()
+    licences = {licence for joined in own if joined for licence in joined.split("; ")}
+    return RealPixelsOf(tuple(sorted(real_groups_of(table))), tuple(sorted(licences or info.licences)))
+
+
+def real_pixel_lines(table: pa.Table, info: DatasetInfo) -> list[str]:
+    """Returns a line that says whose pixels synthetic tiles hold; no line where they hold none."""
+    inside = real_pixels_of(table, info)
+    return [] if inside is None else [inside.text]
 
 
 def check_out(out: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.datasets import shape_of
+from factory.core.datasets import real_pixel_lines, shape_of
 from factory.core.images.files import IMAGE_SUFFIXES, read_rgb
 from factory.inspect.layout import Block, View
 from factory.inspect.selection import Sort
@@ -55,7 +55,13 @@ def dataset_block(dataset: Dataset, places: list[int], sort: Sort, first: Datase
 
     return Block(
         title=dataset.root.resolve().name,
-        note=f"{len(rows)} of {len(dataset)} tiles, {spread} · {whole[0]} x {whole[1]} px, {resolution} um/px{cut}",
+        note=" · ".join(
+            [
+                f"{len(rows)} of {len(dataset)} tiles, {spread}",
+                f"{whole[0]} x {whole[1]} px, {resolution} um/px{cut}",
+                *real_pixel_lines(dataset.table, dataset.info),
+            ]
+        ),
         warning=warning_of(dataset),
         panels=("image", "mask", "cells") if has_cells else ("image", "mask"),
         schemes=tuple(dataset.schemes),
@@ -80,7 +86,8 @@ def images_block(dataset: Dataset, places: Sequence[int], note: str) -> Block:
 
 def warning_of(dataset: Dataset) -> str:
     """Returns a mark for synthetic data, empty for real ones."""
-    return f"synthetic, {DISCLAIMER}" if dataset.info.is_synthetic else ""
+    real = ", with real pixels" if dataset.info.real_pixels else ""
+    return f"synthetic{real}, {DISCLAIMER}" if dataset.info.is_synthetic else ""
 
 
 def cuts_block(folder: Path, n: int, shape: tuple[int, int], seed: int) -> Block:

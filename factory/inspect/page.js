@@ -400,6 +400,7 @@ function showHead() {
   const parts = [`${whole(data.total)} tiles of ${data.height} × ${data.width} px at ${mpp} µm/px`, data.generator];
   if (data.sources.length) parts.push(`from ${data.sources.join(", ")}`);
   if (data.licences.length) parts.push(`licence: ${data.licences.join(", ")}`);
+  if (data.real_pixels) parts.push(data.real_pixels);
   if (rowCount < data.total) parts.push(`${whole(rowCount)} rows drawn at random are shown`);
   find("about").textContent = parts.join(" · ");
   for (const scheme of data.schemes) {

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from factory.core.datasets import random_rows, shape_of
+from factory.core.datasets import random_rows, real_pixel_lines, shape_of
 from factory.core.page import data_uri, fill_page
 from factory.inspect.blocks import warning_of
 from factory.inspect.selection import Sort, achieved_tps_of, choose
@@ -56,6 +56,7 @@ def _description(dataset: Dataset, shown: Dataset) -> dict[str, Any]:
         "generator": info.generator,
         "sources": list(info.training_sources),
         "licences": list(info.licences),
+        "real_pixels": "".join(real_pixel_lines(dataset.table, info)),
         "total": len(dataset),
         "height": height,
         "width": width,

@@ -116,6 +116,7 @@ def compare_sets(
     training_crops: TileSet | None = None,
     controls: Mapping[str, TileSet] | None = None,
     extractor: Extractor | None = None,
+    search_copies: bool = True,
 ) -> Comparison:
     """Compares two sets of masks or images of one size, scheme and resolution.
 
@@ -127,6 +128,7 @@ def compare_sets(
         training_crops: random parts of them of the fakes' size, for the table; default one random crop of each.
         controls: name -> other tiles for the table.
         extractor: an open extractor; default the one that the settings name.
+        search_copies: whether `training` is searched for copies; not where fakes are made of real pixels.
 
     Raises:
         ValueError: for sets of different sizes or schemes, or with fewer than 16 tiles.
@@ -173,7 +175,7 @@ def compare_sets(
             statistics=compare_statistics(measured, halves),
             curves=compare_curves(measured, halves),
             modes=_modes(f, r, measured, reals.ids, settings),
-            copies=_copies(fakes, pool, training, features, settings),
+            copies=_copies(fakes, pool, training if search_copies else None, features, settings),
             price=_price(sets["fakes"], pool, features, settings),
             periodicity=None
             if fakes.scheme

@@ -21,6 +21,7 @@ from factory.score.distances import SHARES
 from factory.score.mask_statistics import STATISTICS
 from factory.score.paired import LOWER_IS_BETTER, PairedFigures
 from factory.score.periodicity import PERIODS
+from factory.score.real_pixels import RealPixelFigures, real_pixel_blocks
 from factory.score.tiles import TileSet
 from factory.score.two_samples import TwoSampleFigures
 from manifests.schema import DISCLAIMER
@@ -101,12 +102,18 @@ def _few(copies: CopyFigures) -> str:
     return f"; rough, set by fewer than {FEW_REALS} real tiles" if copies.reals < FEW_REALS else ""
 
 
-def markdown(c: Comparison, title: str, notes: Sequence[str], paired: PairedFigures | None = None) -> str:
+def markdown(
+    c: Comparison,
+    title: str,
+    notes: Sequence[str],
+    paired: PairedFigures | None = None,
+    real_pixels: RealPixelFigures | None = None,
+) -> str:
     """Returns the whole report.
 
     Args:
         c: the figures. title: name of the fakes. notes: what was done to the data, one line each.
-        paired: fakes against the images of their masks, if measured.
+        paired: fakes against the images of their masks, if measured. real_pixels: in the fakes, if there are.
     """
     draws = "whole groups of reals" if enough_groups(c.reals.groups) else "reals one by one"
     what = f"masks of {c.fakes.scheme.name}" if c.fakes.scheme else "images"
@@ -131,7 +138,8 @@ def markdown(c: Comparison, title: str, notes: Sequence[str], paired: PairedFigu
         *_modes(c),
         *_periodicity(c),
         *_price(c),
-        *_copies(c.copies),
+        *(real_pixel_blocks(real_pixels) if real_pixels else ()),
+        *(_copies(c.copies) if c.copies or not real_pixels else ()),
     ]
     return to_markdown(f"Score of {title}", blocks)
 

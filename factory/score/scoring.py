@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.datasets import check_out as check_outside
+from factory.core.datasets import real_pixels_of
 from factory.core.devices import resolve_device
 from factory.core.encoding import json_bytes
 from factory.core.folder import is_begun, library_versions, lock_folder
@@ -14,6 +15,7 @@ from factory.score.compare import Comparison, compare_sets
 from factory.score.features import check_extractor, open_extractor
 from factory.score.paired import PairedFigures, Pairing, measure_pairs, pairs_table
 from factory.score.plots import modes_sheet, nearest_sheet, pairs_sheet, plot_score
+from factory.score.real_pixels import RealPixelFigures, measure_real_pixels, real_pixel_document
 from factory.score.report import markdown, paired_document, to_document
 from factory.score.settings import Settings
 from factory.score.sources import Inputs, load
@@ -30,11 +32,12 @@ _LEAST_PICTURE_PX = 32  # for extractors with five poolings
 
 @dataclass(frozen=True)
 class Score:
-    """A comparison, notes on the data in lines, and the pairs if they were measured."""
+    """A comparison, notes on the data in lines, the pairs if they were measured, and the real pixels if there are."""
 
     comparison: Comparison
     notes: tuple[str, ...]
     paired: PairedFigures | None = None
+    real_pixels: RealPixelFigures | None = None
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
@@ -77,6 +80,7 @@ def score(inputs: Inputs, settings: Settings, n: int | None = None, pairing: Pai
     for side, role in ((loaded.fakes, "fakes"), (loaded.reals, "real tiles")):
         if len(side) > count:
             notes.append(f"{count} of {len(side)} {role} drawn with seed {settings.seed}: equal numbers on both sides")
+    fake = inputs.fake.dataset
     comparison = compare_sets(
         loaded.fakes,
         loaded.reals,
@@ -86,9 +90,11 @@ def score(inputs: Inputs, settings: Settings, n: int | None = None, pairing: Pai
         training_crops=loaded.training_crops,
         controls=loaded.controls,
         extractor=extractor,
+        search_copies=inputs.on == "masks" or real_pixels_of(fake.table, fake.info) is None,
     )
     paired = measure_pairs(pairing, inputs, settings.seed) if pairing else None
-    return Score(comparison, (*notes, *(paired.notes if paired else ())), paired)
+    real_pixels = measure_real_pixels(fake, comparison.fakes.ids)
+    return Score(comparison, (*notes, *(paired.notes if paired else ())), paired, real_pixels)
 
 
 def write_score(out: Path, done: Score, inputs: Inputs, *, overwrite: bool) -> list[Path]:
@@ -123,9 +129,11 @@ def _files(done: Score, inputs: Inputs) -> dict[str, bytes]:
     }
     if done.paired is not None:
         document["paired"] = paired_document(done.paired)
+    if done.real_pixels is not None:
+        document["real_pixels"] = real_pixel_document(done.real_pixels)
     files = {
         JSON: json_bytes(document, indent=1),
-        MARKDOWN: markdown(comparison, name, done.notes, done.paired).encode(),
+        MARKDOWN: markdown(comparison, name, done.notes, done.paired, done.real_pixels).encode(),
         PLOT: plot_score(comparison),
         MODES: modes_sheet(comparison),
     }

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from factory.core.console import progress
-from factory.core.datasets import groups_of, random_rows, rows_of_split, shape_of
+from factory.core.datasets import groups_of, random_rows, real_groups_of, rows_of_split, shape_of
 from factory.core.leaks import MASKS_OF, tested_groups_among
 from factory.core.resolutions import common_mpp
 from factory.score.compare import LEAST_TILES
@@ -155,7 +155,7 @@ def _refuse_few(role: str, count: int, which: str = "") -> None:
 def refuse_leaks(fake: Source, reals: Sequence[Source]) -> None:
     """Refuses fakes whose generator saw the groups of the real tiles; see `tested_groups_among`."""
     scored = {group for source in reals for group in source.groups}
-    sources = fake.dataset.info.training_sources
+    sources = [*fake.dataset.info.training_sources, *real_groups_of(fake.dataset.table)]
     shared = tested_groups_among([*sources, *fake.groups], scored)
     if shared:
         drawn = any(source.startswith(MASKS_OF) for source in sources)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from factory.core.datasets import real_groups_of
 from factory.core.leaks import tested_groups_among
 from manifests.checksums import SUMS
 from manifests.dataset import Dataset, open_dataset
@@ -146,7 +147,8 @@ def check_leaks(sources: Sequence[Source]) -> None:
     """Refuse to train on groups that are validated or tested on.
 
     A group (patient, slide) of real tiles must be in one split only. No synthetic tile may come from a group of the
-    real test split, neither by its row's group nor by the data that its generator was trained on or fitted to.
+    real test split, neither by its row's group, nor by the groups whose pixels it holds, nor by the data that its
+    generator was trained on or fitted to.
     """
     real = [source for source in sources if source.role == "real"]
     for source in real:
@@ -160,8 +162,9 @@ def check_leaks(sources: Sequence[Source]) -> None:
     tested = {group for source in real for group in source.groups("test")}
     for source in sources:
         if source.role == "synth":
-            listed = [*source.dataset.info.training_sources, *source.groups("train")]
-            refuse_tested_groups(str(source.dataset.root), listed, tested)
+            own = source.dataset
+            listed = [*own.info.training_sources, *real_groups_of(own.table), *source.groups("train")]
+            refuse_tested_groups(str(own.root), listed, tested)
 
 
 def refuse_tested_groups(where: str, sources: Sequence[str], tested: set[str]) -> None:

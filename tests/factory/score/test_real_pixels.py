@@ -1,0 +1,115 @@
+"""`factory score` of tiles made of real pixels: the largest piece from one place, slides, places, what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import factory
+from factory.make.origins import composer_of
+from factory.score.real_pixels import measure_real_pixels, real_pixel_blocks, real_pixel_rows
+from manifests.dataset import Dataset, open_dataset
+from tests.annotated_photograph import bank_of_photograph
+from tests.conftest import Outcome, write_dataset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``bank.safetensors`` of the photograph's nuclei, and ``synth``: 16 tiles of them."""
+    folder = tmp_path_factory.mktemp("real-pixels")
+    bank = bank_of_photograph(folder, "nuclei")
+    factory.make(
+        folder / "synth",
+        scheme="nuclei",
+        cells="4-8",
+        n=16,
+        size=64,
+        mpp=0.5,
+        renderer="exemplar",
+        set={"renderer.bank": str(bank)},
+        workers=1,
+    )
+    return folder
+
+
+@pytest.fixture
+def synth(home: Path) -> Dataset:
+    return open_dataset(home / "synth")
+
+
+def test_tiles_composed_again_have_the_stored_bytes_and_their_origin(synth: Dataset) -> None:
+    composer = composer_of(synth.root)
+    for place in (0, 7, 15):
+        sample = synth[place]
+        image, origin = composer.compose(sample)
+        assert np.array_equal(image, sample.image)
+        assert list(composer.bank.slides_of(origin)) == sample.row["real_groups"]
+
+
+def test_figures_are_of_the_tiles_that_are_named(synth: Dataset) -> None:
+    ids = synth.table["sample_id"].to_pylist()[3:7]
+    figures = measure_real_pixels(synth, ids)
+    assert figures is not None
+    assert figures.usage is not None
+    assert (figures.tiles, figures.different) == (4, 0)
+    assert {piece.tile for piece in figures.usage.pieces} == set(ids)
+    assert 0 < figures.usage.median_share <= figures.usage.largest.share < 1
+    assert sum(figures.usage.slides.values()) == pytest.approx(1)
+    assert set(figures.inside.groups) <= {"nuclei/00", "nuclei/0256", "nuclei/2560"}
+    assert figures.inside.licences == ("CC0-1.0",)
+
+
+def test_score_reports_pieces_in_place_of_copies(cli: Callable[..., Outcome], home: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "held-out", n=20, size=(64, 64))
+    write_dataset(tmp_path / "train", n=20, size=(64, 64), seed=1, source="synthetic")  # its groups have other names
+    done = cli(
+        *("factory", "score", home / "synth", "--real", tmp_path / "held-out", "--split", "all", "--on", "images"),
+        *("--train", tmp_path / "train", "--train-split", "all"),
+    )
+    assert done.code == 0, done.err
+    out = tmp_path / "runs/score/synth"
+    document = json.loads((out / "score.json").read_text())
+    assert document["copies"] is None
+    assert not (out / "nearest.png").exists()
+    real = document["real_pixels"]
+    assert real["tiles"] == 16
+    assert real["missing"] is None
+    assert real["usage"]["largest_share"] == max(piece["share"] for piece in real["usage"]["pieces"])
+    report = (out / "score.md").read_text()
+    assert "## Real pixels" in report
+    assert "No tile does" in report
+    assert "Not searched" not in report
+    assert "CC0-1.0" in done.out
+    assert "largest piece" in done.out
+    assert "equal to a real crop" in " ".join(done.out.split())
+    print(report, done.out)
+
+
+def test_a_missing_bank_is_named_in_one_line(home: Path, synth: Dataset) -> None:
+    bank = home / "bank.safetensors"
+    moved = bank.rename(home / "elsewhere.safetensors")
+    try:
+        from factory.bank.bank import open_bank
+
+        open_bank.cache_clear()
+        figures = measure_real_pixels(synth, synth.table["sample_id"].to_pylist())
+    finally:
+        moved.rename(bank)
+    assert figures is not None
+    assert figures.usage is None
+    assert str(bank) in str(figures.missing)
+    assert "\n" not in str(figures.missing)
+    assert any("Not measured" in str(block) for block in real_pixel_blocks(figures))
+    assert real_pixel_rows(figures)[-1][2].startswith("not measured")
+
+
+def test_tiles_without_real_pixels_have_no_such_figures(tmp_path: Path) -> None:
+    for source in ("real", "synthetic"):
+        dataset = write_dataset(tmp_path / source, n=6, source=source)
+        assert measure_real_pixels(dataset, dataset.table["sample_id"].to_pylist()) is None
