@@ -19,8 +19,8 @@ from manifests.schema import (
     info_of,
     metadata_of,
     refuse_duplicates,
-    refuse_unsaid_pixels,
     refuse_unknown,
+    refuse_unsaid_pixels,
     validate,
 )  # fmt: skip
 

@@ -75,6 +75,23 @@ def write_photograph(folder: Path, scheme: str) -> Dataset:
     return open_dataset(out)
 
 
+def write_other_splits(folder: Path, scheme: str, **splits: str) -> Dataset:
+    """Ingest the source of `write_photograph` again, with other splits: ``_00="test"``; all other quarters train.
+
+    Args:
+        folder: as `write_photograph` left it. scheme: of the labels. splits: of quarters, after an underscore.
+    """
+    lines = [f"{name},{splits.get(f'_{name}', 'train')}" for name in _quarters()]
+    table = folder / "other-splits.csv"
+    table.write_text("\n".join(["name,split", *lines, ""]))
+    out = folder / "other"
+    factory.ingest(
+        folder / "source", out, scheme=scheme, mpp=MPP, stain="ihc", splits=table, licence="CC0-1.0", workers=1,
+        overwrite=True,
+    )  # fmt: skip
+    return open_dataset(out)
+
+
 def bank_of_photograph(folder: Path, scheme: str) -> Path:
     """Collect the bank of `write_photograph`; returns its file."""
     folder.mkdir(parents=True, exist_ok=True)

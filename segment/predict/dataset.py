@@ -76,7 +76,7 @@ def _info(jobs: Sequence[Job], weights: Weights, config: dict[str, Any]) -> Data
         versions=config["versions"],
         training_sources=tuple(sorted({source for info in infos for source in info.training_sources})),
         licences=tuple(sorted({licence for info in infos for licence in info.licences})),
-        real_pixels=any(info.real_pixels for info in infos),
+        real_pixels=len(infos) < len(jobs) or any(info.real_pixels for info in infos),
     )
 
 
@@ -87,7 +87,13 @@ def _row(job: Job, weights: Weights, config: dict[str, Any], precision: str) -> 
     else:
         stem = re.sub(r"[^a-z0-9]+", "-", image.name.lower()).strip("-")
         about = {"sample_id": f"{stem}-{digest([image.name, image.identity])[:12]}".lstrip("-")}
-        about |= {"source": "real", "source_uri": Path(image.where).name, "source_x": 0, "source_y": 0}
+        about |= {
+            "source": "real",
+            "real_pixels": True,
+            "source_uri": Path(image.where).name,
+            "source_x": 0,
+            "source_y": 0,
+        }
     return about | {
         "label_scheme": weights.scheme.name,
         "label_origin": "predicted",

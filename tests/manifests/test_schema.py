@@ -1,6 +1,7 @@
 """Manifests: what is written is read back, and what breaks the contract is named by row and column."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests import SCHEMA, DatasetInfo, UserError, get_scheme
+from manifests.schema import metadata_of
 from manifests.table import read_columns, read_manifest, rows_to_table, write_dataset_manifest, write_manifest
 
 INFO = DatasetInfo(True, "tests", (get_scheme("pdl1"),), {"numpy": "2"}, ("slides/1",), ("CC0",))
@@ -59,6 +61,8 @@ def test_manifest_in_parts_past_the_bound(tmp_path: Path, monkeypatch: pytest.Mo
         ("request_fractions", [0.5, 1.5], "shares"),
         ("request_fractions", [0.5, None], "shares"),
         ("source", None, "a value"),
+        ("real_groups", ["data/p1"], "none without real_pixels true"),
+        ("real_pixels", True, "false, as the metadata says"),
     ],
 )
 def test_bad_value_names_row_and_column(tmp_path: Path, column: str, value: Any, said: str) -> None:
@@ -67,6 +71,24 @@ def test_bad_value_names_row_and_column(tmp_path: Path, column: str, value: Any,
     with pytest.raises(UserError, match=rf"row 2: {column}: .*{said}"):
         write_manifest(tmp_path / "m.parquet", pa.Table.from_pylist(bad, schema=_loose()), INFO)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [False, None])
+def test_groups_need_real_pixels_whatever_the_metadata_says(tmp_path: Path, value: bool | None) -> None:
+    info = replace(INFO, real_pixels=True)
+    named = rows_to_table(rows(real_pixels=value, real_groups=["data/p1"]))
+    with pytest.raises(UserError, match=r"row 0: real_groups: expected none without real_pixels true"):
+        write_manifest(tmp_path / "m.parquet", named, info)
+    for fine in ({"real_pixels": value, "real_groups": []}, {"real_pixels": True, "real_groups": ["data/p1"]}):
+        write_manifest(tmp_path / "m.parquet", rows_to_table(rows(**fine)), info)
+        assert read_manifest(tmp_path / "m.parquet")[1].real_pixels
+
+
+def test_a_file_whose_metadata_denies_real_pixels_is_refused(tmp_path: Path) -> None:
+    said = rows_to_table(rows(real_pixels=True, real_groups=["data/p1"]))
+    pq.write_table(said.replace_schema_metadata(metadata_of(INFO)), tmp_path / "m.parquet")
+    with pytest.raises(UserError, match=r"m\.parquet: row 0: real_pixels: expected false, as the metadata says"):
+        read_manifest(tmp_path / "m.parquet")
 
 
 def _loose() -> pa.Schema:

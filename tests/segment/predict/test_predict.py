@@ -232,6 +232,8 @@ def test_images_of_several_sizes_give_a_data_set_padded_as_ingest_pads(predict: 
     found = open_dataset("out")
     sample = found[1]
     assert [row["source_uri"] for row in found.table.to_pylist()] == ["a.png", "b.tif", "c.png"]
+    assert found.info.real_pixels
+    assert sample.row["real_pixels"]
     assert sample.image.shape == (70, 96, 3)
     np.testing.assert_array_equal(sample.image[:, :50], read(images / "b.tif"))
     assert (sample.tile.semantic[:, 50:] == 255).all()
