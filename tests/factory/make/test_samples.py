@@ -147,9 +147,9 @@ def test_the_command_draws_and_leaves_gallery_and_choice_beside(cli: Cli, weight
     ("words", "said"),
     [
         (("--diverse", 6), "--diverse: expected 1 to 5 images, as many as --n, got 6"),
-        (("--psi", 3), "factory sample: drawing.psi: .*less than or equal to 2"),
+        (("--psi", 3), "--psi: .*less than or equal to 2"),
         (("--noise", "white"), "--noise: expected one of drawn, constant, got .white"),
-        (("--n", 0), "factory sample: n: .*greater than or equal to 1"),
+        (("--n", 0), "--n: .*greater than or equal to 1"),
         (("--weights", "none"), "none: expected a safetensors file"),
         (("--weights", "masks"), "expected a file of kind joint-weights, got mask-weights"),
     ],
