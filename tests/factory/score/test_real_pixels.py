@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import factory
+from factory.bank.bank import open_bank
 from factory.make.origins import composer_of
 from factory.score.real_pixels import measure_real_pixels, real_pixel_blocks, real_pixel_rows
 from manifests.dataset import Dataset, open_dataset
 from tests.annotated_photograph import bank_of_photograph
-from tests.conftest import Outcome, write_dataset
+from tests.conftest import Outcome, with_columns, write_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,15 +91,12 @@ def test_score_reports_pieces_in_place_of_copies(cli: Callable[..., Outcome], ho
     assert "CC0-1.0" in done.out
     assert "largest piece" in done.out
     assert "equal to a real crop" in " ".join(done.out.split())
-    print(report, done.out)
 
 
 def test_a_missing_bank_is_named_in_one_line(home: Path, synth: Dataset) -> None:
     bank = home / "bank.safetensors"
     moved = bank.rename(home / "elsewhere.safetensors")
     try:
-        from factory.bank.bank import open_bank
-
         open_bank.cache_clear()
         figures = measure_real_pixels(synth, synth.table["sample_id"].to_pylist())
     finally:
@@ -113,3 +113,39 @@ def test_tiles_without_real_pixels_have_no_such_figures(tmp_path: Path) -> None:
     for source in ("real", "synthetic"):
         dataset = write_dataset(tmp_path / source, n=6, source=source)
         assert measure_real_pixels(dataset, dataset.table["sample_id"].to_pylist()) is None
+
+
+def test_tiles_on_given_masks_are_composed_again_without_the_data_set_of_the_masks(home: Path, tmp_path: Path) -> None:
+    masks = write_dataset(tmp_path / "masks", n=3, size=(64, 64))
+    drawn = factory.render(
+        masks.root,
+        tmp_path / "drawn",
+        split="all",
+        renderer="exemplar",
+        set={"renderer.bank": str(home / "bank.safetensors")},
+    )
+    shutil.rmtree(masks.root)
+    figures = measure_real_pixels(drawn, drawn.table["sample_id"].to_pylist())
+    assert figures is not None
+    assert (figures.tiles, figures.different, figures.missing) == (3, 0, None)
+
+
+def test_tiles_that_are_composed_otherwise_today_are_counted(synth: Dataset) -> None:
+    seeds = synth.table["seed"].to_pylist()
+    other = with_columns(synth, seed=[seed + (place < 5) for place, seed in enumerate(seeds)])
+    figures = measure_real_pixels(other, synth.table["sample_id"].to_pylist())
+    assert figures is not None
+    assert (figures.tiles, figures.different) == (16, 5)
+    assert any("5 of 16 tiles, composed again, differ" in str(block) for block in real_pixel_blocks(figures))
+
+
+def test_tiles_of_another_command_have_a_note_in_place_of_figures(synth: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(synth.root, tmp_path / "labelled")
+    run = tmp_path / "labelled/run.yaml"
+    document = yaml.safe_load(run.read_text())
+    del document["config"]["renderer"]
+    run.write_text(yaml.safe_dump(document))
+    figures = measure_real_pixels(open_dataset(tmp_path / "labelled"), [synth.row(0)["sample_id"]])
+    assert figures is not None
+    assert figures.usage is None
+    assert "got run.yaml without a renderer" in str(figures.missing)
