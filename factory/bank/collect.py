@@ -123,7 +123,7 @@ def choose_pages(paths: Sequence[Path], scheme: LabelScheme | None, max_mb: floa
 def _training_tiles(dataset: Dataset) -> list[Source]:
     """Tiles of the train split with labels; a data set without splits is for training as a whole."""
     name, info = dataset.root.resolve().name, dataset.info
-    if info.is_synthetic and not info.real_pixels:
+    if info.is_synthetic:  # tiles of a bank too: each is of several slides, which would be lost
         raise UserError(
             f"--data {dataset.root}: expected real tiles, got synthetic ones. Name what `factory ingest` wrote."
         )

@@ -90,9 +90,10 @@ def _from_dataset(dataset: Dataset) -> RealTiles:
 
 
 def _provenance(dataset: Dataset, rows: Sequence[dict[str, Any]]) -> Provenance:
-    name = dataset.root.resolve().name
-    sources = (f"{name}/{row['group_id'] or row['sample_id']}" for row in rows)
-    return NOTHING | Provenance(tuple(sources), tuple(row["licence"] for row in rows if row["licence"]))
+    name, info = dataset.root.resolve().name, dataset.info
+    sources = [f"{name}/{row['group_id'] or row['sample_id']}" for row in rows]
+    behind = info.training_sources if info.is_synthetic else ()
+    return NOTHING | Provenance((*sources, *behind), tuple(row["licence"] for row in rows if row["licence"]))
 
 
 def _even_steps(items: Sequence[Any], most: int) -> list[Any]:

@@ -126,7 +126,7 @@ def changed_values(**configs: Config) -> dict[str, Any]:
 def columns_of(real: RealPixels | None) -> Row:
     """The columns of a row that say whether real pixels are in its image, whose, and under which licences."""
     if real is None:
-        return {"real_pixels": False}
+        return {"real_pixels": False, "real_groups": None}  # the row may be of tiles whose masks these are
     return {"real_pixels": True, "real_groups": list(real.groups), "licence": "; ".join(real.licences)}
 
 

@@ -13,7 +13,9 @@ from factory.bank.collect import choose_pages, collect
 from factory.bank.ground import fibre_directions, fill_nuclei, unlabelled_nuclei
 from factory.bank.shapes import measure_shapes
 from manifests.errors import UserError
+from manifests.table import write_dataset_manifest
 from tests.annotated_photograph import MPP, write_photograph
+from tests.conftest import write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,14 @@ def test_a_damaged_bank_is_refused(bank_file: Path, tmp_path: Path) -> None:
     damaged.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         open_bank(damaged)
+
+
+def test_synthetic_tiles_are_refused_even_if_they_hold_real_pixels(tmp_path: Path) -> None:
+    made = write_dataset(tmp_path / "made", source="synthetic")
+    for real_pixels in (False, True):
+        write_dataset_manifest(made.root, made.table, replace(made.info, real_pixels=real_pixels))
+        with pytest.raises(UserError, match="expected real tiles, got synthetic"):
+            choose_pages([made.root], None, 200, 0)
 
 
 def test_data_without_training_tiles_are_refused(data: Path) -> None:

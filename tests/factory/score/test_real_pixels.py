@@ -13,6 +13,7 @@ import yaml
 
 import factory
 from factory.bank.bank import open_bank
+from factory.make.fit_to_real import read_real_tiles
 from factory.make.origins import composer_of
 from factory.score.real_pixels import measure_real_pixels, real_pixel_blocks, real_pixel_rows
 from manifests.dataset import Dataset, open_dataset
@@ -149,3 +150,14 @@ def test_tiles_of_another_command_have_a_note_in_place_of_figures(synth: Dataset
     assert figures is not None
     assert figures.usage is None
     assert "got run.yaml without a renderer" in str(figures.missing)
+
+
+def test_drawing_on_their_masks_leaves_the_real_pixels_behind_and_keeps_the_patients_as_sources(
+    synth: Dataset, tmp_path: Path
+) -> None:
+    drawn = factory.render(synth.root, tmp_path / "drawn", split="all", renderer="stain")
+    assert not drawn.info.real_pixels
+    assert drawn.table["real_pixels"].to_pylist() == [False] * 16
+    assert drawn.table["real_groups"].null_count == 16
+    fitted = read_real_tiles(synth.root)
+    assert set(synth.info.training_sources) <= set(fitted.behind_images.sources)
