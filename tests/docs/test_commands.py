@@ -19,7 +19,7 @@ from factory.core.shipped import shipped_configs
 from factory.joint import FITTED
 from factory.make.resolve import resolve_joint, resolve_make
 from factory.masks import MASKS
-from factory.renderers import RENDERERS
+from factory.renderers import COLLECTED, RENDERERS
 from factory.train.generator import resolve_trainer
 from factory.train.labeller import resolve_labeller
 from manifests import SCHEMES
@@ -108,6 +108,8 @@ def test_a_data_set_of_a_command_line_resolves(line: CommandLine, monkeypatch: p
         return
     parts = {key: values.get(key) for key in ("masks", "renderer")}
     named = parse_assignments(assignments)
+    if values.get("renderer") in COLLECTED and values.get("scheme") is None:
+        flags["scheme"] = "pdl1"  # else that of the reader's bank, which is not there
     config, _ = resolve_make(flags, parts, values.get("config"), without_weights(assignments))
     for part, table in (("masks", MASKS), ("renderer", RENDERERS)):
         chosen = dict(getattr(config, part))
@@ -126,7 +128,9 @@ def test_a_generator_training_of_a_command_line_resolves(line: CommandLine) -> N
     values = values_of(line)
     typed = {key: values[key] for key in ("steps", "batch", "seed", "precision") if values[key] is not None}
     assignments = list(values["assignments"] or ())
-    if values["name"] in FITTED:
+    if values["name"] in COLLECTED:
+        assert not (values["steps"] or values["batch"] or values["precision"] or assignments)
+    elif values["name"] in FITTED:
         assert resolve_labeller(values["config"], assignments, typed, "cpu")
     else:
         assert resolve_trainer(values["name"], values["config"], assignments, typed, "cpu")
