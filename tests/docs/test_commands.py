@@ -129,7 +129,8 @@ def test_a_generator_training_of_a_command_line_resolves(line: CommandLine) -> N
     typed = {key: values[key] for key in ("steps", "batch", "seed", "precision") if values[key] is not None}
     assignments = list(values["assignments"] or ())
     if values["name"] in COLLECTED:
-        assert not (values["steps"] or values["batch"] or values["precision"] or assignments)
+        assert not typed.keys() - {"seed"}
+        assert not assignments
     elif values["name"] in FITTED:
         assert resolve_labeller(values["config"], assignments, typed, "cpu")
     else:
