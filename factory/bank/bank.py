@@ -138,13 +138,19 @@ def write_bank(path: Path, arrays: Mapping[str, npt.NDArray[Any]], card: Mapping
     return write_with_card(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}), card)
 
 
-@lru_cache(maxsize=2)
 def open_bank(path: Path) -> Bank:
-    """Map a bank into memory, read-only.
+    """Map a bank into memory, read-only; once in a process, as long as the file stays the same.
 
     Raises:
         UserError: when the file is missing, damaged, or no bank.
     """
+    written = path.stat() if path.is_file() else None
+    return _open(path, written and (written.st_mtime_ns, written.st_size, written.st_ino))
+
+
+@lru_cache(maxsize=2)
+def _open(path: Path, version: tuple[int, ...] | None) -> Bank:
+    del version
     card = read_card(path, KIND)
     header = read_header(path)
     header.pop("__metadata__", None)

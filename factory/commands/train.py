@@ -20,7 +20,6 @@ from factory.core.options import (
     Resume,
     TrainingPrecision,
 )
-from manifests.errors import UserError
 
 if TYPE_CHECKING:
     from factory.core.config import Config
@@ -107,6 +106,8 @@ def train(request: TrainRequest) -> None:
         _collect_bank(request)
         return
     if request.max_mb is not None:
+        from manifests.errors import UserError
+
         raise UserError(f"--max-mb: expected none for {request.name}; it is for {', '.join(renderers.COLLECTED)}.")
     if request.name not in joint.FITTED:
         generators.trainer_class(request.name)  # an unknown name is said before torch looks for devices
@@ -121,6 +122,7 @@ def _collect_bank(request: TrainRequest) -> None:
     from factory.core.console import progress, say
     from factory.core.wording import dry_run, plural
     from factory.train import bank
+    from manifests.errors import UserError
 
     for name in ("generator", "config", "assignments", "size", "steps", "batch", "precision"):
         if getattr(request, name) is not None:
@@ -155,6 +157,7 @@ def _train_generator(request: TrainRequest, typed: dict[str, Any], device: str) 
     from factory.core.console import progress, say, working
     from factory.core.wording import plural
     from factory.train import generator as generators
+    from manifests.errors import UserError
 
     name, how = request.name, {"resume": request.resume, "overwrite": request.overwrite}
     if request.generator is not None:
@@ -197,6 +200,7 @@ def _train_labeller(request: TrainRequest, typed: dict[str, Any], device: str) -
     from factory.core.console import progress, say
     from factory.core.wording import dry_run as dry_run_text
     from factory.train import labeller as labellers
+    from manifests.errors import UserError
 
     for name in ("scheme", "size", "precision"):
         if typed.pop(name, None) is not None:
