@@ -8,9 +8,10 @@ from pydantic import BaseModel
 
 from factory.core.registry import resolve
 from factory.ingest.config import IngestConfig
+from factory.joint.exemplar.exemplar import CopyConfig
 from factory.joint.hdgan import HdganConfig
+from factory.make.joint_plan import JointMakeConfig
 from factory.make.recipes.given_masks import RenderConfig
-from factory.make.recipes.joint import JointMakeConfig
 from factory.make.recipes.masks_and_renderer import MakeConfig
 from factory.make.recipes.samples import SampleConfig
 from factory.masks import MASKS
@@ -51,6 +52,7 @@ def _masks() -> Models:
 def _renderers() -> Models:
     yield from _parts(RENDERERS, "renderer", "renderer")()
     yield "`hdgan`: `joint.KEY`", HdganConfig
+    yield "`exemplar`: `joint.KEY`", CopyConfig
 
 
 def _trainings() -> Models:

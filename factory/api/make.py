@@ -72,7 +72,8 @@ def make(
         manifest: a plan to follow instead of requests.
         masks, renderer: mask generator and renderer by name.
         like: real tiles to fit renderer and nuclei to: a data set, a folder of images, or an image.
-        joint: ``"hdgan"`` for image and labels of one generator.
+        joint: ``"hdgan"`` for image and labels of one generator, ``"exemplar"`` for both copied out of real tissue
+            (``weights``, or ``like`` a data set).
         weights, pool, share, max_uncertainty, max_pixel_uncertainty: of ``joint`` alone. share: class -> share of all
             pixels.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; for parts with networks.

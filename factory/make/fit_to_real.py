@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from factory.core.config import option_names, parse
 from factory.core.images.files import IMAGE_SUFFIXES, read_rgb
+from factory.core.registry import resolve
+from factory.joint import JOINT, RECIPES
 from factory.make.parts import Part
 from factory.make.recipes.base import NOTHING, Provenance
 from factory.masks.base import FitsTiles, MaskGenerator
@@ -113,9 +116,38 @@ def values_like(name: str | None, like: Path | None) -> list[str]:
     kind = RENDERERS.get(name or "") and resolve_renderer(str(name))
     if like is None or not kind or not issubclass(kind, FitsDataset):
         return []
+    return [f"renderer.{key}={value}" for key, value in kind.fit_dataset(_labelled(like, name)).items()]
+
+
+def _labelled(like: Path, name: str | None) -> Path:
+    """The folder of a data set; refuses images without labels."""
     if not (like / STORE).exists():
         raise UserError(f"--like {like}: expected a data set with labels for {name}, got images. Ingest them first.")
-    return [f"renderer.{key}={value}" for key, value in kind.fit_dataset(like).items()]
+    return like
+
+
+def joint_values(name: str, typed: Mapping[str, Any], like: Path | None) -> dict[str, Any]:
+    """Values of a joint part: its name, what was typed for it, and what is fitted to a data set.
+
+    Args:
+        name: of the part. typed: options by field of its Config, None where nothing was typed. like: as typed.
+
+    Raises:
+        UserError: for an unknown name, options that the part does not have, or a data set that it cannot use.
+    """
+    resolve(RECIPES, name, "--joint")
+    kind = resolve(JOINT, name, "--joint")
+    values = {key: value for key, value in typed.items() if value is not None}
+    for key in values.keys() - kind.Config.model_fields.keys():
+        raise UserError(f"--{key.replace('_', '-')}: expected none with --joint {name}, which has none. Leave it out.")
+    parse(kind.Config, values, "--joint", option_names(values))
+    if like is not None:
+        if not issubclass(kind, FitsDataset):
+            raise UserError(f"--like: expected none with --joint {name}, which is trained. Leave it out.")
+        if "weights" in values:
+            raise UserError("--like, --weights: expected one of them, as both name the real tissue, got both.")
+        values |= kind.fit_dataset(_labelled(like, name))
+    return {**values, "name": name}
 
 
 def fit_parts(

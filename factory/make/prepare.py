@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.config import option_names, parse
+from factory.core.registry import resolve as find
+from factory.joint import RECIPES
 from factory.make import resolve
-from factory.make.fit_to_real import read_real_tiles, values_like
+from factory.make.fit_to_real import joint_values, read_real_tiles, values_like
 from factory.make.parts import device_for
 from factory.make.pipeline import Prepared
 from factory.make.recipes import given_masks, masks_and_renderer
@@ -27,14 +30,12 @@ def prepare_make(request: MakeRequest) -> Prepared[Recipe]:
     plan, assignments = resolve.plan_values(request), request.assignments or []
     parts = {"masks": request.masks, "renderer": request.renderer}
     of_joint = {name: getattr(request, name) for name in ("weights", "pool", *resolve.LIMITS)}
-    resolve.refuse_mixed(request.joint, {**of_joint, "share": request.share}, {**parts, "like": request.like})
+    resolve.refuse_mixed(request.joint, {**of_joint, "share": request.share}, parts)
     if request.joint:
-        from factory.core.devices import resolve_device
-        from factory.make.recipes import joint as joint_recipe  # which imports torch
-
-        values = {**of_joint, "name": request.joint}
+        values = joint_values(request.joint, of_joint, request.like)
         asked = resolve.resolve_joint(plan, values, request.share or [], request.config, assignments, draft)
-        return joint_recipe.prepare(asked, request.out, manifest=draft, device=resolve_device(request.device))
+        prepare: Callable[..., Prepared[Recipe]] = find(RECIPES, request.joint, "--joint")
+        return prepare(asked, request.out, manifest=draft, device=request.device)
     assignments = [*assignments, *values_like(request.renderer, request.like)]
     resolved, scheme = resolve.resolve_make(plan, parts, request.config, assignments, draft)
     return masks_and_renderer.prepare(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from factory.core.choices import Split
 from factory.core.options import CONFIGURATION, OUTPUT, SCHEMES, TILES, Device, Heading
-from factory.joint import FITTED
+from factory.joint import RECIPES
 from factory.masks import MASKS
 from factory.renderers import RENDERERS
 
@@ -98,10 +98,11 @@ class MakeRequest(PlanRequest):
     joint: Annotated[
         str | None,
         _JOINT(
-            f"{', '.join(FITTED)}: one generator draws image and labels, and tiles that fit are chosen. [default: none]"
+            f"{', '.join(RECIPES)}: image and labels at once, of one generator or copied out of real tissue. "
+            "[default: none]"
         ),
     ] = None
-    weights: Annotated[str | None, _JOINT("Run folder of factory train hdgan. [default: starter]")] = None
+    weights: Annotated[str | None, _JOINT("Run folder of factory train NAME. [default: starter]")] = None
     pool: Annotated[int | None, _JOINT("Tiles to draw and choose from. [default: 4 for each requested]")] = None
     share: Annotated[
         list[str] | None,

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from factory.core.config import merge, option_names, parse, parse_assignments, parse_size, read_yaml
 from factory.core.shipped import configs_dir
 from factory.learn.base import UsesWeights
+from factory.make.joint_plan import JointMakeConfig
 from factory.make.parts import RESOLVERS
 from factory.make.recipes.given_masks import RenderConfig
 from factory.make.recipes.masks_and_renderer import MakeConfig
@@ -24,9 +25,6 @@ from factory.plan.rows import Draft, load_scheme
 from factory.renderers import RENDERERS
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
-
-if TYPE_CHECKING:
-    from factory.make.recipes.joint import JointMakeConfig
 
 Values = dict[str, Any]
 LIMITS = ("max_uncertainty", "max_pixel_uncertainty")
@@ -94,11 +92,6 @@ def resolve_joint(
     Raises:
         UserError: for an unknown key, a value of the wrong form, or an option against the draft.
     """
-    from factory.joint.hdgan import HdganConfig  # which imports torch
-    from factory.make.recipes.joint import JointMakeConfig
-
-    given = {key: value for key, value in typed.items() if key != "name" and value is not None}
-    parse(HdganConfig, given, "--joint", option_names(given))
     if draft:
         named = load_scheme(str(plan_flags["scheme"])) if plan_flags.get("scheme") else None
         _refuse_contradiction({**plan_flags, "seed": None}, named, draft)

@@ -14,6 +14,7 @@ from factory.make.recipes.base import ReadsDocument, Recipe
 
 BY_KEY: dict[str, str] = {
     "masks_of": "factory.make.recipes.given_masks:GivenMasks",
+    "exemplar": "factory.make.recipes.copies:CopiesRecipe",
     "hdgan": "factory.make.recipes.joint:JointRecipe",
     "drawing": "factory.make.recipes.samples:SampleRecipe",
     "masks": "factory.make.recipes.masks_and_renderer:MasksAndRenderer",

@@ -12,44 +12,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
-from factory.core.config import Config, parse
+from factory.core.config import parse
+from factory.core.devices import resolve_device
 from factory.core.registry import resolve
-from factory.core.resolutions import SAME_MPP
 from factory.core.runs import POOL
-from factory.core.seeds import Stream, generator
 from factory.joint import DRAWING, FITTED, HDGAN, JOINT, SHARES
 from factory.joint.generators import GENERATOR
 from factory.joint.hdgan import Hdgan, HdganConfig
 from factory.make.joint_candidates import choose
+from factory.make.joint_plan import JointMakeConfig, plan_for, refuse_other_tiles, with_shares
 from factory.make.pipeline import Prepared, prepare_run, synthetic_info
 from factory.make.recipes.base import Provenance, Row, Sample, changed_values, maker_of
-from factory.plan.distributions import parse_distribution, stratified
-from factory.plan.rows import REQUESTS, Draft, PlanConfig, complete, load_scheme, plan, requests_digest, with_column
+from factory.plan.rows import REQUESTS, Draft, complete, plan, requests_digest
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
 
 _CANDIDATES_FOR_EACH = 4
-_FIRST_CLASS_STREAM = 100
-"""Class i is drawn by the attempt 100 + i of `Stream.DRAW`; the quantities of a plan have the first ones."""
-
-
-class JointMakeConfig(Config):
-    """Every setting of `factory make --joint` that changes a byte of its output.
-
-    Attributes:
-        plan: what is asked; size, resolution and scheme are those of the weights.
-        shares: class -> distribution of its share of all pixels, see `factory.plan.distributions`.
-        joint: ``name`` and, optionally, values of its own Config. shard: tiles in a shard file.
-    """
-
-    plan: PlanConfig
-    shares: dict[str, str] = Field(default_factory=dict)
-    joint: dict[str, Any]
-    shard: int = Field(default=64, ge=1, le=65_536)
 
 
 @dataclass(frozen=True)
@@ -158,20 +138,18 @@ def prepare(
 
     Args:
         config: what is asked. out: the data set's folder. manifest: a plan to follow instead of drawing one.
-        device: where networks run.
+        device: where networks run, as typed.
 
     Raises:
         UserError: for weights that cannot be used, and requests that make no sense for them.
     """
-    for name, value in (("tumour", config.plan.tumour), ("inflammation", config.plan.inflammation)):
-        if value is not None:
-            raise UserError(f"--{name}: expected none with --joint, which takes shares by class. Write --share CLASS=.")
+    device = resolve_device(device)
     recipe = JointRecipe.from_document({HDGAN: config.joint}, device)
     scheme, card = recipe.scheme, recipe.part.card.fields
-    asked = _plan_for(config.plan, card, scheme)
+    asked = plan_for(config.plan, scheme, size=tuple(card["trained_size"]), mpp=card["mpp"])
     rows = complete(manifest, asked, scheme) if manifest else plan(asked, scheme)
-    _refuse_other_tiles(rows, card, scheme)
-    rows = _with_shares(rows, config, scheme)
+    refuse_other_tiles(rows, scheme, mpp=card["mpp"], size=tuple(card["trained_size"]))
+    rows = with_shares(rows, config, scheme)
     recipe = _with_candidates(recipe, rows)
     planned = {"seed": asked.seed} if manifest else asked.model_dump(mode="json")
     document = {
@@ -185,54 +163,6 @@ def prepare(
     prepared = prepare_run(recipe, rows, out, document, info, notes=[recipe.quality], beside=beside)
     pool = recipe.config.pool
     return prepared if pool is None else replace(prepared, choose=choose, candidates=pool)
-
-
-def _plan_for(asked: PlanConfig, card: Mapping[str, Any], scheme: LabelScheme) -> PlanConfig:
-    """The plan with size, resolution and scheme of the weights, where nothing else was typed."""
-    typed = asked.model_fields_set
-    if "scheme" in typed and load_scheme(asked.scheme).name != scheme.name:
-        raise UserError(f"--scheme: expected {scheme.name}, which the weights tell apart, got {asked.scheme}.")
-    own = {"size": tuple(card["trained_size"]), "mpp": card["mpp"]}
-    return asked.model_copy(
-        update={"scheme": scheme.name, **{key: value for key, value in own.items() if key not in typed}}
-    )
-
-
-def _refuse_other_tiles(rows: pa.Table, card: Mapping[str, Any], scheme: LabelScheme) -> None:
-    """Refuse rows of a plan that ask for other tiles than the weights draw."""
-    height, width = card["trained_size"]
-    first = rows.select(["height", "width", "mpp", "label_scheme"]).slice(0, 1).to_pylist()[0]
-    if (first["height"], first["width"]) != (height, width):
-        raise UserError(
-            f"--size: expected {height}x{width}, which the weights draw, got {first['height']}x{first['width']}."
-        )
-    if abs(first["mpp"] - card["mpp"]) > SAME_MPP * card["mpp"]:
-        raise UserError(f"--mpp: expected {card['mpp']:g}, which the weights draw, got {first['mpp']:g}. Leave it out.")
-    if first["label_scheme"] != scheme.name:
-        raise UserError(f"--scheme: expected {scheme.name}, which the weights tell apart, got {first['label_scheme']}.")
-
-
-def _with_shares(rows: pa.Table, config: JointMakeConfig, scheme: LabelScheme) -> pa.Table:
-    """Rows with requested shares of classes; what is left is divided equally among the other classes, to fill a row."""
-    if not config.shares:
-        return rows
-    if rows["request_fractions"].null_count < len(rows):
-        raise UserError("--share: expected none beside a --manifest that asks for shares. Leave one out.")
-    shares = np.full((len(rows), len(scheme)), np.nan)
-    for name, text in config.shares.items():
-        if name not in scheme.names:
-            raise UserError(f"--share: expected a class of {scheme.name} ({', '.join(scheme.names)}), got {name!r}.")
-        label = scheme.names.index(name)
-        rng = generator(config.plan.seed, Stream.DRAW, _FIRST_CLASS_STREAM + label)
-        asked = parse_distribution(text, "tumour", where=f"--share {name}")
-        shares[:, label] = stratified(asked, len(rows), rng)
-    total = np.nansum(shares, 1)
-    if (total > 1 + 1e-9).any():
-        row = int(np.argmax(total > 1 + 1e-9))
-        raise UserError(f"--share: expected shares of at most 1 in all, got {total[row]:.3g} in row {row}. Narrow one.")
-    left = np.isnan(shares).sum(1, keepdims=True)
-    shares = np.where(np.isnan(shares), (1 - total)[:, None] / np.maximum(left, 1), shares)
-    return with_column(rows, "request_fractions", np.clip(shares, 0, 1).tolist())
 
 
 def _with_candidates(recipe: JointRecipe, rows: pa.Table) -> JointRecipe:

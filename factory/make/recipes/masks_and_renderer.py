@@ -123,10 +123,14 @@ def _refuse_other_scheme(name: str, scheme: LabelScheme) -> None:
     """Refuse a mask generator that does not draw a scheme."""
     if _draws(resolve_mask_generator(name), scheme):
         return
-    plain = (name for name in MASKS if name not in TRAINABLE)  # what the others draw depends on their weights
-    able = [name for name in plain if _draws(resolve_mask_generator(name), scheme)]
+    able = plain_generators(scheme)
     hint = f"Use --masks {able[0]}." if able else "No mask generator draws it."
     raise UserError(f"--masks: expected a generator that draws scheme {scheme.name}, got {name}. {hint}")
+
+
+def plain_generators(scheme: LabelScheme) -> list[str]:
+    """Names of the mask generators without weights that draw a scheme; what the others draw depends on these."""
+    return [name for name in MASKS if name not in TRAINABLE and _draws(resolve_mask_generator(name), scheme)]
 
 
 def _draws(kind: type[MaskGenerator], scheme: LabelScheme) -> bool:

@@ -22,6 +22,9 @@ _SHORTLIST = 20
 _FEATHER = 9
 """Steps from one side of a cut to the other; a pixel on it is the mean over its 3x3 neighbours."""
 
+NUCLEUS_COST = 3 * 60 * 60
+"""Cost of a pixel of a cut within a nucleus, beside the squared difference of the colours."""
+
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
 
@@ -93,6 +96,7 @@ def quilt(
     grid: Grid,
     phase: tuple[int, int],
     rng: np.random.Generator,
+    nucleus: npt.NDArray[np.uint16] | None = None,
 ) -> tuple[Bytes, Longs]:
     """Quilt the ground of a tile.
 
@@ -102,7 +106,7 @@ def quilt(
         places: to take patches from. guides: what they are chosen by.
         layout: uint8 [H, W], kinds of the pixels of the tile. grid: of patches.
         phase: rows and columns of the first patch that lie outside of the tile, multiples of `BLOCK`.
-        rng: draws candidates.
+        rng: draws candidates. nucleus: uint16 [P], nuclei of the bank, which cuts go round; None where none are shown.
 
     Returns:
         uint8 [H, W, 3], the ground, and int64 [H, W], the pixel of the bank that each pixel was taken from (of the
@@ -125,8 +129,8 @@ def quilt(
         spares = np.stack([fillers[k][(spare[:, k] * len(fillers[k])).astype(np.int64)] for k in range(2)], axis=1)
         _quilt_row(
             canvas, origin, wanted, row, grid.patch, grid.overlap, pixels, kinds, kind_of, places.rows, places.whole,
-            places.loose, guides.source,
-            guides.target, guides.weights, draws, spares,
+            places.loose, guides.source, guides.target, guides.weights, draws, spares,
+            np.zeros(0, np.uint16) if nucleus is None else nucleus,
         )  # fmt: skip
     area = np.s_[phase[0] : phase[0] + height, phase[1] : phase[1] + width]
     return np.ascontiguousarray(canvas[area]), np.ascontiguousarray(origin[area])
@@ -170,6 +174,7 @@ def _quilt_row(  # type: ignore[no-untyped-def]
     weights,
     draws,
     spares,
+    nucleus,
 ):
     shortlist, costs = np.empty(_SHORTLIST, np.int64), np.empty(_SHORTLIST, np.int64)
     alpha = np.empty((patch, patch), np.int64)
@@ -181,7 +186,7 @@ def _quilt_row(  # type: ignore[no-untyped-def]
             cost = costs[k] + _mismatch(canvas, y0, x0, row, column, patch, overlap, pixels, places, shortlist[k])
             if cost < best_cost:
                 best, best_cost = shortlist[k], cost
-        _find_cuts(alpha, canvas, y0, x0, row, column, patch, overlap, pixels, places, best)
+        _find_cuts(alpha, canvas, origin, y0, x0, row, column, patch, overlap, pixels, nucleus, places, best)
         _blend(
             canvas, origin, alpha, y0, x0, row, column, patch, overlap, wanted, pixels, kinds, kind_of, places, whole,
             loose, best, spares[column],
@@ -270,7 +275,9 @@ def _mismatch(canvas, y0, x0, row, column, patch, overlap, pixels, places, candi
 
 
 @compiled()
-def _find_cuts(alpha, canvas, y0, x0, row, column, patch, overlap, pixels, places, candidate):  # type: ignore[no-untyped-def]
+def _find_cuts(  # type: ignore[no-untyped-def]
+    alpha, canvas, origin, y0, x0, row, column, patch, overlap, pixels, nucleus, places, candidate
+):
     """Mark the pixels of a patch beyond the cheapest cuts through its overlaps: 1 = taken from the patch."""
     alpha[:] = 1
     error = np.empty((patch, overlap), np.int64)
@@ -280,7 +287,10 @@ def _find_cuts(alpha, canvas, y0, x0, row, column, patch, overlap, pixels, place
         for i in range(patch):
             for j in range(overlap):
                 v, u = (i, j) if side == 0 else (j, i)
-                error[i, j] = _difference(canvas, y0 + v, x0 + u, pixels, _at(places, candidate, v, u, patch))
+                p = _at(places, candidate, v, u, patch)
+                error[i, j] = _difference(canvas, y0 + v, x0 + u, pixels, p)
+                if len(nucleus) and (nucleus[p] or nucleus[origin[y0 + v, x0 + u]]):
+                    error[i, j] += NUCLEUS_COST
         for i in range(1, patch):
             for j in range(overlap):
                 least = error[i - 1, j]
