@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -32,6 +33,8 @@ _MOST_HIDDEN = 0.3
 """Largest share of a nucleus that lies behind others."""
 _SHIFTS = np.array([(0, 0), (-2, 0), (2, 0), (0, -2), (0, 2), (-4, 0), (4, 0), (0, -4), (0, 4), (3, 3), (-3, -3)])
 """Steps, in pixels, by which a nucleus gives way where it would hide others."""
+_EDGE_PX = (0.6, 1.0)
+"""Standard deviations of the blur of outlines beside which something else lies than on their page."""
 _MOST_SHIFT = 0.3
 """Largest change of the optical density of a borrowed nucleus."""
 _REUSED, _HIDDEN = 0.3, 4
@@ -89,7 +92,22 @@ def copy_nuclei(
         np.rint(layout.shapes.centre).astype(np.int64), layout.label, rng.permutation(count), row, table,
         factors, rim, strength, bank.image, bank.nucleus, _near(float(rim.max())), np.zeros(len(nuclei), np.int64),
     )  # fmt: skip
-    return (copy, found) if fits else None
+    if not fits:
+        return None
+    _soften(copy, found, bank, float(rng.uniform(*_EDGE_PX)))
+    return copy, found
+
+
+def _soften(copy: Copy, found: Ids, bank: Bank, sigma: float) -> None:
+    """Blur, in place, the outlines whose other side is not the real one, as a microscope blurs an edge."""
+    steps = [1, *np.unique(bank.pages[:, 2]).tolist()]  # between pixels that are neighbours on their page
+    cut = np.zeros(found.shape, np.bool_)
+    for axis in (0, 1):
+        apart = ~np.isin(np.abs(np.diff(copy.origin, axis=axis)), steps) & (np.diff(found, axis=axis) != 0)
+        before, after = (np.s_[:-1], np.s_[1:]) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
+        cut[before] |= apart
+        cut[after] |= apart
+    copy.image[cut] = cv2.GaussianBlur(copy.image, (0, 0), sigma)[cut]
 
 
 def _read_layout(semantic: Bytes, instance: Ids, rng: np.random.Generator) -> _Layout:

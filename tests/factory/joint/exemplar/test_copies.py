@@ -94,7 +94,8 @@ def test_nuclei_come_with_their_own_outlines_and_colours(banks: Callable[[str], 
         row = np.flatnonzero(bank.nuclei.page * 100_000 + bank.nuclei.number.astype(np.int64) == source)
         assert (semantic[inside] == bank.nuclei.label[row]).all()
         if (bank.pages[bank.nuclei.page[row], 3] == ground).all():  # the colours of those from other slides are matched
-            assert np.array_equal(made.image[inside], bank.image[made.origin[inside]])
+            inner = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0  # an outline may be softened
+            assert np.array_equal(made.image[inner], bank.image[made.origin[inner]])
         # every pixel of the source is there, but for what others hide or the border cuts
         assert len(np.unique(made.origin[inside])) == inside.sum() <= bank.nuclei.area[row] + 0.5
         grown = np.pad(inside, 1)
