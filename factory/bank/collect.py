@@ -171,6 +171,7 @@ def collect(collection: Collection, out: Path, *, on_page: Callable[[int], None]
         parts.append(_page(sample, collection.scheme, collection.mpp, generator(done, Stream.FIT, 1)))
         on_page(done + 1)
     places = [slides.index(source.slide) for source in collection.chosen]
+    found = [page for page, part in enumerate(parts) if part.pop("found")]
     arrays = _joined(parts, places)
     if collection.scheme.ids("nucleus") and not len(arrays["nuclei.page"]):
         raise UserError("--data: expected whole nuclei in the train split, got none. Annotate some.")
@@ -192,6 +193,7 @@ def collect(collection: Collection, out: Path, *, on_page: Callable[[int], None]
         "classes": [
             name for name, share in zip(collection.scheme.names, arrays["shares"].max(0), strict=True) if share
         ],
+        "nuclei_found": found,  # pages whose nuclei nobody labelled
         "real_pixels": True,
         "use": f"{DISCLAIMER}; holds pixels of real patients under the licences above",
     }
@@ -221,7 +223,8 @@ def _page(sample: Sample, scheme: LabelScheme, mpp: float, rng: np.random.Genera
     tile = sample.tile
     semantic = tile.scheme.projection(scheme)[tile.semantic[:height, :width]]
     ids = renumbered(tile.instance[:height, :width])
-    if not ids.any():
+    found = not ids.any()
+    if found:
         ids = nuclei_by_stain(image, mpp)
     ignored = semantic == IGNORE
     others = unlabelled_nuclei(image, ids > 0, mpp) & ~ignored
@@ -240,6 +243,7 @@ def _page(sample: Sample, scheme: LabelScheme, mpp: float, rng: np.random.Genera
     )
     return {
         "size": np.array([height, width], np.int64),
+        "found": np.array(found and bool(ids.any())),
         "image": image.reshape(-1, 3),
         "ground": ground.reshape(-1, 3),
         "semantic": semantic.ravel(),

@@ -214,14 +214,15 @@ class Exemplar:
         rng: np.random.Generator,
     ) -> _Made | None:
         bank, held = self.bank, self._held
-        there = held.nuclei.sum(1) * (held.patches > 0)
+        kinds = list(bank.scheme.ids("nucleus"))
+        there = held.nuclei[:, kinds].sum(1) * (held.patches > 0)
         needed = self._classes_of_nuclei(request)
         enough = np.minimum(held.nuclei[:, needed] / FEWEST_OWN, 1.0).min(1, initial=1.0)
         slide = _pick(self._allowed(np.where(there > 0, np.maximum(enough, 0.05), 0.0)), rng)
         tps = request.tps
         if tps is None and bank.scheme.ids("tumour_positive"):
             positive = held.nuclei[slide, list(bank.scheme.ids("tumour_positive"))].sum()
-            tps = float(positive / max(held.nuclei[slide].sum(), 1))
+            tps = float(positive / max(held.nuclei[slide, kinds].sum(), 1))
         layout = _layout(masks, _asking(request, None, tps=tps, cells=request.cells), draws)
         made = copy_nuclei(bank, slide, layout.semantic, layout.instance, request.mpp, rng)
         if made is None:

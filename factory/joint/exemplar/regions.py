@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -55,23 +57,31 @@ def copy_regions(
 
 
 def instances_of(bank: Bank, origin: Longs) -> npt.NDArray[np.int32]:
-    """Number the pieces of nuclei that were copied: int32 [H, W], 0 = none.
+    """Number the pieces of labelled nuclei that were copied: int32 [H, W], 0 = none.
 
     Two neighbours belong together where they are of one nucleus and were neighbours there too.
 
     Args:
         bank: of tissue. origin: int64 [H, W], pixels of the bank.
     """
-    if bank.ground is bank.image:  # as no nuclei are known
+    if not _labelled(bank).any():
         return np.zeros(origin.shape, np.int32)
-    return np.asarray(_pieces(bank.nucleus[origin].astype(np.int64), *_places(bank, origin)))
+    return np.asarray(_pieces(*_places(bank, origin)))
 
 
-def _places(bank: Bank, origin: Longs) -> tuple[Longs, Longs, Longs]:
-    """Page, row and column of pixels of a bank, int64 [H, W] each."""
+@lru_cache(maxsize=4)
+def _labelled(bank: Bank) -> npt.NDArray[np.bool_]:
+    """Whether the nuclei of each page are labelled ones, and not found: bool [pages]."""
+    found = bank.card.fields.get("nuclei_found", [])
+    none = bank.ground is bank.image
+    return np.array([not none and page not in found for page in range(len(bank.pages))])
+
+
+def _places(bank: Bank, origin: Longs) -> tuple[Longs, Longs, Longs, Longs]:
+    """Labelled nucleus (0 = none), page, row and column of pixels of a bank, int64 [H, W] each."""
     page = np.searchsorted(bank.pages[:, 0], origin, side="right") - 1
     row, column = np.divmod(origin - bank.pages[page, 0], bank.pages[page, 2])
-    return page, row, column
+    return np.where(_labelled(bank)[page], bank.nucleus[origin], 0).astype(np.int64), page, row, column
 
 
 def _clear_slivers(copy: Copy, bank: Bank, mpp: float) -> bool:
@@ -79,10 +89,10 @@ def _clear_slivers(copy: Copy, bank: Bank, mpp: float) -> bool:
 
     The patch beside a sliver goes on where the sliver was, image and labels.
     """
-    if bank.ground is bank.image:
+    if not _labelled(bank).any():
         return False
-    page, row, column = _places(bank, copy.origin)
-    pieces = _pieces(bank.nucleus[copy.origin].astype(np.int64), page, row, column)
+    number, page, row, column = _places(bank, copy.origin)
+    pieces = _pieces(number, page, row, column)
     small = np.bincount(pieces.ravel()) * mpp * mpp < _SLIVER_UM2
     small[0] = False
     for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):  # the border of a tile cuts what it cuts

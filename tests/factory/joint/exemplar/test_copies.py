@@ -64,6 +64,7 @@ def test_labels_of_regions_are_those_of_the_pixels_and_colours_too_within_a_piec
 ) -> None:
     bank, tile = open_bank(banks("ki67")), copied(banks("ki67"), "ki67", seed, tps=0.4, tissue=0.85)
     assert np.array_equal(tile.tile.semantic, bank.semantic[tile.origin])
+    assert not tile.tile.instance.any()  # the bank found nuclei, which nobody labelled
     # A pixel all of whose neighbours within three steps were its neighbours in the bank is of one piece, not mixed.
     at = place(bank, tile.origin)
     whole = np.ones(tile.origin.shape, np.uint8)
