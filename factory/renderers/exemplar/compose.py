@@ -260,7 +260,8 @@ def _add_nuclei(
         part = Shapes(*(getattr(shapes, name)[chosen] for name in Shapes.__dataclass_fields__))
         choice = choose_nuclei(bank, allowed, part, rng)
         choice_row[chosen], turned[chosen], mirrored[chosen] = choice.row, choice.turned, choice.mirrored
-        shift = bank.colour[slide, 1, 0] - bank.colour[slide_of[choice.row], 1, 0]
+        # of the ground: the mean of nuclei depends on how many of them are positive
+        shift = bank.colour[slide, 0, 0] - bank.colour[slide_of[choice.row], 0, 0]
         deviates = np.clip(rng.normal(0, 1, (len(chosen), 1)), -2, 2) * settings.vary
         factors[chosen] = np.exp(-(shift + deviates)).astype(np.float32)
     set_nuclei(image, origin, ids, shapes, bank, Choice(choice_row, turned, mirrored), factors, mpp, rng)
