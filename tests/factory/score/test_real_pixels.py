@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 import factory
-from factory.bank.bank import open_bank
 from factory.make.fit_to_real import read_real_tiles
 from factory.make.origins import composer_of
 from factory.score.real_pixels import measure_real_pixels, real_pixel_blocks, real_pixel_rows
@@ -98,7 +97,6 @@ def test_a_missing_bank_is_named_in_one_line(home: Path, synth: Dataset) -> None
     bank = home / "bank.safetensors"
     moved = bank.rename(home / "elsewhere.safetensors")
     try:
-        open_bank.cache_clear()
         figures = measure_real_pixels(synth, synth.table["sample_id"].to_pylist())
     finally:
         moved.rename(bank)
@@ -161,3 +159,18 @@ def test_drawing_on_their_masks_leaves_the_real_pixels_behind_and_keeps_the_pati
     assert drawn.table["real_groups"].null_count == 16
     fitted = read_real_tiles(synth.root)
     assert set(synth.info.training_sources) <= set(fitted.behind_images.sources)
+
+
+def test_tiles_whose_labels_are_copied_too_are_traced(home: Path, tmp_path: Path) -> None:
+    made = factory.make(
+        tmp_path / "copied", joint="exemplar", weights=home / "bank.safetensors", cells="4-8", n=3, size=128, mpp=0.5
+    )
+    composer = composer_of(made.root)
+    for sample in made:
+        image, origin = composer.compose(sample)
+        assert np.array_equal(image, sample.image)
+        inside = sample.tile.instance > 0
+        assert (composer.bank.semantic[origin][inside] == sample.tile.semantic[inside]).all()
+    figures = measure_real_pixels(made, made.table["sample_id"].to_pylist())
+    assert figures is not None
+    assert (figures.tiles, figures.different, figures.missing) == (3, 0, None)
