@@ -33,7 +33,14 @@ def write_dataset(out: Path, **options: Any) -> Dataset:
 
 
 @functools.cache
-def _write_once(
+def _write_once(**options: Any) -> Path:
+    out = Path(tempfile.mkdtemp(dir=_written.name)) / "set"
+    write_by_run(out, **options)
+    return out
+
+
+def write_by_run(
+    out: Path,
     *,
     scheme: str = "nuclei",
     n: int = 6,
@@ -44,9 +51,8 @@ def _write_once(
     shard: int = 4,
     mpp: float = 0.5,
     cells: bool = True,
-) -> Path:
-    """Discs on a grid: tile i has about i + 2 cells; classes cycle; splits go by group."""
-    out = Path(tempfile.mkdtemp(dir=_written.name)) / "set"
+) -> None:
+    """Write discs on a grid as a run does: tile i has about i + 2 cells; classes cycle; splits go by group."""
     label_scheme = get_scheme(scheme)
     info = DatasetInfo(source == "synthetic", "tests", (label_scheme,), licences=("test",))
     spec = RunSpec(out, {"scheme": scheme, "n": n, "seed": seed}, Layout(n, *size, shard), info)
@@ -85,7 +91,6 @@ def _write_once(
         for number in run.todo:
             run.add(write_shard(spec, number, (sample(index) for index in spec.layout.rows(number))))
         run.finish()
-    return out
 
 
 def with_columns(dataset: Dataset, **columns: list[object]) -> Dataset:

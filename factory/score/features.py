@@ -29,6 +29,7 @@ EXTRACTORS: dict[str, str] = {
 """Extractors by name. ``timm:NAME`` also works, for any encoder of timm with a file of its weights."""
 
 _TIMM = "timm:"
+_ENCODER = "factory.score.pretrained:any_encoder"
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,8 @@ def open_extractor(name: str, weights: Path | None = None) -> Extractor:
 def _open(name: str, weights: Path | None, sha256: str | None) -> Extractor:
     del sha256  # part of the cache's key: another file may have the same name
     if name.startswith(_TIMM):
-        from factory.score.pretrained import any_encoder
-
         assert weights is not None  # refused by `check_extractor`
+        any_encoder: Callable[[str, str, Path], Extractor] = resolve({_TIMM: _ENCODER}, _TIMM, "--features")
         return any_encoder(name, name.removeprefix(_TIMM), weights)
     opener: Callable[[Path | None], Extractor] = resolve(EXTRACTORS, name, "--features")
     return opener(weights)

@@ -19,7 +19,7 @@ from manifests.files import temporary_beside, walk
 from manifests.ledger import finished, publish_record, read_record
 from manifests.schema import metadata_of
 from manifests.table import write_manifest
-from tests.conftest import write_dataset
+from tests.conftest import write_by_run, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_a_set_from_before_a_column_was_measured_holds_and_keeps_its_bytes(tmp_p
     sums = (root / "SHA256SUMS").read_bytes()
     assert verify(root) == []
     assert open_dataset(root).table["cells_cut"].null_count == 6
-    write_dataset(tmp_path / "data", n=6)  # the same command again: what names the data set stays as it is
+    write_by_run(tmp_path / "data", n=6)  # the same command again: what names the data set stays as it is
     assert (root / "SHA256SUMS").read_bytes() == sums
     rows = open_dataset(root).table.to_pylist()
     write_manifest(root / "manifest.parquet", pa.Table.from_pylist([{**row, "cells_cut": 99} for row in rows]), info)
