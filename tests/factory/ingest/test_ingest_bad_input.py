@@ -220,7 +220,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "class map to an unknown name": ((*MPP, "--class-map", "0:air"), "--class-map: expected VALUE:CLASS, got 0:air"),
     "class map in broken JSON": ((*MPP, "--class-map", "{1"), "--class-map: expected JSON"),
     "point columns": ((*MPP, "--point-columns", "x,y"), "--point-columns: expected the names of x, y and class"),
-    "workers": ((*MPP, "--workers", "0"), "--workers: expected at least 1"),
+    "workers": ((*MPP, "--workers", "0"), "--workers: expected 1 or more"),
     "no images": ((*MPP, "--images", "nothing/*.png"), "expected images, got no file"),
 }
 

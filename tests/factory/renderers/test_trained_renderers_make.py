@@ -187,7 +187,7 @@ def test_tiles_larger_than_a_window_are_made_and_replayed(weights: Weights, tmp_
         (("--scheme", "tissue"), "scheme: the weights of pix2pixhd draw ki67, got tissue"),
         (("--scheme", "ki67_cells"), "--masks: expected a generator that draws scheme ki67_cells, got polygons"),
         (("--mpp", "0.25"), "mpp: the weights of pix2pixhd were trained at 0.5 um per pixel, got 0.25"),
-        (("--size", "64x100"), r"size: expected multiples of 32, got 100\. Use 96 or 128"),
+        (("--size", "64x100"), r"--size: expected multiples of 32, got 64x100\. Use 64x96 or 64x128"),
         (("--size", "500x500"), r"size: expected multiples of 32, got 500\. Use 480 or 512"),
         (("--renderer", "pix2pix"), "expected weights of pix2pix, got those of pix2pixhd. Use --renderer pix2pixhd"),
         (("--renderer", "cyclegan"), "expected weights of cyclegan, got those of pix2pixhd"),
