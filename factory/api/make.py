@@ -17,6 +17,7 @@ from factory.api.arguments import (
     shares_text,
     size_text,
 )
+from factory.core.choices import Ground
 
 if TYPE_CHECKING:
     from manifests.dataset import Dataset
@@ -43,6 +44,7 @@ def make(
     like: PathLike | None = None,
     joint: str | None = None,
     weights: PathLike | None = None,
+    ground: Ground | None = None,
     pool: int | None = None,
     share: Mapping[str, Request] | None = None,
     max_uncertainty: float | None = None,
@@ -74,8 +76,8 @@ def make(
         like: real tiles to fit renderer and nuclei to: a data set, a folder of images, or an image.
         joint: ``"hdgan"`` for image and labels of one generator, ``"exemplar"`` for both copied out of real tissue
             (``weights``, or ``like`` a data set).
-        weights, pool, share, max_uncertainty, max_pixel_uncertainty: of ``joint`` alone. share: class -> share of all
-            pixels.
+        weights, ground, pool, share, max_uncertainty, max_pixel_uncertainty: of ``joint`` alone. share: class -> share
+            of all pixels. ground: ``"real"`` paints the marker of ``tps`` on whole real tiles.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; for parts with networks.
         workers: processes; more than one needs the ``if __name__ == "__main__"`` guard of a script. None takes one a
             core. scheduler: address of a dask.distributed scheduler to use instead.
@@ -117,6 +119,7 @@ def make(
         like=path_of(like),
         joint=joint,
         weights=None if weights is None else str(weights),
+        ground=ground,
         pool=pool,
         share=None if share is None else [f"{name}={request_text(asked)}" for name, asked in share.items()],
         max_uncertainty=max_uncertainty,

@@ -100,9 +100,9 @@ class Bank:
 
     @property
     def is_he(self) -> bool:
-        """Whether the tissue is stained by eosin beside haematoxylin: then it absorbs more green than red light."""
-        red, green, _ = self.colour[:, 0, 0].mean(0)
-        return bool(green > red)
+        """Whether the tissue is stained by eosin beside haematoxylin: then it absorbs green most, and DAB blue."""
+        red, green, blue = self.colour[:, 0, 0].mean(0)
+        return bool(green > max(red, blue))
 
     @property
     def has_nuclei(self) -> bool:

@@ -29,7 +29,7 @@ def prepare_make(request: MakeRequest) -> Prepared[Recipe]:
     draft = read_draft(request.manifest) if request.manifest else None
     plan, assignments = resolve.plan_values(request), request.assignments or []
     parts = {"masks": request.masks, "renderer": request.renderer}
-    of_joint = {name: getattr(request, name) for name in ("weights", "pool", *resolve.LIMITS)}
+    of_joint = {name: getattr(request, name) for name in ("weights", "ground", "pool", *resolve.LIMITS)}
     resolve.refuse_mixed(request.joint, {**of_joint, "share": request.share}, parts)
     if request.joint:
         values = joint_values(request.joint, of_joint, request.like)

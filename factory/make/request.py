@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from factory.core.choices import Split
+from factory.core.choices import Ground, Split
 from factory.core.options import CONFIGURATION, OUTPUT, SCHEMES, TILES, Device, Heading
-from factory.joint import RECIPES
+from factory.joint import EXEMPLAR, RECIPES
 from factory.masks import MASKS
 from factory.renderers import RENDERERS
 
@@ -103,6 +103,13 @@ class MakeRequest(PlanRequest):
         ),
     ] = None
     weights: Annotated[str | None, _JOINT("Run folder of factory train NAME. [default: starter]")] = None
+    ground: Annotated[
+        Ground | None,
+        _JOINT(
+            "exemplar: quilted of pieces of real tissue, or real, whole real tiles on which the marker of --tps is "
+            "painted (--joint exemplar then goes without saying). [default: quilted]"
+        ),
+    ] = None
     pool: Annotated[int | None, _JOINT("Tiles to draw and choose from. [default: 4 for each requested]")] = None
     share: Annotated[
         list[str] | None,
@@ -118,6 +125,10 @@ class MakeRequest(PlanRequest):
     config: ConfigFile = None
     assignments: Assignments = None
     device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        if self.ground == "real" and self.joint is None:
+            object.__setattr__(self, "joint", EXEMPLAR)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 A tile whose scheme has nuclei gets real ones with their own outlines, as many, where and of the classes that a drawn
 mask has them. A tile of regions is quilted of patches like a drawn mask, and patches are exchanged until the shares of
-its classes are as asked. So labels are as right as the annotations that the bank was collected from.
+its classes are as asked. So labels are as right as the annotations that the bank was collected from. With ``ground:
+real`` tiles are whole real ones with another marker (`factory.joint.exemplar.real_tiles`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from pydantic import Field
 from factory.bank.bank import Bank, open_bank
 from factory.bank.collect import collect_once
 from factory.bank.shipped import bank_path
+from factory.core.choices import Ground
 from factory.core.config import Config
 from factory.core.resolutions import LEARNT_MPP
 from factory.core.seeds import Stream, generator
+from factory.joint.exemplar import real_tiles
 from factory.joint.exemplar.nuclei import FEWEST_OWN, GRID, copy_nuclei
 from factory.joint.exemplar.regions import copy_regions, instances_of
 from factory.joint.exemplar.targets import Holdings, fitness, fitted_shares, holdings_of, targets_of, why_unmet
@@ -44,6 +47,7 @@ class CopyConfig(Config):
     Attributes:
         weights: the bank: a file of `factory train exemplar`, the folder of its run, or "starter".
         weights_sha256: filled in when a data set is planned; another bank under that name is then refused.
+        ground: ``quilted`` of pieces, or ``real``, whole windows of real images on which the marker is painted.
         masks: ``name`` and values of the mask generator that draws layouts; filled in where nothing is named.
         classes: filled in with the classes whose shares are asked.
         look: number of the slide that tiles are copied from, or ``random``, another for every tile.
@@ -54,6 +58,7 @@ class CopyConfig(Config):
 
     weights: str = "starter"
     weights_sha256: str | None = None
+    ground: Ground = "quilted"
     masks: dict[str, Any] = Field(default_factory=dict)
     classes: tuple[str, ...] = ()
     look: Literal["random"] | int = "random"
@@ -114,6 +119,11 @@ class Exemplar:
         return bool(self.bank.scheme.ids("nucleus"))
 
     @property
+    def _look(self) -> int | None:
+        """Number of the slide that tiles are copied from; None where any is."""
+        return None if self.config.look == "random" else int(self.config.look)
+
+    @property
     def _grid(self) -> Grid:
         return GRID if self.has_nuclei else Grid(self.config.patch_px, self.config.patch_px // 3)
 
@@ -128,6 +138,8 @@ class Exemplar:
             return f"mpp: the bank is of {bank.mpp:g} um per pixel, got {request.mpp:g}"
         if config.look != "random" and not 0 <= config.look < len(bank.slides):
             return f"joint.look: expected 0 to {len(bank.slides) - 1}, or random, got {config.look}"
+        if config.ground == "real":
+            return real_tiles.refusal(bank, self._look, request)
         smallest = int(bank.pages[:, 1:3].min())
         if smallest < self._grid.patch:
             return (
@@ -168,21 +180,24 @@ class Exemplar:
             return [] if positive else others[:1]
         return [*(positive[:1] if request.tps > 0 else ()), *(others[:1] if request.tps < 1 else ())]
 
-    def draw(self, request: Request, seed: int, masks: MaskGenerator) -> Copied | None:
+    def draw(self, request: Request, seed: int, masks: MaskGenerator | None) -> Copied | None:
         """Copy the tile of a row by its seed; None where no attempt meets the request.
 
         Args:
-            request: of the row. seed: of the row. masks: draws layouts.
+            request: of the row. seed: of the row. masks: draws layouts; None for ground that is real.
         """
+        if masks is None:
+            made = real_tiles.real_tile(self.bank, self._look, request, seed)
+            return Copied(made.image, made.tile, made.origin, 1, self._sources((made.slide,)))
         for attempt in range(self.config.attempts):
             rng = generator(seed, Stream.RENDER, attempt)
             draws = generator(seed, Stream.MASK, attempt), generator(seed, Stream.TIES, attempt)
             try:
-                made = (self._nuclei if self.has_nuclei else self._regions)(request, masks, draws, rng)
+                copied = (self._nuclei if self.has_nuclei else self._regions)(request, masks, draws, rng)
             except Unmet:
                 continue
-            if made is not None:
-                image, origin, tile, slides = made
+            if copied is not None:
+                image, origin, tile, slides = copied
                 return Copied(image, tile, origin, attempt + 1, self._sources(slides))
         return None
 
@@ -241,9 +256,7 @@ class Exemplar:
 
     def _allowed(self, fit: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Fitness of the slides that may be copied from, 0 for all others."""
-        if self.config.look == "random":
-            return fit
-        return np.where(np.arange(len(fit)) == self.config.look, fit, 0.0)
+        return fit if self._look is None else np.where(np.arange(len(fit)) == self._look, fit, 0.0)
 
     def _shares_of_a_page(self, slide: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """Shares of the classes on one of the pages of a slide, float64 [classes]."""

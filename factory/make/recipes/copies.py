@@ -1,13 +1,14 @@
 """The recipe of `factory make --joint exemplar`: image and labels are copied together out of a bank of real tissue.
 
 Patches and nuclei bring their labels with their pixels, so labels are as right as the annotations they are from, and
-what a row asks is met by exchanging patches (`factory.joint.exemplar`).
+what a row asks is met by exchanging patches (`factory.joint.exemplar`), or by a marker that is painted on whole real
+tiles (``joint.ground: real``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from factory.make.recipes.base import Provenance, Row, Sample, changed_values, c
 from factory.make.recipes.masks_and_renderer import plain_generators
 from factory.masks.base import FitsTiles, MaskGenerator
 from factory.plan.request import Request
-from factory.plan.rows import REQUESTS, Draft, complete, plan, request_of, requests_digest
+from factory.plan.rows import REQUESTS, Draft, complete, load_scheme, plan, request_of, requests_digest
 from manifests.errors import FaultError, UserError
 from manifests.labels import LabelScheme
 from manifests.tile import Tile
@@ -42,11 +43,13 @@ class CopiesRecipe:
     """A bank, and the mask generator of layouts; a `Recipe`.
 
     Attributes:
-        config: resolved. masks: the mask generator of layouts, resolved.
+        config: resolved. scheme: of the tiles; that of the bank, but for another marker on whole real tiles.
+        masks: the mask generator of layouts, resolved; None for whole real tiles.
     """
 
     config: CopyConfig
-    masks: Part[MaskGenerator]
+    scheme: LabelScheme
+    masks: Part[MaskGenerator] | None
     makes_labels = True
     trained = False
 
@@ -54,7 +57,7 @@ class CopiesRecipe:
     def from_document(
         cls, config: Mapping[str, Any], device: str = "cpu", *, where: Path | None = None, masks_of: Path | None = None
     ) -> CopiesRecipe:
-        """Resolve the ``exemplar`` part of run.yaml; where, masks_of: not needed.
+        """Resolve the ``exemplar`` part of run.yaml, and its scheme if it has one; where, masks_of: not needed.
 
         Raises:
             UserError: for an unknown key, and a bank that is missing, damaged or another.
@@ -63,9 +66,12 @@ class CopiesRecipe:
         values = {key: value for key, value in config[EXEMPLAR].items() if key != "name"}
         asked = parse(CopyConfig, values, f"joint ({EXEMPLAR})")
         bank = Exemplar(asked).bank
+        scheme = LabelScheme.from_dict(config["scheme"]) if "scheme" in config else bank.scheme
+        asked = asked.model_copy(update={"weights_sha256": bank.card.sha256})
+        if asked.ground == "real":
+            return cls(asked, scheme, None)
         masks = mask_part(_named_masks(asked, bank.scheme), "cpu")
-        resolved = {"weights_sha256": bank.card.sha256, "masks": masks.document}
-        return cls(asked.model_copy(update=resolved), masks)
+        return cls(asked.model_copy(update={"masks": masks.document}), scheme, masks)
 
     @property
     def part(self) -> Exemplar:
@@ -73,14 +79,9 @@ class CopiesRecipe:
         return maker_of(self).part
 
     @property
-    def scheme(self) -> LabelScheme:
-        """The scheme of the bank."""
-        return self.part.bank.scheme
-
-    @property
     def title(self) -> str:
         """The parts by name."""
-        return f"{EXEMPLAR} (copied labels)"
+        return f"{EXEMPLAR} ({'copied labels' if self.masks else 'painted marker'})"
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -104,11 +105,12 @@ class CopiesMaker:
     """Copies tiles.
 
     Attributes:
-        part: the bank at work. masks: the mask generator of layouts.
+        part: the bank at work. masks: the mask generator of layouts; None for whole real tiles.
     """
 
     def __init__(self, recipe: CopiesRecipe) -> None:
-        self._recipe, self.part, self.masks = recipe, Exemplar(recipe.config), recipe.masks.build()
+        self._recipe, self.part = recipe, Exemplar(recipe.config)
+        self.masks = recipe.masks.build() if recipe.masks else None
 
     def make(self, rows: Sequence[Row]) -> Iterator[Sample]:
         """Yield the sample of each row, in order, by its seed.
@@ -129,13 +131,13 @@ class CopiesMaker:
                 **row,
                 "source": "synthetic",
                 "recipe": EXEMPLAR,
-                "mask_generator": masks.name,
+                "mask_generator": masks.name if masks else EXEMPLAR,
                 "renderer": EXEMPLAR,
                 "attempts": copied.attempts,
                 "label_origin": "copied",
                 "device": "cpu",
                 "precision": "float32",
-                "mask_weights_sha256": masks.weights_sha256,
+                "mask_weights_sha256": masks.weights_sha256 if masks else None,
                 "image_weights_sha256": config.weights_sha256,
                 **columns_of(copied.sources),
             }
@@ -167,9 +169,8 @@ def prepare(
         UserError: for a bank that cannot be used, and requests that make no sense for it.
     """
     del device
-    recipe = CopiesRecipe.from_document({EXEMPLAR: config.joint})
-    part, scheme = recipe.part, recipe.scheme
-    bank = part.bank
+    recipe = CopiesRecipe.from_document({EXEMPLAR: config.joint, **_scheme_of_tiles(config, manifest)})
+    scheme, bank = recipe.scheme, recipe.part.bank
     asked = plan_for(config.plan, scheme, mpp=bank.mpp, size=_usual_size(scheme))
     rows = complete(manifest, asked, scheme) if manifest else plan(asked, scheme)
     refuse_other_tiles(rows, scheme, mpp=bank.mpp, size=None)
@@ -178,7 +179,7 @@ def prepare(
     first = request_of(rows.slice(0, 1).to_pylist()[0], scheme)
     recipe = _fitted(recipe, first, frozenset(config.joint.get("masks", {})))
     recipe = _with(recipe, classes=tuple(config.shares) or (scheme.names if named else ()))
-    refuse_impossible(_telling(rows), scheme, [recipe.part, recipe.masks.build()])
+    refuse_impossible(_telling(rows), scheme, [recipe.part, *([recipe.masks.build()] if recipe.masks else [])])
     planned = {"seed": asked.seed} if manifest else asked.model_dump(mode="json")
     document = {
         "plan": {**planned, "requests_sha256": requests_digest(rows)},
@@ -193,12 +194,33 @@ def prepare(
         f"tiles hold real pixels of {len(bank.slides)} slides under {licences}: what these allow is allowed for the "
         "tiles",
         "labels are copied along with the pixels: they are as right as the annotations of these slides",
+        *([] if recipe.masks else ["tiles are whole windows of real images: all but the marker is as it is there"]),
     ]
     return prepare_run(recipe, rows, out, document, info, notes=notes)
 
 
 def _with(recipe: CopiesRecipe, **values: Any) -> CopiesRecipe:
-    return CopiesRecipe(recipe.config.model_copy(update=values), recipe.masks)
+    return replace(recipe, config=recipe.config.model_copy(update=values))
+
+
+def _scheme_of_tiles(config: JointMakeConfig, manifest: Draft | None) -> dict[str, Any]:
+    """The scheme that is asked of whole real tiles, as in run.yaml; nothing where it is that of the bank.
+
+    Raises:
+        UserError: for what cannot be asked of them.
+    """
+    if config.joint.get("ground") != "real":
+        return {}
+    asked = {name: getattr(config.plan, name) for name in ("tissue", "cells", "tumour", "inflammation")}
+    for name, value in {**asked, "share": config.shares or None}.items():
+        if value is not None:
+            raise UserError(f"--{name}: expected none with --ground real, whose layouts are those of real tiles.")
+    if config.joint.get("masks"):
+        raise UserError("joint.masks: expected none with --ground real, whose layouts are those of real tiles.")
+    if manifest and manifest.scheme:
+        return {"scheme": manifest.scheme.to_dict()}
+    typed = "scheme" in config.plan.model_fields_set
+    return {"scheme": load_scheme(config.plan.scheme).to_dict()} if typed else {}
 
 
 def _usual_size(scheme: LabelScheme) -> tuple[int, int] | None:
@@ -212,8 +234,10 @@ def _usual_size(scheme: LabelScheme) -> tuple[int, int] | None:
 
 def _fitted(recipe: CopiesRecipe, request: Request, typed: frozenset[str]) -> CopiesRecipe:
     """The recipe with layouts like those of the bank, where nuclei are laid out and enough of them lie whole in it."""
+    if recipe.masks is None or not recipe.part.has_nuclei:
+        return recipe
     masks, bank = recipe.masks.build(), recipe.part.bank
-    if not recipe.part.has_nuclei or not isinstance(masks, FitsTiles) or "layouts" in typed:
+    if not isinstance(masks, FitsTiles) or "layouts" in typed:
         return recipe
     rng = generator(0, Stream.FIT, 2)
     windows = []
@@ -229,7 +253,7 @@ def _fitted(recipe: CopiesRecipe, request: Request, typed: frozenset[str]) -> Co
     except UserError:  # too few nuclei lie whole in them: layouts are the mask generator's own
         return recipe
     part = Part(recipe.masks.name, recipe.masks.kind, config)
-    return CopiesRecipe(recipe.config.model_copy(update={"masks": part.document}), part)
+    return replace(_with(recipe, masks=part.document), masks=part)
 
 
 def _telling(rows: pa.Table) -> pa.Table:

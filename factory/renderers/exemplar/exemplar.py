@@ -196,7 +196,7 @@ class Exemplar(Renderer):
         if painted:
             positive = np.isin(semantic, scheme.ids("tumour_positive"))
             nuclei = renumbered(instance) if instances and self.bank.has_nuclei else None
-            painted_image = self._paint(composed.image, positive, nuclei, scheme, condition.mpp, rng)
+            painted_image = paint_on_tissue(self.bank, composed.image, positive, nuclei, scheme, condition.mpp, rng)
             composed = replace(composed, image=painted_image)
         if self.config.look_jitter:
             _jitter(composed.image, self.config.look_jitter, rng)
@@ -216,22 +216,6 @@ class Exemplar(Renderer):
         real = [each for each in self.bank.scheme.classes if "tumour_positive" in each.roles and each.name in held]
         return not real or marker_kind(self.bank.scheme) != marker_kind(scheme)
 
-    def _paint(
-        self,
-        image: npt.NDArray[np.uint8],
-        positive: npt.NDArray[np.bool_],
-        nuclei: npt.NDArray[np.int32] | None,
-        scheme: LabelScheme,
-        mpp: float,
-        rng: np.random.Generator,
-    ) -> npt.NDArray[np.uint8]:
-        """Take the tissue's own marker away, and paint one where the layout is positive."""
-        if self.bank.is_he:
-            return paint_marker(he_to_counterstain(image, rng), positive, marker_kind(scheme), mpp, rng, nuclei)
-        stains = estimate_stains([image])  # of the tissue as it is: without its marker DAB is not seen
-        plain = remove_marker(image, np.ones_like(positive), mpp, kind=marker_kind(self.bank.scheme), stains=stains)
-        return paint_marker(plain, positive, marker_kind(scheme), mpp, rng, nuclei, stains=stains)
-
     def _classes(self, scheme: LabelScheme, painted: bool) -> Classes:
         return match_classes(scheme, self.bank.scheme, frozenset(self.bank.card.fields["classes"]), painted=painted)
 
@@ -249,6 +233,26 @@ class Exemplar(Renderer):
             anything = not roles or "nucleus" not in each.roles or painted
             found.append(named or alike or tuple(held if anything else ()))
         return tuple(found)
+
+
+def paint_on_tissue(
+    bank: Bank,
+    image: npt.NDArray[np.uint8],
+    positive: npt.NDArray[np.bool_],
+    nuclei: npt.NDArray[np.int32] | None,
+    scheme: LabelScheme,
+    mpp: float,
+    rng: np.random.Generator,
+) -> npt.NDArray[np.uint8]:
+    """Take a bank's own marker out of its tissue, and paint that of a scheme where it is positive; see `paint_marker`.
+
+    Of H&E tissue eosin is taken out too.
+    """
+    if bank.is_he:
+        return paint_marker(he_to_counterstain(image, rng), positive, marker_kind(scheme), mpp, rng, nuclei)
+    stains = estimate_stains([image])  # of the tissue as it is: without its marker DAB is not seen
+    plain = remove_marker(image, np.ones_like(positive), mpp, kind=marker_kind(bank.scheme), stains=stains)
+    return paint_marker(plain, positive, marker_kind(scheme), mpp, rng, nuclei, stains=stains)
 
 
 def marker_kind(scheme: LabelScheme) -> MarkerKind:
