@@ -76,12 +76,23 @@ class RunSpec:
     @property
     def document(self) -> dict[str, Any]:
         """The content of run.yaml."""
-        return {"config": self.config, "layout": asdict(self.layout), "info": self.info.to_dict()}
+        return {"config": self.config, "layout": asdict(self.layout), "info": info_document(self.info)}
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the document; ledger records and rows carry it."""
         return digest(self.document)
+
+
+def info_document(info: DatasetInfo) -> dict[str, Any]:
+    """The metadata of rows in run.yaml: without `real_pixels` where it says what `is_synthetic` says.
+
+    Data sets from before the key was there keep their fingerprint so, and can be finished.
+    """
+    document = info.to_dict()
+    if document["real_pixels"] != document["is_synthetic"]:
+        del document["real_pixels"]
+    return document
 
 
 class Run:

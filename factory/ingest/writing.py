@@ -216,7 +216,7 @@ def _already_there(out: Path, config: IngestConfig, *, overwrite: bool) -> pa.Ta
             "Use another --out, or --overwrite to start anew."
         )
     info = dataset_info(config)
-    if canonical(document["info"]) != canonical(info.to_dict()) or not runs.is_finished(out):
+    if canonical(document["info"]) != canonical(runs.info_document(info)) or not runs.is_finished(out):
         return None
     is_complete = not Run(RunSpec(out, wanted, Layout(**document["layout"]), info)).todo
     beside = [POINTS] * ("points" in config.patterns) + [REGIONS] * (config.smooth_um is not None)

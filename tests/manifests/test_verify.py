@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manifests import DatasetInfo, open_dataset, verify
+from factory.core.runs import RunSpec
+from manifests import DatasetInfo, get_scheme, open_dataset, verify
 from manifests.checksums import write_sums
 from manifests.dataset import forget_faulty_shards
 from manifests.files import temporary_beside, walk
 from manifests.ledger import finished, publish_record, read_record
 from manifests.schema import metadata_of
+from manifests.store import Layout
 from manifests.table import write_manifest
 from tests.conftest import write_by_run, write_dataset
 
@@ -206,3 +208,17 @@ def test_a_set_from_before_a_column_was_measured_holds_and_keeps_its_bytes(tmp_p
     rows = open_dataset(root).table.to_pylist()
     write_manifest(root / "manifest.parquet", pa.Table.from_pylist([{**row, "cells_cut": 99} for row in rows]), info)
     assert sum("cells_cut: the manifest says 99" in fault.message for fault in verify(root)) == 6
+
+
+def test_data_sets_from_before_real_pixels_keep_their_fingerprint(tmp_path: Path) -> None:
+    """The key stands in run.yaml only where it says something that `is_synthetic` does not."""
+    layout, scheme = Layout(2, 32, 32, 2), get_scheme("nuclei")
+
+    def document(*, synthetic: bool, real: bool) -> dict[str, object]:
+        info = DatasetInfo(synthetic, "tests", (scheme,), real_pixels=real)
+        found: dict[str, object] = RunSpec(tmp_path, {}, layout, info).document["info"]
+        return found
+
+    assert "real_pixels" not in document(synthetic=True, real=False)
+    assert "real_pixels" not in document(synthetic=False, real=True)
+    assert document(synthetic=True, real=True)["real_pixels"] is True
