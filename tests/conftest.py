@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import typer.main
+from hypothesis import settings
 
 from factory.core.runs import RunSpec, open_run, write_shard
 from factory.plan.rows import with_column
 from manifests import Dataset, DatasetInfo, Tile, get_scheme, open_dataset
 from manifests.store import Layout
+
+settings.register_profile("untimed", deadline=None)  # the first example compiles kernels
+settings.load_profile("untimed")
 
 _written = tempfile.TemporaryDirectory()
 """Data sets of `write_dataset`, kept until the end: to copy one takes a tenth of the time that writing it takes."""

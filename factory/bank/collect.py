@@ -19,6 +19,7 @@ from factory.bank.tissue_nuclei import find_tissue_nuclei
 from factory.core.resolutions import SAME_MPP
 from factory.core.seeds import Stream, generator
 from factory.geometry.nuclear_maps import renumbered
+from factory.renderers.stain.dyes import optical_density
 from manifests.dataset import Dataset, Sample, open_dataset
 from manifests.errors import UserError
 from manifests.files import sha256_file
@@ -28,6 +29,8 @@ from manifests.table import MANIFEST
 
 DEFAULT_MB = 200.0
 """Size of a bank unless another is asked for."""
+WHITE = np.full(3, 255.0)
+"""Light that optical densities of a bank are measured against."""
 SMALLEST_PX = 96
 """Smallest side of a page: a patch of the ground and room to move it."""
 _MIN_AREA_UM2 = 8.0
@@ -259,7 +262,7 @@ def nuclei_by_stain(image: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.
 
     H&E absorbs more green than red light; its nuclei are better found by `segment predict --weights starter`.
     """
-    density = optical_density(image)
+    density = optical_density(image, WHITE)
     stained = density.sum(2) > 0.3
     if not stained.any() or density[..., 1][stained].mean() > density[..., 0][stained].mean():
         return np.zeros(image.shape[:2], np.int32)
@@ -275,7 +278,7 @@ def _nuclei(image: npt.NDArray[np.uint8], ids: npt.NDArray[np.int32], semantic: 
     box = shapes.box
     inner = (box[:, 0] >= margin) & (box[:, 1] >= margin) & (box[:, 2] <= height - margin)
     inner &= (box[:, 3] <= width - margin) & (shapes.area * mpp * mpp >= _MIN_AREA_UM2)
-    density = optical_density(image)
+    density = optical_density(image, WHITE)
     label, mean = np.zeros(len(box), np.uint8), np.zeros((len(box), 3), np.float32)
     kept = []
     for k in np.flatnonzero(inner):
@@ -328,7 +331,7 @@ def _colours(arrays: Arrays, places: Sequence[int], slides: int) -> npt.NDArray[
                 for p in own
             ]
         )
-        density = optical_density(ground)
+        density = optical_density(ground, WHITE)
         tissue = density.sum(1) > 0.15
         colour[slide, 0] = density[tissue].mean(0), density[tissue].std(0)
         chosen = np.isin(arrays["nuclei.page"], [page for page, place in enumerate(places) if place == slide])
@@ -336,9 +339,3 @@ def _colours(arrays: Arrays, places: Sequence[int], slides: int) -> npt.NDArray[
             nuclei = arrays["nuclei.density"][chosen]
             colour[slide, 1] = nuclei.mean(0), nuclei.std(0)
     return colour
-
-
-def optical_density(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Natural-log optical density against white: float32 [..., 3] of uint8 [..., 3]."""
-    table = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
-    return np.asarray(table[image], np.float32)
