@@ -6,26 +6,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from shapely.geometry import shape
 
 from manifests import get_scheme
 from manifests.errors import UserError
 from segment.data.overlay import draw_labels
-from segment.predict.geojson import outlines, write_geojson
+from segment.predict.geojson import write_geojson
 from segment.predict.rasters import assemble, ids_for_png
 from segment.predict.scaling import Scaling, choose_scaling, read_scaled, to_own_pixels
 from segment.predict.stitching import Block, Box, Nucleus
 from segment.predict.writing import OUTLINES
 
 NUCLEI = get_scheme("nuclei")
-
-
-def area(corners: np.ndarray) -> float:
-    """Shoelace formula; positive where the outline runs clockwise on the screen."""
-    x, y = corners[:, 0], corners[:, 1]
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) / 2
 
 
 def filled(rings: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
@@ -36,29 +28,6 @@ def filled(rings: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
             if v != y:
                 inside[min(y, v) : max(y, v), x:] += 1
     return inside % 2 == 1
-
-
-@settings(max_examples=100, deadline=None)
-@given(mask=arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_outlines_hold_exactly_the_pixels_of_a_mask(mask: np.ndarray) -> None:
-    rings = outlines(mask)
-    assert sum(area(ring) for ring in rings) == np.count_nonzero(mask)
-    np.testing.assert_array_equal(filled(rings, mask.shape), mask)
-    n, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    assert sum(area(ring) > 0 for ring in rings) == n - 1
-    for ring in rings:  # corners only: the direction changes at each
-        steps = np.diff(np.concatenate([ring, ring[:1]]), axis=0)
-        assert ((steps == 0).sum(axis=1) == 1).all()
-        assert ((steps != 0).argmax(axis=1) != np.roll((steps != 0).argmax(axis=1), 1)).all()
-
-
-def test_outline_of_a_ring_is_its_outside_and_then_its_hole() -> None:
-    mask = np.ones((3, 4), bool)
-    mask[1, 1:3] = False
-    outer, hole = outlines(mask)
-    assert {tuple(corner) for corner in outer.tolist()} == {(0, 0), (4, 0), (4, 3), (0, 3)}
-    assert {tuple(corner) for corner in hole.tolist()} == {(1, 1), (3, 1), (3, 2), (1, 2)}
-    assert (area(outer), area(hole)) == (12, -2)
 
 
 class Pyramid:
@@ -190,7 +159,10 @@ def test_geojson_is_what_qupath_reads(tmp_path: Path) -> None:
     path = tmp_path / "a.geojson"
     assert write_geojson(path, blocks, scaling, get_scheme("ihc"), {"use": "not for diagnosis"}) == 2
     document = json.loads(path.read_text())
-    assert (document["type"], document["segment"]) == ("FeatureCollection", {"use": "not for diagnosis"})
+    assert (document["type"], document["segment"]) == (
+        "FeatureCollection",
+        {"use": "not for diagnosis", "origin": [0, 0]},
+    )
     first, second = document["features"]
     assert first["type"] == "Feature"
     assert first["geometry"]["type"] == "Polygon"
@@ -205,6 +177,22 @@ def test_geojson_is_what_qupath_reads(tmp_path: Path) -> None:
     }
     assert second["properties"]["classification"]["name"] == "positive cell"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_geojson_counts_from_the_origin_that_qupath_has(tmp_path: Path) -> None:
+    blocks = [block(0, 0, np.zeros((20, 30), np.uint8), [nucleus(1, 12, 13, np.ones((2, 4), bool))])]
+    scaling = Scaling(20, 30, 0.5, 40, 60, 0, 40, 60)
+    write_geojson(tmp_path / "a.geojson", blocks, scaling, NUCLEI, {}, (20, 16))
+    document = json.loads((tmp_path / "a.geojson").read_text())
+    assert document["segment"]["origin"] == [20, 16]
+    assert document["features"][0]["geometry"]["coordinates"][0][0] == [2 * 17 - 20, 2 * 12 - 16]
+
+
+def test_nucleus_in_two_pieces_is_a_valid_multipolygon(tmp_path: Path) -> None:
+    blocks = [block(0, 0, np.zeros((8, 8), np.uint8), [nucleus(1, 1, 1, np.eye(2, dtype=bool))])]
+    write_geojson(tmp_path / "a.geojson", blocks, Scaling(8, 8, 0.5, 8, 8, 0, 8, 8), NUCLEI, {})
+    geometry = shape(json.loads((tmp_path / "a.geojson").read_text())["features"][0]["geometry"])
+    assert (geometry.geom_type, geometry.is_valid, geometry.area) == ("MultiPolygon", True, 2)
 
 
 def test_geojson_without_objects_is_an_empty_collection(tmp_path: Path) -> None:
