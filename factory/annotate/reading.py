@@ -13,11 +13,12 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from factory.annotate.folder import RECORD, Record, open_drawn, read_record
-from factory.annotate.shapes import Shape, check_class, paint, read_json, resolve_tool
+from factory.annotate.shapes import check_class, paint, read_json, resolve_tool
 from factory.core.config import Config, digest
 from factory.core.datasets import shape_of
 from factory.core.folder import library_versions
 from factory.core.images.files import UnreadableError, read_header, read_rgb
+from factory.core.label_files.shapes import Shape
 from factory.core.seeds import Stream, generator
 from factory.joint.generators import DRAWING, drawing_of
 from factory.make.pipeline import BYTE_MAKERS, Prepared, prepare_run

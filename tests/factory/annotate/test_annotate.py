@@ -19,7 +19,8 @@ from factory.annotate.folder import RECORD, export, read_record
 from factory.annotate.labelme import Labelme
 from factory.annotate.qupath import QuPath
 from factory.annotate.reading import ImportConfig, prepare
-from factory.annotate.shapes import Shape, paint, rasterise
+from factory.annotate.shapes import paint
+from factory.core.label_files.shapes import Shape, rasterise
 from factory.core.shipped import configs_dir
 from factory.joint.generators import DrawConfig, drawing_of
 from factory.make.pipeline import make

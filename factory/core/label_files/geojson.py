@@ -1,0 +1,115 @@
+"""GeoJSON as QuPath writes it (qupath-docs, "Exporting annotations"): coordinates in pixels, classes as properties.
+
+A FeatureCollection, an array of features, or one feature; the origin is the upper left corner of the image. Objects
+within others may stand among their properties as ``childObjects``; a class of several parts has ``names``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.core.images.files import UnreadableError
+from factory.core.label_files.base import Faults, LabelFormat, Outlines, read_json
+from factory.core.label_files.shapes import Ring, Shape, ring_of
+
+_CELLS = ("cell", "detection")
+_NOT_LABELS = ("tma_core", "root", "tile")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature of a file.
+
+    Attributes:
+        where: its number, for messages. kind: QuPath's type of object; "annotation" where none is given.
+        name: of the object, "" without one. label: name of its class, None without one.
+        geometry, nucleus: as in the file; `nucleus` only of cells.
+    """
+
+    where: str
+    kind: str
+    name: str
+    label: str | None
+    geometry: Any
+    nucleus: Any
+
+
+class GeoJson(LabelFormat):
+    """QuPath (Bankhead et al. 2017), and others that count pixels from the upper left corner."""
+
+    suffixes = (".geojson.gz", ".json.gz", ".geojson", ".json")
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """By a FeatureCollection or Features, near the start."""
+        if not path.name.lower().endswith(".json"):
+            return True
+        with path.open("rb") as stream:
+            return b'"Feature' in stream.read(1 << 16)
+
+    @classmethod
+    def read(cls, path: Path, stem: str, size: tuple[int, int], *, nuclei: bool) -> Outlines:
+        """Nuclei: cells (their nuclei, where given) and detections, or annotations where there are none of them.
+
+        Regions: annotations. Annotations without a class around cells are the area of an analysis, and no label.
+        """
+        features = [feature for feature in features_of(path) if feature.kind not in _NOT_LABELS]
+        cells = [feature for feature in features if feature.kind in _CELLS]
+        annotations = [feature for feature in features if feature.kind not in _CELLS]
+        wanted, other = (cells, annotations) if nuclei and cells else (annotations, cells)
+        notes = [f"{len(other)} {'annotations' if other is annotations else 'cells'} are left out"] if other else []
+        if not nuclei and cells:  # an annotation without a class is where cells were looked for
+            wanted = [feature for feature in annotations if feature.label is not None]
+        faults, shapes = Faults(), []
+        for feature in wanted:
+            with faults.of(feature.where):
+                geometry = feature.nucleus if nuclei and feature.nucleus is not None else feature.geometry
+                shapes.append(Shape(feature.label, polygons_of(geometry, size)))
+        faults.check()
+        return Outlines(tuple(shapes), tuple(notes))
+
+
+def features_of(path: Path) -> Iterator[Feature]:
+    """All features of a file, each before those within it."""
+    document = read_json(path)
+    if isinstance(document, dict):
+        document = document.get("features") if document.get("type") == "FeatureCollection" else [document]
+    if not isinstance(document, list):
+        raise UnreadableError("expected GeoJSON features, got other JSON. Export it as GeoJSON again")
+    waiting, number = document[::-1], 0
+    while waiting:
+        feature, number = waiting.pop(), number + 1
+        found = feature.get("properties") if isinstance(feature, dict) else None
+        properties: Mapping[str, Any] = found if isinstance(found, dict) else {}
+        kind = properties.get("objectType", properties.get("object_type", "annotation"))
+        geometry, nucleus = (
+            (feature.get("geometry"), feature.get("nucleusGeometry")) if isinstance(feature, dict) else (None, None)
+        )
+        kind, name = str(kind).lower(), str(properties.get("name") or "")
+        yield Feature(f"annotation {number}", kind, name, _class_of(properties), geometry, nucleus)
+        inner = properties.get("childObjects")
+        waiting += inner[::-1] if isinstance(inner, list) else []
+
+
+def polygons_of(geometry: Any, size: tuple[int, int]) -> tuple[tuple[Ring, ...], ...]:
+    """The polygons of a geometry, each an outline and its holes."""
+    kind, found = (geometry.get(key) for key in ("type", "coordinates")) if isinstance(geometry, dict) else (None, None)
+    polygons = [found] if kind == "Polygon" else found
+    if kind not in ("Polygon", "MultiPolygon") or not isinstance(polygons, list):
+        raise UnreadableError(f"expected an area, got {kind or 'no geometry'}. Delete it, or draw an area")
+    if not all(isinstance(polygon, list) for polygon in polygons):
+        raise UnreadableError(f"expected lists of rings, got {str(polygons)[:60]}. Export it as GeoJSON again")
+    rings = (tuple(ring_of(ring, size) for ring in polygon) for polygon in polygons)
+    return tuple(polygon for polygon in rings if polygon)
+
+
+def _class_of(properties: Mapping[str, Any]) -> str | None:
+    """The name of a feature's class, given alone, in an object, or in parts."""
+    found = properties.get("classification")
+    name = found.get("name", found.get("names")) if isinstance(found, dict) else found
+    if isinstance(name, list) and name:
+        name = ": ".join(map(str, name))
+    return name if isinstance(name, str) and name else None
