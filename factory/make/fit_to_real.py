@@ -16,7 +16,7 @@ from factory.core.registry import resolve
 from factory.joint import JOINT, RECIPES
 from factory.make.parts import Part
 from factory.make.recipes.base import NOTHING, Provenance
-from factory.masks.base import FitsTiles, MaskGenerator
+from factory.masks.base import FitsTiles, MaskGenerator, TooFewNuclei
 from factory.plan.request import Request
 from factory.renderers import RENDERERS
 from factory.renderers.base import FitsDataset, FitsImages, Renderer, resolve_renderer
@@ -173,10 +173,16 @@ def fit_parts(
         renderer = fit_renderer(renderer, request.scheme, like)
         behind = like.behind_images if issubclass(renderer.kind, FitsImages) else NOTHING
     if isinstance(generator, FitsTiles) and like.labelled:
-        masks = replace(masks, config=generator.fit_tiles(like.labelled, request, typed))
-        behind |= like.behind_labelled
-        cells = sum(len(np.setdiff1d(tile.instance, [0])) for tile in like.labelled)
-        notes.append(f"--like: layouts of masks are fitted to {cells} nuclei of {len(like.labelled)} tiles")
+        try:
+            masks = replace(masks, config=generator.fit_tiles(like.labelled, request, typed))
+        except TooFewNuclei as error:
+            if not renderer_fits:
+                raise
+            notes.append(f"--like: {error.whole} whole nuclei are too few to fit layouts; they are laid out as usual")
+        else:
+            behind |= like.behind_labelled
+            cells = sum(len(np.setdiff1d(tile.instance, [0])) for tile in like.labelled)
+            notes.append(f"--like: layouts of masks are fitted to {cells} nuclei of {len(like.labelled)} tiles")
         if not renderer_fits:
             notes.append(f"--like: {renderer.name} cannot be fitted; the masks alone are")
     elif isinstance(generator, FitsTiles):

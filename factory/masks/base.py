@@ -13,6 +13,7 @@ from factory.core.registry import resolve
 from factory.masks import MASKS
 from factory.masks.allocate import Scores
 from factory.plan.request import Request
+from manifests.errors import UserError
 from manifests.tile import Tile
 
 
@@ -47,6 +48,14 @@ class MaskGenerator(Protocol):
         """Draw the scores of each request from its own generator, whatever else is in the batch."""
 
 
+class TooFewNuclei(UserError):
+    """Tiles hold too few whole nuclei to fit layouts to: `whole` of them."""
+
+    def __init__(self, whole: int, least: int) -> None:
+        super().__init__(f"--like: expected {least} whole nuclei or more, got {whole}. Name a larger data set.")
+        self.whole = whole
+
+
 @runtime_checkable
 class FitsTiles(Protocol):
     """A mask generator that can be fitted to real instances without a training run (`factory make --like`)."""
@@ -59,7 +68,7 @@ class FitsTiles(Protocol):
             typed: fields of the config that a person set and that stay as they are.
 
         Raises:
-            UserError: when the tiles hold too little to fit to.
+            TooFewNuclei: when the tiles hold too little to fit to.
         """
         ...
 

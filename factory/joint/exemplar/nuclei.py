@@ -134,7 +134,7 @@ def _ground(
     """Quilt the ground, its nuclei filled: as dense and with fibres as the layout asks."""
     classes = match_classes(bank.scheme, bank.scheme, frozenset(bank.card.fields["classes"]), painted=False)
     down, across = (int(k) * BLOCK for k in rng.integers(0, GRID.step // BLOCK, 2))
-    guides = guides_of(semantic, layout.ids, layout.shapes, classes, bank, mpp, GRID, (down, across))
+    guides = guides_of(semantic, layout.ids, layout.shapes, classes, bank, mpp, GRID, (down, across), slide, rng)
     nothing = np.zeros(semantic.shape, np.uint8)
     places = patches_of(bank, slide, GRID.patch).places
     kinds = np.zeros(256, np.uint8)

@@ -1,7 +1,8 @@
 """Whole real tiles whose layout stays as it is, on which the marker is painted that is asked.
 
 A tile is a window of a page with tumour in it. The tissue's own marker is taken away, and another one painted on as
-much of the tumour as is asked; every other label stays. So any tissue with annotated tumour gives every TPS.
+much of the tumour as is asked; every other label stays. So any tissue with annotated tumour gives every TPS. Where
+cells are annotated, as many of them are positive as is asked, the neighbours of a positive one sooner than others.
 """
 
 from __future__ import annotations
@@ -59,13 +60,27 @@ def real_tile(bank: Bank, look: int | None, request: Request, seed: int) -> Real
     own = bank.semantic[origin]
     tumour = np.isin(own, tumour_of(bank.scheme))
     rng = generator(seed, Stream.RENDER)
-    positive = positive_field(tumour, request.tps, rng, request.mpp)
+    instance = instances_of(bank, origin)
+    if request.scheme.tps_basis == "cells":
+        tumour &= instance > 0
+        positive = np.isin(instance, _positive_cells(np.where(tumour, instance, 0), request.tps, rng, request.mpp))
+        nuclei = renumbered(instance)
+    else:
+        positive = positive_field(tumour, request.tps, rng, request.mpp)
+        nuclei = renumbered(bank.nucleus[origin]) if bank.has_nuclei else None
     semantic = _labels(own, positive, tumour, bank.scheme, request.scheme)
-    nuclei = renumbered(bank.nucleus[origin]) if bank.has_nuclei else None
     image = paint_on_tissue(bank, bank.image[origin], positive, nuclei, request.scheme, request.mpp, rng)
-    return RealTile(
-        image, origin, Tile(semantic, instances_of(bank, origin), request.mpp, request.scheme), bank.slides[slide]
-    )
+    return RealTile(image, origin, Tile(semantic, instance, request.mpp, request.scheme), bank.slides[slide])
+
+
+def _positive_cells(
+    instance: npt.NDArray[np.int32], tps: float, rng: np.random.Generator, mpp: float
+) -> npt.NDArray[np.int32]:
+    """Ids of the cells, int32 [H, W], that are positive: as many as `positive_field` makes of one pixel of each."""
+    ids, first = np.unique(instance, return_index=True)
+    one = np.zeros(instance.shape, np.bool_)
+    one.ravel()[first[ids > 0]] = True
+    return np.asarray(instance[positive_field(one, tps, rng, mpp)])
 
 
 def refusal(bank: Bank, look: int | None, request: Request) -> str | None:
@@ -78,11 +93,12 @@ def refusal(bank: Bank, look: int | None, request: Request) -> str | None:
     if request.tps is None:
         return "tps: expected one with --ground real, which paints the marker that is asked, got none. Add --tps"
     held = ", ".join(bank.card.fields["classes"])
-    for where, scheme in (("the bank", bank.scheme), ("--scheme", request.scheme)):
-        if scheme.tps_basis != "area" or any("nucleus" in each.roles or each.name == "cell" for each in scheme.classes):
-            return (
-                f"ground: expected regions of tumour for --ground real, got nuclei or cells in {where} ({scheme.name})"
-            )
+    kinds = [_kind(scheme) for scheme in (bank.scheme, request.scheme)]
+    if kinds not in (["regions", "regions"], ["cells", "cells"]):
+        return (
+            f"ground: expected regions, or cells, of tumour in bank and --scheme for --ground real, got {kinds[0]} "
+            f"in the bank ({bank.scheme.name}) and {kinds[1]} in --scheme ({request.scheme.name})"
+        )
     if not set(tumour_of(bank.scheme)) & set(_held(bank)):
         return f"ground: the bank holds no tumour to paint a marker on ({held})"
     if not all(request.scheme.ids(role) for role in sorted(TUMOUR)):
@@ -109,6 +125,14 @@ def _refusal_of_size(bank: Bank, look: int | None, size: tuple[int, int]) -> str
             f"{100 * _LEAST_TUMOUR:g} % tumour and every pixel labelled. Ask for less with --size"
         )
     return None
+
+
+def _kind(scheme: LabelScheme) -> str:
+    """What a scheme tells apart, in words."""
+    if scheme.tps_basis == "cells":
+        return "cells"
+    shows_cells = any("nucleus" in each.roles or each.name == "cell" for each in scheme.classes)
+    return "regions with nuclei or cells" if shows_cells else "regions"
 
 
 def tumour_of(scheme: LabelScheme) -> list[int]:

@@ -41,7 +41,9 @@ def copy_regions(
     own = np.arange(256, dtype=np.uint8)
     classes = Classes(own, own, len(bank.scheme), None, ())
     down, across = (int(k) * BLOCK for k in rng.integers(0, grid.step // BLOCK, 2))
-    guides = guides_of(layout, np.zeros(layout.shape, np.int32), None, classes, bank, mpp, grid, (down, across))
+    guides = guides_of(
+        layout, np.zeros(layout.shape, np.int32), None, classes, bank, mpp, grid, (down, across), slide, rng
+    )
     nothing = np.zeros(layout.shape, np.uint8)
     image, origin = quilt(
         bank.image, bank.semantic, np.zeros(256, np.uint8), patches.places, guides, nothing, grid, (down, across), rng,

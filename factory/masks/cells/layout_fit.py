@@ -22,9 +22,9 @@ from scipy.stats import ks_2samp
 from factory.geometry.nuclear_statistics import NuclearStatistics, nuclear_statistics
 from factory.geometry.outlines import OutlineConfig
 from factory.masks.allocate import Scores, Unmet, allocate
+from factory.masks.base import TooFewNuclei
 from factory.masks.cells.nuclei_config import Layout, NucleiConfig
 from factory.plan.request import Request
-from manifests.errors import UserError
 from manifests.labels import IGNORE
 from manifests.tile import Tile
 
@@ -69,7 +69,7 @@ def fit_layouts(
         drawer: a generator's ``draw`` for a config.
 
     Raises:
-        UserError: when fewer than `LEAST_NUCLEI` nuclei lie whole in the tiles.
+        TooFewNuclei: when fewer than `LEAST_NUCLEI` nuclei lie whole in the tiles.
     """
     mpp = float(np.median([tile.mpp for tile in tiles]))
     chosen = list(_windows([tile for tile in tiles if abs(tile.mpp / mpp - 1.0) < 0.02], request))
@@ -78,7 +78,7 @@ def fit_layouts(
     measured = nuclear_statistics(chosen, mpp)
     whole = int(np.isfinite(measured.values["area_um2"]).sum())
     if whole < LEAST_NUCLEI:
-        raise UserError(f"--like: expected {LEAST_NUCLEI} whole nuclei or more, got {whole}. Name a larger data set.")
+        raise TooFewNuclei(whole, LEAST_NUCLEI)
     height, width = chosen[0].shape
     real = _Real(measured, Request(height, width, mpp, request.scheme))
     fitted = _with_layouts(config, real, typed)

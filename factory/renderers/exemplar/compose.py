@@ -31,6 +31,8 @@ _EDGE_PX = (0.5, 0.9)
 """Standard deviations of the blur of outlines."""
 _FEWEST_OWN = 20
 """Nuclei of a class below which a slide borrows from all others."""
+_FEWEST_SIZES, _SIZE_SPREAD = 5, 0.25
+"""Whole nuclei of a layout below which sizes say nothing; log areas that a slide may be off."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,13 @@ def compose(
     ids = renumbered(instance)
     with_nuclei = bank.has_nuclei and bool(settings.instances)
     shapes = measure_shapes(ids) if with_nuclei else None
-    nuclei_slide, ground_slide = _draw_slides(bank, _fitness(bank, classes, semantic), settings, rng)
+    fitness = _fitness(bank, classes, semantic)
+    if shapes is not None:
+        fitness = fitness * _fitness_of_sizes(bank, shapes)
+    nuclei_slide, ground_slide = _draw_slides(bank, fitness, settings, rng)
     grid = SMALL if shapes is not None else settings.grid
     phase = tuple(int(k) * BLOCK for k in rng.integers(0, grid.step // BLOCK, 2))
-    guides = guides_of(semantic, ids, shapes, classes, bank, mpp, grid, (phase[0], phase[1]))
+    guides = guides_of(semantic, ids, shapes, classes, bank, mpp, grid, (phase[0], phase[1]), ground_slide, rng)
     kind_of = _air_of(classes)
     layout = np.zeros(semantic.shape, np.uint8)
     if classes.air is not None:
@@ -98,12 +103,15 @@ def compose(
     places = places_of(bank, ground_slide, shapes is not None, classes, grid.patch)
     pixels = bank.ground if shapes is not None else bank.image
     image, origin = quilt(pixels, bank.semantic, kind_of, places, guides, layout, grid, (phase[0], phase[1]), rng)
+    edge_px = float(rng.uniform(*_EDGE_PX))
+    if shapes is None and classes.air is not None:
+        soften_outlines(image, layout.astype(np.int32), edge_px)
     if ground_slide != nuclei_slide:
         _match_colour(image, bank.colour[ground_slide, 0], bank.colour[nuclei_slide, 0])
     if shapes is not None and len(shapes.area):
         _add_decoys(image, origin, ids, shapes, layout, settings.decoys, rng)
         _add_nuclei(image, origin, ids, semantic, shapes, bank, nuclei_slide, mpp, settings, rng)
-        soften_outlines(image, ids, float(rng.uniform(*_EDGE_PX)))
+        soften_outlines(image, ids, edge_px)
     return Composed(image, origin, (ground_slide, nuclei_slide))
 
 
@@ -116,9 +124,14 @@ def _air_of(classes: Classes) -> Bytes:
 
 @lru_cache(maxsize=64)
 def _shares_of_slides(bank: Bank, classes: Classes) -> npt.NDArray[np.float64]:
-    """Share of each group of classes on each slide, float64 [slides, groups]."""
+    """Share of each group of classes on each slide, float64 [slides, groups]; of air in blocks of nothing else alone.
+
+    Bright pixels within tissue pass for air, and make no open space.
+    """
     owner = np.repeat(bank.pages[:, 3], bank.pages[:, 1] * bank.pages[:, 2] // BLOCK**2)
     planes = [shares_of_group(bank, classes, group) for group in range(classes.groups)]
+    if classes.air is not None:
+        planes[classes.air] = np.where(planes[classes.air] == 255, 255, 0)
     return np.array([[plane[owner == slide].mean() / 255 for plane in planes] for slide in range(len(bank.slides))])
 
 
@@ -131,6 +144,27 @@ def _fitness(bank: Bank, classes: Classes, semantic: Bytes) -> npt.NDArray[np.fl
     asked = np.bincount(classes.of_layout[semantic].ravel(), minlength=classes.groups) / semantic.size
     fit = np.minimum(held / np.maximum(asked / 3, 1e-6), 1)[:, asked > 0.002].min(1)
     return fit if fit.max() > 0 else np.ones(len(held))
+
+
+def _fitness_of_sizes(bank: Bank, shapes: Shapes) -> npt.NDArray[np.float64]:
+    """How far the nuclei of each slide are as large as a layout's, 0 to 1: float64 [slides].
+
+    Nuclei that are shrunk or blown up by far look as if another objective had taken them.
+    """
+    drawn = shapes.area[~shapes.cut]
+    if len(drawn) < _FEWEST_SIZES:
+        return np.ones(len(bank.slides))
+    off = ((_sizes_of_slides(bank) - float(np.log(drawn).mean())) / _SIZE_SPREAD) ** 2
+    return np.asarray(np.exp(-0.5 * (off - off.min())))
+
+
+@lru_cache(maxsize=4)
+def _sizes_of_slides(bank: Bank) -> npt.NDArray[np.float64]:
+    """Mean logarithm of the area of the nuclei of each slide, float64 [slides]; of all where a slide has few."""
+    slide, size = bank.pages[bank.nuclei.page, 3], np.log(bank.nuclei.area.astype(np.float64))
+    count = np.bincount(slide, minlength=len(bank.slides))
+    total = np.bincount(slide, size, minlength=len(bank.slides))
+    return np.where(count < _FEWEST_OWN, size.mean(), total / np.maximum(count, 1))
 
 
 def _draw_slides(
@@ -189,10 +223,18 @@ def places_of(bank: Bank, slide: int, filled: bool, classes: Classes, patch: int
 
 
 def _loose_pixels(bank: Bank, slide: int, classes: Classes, kind: int) -> Longs:
-    """Pixels of air (kind 1) or of anything else (0) at even steps over a slide, over the bank where it has none."""
+    """Pixels of air (kind 1) or of anything else (0) at even steps over a slide, over the bank where it has none.
+
+    Of blocks of one kind alone where there are any: the brightest pixels of tissue pass for air.
+    """
     right = _air_of(classes) == kind
-    first = np.concatenate([np.arange(p[0], p[0] + p[1] * p[2]) for p in bank.pages if p[3] == slide])
-    for pixels in (first, np.arange(len(bank.semantic))):
+    whole = bank.shares[:, right[: bank.shares.shape[1]]].sum(1, dtype=np.int64) >= 255
+    middles, pages = [], bank.pages[bank.pages[:, 3] == slide]
+    for first, height, width, _, first_block in pages.tolist():
+        y, x = np.divmod(np.flatnonzero(whole[first_block:][: height * width // BLOCK**2]), width // BLOCK)
+        middles.append(first + (y * width + x) * BLOCK + (width + 1) * (BLOCK // 2))
+    every = [np.arange(p[0], p[0] + p[1] * p[2]) for p in pages]
+    for pixels in (np.concatenate(middles), np.concatenate(every), np.arange(len(bank.semantic))):
         found = pixels[right[bank.semantic[pixels]]]
         if len(found):
             return np.asarray(found[np.linspace(0, len(found) - 1, 256).astype(np.int64)], np.int64)

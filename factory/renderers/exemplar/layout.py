@@ -12,12 +12,13 @@ import numpy.typing as npt
 from factory.bank.bank import BLOCK, Bank
 from factory.bank.ground import neighbourhood
 from factory.bank.shapes import Shapes
+from factory.renderers.exemplar.backdrop import colours_of_blocks, draw_backdrop, fibres_of
 from factory.renderers.exemplar.quilting import Grid, Guides
 from manifests.labels import IGNORE, LabelClass, LabelScheme
 
 Bytes = npt.NDArray[np.uint8]
 
-_FIBRE_WEIGHT, _FILLED_WEIGHT, _DENSITY_WEIGHT, _CLASS_WEIGHT = 3, 24, 12, 10
+_FIBRE_WEIGHT, _FILLED_WEIGHT, _DENSITY_WEIGHT, _CLASS_WEIGHT, _COLOUR_WEIGHT = 3, 24, 12, 10, 4
 TUMOUR = {"tumour_negative", "tumour_positive"}
 _SPINDLE = 1.8
 """Elongation (long axis by short axis) from which a nucleus says where fibres run."""
@@ -96,13 +97,17 @@ def guides_of(
     mpp: float,
     grid: Grid,
     phase: tuple[int, int],
+    slide: int,
+    rng: np.random.Generator,
 ) -> Guides:
     """Describe what each block of a layout asks for, beside what each block of the bank has.
+
+    Colours, and fibres where no spindle asks for a direction, are those of a real window like the layout (`backdrop`).
 
     Args:
         semantic: uint8 [H, W]. ids: int32 [H, W], outlines. shapes: of these; None where the layout has no instances,
             and the nuclei of the ground stay. classes: matched. bank: of tissue. mpp: of the tile.
-        grid: of patches. phase: of the first patch, see `quilt`.
+        grid: of patches. phase: of the first patch, see `quilt`. slide: that patches are of. rng: draws the window.
     """
     rows, columns = (count * grid.step + grid.overlap for count in grid.count(ids.shape, phase))
     margins = ((phase[0], rows - phase[0] - ids.shape[0]), (phase[1], columns - phase[1] - ids.shape[1]))
@@ -134,6 +139,14 @@ def guides_of(
             wanted = coarse((grouped == group).astype(np.uint8) * np.uint8(255))
             add(wanted, shares_of_group(bank, classes, group), _CLASS_WEIGHT)
     asked = _shares_of_patches(target[-classes.groups :] if classes.groups > 1 else target[:1], grid)
+    known = slice(3, None) if len(target) > 3 else slice(2, 3)
+    blocks, turn = draw_backdrop(bank, slide, target[known], source[known], weights[known], rng)
+    still = (target[0] == 128) & (target[1] == 128)
+    for plane, fibres in zip(target[:2], fibres_of(bank, blocks, turn), strict=True):
+        plane[still] = fibres[still]
+    colours = colours_of_blocks(bank, shapes is not None)
+    for channel in range(3):
+        add(colours[blocks, channel], colours[:, channel], _COLOUR_WEIGHT)
     return Guides(np.stack(source, -1), np.stack(target, -1), np.array(weights, np.int64), asked)
 
 

@@ -197,6 +197,16 @@ def fitted_set(root: Path, cli: Cli, *more: str) -> Outcome:
     return cli("factory", "make", *SMALL, "--like", "real", *more)
 
 
+def test_too_few_nuclei_leave_layouts_as_usual_where_the_renderer_can_be_fitted(tmp_path: Path, cli: Cli) -> None:
+    write_dataset(tmp_path / "real", n=2, size=(64, 64), mpp=0.25)
+    done = cli("factory", "make", *SMALL, "--like", "real", "--renderer", "stain", "--dry-run")
+    assert done.code == 0, done.err
+    assert "too few to fit layouts; they are laid out as usual" in " ".join(done.out.split())
+    refused = cli("factory", "make", *SMALL, "--like", "real", "--renderer", "palette", "--dry-run")
+    assert refused.code == 2
+    assert f"expected {LEAST_NUCLEI} whole nuclei" in " ".join(refused.err.split())
+
+
 def test_make_like_a_data_set_keeps_the_fit_in_the_run(tmp_path: Path, cli: Cli) -> None:
     done = fitted_set(tmp_path, cli, "--renderer", "palette", "--set", "masks.touching=0.2")
     assert done.code == 0, done.err

@@ -17,6 +17,7 @@ from factory.joint.exemplar.real_tiles import RealTile, real_tile, refusal
 from factory.plan.request import Request
 from factory.renderers.exemplar.marker import remove_marker
 from manifests import get_scheme, open_dataset, verify
+from manifests.measure import measure
 from tests.annotated_photograph import MPP, bank_of_photograph
 from tests.conftest import Outcome, assert_refused
 
@@ -64,6 +65,20 @@ def test_tps_is_exact_and_all_other_labels_stay(
     assert not made.tile.instance.any()  # the bank found nuclei, which nobody labelled
 
 
+def test_as_many_annotated_cells_are_positive_as_asked_and_all_outlines_stay(tmp_path: Path) -> None:
+    cells = open_bank(bank_of_photograph(tmp_path, "ihc"))
+    for seed, tps in enumerate((0.0, 0.3, 0.77, 1.0)):
+        made = painted(cells, seed, "ihc", tps)
+        tile, measured = made.tile, measure(made.tile)
+        assert measured.cells > 0
+        assert abs(measured.cells_positive - tps * measured.cells) <= 0.5
+        assert np.array_equal(tile.semantic > 0, cells.semantic[made.origin] > 0)
+        assert np.array_equal(tile.instance > 0, cells.nucleus[made.origin] > 0)
+        brown = made.image[..., 0].astype(int) - made.image[..., 2]
+        if 0 < tps < 1:
+            assert brown[tile.semantic == 2].mean() > brown[tile.semantic == 1].mean() + 20
+
+
 @pytest.mark.parametrize("scheme", ["ki67", "pdl1"])
 @pytest.mark.parametrize("seed", range(3))
 def test_pixels_that_are_not_positive_change_where_the_marker_was_taken_away_alone(
@@ -108,8 +123,8 @@ def test_a_bank_without_tumour_or_with_other_classes_is_refused_with_what_it_hol
     bare = replace(bank, card=replace(bank.card, fields=fields))
     assert refusal(bare, None, request_for()) == "ground: the bank holds no tumour to paint a marker on (other, air)"
     assert "no class of regions" in str(refusal(bank, None, replace(request_for(), scheme=_without_air())))
-    assert "got nuclei or cells in --scheme (ihc)" in str(refusal(bank, None, request_for("ihc")))
-    assert "got nuclei or cells in --scheme (ki67_cells)" in str(refusal(bank, None, request_for("ki67_cells")))
+    assert "regions in the bank (ki67) and cells in --scheme (ihc)" in str(refusal(bank, None, request_for("ihc")))
+    assert "nuclei or cells in --scheme (ki67_cells)" in str(refusal(bank, None, request_for("ki67_cells")))
     assert "expected a scheme with positive and negative tumour, got tissue" in str(
         refusal(bank, None, request_for("tissue"))
     )
