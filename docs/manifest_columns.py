@@ -20,7 +20,8 @@ MEANINGS = {
     "request_tps": "Requested tumour proportion score.",
     "request_tissue": "Requested tissue share of all pixels.",
     "request_cells": "Requested number of instances.",
-    "request_fractions": "Requested shares of all pixels, in scheme order. A specific request goes before them.",
+    "request_fractions": "Requested shares of all pixels, in scheme order; null leaves a class open. TPS and tissue "
+    "go before them.",
     "tps_area": "Positive tumour pixels over all tumour pixels of the stored mask. Null without tumour.",
     "tps_cells": "Positive tumour cells over all tumour cells. Null without tumour cells.",
     "positive_tissue_fraction": "Positive tumour pixels over tissue pixels.",
@@ -48,5 +49,7 @@ MEANINGS = {
     "source_level": "Real tiles: level of the slide that was read.",
     "licence": "Real tiles: licence of the image. Tiles with real pixels: licences of these, joined by `; `.",
     "real_pixels": "Whether the image holds pixels of a real one.",
+    "request_cell_fractions": "Requested shares of the cells, in scheme order; null leaves a class to the generator.",
+    "cell_fractions": "Share of the cells per class, in scheme order, where a scheme has several classes of nuclei.",
     "real_groups": "Tiles with real pixels: whose they are, `data set/group`.",
 }

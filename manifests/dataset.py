@@ -25,7 +25,7 @@ from manifests.table import MANIFEST, PARTS, read_dataset_manifest, read_manifes
 from manifests.tile import Tile
 
 _SHARD_FILES = re.compile(rf"{re.escape(STORE)}/\w+/c/(\d+)/|{LEDGER}/(\d+)\.json")
-_ADDED = ("cells_cut",)
+_ADDED = ("cells_cut", "cell_fractions")
 """Achieved columns that older data sets lack: null there, which is no fault."""
 
 __all__ = ["Dataset", "Fault", "Sample", "open_dataset", "sample_digests", "verify"]
@@ -230,7 +230,8 @@ def _check_sample(dataset: Dataset, row: dict[str, Any]) -> list[Fault]:
     except UserError as error:
         return [Fault(where, str(error))]
     found = sample_digests(image, tile) | asdict(measure(tile))
-    found["class_fractions"] = list(found["class_fractions"])
+    for name in ("class_fractions", "cell_fractions"):
+        found[name] = found[name] and list(found[name])
     missing = [name for name in _ADDED if row[name] is None]
     wrong = [name for name in found if found[name] != row[name] and name not in missing]
     return [Fault(where, f"{name}: the manifest says {row[name]}, the store has {found[name]}") for name in wrong]

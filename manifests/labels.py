@@ -23,15 +23,26 @@ ROLES = ("air", "tumour_positive", "tumour_negative", "inflammation", "nucleus",
 """Roles of classes. `nuclear_marker` accompanies `tumour_positive`: the stain is in nuclei (Ki-67) and not on membranes
 (PD-L1), though the class may be a region."""
 
+NUCLEUS_LOOKS = ("neoplastic", "inflammatory", "connective", "dead", "epithelial")
+REGION_LOOKS = ("epithelium", "stroma", "inflammation", "necrosis", "muscle", "mucus", "fat", "blood")
+APPEARANCES = (*REGION_LOOKS, *NUCLEUS_LOOKS, "")
+"""What a class looks like, where its roles do not say it: kinds of tissue, and of nuclei (those of PanNuke)."""
+
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One class of a scheme: its id in the mask, its name, an RGB colour for overlays and its roles."""
+    """One class of a scheme.
+
+    Attributes:
+        id: in the mask. name: of the class. colour: RGB, for overlays. roles: of `ROLES`.
+        appearance: of `APPEARANCES`; what a renderer without examples draws.
+    """
 
     id: int
     name: str
     colour: tuple[int, int, int]
     roles: tuple[str, ...] = ()
+    appearance: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,9 @@ class LabelScheme:
             unknown = set(label.roles) - set(ROLES)
             if unknown:
                 raise UserError(f"{where}: class {label.name}: expected roles of {ROLES[:-1]}, got {sorted(unknown)}.")
+            if label.appearance not in APPEARANCES:
+                known = ", ".join(APPEARANCES[:-1])
+                raise UserError(f"{where}: class {label.name}: appearance: expected {known}, got {label.appearance}.")
             if not all(0 <= value <= 255 for value in label.colour):
                 raise UserError(f"{where}: class {label.name}: expected RGB from 0 to 255, got {label.colour}.")
         if len({label.name for label in self.classes}) != len(self.classes):
@@ -125,7 +139,9 @@ class LabelScheme:
             "name": self.name,
             "tps_basis": self.tps_basis,
             "classes": [
-                {"id": c.id, "name": c.name, "colour": list(c.colour), "roles": list(c.roles)} for c in self.classes
+                {"id": c.id, "name": c.name, "colour": list(c.colour), "roles": list(c.roles)}
+                | ({"appearance": c.appearance} if c.appearance else {})  # schemes from before have no such key
+                for c in self.classes
             ],
             "projections": {target: list(ids) for target, ids in self.projections.items()},
         }
@@ -147,7 +163,13 @@ class LabelScheme:
                             f"{key}, got none. Write for example {key}: {example}."
                         )
             classes = tuple(
-                LabelClass(int(c["id"]), str(c["name"]), _colour(c["colour"]), tuple(c.get("roles", ())))
+                LabelClass(
+                    int(c["id"]),
+                    str(c["name"]),
+                    _colour(c["colour"]),
+                    tuple(c.get("roles", ())),
+                    str(c.get("appearance", "")),
+                )
                 for c in document["classes"]
             )
             projections = {str(k): tuple(int(i) for i in v) for k, v in dict(document.get("projections", {})).items()}
@@ -182,6 +204,16 @@ _KI67 = (
 )
 """Regions of Ki-67 immunohistochemistry, used in place of PD-L1 where no annotated PD-L1 is available."""
 
+_NUCLEI_TYPES = (
+    LabelClass(0, "background", (236, 220, 228)),
+    LabelClass(1, "neoplastic", (205, 60, 60), ("nucleus",), "neoplastic"),
+    LabelClass(2, "inflammatory", (60, 150, 70), ("nucleus",), "inflammatory"),
+    LabelClass(3, "connective", (50, 90, 190), ("nucleus",), "connective"),
+    LabelClass(4, "dead", (235, 180, 40), ("nucleus",), "dead"),
+    LabelClass(5, "epithelial", (240, 130, 40), ("nucleus",), "epithelial"),
+)
+"""The five types of nuclei of PanNuke in its order (Gamper et al. 2020)."""
+
 SCHEMES: dict[str, LabelScheme] = {
     scheme.name: scheme
     for scheme in (
@@ -207,6 +239,7 @@ SCHEMES: dict[str, LabelScheme] = {
             {"nuclei": (0, 1, 1)},
             tps_basis="cells",
         ),
+        LabelScheme("nuclei_types", _NUCLEI_TYPES, {"nuclei": (0, 1, 1, 1, 1, 1)}),
     )
 }
 """The schemes that ship with the contract, by name."""

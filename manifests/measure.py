@@ -25,6 +25,8 @@ class Composition:
         class_fractions: share of the labelled pixels per class, in scheme order.
         cells: instances; cells_positive and cells_negative: tumour instances of either kind.
         cells_cut: instances that reach the border of the tile: part of each may lie beyond it.
+        cell_fractions: share of the cells per class, in scheme order, each by the majority of its pixels; None without
+            cells, and where the scheme has not several classes of nuclei.
     """
 
     tps_area: float | None
@@ -37,6 +39,7 @@ class Composition:
     cells_positive: int | None
     cells_negative: int | None
     cells_cut: int
+    cell_fractions: tuple[float, ...] | None
 
 
 def measure(tile: Tile) -> Composition:
@@ -66,7 +69,23 @@ def measure(tile: Tile) -> Composition:
         cells_positive=cells_positive if knows_tumour else None,
         cells_negative=cells_negative if knows_tumour else None,
         cells_cut=len(cut_cells(tile.instance)),
+        cell_fractions=_cell_fractions(tile) if len(scheme.ids("nucleus")) > 1 else None,
     )
+
+
+def _cell_fractions(tile: Tile) -> tuple[float, ...] | None:
+    """Share of the cells per class; a cell has the class of nuclei that most of its pixels have, else the first."""
+    on_cell = np.flatnonzero(tile.instance)
+    if not on_cell.size:
+        return None
+    present, cell = np.unique(tile.instance.ravel()[on_cell], return_inverse=True)
+    classes = len(tile.scheme)
+    labels = tile.semantic.ravel()[on_cell].astype(np.int64)
+    nuclear = list(tile.scheme.ids("nucleus"))
+    inside = np.isin(labels, nuclear)
+    votes = np.bincount(cell[inside] * classes + labels[inside], minlength=present.size * classes)
+    chosen = np.array(nuclear)[votes.reshape(-1, classes)[:, nuclear].argmax(axis=1)]
+    return tuple((np.bincount(chosen, minlength=classes) / present.size).tolist())
 
 
 def measured_tps(tile: Tile) -> float:

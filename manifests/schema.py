@@ -57,13 +57,17 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("licence", _TEXT),
         pa.field("real_pixels", pa.bool_()),
         pa.field("real_groups", pa.list_(_TEXT)),
+        *(pa.field(name, pa.list_(pa.float64())) for name in ("request_cell_fractions", "cell_fractions")),
     ]
 )
-"""Columns of a manifest, version 1. A plan has nulls in the achieved columns; null means "not applicable"."""
+"""Columns of a manifest, version 1. A plan has nulls in the achieved columns; null means "not applicable".
+
+In the lists of requested shares, null leaves a class to the mask generator.
+"""
 
 ACHIEVED = (
     "tps_area", "tps_cells", "positive_tissue_fraction", "has_tumour", "tissue_fraction", "class_fractions",
-    "cells", "cells_positive", "cells_negative", "cells_cut",
+    "cells", "cells_positive", "cells_negative", "cells_cut", "cell_fractions",
 )  # fmt: skip
 """The columns that `measure` fills, named as the fields of `Composition`."""
 
@@ -258,10 +262,11 @@ def _validate_list(table: pa.Table, name: str, where: str) -> None:
             first = pc.list_parent_indices(values).filter(bad)[0].as_py()
             raise UserError(f"{where}: row {first}: {name}: expected names, got {values[first].as_py()}.")
         return
-    bad = pc.fill_null(pc.invert(pc.is_finite(flat)), True)
+    missing = not name.startswith("request_")  # a request may leave a class open
+    bad = pc.fill_null(pc.invert(pc.is_finite(flat)), missing)
     what = "finite numbers"
     if name != "latent":
-        bad = pc.or_(bad, pc.fill_null(pc.or_(pc.less(flat, 0.0), pc.greater(flat, 1.0)), True))
+        bad = pc.or_(bad, pc.fill_null(pc.or_(pc.less(flat, 0.0), pc.greater(flat, 1.0)), missing))
         what = "shares from 0 to 1"
     if pc.any(bad).as_py():
         first = pc.list_parent_indices(values).filter(bad)[0].as_py()

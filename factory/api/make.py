@@ -31,6 +31,8 @@ def make(
     cells: Request | None = None,
     tumour: Request | None = None,
     inflammation: Request | None = None,
+    share: Mapping[str, Request] | None = None,
+    cell_share: Mapping[str, Request] | None = None,
     debias: bool = False,
     n: int | None = None,
     size: Size | None = None,
@@ -46,7 +48,6 @@ def make(
     weights: PathLike | None = None,
     ground: Ground | None = None,
     pool: int | None = None,
-    share: Mapping[str, Request] | None = None,
     max_uncertainty: float | None = None,
     max_pixel_uncertainty: float | None = None,
     device: str = "auto",
@@ -67,6 +68,7 @@ def make(
         tps: tumour proportion score, 0 to 1: ``"0.01-0.5"`` or another form of the command, one value, or a pair.
         tissue, cells, tumour, inflammation: share of the tile that is tissue, number of cells, shares of the tissue
             that are tumour and inflammation, in the same forms.
+        share: class -> share of all pixels. cell_share: type of cells -> share of the cells.
         debias: where a request is ``"like:DATASET"``, ask for what makes both data sets together flat.
         n: number of tiles. size: (height, width) in pixels, multiples of 32, or the side of a square.
         mpp: micrometres per pixel. split: shares of train, val and test. seed: root of every random draw.
@@ -76,8 +78,8 @@ def make(
         like: real tiles to fit renderer and nuclei to: a data set, a folder of images, or an image.
         joint: ``"hdgan"`` for image and labels of one generator, ``"exemplar"`` for both copied out of real tissue
             (``weights``, or ``like`` a data set).
-        weights, ground, pool, share, max_uncertainty, max_pixel_uncertainty: of ``joint`` alone. share: class -> share
-            of all pixels. ground: ``"real"`` paints the marker of ``tps`` on whole real tiles.
+        weights, ground, pool, max_uncertainty, max_pixel_uncertainty: of ``joint`` alone. ground: ``"real"`` paints the
+            marker of ``tps`` on whole real tiles.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; for parts with networks.
         workers: processes; more than one needs the ``if __name__ == "__main__"`` guard of a script. None takes one a
             core. scheduler: address of a dask.distributed scheduler to use instead.
@@ -121,7 +123,8 @@ def make(
         weights=None if weights is None else str(weights),
         ground=ground,
         pool=pool,
-        share=None if share is None else [f"{name}={request_text(asked)}" for name, asked in share.items()],
+        share=_words(share),
+        cell_share=_words(cell_share),
         max_uncertainty=max_uncertainty,
         max_pixel_uncertainty=max_pixel_uncertainty,
         device=device,
@@ -136,3 +139,8 @@ def make(
         log_notes(prepared.notes)
     make_tiles(prepared, **how, on_tiles=on_tiles)
     return open_dataset(out)
+
+
+def _words(shares: Mapping[str, Request] | None) -> list[str] | None:
+    """Shares of classes as the command takes them."""
+    return None if shares is None else [f"{name}={request_text(asked)}" for name, asked in shares.items()]

@@ -60,7 +60,11 @@ def make(
         table, made = make_tiles(prepared, **how, **calls)
     seconds = time.monotonic() - started
     scheme = prepared.recipe.scheme
-    closing = report.choice_table(table, prepared) if request.joint else report.closing_table(table, scheme)
+    closing = (
+        report.choice_table(table, prepared)
+        if request.joint
+        else report.closing_table(table, scheme, report.named_classes(prepared))
+    )
     if closing.row_count or not request.joint:
         say(closing)
     say(report.class_table(table, scheme), report.closing_line(request.out, len(table), made, seconds))

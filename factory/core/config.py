@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from factory.core.shipped import shipped_configs
 from manifests.errors import UserError
@@ -23,6 +23,17 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     renamed: ClassVar[Mapping[str, str]] = {}
     """Former names of keys -> their names now, for the message that a file with a former name gets."""
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Keys that earlier releases did not have. A default of theirs is not written, so that fingerprints stay."""
+
+    @model_serializer(mode="wrap")
+    def _without_added(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the fields, without the default of an added one."""
+        fields: dict[str, Any] = write(self)
+        for name in self.added & fields.keys():
+            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
+                del fields[name]
+        return fields
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

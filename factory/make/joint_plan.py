@@ -11,14 +11,10 @@ from pydantic import Field
 
 from factory.core.config import Config
 from factory.core.resolutions import SAME_MPP
-from factory.core.seeds import Stream, generator
-from factory.plan.distributions import parse_distribution, stratified
+from factory.plan.class_shares import draw_shares
 from factory.plan.rows import PlanConfig, load_scheme, with_column
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
-
-_FIRST_CLASS_STREAM = 100
-"""Class i is drawn by the attempt 100 + i of `Stream.DRAW`; the quantities of a plan have the first ones."""
 
 
 class JointMakeConfig(Config):
@@ -80,22 +76,12 @@ def with_shares(rows: pa.Table, config: JointMakeConfig, scheme: LabelScheme) ->
     Raises:
         UserError: for an unknown class, shares of more than 1 in all, and shares that the rows have already.
     """
-    if not config.shares:
-        return rows
-    if rows["request_fractions"].null_count < len(rows):
+    if config.shares and rows["request_fractions"].null_count < len(rows):
         raise UserError("--share: expected none beside a --manifest that asks for shares. Leave one out.")
-    shares = np.full((len(rows), len(scheme)), np.nan)
-    for name, text in config.shares.items():
-        if name not in scheme.names:
-            raise UserError(f"--share: expected a class of {scheme.name} ({', '.join(scheme.names)}), got {name!r}.")
-        label = scheme.names.index(name)
-        rng = generator(config.plan.seed, Stream.DRAW, _FIRST_CLASS_STREAM + label)
-        asked = parse_distribution(text, "tumour", where=f"--share {name}")
-        shares[:, label] = stratified(asked, len(rows), rng)
+    shares = draw_shares(config.shares, scheme, len(rows), config.plan.seed)
+    if shares is None:
+        return rows
     total = np.nansum(shares, 1)
-    if (total > 1 + 1e-9).any():
-        row = int(np.argmax(total > 1 + 1e-9))
-        raise UserError(f"--share: expected shares of at most 1 in all, got {total[row]:.3g} in row {row}. Narrow one.")
     left = np.isnan(shares).sum(1, keepdims=True)
     filled: npt.NDArray[np.float64] = np.where(np.isnan(shares), (1 - total)[:, None] / np.maximum(left, 1), shares)
     return with_column(rows, "request_fractions", np.clip(filled, 0, 1).tolist())

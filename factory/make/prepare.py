@@ -30,7 +30,7 @@ def prepare_make(request: MakeRequest) -> Prepared[Recipe]:
     plan, assignments = resolve.plan_values(request), request.assignments or []
     parts = {"masks": request.masks, "renderer": request.renderer}
     of_joint = {name: getattr(request, name) for name in ("weights", "ground", "pool", *resolve.LIMITS)}
-    resolve.refuse_mixed(request.joint, {**of_joint, "share": request.share}, parts)
+    resolve.refuse_mixed(request.joint, of_joint, parts)
     if request.joint:
         values = joint_values(request.joint, of_joint, request.like)
         asked = resolve.resolve_joint(plan, values, request.share or [], request.config, assignments, draft)

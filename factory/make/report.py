@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from factory.core.wording import file_size, plural
 from factory.joint import SHARES
 from factory.make.pipeline import Prepared
 from factory.make.recipes.base import Recipe
-from factory.plan.assignment import quantile_error, targets_of
+from factory.plan.assignment import Values, column, quantile_error, shares_of, targets_of
 from manifests.labels import LabelScheme
 from manifests.schema import SPLITS
 
@@ -28,27 +29,52 @@ _PAIRS = (
 )
 
 
-def closing_table(table: pa.Table, scheme: LabelScheme) -> Table:
-    """Requested against achieved, over the rows of a finished manifest; errors as shares and in pixels or cells."""
+def closing_table(table: pa.Table, scheme: LabelScheme, classes: Collection[str] = ()) -> Table:
+    """Requested against achieved, over the rows of a finished manifest; errors as shares and in pixels or cells.
+
+    Args:
+        table: the rows. scheme: of them. classes: whose shares of the pixels were asked for by name.
+    """
     shown = Table("", "rows", "asked, mean", "achieved, mean", "largest error", "that is", "KS", title="As asked")
     totals = _totals(table, scheme)
     for name, request, achieved, unit in _PAIRS:
         if achieved == "tps_area" and scheme.tps_basis == "cells":
             continue  # asked by cells; the area follows from their sizes
-        asked, got = (table[column].to_numpy(zero_copy_only=False).astype(np.float64) for column in (request, achieved))
-        both = np.isfinite(asked) & np.isfinite(got)
-        if not both.any():
-            continue
-        digits = 1 if achieved == "cells" else 5
-        error = np.abs(asked - got)[both]
-        shown.add_row(
-            name,
-            str(int(both.sum())),
-            *(f"{figure:.{digits}f}" for figure in (asked[both].mean(), got[both].mean(), error.max())),
-            f"{(error * totals[achieved][both]).max():.2f} {unit}",
-            f"{ks_statistic(asked[both], got[both]):.4f}",
-        )
+        asked, got = (column(table, name) for name in (request, achieved))
+        _add_pair(shown, name, asked, got, totals[achieved], unit)
+    for request, achieved, unit, total in (
+        ("request_fractions", "class_fractions", "px", totals["tissue_fraction"]),
+        ("request_cell_fractions", "cell_fractions", "cells", column(table, "cells")),
+    ):
+        asked, got = (shares_of(table, name, len(scheme)) for name in (request, achieved))
+        for label in scheme.classes:
+            if unit == "cells" or label.name in classes:
+                name = f"{label.name} of {'the cells' if unit == 'cells' else 'all px'}"
+                _add_pair(shown, name, asked[:, label.id], got[:, label.id], total, unit)
     return shown
+
+
+def named_classes(prepared: Prepared[Recipe]) -> tuple[str, ...]:
+    """Classes whose shares of the pixels were asked for by name; with a plan all, of which it says some."""
+    plan = prepared.spec.config["plan"]
+    return tuple(plan.get("shares", ())) if "scheme" in plan else prepared.recipe.scheme.names
+
+
+def _add_pair(shown: Table, name: str, asked: Values, got: Values, totals: Values, unit: str) -> None:
+    """Add the row of one quantity, float64 [rows] each, NaN where there is none; `totals` in its unit."""
+    both = np.isfinite(asked) & np.isfinite(got)
+    if not both.any():
+        return
+    digits = 1 if name == "cells" else 5
+    error = np.abs(asked - got)[both]
+    scale = totals[both]
+    shown.add_row(
+        name,
+        str(int(both.sum())),
+        *(f"{figure:.{digits}f}" for figure in (asked[both].mean(), got[both].mean(), error.max())),
+        f"{(error * scale).max():.2f} {unit}",
+        f"{ks_statistic(asked[both], got[both]):.4f}",
+    )
 
 
 def choice_table(table: pa.Table, prepared: Prepared[Recipe]) -> Table:
@@ -88,8 +114,9 @@ def request_table(table: pa.Table) -> Table:
         if len(values):
             quartiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
             shown.add_row(name.removeprefix("request_"), str(len(values)), *(f"{value:.4g}" for value in quartiles))
-    if asked := len(table) - table["request_fractions"].null_count:
-        shown.add_row("shares of classes", str(asked), "in request_fractions")
+    for name, what in (("request_fractions", "shares of classes"), ("request_cell_fractions", "shares of cells")):
+        if asked := len(table) - table[name].null_count:
+            shown.add_row(what, str(asked), f"in {name}")
     if not shown.row_count:
         shown.add_row("nothing: the masks' own", str(len(table)))
     counts = Counter(table["split"].to_pylist())
@@ -100,10 +127,13 @@ def request_table(table: pa.Table) -> Table:
 def class_table(table: pa.Table, scheme: LabelScheme) -> Table:
     """Mean share of every class, and the cells."""
     shares = np.array(table["class_fractions"].to_pylist(), np.float64)
-    shown = Table("class", "mean share", "least", "most", title=f"Classes of {scheme.name}")
+    of_cells = shares_of(table, "cell_fractions", len(scheme))
+    typed = bool(np.isfinite(of_cells).any())
+    shown = Table("class", "mean share", "least", "most", *["of the cells"] * typed, title=f"Classes of {scheme.name}")
     for label in scheme.classes:
-        column = shares[:, label.id]
-        shown.add_row(label.name, *(f"{value:.4f}" for value in (column.mean(), column.min(), column.max())))
+        share = shares[:, label.id]
+        figures = [share.mean(), share.min(), share.max(), *([np.nanmean(of_cells[:, label.id])] if typed else [])]
+        shown.add_row(label.name, *(f"{value:.4f}" for value in figures))
     shown.caption = f"{int(np.sum(table['cells'].to_numpy())):,} cells"
     return shown
 
@@ -118,7 +148,8 @@ def run_text(prepared: Prepared[Recipe], *, by_weights: bool = False) -> str:
     layout = spec.layout
     plan = {key: value for key, value in spec.config["plan"].items() if value is not None and value is not False}
     plan.pop("requests_sha256", None)
-    shares = {f"share of {name}": text for name, text in spec.config.get(SHARES, {}).items()}
+    asked = {"share": plan.pop("shares", spec.config.get(SHARES, {})), "share of cells": plan.pop("cell_shares", {})}
+    shares = {f"{what} {name}": text for what, texts in asked.items() for name, text in texts.items()}
     is_other = by_weights and recipe.scheme.name != "pdl1"
     origin = " (that of the weights; --scheme names another)" if is_other else ""
     lines = [

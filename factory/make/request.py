@@ -25,7 +25,7 @@ Masks = Annotated[
     str | None,
     _PARTS(
         f"Mask generator: {', '.join(MASKS)}. "
-        "[default: ihc for pdl1 and pdl1_cells, nuclei for ihc and nuclei, else polygons]"
+        "[default: ihc for pdl1 and pdl1_cells, nuclei for nuclei, nuclei_types and ihc, else polygons]"
     ),
 ]
 Renderer = Annotated[str | None, _PARTS(f"Renderer: {', '.join(RENDERERS)}. [default: stain]")]
@@ -61,6 +61,17 @@ class PlanRequest:
     )
     inflammation: Annotated[
         str | None, _COMPOSITION("Inflammation share of the tissue, same forms. [default: pdl1 0.03-0.15]")
+    ] = None
+    share: Annotated[
+        list[str] | None,
+        _COMPOSITION("Share of all pixels of a class, same forms. Repeatable. [default: none]", metavar="CLASS=SHARE"),
+    ] = None
+    cell_share: Annotated[
+        list[str] | None,
+        _COMPOSITION(
+            "Share of the cells of a type, same forms, for nuclei_types. Repeatable. [default: none]",
+            metavar="CLASS=SHARE",
+        ),
     ] = None
     debias: Annotated[
         bool, _COMPOSITION("With like:DATASET: request what makes that data set and this one together uniform.")
@@ -111,10 +122,6 @@ class MakeRequest(PlanRequest):
         ),
     ] = None
     pool: Annotated[int | None, _JOINT("Tiles to draw and choose from. [default: 4 for each requested]")] = None
-    share: Annotated[
-        list[str] | None,
-        _JOINT("Share of all pixels of a class, forms as --tps. Repeatable. [default: none]", metavar="CLASS=SHARE"),
-    ] = None
     max_uncertainty: Annotated[
         float | None, _JOINT("Leave out tiles with a larger mean uncertainty, in nats. [default: none]")
     ] = None

@@ -21,6 +21,7 @@ from factory.make.recipes.masks_and_renderer import MakeConfig
 from factory.make.request import PlanRequest, RenderRequest
 from factory.masks import MASKS
 from factory.masks.base import resolve_mask_generator
+from factory.plan.class_shares import decided_by_shares
 from factory.plan.rows import Draft, load_scheme
 from factory.renderers import RENDERERS
 from manifests.errors import UserError
@@ -62,9 +63,13 @@ def resolve_make(
     asked = _lay_over({}, layers)
     scheme = scheme or _scheme_of_weights(asked) or load_scheme("pdl1")
     defaults = _defaults_of(scheme)
-    if _weighted(asked, "masks"):
-        # A trained generator has learnt how much of each region there is; default shares would overrule it.
-        defaults["plan"] = {key: value for key, value in defaults.get("plan", {}).items() if key not in _REGIONS}
+    # A trained generator has learnt how much of each region there is, and shares of classes say it: default shares
+    # would overrule them.
+    named = asked.get("plan", {}).get("shares")
+    decided = decided_by_shares(named if isinstance(named, dict) else (), scheme)
+    decided |= set(_REGIONS) if _weighted(asked, "masks") else set()
+    if decided and "plan" in defaults:
+        defaults["plan"] = {key: value for key, value in defaults["plan"].items() if key not in decided}
     values = _lay_over(defaults, layers)
     name = str(values.get("masks", {}).get("name"))
     if name in MASKS and (bound := resolve_mask_generator(name).shift_bound):
@@ -95,7 +100,10 @@ def resolve_joint(
     if draft:
         named = load_scheme(str(plan_flags["scheme"])) if plan_flags.get("scheme") else None
         _refuse_contradiction({**plan_flags, "seed": None}, named, draft)
-    options = {"plan": plan_flags, "joint": typed, "shares": _parse_shares(shares)}
+    if plan_flags.get("cell_shares"):
+        raise UserError("--cell-share: expected none beside --joint, which copies or draws cells as they are.")
+    plan_flags = {name: value for name, value in plan_flags.items() if name != "shares"}
+    options = {"plan": plan_flags, "joint": typed, "shares": parse_shares(shares)}
     values = _lay_over({"plan": {}, "joint": {}}, _layers(options, config_file, assignments))
     return parse(JointMakeConfig, _without_none(values), _where(config_file), option_names(plan_flags, "plan."))
 
@@ -204,8 +212,9 @@ def _weighted(asked: Mapping[str, Any], key: str) -> type[UsesWeights] | None:
 def _refuse_contradiction(flags: Mapping[str, Any], scheme: LabelScheme | None, draft: Draft) -> None:
     """Refuse options that a plan answers already: they would have no effect."""
     typed = {name for name, value in flags.items() if value is not None}
-    for name in ("tps", "tissue", "cells", "tumour", "inflammation", "debias", "n"):
+    for name in ("tps", "tissue", "cells", "tumour", "inflammation", "shares", "cell_shares", "debias", "n"):
         if name in typed:
+            name = {"shares": "share", "cell_shares": "cell-share"}.get(name, name)
             raise UserError(f"--{name}: expected none beside --manifest, which says what is asked. Leave one out.")
     for name in ("seed", "split"):
         if name in typed and draft.has(name):
@@ -218,17 +227,17 @@ def _refuse_contradiction(flags: Mapping[str, Any], scheme: LabelScheme | None, 
             raise UserError(f"--manifest: {name}: expected {value} as typed, got {got} in {draft.path}. Leave one out.")
 
 
-def _parse_shares(words: Sequence[str]) -> dict[str, str]:
+def parse_shares(words: Sequence[str], option: str = "--share") -> dict[str, str]:
     """``["air=0.1-0.3"]`` -> ``{"air": "0.1-0.3"}``."""
     shares: dict[str, str] = {}
     for word in words:
         name, separator, text = word.partition("=")
         if not separator:
             raise UserError(
-                f"--share: expected CLASS=DISTRIBUTION, got {word!r}. Write for example glomerulus=0.05-0.2."
+                f"{option}: expected CLASS=DISTRIBUTION, got {word!r}. Write for example glomerulus=0.05-0.2."
             )
         if name in shares:
-            raise UserError(f"--share: expected each class once, got {name} twice. Leave one out.")
+            raise UserError(f"{option}: expected each class once, got {name} twice. Leave one out.")
         shares[name] = text
     return shares
 
@@ -236,7 +245,9 @@ def _parse_shares(words: Sequence[str]) -> dict[str, str]:
 def plan_values(request: PlanRequest) -> Values:
     """Options of a plan as fields of `PlanConfig`; None where nothing was typed."""
     return {
-        **{field.name: getattr(request, field.name) for field in fields(PlanRequest)},
+        **{field.name: getattr(request, field.name) for field in fields(PlanRequest) if "share" not in field.name},
+        "shares": parse_shares(request.share or []) or None,
+        "cell_shares": parse_shares(request.cell_share or [], "--cell-share") or None,
         "size": parse_size(request.size) if request.size is not None else None,
         "split": parse_split(request.split) if request.split is not None else None,
         "debias": request.debias or None,

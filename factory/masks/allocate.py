@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.masks.cells.placement import Cells, Population, place_population, remove_instances
-from factory.masks.quantiles import TUMOUR_ROLES, Partition, Shares, target_count, top
+from factory.masks.quantiles import TUMOUR_ROLES, Partition, Shares, target_count, top, whole_counts
+from factory.plan.class_shares import has_types
 from factory.plan.request import Request
 from manifests.tile import Tile
 
@@ -82,6 +83,37 @@ def shares(request: Request, fractions: tuple[float, ...]) -> Shares:
     return Shares(tissue, tumour, inflammation, tps, kept)
 
 
+def completed(request: Request, drawn: tuple[float, ...]) -> tuple[float, ...]:
+    """Complete the requested shares by those of a draw, in whole pixels where some are left open.
+
+    Args:
+        request: whose `tissue` says how much is air. drawn: shares of all pixels in scheme order, of the generator.
+
+    Returns:
+        Shares of all pixels in scheme order, each a whole number of pixels where the request leaves a class open.
+    """
+    asked = request.fractions
+    if asked is None or None not in asked:
+        return drawn if asked is None else tuple(share or 0.0 for share in asked)
+    total = request.height * request.width
+    counts = np.zeros(len(asked), np.int64)
+    for ids, share in _sides(request):
+        is_air = share < 1.0 and ids == request.scheme.ids("air")  # tissue is rounded, air is the rest of it
+        within = total - target_count(1.0 - share, total) if is_air else target_count(share, total)
+        if within:
+            of_side = [None if asked[i] is None else (asked[i] or 0.0) * total / within for i in ids]
+            counts[list(ids)] = whole_counts(of_side, [drawn[i] for i in ids], within)
+    return tuple((counts / total).tolist())
+
+
+def _sides(request: Request) -> list[tuple[tuple[int, ...], float]]:
+    """Classes that share one part of a tile, and its share: air and tissue where `tissue` is asked, else all."""
+    everything, air = tuple(range(len(request.scheme))), request.scheme.ids("air")
+    if request.tissue is None:
+        return [(everything, 1.0)]
+    return [(air, 1.0 - request.tissue), (tuple(i for i in everything if i not in air), request.tissue)]
+
+
 def check(request: Request) -> str | None:
     """Return why no mask can ever meet a request, or None. Generators add their own reasons in `refusal`."""
     scheme = request.scheme
@@ -99,17 +131,35 @@ def check(request: Request) -> str | None:
     by_area = request.tps is not None and scheme.tps_basis == "area"
     if by_area and request.tissue is not None and not target_count(request.tissue, request.height * request.width):
         return f"tps: {request.tps:g} is asked of a tile with tissue {request.tissue:g}, which has no tumour"
-    if request.fractions is None:
-        return None
-    return _check_fractions(request, request.fractions)
+    if request.cell_fractions is not None and (reason := _check_cells(request, request.cell_fractions)):
+        return reason
+    return None if request.fractions is None else _check_fractions(request, request.fractions)
 
 
-def _check_fractions(request: Request, fractions: tuple[float, ...]) -> str | None:
+def _check_cells(request: Request, asked: tuple[float | None, ...]) -> str | None:
     scheme = request.scheme
-    if len(fractions) != len(scheme):
-        return f"fractions: expected {len(scheme)} shares in the order {', '.join(scheme.names)}, got {len(fractions)}"
-    if any(not 0.0 <= f <= 1.0 for f in fractions):
-        return f"fractions: expected shares from 0 to 1, got {', '.join(f'{f:g}' for f in fractions)}"
+    if not has_types(scheme):
+        return f"cell_fractions: scheme {scheme.name} has no types of nuclei"
+    if len(asked) != len(scheme):
+        return f"cell_fractions: expected {len(scheme)} shares in the order {', '.join(scheme.names)}, got {len(asked)}"
+    of_types = [asked[label] for label in scheme.ids("nucleus")]
+    total = sum(share or 0.0 for share in asked)
+    if sum(share or 0.0 for share in of_types) < total or total > 1.0 + SUM_TOLERANCE:
+        return f"cell_fractions: expected shares of the types of nuclei of at most 1 in all, got {total:.4g}"
+    if None not in of_types and total < 1.0 - SUM_TOLERANCE:
+        return f"cell_fractions: expected shares of 1 in all, got {total:.4g}"
+    return None
+
+
+def _check_fractions(request: Request, asked_for: tuple[float | None, ...]) -> str | None:
+    scheme = request.scheme
+    if len(asked_for) != len(scheme):
+        return f"fractions: expected {len(scheme)} shares in the order {', '.join(scheme.names)}, got {len(asked_for)}"
+    if any(f is not None and not 0.0 <= f <= 1.0 for f in asked_for):
+        return f"fractions: expected shares from 0 to 1, got {', '.join(f'{f:g}' for f in asked_for if f is not None)}"
+    if None in asked_for:
+        return _check_open(request, asked_for)
+    fractions = tuple(f or 0.0 for f in asked_for)
     if abs(sum(fractions) - 1.0) > SUM_TOLERANCE:
         return f"fractions: expected a sum of 1, got {sum(fractions):g}"
     asked = shares(request, fractions)
@@ -121,6 +171,24 @@ def _check_fractions(request: Request, fractions: tuple[float, ...]) -> str | No
     by_area = request.tps is not None and scheme.tps_basis == "area"
     if by_area and not target_count(asked.tumour, request.height * request.width):
         return f"tps: {request.tps:g} is asked of a tile without tumour"
+    return None
+
+
+def _check_open(request: Request, asked: tuple[float | None, ...]) -> str | None:
+    """Return why shares of some classes cannot be met, or None."""
+    scheme = request.scheme
+    named = [label for label in scheme.classes if asked[label.id] is not None]
+    if request.tps is not None and scheme.tps_basis == "area":
+        for label in named:
+            if set(label.roles) & set(TUMOUR_ROLES):
+                return f"tps: is asked beside a share of {label.name}, which decides it. Leave one out"
+    for ids, share in _sides(request):
+        total = sum(asked[i] or 0.0 for i in ids)
+        is_open = any(asked[i] is None for i in ids)
+        if total > share + SUM_TOLERANCE or (not is_open and total < share - SUM_TOLERANCE):
+            names = " + ".join(scheme.names[i] for i in ids if asked[i] is not None)
+            wanted = "at most" if is_open else "exactly"
+            return f"shares: expected {wanted} {share:.4g} of the pixels for {names}, got {total:.4g}"
     return None
 
 
@@ -137,7 +205,10 @@ def allocate(scores: Scores, request: Request, rng: np.random.Generator) -> Allo
     expected = (len(request.scheme), request.height, request.width)
     if scores.fields.shape != expected or scores.fields.dtype != np.float32:
         raise ValueError(f"fields: expected float32 {expected}, got {scores.fields.dtype} {scores.fields.shape}")
-    asked = shares(request, scores.fractions if request.fractions is None else request.fractions)
+    fractions = completed(request, scores.fractions)
+    if request.fractions is not None and None in request.fractions:
+        request = replace(request, tissue=None)  # the completed shares have its air, in whole pixels
+    asked = shares(request, fractions)
     if asked.tps is None and scores.tps is not None:
         asked = replace(asked, tps=scores.tps)
     cells = scores.cells
@@ -234,6 +305,8 @@ def _with_drawn_cells(
     _place_in_regions(instance, partition.labels, cells, None, request, rng)
     left = (partition.tissue.size - np.count_nonzero(instance)) / instance.size
     fit = min(1.0, left / max(asked.tumour + asked.inflammation, 1e-9))
+    if fit < 1.0 and request.fractions is not None and None in request.fractions:
+        raise Unmet("cells leave too few pixels for the shares")
     partition.regions(replace(asked, tumour=asked.tumour * fit, inflammation=asked.inflammation * fit), instance > 0)
     _express(partition, asked, request)
     partition.labels[instance > 0] = label
@@ -245,6 +318,8 @@ def _with_classified_cells(
 ) -> Allocation:
     """Place cells on a background, in a scheme whose classes are kinds of cells; floor(TPS x n + 0.5) are positive."""
     scheme = request.scheme
+    if all(population.label is not None for population in cells.populations):
+        return _with_typed_cells(scores, cells, request, rng)
     instance = np.zeros((request.height, request.width), np.int32)
     background = np.zeros(instance.shape, np.uint8)
     placed_count = 0
@@ -262,6 +337,30 @@ def _with_classified_cells(
         chosen = top(_rank(instance, cells, placed_count), target_count(tps, placed_count), rng)
         table[1:][chosen] = positive[0]
     return Allocation(Tile(table[instance], instance, request.mpp, scheme), 0.0 if scores.calibrated else None)
+
+
+def _with_typed_cells(scores: Scores, cells: Cells, request: Request, rng: np.random.Generator) -> Allocation:
+    """Place cells of several types on a background; of n cells each requested type has floor(share x n + 0.5)."""
+    instance = np.zeros((request.height, request.width), np.int32)
+    background = np.zeros(instance.shape, np.uint8)
+    placed, wanted = list[int](), sum(len(each.outlines) for each in cells.populations)
+    for population in cells.populations:
+        placed.append(place_population(instance, background, cells, population, rng, first=sum(placed) + 1))
+    labels = [population.label or 0 for population in cells.populations]
+    counts = np.array(placed, np.int64)
+    if sum(placed) < wanted:  # some did not fit: others are removed until the shares are right
+        if request.cells is not None or sum(placed) < (1.0 - cells.loss) * wanted - 1.0:
+            raise Unmet(f"{sum(placed)} of {wanted} cells fit")
+        shares_of_types = request.cell_fractions or (None,) * len(request.scheme)
+        asked = [shares_of_types[label] for label in labels]
+        kept = (whole_counts(asked, placed, n) for n in range(sum(placed), -1, -1))
+        counts = next(each for each in kept if (each <= placed).all())
+        ends = np.cumsum(placed)
+        surplus = [np.arange(end - had + has, end) + 1 for end, had, has in zip(ends, placed, counts, strict=True)]
+        remove_instances(instance, np.concatenate(surplus))
+    background_class = next(i for i in range(len(request.scheme)) if i not in labels)
+    table = np.concatenate([[background_class], np.repeat(labels, counts)]).astype(np.uint8)
+    return Allocation(Tile(table[instance], instance, request.mpp, request.scheme), None)
 
 
 def _rank(instance: npt.NDArray[np.int32], cells: Cells, placed_count: int) -> npt.NDArray[np.float32]:

@@ -16,7 +16,7 @@ from pydantic import Field
 from factory.core.config import Config
 from factory.geometry.fields import FloatMap
 from factory.geometry.outlines import OutlineConfig, draw_outlines
-from factory.masks.allocate import Scores, check, shares
+from factory.masks.allocate import Scores, check, completed, shares
 from factory.masks.base import MaskGenerator
 from factory.masks.cells.placement import Cells, Population, too_coarse
 from factory.masks.quantiles import target_count
@@ -78,6 +78,10 @@ class Ihc(MaskGenerator):
         """Return why a request can never be met, or None."""
         if request.scheme.name not in self.schemes:
             return f"scheme: ihc draws {', '.join(self.schemes)}, got {request.scheme.name}"
+        if request.fractions is not None and "cell" in request.scheme.names:
+            for name in ("cell", "other"):
+                if None in request.fractions and request.fractions[request.scheme.names.index(name)] is not None:
+                    return f"shares: {name} follows from the cells in {request.scheme.name}; ask for --cells"
         reason = check(request) or too_coarse([kind.outline for kind in self._kinds() if kind.density_mm2], request.mpp)
         if reason or request.cells is None:
             return reason
@@ -87,11 +91,11 @@ class Ihc(MaskGenerator):
     def capacity(self, request: Request) -> int:
         """Return the largest number of nuclei that fit a tile. Without requested fractions, in any regions."""
         area_um2 = request.height * request.width * request.mpp**2
-        if request.fractions is None:
+        if request.fractions is None or None in request.fractions:
             tissue = 1.0 if request.tissue is None else request.tissue
             return int(tissue * area_um2 * _PACKING / self.config.tumour.outline.mean_area_um2)
-        weights = self._expected(request, request.fractions)
-        share = _region_shares(request, request.fractions)
+        asked = completed(request, (0.0,) * len(request.scheme))
+        weights, share = self._expected(request, asked), _region_shares(request, asked)
         outlines = (self.config.tumour.outline, self.config.lymphocyte.outline, self.config.spindle.outline)
         room = np.array(
             [s * area_um2 * _PACKING / o.mean_area_um2 for s, o in zip(share, outlines, strict=True)], float
@@ -109,7 +113,7 @@ class Ihc(MaskGenerator):
         height, width, mpp = request.height, request.width, request.mpp
         regions = draw_regions(rng, height, width, mpp, self.config.regions, request.scheme)
         fractions = region_fractions(rng, request.scheme)
-        stated = fractions if request.fractions is None else request.fractions
+        stated = completed(request, fractions)
         counts = _deal(self._expected(request, stated), request.cells)
         cells = Cells(
             populations=self._populations(rng, counts, request),

@@ -18,13 +18,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from factory.geometry.fields import FloatMap, nodes, noise, spline
-from factory.geometry.outlines import Outlines, draw_outlines
+from factory.geometry.outlines import OutlineConfig, Outlines, draw_outlines
 from factory.masks.allocate import Scores, check
 from factory.masks.base import MaskGenerator
 from factory.masks.cells.layout_fit import fit_layouts
-from factory.masks.cells.nuclei_config import Layout, NucleiConfig
+from factory.masks.cells.nuclei_config import Layout, NucleiConfig, NucleusType
 from factory.masks.cells.placement import Cells, Population, too_coarse
+from factory.masks.quantiles import whole_counts
+from factory.plan.class_shares import has_types
 from factory.plan.request import Request
+from manifests.labels import NUCLEUS_LOOKS, LabelScheme
 from manifests.tile import Tile
 
 _PACKING = 0.5
@@ -44,18 +47,19 @@ _JITTER = 0.05
 
 
 class Nuclei(MaskGenerator):
-    """Draws nuclei for the schemes `nuclei` and `ihc`; in `ihc` the requested share of them is positive, exactly."""
+    """Draws nuclei for the schemes `nuclei`, `ihc` and `nuclei_types`, and any scheme of types of nuclei given as YAML.
 
-    schemes = ("nuclei", "ihc")
+    In `ihc` the requested share of them is positive, and types have the requested shares of the cells, exactly.
+    """
+
+    schemes = ("nuclei", "ihc", "nuclei_types", "*")
     Config = NucleiConfig
     config: NucleiConfig
 
     def refusal(self, request: Request) -> str | None:
         """Return why a request can never be met, or None."""
-        if request.scheme.name not in self.schemes:
-            return f"scheme: nuclei draws {' and '.join(self.schemes)}, got {request.scheme.name}"
-        outlines = (self.config.tumour, self.config.lymphocyte, self.config.spindle)
-        reason = check(request) or too_coarse(outlines, request.mpp)
+        reason = self._other_scheme(request) or check(request)
+        reason = reason or too_coarse([outline for outline, _ in self._kinds(request)], request.mpp)
         if reason:
             return reason
         if request.fractions is not None:
@@ -65,9 +69,25 @@ class Nuclei(MaskGenerator):
             return f"cells: {request.cells} do not fit into {request.height}x{request.width}, at most {most} do"
         if request.tps is not None and (request.cells == 0 or most == 0):
             return f"tps: {request.tps:g} is asked of a tile without cells"
+        if request.cell_fractions is not None and (request.cells == 0 or most == 0):
+            return "shares of cells: are asked of a tile without cells"
         if request.cells is None and self._asked(request)[0] > most:
             return self._too_dense(request, "at least", self._asked(request)[0])
         return None
+
+    def _other_scheme(self, request: Request) -> str | None:
+        """Return why a scheme is none of nuclei on a background, or None."""
+        scheme = request.scheme
+        if scheme.name in self.schemes:
+            return None
+        nuclear = scheme.ids("nucleus")
+        looks = [scheme.classes[label].appearance for label in nuclear]
+        if len(nuclear) + 1 == len(scheme) and all(look in NUCLEUS_LOOKS for look in looks):
+            return None
+        return (
+            f"scheme: nuclei draws {', '.join(self.schemes[:-1])} and schemes of a background and types of nuclei "
+            f"(role nucleus, appearance {', '.join(NUCLEUS_LOOKS)}), got {scheme.name}"
+        )
 
     def caution(self, request: Request) -> str | None:
         """Return what some tiles of a request will lack of the config, or None. See `Cautions`."""
@@ -79,7 +99,7 @@ class Nuclei(MaskGenerator):
     def capacity(self, request: Request) -> int:
         """Return the largest number of nuclei that fit a tile, each as small as `_bias` and its kind allow."""
         area_um2 = request.height * request.width * request.mpp**2
-        return int(area_um2 * _TIGHTEST / self._mean_area_um2(self._least_bias()))
+        return int(area_um2 * _TIGHTEST / self._mean_area_um2(request, self._least_bias()))
 
     def _asked(self, request: Request) -> tuple[int, int]:
         """Count the nuclei of the sparsest and of the densest tile by the config, without random deviations."""
@@ -118,6 +138,9 @@ class Nuclei(MaskGenerator):
         count = self._count(request, layout, crowding, deviates[0])
         bias = self._bias(request, count, layout, crowding, deviates[1])
         warp = float(rng.uniform(1.0, config.warp))
+        touching = config.touching if layout.touching is None else layout.touching
+        if has_types(request.scheme):
+            return self._draw_types(request, rng, count, bias, warp, touching)
         kinds = rng.choice(3, count, p=np.array(config.shares) / sum(config.shares))
         sizes = np.bincount(kinds, minlength=3)
         drawn = [
@@ -125,7 +148,6 @@ class Nuclei(MaskGenerator):
             for n, outline in zip(sizes, (config.tumour, config.lymphocyte, config.spindle), strict=True)
         ]
         outlines = _shuffled(drawn, rng)
-        touching = config.touching if layout.touching is None else layout.touching
         grouped = _grouped(touching, float(outlines.areas_px.sum()) / (height * width))
         cells = Cells(
             populations=(Population("nucleus", outlines, (0,), (0,), room=config.room, touching=grouped),),
@@ -137,6 +159,78 @@ class Nuclei(MaskGenerator):
         empty = np.broadcast_to(np.float32(0), (len(request.scheme), height, width))
         fractions = (1.0,) + (0.0,) * (len(request.scheme) - 1)
         return Scores(empty, fractions, tps=float(rng.uniform()), cells=cells)
+
+    def _draw_types(
+        self, request: Request, rng: np.random.Generator, count: int, bias: float, warp: float, touching: float
+    ) -> Scores:
+        """Draw nuclei of several types, each in the part of the tissue where it is common."""
+        scheme, mpp, shape = request.scheme, request.mpp, (request.height, request.width)
+        labels = scheme.ids("nucleus")
+        kinds = [self._type_of(scheme, label) for label in labels]
+        asked = request.cell_fractions or (None,) * len(scheme)
+        usual = [kind.weight * (0.3 + 1.4 * rng.random()) for kind in kinds]
+        counts = whole_counts([asked[label] for label in labels], usual, count)
+        drawn = [
+            draw_outlines(rng, int(n), mpp, kind.outline, bias, warp) for n, kind in zip(counts, kinds, strict=True)
+        ]
+        cover = sum(float(outlines.areas_px.sum()) for outlines in drawn) / (shape[0] * shape[1])
+        grouped = _grouped(touching, cover)
+        places, flow, step = self._zones(rng, *shape, mpp)
+        populations = tuple(
+            Population(
+                scheme.names[label], outlines, (0,), (0,), room=self.config.room, touching=grouped,
+                along=scheme.classes[label].appearance == "connective", label=label,
+                attraction=places[scheme.classes[label].appearance],
+            )
+            for label, outlines in zip(labels, drawn, strict=True)
+        )  # fmt: skip
+        smallest = min(kind.outline.smallest_um2 for kind in kinds)
+        cells = Cells(populations, max(4.0, 0.5 * smallest / mpp**2), self.config.overlap, flow=flow, flow_step_px=step)
+        empty = np.broadcast_to(np.float32(0), (len(scheme), *shape))
+        return Scores(empty, (1.0,) + (0.0,) * (len(scheme) - 1), cells=cells)
+
+    def _zones(
+        self, rng: np.random.Generator, height: int, width: int, mpp: float
+    ) -> tuple[dict[str, FloatMap], FloatMap, float]:
+        """Draw where each type of nucleus is common, and the direction of the fibres.
+
+        Returns:
+            Probability that a site is accepted, float32 [H, W], by appearance; unit vectors (y, x), float32 [h, w, 2]
+            on nodes some pixels apart; and that distance.
+        """
+        config, step_px = self.config, 2.0 / mpp
+        shape = nodes(height, step_px), nodes(width, step_px)
+        zones = [noise(rng, *shape, config.zone_um / 2.0) for _ in range(2)]
+        tumour, gland = (spline(zone, height, width, step_px) for zone in zones)
+        crowd, decay = (_smooth(rng, height, width, mpp, config.cluster_um) for _ in range(2))
+        half = np.float32(0.5)
+        fields = {
+            "neoplastic": tumour,
+            "epithelial": np.minimum(gland, -tumour),
+            "connective": -np.maximum(tumour, gland),
+            "inflammatory": crowd - half * tumour,
+            "dead": decay + half * tumour,
+        }
+        floor = np.float32(1.05 - config.clusters)
+        places = {name: np.clip(field * np.float32(2.0) + half, floor, np.float32(1)) for name, field in fields.items()}
+        down, right = np.gradient(np.maximum(*zones))
+        norm = np.sqrt(down * down + right * right) + np.float32(1e-9)
+        return places, np.stack([right / norm, -down / norm], axis=-1).astype(np.float32), step_px
+
+    def _type_of(self, scheme: LabelScheme, label: int) -> NucleusType:
+        kind: NucleusType = getattr(self.config.types, scheme.classes[label].appearance)
+        return kind
+
+    def _kinds(self, request: Request) -> list[tuple[OutlineConfig, float]]:
+        """Outlines of the kinds of nucleus, with their weights; of types, as many as are asked for."""
+        config, scheme = self.config, request.scheme
+        if not has_types(scheme):
+            return list(zip((config.tumour, config.lymphocyte, config.spindle), config.shares, strict=True))
+        labels = scheme.ids("nucleus")
+        kinds = [self._type_of(scheme, label) for label in labels]
+        asked = request.cell_fractions or (None,) * len(scheme)
+        dealt = whole_counts([asked[label] for label in labels], [kind.weight for kind in kinds], 1_000_000)
+        return [(kind.outline, float(n)) for kind, n in zip(kinds, dealt, strict=True)]
 
     def _count(self, request: Request, layout: Layout, crowding: float, deviate: float) -> int:
         """Return the requested count, the layout's or Hou's; at least 1 where a TPS is requested."""
@@ -151,23 +245,23 @@ class Nuclei(MaskGenerator):
             )
         else:
             wanted = layout.density_per_mm2 * math.exp(_JITTER * deviate) * area_mm2
-        return min(max(round(wanted), 1 if request.tps is not None else 0), self.capacity(request))
+        is_divided = request.tps is not None or request.cell_fractions is not None
+        return min(max(round(wanted), 1 if is_divided else 0), self.capacity(request))
 
     def _bias(self, request: Request, count: int, layout: Layout, crowding: float, deviate: float) -> float:
         """Return the factor on the radii: the layout's or Hou's, limited so that the nuclei fit."""
         drawn = layout.bias or self.config.bias + crowding / 8.0 + self.config.bias_spread * deviate
         area_um2 = request.height * request.width * request.mpp**2
-        largest = math.sqrt(area_um2 * _PACKING / (max(count, 1) * self._mean_area_um2()))
+        largest = math.sqrt(area_um2 * _PACKING / (max(count, 1) * self._mean_area_um2(request)))
         return max(min(drawn, largest), self._least_bias())
 
     def _least_bias(self) -> float:
         biases = [layout.bias for layout in self.config.layouts if layout.bias is not None]
         return min([_SMALLEST_BIAS * self.config.bias, *biases])
 
-    def _mean_area_um2(self, bias: float = 1.0) -> float:
-        config = self.config
-        kinds = (config.tumour, config.lymphocyte, config.spindle)
-        return float(np.average([kind.mean_area_at_um2(bias) for kind in kinds], weights=config.shares))
+    def _mean_area_um2(self, request: Request, bias: float = 1.0) -> float:
+        outlines, weights = zip(*self._kinds(request), strict=True)
+        return float(np.average([outline.mean_area_at_um2(bias) for outline in outlines], weights=weights))
 
     def _attraction(self, rng: np.random.Generator, height: int, width: int, mpp: float) -> FloatMap | None:
         """Draw the probability that a site is accepted, high in clusters; None (1 everywhere) without clusters."""

@@ -8,6 +8,7 @@ float32 are used, so the bytes are the same everywhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,26 @@ def top(values: npt.NDArray[np.float32], count: int, rng: np.random.Generator) -
     if int(np.count_nonzero(chosen)) != count:
         raise ValueError("scores: expected numbers, got NaN")
     return chosen
+
+
+def whole_counts(asked: Sequence[float | None], drawn: Sequence[float], total: int) -> npt.NDArray[np.int64]:
+    """Divide a total by shares: int64 [C], sum `total`.
+
+    A class with a share gets floor(share x total + 0.5), the others divide the rest in proportion to `drawn`, rounded
+    by largest remainders. Where every class has a share, the largest takes up the rounding of the others.
+    """
+    counts = np.array([0 if share is None else target_count(share, total) for share in asked], np.int64)
+    is_open = np.array([share is None for share in asked])
+    left = total - int(counts.sum())
+    if left <= 0 or not is_open.any():
+        counts[int(counts.argmax())] += left
+        return counts
+    weights = np.where(is_open, np.asarray(drawn, np.float64), 0.0)
+    weights = weights if weights.any() else is_open.astype(np.float64)
+    exact = weights * (left / weights.sum())
+    counts += np.floor(exact).astype(np.int64)
+    counts[np.argsort(np.floor(exact) - exact, kind="stable")[: total - int(counts.sum())]] += 1
+    return counts
 
 
 @dataclass(frozen=True)

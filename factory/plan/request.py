@@ -16,7 +16,9 @@ class Request:
         tps: positive / all tumour, by area or by cells as `scheme.tps_basis` says (regions with nuclei meet both).
         tissue: 1 - air share of all pixels.
         cells: number of instances.
-        fractions: shares of all pixels in scheme order. `tissue` and `tps` take precedence over what they imply.
+        fractions: shares of all pixels in scheme order; None for a class that is left to the mask generator. `tissue`
+            and `tps` take precedence over what they imply.
+        cell_fractions: shares of the cells in scheme order, likewise.
     """
 
     height: int
@@ -26,4 +28,5 @@ class Request:
     tps: float | None = None
     tissue: float | None = None
     cells: int | None = None
-    fractions: tuple[float, ...] | None = None
+    fractions: tuple[float | None, ...] | None = None
+    cell_fractions: tuple[float | None, ...] | None = None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 
 from factory.core.config import Config, digest, parse, read_yaml
 from factory.core.seeds import Stream, generator, row_seed
+from factory.plan.class_shares import decided_by_shares, draw_cell_shares, draw_shares
 from factory.plan.distributions import Distribution, Quantity, Values, is_like, parse_distribution, stratified
 from factory.plan.request import Request
 from manifests.errors import UserError
@@ -31,7 +32,7 @@ MPP_RANGE = (0.05, 20.0)
 
 _QUANTITIES: tuple[Quantity, ...] = ("tps", "tissue", "cells", "tumour", "inflammation")
 _PLANNED = ["sample_id", "index", "split", "source", "group_id", "height", "width", "mpp", "label_scheme", "seed"]
-REQUESTS = ["request_tps", "request_tissue", "request_cells", "request_fractions"]
+REQUESTS = ["request_tps", "request_tissue", "request_cells", "request_fractions", "request_cell_fractions"]
 
 
 class PlanConfig(Config):
@@ -42,9 +43,13 @@ class PlanConfig(Config):
         n: number of tiles. size: height and width in pixels, multiples of 32. mpp: micrometres per pixel.
         tps, tissue, cells: requested distributions (see `factory.plan.distributions`); None leaves it to the generator.
         tumour, inflammation: shares of the tissue, as distributions; for schemes that have those classes.
+        shares: class -> distribution of its share of all pixels; the other classes divide the rest as the mask
+            generator draws them. cell_shares: the same of the cells, for schemes with types of cells.
         debias: for every quantity requested ``like:`` a data set, request what makes both together uniform.
         split: shares of train, val, test. seed: root of every random draw.
     """
+
+    added: ClassVar[frozenset[str]] = frozenset({"shares", "cell_shares"})
 
     scheme: str = "pdl1"
     n: int = Field(default=100, gt=0, le=MAX_TILES)
@@ -56,6 +61,8 @@ class PlanConfig(Config):
     tumour: str | None = None
     inflammation: str | None = None
     debias: bool = False
+    shares: dict[str, str] = Field(default_factory=dict)
+    cell_shares: dict[str, str] = Field(default_factory=dict)
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -63,6 +70,11 @@ class PlanConfig(Config):
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @field_validator("shares", "cell_shares", mode="before")
+    @classmethod
+    def _as_texts(cls, values: Any) -> Any:
+        return {key: cls._as_text(value) for key, value in values.items()} if isinstance(values, Mapping) else values
 
     @field_validator("size")
     @classmethod
@@ -113,7 +125,9 @@ def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
     scheme = scheme or load_scheme(config.scheme)
     _check_scheme(config, scheme)
     asked = {quantity: _draw(config, quantity) for quantity in _QUANTITIES}
-    fractions = _fractions(config, scheme, asked)
+    shares = draw_shares(config.shares, scheme, config.n, config.seed)
+    cell_shares = draw_cell_shares(config.cell_shares, scheme, config.n, config.seed)
+    fractions = _fractions(config, scheme, asked) if shares is None else shares
     strata = next((asked[name] for name in ("tps", "tissue", "cells") if asked[name] is not None), None)
     n, identity = config.n, digest(config)
     seeds = [row_seed(config.seed, index) for index in range(n)]
@@ -133,9 +147,10 @@ def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
         "request_tissue": asked["tissue"],
         "request_cells": None if asked["cells"] is None else np.floor(asked["cells"] + 0.5).astype(np.int64),
     }
-    if fractions is not None:
-        ends = np.arange(n + 1, dtype=np.int32) * len(scheme)
-        columns["request_fractions"] = pa.ListArray.from_arrays(ends, fractions.ravel())
+    ends = np.arange(n + 1, dtype=np.int32) * len(scheme)
+    for name, values in {"request_fractions": fractions, "request_cell_fractions": cell_shares}.items():
+        if values is not None:
+            columns[name] = pa.ListArray.from_arrays(ends, pa.array(values.ravel(), from_pandas=True))  # NaN is null
     table = conform(pa.table({name: values for name, values in columns.items() if values is not None}), "plan")
     validate(table, "plan")
     return table
@@ -148,7 +163,7 @@ def sample_name(identity: str, index: int, seed: int) -> str:
 
 def request_of(row: dict[str, Any], scheme: LabelScheme) -> Request:
     """Return the request in a manifest row."""
-    fractions = row["request_fractions"]
+    fractions, of_cells = row["request_fractions"], row.get("request_cell_fractions")
     return Request(
         height=row["height"],
         width=row["width"],
@@ -158,6 +173,7 @@ def request_of(row: dict[str, Any], scheme: LabelScheme) -> Request:
         tissue=row["request_tissue"],
         cells=row["request_cells"],
         fractions=None if fractions is None else tuple(fractions),
+        cell_fractions=None if of_cells is None else tuple(of_cells),
     )
 
 
@@ -300,8 +316,18 @@ def _check_scheme(config: PlanConfig, scheme: LabelScheme) -> None:
     for name, (role, what) in needs.items():
         if getattr(config, name) is not None and not scheme.ids(role):
             raise UserError(f"--{name}: expected a scheme with {what}, got {scheme.name}. Leave --{name} out.")
+    _refuse_decided(config, scheme)
     if config.debias and not any(is_like(getattr(config, name) or "") for name in _QUANTITIES):
         raise UserError("--debias: expected --tps, --tissue or --cells like:DATASET beside it, got none.")
+
+
+def _refuse_decided(config: PlanConfig, scheme: LabelScheme) -> None:
+    """Refuse quantities that shares of classes decide."""
+    decided = decided_by_shares(config.shares, scheme)
+    for name in sorted(decided):
+        if getattr(config, name) is not None:
+            classes = ", ".join(config.shares)
+            raise UserError(f"--{name}: expected none beside --share of {classes}, which decides it. Leave one out.")
 
 
 def _fractions(config: PlanConfig, scheme: LabelScheme, asked: dict[Quantity, Values | None]) -> Values | None:

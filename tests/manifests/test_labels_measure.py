@@ -131,3 +131,11 @@ def test_measure_equals_loop_over_cells(mask: np.ndarray, ids: np.ndarray) -> No
     assert (found.cells_positive, found.cells_negative) == (positive, negative)
     assert found.cells == len(set(ids[ids > 0].tolist()))
     assert sum(found.class_fractions) == pytest.approx(1.0 if (mask != 255).any() else 0.0)
+
+
+def test_cells_of_types_are_counted_by_majority() -> None:
+    types = get_scheme("nuclei_types")
+    found = measure(tile([[1, 1, 2, 2], [1, 4, 0, 2]], [[1, 1, 7, 7], [1, 1, 0, 7]], types))
+    assert found.cell_fractions == (0.0, 0.5, 0.5, 0.0, 0.0, 0.0)
+    assert measure(tile([[0, 0]], None, types)).cell_fractions is None
+    assert measure(tile([[3, 3]], [[1, 1]])).cell_fractions is None  # regions have no types

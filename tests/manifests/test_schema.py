@@ -59,7 +59,7 @@ def test_manifest_in_parts_past_the_bound(tmp_path: Path, monkeypatch: pytest.Mo
         ("index", -1, "0 or more"),
         ("request_fractions", [0.5, math.nan], "shares"),
         ("request_fractions", [0.5, 1.5], "shares"),
-        ("request_fractions", [0.5, None], "shares"),
+        ("class_fractions", [0.5, None], "shares"),
         ("source", None, "a value"),
         ("real_groups", ["data/p1"], "none without real_pixels true"),
         ("real_pixels", True, "false, as the metadata says"),

@@ -65,7 +65,7 @@ def targets_of(request: Request, classes: Collection[str]) -> Targets:
     if request.tps is not None and scheme.tps_basis == "area":
         found.append(("tps", flags("tumour_positive"), flags("tumour_positive", "tumour_negative"), request.tps))
     for label, share in zip(scheme.classes, request.fractions or (), strict=False):
-        if label.name in classes:
+        if label.name in classes and share is not None:
             found += [(f"share of {label.name}", np.arange(count) == label.id, everything, share)]
     return Targets(
         tuple(each[0] for each in found),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, field_validator
 
 from factory.core.config import Config
@@ -20,6 +22,48 @@ class Layout(Config):
     density_per_mm2: float | None = Field(default=None, ge=0)
     bias: float | None = Field(default=None, gt=0, lt=10)
     touching: float | None = Field(default=None, ge=0, le=1)
+
+
+class NucleusType(Config):
+    """Nuclei of one type: their outlines, and their share of the cells of a tile, as a weight, where none is asked."""
+
+    outline: OutlineConfig
+    weight: float = Field(ge=0)
+
+
+class NucleusTypes(Config):
+    """Nuclei of the types of PanNuke. Weights are its counts (Gamper et al. 2020, in thousands); sizes are by eye."""
+
+    neoplastic: NucleusType = NucleusType(
+        outline=OutlineConfig(
+            radius_um=(2.5, 4.1), elongation=(1.0, 1.5), irregularity=(0.6, 2.6), spikiness=(0.03, 0.12)
+        ),
+        weight=77.4,
+    )
+    inflammatory: NucleusType = NucleusType(
+        outline=OutlineConfig(
+            radius_um=(1.8, 2.2), elongation=(1.0, 1.12), irregularity=(0.3, 0.7), spikiness=(0.01, 0.05)
+        ),
+        weight=32.3,
+    )
+    connective: NucleusType = NucleusType(
+        outline=OutlineConfig(
+            radius_um=(1.7, 2.4), elongation=(2.4, 4.8), irregularity=(0.3, 0.7), spikiness=(0.02, 0.08)
+        ),
+        weight=50.6,
+    )
+    dead: NucleusType = NucleusType(
+        outline=OutlineConfig(
+            radius_um=(1.2, 1.8), elongation=(1.0, 1.5), irregularity=(0.6, 2.0), spikiness=(0.06, 0.16)
+        ),
+        weight=2.9,
+    )
+    epithelial: NucleusType = NucleusType(
+        outline=OutlineConfig(
+            radius_um=(2.3, 2.9), elongation=(1.1, 1.6), irregularity=(0.2, 0.6), spikiness=(0.01, 0.04)
+        ),
+        weight=26.6,
+    )
 
 
 class NucleiConfig(Config):
@@ -43,7 +87,11 @@ class NucleiConfig(Config):
         clusters: 0 = nuclei lie anywhere, 1 = only where the cluster field is high. cluster_um: size of clusters.
         positive_um: size of the patches in which cells are positive. positive_noise: share of the rank that is the
             cell's own, 0-1.
+        types: nuclei of schemes whose classes are types of nuclei; the kinds and `shares` above are then not used.
+        zone_um: size of the areas of tumour, glands and stroma, in which these types lie.
     """
+
+    added: ClassVar[frozenset[str]] = frozenset({"types", "zone_um"})
 
     tumour: OutlineConfig = OutlineConfig(
         radius_um=(2.125, 3.25), elongation=(1.0, 1.3), irregularity=(0.6, 2.6), spikiness=(0.02, 0.10)
@@ -68,6 +116,8 @@ class NucleiConfig(Config):
     cluster_um: float = Field(default=28.0, gt=2, lt=1000)
     positive_um: float = Field(default=40.0, gt=2, lt=1000)
     positive_noise: float = Field(default=0.35, ge=0, le=1)
+    types: NucleusTypes = NucleusTypes()
+    zone_um: float = Field(default=60.0, gt=2, lt=2000)
 
     @field_validator("shares")
     @classmethod

@@ -38,6 +38,8 @@ class Population:
         room: distance round a centre that is kept free where there is space, in radii.
         touching: share of the nuclei that lie beside or partly behind another of their kind, approximately.
         along: whether they are turned along `Cells.flow`. attracted: whether they follow `Cells.attraction`.
+        attraction: of this kind alone, in place of that one.
+        label: class of the nuclei, in a scheme whose classes are types of nuclei.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Population:
     touching: float = 0.0
     along: bool = False
     attracted: bool = True
+    attraction: npt.NDArray[np.float32] | None = None
+    label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ def place_population(
     rules[VOTE, list(positive)] = 1
     limits = np.array([cells.overlap, cells.trim, cells.smallest_px, cells.tries, wanted], np.float64)
     flow = cells.flow if population.along and cells.flow is not None else _NO_FLOW
-    attraction = cells.attraction if population.attracted and cells.attraction is not None else _EVERYWHERE
+    shared = cells.attraction if population.attracted and cells.attraction is not None else _EVERYWHERE
+    attraction = shared if population.attraction is None else population.attraction
     seed = np.uint64(rng.integers(0, 2**64, dtype=np.uint64))
     partner = _partners(len(outlines), population.touching, rng)
     done = place_at_random(

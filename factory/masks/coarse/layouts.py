@@ -17,7 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from factory.core.config import Config
 from factory.geometry.fields import FloatMap, noise, worley
-from factory.masks.allocate import shares
+from factory.masks.allocate import completed, shares
 from factory.masks.coarse.morphology import CLOSING_PX, OPENING_PX, LabelMap, class_order, coarsen
 from factory.masks.coarse.warping import pore_field
 from factory.masks.quantiles import Partition, Shares, target_count, top
@@ -105,7 +105,7 @@ def drawn_mask(rng: np.random.Generator, request: Request, config: LayoutConfig)
     A class named ``cell`` lies in blobs on all tissue; the other shares are met on the rest.
     """
     scheme = request.scheme
-    asked = shares(request, region_fractions(rng, scheme) if request.fractions is None else request.fractions)
+    asked = shares(request, completed(request, region_fractions(rng, scheme)))
     regions = draw_regions(rng, request.height, request.width, request.mpp, config.regions, scheme)
     fields = region_fields(regions, rng, scheme, request.height, request.width)
     for label in scheme.ids("air"):

@@ -10,7 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from factory.masks.allocate import Scores, Unmet, allocate, check
+from factory.masks.cells.nuclei_config import NucleiConfig
 from factory.masks.ihc import Ihc
+from factory.masks.nuclei import Nuclei
 from factory.masks.quantiles import target_count, top
 from factory.plan.request import Request
 from manifests.labels import SCHEMES, LabelClass, LabelScheme, get_scheme
@@ -218,3 +220,87 @@ def test_check_accepts_the_ends_of_the_range(tps: float) -> None:
         check(Request(64, 64, 0.5, PDL1, tps=tps, tissue=1.0, fractions=(0.6, 0, 0.4 - 0.4 * tps, 0.4 * tps, 0)))
         is None
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    named=st.lists(st.none() | st.floats(0.0, 0.3), min_size=5, max_size=5).filter(lambda each: None in each),
+    tissue=st.none() | share, tps=st.none() | share, seed=st.integers(0, 2**32), height=st.integers(1, 40),
+    levels=st.integers(0, 9),
+)  # fmt: skip
+def test_shares_of_some_classes_are_met_exactly_and_the_others_fill_up(
+    named: list[float | None], tissue: float | None, tps: float | None, seed: int, height: int, levels: int
+) -> None:
+    request = Request(height, 31, 0.5, PDL1, tissue=tissue, tps=tps, fractions=tuple(named))
+    assume(check(request) is None)
+    scores = random_scores(seed, PDL1, height, 31, levels)
+    try:
+        tile = allocate(scores, request, np.random.default_rng(seed)).tile
+    except Unmet:
+        assert tps is not None  # without tumour
+        return
+    total = tile.semantic.size
+    counts = np.bincount(tile.semantic.ravel(), minlength=5)
+    room = total - (target_count(1 - tissue, total) if tissue is not None else 0)
+    for label, wanted in enumerate(named):
+        if wanted is not None and sum(each or 0.0 for each in named) * total < room - 3:
+            assert counts[label] == target_count(wanted, total)
+    if tissue is not None:
+        assert total - counts[4] == target_count(tissue, total)
+    if tps is not None:
+        assert counts[3] == target_count(tps, counts[2] + counts[3])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"fractions": (None, 0.7, None, None, 0.4)}, "at most 1 of the pixels for inflammation"),
+        ({"fractions": (0.1, 0.1, 0.1, 0.1, None), "tissue": 0.8}, "exactly 0.8 of the pixels for other"),
+        ({"fractions": (None, None, None, 0.1, None), "tps": 0.5}, "beside a share of PD-L1 positive"),
+        ({"cell_fractions": (0.5, None, None, None, None)}, "pdl1 has no types of nuclei"),
+    ],
+)
+def test_shares_that_contradict_are_refused(asked: dict[str, object], said: str) -> None:
+    assert said in str(check(Request(32, 32, 0.5, PDL1, **asked)))  # type: ignore[arg-type]
+
+
+TYPES = get_scheme("nuclei_types")
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    dead=st.floats(0, 0.4), neoplastic=st.floats(0, 0.6), cells=st.none() | st.integers(1, 40), seed=st.integers(0, 99)
+)
+def test_types_of_nuclei_have_the_requested_shares_of_the_cells(
+    dead: float, neoplastic: float, cells: int | None, seed: int
+) -> None:
+    asked = (None, neoplastic, None, None, dead, None)
+    request = Request(128, 128, 0.25, TYPES, cells=cells, cell_fractions=asked)
+    masks = Nuclei(NucleiConfig())
+    assert masks.refusal(request) is None
+    (scores,) = masks.draw([request], [np.random.default_rng(seed)])
+    found = measure(allocate(scores, request, np.random.default_rng(seed)).tile)
+    assert found.cells == (found.cells if cells is None else cells)
+    assert found.cell_fractions is not None
+    counts = np.rint(np.array(found.cell_fractions) * found.cells)
+    assert counts[4] == target_count(dead, found.cells)
+    assert counts[1] == target_count(neoplastic, found.cells)
+
+
+def test_types_that_do_not_fit_leave_the_shares_exact() -> None:
+    asked = (None, 0.5, None, 0.2, None, None)
+    request = Request(64, 64, 0.25, TYPES, cell_fractions=asked)
+    (scores,) = Nuclei(NucleiConfig(crowding=(2, 2))).draw([request], [np.random.default_rng(1)])
+    assert scores.cells is not None
+    more = tuple(
+        dataclasses.replace(each, outlines=each.outlines.pick(np.arange(8 * len(each.outlines)) % len(each.outlines)))
+        for each in scores.cells.populations
+        if len(each.outlines)
+    )
+    crowded = dataclasses.replace(scores, cells=dataclasses.replace(scores.cells, populations=more, loss=1.0))
+    found = measure(allocate(crowded, request, np.random.default_rng(1)).tile)
+    wanted = sum(len(each.outlines) for each in more)
+    assert 0 < found.cells < wanted
+    assert found.cell_fractions is not None
+    counts = np.rint(np.array(found.cell_fractions) * found.cells)
+    assert counts[[1, 3]].tolist() == [target_count(0.5, found.cells), target_count(0.2, found.cells)]

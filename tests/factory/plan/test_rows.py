@@ -293,3 +293,31 @@ def test_like_reads_a_data_set_folder(tmp_path: Path) -> None:
     assert draws(f"like:{dataset.root}", n=50).max() <= 1
     with pytest.raises(UserError, match="measured tissue_fraction"):
         parse_distribution(f"like:{dataset.root}", "tissue")
+
+
+def test_shares_of_classes_leave_the_others_open_and_keep_old_fingerprints() -> None:
+    table = plan(PlanConfig(n=40, shares={"inflammation": "0.1-0.2", "air": "0.3"}, tps="0.5"))
+    asked = table["request_fractions"].to_pylist()
+    assert {tuple(share is None for share in row) for row in asked} == {(True, False, True, True, False)}
+    inflamed = np.array([row[1] for row in asked])
+    assert 0.1 <= inflamed.min() < 0.105 < 0.195 < inflamed.max() <= 0.2
+    assert {"shares", "cell_shares"}.isdisjoint(PlanConfig().model_dump())
+    types = plan(PlanConfig(n=3, scheme="nuclei_types", cell_shares={"dead": "0.1"}))
+    assert types["request_cell_fractions"].to_pylist() == [[None, None, None, None, 0.1, None]] * 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"shares": {"airs": "0.1"}}, "--share: .*Did you mean air"),
+        ({"shares": {"air": "0.7", "other": "0.4"}}, "--share: expected shares of at most 1 in all, got 1.1 in row 0"),
+        ({"shares": {"air": "0.1"}, "tissue": "0.9"}, "--tissue: expected none beside --share of air"),
+        ({"shares": {"other": "0.1"}, "tumour": "0.9"}, "--tumour: expected none beside --share of other"),
+        ({"shares": {"PD-L1 positive": "0.1"}, "tps": "0.9"}, "--tps: expected none beside --share of PD-L1"),
+        ({"cell_shares": {"dead": "0.1"}}, "--cell-share: expected a scheme with types of nuclei"),
+        ({"cell_shares": {"dead": "2"}, "scheme": "nuclei_types"}, "--cell-share dead: expected a share from 0 to 1"),
+    ],
+)
+def test_shares_that_cannot_be_asked_are_refused(asked: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        plan(PlanConfig(n=2, **asked))  # type: ignore[arg-type]
