@@ -24,6 +24,30 @@ _KINDS = 8
 # Forms of nucleus.
 EPITHELIAL, LYMPHOID, SPINDLE = range(3)
 
+
+@dataclass(frozen=True)
+class Look:
+    """A type of nucleus: its form, and factors on what is drawn for that form."""
+
+    form: int
+    density: float = 1.0
+    chromatin: float = 1.0
+    rim: float = 1.0
+    pallor: float = 1.0
+    nucleolus: float = 1.0
+    softness: float = 1.0
+
+
+LOOKS: dict[str, Look] = {
+    "neoplastic": Look(EPITHELIAL, density=1.1, chromatin=1.5, rim=1.3, nucleolus=1.4),
+    "inflammatory": Look(LYMPHOID, density=1.05, chromatin=1.2),
+    "connective": Look(SPINDLE),
+    "dead": Look(LYMPHOID, density=1.7, chromatin=0.15, rim=0.0, softness=0.5),
+    "epithelial": Look(EPITHELIAL, density=0.75, chromatin=0.55, pallor=1.2, nucleolus=0.7),
+}
+"""Types of nucleus by the appearance of their class: coarse and dark with large nucleoli in tumour, pyknotic where
+dead, pale and even in normal epithelium. By eye."""
+
 CELL_DTYPE = np.dtype(
     [
         ("y", "f4"),  # centre, px
@@ -58,12 +82,14 @@ class Nuclei:
         kind: uint8 [H, W], kind of each pixel; never CELL.
         table: CELL_DTYPE [n + 1]; entry 0 stands for no cell. Position, radius, kind and aspect are set.
         aspect: float64 [n + 1], long axis / short axis.
+        looks: int64 [n + 1], place in `LOOKS`, -1 for a nucleus whose form follows from its tissue, size and aspect.
     """
 
     number: npt.NDArray[np.int32]
     kind: npt.NDArray[np.uint8]
     table: npt.NDArray[np.void]
     aspect: npt.NDArray[np.float64]
+    looks: npt.NDArray[np.int64]
 
 
 def kind_table(scheme: LabelScheme) -> npt.NDArray[np.uint8]:
@@ -85,12 +111,24 @@ def nucleus_classes(scheme: LabelScheme) -> tuple[int, ...]:
     return tuple(sorted({*scheme.ids("nucleus"), *named}))
 
 
-def find_nuclei(kind: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32]) -> Nuclei:
+def look_table(scheme: LabelScheme) -> npt.NDArray[np.int64]:
+    """Return the place in `LOOKS` of each class, -1 for a class that is no type of nucleus: int64 [256]."""
+    table = np.full(256, -1, np.int64)
+    for label in scheme.ids("nucleus"):
+        if scheme.classes[label].appearance in LOOKS:
+            table[label] = list(LOOKS).index(scheme.classes[label].appearance)
+    return table
+
+
+def find_nuclei(
+    kind: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32], look: npt.NDArray[np.int64] | None = None
+) -> Nuclei:
     """Number the nuclei 1..n and find the kind of each from the pixels under and around it.
 
     Args:
         kind: uint8 [H, W], changed: pixels under a nucleus class take the kind of the tissue around their nucleus.
         instance: int32 [H, W]. Connected pixels of a nucleus class without an id are a nucleus.
+        look: int64 [H, W], place in `LOOKS` of each pixel, -1 for none; None where there is none at all.
     """
     number = renumbered(instance)
     count = int(number.max(initial=0))
@@ -105,7 +143,17 @@ def find_nuclei(kind: npt.NDArray[np.uint8], instance: npt.NDArray[np.int32]) ->
     table, aspect = _shapes(sums)
     table["kind"] = _elect(votes)
     _fill(kind, number, table["kind"].astype(np.uint8))
-    return Nuclei(number, kind, table, aspect)
+    looks = np.full(count + 1, -1) if look is None else _commonest(number, look, count)
+    return Nuclei(number, kind, table, aspect, looks)
+
+
+def _commonest(number: npt.NDArray[np.int32], look: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Find the look of most pixels of each nucleus: int64 [count + 1], -1 for none."""
+    inside = np.flatnonzero((number > 0) & (look >= 0))
+    places = len(LOOKS)
+    at = number.ravel()[inside] * places + look.ravel()[inside]
+    votes = np.bincount(at, minlength=(count + 1) * places).reshape(-1, places)
+    return np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
 
 
 def with_centres(nuclei: Nuclei, centres: npt.NDArray[np.float64]) -> Nuclei:
@@ -114,7 +162,8 @@ def with_centres(nuclei: Nuclei, centres: npt.NDArray[np.float64]) -> Nuclei:
     extra["y"], extra["x"] = centres.T
     extra["kind"] = nuclei.kind[tuple(centres.astype(np.intp).T)]
     table, aspect = np.concatenate([nuclei.table, extra]), np.concatenate([nuclei.aspect, np.ones(len(centres))])
-    return Nuclei(nuclei.number, nuclei.kind, table, aspect)
+    looks = np.concatenate([nuclei.looks, np.full(len(centres), -1)])
+    return Nuclei(nuclei.number, nuclei.kind, table, aspect, looks)
 
 
 @compiled()
@@ -210,6 +259,7 @@ def draw_cell_properties(
     cells["grain_y"], cells["grain_x"] = uniform[1] * 512, uniform[2] * 512
     _nucleoli(cells, vesicular, uniform[3], uniform[4], uniform[5], mpp)
     cells["width"] = np.choose(form, (rng.uniform(*anatomy.cytoplasm_um), 0.9, 0.5)) * (0.7 + 0.6 * uniform[6]) / mpp
+    _apply_looks(cells, nuclei.looks)
     cells["cytoplasm"] = np.exp(0.13 * np.clip(normal[2], -2, 2))
     around = patch[cells["y"].astype(np.intp), cells["x"].astype(np.intp)]
     # nuclear antigens come and go from cell to cell, membranous ones by whole nests
@@ -231,7 +281,18 @@ def _forms(nuclei: Nuclei, mpp: float) -> npt.NDArray[np.int64]:
     stroma = np.where(small | ((nuclei.aspect < 1.25) & (radius_um < 2.8)), LYMPHOID, SPINDLE)
     immune = np.where(long, SPINDLE, np.where(radius_um < 4.2, LYMPHOID, EPITHELIAL))
     form = np.where(kind == STROMA, stroma, np.where(kind == IMMUNE, immune, EPITHELIAL))
-    return np.where(kind == MIXED, mixed, form)
+    form = np.where(kind == MIXED, mixed, form)
+    of_look = np.array([look.form for look in LOOKS.values()])
+    return np.where(nuclei.looks >= 0, of_look[nuclei.looks], form)
+
+
+def _apply_looks(cells: npt.NDArray[np.void], looks: npt.NDArray[np.int64]) -> None:
+    """Scale the properties of nuclei that have a look."""
+    for place, look in enumerate(LOOKS.values()):
+        own = looks == place
+        for name in ("density", "chromatin", "rim", "pallor", "softness"):
+            cells[name][own] *= getattr(look, name)
+        cells["nucleolus_radius"][own] *= look.nucleolus
 
 
 def _nucleoli(

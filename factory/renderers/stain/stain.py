@@ -26,6 +26,7 @@ from factory.renderers.stain.cells import (
     draw_cell_properties,
     find_nuclei,
     kind_table,
+    look_table,
     nucleus_classes,
     with_centres,
 )
@@ -165,7 +166,7 @@ def _nuclei(condition: Condition, fields: Fields, rng: np.random.Generator) -> N
     classes, instance = condition.array
     kind = kind_table(condition.scheme)[classes.astype(np.uint8)]
     if instance.any() or nucleus_classes(condition.scheme):
-        return find_nuclei(kind, instance)
+        return find_nuclei(kind, instance, look_table(condition.scheme)[classes.astype(np.uint8)])
     scatter = scatter_marked_nuclei if condition.scheme.ids("nuclear_marker") else scatter_nuclei
     hidden, kind = scatter(kind, fields.zones, fields.fibre_angle(), condition.mpp, rng)
     return find_nuclei(kind, hidden)

@@ -292,6 +292,7 @@ def test_auto_follows_the_roles_of_the_classes() -> None:
         "ki67": "nuclear_dab",
         "ki67_cells": "nuclear_dab",
         "nuclei": "he",
+        "nuclei_types": "he",
         "ihc": "nuclear_dab",
         "tissue": "he",
     }
@@ -502,3 +503,21 @@ def test_ignored_pixels_are_drawn_as_tissue() -> None:
     tile = condition("pdl1")
     tile.array[0] = 255
     assert render(tile).mean() < 245
+
+
+def test_types_of_nuclei_look_different() -> None:
+    """Darkness and texture tell types of the same outline apart."""
+    scheme, shape = SCHEMES["nuclei_types"], (96, 96)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    instance = np.where((rows % 32 - 16) ** 2 + (columns % 32 - 16) ** 2 < 120, rows // 32 * 3 + columns // 32 + 1, 0)
+    figures = {}
+    for label in scheme.ids("nucleus"):
+        array = np.stack([np.where(instance, label, 0), instance]).astype(np.int32)
+        images = [render(Condition(array, 0.25, scheme), seed).astype(float).mean(axis=2) for seed in range(3)]
+        inside = cv2.erode((instance > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        figures[scheme.names[label]] = np.mean(
+            [(image[inside].mean(), image[inside].std()) for image in images], axis=0
+        )
+    dark = sorted(figures, key=lambda name: figures[name][0])
+    assert (dark[0], dark[-1]) == ("dead", "epithelial")
+    assert figures["neoplastic"][1] > 1.5 * max(figures["dead"][1], figures["epithelial"][1])
