@@ -3,6 +3,7 @@
 from factory.commands.annotate import annotate
 from factory.commands.convert import convert
 from factory.commands.doctor import doctor
+from factory.commands.export import export
 from factory.commands.ingest import ingest
 from factory.commands.inspect import inspect
 from factory.commands.make import make
@@ -24,9 +25,10 @@ app = application(
     {
         "Make data sets": [make, plan, ingest, render, sample, annotate],
         "Train generators": [train, convert, sketches],
+        "Use elsewhere": [export],
         "Look and measure": [inspect, score, quiz, verify, replay, doctor],
     },
-    resumable=[make, ingest, render, sample],
+    resumable=[make, ingest, render, sample, export],
 )
 app.callback()(program_options)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests.errors import FaultError
 from manifests.files import is_temporary, sha256_file, walk, write_atomic
 
 SUMS = "SHA256SUMS"
@@ -39,21 +40,33 @@ def write_sums(root: Path, known: Mapping[str, str]) -> None:
     write_atomic(root / SUMS, body + f"{hashlib.sha256(body).hexdigest()}  {SUMS}\n".encode())
 
 
+def listed_files(root: Path) -> dict[str, str]:
+    """Files of a finished data set, relative to it, and their sha256 as SHA256SUMS has them; nothing is hashed.
+
+    Raises:
+        FaultError: when the list is missing, or damaged by its own digest.
+    """
+    path = root / SUMS
+    if path.is_symlink() or not path.is_file():
+        raise FaultError(f"{path}: missing: the run is not finished, or the file was removed")
+    raw = path.read_bytes()
+    body = raw.rstrip(b"\n").rpartition(b"\n")[0]
+    body += b"\n" if body else b""
+    if body + f"{hashlib.sha256(body).hexdigest()}  {SUMS}\n".encode() != raw:
+        raise FaultError(f"{path}: damaged: its last line is not the digest of the lines before it")
+    return {name: digest for digest, _, name in (line.partition("  ") for line in body.decode().splitlines())}
+
+
 def check_sums(root: Path, on_file: Callable[[int, int], None] = lambda done, total: None) -> list[Fault]:
     """Compare every file below `root` with SHA256SUMS.
 
     Returns:
         Missing, damaged, linked and unlisted files; empty without faults.
     """
-    path = root / SUMS
-    if path.is_symlink() or not path.is_file():
-        return [Fault(SUMS, "missing: the run is not finished, or the file was removed")]
-    raw = path.read_bytes()
-    body = raw.rstrip(b"\n").rpartition(b"\n")[0]
-    body += b"\n" if body else b""
-    if body + f"{hashlib.sha256(body).hexdigest()}  {SUMS}\n".encode() != raw:
-        return [Fault(SUMS, "damaged: its last line is not the digest of the lines before it")]
-    listed = {name: digest for digest, _, name in (line.partition("  ") for line in body.decode().splitlines())}
+    try:
+        listed = listed_files(root)
+    except FaultError as error:
+        return [Fault(SUMS, str(error).partition(": ")[2])]
     faults = []
     present = {file.relative_to(root).as_posix(): file for file in walk(root)}
     for done, name in enumerate(sorted(present.keys() | listed.keys())):

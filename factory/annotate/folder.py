@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL.PngImagePlugin import PngInfo
 
 from factory.annotate.shapes import read_json, resolve_tool
 from factory.core.datasets import open_finished, shape_of
-from factory.core.page import encode_image
+from factory.core.encoding import png
 from factory.joint.generators import drawing_of
 from factory.make.recipes.samples import choose_diverse, latents_of
 from manifests.dataset import Dataset
@@ -136,9 +135,7 @@ def read_record(folder: Path) -> Record:
 
 def _png(image: npt.NDArray[np.uint8], mark: Mapping[str, Any]) -> bytes:
     """A PNG with its origin in a text chunk."""
-    text = PngInfo()
-    text.add_text("Comment", f"synthetic; {DISCLAIMER}; {json.dumps(dict(mark), sort_keys=True)}")
-    return encode_image(image, "png", pnginfo=text)
+    return png(image, f"synthetic; {DISCLAIMER}; {json.dumps(dict(mark), sort_keys=True)}")
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import json
 import math
+import struct
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_AFTER_IHDR = 33
+"""Bytes of a PNG's signature and first chunk (PNG specification, 5.2 and 11.2.2)."""
 
 
 def finite(value: Any) -> Any:
@@ -47,9 +51,14 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def rgb_png(image: npt.NDArray[np.uint8]) -> bytes:
-    """An image uint8 [H, W, 3] as PNG."""
+def png(image: npt.NDArray[Any], comment: str = "") -> bytes:
+    """Pixels as PNG: uint8 [H, W, 3] in RGB, or uint8 or uint16 [H, W]; `comment` is ASCII, in a text chunk."""
     import cv2
 
-    _, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    return content.tobytes()
+    _, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image)
+    encoded = content.tobytes()
+    if not comment:
+        return encoded
+    chunk = b"tEXtComment\0" + comment.encode("ascii")
+    framed = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return encoded[:_AFTER_IHDR] + framed + encoded[_AFTER_IHDR:]

@@ -359,9 +359,9 @@ def _check_target(spec: RunSpec, overwrite: bool) -> None:
         )
 
 
-def check_room(out: Path, tiles: int, size: tuple[int, int]) -> int:
+def check_room(out: Path, tiles: int, size: tuple[int, int], bytes_per_px: float = _BYTES_PER_PIXEL) -> int:
     """Bytes that tiles of that height and width need, at most; a FaultError where the disk has less."""
-    need = int(tiles * size[0] * size[1] * _BYTES_PER_PIXEL)
+    need = int(tiles * size[0] * size[1] * bytes_per_px)
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent

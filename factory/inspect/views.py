@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from factory.core.cells import cells_of
 from manifests.labels import IGNORE, LabelScheme
 from manifests.tile import Tile
 
@@ -112,29 +113,9 @@ def compose(image: RGB, layer: RGB) -> RGB:
     return np.rint(image * (1 - opacity) + layer[..., :3] * opacity).astype(np.uint8)
 
 
-def cell_classes(tile: Tile) -> dict[int, int]:
-    """Returns the class of every instance by id: for tumour the majority as in `measure`, else the commonest label."""
-    on_cell = np.flatnonzero(tile.instance)
-    ids, places = np.unique(tile.instance.ravel()[on_cell], return_inverse=True)
-    labels = tile.semantic.ravel()[on_cell]
-    votes = np.bincount(places * 256 + labels, minlength=ids.size * 256).reshape(ids.size, 256)
-    classes = np.argmax(votes, axis=1)
-    positive, negative = (list(tile.scheme.ids(role)) for role in ("tumour_positive", "tumour_negative"))
-    if positive and negative:
-        for_positive, for_negative = votes[:, positive], votes[:, negative]
-        winner = np.where(
-            for_positive.sum(1) > for_negative.sum(1),
-            np.take(positive, for_positive.argmax(1)),
-            np.take(negative, for_negative.argmax(1)),
-        )
-        classes = np.where(for_positive.sum(1) + for_negative.sum(1) > 0, winner, classes)
-    return dict(zip(ids.tolist(), classes.tolist(), strict=True))
-
-
 def _classes_of(tile: Tile, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    table = cell_classes(tile)
-    known, places = np.unique(ids, return_inverse=True)
-    return np.array([table[int(one)] for one in known], np.int64)[places]
+    cells = cells_of(tile)
+    return cells.classes[np.searchsorted(cells.ids, ids)]
 
 
 def _edges(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.config import digest
-from factory.core.encoding import rgb_png
+from factory.core.encoding import png
 from factory.core.folder import RUN, library_versions
 from factory.core.runs import read_run
 from factory.make.recipes import recipe_of
@@ -74,7 +74,7 @@ class Replay:
         """Write the image that was made now. Raises a UserError when there is no such folder."""
         if not path.absolute().parent.is_dir():
             raise UserError(f"{path}: expected a folder that is there, got {path.parent}. Create it first.")
-        write_atomic(path, rgb_png(self.image))
+        write_atomic(path, png(self.image))
 
 
 def replay(root: Path, sample_id: str, masks_of: Path | None = None) -> Replay:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from factory.core.console import progress
 from factory.core.datasets import check_out
-from factory.core.encoding import rgb_png
+from factory.core.encoding import png
 from factory.inspect.layout import Block, View
 from factory.inspect.sheet import render_sheet
 from factory.masks.coarse.morphology import LabelMap, class_order
@@ -102,7 +102,7 @@ def report_kinds(
     blocks = [_block(masks, kinds, kind) for kind in range(kinds.k)]
     with progress("sheet", sum(block.count for block in blocks), unit="maps") as bar:
         sheet = render_sheet(blocks, bar.advance)
-    templates = [rgb_png(masks.scheme.palette[masks.read(int(kinds.members(kind)[0]))]) for kind in range(kinds.k)]
+    templates = [png(masks.scheme.palette[masks.read(int(kinds.members(kind)[0]))]) for kind in range(kinds.k)]
     table = _table(masks, kinds)
     if not dry_run:
         _write(out, sheet, table, templates)

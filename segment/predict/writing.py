@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.encoding import rgb_png
+from factory.core.encoding import png
 from factory.core.folder import lock_folder
 from manifests.errors import UserError
 from manifests.files import write_atomic
@@ -135,7 +135,7 @@ def _write(out: Path, job: Job, weights: Weights, settings: Settings, mark: dict
         if settings.preview:
             image = _own_image(job, pixels)
             overlay = draw_labels(image, tile.semantic, tile.instance, tile.scheme, OUTLINES)
-            write_atomic(out / job.files[-1], rgb_png(overlay))
+            write_atomic(out / job.files[-1], png(overlay))
         return count
 
 

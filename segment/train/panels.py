@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.encoding import rgb_png
+from factory.core.encoding import png
 from manifests.files import write_atomic
 from manifests.labels import IGNORE, LabelScheme
 from segment.data.overlay import draw_labels
@@ -49,5 +49,5 @@ def write_panel(out: Path, step: int, shown: Sequence[Shown], scheme: LabelSchem
     folder = out / PANELS
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:06d}.png"
-    write_atomic(path, rgb_png(draw_panel(shown, scheme)))
+    write_atomic(path, png(draw_panel(shown, scheme)))
     return path

@@ -18,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from factory.commands.inspect import inspect
+from factory.core.cells import cells_of
 from factory.core.datasets import check_out, random_rows
 from factory.core.page import embed_json
 from factory.core.runs import RunSpec, open_run, write_shard
@@ -29,7 +30,7 @@ from factory.inspect.page import render_page
 from factory.inspect.report import default_out, inspect_dataset
 from factory.inspect.selection import choose, default_sort
 from factory.inspect.sheet import render_sheet
-from factory.inspect.views import cell_classes, compose, contour_layer, contour_palette, mask_layer, shrink_labels
+from factory.inspect.views import compose, contour_layer, contour_palette, mask_layer, shrink_labels
 from manifests import IGNORE, SCHEMES, Dataset, DatasetInfo, Tile, UserError, get_scheme, measure
 from manifests.schema import SCHEMA
 from manifests.store import Layout
@@ -115,7 +116,7 @@ def test_cell_classes_agree_with_measure(seed: int, scheme: str) -> None:
     semantic = rng.choice(np.array([*range(len(labels)), IGNORE], np.uint8), (12, 14))
     instance = rng.choice(np.array([0, 1, 2, 3, 900, 2**31 - 1], np.int32), (12, 14))
     tile = Tile(semantic, instance, 0.5, labels)
-    classes = list(cell_classes(tile).values())
+    classes = cells_of(tile).classes.tolist()
     found = measure(tile)
     assert len(classes) == found.cells
     for role, cells in (("tumour_positive", found.cells_positive), ("tumour_negative", found.cells_negative)):

@@ -1,0 +1,9 @@
+"""Export of a data set into the formats that other tools read. Adding a format is a file here and a line below.
+
+A format is a class that meets `factory.export.base.Format`.
+"""
+
+FORMATS: dict[str, str] = {
+    "png": "factory.export.png:Png",
+    "coco": "factory.export.coco:Coco",
+}
