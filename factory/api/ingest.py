@@ -42,6 +42,7 @@ def ingest(
     splits: PathLike | None = None,
     seed: int = 0,
     ignore_unpaired: bool = False,
+    ignore_unread: bool = False,
     licence: str = "not stated",
     workers: int | None = None,
     overwrite: bool = False,
@@ -64,6 +65,7 @@ def ingest(
         group_pattern: regular expression on the stem, whose first group is patient or slide.
         groups: CSV ``name,group`` instead. split: shares of train, val and test. splits: CSV ``name,split`` instead.
         seed: of the split. ignore_unpaired: leave out files without their partner instead of refusing them.
+        ignore_unread: leave out label files beside the images that no rule reads.
         licence: of the images, kept in every row.
         workers: threads; None takes one a core. overwrite: replace another data set in `out`.
 
@@ -109,6 +111,7 @@ def ingest(
         splits=path_of(splits),
         seed=seed,
         ignore_unpaired=ignore_unpaired,
+        ignore_unread=ignore_unread,
         licence=licence,
     )
     write(request, workers=parse_workers(workers), overwrite=overwrite)

@@ -38,6 +38,7 @@ class Request:
     points: Annotated[str | None, _FILES(_PATTERN.format("point list (CSV)", "'cells/{stem}.csv'"))] = None
     roi: Annotated[str | None, _FILES(_PATTERN.format("ROI mask (0 = not labelled)", "'roi/{stem}.png'"))] = None
     ignore_unpaired: Annotated[bool, _FILES("Leave out files without their partner instead of refusing.")] = False
+    ignore_unread: Annotated[bool, _FILES("Leave out label files beside the images that no rule reads.")] = False
     licence: Annotated[str, _FILES("Licence of the images, kept in every row.")] = "not stated"
     scheme: Annotated[
         str | None,

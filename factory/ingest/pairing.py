@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from factory.core.images.files import RASTERS
 from factory.core.images.slides import SLIDES
+from factory.ingest.unread import find_unread, labels_among, listed, what_lies_there
 from manifests.errors import UserError
 
 IMAGE = "images"
@@ -67,6 +68,7 @@ class Pairing:
         root: the source folder. patterns: kind -> pattern relative to `root`.
         sources: complete ones, sorted by uri. problems: faults, a line each.
         unpaired: files left out because partners are missing, with --ignore-unpaired.
+        unread: files that no pattern claims, a line for each kind.
     """
 
     root: Path
@@ -74,6 +76,7 @@ class Pairing:
     sources: tuple[Source, ...]
     problems: tuple[str, ...] = ()
     unpaired: tuple[str, ...] = field(default=())
+    unread: tuple[str, ...] = ()
 
 
 def find_patterns(source: Path | None, given: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
@@ -94,8 +97,12 @@ def find_patterns(source: Path | None, given: Mapping[str, str]) -> tuple[Path, 
     if not source.is_dir():
         raise UserError(f"{source}: expected a folder of images, or one image or slide, got no such file.")
     patterns = dict(given)
+    folders: dict[str, list[str]] = {}  # as they are written, by their names in small letters
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            folders.setdefault(path.name.lower(), []).append(path.name)
     for kind, names in _FOLDERS.items():
-        present = [name for name in names if (source / name).is_dir()]
+        present = [folder for name in names for folder in folders.get(name, ())]
         if kind not in patterns and present:
             patterns[kind] = f"{present[0]}/{_STEM}.*" if kind != IMAGE else f"{present[0]}/*"
     patterns.setdefault(IMAGE, "*")
@@ -115,18 +122,33 @@ def _literal_start(pattern: str) -> str:
     return re.split(r"[*?\[{]", pattern, maxsplit=1)[0]
 
 
-def pair(root: Path, patterns: Mapping[str, str], *, ignore_unpaired: bool = False) -> Pairing:
+def pair(
+    root: Path,
+    patterns: Mapping[str, str],
+    *,
+    ignore_unpaired: bool = False,
+    ignore_unread: bool = False,
+    is_folder: bool = True,
+    known: Collection[Path] = (),
+) -> Pairing:
     """Find the images and the partners of each.
 
     A pattern is a path relative to `root` with ``*``, ``?``, ``[...]``, ``**/`` and ``{stem}``, the part that an image
     and its partners share (in the image pattern it may be left out: then it is the file name without suffix). Files
-    without a partner are a fault, or left out with `ignore_unpaired`.
+    without a partner are a fault, or left out with `ignore_unpaired`; so are labels beside the images that no pattern
+    claims, or left out with `ignore_unread`. `is_folder` tells whether a whole folder was named; `known` are files that
+    other options name.
     """
     problems: list[str] = []
     found = {kind: _find(root, kind, pattern, problems) for kind, pattern in patterns.items()}
     images = found.pop(IMAGE)
-    if not images:
-        problems.append(f"{root}/{patterns[IMAGE]}: expected images, got no file. Check the folder or --images")
+    partners_uris = {uri for partners in found.values() for uri in partners.values()}
+    images = {stem: uri for stem, uri in images.items() if uri not in partners_uris}
+    unread, faults = _unread(root, images, found, known, is_folder=is_folder)
+    problems += [] if ignore_unread else faults
+    images = {stem: uri for stem, uri in images.items() if stem not in labels_among(images)}
+    if not images and not problems:
+        problems.append(f"{root}/{patterns[IMAGE]}: expected images, got {what_lies_there(root)}")
     unpaired = [
         f"{path}: expected its {kind} file {patterns[kind].replace(_STEM, stem)}, got none"
         for stem, path in sorted(images.items())
@@ -148,7 +170,35 @@ def pair(root: Path, patterns: Mapping[str, str], *, ignore_unpaired: bool = Fal
         sources.append(Source(stem, {kind: root / uri for kind, uri in uris.items()}, uris))
     if images and not complete and ignore_unpaired:
         problems.append(f"{root}: expected at least one image with all its partners, got none")
-    return Pairing(root, patterns, tuple(sources), tuple(problems), tuple(unpaired) if ignore_unpaired else ())
+    left_out = tuple(unpaired) if ignore_unpaired else ()
+    return Pairing(root, patterns, tuple(sources), tuple(problems), left_out, unread)
+
+
+def _unread(
+    root: Path,
+    images: Mapping[str, str],
+    found: Mapping[str, Mapping[str, str]],
+    known: Collection[Path],
+    *,
+    is_folder: bool,
+) -> tuple[tuple[str, ...], list[str]]:
+    """Lines on files that no pattern claims, and faults: labels among them that change what the data set says."""
+    if not images:
+        return (), []
+    claimed = {*images.values(), *(uri for partners in found.values() for uri in partners.values())}
+    claimed |= {os.path.relpath(path, root).replace(os.sep, "/") for path in known}
+    unread = find_unread(root, claimed, images, is_folder=is_folder)
+    advice = "Give their pattern (--semantic, --instances, --classes, --points), or leave them out with --ignore-unread"
+    faults = [
+        f"{images[stem]}: expected an image, got what is named as the labels of {other}. {advice}"
+        for stem, other in sorted(labels_among(images).items())
+    ]
+    # Pictures named after an image may be anything (overlays, other stains) where labels are read already.
+    labels = unread.annotations + (() if found.keys() - {"roi"} else unread.partners)
+    if labels:
+        faults.append(f"{root}: expected a rule for every label file, got none for {listed(labels)}. {advice}")
+    rest = sorted({*unread.annotations, *unread.partners, *unread.pictures})
+    return ((f"{len(rest)} files beside the images: {listed(rest)}",) if rest else ()), faults
 
 
 def _find(root: Path, kind: str, pattern: str, problems: list[str]) -> dict[str, str]:
@@ -160,6 +210,9 @@ def _find(root: Path, kind: str, pattern: str, problems: list[str]) -> dict[str,
     found: dict[str, str] = {}
     for path in _walk_literal(root, pattern):
         uri = path.relative_to(root).as_posix()
+        if uri.encode(errors="replace") != os.fsencode(uri):
+            problems.append(f"{uri!a}: expected a name in UTF-8, got another encoding. Rename the file")
+            continue
         match = expression.fullmatch(uri)
         if match is None or any(part.startswith(".") for part in path.relative_to(root).parts):
             continue

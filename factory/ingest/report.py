@@ -55,6 +55,7 @@ def plan_lines(plan: Plan) -> list[str]:
     if points:
         lines.append("points in the images: " + ", ".join(f"{count} {name}" for name, count in sorted(points.items())))
     lines += [f"warning: {doubt}." for image in plan.images for doubt in image.doubts]
+    lines += [f"not read: {line}" for line in plan.job.pairing.unread]
     return lines + [f"left out: {line}" for line in plan.job.pairing.unpaired]
 
 

@@ -53,7 +53,15 @@ def resolve(request: Request) -> Job:
     config = _config(request, root.resolve().name, patterns)
     group_table = grouping.read_table(request.groups, "--groups", ("name",), "group") if request.groups else None
     split_table = grouping.read_splits(request.splits) if request.splits else None
-    pairing = pair(root, patterns, ignore_unpaired=request.ignore_unpaired)
+    given = (request.groups, request.splits, *(Path(name) for name in (request.class_map, request.scheme) if name))
+    pairing = pair(
+        root,
+        patterns,
+        ignore_unpaired=request.ignore_unpaired,
+        ignore_unread=request.ignore_unread or bool(request.patterns.keys() - {"images", "roi"}),
+        is_folder=request.source is None or request.source.is_dir(),
+        known=[path for path in given if path is not None],
+    )
     groups, problems = grouping.assign_groups(pairing.sources, request.group_pattern, group_table)
     splits = None
     if split_table is not None:

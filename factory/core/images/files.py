@@ -27,7 +27,7 @@ LOSSY = (".jpg", ".jpeg")
 
 _PLAUSIBLE_MPP = (0.05, 20.0)
 _REMEDIES = {"grey": "Export it in colour", "RGBA": "Flatten it onto white and export it as RGB"}
-_PILLOW_FORMATS = ("PNG", "JPEG")
+_PILLOW_FORMATS = ("PNG", "JPEG", "BMP")
 _PILLOW_CHANNELS = {
     "1": "grey", "L": "grey", "I": "grey", "I;16": "grey", "I;16B": "grey", "P": "palette", "LA": "grey+alpha",
 }  # fmt: skip
@@ -266,6 +266,7 @@ RASTERS: dict[str, _Readers] = {
     ".png": _PILLOW,
     ".jpg": _PILLOW,
     ".jpeg": _PILLOW,
+    ".bmp": _PILLOW,
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".npy": (_npy_header, _npy_pixels),

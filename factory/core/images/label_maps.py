@@ -22,7 +22,7 @@ from manifests.labels import IGNORE
 MAX_ID = 2**31 - 1
 """Largest id of an instance."""
 
-SUFFIXES = (".png", ".tif", ".tiff", ".npy")
+SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp")
 """Lossless formats."""
 
 _EXACT_TIFF = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "ZSTD", "CCITTRLE", "CCITTFAX4"}
@@ -81,7 +81,7 @@ def has_label_files(folder: Path) -> bool:
     )
 
 
-_FORMATS = "PNG, TIFF or NPY"
+_FORMATS = "PNG, TIFF, BMP or NPY"
 
 
 def _what_is_there(shown: Collection[Path]) -> str:

@@ -1,5 +1,6 @@
 """Input that `factory ingest` refuses: exit 2, one line that names the file, and nothing written."""
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from factory.ingest.pairing import find_patterns, pair
 from tests.ingest_files import SIZE, ingest_command, instance_map, nuclei_folder, save, tissue_image
 
 Break = Callable[[Path], object]
@@ -221,7 +223,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "class map in broken JSON": ((*MPP, "--class-map", "{1"), "--class-map: expected JSON"),
     "point columns": ((*MPP, "--point-columns", "x,y"), "--point-columns: expected the names of x, y and class"),
     "workers": ((*MPP, "--workers", "0"), "--workers: expected 1 or more"),
-    "no images": ((*MPP, "--images", "nothing/*.png"), "expected images, got no file"),
+    "no images": ((*MPP, "--images", "nothing/*.png"), "expected images, got "),
 }
 
 
@@ -379,3 +381,52 @@ def test_points_without_outlines_take_no_scheme_of_cells(tmp_path: Path, capfd: 
     (root / "cells").mkdir()
     (root / "cells/a.csv").write_text("x,y,class\n1,2,a\n")
     assert_refused(capfd, tmp_path / "out", (root, *MPP, "--scheme", "ihc"), "--scheme: expected tissue")
+
+
+LABELS_BESIDE: dict[str, tuple[str, ...]] = {
+    "annotations in other folders": ("images/a.png", "annotations/a.xml", "x/a.geojson"),
+    "one file for all": ("images/a.png", "coco.json"),
+    "masks in a folder without a rule": ("images/a.png", "ground truth/a.png"),
+    "masks beside their images": ("a.bmp", "a_anno.bmp"),
+    "arrays with an ending": ("Images/a.png", "Labels of nuclei/a_seg.npy"),
+}
+
+
+@pytest.mark.parametrize("names", LABELS_BESIDE.values(), ids=LABELS_BESIDE)
+def test_labels_that_no_rule_reads_are_named(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        if Path(name).suffix in (".png", ".bmp", ".npy"):
+            save(tmp_path / name, tissue_image())
+        else:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("{}")
+    root, patterns = find_patterns(tmp_path, {})
+    pairing = pair(root, patterns)
+    assert len(pairing.problems) == 1
+    assert names[1] in pairing.problems[0]
+    assert "--ignore-unread" in pairing.problems[0]
+    told = pair(root, patterns, ignore_unread=True)
+    assert (told.problems, [source.uri for source in told.sources]) == ((), [names[0]])
+    assert len(told.unread) == (0 if names[1] == "a_anno.bmp" else 1)
+
+
+def test_labels_beside_their_images_are_read_by_a_pattern_alone(tmp_path: Path) -> None:
+    for name in ("a.bmp", "a_anno.bmp"):
+        save(tmp_path / name, tissue_image())
+    pairing = pair(*find_patterns(tmp_path, {"semantic": "{stem}_anno.bmp"}))
+    assert not pairing.problems
+    assert [dict(source.uris) for source in pairing.sources] == [{"images": "a.bmp", "semantic": "a_anno.bmp"}]
+
+
+def test_folder_without_an_image_at_its_place_is_described(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_text("")
+    assert "got 1 .dcm (a.dcm)" in pair(*find_patterns(tmp_path, {})).problems[0]
+    save(tmp_path / "tumour" / "a.png", tissue_image())
+    assert "got 1 image in sub-folders (tumour)" in pair(*find_patterns(tmp_path, {})).problems[0]
+    assert not pair(*find_patterns(tmp_path, {"images": "tumour/*"})).problems
+
+
+def test_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    image = save(tmp_path / "a.png", tissue_image())
+    image.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    assert "expected a name in UTF-8" in pair(*find_patterns(tmp_path, {})).problems[0]
