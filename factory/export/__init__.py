@@ -6,4 +6,9 @@ A format is a class that meets `factory.export.base.Format`.
 FORMATS: dict[str, str] = {
     "png": "factory.export.png:Png",
     "coco": "factory.export.coco:Coco",
+    "qupath": "factory.export.qupath:QuPath",
+    "pannuke": "factory.export.pannuke:PanNuke",
+    "nnunet": "factory.export.nnunet:NnUnet",
+    "webdataset": "factory.export.webdataset:WebDataset",
+    "yolo": "factory.export.yolo:Yolo",
 }

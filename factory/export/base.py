@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
+
+import numpy as np
 
 from factory.core.registry import resolve
 from factory.export import FORMATS
@@ -108,7 +110,7 @@ class Files:
         """Write a text file of the export."""
         self.put(name, text.encode())
 
-    def put_json(self, name: str, document: Mapping[str, Any]) -> None:
+    def put_json(self, name: str, document: Mapping[str, Any] | Sequence[Any]) -> None:
         """Write a JSON file of the export."""
         self.put_text(name, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
@@ -121,6 +123,18 @@ class Files:
             yield stream
         temporary.replace(path)
         self.sizes[name] = path.stat().st_size
+
+    def make_stack(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        """Make an NPY file of zeros for `open_stack`, unless it is there."""
+        path = self._place(self.root / name)
+        if not path.exists():
+            temporary = temporary_beside(path)
+            np.lib.format.open_memmap(temporary, "w+", np.dtype(dtype), shape).flush()
+            temporary.replace(path)
+
+    def open_stack(self, name: str) -> np.memmap:
+        """An NPY file, mapped for writing."""
+        return np.lib.format.open_memmap(self.root / name, "r+")
 
     def put_piece(self, kind: str, part: Part, lines: Iterable[str]) -> None:
         """Keep lines of a part for `finish`."""
@@ -158,6 +172,10 @@ class Format(Protocol):
         Raises:
             UserError: with the reason.
         """
+
+    @staticmethod
+    def begin(export: Export, files: Files) -> None:
+        """Make files that all parts fill, unless they are there."""
 
     @staticmethod
     def write(export: Export, part: Part, samples: Iterator[Sample], files: Files) -> Record:

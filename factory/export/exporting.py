@@ -224,6 +224,7 @@ def _write_parts(
         write_atomic(begun, document)
     for name in ("files", "pieces", "ledger"):
         (folder / name).mkdir(exist_ok=True)
+    resolve_format(job.format).begin(job.export, Files(folder / "files", folder / "pieces"))
     found = {number: _read_record(folder, number) for number in range(len(job.parts))}
     records = {number: record for number, record in found.items() if record is not None}
     todo = [number for number in range(len(job.parts)) if number not in records]
@@ -320,6 +321,7 @@ def rehearse(job: Job, workers: int) -> tuple[int, float]:
             (Path(folder) / name).mkdir()
         for _ in range(2):  # the second time without what happens once
             started = time.perf_counter()
+            resolve_format(job.format).begin(trial.export, Files(Path(folder) / "files", Path(folder) / "pieces"))
             payloads = [_payload(trial, Path(folder), number) for number in range(len(trial.parts))]
             records = {number: _write_part(number, payload, lambda: None) for number, payload in enumerate(payloads)}
             seconds = time.perf_counter() - started

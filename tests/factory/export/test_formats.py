@@ -4,18 +4,25 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from matplotlib.path import Path as MatplotlibPath
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from shapely.geometry import shape
 
+from factory.core.images.files import read_header
 from factory.core.runs import RunSpec, open_run, write_shard
-from factory.export import exporting
+from factory.export import exporting, nnunet, yolo
 from factory.export.coco import run_lengths
 from manifests import Dataset, DatasetInfo, Tile, UserError, get_scheme, open_dataset
 from manifests.store import Layout
@@ -188,3 +195,207 @@ def test_what_cells_cannot_say_is_counted_or_refused(tmp_path: Path) -> None:
     data = write_tiles(tmp_path / "stray", "ihc", [(semantic * 0, instance), (semantic, instance)])
     with pytest.raises(UserError, match="sample t-0: expected cells of negative cell, positive cell, got cell 1"):
         export(data, tmp_path / "other", "coco")
+
+
+# qupath
+
+
+@pytest.mark.parametrize("which", ["nuclei", "regions"])
+def test_qupath_outlines_are_valid_and_cover_exactly_their_pixels(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    data: Dataset = request.getfixturevalue(which)
+    out, mpp = export(data, tmp_path / "out", "qupath"), data.table["mpp"][0].as_py()
+    for sample in data:
+        name = sample.row["sample_id"]
+        document = json.loads((out / f"{name}.geojson").read_text())
+        assert document["pathology_tiles"]["use"] == "not for diagnosis"
+        instance, semantic = np.zeros(sample.tile.shape, int), np.full(sample.tile.shape, 255)
+        if which == "nuclei":
+            semantic[:] = 0
+        names = {label.name: label.id for label in sample.tile.scheme.classes} | {"Ignore*": 255}
+        for feature in document["features"]:
+            outline, properties = shape(feature["geometry"]), feature["properties"]
+            mask = pixels_of(feature["geometry"], sample.tile.shape)
+            assert outline.is_valid
+            assert outline.area == mask.sum()
+            assert properties["measurements"]["Area µm^2"] == pytest.approx(mask.sum() * mpp**2, abs=1e-4)
+            semantic[mask] = names[properties["classification"]["name"]]
+            if properties["objectType"] == "detection":
+                instance[mask] = properties["measurements"]["Instance"]
+        assert np.array_equal(instance, sample.tile.instance)
+        assert np.array_equal(semantic, sample.tile.semantic)
+
+
+def pixels_of(geometry: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """Pixels whose centres lie in a geometry, by matplotlib's even-odd paths."""
+    polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+    rows, columns = np.indices(size)
+    centres = np.stack([columns.ravel() + 0.5, rows.ravel() + 0.5], 1)
+    inside = np.zeros(rows.size, int)
+    for polygon in polygons:
+        for ring in polygon:
+            inside += MatplotlibPath(ring).contains_points(centres)
+    return (inside % 2 == 1).reshape(size)
+
+
+def test_qupath_images_have_the_pixel_size_and_the_origin(nuclei: Dataset, tmp_path: Path) -> None:
+    out = export(nuclei, tmp_path / "out", "qupath")
+    with tifffile.TiffFile(out / "t-1.tif") as file:
+        assert file.is_ome
+        assert np.array_equal(file.asarray(), nuclei[nuclei.find("t-1")].image)
+        metadata = file.ome_metadata
+    assert 'PhysicalSizeX="0.25"' in metadata
+    assert "synthetic; not for diagnosis" in metadata
+    assert read_header(out / "t-1.tif").mpp == pytest.approx(0.25)
+
+
+# pannuke
+
+
+def test_pannuke_has_ids_in_the_channel_of_their_class(nuclei: Dataset, tmp_path: Path) -> None:
+    out, known = export(nuclei, tmp_path / "out", "pannuke"), rows_by_id(nuclei)
+    listed = (out / "README.txt").read_text().splitlines()[-4:]
+    assert listed == ["t-0", "t-3", "t-1", "t-2"]
+    stacks = {name: [np.load(out / split / f"{name}.npy") for split in ("train", "val", "test")] for name in
+              ("images", "masks", "types")}  # fmt: skip
+    images, masks, types = (np.concatenate(stack) for stack in stacks.values())
+    assert (images.dtype, images.shape[0], masks.shape[-1], len(types)) == (np.uint8, 4, 3, 4)
+    for image, mask, name in zip(images, masks, listed, strict=True):
+        sample = nuclei[known[name]]
+        assert np.array_equal(image, sample.image)
+        assert np.array_equal(mask[..., :2].sum(-1), sample.tile.instance)
+        assert np.array_equal(np.where(mask[..., -1], 0, np.where(mask.any(-1), mask[..., :2].argmax(-1) + 1, 255)),
+                              sample.tile.semantic)  # fmt: skip
+
+
+# nnunet
+
+
+def test_nnunet_keeps_the_rules_of_its_own_check(nuclei: Dataset, tmp_path: Path) -> None:
+    """The rules of ``verify_dataset_integrity`` and ``LabelManager`` of nnU-Net 2.8."""
+    out, known = export(nuclei, tmp_path / "Dataset501_Tiles", "nnunet"), rows_by_id(nuclei)
+    document = json.loads((out / "dataset.json").read_text())
+    assert document["labels"] == {"background": 0, "negative cell": 1, "positive cell": 2, "ignore": 3}
+    assert document["channel_names"] == {"0": "R", "1": "G", "2": "B"}
+    assert "not for diagnosis" in document["description"]
+    cases = sorted(path.name.removesuffix("_0000.png") for path in (out / "imagesTr").iterdir())
+    assert cases == sorted(path.stem for path in (out / "labelsTr").iterdir()) == ["t-0", "t-1", "t-3"]
+    assert document["numTraining"] == 3
+    for folder, case in [("Tr", case) for case in cases] + [("Ts", "t-2")]:
+        sample = nuclei[known[case]]
+        image = np.asarray(Image.open(out / f"images{folder}/{case}_0000.png"))
+        assert np.array_equal(image, sample.image)
+        expected = np.where(sample.tile.semantic == 255, 3, sample.tile.semantic)
+        assert np.array_equal(np.asarray(Image.open(out / f"labels{folder}/{case}.png")), expected)
+    assert json.loads((out / "splits_final.json").read_text()) == [{"train": ["t-0", "t-3"], "val": ["t-1"]}]
+
+
+def test_nnunet_without_ignored_pixels_has_no_such_label_and_folds_divide_no_group(
+    regions: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "Dataset502_Regions"
+    exporting.carry_out(exporting.prepare(regions.root, "nnunet", out, split="train"), workers=1)
+    labels = json.loads((out / "dataset.json").read_text())["labels"]
+    assert list(labels.values()) == [0, 1, 2, 3, 4]
+    assert "ignore" not in labels
+    cases = {f"case{number}": f"group{number % 7}" for number in range(20)}
+    folds = nnunet._folds(cases, {})
+    assert len(folds) == 5
+    assert sorted(case for fold in folds for case in fold["val"]) == sorted(cases)
+    for fold in folds:
+        assert not {cases[case] for case in fold["train"]} & {cases[case] for case in fold["val"]}
+
+
+@pytest.mark.parametrize(
+    ("format", "which", "name", "split", "said"),
+    [
+        ("nnunet", "regions", "tiles", "all", "a name like Dataset501_Tiles"),
+        ("nnunet", "regions", "Dataset501_T", "test", "expected tiles of train or val"),
+        ("yolo", "regions", "out", "train", "expected tiles of train and val"),
+        ("pannuke", "regions", "out", "all", "expected a scheme of nuclei, got pdl1"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(
+    format: str, which: str, name: str, split: str, said: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    data: Dataset = request.getfixturevalue(which)
+    with pytest.raises(UserError, match=said):
+        exporting.prepare(data.root, format, tmp_path / name, split=split)
+    assert [path.name for path in tmp_path.iterdir()] == [which]
+
+
+# webdataset
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves files open
+def test_webdataset_gives_images_labels_and_origin(nuclei: Dataset, tmp_path: Path) -> None:
+    import webdataset
+
+    out, known, seen = export(nuclei, tmp_path / "out", "webdataset"), rows_by_id(nuclei), []
+    for split in ("train", "val", "test"):
+        tars = webdataset.WebDataset(str(out / f"{split}-000000.tar"), shardshuffle=False, empty_check=False)
+        for sample in tars.decode("rgb8"):
+            original = nuclei[known[sample["__key__"]]]
+            seen.append(sample["__key__"])
+            assert np.array_equal(sample["png"], original.image)
+            assert np.array_equal(sample["npz"]["semantic"], original.tile.semantic)
+            assert np.array_equal(sample["npz"]["instance"], original.tile.instance)
+            assert sample["json"]["is_synthetic"] is True
+            assert (sample["json"]["split"], sample["json"]["use"]) == (split, "not for diagnosis")
+    assert sorted(seen) == sorted(known)
+
+
+# yolo
+
+
+def filled(line: str, size: tuple[int, int]) -> tuple[int, np.ndarray]:
+    """Class and mask of a line, as Ultralytics reads it: ``polygon2mask`` of its data/utils.py."""
+    label, *shares = line.split()
+    points = np.array(shares, np.float32).reshape(-1, 2) * (size[1], size[0])
+    mask = np.zeros(size, np.uint8)
+    cv2.fillPoly(mask, np.asarray([points.ravel()], np.int32).reshape(1, -1, 2), color=1)
+    return int(label), mask > 0
+
+
+def test_yolo_outlines_fill_to_the_cells_but_for_bridges_between_parts(nuclei: Dataset, tmp_path: Path) -> None:
+    out, known = export(nuclei, tmp_path / "out", "yolo"), rows_by_id(nuclei)
+    document = yaml.safe_load((out / "data.yaml").read_text())
+    assert document["names"] == {0: "negative cell", 1: "positive cell"}
+    for split in ("train", "val", "test"):
+        assert document[split] == f"images/{split}"
+        for path in (out / "labels" / split).iterdir():
+            tile = nuclei[known[path.stem]].tile
+            assert (out / "images" / split / f"{path.stem}.png").is_file()
+            lines = path.read_text().splitlines()
+            ids = np.unique(tile.instance)[1:].tolist()
+            assert len(lines) == len(ids)
+            for line, number in zip(lines, ids, strict=True):
+                assert len(line.split()) > 6  # else Ultralytics takes it for a box
+                label, mask = filled(line, tile.shape)
+                truth = tile.instance == number
+                assert label == tile.semantic[truth][0] - 1
+                more = int((mask & ~truth).sum())
+                assert not (truth & ~mask).any()
+                assert more == 0 if number != 60_000 else 0 < more < 8, number
+
+
+def test_yolo_has_a_line_for_each_piece_of_a_region(regions: Dataset, tmp_path: Path) -> None:
+    out = export(regions, tmp_path / "out", "yolo")
+    for path in out.glob("labels/*/*.txt"):
+        tile = regions[regions.find(path.stem)].tile
+        semantic = np.full(tile.shape, 255)
+        for line in path.read_text().splitlines():
+            label, mask = filled(line, tile.shape)
+            semantic[mask] = label
+        assert np.array_equal(semantic, tile.semantic)
+
+
+@given(arrays.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
+def test_contours_with_holes_fill_to_their_pixels(mask: np.ndarray) -> None:
+    found = np.zeros(mask.shape, np.uint8)
+    for piece in yolo.contours(mask):
+        one = np.zeros(mask.shape, np.uint8)
+        cv2.fillPoly(one, [np.floor(yolo.joined(piece) + 0.5).astype(np.int32)], 1)
+        found |= one
+    assert not (mask & (found == 0)).any()
