@@ -104,7 +104,8 @@ class Command(TyperCommand):
             advice = f"Nothing is kept. To start again: {again}"
             if any(param.name == "resume" for param in self.params):
                 again += "" if "--resume" in words else " --resume"
-                advice = f"To go on from the last checkpoint: {again}"
+                kept = getattr(error, "__notes__", ["What was kept before stays."])
+                advice = f"{' '.join(kept)} To go on: {again}"
             elif self.resumes:
                 advice = f"What is finished is kept. To go on: {again}"
             raise Interrupted(advice, terminated=isinstance(error, Terminated)) from error

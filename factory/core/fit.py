@@ -2,7 +2,8 @@
 
 What is trained is a `TrainingTask`: networks, optimisers, one step, and what is written at each checkpoint. On a CPU a
 resumed run ends in the same bytes as an unbroken one, because batches and learning rates are functions of the step
-and everything else is in the state.
+and everything else is in the state. The state is kept at each checkpoint, every few minutes between them, and when the
+run is stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from factory.core.checkpoints import read_checkpoint, restore_state, write_state
 from factory.core.ema import averaged
 from factory.core.history import write_history
 from factory.core.loader import BatchLoader
+from factory.core.stopping import StopRequest
 from factory.core.training_folder import TrainingFolder
 from manifests.errors import FaultError, UserError
 
@@ -28,6 +30,8 @@ Row = dict[str, Any]
 
 Batch = TypeVar("Batch")
 
+_STATE_EVERY_S = 180.0
+"""Longest time without a state, in seconds, besides that of one step or one checkpoint."""
 _QUICK = 3e13
 """Parameters times pixels of a batch whose step takes seconds on a CPU."""
 
@@ -159,18 +163,20 @@ def fit(
     Raises:
         UserError: when the state to resume is damaged or belongs to another run.
         FaultError: when losses or weights are no longer finite; the last state stays as it was.
+        KeyboardInterrupt: after Ctrl-C, with a note that says what is kept; so for SIGTERM, with its own exception.
     """
     mean = None if task.ema is None else averaged(task.networks[task.kept], task.ema)
     kept: nn.Module = task.networks[task.kept] if mean is None else mean.module
     parts = {**task.networks, **({} if mean is None else {"mean": mean})}
-    start, history = _resume(task, folder, parts, device) if resume else (0, [])
+    losses = _Means()
+    start, history = _resume(task, folder, parts, losses, device) if resume else (0, [])
     on_start(start, task.steps)
     for network in task.networks.values():
         network.train()
     stop = start if task.has_ended(history) else task.steps
-    started = marked = time.perf_counter()
-    step, waited_before, losses = start, 0.0, _Means()
-    with BatchLoader(task.draw, start, stop, ahead=task.batches_ahead) as loader:
+    started = marked = kept_at = time.perf_counter()
+    step, marked_step, waited_before = start, start, 0.0
+    with BatchLoader(task.draw, start, stop, ahead=task.batches_ahead) as loader, StopRequest().listen() as stopping:
         for step, batch in enumerate(loader, start + 1):
             # One step.
             for optimiser in task.optimisers.values():
@@ -183,26 +189,43 @@ def fit(
             if mean is not None:
                 mean.update_parameters(task.networks[task.kept])
             on_step(step)
-            if not task.is_due(step) and step != task.steps:
+            is_due = task.is_due(step) or step == task.steps
+            if not (is_due or stopping or time.perf_counter() - kept_at > _STATE_EVERY_S):
                 continue
 
             # Checkpoint. The state comes last: after a kill before it, the run repeats the steps since the last one.
             if broken := [name for name, part in parts.items() if not _is_finite(part)]:
                 raise _fault(task, folder, step, Diverged("finite weights", broken))
-            if task.keeps_history:
+            if is_due and task.keeps_history:
                 elapsed, waited = time.perf_counter() - marked, loader.waited_s - waited_before
                 row = {"step": step, **losses.values(), **task.report(kept, step)}
-                history.append({**row, "steps_per_s": losses.count / elapsed, "wait_share": waited / elapsed})
+                speed = (step - marked_step) / elapsed
+                history.append({**row, "steps_per_s": speed, "wait_share": waited / elapsed})
                 task.keep(kept, history)
+            if is_due:
+                losses.clear()
             if folder is not None:
-                _write_state(task, folder, parts, device, step, history)
-            if task.keeps_history:
+                _write_state(task, folder, parts, device, step, history, losses)
+            kept_at = time.perf_counter()
+            if is_due and task.keeps_history:
                 on_row(history[-1])
-            if task.has_ended(history):
+                marked, marked_step, waited_before = kept_at, step, loader.waited_s
+            if stopping and step != task.steps:
+                _stop(stopping, folder, step)
+            if is_due and task.has_ended(history):
                 break
-            marked, waited_before, losses = time.perf_counter(), loader.waited_s, _Means()
         total = max(time.perf_counter() - started, 1e-9)
         return FitResult(step, start, history, (step - start) / total, loader.waited_s / total)
+
+
+def _stop(stopping: StopRequest, folder: TrainingFolder | None, step: int) -> None:
+    """Stop as the signal would have done, with a note on what is kept."""
+    try:
+        stopping.obey()
+    except BaseException as stop:
+        if folder is not None:
+            stop.add_note(f"{folder.state} has the state after step {step}.")
+        raise
 
 
 def estimate(task: TrainingTask[Batch], pixels: int, device: str) -> tuple[int, float | None]:
@@ -242,7 +265,17 @@ class _Means:
             self._sums[name] = self._sums[name] + value.double() if name in self._sums else value.double()
 
     def values(self) -> dict[str, float]:
-        return {name: float(total) / self.count for name, total in self._sums.items()}
+        return {name: total / self.count for name, total in self.sums().items()}
+
+    def sums(self) -> dict[str, float]:
+        return {name: float(total) for name, total in self._sums.items()}
+
+    def clear(self) -> None:
+        self.count, self._sums = 0, {}
+
+    def restore(self, count: int, sums: Mapping[str, float], device: str) -> None:
+        self.count = count
+        self._sums = {name: torch.tensor(total, dtype=torch.float64, device=device) for name, total in sums.items()}
 
 
 def _write_state(
@@ -252,19 +285,25 @@ def _write_state(
     device: str,
     step: int,
     history: list[Row],
+    losses: _Means,
 ) -> None:
-    card = {"kind": task.state_kind, "step": step, "fingerprint": folder.fingerprint}
+    card: dict[str, Any] = {"kind": task.state_kind, "step": step, "fingerprint": folder.fingerprint}
     card |= {"threads": torch.get_num_threads()}
     if task.keeps_history:
-        write_history(folder.out, history)
-        card |= {"history": history}
+        if history:
+            write_history(folder.out, history)
+        card |= {"history": history, "losses": {"count": losses.count, "sums": losses.sums()}}
     write_state(folder.state, parts, task.optimisers, card, device, task.extra_state())
 
 
 def _resume(
-    task: TrainingTask[Batch], folder: TrainingFolder | None, parts: Mapping[str, nn.Module], device: str
+    task: TrainingTask[Batch],
+    folder: TrainingFolder | None,
+    parts: Mapping[str, nn.Module],
+    losses: _Means,
+    device: str,
 ) -> tuple[int, list[Row]]:
-    """Restore the last state if there is one; returns the steps done and the history."""
+    """Restore the last state, and the losses since the last checkpoint; returns the steps done and the history."""
     if folder is None or not folder.state.exists():
         return 0, []
     state = read_checkpoint(folder.state, task.state_kind)
@@ -273,6 +312,8 @@ def _resume(
             f"{folder.state}: expected the state of this configuration and data, got another's. Use another --out."
         )
     task.load_extra_state(restore_state(state, parts, task.optimisers, device))
+    if "losses" in state.card:
+        losses.restore(**state.card["losses"], device=device)
     return int(state.card["step"]), list(state.card.get("history", []))
 
 

@@ -138,8 +138,11 @@ def test_a_value_of_the_wrong_type_is_explained(cli: Cli, words: tuple[str, ...]
     ("words", "advice"),
     [
         (("factory", "render", "--seed", "1"), "What is finished is kept. To go on: factory render --seed 1"),
-        (("factory", "train", "depas"), "To go on from the last checkpoint: factory train depas --resume"),
-        (("factory", "train", "depas", "--resume"), "To go on from the last checkpoint: factory train depas --resume"),
+        (("factory", "train", "depas"), "What was kept before stays. To go on: factory train depas --resume"),
+        (
+            ("factory", "train", "depas", "--resume"),
+            "What was kept before stays. To go on: factory train depas --resume",
+        ),
         (("factory", "quiz", "a b"), "Nothing is kept. To start again: factory quiz 'a b'"),
         (("factory", "annotate", "export", "a", "--out", "b"), "again: factory annotate export a --out b"),
         (("segment", "compare", "--seeds", "2"), "What is finished is kept. To go on: segment compare --seeds 2"),

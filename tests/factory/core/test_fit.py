@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from factory.core import fit as core_fit
 from factory.core.checkpoints import LAST, read_checkpoint
 from factory.core.fit import Diverged, Row, TrainingTask, fit
 from factory.core.history import HISTORY
@@ -87,6 +90,50 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path: Path, ema: float | None) ->
     assert any(name.startswith("mean.") for name in tensors(whole)) == (ema is not None)
     with pytest.raises(UserError, match="got another's"):
         fit(Line(ema=ema), folder(broken, "another"), resume=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_keeps_it(tmp_path: Path, number: signal.Signals) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    expected = run(whole, Line())
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
+            fit(Line(), folder(broken), on_step=lambda done: signal.raise_signal(number) if done == 3 else None)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert callable(signal.signal(signal.SIGTERM, before))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.__notes__ == [f"{broken / LAST} has the state after step 3."]
+    history = run(broken, Line(), resume=True)
+    assert [(row["step"], row["square"]) for row in history] == [(row["step"], row["square"]) for row in expected]
+    assert tensors(whole) == tensors(broken)
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    def on_step(done: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), folder(tmp_path), on_step=on_step)
+    assert not (tmp_path / LAST).exists()
+
+
+def test_states_between_checkpoints_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    expected = run(whole, Line())
+    monkeypatch.setattr(core_fit, "_STATE_EVERY_S", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, Line(), stop=4)  # killed before the state of step 4: that of step 3 is there
+    assert read_checkpoint(broken / LAST, "line-state").card["step"] == 3
+    history = run(broken, Line(), resume=True)
+    assert [(row["step"], row["square"]) for row in history] == [(row["step"], row["square"]) for row in expected]
+    assert tensors(whole) == tensors(broken)
 
 
 def test_every_step_has_its_own_learning_rate_and_a_task_can_end_early(tmp_path: Path) -> None:
