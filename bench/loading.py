@@ -25,6 +25,7 @@ from factory.make.resolve import resolve_make
 from manifests.dataset import Dataset, open_dataset
 from manifests.labels import get_scheme
 from segment.data.augmentation import AugmentConfig
+from segment.data.mixing import Shares
 from segment.data.sampling import MixingSampler
 from segment.data.tiles import Tiles
 
@@ -103,9 +104,9 @@ def _sampler(
 ) -> MixingSampler:
     """A sampler whose tiles are decoded already, as after the first epoch."""
     tiles = Tiles(dataset, get_scheme("nuclei"), folder, 1 << 32, distances=distances)
-    warm = MixingSampler((tiles,), 0.0, len(tiles), 0, (crop, crop), AugmentConfig.none())
+    warm = MixingSampler((tiles,), Shares.constant(0), len(tiles), 0, (crop, crop), AugmentConfig.none())
     warm.draw(0)
-    return MixingSampler((tiles,), 0.0, BATCH, 0, (crop, crop), augment, class_balance)
+    return MixingSampler((tiles,), Shares.constant(0), BATCH, 0, (crop, crop), augment, class_balance)
 
 
 def _batches(sampler: MixingSampler) -> Callable[[], None]:

@@ -1,5 +1,7 @@
 """A segmenter of three convolutions, for tests of what is done with a network and not of the network."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -24,6 +26,6 @@ class SmallNetwork(nn.Module):
 class Small(UnetPlusPlus):
     """An entry for the table of networks; with every encoder it is the same network."""
 
-    def build(self, encoder: str, in_channels: int, classes: int) -> nn.Module:
-        del encoder
+    def build(self, encoder: str, in_channels: int, classes: int, decoder: Sequence[int] | None) -> nn.Module:
+        del encoder, decoder
         return SmallNetwork(in_channels, classes)

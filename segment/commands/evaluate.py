@@ -44,7 +44,8 @@ def evaluate(
     from factory.core.precision import resolve_precision
     from factory.core.wording import dry_run as dry_run_text
     from factory.core.wording import plural
-    from segment.data.sources import open_sources, parse_mix, projections
+    from segment.data.mixing import parse_mix
+    from segment.data.sources import open_sources, projections
     from segment.data.whole_images import group_tiles, tile_images, whole_images
     from segment.evaluate import report
     from segment.evaluate.evaluate import check_test_leaks

@@ -28,8 +28,9 @@ def train(
     mix: Annotated[
         str | None,
         INPUT(
-            "real, synth, real+synth (every pixel equally likely) or real+synth:SHARE of synthetic tiles. "
-            "[default: real+synth]"
+            "real, synth, real+synth (every pixel equally likely), real+synth:SHARE of synthetic tiles, "
+            "real+synth:FIRST..LAST share (changes evenly), or synth-then-real:SHARE of the steps on synthetic tiles "
+            "first. [default: real+synth]"
         ),
     ] = None,
     real: options.Real = Path("data/real"),
@@ -87,6 +88,7 @@ def train(
 
     Examples:
       segment train --mix real+synth --steps 2000
+      segment train --mix synth-then-real:0.5 --steps 2000 --set pretraining.rest=0.25
       segment train --mix real --real data/nuclei --config quick --out runs/segment/real-only
     """
     from factory.core.config import option_names, parse_size, resolve_config

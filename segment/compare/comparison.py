@@ -21,7 +21,8 @@ from segment.compare.config import SET_BY_GRID, CompareConfig, Training, grid
 from segment.compare.records import ImageFigures, Record, collect, read_any_record, read_record, write_record
 from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, SUMMARY, Setting
 from segment.compare.summary import Scores
-from segment.data.sources import Mix, Source, check_leaks, choose_scheme, open_sources
+from segment.data.mixing import Mix
+from segment.data.sources import Source, check_leaks, choose_scheme, open_sources
 from segment.data.whole_images import group_tiles, whole_images
 from segment.evaluate.evaluate import evaluate
 from segment.network.weights import load_weights

@@ -14,6 +14,7 @@ from pydantic import Field
 from scipy.special import ndtri
 
 from factory.core.config import Config
+from segment.data.pasting import PasteConfig
 
 _ELASTIC_GRID = 3
 
@@ -40,6 +41,7 @@ class AugmentConfig(Config):
         brightness: spread of the illumination.
         blur_probability, blur_px: of blur, and its largest Gaussian sigma in pixels.
         noise_probability, noise: of noise, and its largest sigma as a share of white.
+        paste: nuclei of other places pasted into the crop; none by default.
     """
 
     dihedral: bool = True
@@ -54,6 +56,7 @@ class AugmentConfig(Config):
     blur_px: float = Field(default=1.0, ge=0, le=20)
     noise_probability: float = Field(default=0.1, ge=0, le=1)
     noise: float = Field(default=0.03, ge=0, lt=1)
+    paste: PasteConfig = PasteConfig()
 
     @classmethod
     def none(cls) -> AugmentConfig:

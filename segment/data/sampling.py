@@ -16,6 +16,7 @@ from pydantic import Field
 
 from factory.core.config import Config
 from segment.data.augmentation import AugmentConfig
+from segment.data.mixing import Shares
 from segment.data.tiles import Batch, Tiles
 
 
@@ -55,18 +56,18 @@ class Slot:
 
 @dataclass(frozen=True)
 class MixingSampler:
-    """Draws batches from two lists of tiles in a fixed proportion, some of the crops by class.
+    """Draws batches from two lists of tiles in given proportions, some of the crops by class.
 
     After any number of batches the share of the second list is exact to half a tile, and so is the share of crops by
     class in each list. The other crops go through each list in a new random order every epoch.
 
     Attributes:
-        tiles: one or two lists. second_share: share of the second. batch: tiles per batch. seed: of all draws.
+        tiles: one or two lists. second: shares of the second list. batch: tiles per batch. seed: of all draws.
         crop: its height and width in pixels. augment: strength of augmentation. class_balance: share of crops by class.
     """
 
     tiles: tuple[Tiles, ...]
-    second_share: float
+    second: Shares
     batch: int
     seed: int
     crop: tuple[int, int]
@@ -76,7 +77,7 @@ class MixingSampler:
     def plan(self, step: int) -> list[Slot]:
         """Content of the batch of a step."""
         before, after = step * self.batch, (step + 1) * self.batch
-        second = _quota(before, self.second_share), _quota(after, self.second_share)
+        second = self.second.drawn(before), self.second.drawn(after)
         first = before - second[0], after - second[1]
         return [
             self._slot(source, drawn)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,42 +18,10 @@ from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import LabelScheme, common_scheme, get_scheme
-
-Role = Literal["real", "synth"]
+from segment.data.mixing import Mix, Role
 
 ACCEPTED, SUMMARY = "accepted.parquet", "audit.json"
 """Files of an audit: rows without flags, and its summary."""
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Data sets of a stream of batches.
-
-    Attributes:
-        roles: real, synth or both.
-        synth_share: share of synthetic tiles in the stream; None weights both by their pixels.
-    """
-
-    roles: tuple[Role, ...]
-    synth_share: float | None = None
-
-
-def parse_mix(text: str) -> Mix:
-    """``real``, ``synth``, ``real+synth`` or ``real+synth:0.3`` (the share of synthetic tiles)."""
-    plain: dict[str, Mix] = {
-        "real": Mix(("real",), 0.0),
-        "synth": Mix(("synth",), 1.0),
-        "real+synth": Mix(("real", "synth")),
-    }
-    if text in plain:
-        return plain[text]
-    match = re.fullmatch(r"real\+synth:(\d*\.?\d+)", text)
-    if match and 0 < float(match[1]) < 1:
-        return Mix(("real", "synth"), float(match[1]))
-    raise UserError(
-        f"--mix: expected real, synth, real+synth or real+synth:SHARE with a share of synthetic tiles between 0 and 1, "
-        f"got {text!r}. Write for example --mix real+synth:0.3."
-    )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from manifests.dataset import Dataset
 from manifests.labels import IGNORE, LabelScheme
 from segment.data.augmentation import AugmentConfig, change_appearance, draw_transform, take
 from segment.data.decoded import DecodedTiles
+from segment.data.pasting import Box, Donor, LabelledCrop, PasteConfig, paste_nuclei, whole_nuclei
 from segment.data.sources import projections
 from segment.data.targets import distance_target
 
@@ -50,17 +52,26 @@ class Tiles:
         scheme: of the network; every row's scheme projects onto it.
         folder: of decoded tiles, as long as this object exists.
         budget_bytes: largest size of decoded tiles; other tiles are decoded each time.
-        distances: whether the network has distances.
+        distances: whether the network has distances. instances: whether nuclei will be pasted.
     """
 
     def __init__(
-        self, dataset: Dataset, scheme: LabelScheme, folder: Path, budget_bytes: int, *, distances: bool = False
+        self,
+        dataset: Dataset,
+        scheme: LabelScheme,
+        folder: Path,
+        budget_bytes: int,
+        *,
+        distances: bool = False,
+        instances: bool = False,
     ) -> None:
-        self._dataset, self._scheme, self._has_distances = dataset, scheme, distances
+        self._dataset, self._scheme = dataset, scheme
+        self._has_distances, self._pastes = distances, instances
         self._tables = projections(dataset, scheme)
         self._indices = dataset.table["index"].to_pylist()
         self._names = dataset.table["label_scheme"].to_pylist()
         self._decoded = DecodedTiles(self._decode, len(self), folder, budget_bytes)
+        self._boxes: dict[int, list[Box]] = {}
         self._nucleus = np.isin(np.arange(256), (*scheme.ids("nucleus"), IGNORE))
         layout = dataset.store.layout
         self.size = (layout.height, layout.width)
@@ -68,13 +79,15 @@ class Tiles:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def _decode(self, position: int) -> list[npt.NDArray[np.uint8]]:
-        """Image, labels, and distances if needed, of the whole tile."""
+    def _decode(self, position: int) -> list[npt.NDArray[Any]]:
+        """Image, labels, and distances and instances if needed, of the whole tile."""
         store, index = self._dataset.store, self._indices[position]
         labels = self._tables[self._names[position]][store.read(index, "semantic")]
         arrays = [store.read(index, "image"), labels]
-        if self._has_distances:
-            arrays.append(distance_target(store.read(index, "instance"), self._nucleus[labels]))
+        if self._has_distances or self._pastes:
+            instance = store.read(index, "instance")
+            arrays.append(distance_target(instance, self._nucleus[labels]))
+            arrays += [instance] if self._pastes else []
         return arrays
 
     def crop(
@@ -86,10 +99,24 @@ class Tiles:
         wanted: int | None = None,
     ) -> Crop:
         """A random crop of one tile, around a random pixel of the class `wanted` if the tile has one."""
-        image, labels, *distances = self._decoded.read(position)
-        around = None if wanted is None else _draw_pixel(labels, wanted, rng)
-        image, maps = take(draw_transform(rng, self.size, crop, augment, around), image, [labels, *distances])
-        return Crop(change_appearance(image, rng, augment), *maps)
+        image, *maps = self._decoded.read(position)
+        around = None if wanted is None else _draw_pixel(maps[0], wanted, rng)
+        image, maps = take(draw_transform(rng, self.size, crop, augment, around), image, maps)
+        if self._pastes and rng.random() < augment.paste.probability:
+            image, *maps = self._paste(position, LabelledCrop(image, *maps), rng, augment.paste)
+        distances = maps[1] if self._has_distances else None
+        return Crop(change_appearance(image, rng, augment), maps[0], distances)
+
+    def _paste(
+        self, position: int, crop: LabelledCrop, rng: np.random.Generator, config: PasteConfig
+    ) -> list[npt.NDArray[Any]]:
+        """Image, labels and distances of a crop with nuclei of its own tile or of another."""
+        source = position if rng.random() < config.same_tile else int(rng.integers(len(self)))
+        tile = LabelledCrop(*self._decoded.read(source))
+        if source not in self._boxes:
+            self._boxes[source] = whole_nuclei(tile.instance)
+        pasted = paste_nuclei(crop, Donor(tile, self._boxes[source]), self._nucleus, rng, config)
+        return [pasted.image, pasted.labels, pasted.distances]
 
     @cached_property
     def class_shares(self) -> npt.NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Segmentation networks: architectures, output head, weights, and nuclei from their output."""
 
 NETWORKS: dict[str, str] = {
+    "unet": "segment.network.networks:Unet",
     "unetplusplus": "segment.network.networks:UnetPlusPlus",
     "segnet": "segment.network.segnet:SegNetVgg16",
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from pydantic import PositiveInt
 from torch import nn
 
 from factory.core.checkpoints import read_tensors
@@ -48,20 +49,25 @@ class Architecture(Protocol):
         """Whether it can have an encoder, which may also be one that `encoders` does not list."""
         ...
 
-    def build(self, encoder: str, in_channels: int, classes: int) -> nn.Module:
+    def build(self, encoder: str, in_channels: int, classes: int, decoder: Sequence[int] | None) -> nn.Module:
         """A network float32 [N, in_channels, H, W] -> [N, classes, H, W], for sides that are multiples of `DIVISOR`.
 
         Its attribute `encoder` is a module. Weights are drawn from torch's global generator.
 
+        Args:
+            encoder: its name. in_channels, classes: channels of input and output.
+            decoder: channels of the decoder's five scales, coarsest first; None for the published ones.
+
         Raises:
-            UserError: for an encoder that does not work.
+            UserError: for an encoder or a decoder that does not work.
         """
         ...
 
 
-class UnetPlusPlus:
-    """UNet++ (Zhou et al. 2018) with an encoder of segmentation_models_pytorch, or ``tu-<timm model>``."""
+class Unet:
+    """U-Net (Ronneberger et al. 2015) with an encoder of segmentation_models_pytorch, or ``tu-<timm model>``."""
 
+    model = "Unet"
     default_encoder = "mobilenet_v2"  # on a CPU it trains twice as fast as resnet18
 
     def encoders(self) -> list[str]:
@@ -77,17 +83,24 @@ class UnetPlusPlus:
         is_timm = encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-").split(".")[0])
         return is_timm or encoder in self.encoders()
 
-    def build(self, encoder: str, in_channels: int, classes: int) -> nn.Module:
+    def build(self, encoder: str, in_channels: int, classes: int, decoder: Sequence[int] | None) -> nn.Module:
         """Build the network; `Architecture` has the contract."""
         import segmentation_models_pytorch as smp
 
+        widths = {} if decoder is None else {"decoder_channels": tuple(decoder)}
         try:
-            network: nn.Module = smp.UnetPlusPlus(
-                encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=classes
+            network: nn.Module = getattr(smp, self.model)(
+                encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=classes, **widths
             )
         except (ValueError, RuntimeError, NotImplementedError) as error:
-            raise UserError(f"--encoder: expected one that UNet++ can use, got {encoder!r} ({error}).") from error
+            raise UserError(f"--encoder: expected one that {self.model} can use, got {encoder!r} ({error}).") from error
         return network
+
+
+class UnetPlusPlus(Unet):
+    """UNet++ (Zhou et al. 2018), whose skip connections are nested and dense."""
+
+    model = "UnetPlusPlus"
 
 
 def architecture(name: str) -> Architecture:
@@ -101,10 +114,17 @@ def architecture(name: str) -> Architecture:
 
 
 class NetworkConfig(Config):
-    """Name of a network and its encoder; null takes the default encoder of the network."""
+    """A network.
+
+    Attributes:
+        name: in `NETWORKS`. encoder: null takes the default one of the network.
+        decoder: channels of the decoder's five scales, coarsest first; null takes the published ones. Smaller ones make
+            UNet++ several times as fast. Not for SegNet, whose decoder mirrors its encoder.
+    """
 
     name: str = "unetplusplus"
     encoder: str | None = None
+    decoder: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] | None = None
 
     def resolved(self) -> NetworkConfig:
         """The same with the encoder's name.
@@ -118,7 +138,7 @@ class NetworkConfig(Config):
             near = difflib.get_close_matches(encoder, known, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
             raise UserError(f"--encoder: expected an encoder of {self.name}, got {encoder!r}. {hint}")
-        return NetworkConfig(name=self.name, encoder=encoder)
+        return NetworkConfig(name=self.name, encoder=encoder, decoder=self.decoder)
 
 
 def build(config: NetworkConfig, channels: int, in_channels: int = 3) -> nn.Module:
@@ -130,7 +150,7 @@ def build(config: NetworkConfig, channels: int, in_channels: int = 3) -> nn.Modu
         in_channels: channels of the image.
     """
     config = config.resolved()
-    return architecture(config.name).build(str(config.encoder), in_channels, channels)
+    return architecture(config.name).build(str(config.encoder), in_channels, channels, config.decoder)
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:

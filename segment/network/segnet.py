@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
+
+from manifests.errors import UserError
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Output channels of the 13 convolutions of VGG16 (configuration D), pooled after each stage."""
@@ -96,7 +100,9 @@ class SegNetVgg16:
         """Whether it is the only one."""
         return encoder == self.default_encoder
 
-    def build(self, encoder: str, in_channels: int, classes: int) -> nn.Module:
+    def build(self, encoder: str, in_channels: int, classes: int, decoder: Sequence[int] | None) -> nn.Module:
         """Build the network; `segment.network.networks.Architecture` has the contract."""
         del encoder
+        if decoder is not None:
+            raise UserError("network.decoder: expected null for segnet, whose decoder mirrors its encoder, got widths.")
         return SegNet(in_channels, classes)

@@ -9,22 +9,36 @@ from pydantic import Field, field_validator
 from factory.core.config import Config
 from factory.core.precision import Precision
 from segment.data.augmentation import AugmentConfig
+from segment.data.mixing import Mix, parse_mix
 from segment.data.sampling import SamplingConfig
 from segment.network.instances import InstanceConfig
 from segment.network.networks import DIVISOR, NetworkConfig
 from segment.train.losses import LossConfig
 
 
+class PretrainingConfig(Config):
+    """The second part of a training with the mix ``synth-then-real``.
+
+    Attributes:
+        rest: share of synthetic tiles in it. lr: its peak learning rate, relative to that of the first part.
+    """
+
+    rest: float = Field(default=0.0, ge=0, lt=1)
+    lr: float = Field(default=1.0, gt=0, le=10)
+
+
 class TrainConfig(Config):
     """Settings of one training run.
 
     Attributes:
-        mix: real, synth, real+synth or real+synth:SHARE. scheme: label scheme; null takes the richest common one.
+        mix: see `segment.data.mixing.parse_mix`. pretraining: settings of ``synth-then-real``.
+        scheme: label scheme; null takes the richest common one.
         network: architecture and encoder. encoder_weights: null, "imagenet" or a safetensors file.
         real_fraction: share of the real training groups (patients) that is used; smaller shares are subsets of larger.
         steps: of the optimiser. batch: crops per step. crop: height and width in pixels, multiples of 32; null takes
             the largest up to 256 that fits all tiles.
-        lr: peak learning rate of AdamW; rises over `warmup_steps`, then falls to 0 as a half cosine.
+        lr: peak learning rate of AdamW; rises over `warmup_steps`, then falls to 0 as a half cosine. Both parts of
+            ``synth-then-real`` rise and fall.
         clip_norm: largest L2 norm of the gradient; larger gradients are scaled down to it.
         ema: decay of the running mean of the weights, which is validated and kept; 0 keeps the last weights.
         precision: number format of the network; auto is bf16 where the machine computes it in hardware.
@@ -36,6 +50,7 @@ class TrainConfig(Config):
     """
 
     mix: str = "real+synth"
+    pretraining: PretrainingConfig = PretrainingConfig()
     scheme: str | None = None
     network: NetworkConfig = NetworkConfig()
     encoder_weights: str | None = None
@@ -60,6 +75,11 @@ class TrainConfig(Config):
     augment: AugmentConfig = AugmentConfig()
     instances: InstanceConfig = InstanceConfig()
 
+    @property
+    def parsed_mix(self) -> Mix:
+        """What is drawn from which data set."""
+        return parse_mix(self.mix, self.pretraining.rest)
+
     @field_validator("crop")
     @classmethod
     def _divides(cls, crop: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -76,7 +96,14 @@ UNHASHED = ("threads", "cache_gb")
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Learning rate of a step (0-based): a linear rise, then half a cosine to 0 (Loshchilov and Hutter 2017)."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+    first = config.parsed_mix.pretraining_steps(config.steps)
+    if step < first:
+        return config.lr * _rise_and_fall(step, first, config.warmup_steps)
+    peak = config.lr * (config.pretraining.lr if first else 1)
+    return peak * _rise_and_fall(step - first, config.steps - first, config.warmup_steps)
+
+
+def _rise_and_fall(step: int, steps: int, warmup: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))

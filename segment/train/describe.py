@@ -27,14 +27,25 @@ def describe(experiment: Experiment) -> list[str]:
                 groups = len(part.table["group_id"].unique())
                 lines.append(f"learns {len(part)} of the real training tiles, from {groups} patients or slides")
     if len(experiment.sources) > 1:
-        how = "asked" if ":" in config.mix else "by pixels"
-        lines.append(f"mix    {experiment.synth_share:.1%} of the tiles drawn are synthetic ({how})")
+        lines.append(f"mix    {_describe_mix(experiment)}")
     assert config.crop is not None
     lines.append(
         f"train  {config.network.name} with {config.network.encoder}, {config.steps} steps of {config.batch} "
         f"crops of {config.crop[0]}x{config.crop[1]}, lr {config.lr:g}, seed {config.seed}, {config.precision}"
     )
     return lines + [f"note   {note}" for note in experiment.notes]
+
+
+def _describe_mix(experiment: Experiment) -> str:
+    config, mix = experiment.config, experiment.config.parsed_mix
+    if mix.pretrained:
+        first = mix.pretraining_steps(config.steps)
+        rest = f", then real tiles with {mix.synth_share:.1%} synthetic ones" if mix.synth_share else ", then real ones"
+        return f"{first} steps on synthetic tiles{rest} for {config.steps - first} steps"
+    if mix.last_share is not None:
+        return f"{mix.synth_share:.1%} of the tiles drawn are synthetic at first, {mix.last_share:.1%} at the end"
+    how = "by pixels" if mix.synth_share is None else "asked"
+    return f"{experiment.synth_share:.1%} of the tiles drawn are synthetic ({how})"
 
 
 def describe_validation(row: Mapping[str, Any]) -> str:

@@ -24,8 +24,9 @@ from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import LabelScheme
+from segment.data.mixing import Shares
 from segment.data.sampling import Draw, MixingSampler, draw_generator
-from segment.data.sources import Source, check_leaks, choose_scheme, open_sources, parse_mix
+from segment.data.sources import Source, check_leaks, choose_scheme, open_sources
 from segment.data.tiles import Tiles
 from segment.network.head import Head, head_for
 from segment.network.networks import DIVISOR, build, check_fit, encoder_file, load_encoder_weights
@@ -48,7 +49,7 @@ class Experiment:
     Attributes:
         config: resolved, with crop, encoder, scheme and precision filled in. sources: the data sets.
         scheme: of the network. head: meaning of its output channels. training: per source, the tiles to learn from.
-        synth_share: share of synthetic tiles in the stream. validation: tiles that choose the best weights.
+        shares: of synthetic tiles over the steps. validation: tiles that choose the best weights.
         out: the run's folder. notes: to print, one line each.
         encoder_sha256: of the file with encoder weights; None for random ones.
         chooses_instances: whether the validation tiles also choose how nuclei are read off the output.
@@ -59,12 +60,18 @@ class Experiment:
     scheme: LabelScheme
     head: Head
     training: tuple[Dataset, ...]
-    synth_share: float
+    shares: Shares
     validation: Dataset
     out: Path
     notes: tuple[str, ...]
     encoder_sha256: str | None = None
     chooses_instances: bool = True
+
+    @property
+    def synth_share(self) -> float:
+        """Share of synthetic tiles among all that are drawn."""
+        crops = self.config.steps * self.config.batch
+        return self.shares.drawn(crops) / crops
 
     @property
     def folder(self) -> TrainingFolder:
@@ -92,7 +99,7 @@ def prepare(
         out: the run's folder; None takes ``runs/segment/NET-MIX``. device: that automatic precision is for.
         validation: tiles that choose the weights; None takes the val split.
     """
-    mix, network = parse_mix(config.mix), config.network.resolved()
+    mix, network = config.parsed_mix, config.network.resolved()
     sources = open_sources(mix, real, synth)
     scheme = choose_scheme(sources, config.scheme)
     check_leaks(sources)
@@ -106,10 +113,8 @@ def prepare(
     crop = _choose_crop(config.crop, sources)
     if config.batch * (crop[0] // DIVISOR) * (crop[1] // DIVISOR) < 2:
         raise UserError("--batch: expected 2 or more with a crop of 32x32, got 1. Batch norm needs two values.")
-    share = mix.synth_share
-    if share is None:
-        pixels = [_pixels(part) for part in training]
-        share = pixels[-1] / sum(pixels)
+    pixels = [_pixels(part) for part in training]
+    shares = mix.shares(pixels[-1] / sum(pixels), config.steps, config.batch)
     head, without_ids = _choose_head(scheme, (*training, validation))
     check_fit(network, head.channels, crop, config.encoder_weights)
     encoder = sha256_file(encoder_file(network, config.encoder_weights)) if config.encoder_weights else None
@@ -123,7 +128,7 @@ def prepare(
         scheme,
         head,
         training,
-        share,
+        shares,
         validation,
         out,
         (*notes, *without_ids, *_warn(sources)),
@@ -297,13 +302,20 @@ def _sampler(experiment: Experiment) -> MixingSampler:
     config = experiment.config
     budget = int(config.cache_gb * 1e9 / len(experiment.training))
     tiles = tuple(
-        Tiles(rows, experiment.scheme, experiment.out, budget, distances=experiment.head.distance)
+        Tiles(
+            rows,
+            experiment.scheme,
+            experiment.out,
+            budget,
+            distances=experiment.head.distance,
+            instances=config.augment.paste.probability > 0,
+        )
         for rows in experiment.training
     )
     assert config.crop is not None
-    share = experiment.synth_share if len(tiles) > 1 else 0.0
+    shares = experiment.shares if len(tiles) > 1 else Shares.constant(0.0)
     return MixingSampler(
-        tiles, share, config.batch, config.seed, config.crop, config.augment, config.sampling.class_balance
+        tiles, shares, config.batch, config.seed, config.crop, config.augment, config.sampling.class_balance
     )
 
 
@@ -324,6 +336,7 @@ def _card(experiment: Experiment) -> dict[str, Any]:
         "instances_chosen": None,
         "mix": experiment.config.mix,
         "synth_share": experiment.synth_share,
+        "pretraining": experiment.config.pretraining.model_dump(),
         "groups": sorted(groups),
         "sources": {role: list(info.training_sources) for role, info in infos.items()},
         "licences": sorted(licences),

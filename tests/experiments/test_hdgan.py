@@ -18,7 +18,8 @@ from factory.make.resolve import resolve_make
 from factory.train.generator import resolve_trainer
 from manifests import Tile, get_scheme, verify
 from segment.compare.config import CompareConfig
-from segment.data.sources import Mix, open_sources
+from segment.data.mixing import Mix
+from segment.data.sources import open_sources
 from tests.conftest import write_dataset
 
 IHC = get_scheme("ihc")

@@ -20,7 +20,8 @@ from segment.audit.calibration import calibrate, calibration_tiles
 from segment.audit.relation import Figure, compare_regions, relate
 from segment.audit.report import METADATA_KEY
 from segment.audit.stain_count import count_nuclei, has_marker_regions, scheme_basis
-from segment.data.sources import open_accepted, open_sources, parse_mix
+from segment.data.mixing import parse_mix
+from segment.data.sources import open_accepted, open_sources
 from tests.audit_tiles import (
     CELLS,
     IHC,

@@ -19,8 +19,9 @@ from manifests.errors import UserError
 from manifests.store import Layout
 from segment.data.augmentation import AugmentConfig, draw_transform, take
 from segment.data.decoded import DecodedTiles
+from segment.data.mixing import Mix, Shares, parse_mix
 from segment.data.sampling import Draw, MixingSampler, SamplingConfig, draw_generator
-from segment.data.sources import Mix, Source, check_leaks, choose_scheme, open_sources, parse_mix, refuse_tested_groups
+from segment.data.sources import Source, check_leaks, choose_scheme, open_sources, refuse_tested_groups
 from segment.data.targets import distance_target
 from segment.data.tiles import Batch, Tiles, _draw_pixel
 
@@ -45,7 +46,7 @@ def assert_same(batch: Batch, other: Batch) -> None:
 
 def sampler_of(tiles: tuple[Tiles, ...], share: float = 0.0, **options: object) -> MixingSampler:
     values: dict[str, object] = {"batch": 4, "seed": 1, "crop": (32, 64), "augment": PLAIN, **options}
-    return MixingSampler(tiles, share, **values)  # type: ignore[arg-type]
+    return MixingSampler(tiles, Shares.constant(share), **values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,9 @@ def sampler_of(tiles: tuple[Tiles, ...], share: float = 0.0, **options: object) 
         ("real+synth", Mix(("real", "synth"), None)),
         ("real+synth:0.3", Mix(("real", "synth"), 0.3)),
         ("real+synth:.25", Mix(("real", "synth"), 0.25)),
+        ("real+synth:0.75..0", Mix(("real", "synth"), 0.75, 0.0)),
+        ("synth-then-real", Mix(("real", "synth"), 0.0, pretrained=0.5)),
+        ("synth-then-real:0.3", Mix(("real", "synth"), 0.0, pretrained=0.3)),
     ],
 )
 def test_mix_is_read_as_written(text: str, mix: Mix) -> None:
@@ -63,7 +67,20 @@ def test_mix_is_read_as_written(text: str, mix: Mix) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "reel", "real+synth:", "real+synth:0", "real+synth:1", "real+synth:1.5", "real:0.3"]
+    "text",
+    [
+        "",
+        "reel",
+        "real+synth:",
+        "real+synth:0",
+        "real+synth:1",
+        "real+synth:1.5",
+        "real:0.3",
+        "real+synth:0.5..0.5",
+        "real+synth:0.5..2",
+        "synth-then-real:1",
+        "synth-then-real:",
+    ],
 )
 def test_mix_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--mix: expected real, synth"):
@@ -80,6 +97,24 @@ def test_sampler_keeps_the_share_to_half_a_tile_after_any_number_of_batches(
     assert {len(plan) for plan in plans} == {batch}
     drawn = sum(slot.source == 1 for plan in plans for slot in plan)
     assert abs(drawn - 3 * batch * share) <= 1 + 1e-9  # half a tile at either end
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0.1, 0.9), st.integers(1, 9), st.integers(2, 200))
+def test_a_changing_share_is_the_mean_of_both_ends_after_pretraining(
+    first: float, last: float, pretrained: float, batch: int, steps: int
+) -> None:
+    mix = Mix(("real", "synth"), first, last, pretrained)
+    shares, alone = mix.shares(0.5, steps, batch), mix.pretraining_steps(steps)
+    sampler = sampler_of((range(5), range(7)), batch=batch)  # type: ignore[arg-type]
+    sampler = replace(sampler, second=shares)
+    drawn = [sum(slot.source == 1 for slot in sampler.plan(step)) for step in range(steps)]
+    assert drawn[:alone] == [batch] * alone
+    left = (steps - alone) * batch
+    assert abs(sum(drawn[alone:]) - left * (first + last) / 2) <= 0.5 + 1e-6
+    middle = alone + (steps - alone) // 2
+    if (steps - alone) % 2 == 0:  # the first half has its share of the change
+        assert abs(sum(drawn[alone:middle]) - left / 2 * (0.75 * first + 0.25 * last)) <= 0.5 + 1e-6
 
 
 def test_sampler_shows_every_tile_once_per_epoch_in_another_order(dataset_factory: Make, tmp_path: Path) -> None:

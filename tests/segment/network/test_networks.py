@@ -108,12 +108,22 @@ def test_segnet_encoder_is_named_as_torchvisions_vgg16_bn() -> None:
     assert {name: tensor.shape for name, tensor in own.items()} == shapes
 
 
+def test_narrow_decoders_have_fewer_weights_and_are_kept_in_the_config() -> None:
+    wide = NetworkConfig(name="unetplusplus")
+    narrow = wide.model_copy(update={"decoder": (32, 24, 16, 12, 8)}).resolved()
+    assert narrow.decoder == (32, 24, 16, 12, 8)
+    sizes = [sum(weight.numel() for weight in build(config, 2).parameters()) for config in (narrow, wide)]
+    assert sizes[0] < sizes[1] / 2
+    with pytest.raises(UserError, match=r"network.decoder: expected null for segnet"):
+        build(NetworkConfig(name="segnet", decoder=(8, 8, 8, 8, 8)), 2)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         (
             {"name": "unetplusplu"},
-            "--net: expected one of segnet, unetplusplus, got 'unetplusplu'. Did you mean unetplusplus?",
+            "--net: expected one of segnet, unet, unetplusplus, got 'unetplusplu'. Did you mean unetplusplus?",
         ),
         (
             {"encoder": "resnet43"},
