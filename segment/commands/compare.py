@@ -17,7 +17,13 @@ _TRAININGS = Heading("Trainings")
 
 def compare(
     real: options.Real = Path("data/real"),
-    synth: options.Synth = Path("data/synth"),
+    synth: Annotated[
+        Path,
+        INPUT(
+            "Data set of synthetic tiles, or accepted.parquet of its audit; or a pattern with one set for each cell, "
+            "'data/synth-{fraction}-{seed}'."
+        ),
+    ] = Path("data/synth"),
     also_test: Annotated[
         list[Path] | None,
         INPUT(
@@ -35,7 +41,8 @@ def compare(
     arms: Annotated[
         str | None,
         _TRAININGS(
-            "Training sets: R (real), R* (real, augmented), S (synthetic), S* (both, augmented). [default: R,R*,S,S*]"
+            "Training sets: R (real), R* (real, augmented), P* (with nuclei pasted), S (synthetic), S* (both, "
+            "augmented), S>R (synthetic, then real). In quotes. [default: R,R*,S,S*]"
         ),
     ] = None,
     fractions: Annotated[
@@ -44,7 +51,10 @@ def compare(
     seeds: Annotated[int | None, _TRAININGS("Trainings per arm and fraction. [default: 5]")] = None,
     steps: Annotated[int | None, _TRAININGS("Optimiser steps of every training. [default: 1000]")] = None,
     synth_share: Annotated[
-        float | None, _TRAININGS("Share of synthetic tiles among those that S* sees. [default: 0.5]")
+        str | None,
+        _TRAININGS(
+            "Share of synthetic tiles among those that S* sees; FIRST..LAST for one that changes. [default: 0.5]"
+        ),
     ] = None,
     final: Annotated[
         bool | None,
@@ -66,6 +76,13 @@ def compare(
             "are reused. Give the same --also-test. [default: none]"
         ),
     ] = None,
+    patients_of_cells: Annotated[
+        Path | None,
+        OUTPUT(
+            "Write a CSV of the patients that each fraction and seed trains on, and stop: for synthetic sets that know "
+            "these alone. [default: none]"
+        ),
+    ] = None,
     keep_weights: Annotated[bool, OUTPUT("Keep the weights of finished trainings in OUT/cells.")] = False,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -79,7 +96,9 @@ def compare(
 
     Examples:
       segment compare --real data/real --synth data/synth --dry-run
-      segment compare --arms R,S* --fractions 0.25,1.0 --seeds 3 --steps 500
+      segment compare --arms 'R*,P*,S>R' --fractions 1.0 --seeds 3 --steps 500
+      segment compare --fractions 0.25,1.0 --patients-of-cells cells.csv
+      segment compare --fractions 0.25,1.0 --synth 'data/few-{fraction}-{seed}'
     """
     from factory.core.config import option_names, resolve_config
     from factory.core.console import progress, say, working
@@ -102,9 +121,15 @@ def compare(
     from segment.compare import comparison as comparisons
     from segment.compare import report
     from segment.compare.config import CompareConfig
+    from segment.compare.sets import write_patients
 
     where = config or "segment compare"
     settings = resolve_config(CompareConfig, "compare", config, assignments or [], given, where, named)
+    if patients_of_cells is not None:
+        rows = comparisons.training_patients(settings, real)
+        write_patients(patients_of_cells, rows)
+        say(f"wrote {patients_of_cells}: {len(rows)} patients of {len({row[:2] for row in rows})} cells")
+        return
     comparison = comparisons.prepare(settings, real, synth, out, device=device, reuse=reuse, external=also_test or [])
     settings, setting = comparison.config, comparisons.setting(comparison, device)
     say(*report.describe(settings, setting))

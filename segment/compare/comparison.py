@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from factory.core.folder import RUN, begin, check_same, is_begun, lock_folder
 from manifests.dataset import Dataset
 from manifests.errors import FaultError, UserError
 from manifests.files import sha256_file
+from segment.compare.checks import check_external, check_knowledge, check_patients
 from segment.compare.config import SET_BY_GRID, CompareConfig, Training, grid
 from segment.compare.records import ImageFigures, Record, collect, read_any_record, read_record, write_record
 from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, SUMMARY, Setting
+from segment.compare.sets import is_pattern, open_sets, path_of, patients_of_cells
 from segment.compare.summary import Scores
 from segment.data.mixing import Mix
-from segment.data.sources import Source, check_leaks, choose_scheme, open_sources
+from segment.data.sources import Source, choose_scheme, open_sources
 from segment.data.whole_images import group_tiles, whole_images
 from segment.evaluate.evaluate import evaluate
 from segment.network.weights import load_weights
@@ -33,6 +36,7 @@ from segment.train.run import Experiment, training_part
 TRAININGS = "cells"
 OWN_TEST = ""
 _REPORTED = dict.fromkeys(("arms", "fractions", "seeds", "bootstrap", "claims", "published"), True)
+_SETTINGS_OF_ARMS = {"S*": ("synth_share",), "S>R": ("pretraining_share",), "P*": ("paste",)}
 _OWN = frozenset({RUN, TRAININGS, SCORES, MARKDOWN, HTML, PLOT, SUMMARY})
 
 
@@ -41,7 +45,9 @@ class Comparison:
     """A comparison that is ready to start.
 
     Attributes:
-        config: resolved, with network, scheme and crop. sources: real tiles, then synthetic ones where an arm has them.
+        config: resolved, with network, scheme and crop. sources: real tiles, then synthetic ones where an arm has them
+            (of the first cell, where each has its own).
+        synth: folder of the synthetic tiles, or a pattern; sets: every set of it, by its folder.
         out: its folder. encoder_sha256: of the file of encoder weights, None for random ones.
         reuse: folder of another comparison; its trainings are reused where they are the same.
         external: real tiles of other origin, whose test splits are scored and reported separately.
@@ -49,6 +55,8 @@ class Comparison:
 
     config: CompareConfig
     sources: tuple[Source, ...]
+    synth: Path
+    sets: Mapping[Path, Source]
     out: Path
     encoder_sha256: str | None = None
     reuse: Path | None = None
@@ -80,8 +88,7 @@ class Comparison:
 
     def real_training(self, fraction: float, seed: int) -> Dataset:
         """Real training tiles of a fraction of the patients: of the train split, with `final` also of val."""
-        real = self.sources[0]
-        return training_part(_with_val_in_train(real) if self.config.final else real, fraction, seed)
+        return _real_training(self.sources[0], self.config.final, fraction, seed)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -91,15 +98,23 @@ class Comparison:
         """
         config = self.config.model_dump(mode="json", exclude={**_REPORTED, "train": {*UNHASHED, *SET_BY_GRID}})
         data: dict[str, str] = {source.role: source.fingerprint for source in self.sources}
+        if "synth" in data and is_pattern(self.synth):  # each training has its own; more of them may come
+            data["synth"] = str(self.synth)
         data |= {f"test {name}": source.fingerprint for name, (source, _) in self.tests.items() if name != OWN_TEST}
         return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
 
     def fingerprint(self, training: Training) -> str:
-        """sha256 of the document, without the synthetic tiles where the training uses none."""
+        """sha256 of what decides its result: the document without settings of other arms, and its synthetic tiles."""
         document = self.document
-        if not training.has_synth:
-            document["config"].pop("synth_share")
-            document["data"].pop("synth", None)
+        document["data"].pop("synth", None)
+        if training.has_synth:
+            document["data"]["synth"] = self.sets[path_of(self.synth, training)].fingerprint
+        for arm, names in _SETTINGS_OF_ARMS.items():
+            if training.arm != arm:
+                for name in names:
+                    document["config"].pop(name)
+        if training.arm != "S>R":
+            document["config"]["train"].pop("pretraining")
         return digest(document)
 
 
@@ -114,11 +129,22 @@ def setting(comparison: Comparison, device: str, test: str = OWN_TEST) -> Settin
         tiles={fraction: len(part) for fraction, part in parts.items()},
         scored=comparison.tests[test][0].dataset.root,
         test=[image.name for image in group_tiles(comparison.tests[test][1])],
-        synth=None if synth is None else synth.dataset.root,
+        synth=None if synth is None else comparison.synth if is_pattern(comparison.synth) else synth.dataset.root,
         synth_tiles=0 if synth is None else len(synth.split("train")),
         device=device,
         threads=config.train.threads or usable_cores(),
     )
+
+
+def training_patients(config: CompareConfig, real: Path) -> list[tuple[float, int, str]]:
+    """Fraction, seed and patient of every real training patient of a comparison; needs no synthetic tiles."""
+    source = open_sources(Mix(("real",)), real, real)[0]
+    check_patients((source,))
+    return patients_of_cells(config.fractions, config.seeds, partial(_real_training, source, config.final))
+
+
+def _real_training(real: Source, final: bool, fraction: float, seed: int) -> Dataset:
+    return training_part(_with_val_in_train(real) if final else real, fraction, seed)
 
 
 def _with_val_in_train(source: Source) -> Source:
@@ -145,11 +171,12 @@ def prepare(
         config: with defaults not resolved. real, synth: data sets. out: the comparison's folder.
         device: decides automatic precision. reuse, external: folders, see `Comparison`.
     """
-    has_synth = any(training.has_synth for training in grid(config))
-    sources = tuple(open_sources(Mix(("real", "synth") if has_synth else ("real",)), real, synth))
-    _check_patients(sources)
+    sets = open_sets(synth, grid(config))
+    sources = (*open_sources(Mix(("real",)), real, synth), *list(sets.values())[:1])
+    for source in sets.values() or [sources[0]]:
+        check_patients((sources[0], source))
     further = tuple(source for path in external for source in open_sources(Mix(("real",)), path, synth))
-    _check_external(sources, further)
+    check_external((sources[0], *sets.values()), further, _OWN)
     for source in (sources[0], *further):
         test = source.split("test")
         if not len(test):
@@ -159,15 +186,21 @@ def prepare(
     if not config.final and not len(sources[0].split("val")):
         raise UserError(f"{real}: expected tiles with split val, got none. Ingest it with one, or use --final.")
     # One scheme, crop, network and precision for all trainings, whatever tiles their arms have.
-    mix = {"mix": "real+synth" if has_synth else "real"}
+    mix = {"mix": "real+synth" if sets else "real"}
     widest = experiment.prepare(
-        config.train.model_copy(update=mix), real, synth, out, device=device, validation=sources[0].split("train")
+        config.train.model_copy(update=mix),
+        real,
+        next(iter(sets), synth),
+        out,
+        device=device,
+        validation=sources[0].split("train"),
     )
     same = {name: getattr(widest.config, name) for name in ("scheme", "crop", "network", "precision")}
     config = config.model_copy(update={"train": config.train.model_copy(update=same)})
-    comparison = Comparison(config, sources, out, widest.encoder_sha256, reuse, further)
+    comparison = Comparison(config, sources, synth, sets, out, widest.encoder_sha256, reuse, further)
     _check_schemes(comparison)
     _check_fractions(comparison)
+    check_knowledge(sets, synth, comparison.trainings, sources[0], comparison.real_training)
     if reuse is not None and not _reusable(comparison):
         raise UserError(
             f"--reuse: expected the folder of a comparison with a training that is the same here, got {reuse}. "
@@ -180,42 +213,10 @@ def prepare(
     return comparison
 
 
-def _check_patients(sources: tuple[Source, ...]) -> None:
-    """Refuse a patient who is in the test split and in training or validation."""
-    own, real = sources[0], sources[0].dataset.root
-    if own.dataset.table["group_id"].null_count:
-        raise UserError(
-            f"{real}: expected a patient or slide (group_id) for every tile, got rows without. Ingest it again."
-        )
-    check_leaks(sources)
-    shared = sorted(own.groups("val") & own.groups("test"))
-    if shared:
-        raise UserError(
-            f"{real}: expected every group in one split, got {shared[0]!r} in val and test ({len(shared)} such). "
-            "Split by group."
-        )
-
-
-def _check_external(sources: Sequence[Source], further: Sequence[Source]) -> None:
-    """Refuse external test sets of one name, and patients of theirs who are in training or validation."""
-    names = [source.dataset.root.resolve().name for source in further]
-    taken = [name for name in names if name in _OWN or names.count(name) > 1]
-    if taken:
-        raise UserError(f"--also-test: expected folders of different names, got {taken[0]!r}. Rename one.")
-    check_leaks([*sources, *further])
-    for source in further:
-        seen = sources[0].groups("train") | sources[0].groups("val")
-        if shared := sorted(seen & source.groups("test")):
-            raise UserError(
-                f"--also-test {source.path}: expected patients that are not trained on, got {shared[0]!r} "
-                f"({len(shared)} such) in {sources[0].dataset.root} as well. Leave them out, or rename their groups."
-            )
-
-
 def _check_schemes(comparison: Comparison) -> None:
-    """Refuse external test tiles that do not project onto the scheme of the trainings."""
+    """Refuse test tiles, and synthetic sets, that do not project onto the scheme of the trainings."""
     scheme = choose_scheme(comparison.sources, comparison.config.train.scheme)
-    for source in comparison.external:
+    for source in (*comparison.external, *comparison.sets.values()):
         for own in source.dataset.schemes:
             own.projection(scheme)
 
@@ -365,11 +366,12 @@ def _prepare_training(comparison: Comparison, training: Training) -> Experiment:
     All arms are validated on the real val split. With `final` the only validation, after the last step, is of one
     training tile and chooses nothing.
     """
-    real, synth = comparison.sources[0], comparison.sources[-1]
+    real = comparison.sources[0]
+    synth = comparison.sets[path_of(comparison.synth, training)].path if training.has_synth else comparison.synth
     config, out = training.train_config(comparison.config), comparison.out / TRAININGS / training.name
     final = comparison.config.final
     validation = comparison.real_training(training.fraction or 1.0, training.seed) if final else real.split("val")
-    job = experiment.prepare(config, real.path, synth.path, out, validation=validation)
+    job = experiment.prepare(config, real.path, synth, out, validation=validation)
     parts = tuple(
         comparison.real_training(training.fraction or 1.0, training.seed) if source.role == "real" else part
         for source, part in zip(job.sources, job.training, strict=True)

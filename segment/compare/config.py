@@ -10,7 +10,10 @@ from pydantic import Field, field_validator, model_validator
 
 from factory.core.config import Config
 from factory.core.statistics import BootstrapConfig
+from manifests.errors import UserError
 from segment.data.augmentation import AugmentConfig
+from segment.data.mixing import parse_mix
+from segment.data.pasting import PasteConfig
 from segment.train.config import TrainConfig
 
 ARMS = {
@@ -18,10 +21,12 @@ ARMS = {
     "R*": "real tiles, augmented",
     "S": "synthetic tiles alone, not augmented",
     "S*": "real and synthetic tiles, augmented",
+    "P*": "real tiles, augmented, with nuclei pasted",
+    "S>R": "synthetic tiles first, then real ones, augmented",
 }
-"""Training sets by their names in "Enhanced Sharp-GAN" (section 4)."""
+"""Training sets: the first four by their names in "Enhanced Sharp-GAN" (section 4)."""
 
-Arm = Literal["R", "R*", "S", "S*"]
+Arm = Literal["R", "R*", "S", "S*", "P*", "S>R"]
 
 NUCLEI_METRICS = ("aji", "pq", "dq", "sq", "foreground_dice", "mean_iou")
 """Metrics compared where the scheme has nuclei; claims are about the first."""
@@ -29,7 +34,17 @@ NUCLEI_METRICS = ("aji", "pq", "dq", "sq", "foreground_dice", "mean_iou")
 REGION_METRICS = ("mean_iou", "wiou", "wprecision", "wrecall", "dice")
 """Metrics compared where it has none: Eqs. 1 to 4 of "Noise in the correct frequency", and mean Dice of the classes."""
 
-DIFFERENCES = (("S*", "R*"), ("R*", "R"), ("S*", "R"), ("S", "R"))
+DIFFERENCES = (
+    ("S*", "R*"),
+    ("S>R", "R*"),
+    ("P*", "R*"),
+    ("S*", "P*"),
+    ("S>R", "P*"),
+    ("S>R", "S*"),
+    ("R*", "R"),
+    ("S*", "R"),
+    ("S", "R"),
+)
 """Pairs of arms that are compared; the first is the question of the command."""
 
 FURTHER_TOLERANCE = 0.125
@@ -71,7 +86,9 @@ class CompareConfig(Config):
     Attributes:
         arms: training sets. fractions: shares of the patients of the real train split, nested by seed.
         seeds: trainings per arm and fraction, numbered from 0; a seed gives all arms the same patients and the same
-            initial weights. synth_share: share of synthetic tiles in S*.
+            initial weights. synth_share: share of synthetic tiles in S*, or "FIRST..LAST" for one that changes evenly.
+        pretraining_share: share of the steps of S>R that are on synthetic tiles; `train.pretraining` has the rest.
+        paste: pasting of nuclei in P*.
         final: train on the train and val splits together, for all steps, keep the last weights and separate nuclei
             with `train.instances`: nothing is chosen. Otherwise the val split of the real tiles chooses weights and
             instance settings for every arm.
@@ -82,12 +99,23 @@ class CompareConfig(Config):
     arms: tuple[Arm, ...] = ("R", "R*", "S", "S*")
     fractions: tuple[float, ...] = (0.1, 0.25, 1.0)
     seeds: int = Field(default=5, ge=1)
-    synth_share: float = Field(default=0.5, gt=0, lt=1)
+    synth_share: float | str = 0.5
+    pretraining_share: float = Field(default=0.5, gt=0, lt=1)
+    paste: PasteConfig = PasteConfig(probability=0.5)
     final: bool = False
     train: TrainConfig = TrainConfig()
     claims: ClaimConfig = ClaimConfig()
     bootstrap: BootstrapConfig = BootstrapConfig()
     published: tuple[PublishedValue, ...] = ()
+
+    @field_validator("synth_share")
+    @classmethod
+    def _is_mix(cls, value: float | str) -> float | str:
+        try:
+            parse_mix(f"real+synth:{value}")
+        except UserError as error:
+            raise ValueError(f"expected a share between 0 and 1, or FIRST..LAST, got {value!r}") from error
+        return value
 
     @field_validator("arms", "fractions")
     @classmethod
@@ -108,6 +136,8 @@ class CompareConfig(Config):
         for name in SET_BY_GRID:
             if getattr(self.train, name) != TrainConfig.model_fields[name].get_default():
                 raise ValueError(f"expected no train.{name}: the grid of arms, fractions and seeds sets it")
+        if self.train.augment.paste.probability:
+            raise ValueError("expected no train.augment.paste: it is what P* has and R* has not (paste)")
         if self.train.patience is not None:
             raise ValueError("expected no train.patience: every training has the same steps")
         return self
@@ -123,10 +153,9 @@ class Training:
 
     @property
     def name(self) -> str:
-        """Name of its folder, e.g. ``S+-0.25-3``, with a plus for the star of an arm, because shells expand stars."""
-        return "-".join(
-            (self.arm.replace("*", "+"), "all" if self.fraction is None else f"{self.fraction:g}", str(self.seed))
-        )
+        """Name of its folder, e.g. ``S+-0.25-3``: no character of an arm means something to a shell."""
+        arm = self.arm.replace("*", "+").replace(">", "_")
+        return "-".join((arm, "all" if self.fraction is None else f"{self.fraction:g}", str(self.seed)))
 
     @property
     def has_synth(self) -> bool:
@@ -135,8 +164,15 @@ class Training:
 
     def train_config(self, config: CompareConfig) -> TrainConfig:
         """Its configuration; fields that the grid does not set are the same in every training."""
-        mix = {"S": "synth", "S*": f"real+synth:{config.synth_share:g}"}.get(self.arm, "real")
-        augment = config.train.augment if self.arm.endswith("*") else AugmentConfig.none()
+        mixes = {
+            "S": "synth",
+            "S*": f"real+synth:{config.synth_share}",
+            "S>R": f"synth-then-real:{config.pretraining_share:g}",
+        }
+        mix = mixes.get(self.arm, "real")
+        augment = AugmentConfig.none() if self.arm in ("R", "S") else config.train.augment
+        if self.arm == "P*":
+            augment = augment.model_copy(update={"paste": config.paste})
         values = {"mix": mix, "seed": self.seed, "real_fraction": self.fraction or 1.0, "augment": augment}
         if config.final:  # one validation, after the last step, of one tile: there is nothing to choose
             values |= {"validate_every": config.train.steps, "validate_tiles": 1}
@@ -158,7 +194,10 @@ def double_patients(patients: Mapping[float, int]) -> dict[float, float]:
 
 
 def grid(config: CompareConfig) -> list[Training]:
-    """All trainings, seed by seed, so that a stopped comparison has complete seeds."""
+    """All trainings, seed by seed, so that a stopped comparison has complete seeds.
+
+    S has no fraction: where a comparison has a synthetic set for each cell, it takes that of all patients.
+    """
     trainings = []
     for seed in range(config.seeds):
         for arm in config.arms:

@@ -322,7 +322,10 @@ def _protocol(config: CompareConfig, setting: Setting) -> list[str]:
         f"Computed on {setting.device} in {train.precision}, {setting.threads} threads of torch.",
     ]
     if setting.synth is not None:
-        share = f"; {config.synth_share:.0%} of what S* sees" if "S*" in config.arms else ""
+        share = f"; S* sees them at a share of {config.synth_share}" if "S*" in config.arms else ""
+        if "S>R" in config.arms:
+            rest = f", later at a share of {train.pretraining.rest:g}" if train.pretraining.rest else ""
+            share += f"; S>R for {config.pretraining_share:.0%} of its steps{rest}"
         lines.insert(
             len(config.arms) + 1, f"Synthetic tiles: {setting.synth}, {setting.synth_tiles} to train on{share}."
         )

@@ -6,7 +6,7 @@ off what it covers of others, and the distances of what is left are computed aga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,10 @@ class LabelledCrop:
     distances: npt.NDArray[np.uint8]
     instance: npt.NDArray[np.int32]
 
+    def each(self, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> LabelledCrop:
+        """The same with every array changed."""
+        return LabelledCrop(change(self.image), change(self.labels), change(self.distances), change(self.instance))
+
 
 Box = tuple[int, tuple[slice, slice]]
 """Id of a nucleus, and the rows and columns that it lies in."""
@@ -57,7 +61,7 @@ def whole_nuclei(instance: npt.NDArray[np.int32]) -> list[Box]:
     """Nuclei that the border of a tile does not cut: int32 [H, W] -> their boxes."""
     height, width = instance.shape
     return [
-        (number, box)
+        (number, (box[0], box[1]))
         for number, box in enumerate(ndimage.find_objects(instance), 1)
         if box is not None and box[0].start and box[1].start and box[0].stop < height and box[1].stop < width
     ]
@@ -80,8 +84,7 @@ class Donor:
             part = np.rot90(array[window], turns)
             return part[:, ::-1] if mirrored else part
 
-        tile = self.tile
-        patch = LabelledCrop(*map(turned, (tile.image, tile.labels, tile.distances, tile.instance)))
+        patch = self.tile.each(turned)
         return patch, patch.instance == number
 
 
@@ -96,7 +99,7 @@ def paste_nuclei(
     """
     if not donor.boxes:
         return crop
-    pasted = LabelledCrop(*(np.array(array) for array in (crop.image, crop.labels, crop.distances, crop.instance)))
+    pasted = crop.each(np.array)
     height, width = pasted.labels.shape
     next_id, covered = int(pasted.instance.max(initial=0)) + 1, set[int]()
     for number in range(int(rng.integers(1, config.most + 1))):

@@ -171,6 +171,18 @@ def test_trainings_of_a_grid_differ_only_in_what_their_arm_says() -> None:
     )
 
 
+def test_pasting_and_pretraining_are_arms_of_their_own() -> None:
+    config = config_of(arms=["R*", "P*", "S*", "S>R"], fractions=[1.0], synth_share="0.75..0.25", pretraining_share=0.4)
+    reals, pasted, mixed, pretrained = (training.train_config(config) for training in grid(config))
+    assert [training.name for training in grid(config)] == ["R+-1-0", "P+-1-0", "S+-1-0", "S_R-1-0"]
+    assert (reals.mix, pasted.mix, mixed.mix, pretrained.mix) == (
+        "real", "real", "real+synth:0.75..0.25", "synth-then-real:0.4",
+    )  # fmt: skip
+    assert pasted.augment == reals.augment.model_copy(update={"paste": config.paste})
+    assert reals.augment == mixed.augment == pretrained.augment
+    assert (reals.augment.paste.probability, pasted.augment.paste.probability) == (0, 0.5)
+
+
 def test_every_fraction_of_a_seed_is_part_of_the_larger_ones(home: Path, tmp_path: Path) -> None:
     for final, patients in ((False, 4), (True, 8)):
         comparison = comparisons.prepare(config_of(final=final), home / "real", home / "synth", tmp_path / "out")
@@ -182,6 +194,57 @@ def test_every_fraction_of_a_seed_is_part_of_the_larger_ones(home: Path, tmp_pat
             assert not parts[2] & set(comparison.test.table["group_id"].to_pylist())
             chosen.append(frozenset(parts[1]))
         assert len(set(chosen)) > 1
+
+
+@pytest.fixture(scope="module")
+def cells(home: Path) -> Path:
+    """Synthetic sets of two cells, each knowing the two patients of its cell; their pattern."""
+    config = config_of(seeds=2, fractions=[0.5])
+    patients = comparisons.training_patients(config, home / "real")
+    for seed in (0, 1):
+        sources = tuple(f"real/{group}" for _, own, group in patients if own == seed)
+        assert len(sources) == 2
+        rewritten(open_dataset(home / "synth"), home / f"set-0.5-{seed}", training_sources=sources)
+    return home / "set-{fraction}-{seed}"
+
+
+def test_each_cell_trains_on_its_own_set_and_no_other_knows_enough(home: Path, cells: Path, tmp_path: Path) -> None:
+    config = config_of(arms=["R*", "S>R"], seeds=2, fractions=[0.5])
+    comparison = comparisons.prepare(config, home / "real", cells, tmp_path / "out")
+    assert [path.name for path in comparison.sets] == ["set-0.5-0", "set-0.5-1"]
+    scores = comparisons.run(comparison)
+    assert len(scores.finished) == 4
+    runs = [yaml.safe_load((tmp_path / "out/cells" / f"S_R-0.5-{seed}" / "run.yaml").read_text()) for seed in (0, 1)]
+    assert len({str(run) for run in runs}) == 2
+    with pytest.raises(UserError, match=r"set-0.5-0: expected tiles that know the 2 patients .* got 'real-slide-"):
+        comparisons.prepare(config, home / "real", home / "set-0.5-0", tmp_path / "other")
+
+
+def test_sets_that_are_missing_or_of_another_size_are_refused(home: Path, cells: Path, tmp_path: Path) -> None:
+    config = config_of(arms=["S*"], seeds=2, fractions=[0.5])
+    with pytest.raises(UserError, match="set-1-0: expected a data set of synthetic tiles"):
+        comparisons.prepare(config_of(arms=["S*"], fractions=[1.0]), home / "real", cells, tmp_path / "out")
+    write_dataset(home / "odd-0", n=6, source="synthetic", size=(64, 32))
+    write_dataset(home / "odd-1", n=6, source="synthetic", size=(64, 64))
+    with pytest.raises(
+        UserError, match=r"--synth .*odd-\{seed\}: expected sets of one size, got 2 training tiles of 64x32"
+    ):
+        comparisons.prepare(config, home / "real", home / "odd-{seed}", tmp_path / "out")
+
+
+def test_patients_of_cells_are_those_that_are_trained_on(
+    cli: Callable[..., Outcome], home: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "cells.csv"
+    grid_of = ("--fractions", "0.5,1.0", "--seeds", "2")
+    done = cli("segment", "compare", "--real", home / "real", *grid_of, "--patients-of-cells", out)
+    assert "12 patients of 4 cells" in done.out
+    rows = [line.split(",") for line in out.read_text().splitlines()]
+    assert rows[0] == ["fraction", "seed", "group"]
+    comparison = comparisons.prepare(config_of(seeds=2), home / "real", home / "synth", tmp_path / "out")
+    for fraction, seed in ((0.5, 0), (0.5, 1), (1.0, 0)):
+        groups = {group for f, s, group in rows[1:] if (float(f), int(s)) == (fraction, seed)}
+        assert groups == set(comparison.real_training(fraction, seed).table["group_id"].to_pylist())
 
 
 # --- running -----------------------------------------------------------------------------------------------------
@@ -529,6 +592,8 @@ def test_fractions_that_come_to_the_same_patients_are_refused(home: Path, tmp_pa
         ({"fractions": [0.0]}, "expected shares above 0"),
         ({"train": {**TRAIN, "seed": 3}}, "expected no train.seed"),
         ({"train": {**TRAIN, "patience": 3}}, "expected no train.patience"),
+        ({"train": {**TRAIN, "augment": {"paste": {"probability": 0.5}}}}, "expected no train.augment.paste"),
+        ({"synth_share": 1.5}, "expected a share between 0 and 1, or FIRST..LAST"),
         ({"stepz": 3}, "expected a known key, got 'stepz'"),
         ({"published": [{"name": "x", "metric": "aji", "value": 61.8, "source": "y"}]}, "published"),
     ],

@@ -228,10 +228,10 @@ def test_dry_run_prints_the_resolved_config_and_writes_nothing(at_home: Path, tm
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--mix", "real+fake"], "--mix: expected real, synth, real+synth or real+synth:SHARE"),
+        (["--mix", "real+fake"], "--mix: expected real, synth, real+synth, real+synth:SHARE of synthetic tiles"),
         (
             ["--net", "unetplus"],
-            "--net: expected one of segnet, unetplusplus, got 'unetplus'. Did you mean unetplusplus?",
+            "--net: expected one of segnet, unet, unetplusplus, got 'unetplus'. Did you mean unetplusplus?",
         ),
         (["--encoder", "resnet43"], "--encoder: expected an encoder of unetplusplus, got 'resnet43'. Did you mean"),
         (["--set", "stepz=3"], "segment train: stepz: expected a known key, got 'stepz'. Did you mean steps?"),
@@ -255,7 +255,7 @@ def test_dry_run_prints_the_resolved_config_and_writes_nothing(at_home: Path, tm
         ),
         (
             ["--net", "segnett", "--real", "nowhere"],
-            "--net: expected one of segnet, unetplusplus, got 'segnett'. Did you mean segnet?",
+            "--net: expected one of segnet, unet, unetplusplus, got 'segnett'. Did you mean segnet?",
         ),
         (["--device", "tpu"], "--device: expected a device of this machine (cpu"),
         (["--encoder-weights", "nothing.safetensors"], "nothing.safetensors: expected a safetensors file"),
