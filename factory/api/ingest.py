@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +23,10 @@ def ingest(
     classes: str | None = None,
     points: str | None = None,
     roi: str | None = None,
+    labels: str | None = None,
+    fill: str | None = None,
     scheme: PathLike | None = None,
-    class_map: str | Mapping[int, str] | None = None,
+    class_map: str | Mapping[int | str, str] | None = None,
     point_columns: str = "x,y,class",
     point_classes: str | None = None,
     drop_outside_points: bool = False,
@@ -53,6 +56,8 @@ def ingest(
         source: a folder, an image or a slide. Folders ``images``, ``instances``, ``masks``, ``classes``, ``cells`` and
             ``roi`` in it are known. out: the data set's folder.
         images, instances, semantic, classes, points, roi: patterns of files, e.g. ``"instances/{stem}.png"``.
+        labels: format of label files, or ``"FORMAT:PATTERN"``; None finds them by looking. fill: class of pixels that
+            no object of theirs covers.
         scheme: label scheme by name, or its YAML file. class_map: value in the masks -> class.
         point_columns: columns of x, y and class in point lists. point_classes: their names, ``"1:positive"``.
         drop_outside_points: leave out points outside of their image instead of refusing them.
@@ -81,7 +86,7 @@ def ingest(
     from manifests.dataset import open_dataset
 
     if isinstance(class_map, Mapping):
-        class_map = ",".join(f"{value}:{name}" for value, name in class_map.items())
+        class_map = json.dumps({str(value): name for value, name in class_map.items()})
     request = Request(
         source=path_of(source),
         out=Path(out),
@@ -91,6 +96,8 @@ def ingest(
         classes=classes,
         points=points,
         roi=roi,
+        labels=labels,
+        fill=fill,
         scheme=None if scheme is None else str(scheme),
         class_map=class_map,
         point_columns=point_columns,

@@ -17,6 +17,20 @@ MAX_BACKGROUND = 0.85
 """Share of background above which a tile without annotations is dropped (same source)."""
 
 
+class LabelSettings(Config):
+    """How label files of another program are read.
+
+    Attributes:
+        format: its name. pattern: of the files as the user gave it; None where they were found by looking.
+        classes: name of a class in the files -> class id or 255. fill: class of pixels that no object covers.
+    """
+
+    format: str
+    pattern: str | None = None
+    classes: dict[str, int] = Field(default_factory=dict)
+    fill: int = 0
+
+
 class IngestConfig(Config):
     """Files to ingest, and how they are read, tiled and split.
 
@@ -26,6 +40,7 @@ class IngestConfig(Config):
         files_sha256: digest over relative paths and contents of all files.
         scheme: the label scheme, as `LabelScheme.to_dict`.
         label_origin: "annotated", or "weak" for labels by threshold or of points.
+        labels: label files of another program; None without them.
         class_map: value in the file -> class id or 255; None takes values as they are.
         point_columns: names of x, y and class in point lists. point_classes: class as written -> class as stored.
         drop_outside_points: leave out points outside their image instead of refusing.
@@ -45,6 +60,7 @@ class IngestConfig(Config):
     files_sha256: str
     scheme: dict[str, Any]
     label_origin: Literal["annotated", "weak"]
+    labels: LabelSettings | None = None
     class_map: dict[int, int] | None = None
     point_columns: tuple[str, str, str] = ("x", "y", "class")
     point_classes: dict[str, str] = Field(default_factory=dict)
@@ -74,6 +90,7 @@ class IngestConfig(Config):
     def identity(self) -> str:
         """Digest of the configuration without the files' content: correcting a mask keeps the sample ids."""
         document = self.model_dump(mode="json") | {"files_sha256": ""}
-        if self.smooth_um is None:
-            del document["smooth_um"]  # keeps the ids of data sets from before region labels existed
+        for key in ("smooth_um", "labels"):
+            if document[key] is None:
+                del document[key]  # keeps the ids of data sets from before these existed
         return digest(document)

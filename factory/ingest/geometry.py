@@ -8,9 +8,10 @@ from pathlib import Path
 
 from factory.core.images.files import LOSSY, Header, UnreadableError, check_rgb, read_header
 from factory.core.images.slides import SLIDES, SlideHeader, is_slide, read_slide_header
+from factory.core.images.stacks import image_header
 from factory.core.resolutions import SAME_MPP
 from factory.ingest.config import IngestConfig
-from factory.ingest.pairing import IMAGE, Source
+from factory.ingest.pairing import IMAGE, LABELS, Source
 
 _MAX_ENLARGEMENT = 2.0
 
@@ -55,12 +56,12 @@ class Headers:
 def check_headers(source: Source, config: IngestConfig) -> Headers:
     """Read the headers of an image and its partners; nothing is decoded."""
     try:
-        if is_slide(source.image) and not source.uris.keys() - {IMAGE}:
+        if is_slide(source.image) and not source.uris.keys() - {IMAGE, LABELS}:
             geometry = _slide_geometry(read_slide_header(source.image), config)
             return Headers(geometry, _unknown_mpp(source, geometry))
         if source.image.suffix.lower() in SLIDES:
             raise UnreadableError("expected a flat image for labels, got a slide. Cut the labelled regions out")
-        header = read_header(source.image)
+        header = image_header(source.image, source.part)
     except UnreadableError as error:
         return Headers(None, (f"{source.uri}: {error}",), frozenset({IMAGE}))
     problems = _partner_problems(source, header)
@@ -76,7 +77,7 @@ def check_headers(source: Source, config: IngestConfig) -> Headers:
 def _partner_problems(source: Source, image: Header) -> dict[str, str]:
     """Faults that the headers of an image's partners show, by kind."""
     problems = {}
-    for kind in sorted(source.files.keys() - {IMAGE, "points"}):
+    for kind in sorted(source.files.keys() - {IMAGE, LABELS, "points"}):
         try:
             _check_partner(source.files[kind], image)
         except UnreadableError as error:

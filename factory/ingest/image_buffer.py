@@ -13,12 +13,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.images.files import UnreadableError, read_pixels
+from factory.core.images.files import UnreadableError
 from factory.core.images.slides import SlideReader
+from factory.core.images.stacks import image_pixels
+from factory.core.label_files.base import FaultsError
+from factory.core.label_files.windows import Windows
 from factory.ingest.config import IngestConfig
 from factory.ingest.geometry import ImageGeometry
+from factory.ingest.label_files import slide_labels
 from factory.ingest.labels import Labels, air, assemble, read_labels
-from factory.ingest.pairing import IMAGE, Source, SourceError
+from factory.ingest.pairing import IMAGE, LABELS, Source, SourceError
 from factory.ingest.points import Points
 from factory.ingest.region_labels import label_regions
 
@@ -67,7 +71,12 @@ def open_image(source: Source, geometry: ImageGeometry, config: IngestConfig) ->
         return
     try:
         with SlideReader(source.image) as reader:
-            yield _Slide(reader, geometry.level, geometry, config, threshold)
+            labels = None
+            if LABELS in source.files:
+                labels = slide_labels(source, config, reader.header.sizes[0], geometry.scale)
+            yield _Slide(reader, geometry.level, geometry, config, threshold, labels)
+    except FaultsError as error:
+        raise SourceError([f"{source.uris[LABELS]}: {problem}" for problem in error.problems]) from error
     except UnreadableError as error:
         raise SourceError([f"{source.uri}: {error}"]) from error
 
@@ -88,7 +97,7 @@ def read_flat(source: Source, config: IngestConfig, skip: Collection[str] = ()) 
     size: tuple[int, int] | None = None
     if IMAGE not in skip:
         try:
-            image = read_pixels(source.image)
+            image = image_pixels(source.image, source.part)
             size = image.shape[0], image.shape[1]
         except UnreadableError as error:
             problems.append(f"{source.uri}: {error}")
@@ -129,15 +138,25 @@ class _Slide:
     doubts: tuple[str, ...] = ()
 
     def __init__(
-        self, reader: SlideReader, level: int, geometry: ImageGeometry, config: IngestConfig, threshold: int
+        self,
+        reader: SlideReader,
+        level: int,
+        geometry: ImageGeometry,
+        config: IngestConfig,
+        threshold: int,
+        labels: Windows | None = None,
     ) -> None:
         self._reader, self._level, self._geometry = reader, level, geometry
-        self._config, self._threshold = config, threshold
+        self._config, self._threshold, self._labels = config, threshold, labels
 
     def read(self, y: int, x: int, height: int, width: int) -> Region:
         image = self._image(y, x, height, width)
         is_air = air(image, self._threshold)
-        semantic, instance = assemble(Labels(None, None, None, None), is_air, self._config.label_scheme)
+        if self._labels is None:
+            semantic, instance = assemble(Labels(None, None, None, None), is_air, self._config.label_scheme)
+        else:
+            drawn = self._labels.draw(y, x, height, width)
+            semantic, instance = drawn.semantic, drawn.instance
         return Region(image, semantic, instance, background(semantic, is_air, self._config))
 
     def _image(self, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:

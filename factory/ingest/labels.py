@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from factory.core.images.files import UnreadableError, read_pixels
 from factory.ingest.config import IngestConfig
-from factory.ingest.pairing import Source
+from factory.ingest.label_files import draw_labels
+from factory.ingest.pairing import LABELS, Source
 from factory.ingest.points import Points, read_points
 from factory.learn.cells_by_colour import grey
 from manifests.labels import IGNORE, LabelScheme
@@ -73,6 +74,11 @@ def read_labels(
     instance = arrays["instances"].astype(np.int32) if "instances" in arrays else None
     if "classes" in arrays and instance is not None and semantic is not None:
         problems += [f"{source.uris['classes']}: {p}" for p in _disagreement(semantic, instance)]
+    if LABELS in source.files and size is not None:
+        drawn, found = draw_labels(source, config, size)
+        problems += found
+        if drawn is not None:
+            semantic, instance, doubts = drawn.semantic, drawn.instance, list(drawn.doubts)
     points, found = _points(source, config, size)
     roi = arrays["roi"] != 0 if "roi" in arrays else None
     return Labels(semantic, instance, roi, points, tuple(doubts)), problems + found

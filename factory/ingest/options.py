@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from factory.core.label_files import FORMATS
 from factory.core.options import OUTPUT, SCHEMES, TILES, Heading
 
 KINDS = ("images", "instances", "semantic", "classes", "points", "roi")
@@ -49,7 +50,20 @@ class Request:
     ] = None
     class_map: Annotated[
         str | None,
-        _LABELS("VALUE:CLASS,... (or JSON, or a JSON or YAML file) for masks with other values. [default: none]"),
+        _LABELS(
+            "VALUE:CLASS,... (or JSON, or a JSON or YAML file) for masks with other values; "
+            "NAME=CLASS,... for label files, '*' for all other names. [default: names of the scheme]"
+        ),
+    ] = None
+    labels: Annotated[
+        str | None,
+        _LABELS(
+            "Format of label files, or FORMAT:PATTERN: " + ", ".join(FORMATS) + ". [default: found by looking]",
+        ),
+    ] = None
+    fill: Annotated[
+        str | None,
+        _LABELS("Class of pixels in no object of label files. [default: class 0 with nuclei, else ignore (255)]"),
     ] = None
     point_columns: Annotated[str, _LABELS("Columns of x, y and class in point lists.")] = "x,y,class"
     point_classes: Annotated[

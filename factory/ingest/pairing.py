@@ -13,7 +13,10 @@ from factory.core.images.slides import SLIDES
 from factory.ingest.unread import find_unread, labels_among, listed, what_lies_there
 from manifests.errors import UserError
 
-IMAGE = "images"
+IMAGE, LABELS = "images", "labels"
+MASKS = ("instances", "semantic", "classes")
+"""Kinds of files that are label maps."""
+
 _FOLDERS: dict[str, tuple[str, ...]] = {
     IMAGE: ("images", "image", "imgs"),
     "instances": ("instances", "instance", "inst"),
@@ -42,12 +45,14 @@ class Source:
 
     Attributes:
         stem: the part of the name that they share. files: kind ("images", "instances", ...) -> path.
-        uris: the same as POSIX paths relative to the source folder.
+        uris: the same as POSIX paths relative to the source folder; an image of a stack has ``#`` and its number.
+        part: number of the image where its file is a stack.
     """
 
     stem: str
     files: Mapping[str, Path]
     uris: Mapping[str, str]
+    part: int | None = None
 
     @property
     def image(self) -> Path:
@@ -130,6 +135,7 @@ def pair(
     ignore_unread: bool = False,
     is_folder: bool = True,
     known: Collection[Path] = (),
+    by_stem: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Pairing:
     """Find the images and the partners of each.
 
@@ -137,10 +143,12 @@ def pair(
     and its partners share (in the image pattern it may be left out: then it is the file name without suffix). Files
     without a partner are a fault, or left out with `ignore_unpaired`; so are labels beside the images that no pattern
     claims, or left out with `ignore_unread`. `is_folder` tells whether a whole folder was named; `known` are files that
-    other options name.
+    other options name; `by_stem`: kind -> stem -> uri of files that were found otherwise, images of stacks among them.
     """
     problems: list[str] = []
-    found = {kind: _find(root, kind, pattern, problems) for kind, pattern in patterns.items()}
+    by_stem = by_stem or {}
+    found = {kind: _find(root, kind, pattern, problems) for kind, pattern in patterns.items() if kind not in by_stem}
+    found |= {kind: dict(uris) for kind, uris in by_stem.items()}
     images = found.pop(IMAGE)
     partners_uris = {uri for partners in found.values() for uri in partners.values()}
     images = {stem: uri for stem, uri in images.items() if uri not in partners_uris}
@@ -150,7 +158,7 @@ def pair(
     if not images and not problems:
         problems.append(f"{root}/{patterns[IMAGE]}: expected images, got {what_lies_there(root)}")
     unpaired = [
-        f"{path}: expected its {kind} file {patterns[kind].replace(_STEM, stem)}, got none"
+        f"{path}: expected its {kind} file {patterns.get(kind, '').replace(_STEM, stem)}, got none"
         for stem, path in sorted(images.items())
         for kind in found
         if stem not in found[kind]
@@ -167,7 +175,11 @@ def pair(
     sources = []
     for stem in sorted(complete, key=lambda stem: images[stem]):
         uris = {IMAGE: images[stem], **{kind: partners[stem] for kind, partners in found.items()}}
-        sources.append(Source(stem, {kind: root / uri for kind, uri in uris.items()}, uris))
+        files, part = {kind: root / uri for kind, uri in uris.items()}, None
+        if IMAGE in by_stem:
+            path, _, number = images[stem].rpartition("#")
+            files[IMAGE], part = root / path, int(number)
+        sources.append(Source(stem, files, uris, part))
     if images and not complete and ignore_unpaired:
         problems.append(f"{root}: expected at least one image with all its partners, got none")
     left_out = tuple(unpaired) if ignore_unpaired else ()
@@ -188,7 +200,10 @@ def _unread(
     claimed = {*images.values(), *(uri for partners in found.values() for uri in partners.values())}
     claimed |= {os.path.relpath(path, root).replace(os.sep, "/") for path in known}
     unread = find_unread(root, claimed, images, is_folder=is_folder)
-    advice = "Give their pattern (--semantic, --instances, --classes, --points), or leave them out with --ignore-unread"
+    advice = (
+        "Say what they are (--labels, --semantic, --instances, --classes, --points), "
+        "or leave them out with --ignore-unread"
+    )
     faults = [
         f"{images[stem]}: expected an image, got what is named as the labels of {other}. {advice}"
         for stem, other in sorted(labels_among(images).items())
@@ -229,6 +244,18 @@ def _find(root: Path, kind: str, pattern: str, problems: list[str]) -> dict[str,
             continue
         found[stem] = uri
     return found
+
+
+def find_files(root: Path, pattern: str) -> list[Path]:
+    """Files whose path relative to `root` fits a pattern, sorted."""
+    expression = _expression(pattern)
+    found = _walk_literal(root, pattern)
+    return [path for path in found if path.is_file() and expression.fullmatch(path.relative_to(root).as_posix())]
+
+
+def holds_masks(root: Path, pattern: str) -> bool:
+    """Whether a pattern finds a raster image."""
+    return any(path.suffix.lower() in RASTERS for path in find_files(root, pattern))
 
 
 def _walk_literal(root: Path, pattern: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from factory.core.config import digest, option_names, parse, parse_size, read_ya
 from factory.core.images.slides import content_files
 from factory.ingest import grouping
 from factory.ingest.config import AIR_THRESHOLDS, MAX_BACKGROUND, IngestConfig
+from factory.ingest.label_files import LabelFiles, find_label_files
 from factory.ingest.options import Request as Request
-from factory.ingest.pairing import Pairing, find_patterns, pair
+from factory.ingest.pairing import LABELS, MASKS, Pairing, find_patterns, pair
 from factory.ingest.region_labels import MAX_SMOOTH_UM, SMOOTH_UM
 from factory.plan.rows import load_scheme
 from manifests.errors import UserError
@@ -50,10 +52,19 @@ def resolve(request: Request) -> Job:
         raise UserError("--group-pattern and --groups: expected one of them, got both. Leave one out.")
     if request.group_pattern is not None:
         grouping.check_pattern(request.group_pattern)
-    config = _config(request, root.resolve().name, patterns)
+    labels = _find_labels(request, root, patterns)
+    if labels is not None:
+        patterns = {kind: pattern for kind, pattern in patterns.items() if kind not in MASKS}
+    config = _config(request, root.resolve().name, patterns, labels)
     group_table = grouping.read_table(request.groups, "--groups", ("name",), "group") if request.groups else None
     split_table = grouping.read_splits(request.splits) if request.splits else None
-    given = (request.groups, request.splits, *(Path(name) for name in (request.class_map, request.scheme) if name))
+    read = () if labels is None else (*labels.files, *(root / uri.partition("#")[0] for uri in labels.images.values()))
+    given = (
+        *read,
+        request.groups,
+        request.splits,
+        *(Path(name) for name in (request.class_map, request.scheme) if name),
+    )
     pairing = pair(
         root,
         patterns,
@@ -61,6 +72,7 @@ def resolve(request: Request) -> Job:
         ignore_unread=request.ignore_unread or bool(request.patterns.keys() - {"images", "roi"}),
         is_folder=request.source is None or request.source.is_dir(),
         known=[path for path in given if path is not None],
+        by_stem=labels.by_stem(root) if labels is not None else None,
     )
     groups, problems = grouping.assign_groups(pairing.sources, request.group_pattern, group_table)
     splits = None
@@ -68,15 +80,24 @@ def resolve(request: Request) -> Job:
         splits, found = grouping.splits_from_table(pairing.sources, groups, split_table)
         problems += found
     config = config.model_copy(update={"files_sha256": _files_digest(pairing)})
+    problems += labels.problems if labels is not None else ()
     return Job(config, pairing, groups, splits, (*pairing.problems, *problems))
 
 
-def _config(request: Request, name: str, patterns: Mapping[str, str]) -> IngestConfig:
+def _find_labels(request: Request, root: Path, patterns: Mapping[str, str]) -> LabelFiles | None:
+    """Label files of another program: of a folder, beside one image, or by a pattern where no folder is named."""
+    if request.source is None and ":" not in (request.labels or ""):
+        return None
+    only = request.source.stem if request.source is not None and request.source.is_file() else None
+    return find_label_files(root, request.labels, patterns, request.patterns, only)
+
+
+def _config(request: Request, name: str, patterns: Mapping[str, str], labels: LabelFiles | None) -> IngestConfig:
     """The configuration, as yet without the digest of the files."""
-    kinds = frozenset(patterns)
+    kinds = frozenset(patterns) | ({LABELS} if labels is not None else set())
     smooth_um = _smooth_um(request, kinds)
     scheme = _scheme(request.scheme, kinds) if smooth_um is None else _region_scheme(request.scheme or "ki67")
-    is_weak = not kinds & {"semantic", "instances"}
+    is_weak = not kinds & {"semantic", "instances", LABELS}
     most = (MAX_BACKGROUND if is_weak else 1.0) if request.max_background is None else request.max_background
     if not 0 <= most <= 1:
         raise UserError(f"--max-background: expected a share from 0 to 1, got {most}.")
@@ -86,7 +107,8 @@ def _config(request: Request, name: str, patterns: Mapping[str, str]) -> IngestC
         "files_sha256": "",
         "scheme": scheme.to_dict(),
         "label_origin": "weak" if is_weak else "annotated",
-        "class_map": parse_class_map(request.class_map, scheme),
+        "labels": _label_settings(request, labels, scheme),
+        "class_map": parse_class_map(request.class_map, scheme) if labels is None else None,
         "point_columns": _point_columns(request.point_columns),
         "point_classes": _pairs(request.point_classes, "--point-classes"),
         "drop_outside_points": request.drop_outside_points,
@@ -114,9 +136,9 @@ def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:
     if name is None:
         if "semantic" in kinds:
             raise UserError("--scheme: expected the scheme of the semantic masks, got none. Say e.g. --scheme pdl1.")
-        name = "ihc" if "classes" in kinds else "nuclei" if "instances" in kinds else "tissue"
+        name = "ihc" if "classes" in kinds else "nuclei" if kinds & {"instances", LABELS} else "tissue"
     scheme = load_scheme(name)
-    if not kinds & {"semantic", "classes"}:
+    if not kinds & {"semantic", "classes", LABELS}:
         if "instances" in kinds and (len(scheme.ids("nucleus")) != 1 or scheme.ids("nucleus") == (0,)):
             raise UserError(
                 f"--scheme: expected a scheme with one kind of nucleus for instances alone, got {scheme.name}. "
@@ -136,7 +158,7 @@ def _smooth_um(request: Request, kinds: frozenset[str]) -> float | None:
         if request.smooth_um is not None:
             raise UserError("--smooth-um: expected --regions with it, got none.")
         return None
-    masks, missing = sorted(kinds & {"semantic", "instances", "classes"}), sorted({"points", "roi"} - kinds)
+    masks, missing = sorted(kinds & {*MASKS, LABELS}), sorted({"points", "roi"} - kinds)
     if masks or missing:
         got = f"{masks[0]}, which say more" if masks else f"no {missing[0]}"
         raise UserError(f"--regions: expected images with points and ROI alone, got {got}. Leave --regions out.")
@@ -159,10 +181,44 @@ def _region_scheme(name: str) -> LabelScheme:
     return scheme
 
 
+def _label_settings(request: Request, labels: LabelFiles | None, scheme: LabelScheme) -> dict[str, Any] | None:
+    """Settings of label files; None without them."""
+    if labels is None:
+        if request.fill is not None:
+            raise UserError("--fill: expected label files with it (see --labels), got none. Leave it out.")
+        return None
+    ids = {**{name: number for number, name in enumerate(scheme.names)}, "ignore": IGNORE}
+    if request.fill is not None and request.fill not in ids:
+        raise UserError(f"--fill: expected a class of {scheme.name} ({', '.join(ids)}), got {request.fill!r}.")
+    fill = (0 if scheme.ids("nucleus") else IGNORE) if request.fill is None else ids[request.fill]
+    classes = parse_class_names(request.class_map, scheme)
+    return {"format": labels.format, "pattern": labels.pattern, "classes": classes, "fill": fill}
+
+
+def parse_class_names(text: str | None, scheme: LabelScheme) -> dict[str, int]:
+    """``Tumour=positive cell,*=other``, JSON, or a JSON or YAML file -> name in label files -> class id or 255."""
+    document = {} if text is None else _class_document(text, "=" if "=" in text else ":")
+    return {str(name): _class_id(name, entry, scheme) for name, entry in document.items()}
+
+
 def parse_class_map(text: str | None, scheme: LabelScheme) -> dict[int, int] | None:
     """``0:0,1:2``, JSON, or a JSON or YAML file -> value in the file -> class id or 255; class names do as ids."""
     if text is None:
         return None
+    mapped: dict[int, int] = {}
+    for key, entry in _class_document(text, ":").items():
+        target = _class_id(key, entry, scheme)
+        try:
+            mapped[int(key)] = target
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--class-map: expected a number before the class, got {key!r}.") from error
+    if not mapped:
+        raise UserError("--class-map: expected at least one VALUE:CLASS, got none.")
+    return mapped
+
+
+def _class_document(text: str, between: str) -> Mapping[Any, Any]:
+    """A class map as typed, as JSON, or from a file."""
     document: Any
     if Path(text).suffix.lower() in (".yaml", ".yml", ".json"):
         document = read_yaml(Path(text))
@@ -172,33 +228,35 @@ def parse_class_map(text: str | None, scheme: LabelScheme) -> dict[int, int] | N
         except ValueError as error:
             raise UserError(f"--class-map: expected JSON, got {text!r} ({error}).") from error
     else:
-        document = _pairs(text, "--class-map")
+        document = _pairs(text, "--class-map", between)
+    if not isinstance(document, Mapping):
+        raise UserError(f"--class-map: expected VALUE{between}CLASS, got {str(document)[:60]}.")
+    return document
+
+
+def _class_id(key: Any, entry: Any, scheme: LabelScheme) -> int:
+    """The id of a class that a class map names, or 255."""
     names = {**{name: number for number, name in enumerate(scheme.names)}, "ignore": IGNORE}
-    mapped: dict[int, int] = {}
-    for key, entry in document.items():
-        try:
-            value, target = int(key), names[entry] if entry in names else int(entry)
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"--class-map: expected VALUE:CLASS, got {key}:{entry}. Classes of {scheme.name}: "
-                f"{', '.join(scheme.names)} or their ids, and ignore."
-            ) from error
-        if target != IGNORE and not 0 <= target < len(scheme):
-            raise UserError(
-                f"--class-map: expected a class 0-{len(scheme) - 1} of scheme {scheme.name} or {IGNORE}, got {target}."
-            )
-        mapped[value] = target
-    if not mapped:
-        raise UserError("--class-map: expected at least one VALUE:CLASS, got none.")
-    return mapped
+    try:
+        target = names[entry] if entry in names else int(entry)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"--class-map: expected VALUE:CLASS, got {key}:{entry}. Classes of {scheme.name}: "
+            f"{', '.join(scheme.names)} or their ids, and ignore."
+        ) from error
+    if target != IGNORE and not 0 <= target < len(scheme):
+        raise UserError(
+            f"--class-map: expected a class 0-{len(scheme) - 1} of scheme {scheme.name} or {IGNORE}, got {target}."
+        )
+    return target
 
 
-def _pairs(text: str | None, option: str) -> dict[str, str]:
+def _pairs(text: str | None, option: str, between: str = ":") -> dict[str, str]:
     pairs: dict[str, str] = {}
     for word in (text or "").split(",") if text else ():
-        key, separator, value = word.partition(":")
+        key, separator, value = word.rpartition(between) if between == "=" else word.partition(between)
         if not separator or not key.strip() or not value.strip():
-            raise UserError(f"{option}: expected FROM:TO,FROM:TO, got {word!r} in it.")
+            raise UserError(f"{option}: expected FROM{between}TO,FROM{between}TO, got {word!r} in it.")
         if key.strip() in pairs:
             raise UserError(f"{option}: expected {key.strip()} once, got it twice.")
         pairs[key.strip()] = value.strip()
@@ -243,9 +301,10 @@ def _geometry(request: Request) -> dict[str, Any]:
 
 def _files_digest(pairing: Pairing) -> str:
     """Digest over relative path and content of every file that is read."""
+    sha256 = functools.cache(sha256_file)  # a file of many images is hashed once
     return digest(
         [
-            [kind, source.uris[kind], [sha256_file(file) for file in content_files(path)]]
+            [kind, source.uris[kind], [sha256(file) for file in content_files(path)]]
             for source in pairing.sources
             for kind, path in sorted(source.files.items())
         ]

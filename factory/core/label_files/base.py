@@ -6,10 +6,11 @@ import contextlib
 import functools
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from factory.core.images.files import UnreadableError
 from factory.core.label_files import FORMATS
 from factory.core.label_files.shapes import Shape
 from factory.core.registry import resolve
+
+T = TypeVar("T")
 
 MAX_TEXT_BYTES = 1 << 30
 """Size of a label file in text, after decompression."""
@@ -76,6 +79,11 @@ class LabelFormat(Protocol):
         return [stem_of(path, cls.suffixes)]
 
     @classmethod
+    def stack(cls, path: Path) -> Path | None:
+        """The stack of images, in the order of `stems`, that a stack of labels belongs to; None for other files."""
+        return None
+
+    @classmethod
     def read(cls, path: Path, stem: str, size: tuple[int, int], *, nuclei: bool) -> Found:
         """The labels of an image.
 
@@ -130,17 +138,24 @@ class Faults:
             raise FaultsError(self._problems)
 
 
+def once_per_file(function: Callable[[Path], T]) -> Callable[[Path], T]:
+    """Keep what a function made of the last two files: a file of many images is read for each of them."""
+    kept = functools.lru_cache(maxsize=2)(lambda path, mtime_ns, size: function(path))
+
+    @functools.wraps(function)
+    def call(path: Path) -> T:
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise UnreadableError(f"expected a file that can be read, got {error.strerror}") from error
+        return kept(path, state.st_mtime_ns, state.st_size)
+
+    return call
+
+
+@once_per_file
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, which may be gzipped (``.gz``); the last ones read are kept."""
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise UnreadableError(f"expected a JSON file, got none that can be read ({error.strerror})") from error
-    return _read_json(path, state.st_mtime_ns, state.st_size)
-
-
-@functools.lru_cache(maxsize=2)  # a file of many images is read for each of them
-def _read_json(path: Path, mtime_ns: int, size: int) -> Any:
+    """The content of a JSON file, which may be gzipped (``.gz``)."""
     try:
         return json.loads(read_bounded(path))
     except (ValueError, RecursionError) as error:
@@ -159,7 +174,7 @@ def read_bounded(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
     return content
 
 
-def check_size(found: tuple[int, int], size: tuple[int, int]) -> None:
+def check_size(found: Sequence[Any], size: tuple[int, int]) -> None:
     """Refuse labels whose size, height and width, is not that of the image."""
     if tuple(found) != tuple(size):
         raise UnreadableError(
@@ -180,3 +195,49 @@ def as_ids(array: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     if low < 0 or high > 2**31 - 1:
         raise UnreadableError(f"expected instance ids from 0 to {2**31 - 1}, got {low}..{high}. Number them anew")
     return whole
+
+
+def classes_by_majority(
+    instance: npt.NDArray[Any], classes: npt.NDArray[Any], names: Mapping[int, str]
+) -> tuple[dict[int, str | None], tuple[str, ...]]:
+    """The class of each object, that of most of its pixels, and notes on objects of several classes.
+
+    Args:
+        instance, classes: int [H, W] of one shape. names: value in `classes` -> name; 0 is none, unless named.
+    """
+    inside = instance > 0
+    pairs, counts = np.unique(np.stack([instance[inside], classes[inside]]), axis=1, return_counts=True)
+    best: dict[int, tuple[int, int]] = {}
+    mixed = set()
+    for number, value, count in zip(*pairs.tolist(), counts.tolist(), strict=True):
+        if number in best:
+            mixed.add(number)
+        best[number] = max(best.get(number, (0, 0)), (count, value))
+    found = {number: names.get(value) if value or 0 in names else None for number, (_, value) in best.items()}
+    notes = (f"{len(mixed)} objects have pixels of several classes: most pixels count",) if mixed else ()
+    return found, notes
+
+
+def read_xml(path: Path, root: str) -> Any:
+    """The outermost element of an XML file; entities and another element than `root` are refused."""
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import ParseError, fromstring
+
+    try:
+        element = fromstring(read_bounded(path))
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise UnreadableError(f"expected XML, got {str(error).splitlines()[0][:80]}. Export it again") from error
+    if element.tag != root:
+        raise UnreadableError(f"expected XML of <{root}>, got <{element.tag}>")
+    return element
+
+
+def starts_with_root(path: Path, root: str) -> bool:
+    """Whether the first element of an XML file is `root`, by a look at its start."""
+    with path.open("rb") as stream:
+        start = stream.read(1 << 14)
+    for encoding in ("utf-8-sig", "utf-16"):
+        found = re.search(r"<([A-Za-z_][\w.-]*)", start.decode(encoding, errors="ignore"))
+        if found is not None:
+            return found[1] == root
+    return False

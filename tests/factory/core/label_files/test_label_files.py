@@ -1,0 +1,116 @@
+"""Label files: what the tests' writers write is read and drawn, equal pixel by pixel and id by id."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from factory.core.label_files import FORMATS
+from factory.core.label_files.base import Outlines, resolve_format
+from factory.core.label_files.drawing import ClassTable, class_problems, draw
+from factory.core.label_files.shapes import Shape, rasterise
+from factory.core.label_files.windows import Windows
+from manifests.labels import IGNORE, get_scheme
+from tests.label_writers import NAMES, SIZE, WRITERS, Objects, Writer, random_objects
+
+IHC = ClassTable(get_scheme("ihc"), {})
+NUCLEI = ClassTable(get_scheme("nuclei"), {})
+EVERY = [(name, writer) for name, writers in WRITERS.items() for writer in writers]
+
+
+def test_every_format_has_a_writer() -> None:
+    assert {*WRITERS, "colours"} == FORMATS.keys()
+
+
+@pytest.mark.parametrize(("name", "writer"), EVERY, ids=[f"{name}-{number}" for number, (name, _) in enumerate(EVERY)])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_what_is_written_is_read(tmp_path: Path, name: str, writer: Writer, seed: int) -> None:
+    objects = random_objects(seed, one_piece=writer.one_piece, holes=writer.holes)
+    (tmp_path / "a").mkdir(exist_ok=True)
+    path = writer.write(tmp_path / "a" / writer.name, objects)
+    kind = resolve_format(name)
+    assert kind.recognises(path)
+    assert writer.stem in kind.stems(path)
+    table = ClassTable(IHC.scheme, dict(zip(writer.named, (1, 2), strict=False))) if writer.named else NUCLEI
+    found = kind.read(path, writer.stem, SIZE, nuclei=True)
+    assert class_problems(found, table) == []
+    drawn = draw(found, table, SIZE, 0)
+    if writer.same_ids:
+        np.testing.assert_array_equal(drawn.instance, objects.instance)
+    else:
+        pairs = np.unique(np.stack([drawn.instance.ravel(), objects.instance.ravel()]), axis=1)
+        assert pairs.shape[1] == len(objects.names) + 1
+    classes = [1 + NAMES.index(name) if writer.named else 1 for name in objects.names]
+    np.testing.assert_array_equal(drawn.semantic, np.array([0, *classes])[objects.instance])
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(-40, 300), st.integers(-40, 300)), min_size=3, max_size=8), st.integers(1, 3))
+def test_pixels_are_inside_as_their_centres_are(corners: list[tuple[int, int]], finer: int) -> None:
+    """Against exact arithmetic: a ray to the left crosses an odd number of edges."""
+    from fractions import Fraction
+
+    unit = Fraction(1, 4**finer)  # corners on a grid of 1/4, 1/16 and 1/64 px
+    points = [(x * unit * 2, y * unit * 2) for x, y in corners]
+    expected = np.zeros((12, 14), bool)
+    for y, x in np.ndindex(expected.shape):
+        cx, cy, crossed = x + Fraction(1, 2), y + Fraction(1, 2), 0
+        for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
+            if (y0 <= cy) != (y1 <= cy):
+                crossed += x0 + (cy - y0) * (x1 - x0) / (y1 - y0) <= cx
+        expected[y, x] = crossed % 2
+    inside = np.zeros_like(expected)
+    part, found = rasterise([np.array(points, np.float64)], expected.shape)
+    inside[part] = found
+    np.testing.assert_array_equal(inside, expected)
+
+
+def test_the_later_object_counts_and_what_vanishes_is_said() -> None:
+    def box(name: str | None, x0: float, x1: float) -> Shape:
+        return Shape(name, ((np.array([[x0, 0], [x1, 0], [x1, 4], [x0, 4]]),),))
+
+    shapes = (
+        box("negative cell", 0, 4),
+        box("Positive Cell", 3, 6),
+        box("ignore*", 5, 7),
+        box("positive cell", 8, 8.4),
+    )
+    drawn = draw(Outlines(shapes), IHC, (4, 10), 0)
+    assert drawn.semantic[0].tolist() == [1, 1, 1, 2, 2, IGNORE, IGNORE, 0, 0, 0]
+    assert drawn.instance[0].tolist() == [1, 1, 1, 2, 2, 0, 0, 0, 0, 0]
+    assert drawn.doubts == ("1 objects have no pixel: too small, or covered by later ones",)
+
+
+def test_names_without_a_class_are_listed_with_what_to_type() -> None:
+    table = ClassTable(get_scheme("ihc"), {"*": 2})
+    assert [table.find(name) for name in ("NEGATIVE cell", "#4a6eb4", "Ignore*", "tumour", None)] == [1, 1, 255, 2, 2]
+    assert IHC.find("tumour") is None
+    assert NUCLEI.find(None) == 1
+    (problem,) = IHC.problems({"posit cell": 3, "negative cell": 1})
+    assert "got 'posit cell' (3 times)" in problem
+    assert "--class-map 'posit cell=positive cell'" in problem
+
+
+def test_windows_of_a_slide_show_what_the_whole_shows() -> None:
+    objects = random_objects(5)
+    shapes = [
+        Shape(name, tuple(tuple(np.array(ring, float) * 2 for ring in rings) for rings in objects.pieces(number)))
+        for number, name in objects.classes.items()
+    ]
+    windows = Windows(shapes, [1 + NAMES.index(name) for name in objects.names], IHC.scheme, 0, 2.0)
+    for y, x in ((0, 0), (5, 7), (10, 20)):
+        drawn = windows.draw(y, x, 9, 8)
+        np.testing.assert_array_equal(drawn.instance, objects.instance[y : y + 9, x : x + 8])
+
+
+def test_objects_are_what_they_say() -> None:
+    """The strategy makes what it promises: touching objects and holes."""
+    assert any(_touch(random_objects(seed)) for seed in range(5))
+
+
+def _touch(objects: Objects) -> bool:
+    left, right = objects.instance[:, :-1], objects.instance[:, 1:]
+    return bool(np.any((left != right) & (left > 0) & (right > 0)))
