@@ -12,6 +12,7 @@ from factory.commands.quiz import quiz
 from factory.commands.render import render
 from factory.commands.replay import replay
 from factory.commands.sample import sample
+from factory.commands.scheme import scheme
 from factory.commands.score import score
 from factory.commands.sketches import sketches
 from factory.commands.train import train
@@ -26,7 +27,7 @@ app = application(
         "Make data sets": [make, plan, ingest, render, sample, annotate],
         "Train generators": [train, convert, sketches],
         "Use elsewhere": [export],
-        "Look and measure": [inspect, score, quiz, verify, replay, doctor],
+        "Look and measure": [inspect, score, quiz, verify, replay, scheme, doctor],
     },
     resumable=[make, ingest, render, sample, export],
 )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from factory.core.config import Config, parse
+from factory.core.folder import RUN
+from factory.core.runs import read_run
 from factory.learn.base import NamesFile, UsesWeights
 from factory.learn.weights import WeightsConfig
 from factory.make.recipes.base import NOTHING, Provenance
 from factory.masks.base import MaskGenerator, resolve_mask_generator
-from factory.renderers.base import Renderer, resolve_renderer
+from factory.renderers.base import DressesClasses, Renderer, resolve_renderer
+from manifests.labels import LabelScheme
 
 PartT = TypeVar("PartT", MaskGenerator, Renderer)
 RESOLVERS: dict[str, Callable[[str], type[MaskGenerator] | type[Renderer]]] = {
@@ -94,6 +98,23 @@ def _part(find: Callable[[str], type[PartT]], key: str, values: Mapping[str, Any
     config = parse(kind.Config, values, f"{key} ({name})")
     part = kind(config, device)
     return Part(name, kind, part.resolved_config() if isinstance(part, UsesWeights) else config)
+
+
+def dressed(renderer: Part[Renderer], scheme: LabelScheme, out: Path) -> Part[Renderer]:
+    """The renderer with a look for every class that no role describes, where it has such.
+
+    A run that was begun before there were looks goes on as it began.
+
+    Args:
+        renderer: resolved. scheme: of the masks. out: the data set's folder.
+    """
+    part = renderer.build()
+    if not isinstance(part, DressesClasses):
+        return renderer
+    earlier = read_run(out).get("config", {}).get("renderer", {}) if (out / RUN).is_file() else {}
+    if earlier.get("name") == renderer.name and "appearances" not in earlier:
+        return renderer
+    return replace(renderer, config=part.dressed(scheme))
 
 
 def device_for(parts: Mapping[str, Mapping[str, Any]], device: str) -> str:

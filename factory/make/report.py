@@ -148,7 +148,10 @@ def run_text(prepared: Prepared[Recipe], *, by_weights: bool = False) -> str:
     layout = spec.layout
     plan = {key: value for key, value in spec.config["plan"].items() if value is not None and value is not False}
     plan.pop("requests_sha256", None)
-    asked = {"share": plan.pop("shares", spec.config.get(SHARES, {})), "share of cells": plan.pop("cell_shares", {})}
+    asked = {
+        "share of": plan.pop("shares", spec.config.get(SHARES, {})),
+        "share of cells of": plan.pop("cell_shares", {}),
+    }
     shares = {f"{what} {name}": text for what, texts in asked.items() for name, text in texts.items()}
     is_other = by_weights and recipe.scheme.name != "pdl1"
     origin = " (that of the weights; --scheme names another)" if is_other else ""

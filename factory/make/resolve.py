@@ -17,7 +17,7 @@ from factory.learn.base import UsesWeights
 from factory.make.joint_plan import JointMakeConfig
 from factory.make.parts import RESOLVERS
 from factory.make.recipes.given_masks import RenderConfig
-from factory.make.recipes.masks_and_renderer import MakeConfig
+from factory.make.recipes.masks_and_renderer import MakeConfig, plain_generators
 from factory.make.request import PlanRequest, RenderRequest
 from factory.masks import MASKS
 from factory.masks.base import resolve_mask_generator
@@ -180,7 +180,10 @@ def _lay_over(base: Mapping[str, Any], layers: Iterable[Mapping[str, Any]]) -> V
 
 def _defaults_of(scheme: LabelScheme) -> Values:
     path = configs_dir() / "plan" / f"{scheme.name}.yaml"
-    return read_yaml(path) if path.is_file() else {}
+    if path.is_file():
+        return read_yaml(path)
+    able = plain_generators(scheme)
+    return {"masks": {"name": able[0]}} if able else {}
 
 
 def _scheme_of_weights(asked: Mapping[str, Any]) -> LabelScheme | None:

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from factory.core.config import Config, digest, parse, read_yaml
+from factory.core.config import Config, digest, parse
 from factory.core.seeds import Stream, generator, row_seed
 from factory.plan.class_shares import decided_by_shares, draw_cell_shares, draw_shares
 from factory.plan.distributions import Distribution, Quantity, Values, is_like, parse_distribution, stratified
 from factory.plan.request import Request
+from factory.plan.scheme_file import load_scheme as load_scheme
 from manifests.errors import UserError
 from manifests.labels import LabelScheme, get_scheme
 from manifests.schema import METADATA_KEY, SCHEMA, SPLITS, conform, info_of, validate
@@ -104,13 +105,6 @@ def check_shares(split: tuple[float, float, float]) -> tuple[float, float, float
     if min(split) < 0 or abs(sum(split) - 1) > 1e-6:
         raise ValueError("expected three shares of train, val and test that sum to 1")
     return split
-
-
-def load_scheme(name: str) -> LabelScheme:
-    """Return a shipped label scheme by name, or one from a YAML or JSON file."""
-    if Path(name).suffix.lower() in (".yaml", ".yml", ".json"):
-        return LabelScheme.from_dict(read_yaml(Path(name)))
-    return get_scheme(name)
 
 
 def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:

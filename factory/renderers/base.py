@@ -90,6 +90,15 @@ class FitsDataset(Protocol):
         ...
 
 
+@runtime_checkable
+class DressesClasses(Protocol):
+    """A renderer that draws classes which no role describes, each in a look of its own."""
+
+    def dressed(self, scheme: LabelScheme) -> core.Config:
+        """Return the config that names the look of every such class of a scheme; deterministic."""
+        ...
+
+
 @dataclass(frozen=True)
 class RealPixels:
     """Whose pixels are in an image.

@@ -15,7 +15,7 @@ from factory.core.config import Config, digest
 from factory.core.leaks import MASKS_OF, seen_in_images
 from factory.core.seeds import Stream, generator, row_seed
 from factory.make.fit_to_real import RealTiles, fit_renderer
-from factory.make.parts import Part, input_notes, provenance_of, renderer_part
+from factory.make.parts import Part, dressed, input_notes, provenance_of, renderer_part
 from factory.make.pipeline import Prepared, prepare_run, synthetic_info
 from factory.make.recipes.base import NOTHING, Provenance, Row, Sample, changed_values, columns_of, precision_name
 from factory.plan.request import Request
@@ -201,6 +201,7 @@ def prepare(
     (scheme,) = dataset.schemes
     if like is not None:
         renderer = fit_renderer(renderer, scheme, like)
+    renderer = dressed(renderer, scheme, out)
     recipe = GivenMasks(masks, config.split, sha256_file(masks / SUMS), renderer, scheme, device)
     built = renderer.build(device)
     _refuse_unfit(dataset, scheme, built)

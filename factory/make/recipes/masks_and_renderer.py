@@ -14,12 +14,13 @@ from factory.core.runs import check_room
 from factory.core.seeds import Stream, generator
 from factory.learn.base import UsesWeights
 from factory.make.fit_to_real import RealTiles, fit_parts
-from factory.make.parts import Part, input_notes, mask_part, provenance_of, renderer_part
+from factory.make.parts import Part, dressed, input_notes, mask_part, provenance_of, renderer_part
 from factory.make.pipeline import Prepared, prepare_run, refuse_impossible, synthetic_info
 from factory.make.recipes.base import NOTHING, Row, Sample, changed_values, columns_of, maker_of, precision_name
 from factory.masks import MASKS, TRAINABLE
 from factory.masks.allocate import Allocation, Unmet, allocate
 from factory.masks.base import Cautions, MaskGenerator, resolve_mask_generator
+from factory.plan.request import Request
 from factory.plan.rows import Draft, PlanConfig, complete, plan, request_of, requests_digest
 from factory.renderers.base import CopiesPixels, RealPixels, Renderer, render_traced
 from factory.renderers.conditions import draw_condition
@@ -130,7 +131,9 @@ def _refuse_other_scheme(name: str, scheme: LabelScheme) -> None:
 
 def plain_generators(scheme: LabelScheme) -> list[str]:
     """Names of the mask generators without weights that draw a scheme; what the others draw depends on these."""
-    return [name for name in MASKS if name not in TRAINABLE and _draws(resolve_mask_generator(name), scheme)]
+    kinds = {name: resolve_mask_generator(name) for name in MASKS if name not in TRAINABLE}
+    asked = Request(256, 256, 0.25, scheme)
+    return [name for name, kind in kinds.items() if _draws(kind, scheme) and not kind(kind.Config()).refusal(asked)]
 
 
 def _draws(kind: type[MaskGenerator], scheme: LabelScheme) -> bool:
@@ -239,6 +242,7 @@ def prepare(
         fitted = fit_parts(recipe.masks, recipe.renderer, like, first, frozenset(config.masks) - {"name"})
         recipe = replace(recipe, masks=fitted.masks, renderer=fitted.renderer)
         behind, notes = fitted.behind, [*fitted.notes]
+    recipe = replace(recipe, renderer=dressed(recipe.renderer, scheme, out))
     maker = maker_of(recipe)
     parts = maker.masks, maker.renderer
     refuse_impossible(rows, scheme, parts)

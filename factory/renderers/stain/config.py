@@ -9,12 +9,13 @@ how often things occur are assumptions of the authors, made while looking at rea
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from factory.core.config import Config
 from factory.renderers.stain.dyes import DAB, EOSIN, HAEMATOXYLIN_HE, HAEMATOXYLIN_IHC, Vector
+from manifests.labels import REGION_LOOKS
 
 
 def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
@@ -39,6 +40,12 @@ def _levels(colour: tuple[float, float, float]) -> tuple[float, float, float]:
     if not all(128 <= level <= 255 for level in colour):
         raise ValueError("expected three grey levels from 128 to 255: air is bright")
     return colour
+
+
+def _look(name: str) -> str:
+    if name not in REGION_LOOKS:
+        raise ValueError(f"expected {', '.join(REGION_LOOKS)}, got {name}")
+    return name
 
 
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
@@ -186,6 +193,8 @@ class Slide(Config):
 class StainConfig(Config):
     """Configuration of `Stain`."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"appearances"})
+
     stain: Mode = "auto"
     """auto: nuclear DAB where a positive class is a nucleus or its marker nuclear, membranous DAB where it is another
     region, otherwise H&E."""
@@ -202,5 +211,8 @@ class StainConfig(Config):
     DAB, whose estimate is the least mixed with another dye."""
     slides: tuple[Slide, ...] = ()
     """Stain of real images. Where there are any, each tile takes one, varied a little, instead of the ranges."""
+    appearances: dict[str, Annotated[str, AfterValidator(_look)]] = Field(default_factory=dict)
+    """Class -> what its regions look like, before what the scheme says. `factory make` fills in the classes of a scheme
+    of one's own that have neither a role nor an appearance, so that they differ."""
     slide_spread: Annotated[float, Field(ge=0, le=0.5)] = 0.06
     """Log standard deviation of a fitted density from tile to tile."""

@@ -35,10 +35,19 @@ from factory.renderers.stain.fit import fit_slides
 from factory.renderers.stain.light import PaintSettings, Scene, outline, paint
 from factory.renderers.stain.noise_tables import SIZE, grain, smooth
 from factory.renderers.stain.red_cells import scatter_red_cells
+from factory.renderers.stain.region_looks import (
+    KINDS,
+    NUCLEI,
+    distinct_looks,
+    dress,
+    look_map,
+    named_looks,
+    own_layouts,
+)
 from factory.renderers.stain.scanner import scan
 from factory.renderers.stain.territories import centres_without_nucleus, spread_territories
 from factory.renderers.stain.tissue import Fields, draw_fields, fold_profile
-from factory.renderers.stain.unlabelled_nuclei import scatter_marked_nuclei, scatter_nuclei
+from factory.renderers.stain.unlabelled_nuclei import OWN_LAYOUT, scatter_marked_nuclei, scatter_nuclei
 from manifests.labels import LabelScheme
 
 _FULL_WIDTH = 2.355
@@ -68,13 +77,19 @@ class Stain(Renderer):
         labelled = bool(scheme.ids("tumour_positive"))
         return fit_slides(images, staining_of(self.config, scheme), self.config, positive_labelled=labelled)
 
+    def dressed(self, scheme: LabelScheme) -> StainConfig:
+        """Return the config in which classes without a role look different from each other; see `DressesClasses`."""
+        return self.config.model_copy(update={"appearances": distinct_looks(scheme, self.config.appearances)})
+
     def _render(self, condition: Condition, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         array, mpp = condition.array, condition.mpp
         if array.ndim != 3 or array.shape[0] != 2 or array.dtype != np.int32:
             raise ValueError(f"condition: expected int32 [2, H, W], got {array.dtype} {array.shape}")
         appearance = draw_appearance(self.config, staining_of(self.config, condition.scheme), mpp, rng)
         fields = draw_fields(array.shape[1:], mpp, rng)
-        nuclei = _nuclei(condition, fields, rng)
+        looks = named_looks(condition.scheme, self.config.appearances)
+        look = look_map(array[0].astype(np.uint8), condition.scheme, looks)
+        nuclei = _nuclei(condition, look, fields, rng)
         vague = bool((nuclei.kind == MIXED).any())
         hollow = vague and not condition.scheme.ids("air")
         settings = self._paint_settings(appearance, mpp, hollow, rng)
@@ -83,6 +98,8 @@ class Stain(Renderer):
         dyes = np.ascontiguousarray(appearance.vectors[:, ::-1], np.float32)
         background = np.ascontiguousarray(appearance.background[::-1], np.float32)
         paint(light, scene, cells, grain(), smooth(), dyes, background, settings)
+        if looks:
+            light = dress(light, look, nuclei.number, background, mpp, rng)
         return scan(cv2.merge(list(light)), appearance, self.config.scanner, rng)
 
     def _scene(
@@ -161,12 +178,22 @@ class Stain(Renderer):
         return PaintSettings(**{name: np.float32(value) for name, value in scalars.items()})
 
 
-def _nuclei(condition: Condition, fields: Fields, rng: np.random.Generator) -> Nuclei:
-    """Find the labelled nuclei, or draw unlabelled ones where the scheme labels none and the tile has none."""
+def _nuclei(condition: Condition, look: npt.NDArray[np.int64], fields: Fields, rng: np.random.Generator) -> Nuclei:
+    """Find the labelled nuclei, or draw unlabelled ones where the scheme labels none and the tile has none.
+
+    `look` is int64 [H, W], the place of each pixel in `region_looks.LOOKS` or -1.
+    """
     classes, instance = condition.array
     kind = kind_table(condition.scheme)[classes.astype(np.uint8)]
+    dressed = look >= 0
+    kind[dressed] = KINDS[look[dressed]]
     if instance.any() or nucleus_classes(condition.scheme):
         return find_nuclei(kind, instance, look_table(condition.scheme)[classes.astype(np.uint8)])
-    scatter = scatter_marked_nuclei if condition.scheme.ids("nuclear_marker") else scatter_nuclei
-    hidden, kind = scatter(kind, fields.zones, fields.fibre_angle(), condition.mpp, rng)
-    return find_nuclei(kind, hidden)
+    if condition.scheme.ids("nuclear_marker"):
+        hidden, kind = scatter_marked_nuclei(kind, fields.zones, fields.fibre_angle(), condition.mpp, rng)
+        return find_nuclei(kind, hidden)
+    coded = np.where(dressed, look + OWN_LAYOUT, kind).astype(np.uint8)
+    layouts = {code: own for code, own in own_layouts().items() if (coded == code).any()}
+    hidden, coded = scatter_nuclei(coded, fields.zones, fields.fibre_angle(), condition.mpp, rng, layouts)
+    kind = np.where(dressed, kind, coded)
+    return find_nuclei(kind, hidden, np.where(dressed, NUCLEI[look], -1))

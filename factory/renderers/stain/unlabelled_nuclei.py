@@ -37,6 +37,8 @@ _MARKED_LAYOUT: dict[int, Layout] = {
 8650 are drawn; in other tissue `segment.audit.stain_count` finds 9280 per mm2, in drawn tissue 8500."""
 _SIZE_SPREAD = 0.11
 """Log standard deviation of lengths from tile to tile: half that of the density of the same cases."""
+OWN_LAYOUT = 100
+"""Least code of tissue whose nuclei have a layout of their own."""
 _MANY = 100
 """Nuclei from which a region keeps what the grid puts there: chance evens out over so many."""
 _INFLAMED_BELOW = -0.8
@@ -49,14 +51,16 @@ def scatter_nuclei(
     angle: npt.NDArray[np.float32],
     mpp: float,
     rng: np.random.Generator,
+    layouts: Mapping[int, tuple[int, Layout]] | None = None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
     """Draw nuclei over every kind of tissue.
 
     Args:
-        kind: uint8 [H, W], as in `cells`.
+        kind: uint8 [H, W], as in `cells`, or from `OWN_LAYOUT` on a code of `layouts`.
         zones: float32 [H, W], of unit variance; divides MIXED tissue into epithelium (high), immune cells (lowest) and
             stroma.
         angle: float32 [H, W], direction of the fibres in radians. mpp: micrometres per pixel. rng: the tile's.
+        layouts: code of tissue with nuclei of its own -> its kind, and how these lie.
 
     Returns:
         An instance map int32 [H, W], and `kind` with MIXED resolved to the kind of its zone.
@@ -64,6 +68,8 @@ def scatter_nuclei(
     resolved = np.where(kind == MIXED, _zone_kinds(zones), kind)
     kinds = (IMMUNE, TUMOUR, STROMA)
     places = {here: _places_on(resolved, here, _LAYOUT[here], angle, mpp, rng) for here in kinds}
+    for code, (of_kind, layout) in (layouts or {}).items():
+        places[code] = _places_on(resolved, code, layout, angle, mpp, rng, along=of_kind == STROMA)
     return _stamped(places, resolved), resolved
 
 
@@ -187,13 +193,15 @@ def _places_on(
     angle: npt.NDArray[np.float32],
     mpp: float,
     rng: np.random.Generator,
+    *,
+    along: bool = False,
 ) -> Places:
-    """Draw candidates of one kind on its tissue; those of stroma are turned along the fibres."""
+    """Draw candidates of one kind on its tissue; those of stroma (and `along`) are turned along the fibres."""
     places = _places(kind.shape, layout, mpp, rng)
     y, x = places[:2].astype(np.intp)
     there = kind[y, x]
     places = places[:, (there == here) | ((here == TUMOUR) & (there == POSITIVE))]
-    if here == STROMA:
+    if here == STROMA or along:
         y, x = places[:2].astype(np.intp)
         places[4] = angle[y, x] + 0.25 * places[4]
     return places

@@ -100,7 +100,10 @@ def test_an_option_misspelt_without_a_value_or_of_the_wrong_type_is_refused(
             r"data/nope: expected a data set, got no such folder\. Make one with factory",
         ),
         ("factory score data/nope", r"data/nope: expected a data set, got no such folder\. Make one with factory"),
-        ("factory make --scheme mine.yaml", r"label scheme mine: class tumour: expected colour, got none\. Write for"),
+        (
+            "factory make --scheme mine.yaml",
+            r"mine\.yaml: classes\.0 \(tumour\): expected colour, got none\. Write for",
+        ),
         ("factory make --n 100000000", r"expected room for about \d+ TB, got .* free\. Free some|less than or equal"),
         ("segment evaluate --weights nuclei_hee", r"nuclei_hee: expected a safetensors file"),
     ],

@@ -521,3 +521,20 @@ def test_types_of_nuclei_look_different() -> None:
     dark = sorted(figures, key=lambda name: figures[name][0])
     assert (dark[0], dark[-1]) == ("dead", "epithelial")
     assert figures["neoplastic"][1] > 1.5 * max(figures["dead"][1], figures["epithelial"][1])
+
+
+def test_classes_without_a_role_look_different() -> None:
+    """Means and deviations of the colours of every two classes of a scheme differ, in the same mask and seeds."""
+    names = ("lumen", "capsule", "tubule", "medulla", "cortex", "hilum", "pelvis")
+    classes = tuple(LabelClass(i, name, (i, 0, 0), ("air",) * (i == 0)) for i, name in enumerate(names))
+    scheme = LabelScheme("organ", classes)
+    config = Stain(NO_FAULTS).dressed(scheme)
+    assert len(set(config.appearances.values())) == 6
+    assert Stain(NO_FAULTS).dressed(SCHEMES["pdl1"]).appearances == {}
+    figures = []
+    for label in range(1, len(names)):
+        array = np.stack([np.full((96, 96), label), np.zeros((96, 96))]).astype(np.int32)
+        images = [render(Condition(array, 0.5, scheme), seed, config).astype(float) for seed in range(2)]
+        figures.append(np.concatenate([np.mean(images, (0, 1, 2)), np.std(images, (0, 1, 2))]))
+    apart = [np.abs(one - other).max() for i, one in enumerate(figures) for other in figures[:i]]
+    assert min(apart) > 6
