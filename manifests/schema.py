@@ -170,6 +170,8 @@ def conform(table: pa.Table, where: str) -> pa.Table:
             columns.append(pa.nulls(table.num_rows, wanted.type))
             continue
         column = table.column(wanted.name)
+        if pa.types.is_integer(wanted.type) and pa.types.is_floating(column.type):
+            _refuse_rounded(where, wanted, column)
         try:
             columns.append(column.cast(wanted.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
@@ -178,6 +180,22 @@ def conform(table: pa.Table, where: str) -> pa.Table:
                 f"{where}: column {wanted.name}: expected {wanted.type}, got {column.type} ({reason})."
             ) from error
     return pa.table(columns, schema=SCHEMA)
+
+
+_EXACT_BITS = {16: 11, 32: 24, 64: 53}
+"""Width of a float type -> bits of the largest whole numbers that it holds exactly (IEEE 754)."""
+
+
+def _refuse_rounded(where: str, wanted: pa.Field, column: pa.ChunkedArray) -> None:
+    """Refuse whole numbers that another program turned into floats, where that rounds them."""
+    most = 2 ** _EXACT_BITS[column.type.bit_width]
+    worst = pc.max(pc.abs(column)).as_py()
+    if worst is not None and worst > most:
+        raise UserError(
+            f"{where}: column {wanted.name}: expected {wanted.type}, got {column.type}, which rounds numbers above "
+            f"{most:,}, such as {worst:.0f}. Write it again from the original with whole numbers: in pandas, "
+            f'read_parquet(..., dtype_backend="pyarrow") keeps them through a merge.'
+        )
 
 
 def refuse_unknown(names: Sequence[str], where: str) -> None:

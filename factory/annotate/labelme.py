@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Labelme(AnnotationTool):
         return {"classes.txt": "".join(f"{name}\n" for name in scheme.names)}
 
     @staticmethod
-    def read(path: Path, size: tuple[int, int]) -> list[Shape]:
+    def read(path: Path, size: tuple[int, int], nuclei: Collection[str] = ()) -> list[Shape]:
         """The shapes of a file that labelme wrote for this image."""
         with refused(path):
             return list(labelme.Labelme.read(path, path.stem, size, nuclei=False).shapes)

@@ -6,7 +6,7 @@ The reader of its layout is `factory.core.label_files.geojson`, which `factory i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,16 @@ class QuPath(AnnotationTool):
         return {"classes.geojson": json.dumps({"type": "FeatureCollection", "features": features}, indent=1) + "\n"}
 
     @staticmethod
-    def read(path: Path, size: tuple[int, int]) -> list[Shape]:
-        """The shapes of a file that QuPath wrote."""
+    def read(path: Path, size: tuple[int, int], nuclei: Collection[str] = ()) -> list[Shape]:
+        """The shapes of a file that QuPath wrote; of a cell whose class is a nucleus, its `nucleusGeometry`."""
         faults, shapes = Faults(), []
         with refused(path):
             for feature in features_of(path):
                 if feature.name == _SWATCH:
                     continue
+                is_nucleus = feature.label in nuclei and feature.nucleus is not None
                 with faults.of(feature.where):
-                    shapes.append(Shape(feature.label, polygons_of(feature.geometry, size)))
+                    geometry = feature.nucleus if is_nucleus else feature.geometry
+                    shapes.append(Shape(feature.label, polygons_of(geometry, size)))
             faults.check()
         return shapes

@@ -85,8 +85,8 @@ class AnnotationsMaker:
         annotations = self._annotations
         for row in rows:
             shapes, size = annotations.shapes[row["sample_id"]], (row["height"], row["width"])
-            semantic = paint(shapes, annotations.scheme, size, annotations.fill).semantic
-            tile = Tile(semantic, np.zeros(semantic.shape, np.int32), row["mpp"], annotations.scheme)
+            painted = paint(shapes, annotations.scheme, size, annotations.fill)
+            tile = Tile(painted.semantic, painted.instance, row["mpp"], annotations.scheme)
             yield self._store.read(row["index"], "image"), tile, row
 
 
@@ -196,7 +196,7 @@ def _annotated(folder: Path, name: str, row: Row, record: Record, scheme: LabelS
             f"{path}: expected annotations of an image of the generator {record.generator[:12]}..., "
             f"got those for another ({str(mark['generator'])[:12]}...). Use the file that was exported here."
         )
-    shapes = tuple(tool.read(path, size))
+    shapes = tuple(tool.read(path, size, [scheme.names[label] for label in scheme.ids("nucleus")]))
     for number, shape in enumerate(shapes, 1):
         check_class(shape.label, scheme, f"{path}: annotation {number}")
     return shapes
@@ -235,10 +235,12 @@ def _notes(
     notes = []
     if disputed:
         images = sum(p.disputed_px > 0 for p in painted)
+        what = "nuclei or shapes of several classes" if scheme.ids("nucleus") else "shapes of several classes"
         notes.append(
-            f"shapes of several classes overlap on {disputed / pixels:.2%} of the pixels, in {images} images: "
-            "the later one counts"
+            f"{what} overlap on {disputed / pixels:.2%} of the pixels, in {images} images: the later one counts"
         )
+    if lost := sum(p.lost for p in painted):
+        notes.append(f"{lost} nuclei have no pixel: later shapes cover them, or they are too small")
     if unlabelled:
         became = "255, ignore" if fill is None else fill
         notes.append(f"{unlabelled / pixels:.2%} of the pixels are in no shape and become {became}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,8 +44,12 @@ class AnnotationTool(Protocol):
         ...
 
     @staticmethod
-    def read(path: Path, size: tuple[int, int]) -> list[Shape]:
+    def read(path: Path, size: tuple[int, int], nuclei: Collection[str] = ()) -> list[Shape]:
         """The shapes of a file, in the order in which they are painted.
+
+        Args:
+            path: the file. size: height and width of its image. nuclei: names of the classes of nuclei, for tools whose
+                cells have an outline of their nucleus as well.
 
         Raises:
             UserError: for a file that the tool does not write, or shapes that are not areas with a class.
@@ -61,28 +65,39 @@ def resolve_tool(name: str, where: str = "tool") -> type[AnnotationTool]:
 
 @dataclass(frozen=True)
 class Painted:
-    """A mask uint8 [H, W], the number of pixels in shapes of several classes, and the number of pixels in none."""
+    """Labels of shapes.
+
+    Attributes:
+        semantic: uint8 [H, W]. instance: int32 [H, W], the number of the shape, from 1, where it is a nucleus, else 0.
+        disputed_px: pixels in shapes of several classes, or in several nuclei. unlabelled_px: pixels in no shape.
+        lost: nuclei without a pixel, because later shapes cover them or they are too small.
+    """
 
     semantic: Mask
+    instance: npt.NDArray[np.int32]
     disputed_px: int
     unlabelled_px: int
+    lost: int
 
 
 def paint(shapes: Sequence[Shape], scheme: LabelScheme, size: tuple[int, int], fill: int = IGNORE) -> Painted:
-    """Paint shapes into a mask; where they overlap the later one counts, and what none covers is `fill`."""
-    semantic = np.full(size, IGNORE, np.uint8)
+    """Paint shapes; where they overlap the later one counts, and what none covers is `fill`."""
+    semantic, instance = np.full(size, IGNORE, np.uint8), np.zeros(size, np.int32)
     disputed = np.zeros(size, np.bool_)
     ids: dict[str | None, int] = {name: number for number, name in enumerate(scheme.names)}
-    for shape in shapes:
+    nuclei = [number for number, shape in enumerate(shapes, 1) if ids[shape.label] in scheme.ids("nucleus")]
+    for number, shape in enumerate(shapes, 1):
         label = ids[shape.label]
+        own = number if label in scheme.ids("nucleus") else 0
         for rings in shape.polygons:
             part, inside = rasterise(rings, size)
-            there = semantic[part]
-            disputed[part] |= inside & (there != IGNORE) & (there != label)
-            there[inside] = label
+            there, cells = semantic[part], instance[part]
+            disputed[part] |= inside & (there != IGNORE) & ((there != label) | (cells != own))
+            there[inside], cells[inside] = label, own
     unlabelled = semantic == IGNORE
     semantic[unlabelled] = fill
-    return Painted(semantic, int(np.count_nonzero(disputed)), int(np.count_nonzero(unlabelled)))
+    lost = len(nuclei) - int(np.count_nonzero(np.isin(nuclei, instance)))
+    return Painted(semantic, instance, int(np.count_nonzero(disputed)), int(np.count_nonzero(unlabelled)), lost)
 
 
 def check_class(label: str | None, scheme: LabelScheme, where: str) -> None:

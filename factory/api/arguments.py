@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from factory.core.paths import local_path
+
 PathLike = str | Path
 Request = str | float | tuple[float, float]
 """A requested distribution: text as for the commands, one value, or the ends of a uniform range."""
@@ -38,8 +40,8 @@ def shares_text(shares: str | Sequence[float] | None) -> str | None:
 
 
 def path_of(path: PathLike | None) -> Path | None:
-    """A path, None for None."""
-    return None if path is None else Path(path)
+    """A path, None for None. Raises a UserError for a URL."""
+    return None if path is None else local_path(path)
 
 
 def assignment_words(values: Mapping[str, Any] | None) -> list[str]:

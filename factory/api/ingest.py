@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.api.arguments import PathLike, Size, path_of, shares_text, size_text
+from factory.core.paths import local_path
 
 if TYPE_CHECKING:
     from manifests.dataset import Dataset
@@ -89,7 +89,7 @@ def ingest(
         class_map = json.dumps({str(value): name for value, name in class_map.items()})
     request = Request(
         source=path_of(source),
-        out=Path(out),
+        out=local_path(out, "out"),
         images=images,
         instances=instances,
         semantic=semantic,

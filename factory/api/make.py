@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.api.arguments import (
@@ -18,6 +17,7 @@ from factory.api.arguments import (
     size_text,
 )
 from factory.core.choices import Ground
+from factory.core.paths import local_path
 
 if TYPE_CHECKING:
     from manifests.dataset import Dataset
@@ -114,7 +114,7 @@ def make(
         split=shares_text(split),
         seed=seed,
         scheme=None if scheme is None else str(scheme),
-        out=Path(out),
+        out=local_path(out, "out"),
         manifest=path_of(manifest),
         masks=masks,
         renderer=renderer,

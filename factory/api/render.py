@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.api.arguments import PathLike, assignment_words, log_notes, path_of
 from factory.core.choices import Split
+from factory.core.paths import local_path
 
 if TYPE_CHECKING:
     from manifests.dataset import Dataset
@@ -49,7 +50,7 @@ def render(
     from manifests.dataset import open_dataset
 
     request = RenderRequest(
-        out=Path(out),
+        out=local_path(out, "out"),
         split=split,
         renderer=renderer,
         like=path_of(like),

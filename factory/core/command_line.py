@@ -11,11 +11,13 @@ import shlex
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from factory.core.paths import FREE_TEXT, local_text
 from factory.core.wording import read_number
 
 if TYPE_CHECKING:
@@ -96,6 +98,11 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Context) -> Any:
         """Run the command. Raises Interrupted for Ctrl-C and SIGTERM, with the command line that goes on."""
+        hints = typing.get_type_hints(self.callback)
+        for param in self.params:
+            is_path = Path in _parts(hints.get(param.name))
+            if param.name in ctx.params and (is_path or param.name not in FREE_TEXT):
+                ctx.params[param.name] = local_text(ctx.params[param.name], _name_of(param))
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, Terminated) as error:
@@ -229,6 +236,11 @@ def _group_of(param: Parameter) -> str:
     return str(panel or ("Arguments" if param.param_type_name == "argument" else "Options"))
 
 
+def _name_of(param: Any) -> str:
+    """``--option`` or ``ARGUMENT``, as typed."""
+    return str(param.opts[0] if param.param_type_name == "option" else (param.metavar or param.name.upper()))
+
+
 def _describe(error: typer.BadParameter, values: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
     """Message for a value of the wrong type; None where the error is another, or names no parameter."""
     param = error.param
@@ -236,7 +248,7 @@ def _describe(error: typer.BadParameter, values: Mapping[str, Any], hints: Mappi
         return None
     annotation, value = hints[param.name], values[param.name]
     kinds = list(_parts(annotation))
-    where = param.opts[0] if param.param_type_name == "option" else (param.metavar or param.name.upper())
+    where = _name_of(param)
     choices = [kind for kind in kinds if isinstance(kind, str)]
     text = str(value)
     if choices:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -48,3 +50,15 @@ def dry_run(need: float, where: object, seconds: float | None = None, workers: i
     on = f" on {plural(workers, 'worker')}" if workers else ""
     time = "; its time is not estimated" if seconds is None else f" and about {duration(seconds)}{on}"
     return f"dry run: nothing was written. The run needs about {file_size(need)} for {where}{time}."
+
+
+def grouped(lines: Iterable[str], names: int) -> list[str]:
+    """Lines ``where: what`` of one `what` as one: the first places by name, and how many more there are."""
+    places: dict[str, list[str]] = {}
+    for line in lines:
+        where, _, what = line.partition(": ")
+        places.setdefault(what, []).append(where)
+    return [
+        f"{', '.join(where[:names])}{f' and {len(where) - names} more' if len(where) > names else ''}: {what}"
+        for what, where in places.items()
+    ]

@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.core.images.files import LOSSY, Header, UnreadableError, check_rgb, read_header
-from factory.core.images.slides import SLIDES, SlideHeader, is_slide, read_slide_header
+from factory.core.images.files import Header, UnreadableError, check_rgb
+from factory.core.images.label_pixels import read_label_header
+from factory.core.images.picture import read_picture_header
+from factory.core.images.resolution import disagreement
+from factory.core.images.slides import SLIDES, SlideHeader
 from factory.core.images.stacks import image_header
 from factory.core.resolutions import SAME_MPP
 from factory.ingest.config import IngestConfig
@@ -45,20 +48,24 @@ class Headers:
 
     Attributes:
         geometry: None when the image cannot be used. problems: faults, a line each, with the file's name.
-        broken: kinds of files that are not worth decoding.
+        broken: kinds of files that are not worth decoding. doubts: what may be a fault, a line each.
     """
 
     geometry: ImageGeometry | None
     problems: tuple[str, ...] = ()
     broken: frozenset[str] = frozenset()
+    doubts: tuple[str, ...] = ()
 
 
 def check_headers(source: Source, config: IngestConfig) -> Headers:
     """Read the headers of an image and its partners; nothing is decoded."""
     try:
-        if is_slide(source.image) and not source.uris.keys() - {IMAGE, LABELS}:
-            geometry = _slide_geometry(read_slide_header(source.image), config)
-            return Headers(geometry, _unknown_mpp(source, geometry))
+        picture = None
+        if not source.uris.keys() - {IMAGE, LABELS} and source.part is None:
+            picture = read_picture_header(source.image)
+        if isinstance(picture, SlideHeader):
+            geometry = _slide_geometry(picture, config)
+            return Headers(geometry, _unknown_mpp(source, geometry), doubts=_doubts(source, picture, config))
         if source.image.suffix.lower() in SLIDES:
             raise UnreadableError("expected a flat image for labels, got a slide. Cut the labelled regions out")
         header = image_header(source.image, source.part)
@@ -71,7 +78,8 @@ def check_headers(source: Source, config: IngestConfig) -> Headers:
     except UnreadableError as error:
         problems[IMAGE] = f"{source.uri}: {error}"
         return Headers(None, tuple(problems.values()), frozenset(problems))
-    return Headers(flat, (*_unknown_mpp(source, flat), *problems.values()), frozenset(problems))
+    faults = (*_unknown_mpp(source, flat), *problems.values())
+    return Headers(flat, faults, frozenset(problems), _doubts(source, header, config))
 
 
 def _partner_problems(source: Source, image: Header) -> dict[str, str]:
@@ -86,12 +94,7 @@ def _partner_problems(source: Source, image: Header) -> dict[str, str]:
 
 
 def _check_partner(path: Path, image: Header) -> None:
-    header = read_header(path)
-    if header.channels not in ("grey", "palette") or header.dtype.kind not in "biu":
-        what = f"{header.channels} ({header.dtype})"
-        raise UnreadableError(f"expected one channel of whole numbers, got {what}. Export ids, not colours")
-    if path.suffix.lower() in LOSSY:
-        raise UnreadableError("expected labels in PNG, TIFF or NPY, got JPEG, which changes values. Export them again")
+    header = read_label_header(path)
     if (header.height, header.width) != (image.height, image.width):
         raise UnreadableError(
             f"expected {image.height}x{image.width} pixels as its image, got {header.height}x{header.width}. "
@@ -129,6 +132,19 @@ def _slide_geometry(header: SlideHeader, config: IngestConfig) -> ImageGeometry:
     scale = _checked_scale(mpp, target)
     height, width = header.sizes[0]
     return ImageGeometry(max(1, int(height / scale)), max(1, int(width / scale)), target, scale, level, level_scale)
+
+
+def _doubts(source: Source, header: Header | SlideHeader, config: IngestConfig) -> tuple[str, ...]:
+    """Sources of the resolution that disagree, and an orientation tag beside labels, a line each."""
+    doubts = []
+    used = (header.mpp or config.mpp) if isinstance(header, SlideHeader) else (config.mpp or header.mpp)
+    if used is not None and (doubt := disagreement(header.stated, config.mpp, used)):
+        doubts.append(f"{source.uri}: {doubt}")
+    if isinstance(header, Header) and header.orientation != 1 and len(source.files) > 1:
+        doubts.append(
+            f"{source.uri}: turned as viewers show it (orientation {header.orientation}); its labels must be drawn so"
+        )
+    return tuple(doubts)
 
 
 def _unknown_mpp(source: Source, geometry: ImageGeometry) -> tuple[str, ...]:

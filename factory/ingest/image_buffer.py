@@ -73,7 +73,7 @@ def open_image(source: Source, geometry: ImageGeometry, config: IngestConfig) ->
         with SlideReader(source.image) as reader:
             labels = None
             if LABELS in source.files:
-                labels = slide_labels(source, config, reader.header.sizes[0], geometry.scale)
+                labels = slide_labels(source, config, reader.header, geometry.scale)
             yield _Slide(reader, geometry.level, geometry, config, threshold, labels)
     except FaultsError as error:
         raise SourceError([f"{source.uris[LABELS]}: {problem}" for problem in error.problems]) from error

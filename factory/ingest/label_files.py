@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factory.core.images.files import UnreadableError
+from factory.core.images.slides import SlideHeader
 from factory.core.label_files import FORMATS
 from factory.core.label_files.base import FaultsError, Found, LabelFormat, Outlines, resolve_format
 from factory.core.label_files.drawing import ClassTable, Drawn, class_problems, draw
+from factory.core.label_files.shapes import moved
 from factory.core.label_files.windows import Windows
 from factory.ingest.config import IngestConfig
 from factory.ingest.pairing import IMAGE, LABELS, MASKS, Source, find_files, holds_masks
@@ -156,24 +158,28 @@ def draw_labels(source: Source, config: IngestConfig, size: tuple[int, int]) -> 
     return Drawn(drawn.semantic, drawn.instance, tuple(f"{uri}: {doubt}" for doubt in drawn.doubts)), []
 
 
-def slide_labels(source: Source, config: IngestConfig, size: tuple[int, int], scale: float) -> Windows:
-    """The labels of a slide, of `size` at level 0, for windows with `scale` pixels of level 0 per pixel.
+def slide_labels(source: Source, config: IngestConfig, header: SlideHeader, scale: float) -> Windows:
+    """The labels of a slide, for windows with `scale` pixels of level 0 per pixel.
+
+    GeoJSON counts from the corner that QuPath has, `SlideHeader.origin`; other formats from that of the whole slide.
 
     Raises:
         UnreadableError: for faults of the file.
     """
     with _LOCK:  # the tasks of one slide share them
-        return _slide_labels(source.files[LABELS], source.stem, config.model_dump_json(), size, scale)
+        return _slide_labels(source.files[LABELS], source.stem, config.model_dump_json(), header, scale)
 
 
 @functools.lru_cache(maxsize=2)
-def _slide_labels(path: Path, stem: str, config: str, size: tuple[int, int], scale: float) -> Windows:
+def _slide_labels(path: Path, stem: str, config: str, header: SlideHeader, scale: float) -> Windows:
     settings = IngestConfig.model_validate_json(config)
-    found, table, fill = _read(Source(stem, {LABELS: path}, {LABELS: path.name}), settings, size)
+    found, table, fill = _read(Source(stem, {LABELS: path}, {LABELS: path.name}), settings, header.sizes[0])
     if not isinstance(found, Outlines):
         raise UnreadableError("expected outlines for a slide, got a map of pixels. Cut the labelled regions out")
     labels = [table.find(shape.label) or 0 for shape in found.shapes]
-    return Windows(found.shapes, labels, table.scheme, fill, scale)
+    is_geojson = settings.labels is not None and settings.labels.format == "geojson"
+    shapes = [moved(shape, header.origin) for shape in found.shapes] if is_geojson else found.shapes
+    return Windows(shapes, labels, table.scheme, fill, scale)
 
 
 def _read(source: Source, config: IngestConfig, size: tuple[int, int]) -> tuple[Found, ClassTable, int]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.images.files import UnreadableError, read_pixels
+from factory.core.images.files import UnreadableError
+from factory.core.images.label_pixels import read_label_pixels
 from factory.ingest.config import IngestConfig
 from factory.ingest.label_files import draw_labels
 from factory.ingest.pairing import LABELS, Source
@@ -57,7 +58,7 @@ def read_labels(
         if kind not in source.files or kind in skip:
             continue
         try:
-            array = read_pixels(source.files[kind])
+            array = read_label_pixels(source.files[kind])
         except UnreadableError as error:
             problems.append(f"{source.uris[kind]}: {error}")
             continue

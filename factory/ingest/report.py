@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 from rich.table import Table
 
-from factory.core.wording import file_size, plural
+from factory.core.wording import file_size, grouped, plural
 from factory.ingest.writing import Plan
 from manifests.labels import LabelScheme
 from manifests.schema import SPLITS
 
+_SHOWN = 3
 _BYTES_PER_PX = 8
 """Bytes of a tile's pixel before compression: RGB, one label, and an id of four bytes."""
 
@@ -54,7 +55,8 @@ def plan_lines(plan: Plan) -> list[str]:
     points = Counter(name for image in plan.images if image.points is not None for name in image.points.classes)
     if points:
         lines.append("points in the images: " + ", ".join(f"{count} {name}" for name, count in sorted(points.items())))
-    lines += [f"warning: {doubt}." for image in plan.images for doubt in image.doubts]
+    doubts = grouped((doubt for image in plan.images for doubt in image.doubts), _SHOWN)
+    lines += [f"warning: {doubt}." for doubt in doubts]
     lines += [f"not read: {line}" for line in plan.job.pairing.unread]
     return lines + [f"left out: {line}" for line in plan.job.pairing.unpaired]
 

@@ -34,7 +34,7 @@ class TiledImage:
         origins: of the tiles that are kept. dropped: number of those with too much background or no labelled pixel.
         points: of the image, at the tiles' resolution.
         agreement: of region labels with the marked cells; None where no region labels are made.
-        doubts: probable faults of its labels, a line each.
+        doubts: probable faults of it or its labels, a line each.
     """
 
     source: Source
@@ -118,7 +118,8 @@ def _check_part(
                     kept.append((y, x))
             agreement = _agreement(image, geometry, kept, size, config)
             dropped = len(origins) - len(kept)
-            return TiledImage(source, geometry, tuple(kept), dropped, image.points, agreement, image.doubts), []
+            doubts = (*headers.doubts, *image.doubts)
+            return TiledImage(source, geometry, tuple(kept), dropped, image.points, agreement, doubts), []
     except SourceError as error:
         return None, error.problems
 

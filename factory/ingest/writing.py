@@ -22,6 +22,7 @@ from factory.core.encoding import json_bytes
 from factory.core.folder import RUN, library_versions
 from factory.core.pool import worker_threads
 from factory.core.runs import POINTS, REGIONS, Run, RunSpec
+from factory.core.wording import grouped
 from factory.ingest.config import IngestConfig
 from factory.ingest.grouping import draw_splits
 from factory.ingest.image_buffer import open_image
@@ -47,27 +48,21 @@ class InputError(UserError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        self.kinds = _by_kind(problems, names=3)
+        self.kinds = _shortened(problems, names=3)
         if len(problems) == 1:
             super().__init__(problems[0])
             return
-        kinds = _by_kind(problems, names=1)
+        kinds = _shortened(problems, names=1)
         rest = f"; and {len(kinds) - 3} other kinds" if len(kinds) > 3 else ""
         super().__init__(
             f"{len(problems)} problems, all listed above; nothing was written: {'; '.join(kinds[:3])}{rest}"
         )
 
 
-def _by_kind(problems: Sequence[str], names: int) -> list[str]:
-    """Problems of one text as one: the names of the first files, and how many more have it."""
-    files: dict[str, list[str]] = {}
-    for problem in problems:
-        where, _, what = problem.partition(": ")
-        files.setdefault(what, []).append(where)
-    return [
-        f"{', '.join(where[:names])}{f' and {len(where) - names} more' if len(where) > names else ''}: {what[:200]}"
-        for what, where in files.items()
-    ]
+def _shortened(problems: Sequence[str], names: int) -> list[str]:
+    """Problems of one text as one, with at most 200 characters of it."""
+    parts = (problem.partition(": ") for problem in problems)
+    return grouped((f"{where}: {what[:200]}" for where, _, what in parts), names)
 
 
 @dataclass(frozen=True)

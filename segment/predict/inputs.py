@@ -14,8 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.images.files import IMAGE_SUFFIXES, UnreadableError, check_rgb, read_header, read_rgb
-from factory.core.images.slides import SLIDES, SlideReader, is_slide, read_slide_header
+from factory.core.images.files import IMAGE_SUFFIXES, UnreadableError, read_rgb
+from factory.core.images.picture import read_picture_header
+from factory.core.images.resolution import disagreement
+from factory.core.images.slides import SLIDES, SlideHeader, SlideReader
 from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.schema import DatasetInfo
@@ -36,6 +38,8 @@ class InputImage:
         sizes: (height, width) of its levels, finest first. mpp: of the finest; None if unknown.
         identity: digest that changes with the content. open: opens its pixels.
         row: of a data set's manifest. info: of that data set.
+        origin: (x, y) in pixels of the finest level of the corner from which outlines are counted.
+        doubts: what may be a fault, a line each.
     """
 
     name: str
@@ -47,6 +51,8 @@ class InputImage:
     open: Callable[[], AbstractContextManager[Pixels]]
     row: dict[str, Any] | None = None
     info: DatasetInfo | None = None
+    origin: tuple[int, int] = (0, 0)
+    doubts: tuple[str, ...] = ()
 
 
 def find_images(paths: Sequence[Path], mpp: float | None) -> list[InputImage]:
@@ -100,29 +106,23 @@ def _file(path: Path, mpp: float | None) -> InputImage:
         if path.suffix.lower() not in (*IMAGE_SUFFIXES, *SLIDES):
             known = ", ".join((*IMAGE_SUFFIXES, *SLIDES))
             raise UnreadableError(f"expected a file of {known}, got {path.suffix or 'no suffix'}")
-        if _is_pyramid(path):
-            slide = read_slide_header(path)
-            opened = functools.partial(_opened_slide, path)
-            return InputImage(path.stem, str(path), "slide", slide.sizes, slide.mpp or mpp, _ends_sha256(path), opened)
-        header = read_header(path)
-        check_rgb(header)
+        header = read_picture_header(path)
     except UnreadableError as error:
         raise UserError(f"{path}: {str(error).removesuffix('.')}.") from error
-    sizes, opened = ((header.height, header.width),), functools.partial(_opened_array, read_rgb, path)
-    return InputImage(path.stem, str(path), "flat", sizes, mpp or header.mpp, _ends_sha256(path), opened)
-
-
-def _is_pyramid(path: Path) -> bool:
-    """Whether a file is read as a slide: by its suffix, or as a TIFF of several levels or of too many pixels."""
-    if path.suffix.lower() in SLIDES:
-        return True
-    if not is_slide(path):
-        return False
-    try:
-        read_header(path)
-    except UnreadableError:
-        return True  # several pages, or too large to decode at once
-    return len(read_slide_header(path).sizes) > 1
+    is_slide = isinstance(header, SlideHeader)
+    used = (header.mpp or mpp) if is_slide else (mpp or header.mpp)
+    doubt = disagreement(header.stated, mpp, used) if used is not None else None
+    return InputImage(
+        name=path.stem,
+        where=str(path),
+        kind="slide" if is_slide else "flat",
+        sizes=header.sizes if isinstance(header, SlideHeader) else ((header.height, header.width),),
+        mpp=used,
+        identity=_ends_sha256(path),
+        open=functools.partial(_opened_slide, path) if is_slide else functools.partial(_opened_array, read_rgb, path),
+        origin=header.origin if isinstance(header, SlideHeader) else (0, 0),
+        doubts=(f"{path}: {doubt}",) if doubt else (),
+    )
 
 
 def _tiles(dataset: Dataset) -> Iterator[InputImage]:

@@ -11,6 +11,7 @@ from factory.core.folder import library_versions
 from factory.core.images.files import MAX_IMAGE_PX
 from factory.core.precision import Precision
 from factory.core.weights import read_card
+from factory.core.wording import grouped
 from manifests.errors import UserError
 from segment.network.head import has_instances
 from segment.network.networks import DIVISOR
@@ -26,6 +27,7 @@ ONE_PASS_PX = 1536**2
 """Largest image that goes through the network whole, unless --tile is given."""
 TILE_PX = 1024
 OVERLAP_PX = 128
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def describe_config(weights: Weights, settings: Settings, mpp: float | None) -> 
 def describe_jobs(jobs: Sequence[Job], weights: Weights) -> list[str]:
     """Lines for the user: number of images and windows, and how images are resampled."""
     lines = [f"{len(jobs)} images, {sum(job.windows for job in jobs)} windows, scheme {weights.scheme.name}"]
+    lines += [f"{line}." for line in grouped((doubt for job in jobs for doubt in job.image.doubts), _SHOWN)]
     unknown = [job for job in jobs if job.image.mpp is None]
     if unknown:
         known = weights.card.get("mpp", [])

@@ -124,10 +124,10 @@ def _write(out: Path, job: Job, weights: Weights, settings: Settings, mark: dict
         blocks = _blocks(job, pixels, weights, settings, on_window)
         path = out / job.files[0]
         if job.format == "geojson" and not settings.preview:
-            return write_geojson(path, blocks, job.scaling, weights.scheme, mark)
+            return write_geojson(path, blocks, job.scaling, weights.scheme, mark, job.image.origin)
         if job.format == "geojson":
             kept = list(blocks)  # the plan has checked that the image fits into memory
-            count = write_geojson(path, kept, job.scaling, weights.scheme, mark)
+            count = write_geojson(path, kept, job.scaling, weights.scheme, mark, job.image.origin)
             tile = assemble(kept, job.scaling, weights.scheme)
         else:
             tile = assemble(blocks, job.scaling, weights.scheme)

@@ -1,4 +1,4 @@
-"""Flat image files (PNG, JPEG, TIFF, NPY): size and kind checked before pixels are decoded; for all commands.
+"""Flat image files (PNG, JPEG, BMP, TIFF, NPY): size and kind checked before pixels are decoded; for all commands.
 
 Decoders are imported on first use. Any exception that one raises on a damaged file becomes an `UnreadableError`.
 """
@@ -10,7 +10,7 @@ import math
 import struct
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
+from factory.core.images import orientation
+from factory.core.images.resolution import Stated, stated_by_density, stated_by_tiff
 from manifests.errors import UserError
 
 MAX_IMAGE_PX = 2**26
@@ -25,15 +27,17 @@ MAX_IMAGE_PX = 2**26
 
 LOSSY = (".jpg", ".jpeg")
 
-_PLAUSIBLE_MPP = (0.05, 20.0)
 _REMEDIES = {"grey": "Export it in colour", "RGBA": "Flatten it onto white and export it as RGB"}
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP")
 _PILLOW_CHANNELS = {
     "1": "grey", "L": "grey", "I": "grey", "I;16": "grey", "I;16B": "grey", "P": "palette", "LA": "grey+alpha",
 }  # fmt: skip
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}
-"""Micrometres in an inch and a centimetre, by the values of the tag ResolutionUnit (TIFF 6.0, section 8)."""
+_COLOURS_OTHERWISE = ("CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV", "CFA", "LINEAR_RAW", "SEPARATED")
+"""Photometric interpretations of TIFF whose channels are not red, green and blue, by their names in tifffile."""
+
+_DECODES_YCBCR = ("JPEG", "OJPEG", "JPEGXL", "WEBP")
+"""Compressions of TIFF whose decoders turn YCbCr into RGB."""
 
 # Faults of a file are reported together with all others; tifffile would print its own lines between them.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
@@ -48,27 +52,27 @@ class Header:
     """Size and kind of the pixels of a flat file.
 
     Attributes:
-        height: in pixels.
-        width: in pixels.
+        height, width: in pixels, as viewers show the file.
         channels: "RGB", "grey", "palette" or another kind, in words.
         dtype: of one channel, as stored.
-        mpp: micrometres per pixel where the file states a plausible one.
+        stated: plausible resolutions that the file states. orientation: value of its orientation tag, 1 is upright.
     """
 
     height: int
     width: int
     channels: str
     dtype: np.dtype
-    mpp: float | None = None
+    stated: Stated = ()
+    orientation: int = 1
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise UnreadableError(f"expected an image, got {self.height}x{self.width} pixels")
-        if self.height * self.width > MAX_IMAGE_PX:
-            raise UnreadableError(
-                f"expected at most {MAX_IMAGE_PX:,} pixels, got {self.height}x{self.width}. "
-                "Cut it, or ingest it as a tiled slide file"
-            )
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per pixel where the file states them."""
+        return self.stated[0][1] if self.stated else None
 
 
 def read_header(path: Path) -> Header:
@@ -77,25 +81,39 @@ def read_header(path: Path) -> Header:
     Raises:
         UnreadableError: for a file that is damaged, too large, or of another kind than its suffix says.
     """
+    header = read_any_header(path)
+    _check_bound(header)
+    return header
+
+
+def read_any_header(path: Path) -> Header:
+    """As `read_header`, of files of any size."""
     header: Header = _guarded(path, 0)
+    if orientation.is_turned(header.orientation):
+        return replace(header, height=header.width, width=header.height)
     return header
 
 
 def read_pixels(path: Path) -> npt.NDArray[Any]:
-    """Decode a flat file: [H, W] or [H, W, channels], values as stored.
+    """Decode a flat file: [H, W] or [H, W, channels], values as stored, turned as viewers show them.
 
     The size is that of `read_header`, checked against the bound before this allocates.
     """
     header = read_header(path)
-    array: npt.NDArray[Any] = _guarded(path, 1)
+    array: npt.NDArray[Any] = orientation.upright(_guarded(path, 1), header.orientation)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
     if array.shape[:2] != (header.height, header.width):
         raise UnreadableError(f"expected {header.height}x{header.width} pixels, got {array.shape}: the file is damaged")
     return array
 
 
 def check_rgb(header: Header) -> None:
-    """Check that pixels are colours of 8 bits a channel. Raises an UnreadableError when they are not, with a remedy."""
-    if header.channels != "RGB":
+    """Check that pixels are colours of 8 bits a channel. Raises an UnreadableError when they are not, with a remedy.
+
+    RGBA passes: whether it is opaque is seen by `read_rgb_pixels`.
+    """
+    if header.channels not in ("RGB", "RGBA"):
         what = f"{header.channels} ({header.dtype})"
         raise UnreadableError(
             f"expected an 8-bit RGB image, got {what}. {_REMEDIES.get(header.channels, 'Export it as RGB')}"
@@ -106,21 +124,31 @@ def check_rgb(header: Header) -> None:
         )
 
 
+def read_rgb_pixels(path: Path) -> npt.NDArray[np.uint8]:
+    """Decode a picture: uint8 [H, W, 3]. Raises an UnreadableError for one that is not 8-bit RGB or is transparent."""
+    check_rgb(read_header(path))
+    array: npt.NDArray[np.uint8] = read_pixels(path)
+    if array.shape[2] == 4:
+        if (least := int(array[..., 3].min())) < 255:
+            raise UnreadableError(f"expected an opaque image, got RGBA with alpha {least}. {_REMEDIES['RGBA']}")
+        array = np.ascontiguousarray(array[..., :3])
+    return array
+
+
 def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     """A picture that a user names, as uint8 [H, W, 3]."""
     try:
-        check_rgb(read_header(path))
-        return read_pixels(path)
+        return read_rgb_pixels(path)
     except UnreadableError as error:
-        raise UserError(f"{path}: {error}.") from error
+        raise UserError(f"{path}: {str(error).removesuffix('.')}.") from error
 
 
-def plausible_mpp(x_um: float, y_um: float) -> float | None:
-    """Micrometres per pixel of two axes where they agree and a microscope could have made them, else None."""
-    low, high = _PLAUSIBLE_MPP
-    if not (low <= x_um <= high and low <= y_um <= high) or abs(x_um - y_um) > 0.05 * x_um:
-        return None
-    return (x_um + y_um) / 2 if x_um != y_um else x_um
+def _check_bound(header: Header) -> None:
+    if header.height * header.width > MAX_IMAGE_PX:
+        raise UnreadableError(
+            f"expected at most {MAX_IMAGE_PX:,} pixels, got {header.height}x{header.width}. "
+            "Cut it, or ingest it as a tiled slide file"
+        )
 
 
 def _guarded(path: Path, part: int) -> Any:
@@ -149,6 +177,7 @@ def _npy_header(path: Path) -> Header:
     if len(shape) not in (2, 3):
         raise UnreadableError(f"expected an array [H, W] or [H, W, 3], got shape {shape}")
     header = Header(shape[0], shape[1], "grey" if len(shape) == 2 else _colours(shape[2]), dtype)
+    _check_bound(header)
     expected = start + math.prod(shape) * dtype.itemsize
     if path.stat().st_size != expected:
         raise UnreadableError(f"expected {expected:,} bytes, got {path.stat().st_size:,}: the file is damaged")
@@ -169,16 +198,17 @@ def _pillow_header(path: Path) -> Header:
             with Image.open(path, formats=_PILLOW_FORMATS) as image:
                 width, height = image.size
                 channels = _PILLOW_CHANNELS.get(image.mode, image.mode)
+                stated = stated_by_density(image.info.get("dpi"))
+                exif = Image.Exif()
+                exif.load(image.info.get("exif", b""))  # `getexif` of a PNG would decode its pixels
         except Image.DecompressionBombError as error:
             raise UnreadableError(f"expected at most {MAX_IMAGE_PX:,} pixels, got many more") from error
-    return Header(height, width, channels, np.dtype("u2" if _png_depth(path) == 16 else "u1"))
+    turn = orientation.known(exif.get(orientation.TAG))
+    return Header(height, width, channels, np.dtype("u2" if _png_depth(path) == 16 else "u1"), stated, turn)
 
 
 def _pillow_pixels(path: Path) -> npt.NDArray[Any]:
-    """uint8 [H, W, 3], or uint8 or uint16 [H, W]: values as stored, palette indices for palette files.
-
-    EXIF orientation is not applied: label maps go with the stored pixels.
-    """
+    """uint8 [H, W, 3], or uint8 or uint16 [H, W]: values as stored, palette indices for palette files."""
     from PIL import Image
 
     depth = _png_depth(path)
@@ -218,12 +248,30 @@ def _tiff_header(path: Path) -> Header:
         page = _only_page(file)
         if page.axes not in ("YX", "YXS", "SYX"):
             raise UnreadableError(f"expected one flat image, got axes {page.axes} of shape {page.shape}")
-        if page.axes == "YX":
-            channels = "palette" if page.photometric == tifffile.PHOTOMETRIC.PALETTE else "grey"
-        else:
-            is_cmyk = page.photometric == tifffile.PHOTOMETRIC.SEPARATED
-            channels = "CMYK" if is_cmyk else _colours(page.samplesperpixel)
-        return Header(page.imagelength, page.imagewidth, channels, np.dtype(page.dtype), _tiff_mpp(page))
+        turn = page.tags.get(orientation.TAG)
+        return Header(
+            page.imagelength,
+            page.imagewidth,
+            _tiff_channels(page),
+            np.dtype(page.dtype),
+            stated_by_tiff(file, page),
+            orientation.known(turn.value if turn is not None else 1),
+        )
+
+
+def _tiff_channels(page: Any) -> str:
+    """The kind of a page's channels, in words."""
+    photometric = getattr(page.photometric, "name", str(page.photometric))
+    if page.axes == "YX":
+        return "palette" if photometric == "PALETTE" else "grey"
+    compression = getattr(page.compression, "name", str(page.compression))
+    if photometric in _COLOURS_OTHERWISE:
+        return "CMYK" if photometric == "SEPARATED" else photometric
+    if compression == "APERIO_JP2000_YCBC" or (photometric == "YCBCR" and compression not in _DECODES_YCBCR):
+        return "YCbCr"
+    if page.bitspersample != 8 * np.dtype(page.dtype).itemsize:
+        return f"colours of {page.bitspersample} bits"
+    return _colours(page.samplesperpixel)
 
 
 def _tiff_pixels(path: Path) -> npt.NDArray[Any]:
@@ -236,26 +284,22 @@ def _tiff_pixels(path: Path) -> npt.NDArray[Any]:
 
 
 def _only_page(file: Any) -> Any:
-    """The first page; reduced copies may follow, further images may not."""
-    full_size = [page for page in file.pages[1:] if not page.is_reduced]
-    if full_size:
-        raise UnreadableError(f"expected one image, got {len(full_size) + 1} pages. Save each as a file of its own")
-    return file.pages[0]
+    """The first page; reduced copies may follow, further images may not.
 
-
-def _tiff_mpp(page: Any) -> float | None:
-    unit = page.tags.get("ResolutionUnit")
-    x, y = page.tags.get("XResolution"), page.tags.get("YResolution")
-    if unit is None or x is None or y is None or int(unit.value) not in _UM_PER_UNIT:
-        return None
-    if not all(len(tag.value) == 2 and tag.value[0] and tag.value[1] for tag in (x, y)):
-        return None
-    um = _UM_PER_UNIT[int(unit.value)]
-    return plausible_mpp(um * x.value[1] / x.value[0], um * y.value[1] / y.value[0])
+    ImageJ and others write large stacks with the header of the first image alone.
+    """
+    page = file.pages[0]
+    full_size = [other for other in file.pages[1:] if not other.is_reduced]
+    planes = len(full_size) + 1
+    if planes == 1 and (file.is_imagej or file.is_shaped):
+        planes = max(1, math.prod(file.series[0].shape) // math.prod(page.shape))
+    if planes > 1:
+        raise UnreadableError(f"expected one image, got {planes} pages. Save each as a file of its own")
+    return page
 
 
 def _colours(channels: int) -> str:
-    return {3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
+    return {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
 
 
 _Readers = tuple[Callable[[Path], Header], Callable[[Path], npt.NDArray[Any]]]

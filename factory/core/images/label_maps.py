@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tifffile
 
-from factory.core.images.files import LOSSY, Header, UnreadableError, read_header, read_pixels
+from factory.core.images.files import LOSSY, UnreadableError
+from factory.core.images.label_pixels import read_label_header, read_label_pixels
 from manifests.errors import UserError
 from manifests.labels import IGNORE
 
@@ -24,9 +24,6 @@ MAX_ID = 2**31 - 1
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp")
 """Lossless formats."""
-
-_EXACT_TIFF = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA", "ZSTD", "CCITTRLE", "CCITTFAX4"}
-"""Compressions of TIFF that cannot change a label, by their names in `tifffile.COMPRESSION`."""
 
 
 @contextlib.contextmanager
@@ -105,20 +102,17 @@ def label_size(path: Path) -> tuple[int, int]:
     """Height and width of a label map, from its header; nothing is decoded.
 
     Raises:
-        UserError: for a file that is damaged, too large, or has anything but integers in one channel.
+        UserError: for a file that is damaged, too large, compressed with loss, or has more than one channel.
     """
     try:
-        header = read_header(path)
-        _check_kind(header)
-        if path.suffix.lower() in (".tif", ".tiff"):
-            _check_compression(path)
+        header = read_label_header(path)
     except UnreadableError as error:
         raise _refusal(path, error) from error
     return header.height, header.width
 
 
 def read_instances(path: Path) -> npt.NDArray[Any]:
-    """An instance map [H, W] as stored: ids 0..2^31-1 of an integer type, 0 = background, gaps allowed.
+    """An instance map [H, W] of an integer type: ids 0..2^31-1, 0 = background, gaps allowed.
 
     Raises:
         UserError: for ids out of range, for a binary mask (only 0 and 255, or 0 and the type's largest value), and for
@@ -146,9 +140,8 @@ def read_classes(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def _read(path: Path) -> npt.NDArray[Any]:
-    label_size(path)
     try:
-        return read_pixels(path)
+        return read_label_pixels(path)
     except UnreadableError as error:
         raise _refusal(path, error) from error
 
@@ -161,26 +154,6 @@ def _refusal(path: Path, error: UnreadableError) -> UserError:
 
 def _not_permitted(where: Path | str, error: PermissionError) -> UserError:
     return UserError(f"{where}: cannot be read ({error.strerror}). Change its permissions, or copy it.")
-
-
-def _check_kind(header: Header) -> None:
-    if header.channels not in ("grey", "palette"):
-        raise UnreadableError(
-            f"expected a label map with one channel, got {header.channels} ({header.dtype}). "
-            "Colours are no labels: export the ids"
-        )
-    if header.dtype.kind not in "uib":
-        raise UnreadableError(f"expected integer labels, got {header.dtype}. Save the ids in an integer type")
-
-
-def _check_compression(path: Path) -> None:
-    with tifffile.TiffFile(path) as file:
-        compression = file.pages[0].compression
-    name = getattr(compression, "name", str(compression))
-    if name not in _EXACT_TIFF:
-        raise UnreadableError(
-            f"expected compression without loss, got {name}, which may change labels. Save it with deflate or LZW"
-        )
 
 
 def _refuse_limits(path: Path, array: npt.NDArray[Any], high: int) -> None:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import openslide
 from PIL import Image
 
-from factory.core.images.files import UnreadableError, plausible_mpp
+from factory.core.images.files import UnreadableError
+from factory.core.images.resolution import Stated, plausible_mpp
 
 SLIDES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".svslide")
-_TILED_TIFF = (".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,19 @@ class SlideHeader:
     Attributes:
         sizes: (height, width) of every level, finest first.
         downsamples: pixels of level 0 per pixel of the level.
-        mpp: micrometres per pixel of level 0 where the slide states it.
+        stated: plausible resolutions of level 0 that the slide states.
+        origin: (x, y) in pixels of level 0 of the corner from which QuPath counts: that of the slide's bounds, if any.
     """
 
     sizes: tuple[tuple[int, int], ...]
     downsamples: tuple[float, ...]
-    mpp: float | None
+    stated: Stated = ()
+    origin: tuple[int, int] = (0, 0)
 
-
-def is_slide(path: Path) -> bool:
-    """Whether a file is read as a slide: by suffix, and tiled TIFF files where OpenSlide knows them."""
-    if path.suffix.lower() in SLIDES:
-        return True
-    return path.suffix.lower() in _TILED_TIFF and openslide.OpenSlide.detect_format(path) is not None
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per pixel of level 0 where the slide states them."""
+        return self.stated[0][1] if self.stated else None
 
 
 def content_files(path: Path) -> list[Path]:
@@ -64,15 +64,18 @@ class SlideReader:
 
     @property
     def header(self) -> SlideHeader:
-        """Levels and resolution."""
+        """Levels, resolution and origin."""
         slide = self._slide
-        stated = [slide.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
+        both = [slide.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
         try:
-            mpp = plausible_mpp(float(stated[0] or "nan"), float(stated[1] or "nan"))
+            mpp = plausible_mpp(float(both[0] or "nan"), float(both[1] or "nan"))
         except ValueError:
             mpp = None
         sizes = tuple((height, width) for width, height in slide.level_dimensions)
-        return SlideHeader(sizes, tuple(float(value) for value in slide.level_downsamples), mpp)
+        bounds = (slide.properties.get(f"openslide.bounds-{axis}", "0") for axis in "xy")
+        left, top = (int(value) if value.isdecimal() else 0 for value in bounds)
+        stated = () if mpp is None else (("the slide", mpp),)
+        return SlideHeader(sizes, tuple(float(value) for value in slide.level_downsamples), stated, (left, top))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
         """A region as uint8 [height, width, 3]; where the slide has no pixels it is white.

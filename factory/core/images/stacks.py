@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.images.files import Header, UnreadableError, read_header, read_pixels
+from factory.core.images.files import Header, UnreadableError, read_header, read_rgb_pixels
 
 
 def open_stack(path: Path) -> npt.NDArray[Any]:
@@ -41,10 +41,10 @@ def image_pixels(path: Path, part: int | None) -> npt.NDArray[Any]:
     """The pixels of a flat image, or of an image of a stack as uint8 [H, W, 3], whatever number type it is stored in.
 
     Raises:
-        UnreadableError: for values that are not whole numbers from 0 to 255.
+        UnreadableError: for values that are not whole numbers from 0 to 255, or transparent pixels.
     """
     if part is None:
-        return read_pixels(path)
+        return read_rgb_pixels(path)
     image_header(path, part)
     image = np.asarray(open_stack(path)[part])
     pixels = image.astype(np.uint8)

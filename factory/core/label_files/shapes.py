@@ -27,6 +27,11 @@ class Shape:
     polygons: tuple[tuple[Ring, ...], ...]
 
 
+def moved(shape: Shape, by: tuple[int, int]) -> Shape:
+    """The shape at another place; `by`: (x, y) in pixels."""
+    return Shape(shape.label, tuple(tuple(ring + np.array(by) for ring in rings) for rings in shape.polygons))
+
+
 def rasterise(
     rings: Sequence[Ring], size: tuple[int, int], origin: tuple[int, int] = (0, 0)
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:

@@ -16,7 +16,7 @@ from typing import Literal
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from factory.core.images.files import RASTERS, UnreadableError, read_header, read_pixels
 from factory.masks.coarse.morphology import LabelMap
@@ -127,7 +127,7 @@ def _read_rgba(path: Path) -> npt.NDArray[np.uint8]:
         grey = (stored // 257).astype(np.uint8)
         return np.dstack([grey, grey, grey, np.full_like(grey, 255)])
     with Image.open(path, formats=("PNG",)) as image:
-        return np.array(image.convert("RGBA"))
+        return np.array(ImageOps.exif_transpose(image).convert("RGBA"))
 
 
 def _fit(pixels: npt.NDArray[np.uint8], size: tuple[int, int] | None) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:

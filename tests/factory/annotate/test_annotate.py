@@ -38,6 +38,7 @@ from tests.generator_weights import SIZE, write_generator
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCHEMES = configs_dir() / "schemes"
+NUCLEI = load_scheme("nuclei")
 KIDNEY = load_scheme(str(SCHEMES / "kidney.yaml"))
 Points = list[list[float]]
 LEFT: Points = [[0, 0], [20, 0], [20, 32], [0, 32]]
@@ -300,6 +301,40 @@ def test_qupaths_nested_objects_are_read_and_swatches_are_not(tmp_path: Path) ->
     expected[:, :20] = 4
     expected[8:24, 10:30] = 2
     np.testing.assert_array_equal(mask, expected)
+
+
+def test_every_nucleus_has_an_id_though_they_touch(data: Path, tmp_path: Path) -> None:
+    export(data, tmp_path / "q", "qupath", NUCLEI)
+    name = next(iter(read_record(tmp_path / "q").images))
+    boxes = [(4, 4), (14, 4), (24, 20)]
+    shapes = [("nucleus", [[x, y], [x + 10, y], [x + 10, y + 10], [x, y + 10]]) for x, y in boxes]
+    annotate(tmp_path / "q", name, *shapes)
+    prepared = prepare(tmp_path / "q", data, NUCLEI, tmp_path / "o", ImportConfig(fill="background"), partial=True)
+    make(prepared, workers=1)
+    dataset = open_dataset(tmp_path / "o")
+    expected = np.zeros(SIZE, np.int32)
+    for number, (x, y) in enumerate(boxes, 1):
+        expected[y : y + 10, x : x + 10] = number
+    np.testing.assert_array_equal(dataset[0].tile.instance, expected)
+    assert dataset.table["cells"].to_pylist() == [3]
+
+
+def test_nuclei_of_qupaths_cells_are_read_where_nuclei_are_labelled(tmp_path: Path) -> None:
+    cell = {"type": "Feature", "geometry": area([*MIDDLE, MIDDLE[0]]), "nucleusGeometry": area([*LEFT, LEFT[0]])}
+    cell["properties"] = {"objectType": "cell", "classification": {"name": "nucleus"}}
+    (tmp_path / "a.geojson").write_text(json.dumps(cell))
+    inside, outside = (
+        paint(QuPath.read(tmp_path / "a.geojson", SIZE, nuclei), NUCLEI, SIZE).instance for nuclei in (["nucleus"], [])
+    )
+    assert inside[0, 0] == 1
+    assert inside[10, 28] == 0
+    assert outside[10, 28] == 1
+
+
+def test_nuclei_that_others_cover_are_counted() -> None:
+    square = Shape("nucleus", ((np.array(MIDDLE),),))
+    painted = paint([square, square], NUCLEI, SIZE)
+    assert (painted.lost, painted.disputed_px) == (1, 16 * 20)
 
 
 def test_other_folders_images_and_generators_are_refused(data: Path, tmp_path: Path) -> None:

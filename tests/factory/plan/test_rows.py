@@ -321,3 +321,28 @@ def test_shares_of_classes_leave_the_others_open_and_keep_old_fingerprints() -> 
 def test_shares_that_cannot_be_asked_are_refused(asked: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         plan(PlanConfig(n=2, **asked))  # type: ignore[arg-type]
+
+
+def test_seeds_that_a_float_column_rounded_are_refused(tmp_path: Path) -> None:
+    table = plan(PlanConfig(tps="0.1-0.5", n=4))
+    seeds = table["seed"].to_numpy()
+    place = table.schema.get_field_index("seed")
+    for column, said in (
+        (seeds.astype(float), "got double, which rounds"),
+        (seeds.astype(float).astype("u8"), "has rounded"),
+    ):
+        pq.write_table(table.set_column(place, "seed", pa.array(column)), tmp_path / "p.parquet")
+        with pytest.raises(UserError, match=f"seed: .*{said}"):
+            read_draft(tmp_path / "p.parquet")
+    small = pa.array([0.0, 1.0, 2.0, 2.0**53])
+    pq.write_table(table.set_column(place, "seed", small), tmp_path / "p.parquet")
+    assert read_draft(tmp_path / "p.parquet").table["seed"].to_pylist() == [0, 1, 2, 2**53]
+
+
+@pytest.mark.parametrize("name", ["request_cells", "index", "source_x"])
+def test_every_integer_column_is_refused_where_floats_round_it(tmp_path: Path, name: str) -> None:
+    table = plan(PlanConfig(tps="0.1-0.5", n=2))
+    place = table.schema.get_field_index(name)
+    pq.write_table(table.set_column(place, name, pa.array([1.0, 2.0**60])), tmp_path / "p.parquet")
+    with pytest.raises(UserError, match=f"column {name}: expected int64, got double"):
+        read_draft(tmp_path / "p.parquet")

@@ -338,7 +338,7 @@ def test_images_that_are_none_are_refused(predict: Cli, tmp_path: Path) -> None:
     (tmp_path / "bad.svs").write_bytes(b"no slide")
     (tmp_path / "empty").mkdir()
     for name, said in {
-        "alpha.png": "expected an 8-bit RGB image, got RGBA .*Flatten it",
+        "alpha.png": "expected an opaque image, got RGBA .*Flatten it",
         "grey.png": "expected an 8-bit RGB image, got grey .*Export it in colour",
         "deep.tif": "expected an 8-bit RGB image, got uint16",
         "float.tif": "expected an 8-bit RGB image, got float32",

@@ -258,8 +258,8 @@ def test_folders_without_a_shared_name_are_refused_whatever_is_ignored(cli: Cli,
 
 
 BAD_INSTANCES: dict[str, tuple[str, np.ndarray, str]] = {
-    "float": ("a.npy", np.ones((40, 60), np.float32), "expected integer labels, got float32"),
-    "float_tiff": ("a.tif", np.ones((40, 60), np.float32), "expected integer labels, got float32"),
+    "float": ("a.npy", np.full((40, 60), 0.5, np.float32), "expected whole numbers as labels, got 0.5"),
+    "float_tiff": ("a.tif", np.full((40, 60), 0.5, np.float32), "expected whole numbers as labels, got 0.5"),
     "rgb": ("a.png", np.ones((40, 60, 3), np.uint8), "one channel, got RGB"),
     "rgba_array": ("a.npy", np.ones((40, 60, 4), np.uint8), "one channel, got RGBA"),
     "negative": ("a.npy", np.full((40, 60), -1, np.int16), r"ids from 0 to 2147483647, got -1\.\.-1"),
