@@ -15,6 +15,7 @@ from factory.core.images.resolution import disagreement
 from factory.core.images.slides import SlideHeader, SlideReader
 from manifests.errors import UserError
 from segment.predict.inputs import find_images
+from tests.ingest_files import scn
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
 
@@ -176,30 +177,6 @@ def test_disagreement_of_resolutions_is_told(tmp_path: Path) -> None:
     (image,) = find_images([tmp_path / "a.ome.tif"], 0.3)
     assert "--mpp 0.3): 0.3 um per pixel is used" in image.doubts[0]
     assert disagreement((("OME-XML", 0.5),), 0.501, 0.5) is None
-
-
-def scn(path: Path, pixels: np.ndarray, left: int, top: int, nm: int = 250) -> Path:
-    """A minimal Leica SCN whose main image [128, 128, 3] lies at (left, top) of a collection of 512x256 pixels."""
-    image = (
-        '<image><device model="Leica SCN400" version="1"/><pixels sizeX="{0}" sizeY="{1}">{2}</pixels><view '
-        'sizeX="{3}" sizeY="{4}" offsetX="{5}" offsetY="{6}"/><scanSettings><objectiveSettings><objective>{7}'
-        "</objective></objectiveSettings><illuminationSettings><illuminationSource>brightfield</illuminationSource>"
-        "</illuminationSettings></scanSettings></image>"
-    )
-    level = '<dimension sizeX="{0}" sizeY="{0}" r="{1}" ifd="{2}"/>'
-    overview = image.format(64, 32, '<dimension sizeX="64" sizeY="32" r="0" ifd="0"/>', 512 * nm, 256 * nm, 0, 0, 1)
-    levels = level.format(128, 0, 1) + level.format(64, 1, 2)
-    main = image.format(128, 128, levels, 128 * nm, 128 * nm, left * nm, top * nm, 40)
-    xml = (
-        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection '
-        f'sizeX="{512 * nm}" sizeY="{256 * nm}" barcode="x">{overview}{main}</collection></scn>'
-    )
-    with tifffile.TiffWriter(path, bigtiff=True) as file:
-        settings = {"photometric": "rgb", "tile": (64, 64), "compression": "jpeg", "metadata": None}
-        file.write(np.full((32, 64, 3), 240, np.uint8), description=xml, software="", **settings)
-        file.write(pixels, resolution=(4e4, 4e4), resolutionunit=3, **settings)
-        file.write(pixels[::2, ::2].copy(), **settings)
-    return path
 
 
 def test_origin_of_a_slide_with_bounds_is_their_corner(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whole slides: level by resolution, region by region, the same pixels that the slide holds."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import pytest
 from factory.core.images.slides import SlideReader
 from factory.ingest import image_buffer
 from manifests import open_dataset, verify
-from tests.ingest_files import ingest_command, slide
+from tests.ingest_files import ingest_command, scn, slide
 
 
 @pytest.fixture(autouse=True)
@@ -123,3 +124,20 @@ def test_damaged_slide_is_refused(
     assert ingest_command(path, "--size", "64x64", "--mpp", 0.5, "--out", tmp_path / "out") == 2
     assert "one.svs" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_geojson_of_a_slide_with_bounds_counts_from_their_corner(tmp_path: Path) -> None:
+    image = np.full((128, 128, 3), 230, np.uint8)
+    image[40:60, 30:70] = 80
+    path = scn(tmp_path / "a.scn", image, 192, 64)
+    ring = [[30, 40], [70, 40], [70, 60], [30, 60], [30, 40]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    feature["properties"] = {"objectType": "detection", "classification": {"name": "nucleus"}}
+    (tmp_path / "a.geojson").write_text(json.dumps(feature))
+    assert ingest_command(path, "--size", "128x128", "--scheme", "nuclei", "--out", tmp_path / "out") == 0
+    dark, labelled = 0, 0
+    for sample in open_dataset(tmp_path / "out"):
+        inside = sample.tile.instance > 0
+        dark, labelled = dark + int((sample.image[inside] < 150).all(axis=-1).sum()), labelled + int(inside.sum())
+    assert labelled >= 20 * 40
+    assert dark > 0.9 * labelled  # compressed as JPEG
