@@ -1,9 +1,10 @@
 """`factory ingest`: real images and their labels into a data set."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from factory.core.command_line import unpacked
-from factory.core.options import RUNNING, DryRun, Overwrite
+from factory.core.options import RUNNING, Overwrite
 from factory.ingest.options import Request
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ def ingest(
     workers: Annotated[
         int | None, RUNNING("Threads; their number never changes a byte. [default: one per core]")
     ] = None,
-    dry_run: DryRun = False,
+    dry_run: Annotated[
+        bool, RUNNING("Check everything, show the tiles and the room they need, and write nothing but the sheet.")
+    ] = False,
+    sheet: Annotated[
+        Path | None, RUNNING("PNG that a dry run draws: images with outlines of labels. [default: a temporary file]")
+    ] = None,
 ) -> None:
     """Ingest real images: check them and their labels, cut tiles, and write a data set with groups and splits.
 
@@ -32,10 +38,15 @@ def ingest(
     from factory.core.console import say, working
     from factory.core.devices import parse_workers
     from factory.core.wording import file_size, plural
+    from factory.ingest.contact_sheet import check_sheet, write_sheet
     from factory.ingest.report import bytes_on_disk, class_table
     from factory.ingest.writing import InputError, rehearse
     from factory.ingest.writing import ingest as run_ingest
+    from manifests.errors import UserError
 
+    if sheet is not None and not dry_run:
+        raise UserError("--sheet: expected --dry-run with it, got none.")
+    check_sheet(sheet)
     threads, out, started = parse_workers(workers), request.out, time.monotonic()
     try:
         ended = run_ingest(request, workers=threads, overwrite=overwrite, dry_run=dry_run)
@@ -50,7 +61,7 @@ def ingest(
             read_s = time.monotonic() - started
             with working("timing two tiles"):
                 needs = rehearse(plan, workers=threads, overwrite=overwrite, read_s=read_s)
-            say(needs)
+            say(needs, f"Images with outlines of their labels: {write_sheet(plan, sheet)}")
         elif table is not None:
             say(f"{out}: {plural(table.num_rows, 'tile')}, all there already: nothing to do.")
         return

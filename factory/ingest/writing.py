@@ -43,12 +43,19 @@ _LIBRARIES = (
 )  # fmt: skip
 
 
+_MAX_KINDS = 40
+"""Kinds of faults that are listed."""
+
+
 class InputError(UserError):
     """Everything wrong with the input: `problems` by file, and `kinds`, each with the first files that have it."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         self.kinds = _shortened(problems, names=3)
+        more = len(self.kinds) - _MAX_KINDS
+        if more > 0:
+            self.kinds = [*self.kinds[:_MAX_KINDS], f"and {more} other kinds"]
         if len(problems) == 1:
             super().__init__(problems[0])
             return

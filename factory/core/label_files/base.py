@@ -162,15 +162,17 @@ def read_json(path: Path) -> Any:
         raise UnreadableError(f"expected JSON, got {str(error).splitlines()[0]}. Export it again") from error
 
 
-def read_bounded(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
-    """The bytes of a file, decompressed where its name ends in ``.gz``; more than `most` are refused."""
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a file, decompressed where its name ends in ``.gz``; more than `MAX_TEXT_BYTES` are refused."""
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
-            content = stream.read(most + 1)
+            content = stream.read(MAX_TEXT_BYTES + 1)
     except (OSError, EOFError) as error:
         raise UnreadableError(f"expected a file that can be read, got {str(error)[:80]}. Export it again") from error
-    if len(content) > most:
-        raise UnreadableError(f"expected at most {most:,} bytes, got more. Split it, or export it without images")
+    if len(content) > MAX_TEXT_BYTES:
+        raise UnreadableError(
+            f"expected at most {MAX_TEXT_BYTES:,} bytes, got more. Split it, or export it without images"
+        )
     return content
 
 

@@ -6,10 +6,13 @@ within others may stand among their properties as ``childObjects``; a class of s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import shapely
 
 from factory.core.images.files import UnreadableError
 from factory.core.label_files.base import Faults, LabelFormat, Outlines, read_json
@@ -54,22 +57,41 @@ class GeoJson(LabelFormat):
     def read(cls, path: Path, stem: str, size: tuple[int, int], *, nuclei: bool) -> Outlines:
         """Nuclei: cells (their nuclei, where given) and detections, or annotations where there are none of them.
 
-        Regions: annotations. Annotations without a class around cells are the area of an analysis, and no label.
+        Regions: annotations. An annotation without a class around cells, or around two or more others, is the area of
+        an analysis, and no label.
         """
         features = [feature for feature in features_of(path) if feature.kind not in _NOT_LABELS]
         cells = [feature for feature in features if feature.kind in _CELLS]
         annotations = [feature for feature in features if feature.kind not in _CELLS]
-        wanted, other = (cells, annotations) if nuclei and cells else (annotations, cells)
-        notes = [f"{len(other)} {'annotations' if other is annotations else 'cells'} are left out"] if other else []
-        if not nuclei and cells:  # an annotation without a class is where cells were looked for
-            wanted = [feature for feature in annotations if feature.label is not None]
+        wanted, other = annotations, cells
+        if cells:  # an annotation without a class is where cells were looked for
+            annotations = [feature for feature in annotations if feature.label is not None]
+            wanted, other = (cells, annotations) if nuclei else (annotations, cells)
+        what = "annotations beside cells" if nuclei else "cells beside annotations"
+        notes = [f"{len(other)} {what} are left out"] if other else []
         faults, shapes = Faults(), []
         for feature in wanted:
             with faults.of(feature.where):
                 geometry = feature.nucleus if nuclei and feature.nucleus is not None else feature.geometry
                 shapes.append(Shape(feature.label, polygons_of(geometry, size)))
         faults.check()
-        return Outlines(tuple(shapes), tuple(notes))
+        areas = _around_others(shapes)
+        if areas:
+            notes.append(f"{len(areas)} annotations without a class, around others, are left out")
+        return Outlines(tuple(shape for n, shape in enumerate(shapes) if n not in areas), tuple(notes))
+
+
+def _around_others(shapes: Sequence[Shape]) -> set[int]:
+    """Positions of shapes without a class whose box contains those of two or more others."""
+    nameless = [number for number, shape in enumerate(shapes) if shape.label is None and shape.polygons]
+    if not nameless:
+        return set()
+    nowhere = np.full((1, 2), -1.0)
+    rings = [np.concatenate([ring for rings in shape.polygons for ring in rings] or [nowhere]) for shape in shapes]
+    boxes = shapely.box(*np.array([[*ring.min(0), *ring.max(0)] for ring in rings]).T)
+    outer, _ = shapely.STRtree(boxes).query(boxes[nameless], predicate="contains")
+    inside = np.bincount(outer, minlength=len(nameless)) - 1  # but for itself
+    return {number for number, count in zip(nameless, inside.tolist(), strict=True) if count >= 2}
 
 
 def features_of(path: Path) -> Iterator[Feature]:

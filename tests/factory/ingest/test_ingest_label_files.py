@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from manifests import IGNORE, Dataset, open_dataset, verify
-from tests.ingest_files import ingest_command, save, slide, tissue_image
+from tests.ingest_files import ingest_command, save, slide, tissue_image, tree_sha256
 from tests.label_writers import (
     NAMES,
     SIZE,
@@ -150,3 +151,21 @@ def test_options_that_cannot_be_right_are_refused(
     assert ingest_command(tmp_path / "in", *ARGUMENTS, *arguments, "--out", tmp_path / "out") == 2
     assert said in " ".join(capfd.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_draws_outlines_and_writes_nothing_else(tmp_path: Path) -> None:
+    objects = random_objects(1)
+    save(tmp_path / "in/a.png", tissue_image(0, SIZE))
+    write_geojson(tmp_path / "in/a.geojson", objects)
+    before, sheet = tree_sha256(tmp_path), tmp_path / "sheet.png"
+    arguments = (tmp_path / "in", *ARGUMENTS, "--out", tmp_path / "out")
+    assert ingest_command(*arguments, "--dry-run", "--sheet", sheet) == 0
+    drawn = np.asarray(Image.open(sheet))
+    assert drawn.shape == (336 + 16, 320, 3)
+    outlined = (drawn[16 : 16 + 24 * 10, :] == (0, 255, 255)).all(-1)  # the colour of the second class
+    inside = np.where(semantic_of(objects) == 2, 1, 0).repeat(10, 0).repeat(10, 1)
+    assert outlined.any()
+    assert not outlined[inside == 0].any()
+    sheet.unlink()
+    assert tree_sha256(tmp_path) == before
+    assert ingest_command(*arguments, "--sheet", sheet) == 2

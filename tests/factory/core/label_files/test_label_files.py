@@ -1,19 +1,34 @@
 """Label files: what the tests' writers write is read and drawn, equal pixel by pixel and id by id."""
 
+import gzip
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from factory.core.images.files import UnreadableError
 from factory.core.label_files import FORMATS
 from factory.core.label_files.base import Outlines, resolve_format
 from factory.core.label_files.drawing import ClassTable, class_problems, draw
 from factory.core.label_files.shapes import Shape, rasterise
 from factory.core.label_files.windows import Windows
 from manifests.labels import IGNORE, get_scheme
-from tests.label_writers import NAMES, SIZE, WRITERS, Objects, Writer, random_objects
+from tests.label_writers import (
+    NAMES,
+    SIZE,
+    WRITERS,
+    Objects,
+    Writer,
+    random_objects,
+    write_coco,
+    write_cvat,
+    write_geojson,
+    write_hovernet,
+)
 
 IHC = ClassTable(get_scheme("ihc"), {})
 NUCLEI = ClassTable(get_scheme("nuclei"), {})
@@ -114,3 +129,99 @@ def test_objects_are_what_they_say() -> None:
 def _touch(objects: Objects) -> bool:
     left, right = objects.instance[:, :-1], objects.instance[:, 1:]
     return bool(np.any((left != right) & (left > 0) & (right > 0)))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_annotation_without_a_class_around_others_is_no_label(tmp_path: Path, named: bool) -> None:
+    objects = random_objects(4)
+    path = write_geojson(tmp_path / "a.geojson", objects)
+    document = json.loads(path.read_text())
+    corners = [[0, 0], [32, 0], [32, 24], [0, 24], [0, 0]]
+    parent = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [corners]}, "properties": {}}
+    if not named:
+        for feature in document["features"]:
+            del feature["properties"]["classification"]
+    document["features"].insert(0, parent)
+    path.write_text(json.dumps(document))
+    found = resolve_format("geojson").read(path, "a", SIZE, nuclei=True)
+    assert found.notes == ("1 annotations without a class, around others, are left out",)
+    np.testing.assert_array_equal(draw(found, IHC if named else NUCLEI, SIZE, 0).instance, objects.instance)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (Path("bomb"),)
+
+
+@pytest.mark.parametrize("harm", ["call", "size"])
+def test_a_pickle_is_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a_seg.npy"
+    np.save(path, {"masks": Bomb()} if harm == "call" else {"masks": Huge()})  # type: ignore[arg-type]
+    with pytest.raises(UnreadableError, match=r"expected arrays and plain values, got .*_cp_masks"):
+        resolve_format("cellpose").read(path, "a", SIZE, nuclei=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a_seg.npy"]
+
+
+class Huge:
+    def __reduce__(self) -> tuple[object, ...]:
+        return np.ndarray, ((1 << 45,),)
+
+
+def test_files_that_fill_the_memory_or_reach_out_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.xml"
+    for entity in ('"x"', 'SYSTEM "file:///etc/passwd"'):
+        path.write_text(f"<!DOCTYPE a [<!ENTITY e {entity}>]><Annotations>&e;</Annotations>")
+        with pytest.raises(UnreadableError, match="expected XML, got EntitiesForbidden"):
+            resolve_format("imagescope").read(path, "a", SIZE, nuclei=True)
+    monkeypatch.setattr("factory.core.label_files.base.MAX_TEXT_BYTES", 1 << 16)
+    bomb = tmp_path / "a.geojson.gz"
+    bomb.write_bytes(gzip.compress(b" " * (1 << 20) + b"[]"))
+    with pytest.raises(UnreadableError, match="expected at most 65,536 bytes"):
+        resolve_format("geojson").read(bomb, "a", SIZE, nuclei=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"segmentation": {"size": [24, 32], "counts": "1"}}, "annotation 1: expected run lengths of 768 pixels"),
+        ({"segmentation": {"size": [24, 32], "counts": [1, -1]}}, "annotation 1: expected run lengths of 768"),
+        ({"segmentation": {"size": [9, 9], "counts": "1"}}, r"expected run lengths of \[24, 32\], got \[9, 9\]"),
+        ({"segmentation": []}, "expected a segmentation, got none"),
+        ({"category_id": 99}, "expected a category of the file's, got 99"),
+    ],
+)  # fmt: skip
+def test_faults_of_a_file_name_the_object(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    path = write_coco(tmp_path / "a.json", random_objects(0))
+    document = json.loads(path.read_text())
+    document["annotations"][0] |= change
+    path.write_text(json.dumps(document))
+    with pytest.raises(UnreadableError, match=said):
+        resolve_format("coco").read(path, "a", SIZE, nuclei=True)
+
+
+def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
+    for name, file, write in (
+        ("coco", "a.json", write_coco),
+        ("cvat", "a.xml", write_cvat),
+        ("hovernet", "a.mat", write_hovernet),
+    ):
+        path = write(tmp_path / file, random_objects(0))
+        with pytest.raises(UnreadableError, match="expected annotations of an image of 32x32, got 24x32"):
+            resolve_format(name).read(path, "a", (32, 32), nuclei=True)
+
+
+def test_colours_are_classes_by_the_scheme_or_the_class_map(tmp_path: Path) -> None:
+    scheme = get_scheme("ihc")
+    mask = np.zeros((*SIZE, 3), np.uint8)
+    mask[:] = scheme.palette[0]
+    mask[2:6, 2:6], mask[2:6, 6:9], mask[10:14, 2:6] = scheme.palette[2], (0, 255, 0), (255, 0, 0)
+    path = tmp_path / "a.png"
+    Image.fromarray(mask).save(path)
+    found = resolve_format("colours").read(path, "a", SIZE, nuclei=True)
+    assert len(class_problems(found, IHC)) == 2
+    table = ClassTable(scheme, {"#00FF00": 0, "#ff0000": 2})
+    drawn = draw(found, table, SIZE, 0)
+    assert drawn.semantic[3, [0, 3, 7]].tolist() == [0, 2, 0]
+    assert len(np.unique(drawn.instance)) == 3
+    assert drawn.doubts == ("objects are the connected parts of a colour: those that touch became one",)
