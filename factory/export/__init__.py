@@ -9,6 +9,9 @@ FORMATS: dict[str, str] = {
     "qupath": "factory.export.qupath:QuPath",
     "pannuke": "factory.export.pannuke:PanNuke",
     "nnunet": "factory.export.nnunet:NnUnet",
+    "hf": "factory.export.hf:HuggingFace",
     "webdataset": "factory.export.webdataset:WebDataset",
     "yolo": "factory.export.yolo:Yolo",
+    "ome-zarr": "factory.export.ome_zarr:OmeZarr",
+    "croissant": "factory.export.croissant:Croissant",
 }

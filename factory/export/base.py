@@ -29,12 +29,13 @@ class Export:
     """An export as a whole.
 
     Attributes:
-        name: of the data set. out: the folder that will be written. scheme: of all labels.
+        root: of the data set. name: its own. out: the folder that will be written. scheme: of all labels.
         size: height and width of every tile. mpp: micrometres per pixel, the median.
         tiles: split -> number of tiles; only splits that have some. cells: number of instances.
         mark: origin of the data set, JSON-ready, see `factory.export.origin`.
     """
 
+    root: Path
     name: str
     out: Path
     scheme: LabelScheme

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from factory.core.config import digest
 from factory.core.datasets import check_out, open_finished, random_rows, rows_of_split, shape_of
@@ -35,7 +36,7 @@ from manifests.schema import SPLITS
 from manifests.store import STORE
 from manifests.table import MANIFEST, PARTS
 
-PROVENANCE = "provenance.json"
+PROVENANCE = "provenance.yaml"
 """In every exported folder: its origin, and what it was made of."""
 
 _PART_BYTES = 64e6
@@ -128,7 +129,17 @@ def _job(dataset: Dataset, format: str, out: Path) -> Job:
     tiles = {name: count for name, count in tiles.items() if count}
     mpp, cells = float(np.median(dataset.table["mpp"].to_numpy())), dataset.table["cells"].to_pylist()
     name, mark = dataset.root.resolve().name, origin_of(dataset, scheme)
-    export = Export(name, out, scheme, size, mpp, tiles, sum(count or 0 for count in cells), mark)
+    export = Export(
+        dataset.root.absolute(),
+        name,
+        out.absolute(),
+        scheme,
+        size,
+        mpp,
+        tiles,
+        sum(count or 0 for count in cells),
+        mark,
+    )
     step = max(1, int(_PART_BYTES / (size[0] * size[1] * _RAW_BYTES_PER_PX)))
     parts, start = [], 0
     for name, count in tiles.items():
@@ -162,8 +173,8 @@ def is_there(job: Job, *, overwrite: bool = False) -> bool:
     if not out.is_dir() or not any(out.iterdir()):
         return False
     try:
-        there = json.loads((out / PROVENANCE).read_bytes())["export"]
-    except (OSError, ValueError, KeyError, TypeError):
+        there = yaml.safe_load((out / PROVENANCE).read_bytes())["export"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
         first = sorted(path.name for path in out.iterdir())[0]
         raise UserError(
             f"--out {out}: expected a new folder or an export, got {first!r} in it. Choose another --out."
@@ -296,7 +307,7 @@ def _finish(job: Job, folder: Path, records: dict[int, Record]) -> dict[str, int
             lost[what] = lost.get(what, 0) + count
     lost = {what: count for what, count in lost.items() if count}
     document = {**job.document, "export": digest(job.document), "lost": lost}
-    files.put_json(PROVENANCE, document)
+    files.put_text(PROVENANCE, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
     return lost
 
 

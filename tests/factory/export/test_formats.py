@@ -1,6 +1,8 @@
 """Each format, read by the library that its users read it with, or by the rules that its tool documents."""
 
 import csv
+import hashlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -20,6 +23,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from shapely.geometry import shape
 
+from factory.core.encoding import bilevel_png
 from factory.core.images.files import read_header
 from factory.core.runs import RunSpec, open_run, write_shard
 from factory.export import exporting, nnunet, yolo
@@ -191,7 +195,7 @@ def test_what_cells_cannot_say_is_counted_or_refused(tmp_path: Path) -> None:
     data = write_tiles(tmp_path / "mixed", "ihc", [(semantic, instance)])
     lost = exporting.carry_out(exporting.prepare(data.root, "coco", tmp_path / "out"), workers=1)
     assert lost == {"px of cells with another class than their cell": 3, "px of nuclei that are in no cell": 1}
-    assert json.loads((tmp_path / "out/provenance.json").read_text())["lost"] == lost
+    assert yaml.safe_load((tmp_path / "out/provenance.yaml").read_text())["lost"] == lost
     data = write_tiles(tmp_path / "stray", "ihc", [(semantic * 0, instance), (semantic, instance)])
     with pytest.raises(UserError, match="sample t-0: expected cells of negative cell, positive cell, got cell 1"):
         export(data, tmp_path / "other", "coco")
@@ -399,3 +403,113 @@ def test_contours_with_holes_fill_to_their_pixels(mask: np.ndarray) -> None:
         cv2.fillPoly(one, [np.floor(yolo.joined(piece) + 0.5).astype(np.int32)], 1)
         found |= one
     assert not (mask & (found == 0)).any()
+
+
+# hf
+
+
+@given(arrays.arrays(np.bool_, st.tuples(st.integers(1, 20), st.integers(1, 20))))
+def test_a_png_of_one_bit_has_the_pixels_of_its_mask(mask: np.ndarray) -> None:
+    image = Image.open(io.BytesIO(bilevel_png(mask)))
+    assert image.mode == "1"
+    assert np.array_equal(np.asarray(image), mask)
+
+
+@pytest.mark.parametrize("which", ["nuclei", "regions"])
+def test_hf_is_read_by_datasets_with_the_columns_of_the_public_set(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    data: Dataset = request.getfixturevalue(which)
+    out = export(data, tmp_path / "out", "hf")
+    read = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert list(read) == ["train", "val", "test"]
+    features = read["train"].features
+    assert list(features)[:4] == ["image", "instances", "categories", "tissue"]
+    cell_classes = exporting.prepare(data.root, "hf", tmp_path / "other").export.cell_classes
+    assert features["categories"].feature.names == [label.name for label in cell_classes]
+    for split in read.values():
+        for row in split:
+            sample = data[data.find(row["sample_id"])]
+            assert np.array_equal(np.asarray(row["image"]), sample.image)
+            assert np.array_equal(np.asarray(row["semantic"]), sample.tile.semantic)
+            ids = np.unique(sample.tile.instance)[1:].tolist()
+            assert len(row["instances"]) == len(row["categories"]) == len(ids)
+            for mask, category, number in zip(row["instances"], row["categories"], ids, strict=True):
+                truth = sample.tile.instance == number
+                assert mask.mode == "1"
+                assert np.array_equal(np.asarray(mask), truth)
+                assert cell_classes[category].id == sample.tile.semantic[truth][0]
+            assert row["is_synthetic"] is True
+
+
+def test_the_dataset_card_says_origin_splits_and_classes(nuclei: Dataset, tmp_path: Path) -> None:
+    _, head, text = (export(nuclei, tmp_path / "out", "hf") / "README.md").read_text().split("---\n", 2)
+    card = yaml.safe_load(head)
+    assert {"synthetic", "not-for-diagnosis"} <= set(card["tags"])
+    assert [(split["name"], split["num_examples"]) for split in card["dataset_info"]["splits"]] == [
+        ("train", 2), ("val", 1), ("test", 1),
+    ]  # fmt: skip
+    assert card["license_name"] == "CC0-1.0"
+    assert "Synthetic images of tests, not for diagnosis. Sources of the training data: photographs." in text
+
+
+# ome-zarr
+
+
+def test_ome_zarr_py_reads_images_with_their_labels(nuclei: Dataset, tmp_path: Path) -> None:
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+
+    out = export(nuclei, tmp_path / "out", "ome-zarr")
+    group = zarr.open_group(out, mode="r")
+    assert group.attrs["pathology_tiles"]["use"] == "not for diagnosis"
+    assert group["OME"].attrs["ome"]["series"] == ["t-0", "t-3", "t-1", "t-2"]
+    for name in group["OME"].attrs["ome"]["series"]:
+        sample = nuclei[nuclei.find(name)]
+        image, _, *labels = Reader(parse_url(out / name))()
+        assert np.array_equal(np.moveaxis(image.data[0].compute(), 0, -1), sample.image)
+        assert image.metadata["coordinateTransformations"] == [[{"type": "scale", "scale": [1.0, 0.25, 0.25]}]]
+        assert image.metadata["channel_names"] == ["R", "G", "B"]
+        by_name = {label.metadata["name"]: label for label in labels}
+        assert np.array_equal(by_name["semantic"].data[0].compute(), sample.tile.semantic)
+        assert np.array_equal(by_name["instances"].data[0].compute(), sample.tile.instance)
+        assert by_name["semantic"].metadata["properties"][1] == {"class": "negative cell"}
+
+
+# croissant
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of rdflib, in mlcroissant
+@pytest.mark.parametrize("format", ["croissant", "hf"])
+def test_croissant_is_valid_and_its_records_are_those_of_the_manifest(
+    nuclei: Dataset, tmp_path: Path, format: str
+) -> None:
+    import mlcroissant
+
+    out = export(nuclei, tmp_path / "out", format)
+    read = mlcroissant.Dataset(out / "croissant.json")
+    assert not read.metadata.issues.errors
+    assert read.metadata.name == "nuclei"
+    assert "not for diagnosis" in read.metadata.description
+    records = {record["tiles/sample_id"].decode(): record for record in read.records("tiles")}
+    for row in nuclei.table.to_pylist():
+        record = records.pop(row["sample_id"])
+        assert (record["tiles/cells"], record["tiles/mpp"]) == (row["cells"], row["mpp"])
+        if format == "hf":
+            sample = nuclei[nuclei.find(row["sample_id"])]
+            assert np.array_equal(np.asarray(record["tiles/image"]), sample.image)
+    assert not records
+
+
+def test_croissant_lists_the_files_of_the_store_with_their_digests(nuclei: Dataset, tmp_path: Path) -> None:
+    out = export(nuclei, tmp_path / "out", "croissant")
+    listed = json.loads((out / "croissant.json").read_text())["distribution"]
+    arrays = [entry for entry in listed if "store.zarr" in entry.get("contentUrl", "")]
+    assert len(arrays) == 7  # three shards and four metadata files
+    for entry in arrays:
+        content = (out / entry["contentUrl"]).read_bytes()
+        assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+        assert entry["contentSize"] == f"{len(content)} B"
