@@ -25,6 +25,9 @@ T = TypeVar("T")
 MAX_TEXT_BYTES = 1 << 30
 """Size of a label file in text, after decompression."""
 
+IGNORED = ("ignore", "ignore*")
+"""Names, in lower case, of areas that count for nothing; the second is QuPath's."""
+
 _MAX_SHOWN = 20
 """Faults that are listed of one file."""
 

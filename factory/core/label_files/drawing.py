@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from factory.core.label_files.base import CellMap, Found, Outlines, RegionMap
+from factory.core.label_files.base import IGNORED, CellMap, Found, Outlines, RegionMap
 from factory.core.label_files.shapes import Shape, rasterise
 from manifests.labels import IGNORE, LabelScheme
 
 UNCLASSIFIED, ANY = "unclassified", "*"
 """Names in a class map that stand for an object without a class, and for every name that is not listed."""
-
-_IGNORED = ("ignore", "ignore*")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class ClassTable:
         """
         given = {key.lower(): label for key, label in self.given.items()}
         own = {key: label.id for label in self.scheme.classes for key in (label.name.lower(), _hex(label.colour))}
-        own |= dict.fromkeys(_IGNORED, IGNORE)
+        own |= dict.fromkeys(IGNORED, IGNORE)
         nuclei = self.scheme.ids("nucleus")
         if len(nuclei) == 1:
             own[UNCLASSIFIED] = nuclei[0]

@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 
 from factory.core.images.files import UnreadableError
-from factory.core.label_files.base import Faults, LabelFormat, Outlines, read_json
+from factory.core.label_files.base import IGNORED, Faults, LabelFormat, Outlines, read_json
 from factory.core.label_files.shapes import Ring, Shape, ring_of
 
 _CELLS = ("cell", "detection")
@@ -61,6 +61,10 @@ class GeoJson(LabelFormat):
         an analysis, and no label.
         """
         features = [feature for feature in features_of(path) if feature.kind not in _NOT_LABELS]
+        ignored: list[Feature] = []  # areas to be ignored count beside cells, and lie under them
+        if nuclei and any(feature.kind in _CELLS for feature in features):
+            ignored = [feature for feature in features if (feature.label or "").lower() in IGNORED]
+            features = [feature for feature in features if (feature.label or "").lower() not in IGNORED]
         cells = [feature for feature in features if feature.kind in _CELLS]
         annotations = [feature for feature in features if feature.kind not in _CELLS]
         wanted, other = annotations, cells
@@ -70,7 +74,7 @@ class GeoJson(LabelFormat):
         what = "annotations beside cells" if nuclei else "cells beside annotations"
         notes = [f"{len(other)} {what} are left out"] if other else []
         faults, shapes = Faults(), []
-        for feature in wanted:
+        for feature in [*ignored, *wanted]:
             with faults.of(feature.where):
                 geometry = feature.nucleus if nuclei and feature.nucleus is not None else feature.geometry
                 shapes.append(Shape(feature.label, polygons_of(geometry, size)))

@@ -513,3 +513,43 @@ def test_croissant_lists_the_files_of_the_store_with_their_digests(nuclei: Datas
         content = (out / entry["contentUrl"]).read_bytes()
         assert entry["sha256"] == hashlib.sha256(content).hexdigest()
         assert entry["contentSize"] == f"{len(content)} B"
+
+
+# and back
+
+
+@pytest.mark.parametrize("format", ["coco", "qupath"])
+@pytest.mark.parametrize("which", ["nuclei", "regions"])
+def test_an_export_comes_back_through_ingest(
+    format: str, which: str, request: pytest.FixtureRequest, tmp_path: Path, cli: Cli
+) -> None:
+    data: Dataset = request.getfixturevalue(which)
+    out, scheme = export(data, tmp_path / "out", format), data.schemes[0].name
+    done = cli("factory", "ingest", out, "--scheme", scheme, "--mpp", data.table["mpp"][0], "--out", "back")
+    assert done.code == 0, done.err
+    back = open_dataset(tmp_path / "back")
+    assert len(back) == len(data)
+    for sample in back:
+        original = data[data.find(Path(sample.row["source_uri"]).stem)]
+        assert np.array_equal(sample.image, original.image)
+        assert np.array_equal(sample.tile.semantic, original.tile.semantic)
+        assert np.array_equal(ranked(sample.tile.instance), ranked(original.tile.instance))
+
+
+def ranked(instance: np.ndarray) -> np.ndarray:
+    """The same instances with ids 1, 2, 3, ... in the same order."""
+    return np.unique(instance, return_inverse=True)[1].reshape(instance.shape) + (instance.min() > 0)
+
+
+def test_pannuke_comes_back_through_ingest(tmp_path: Path, cli: Cli) -> None:
+    instance = ranked(awkward()[0][1])
+    semantic = np.where(instance > 0, 1 + instance % 5, 0)
+    data = write_tiles(tmp_path / "typed", "nuclei_types", [(semantic, instance)])
+    done = cli("factory", "ingest", export(data, tmp_path / "out", "pannuke"), "--mpp", "0.25", "--scheme",
+               "nuclei_types", "--out", "back")  # fmt: skip
+    assert done.code == 0, done.err
+    (back,) = open_dataset(tmp_path / "back")
+    assert np.array_equal(back.image, data[0].image)
+    assert np.array_equal(back.tile.semantic, data[0].tile.semantic)
+    pairs = np.unique(np.stack([back.tile.instance, data[0].tile.instance]).reshape(2, -1), axis=1)
+    assert pairs.shape[1] == len(np.unique(instance))  # one to one: PanNuke numbers nuclei by class
