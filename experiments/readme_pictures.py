@@ -1,10 +1,11 @@
 """Makes the pictures of README and docs from fresh tiles: PD-L1 with labels, Ki-67, H&E, masks learnt. All synthetic.
 
-python -m experiments.readme_pictures [montage|learnt|images|nuclei|joint] [FILE]
+python -m experiments.readme_pictures [montage|learnt|images|nuclei|joint|exemplar] [FILE]
     default: montage, docs/pictures/NAME.jpg
 
 All are 1600 px wide. learnt: masks of the starter weights, under `stain`; images: `pix2pixhd`, nuclei: `sharpgan`,
-joint: `stylegan2` under the labels of `hdgan`, all with their starter weights.
+joint: `stylegan2` under the labels of `hdgan`, all with their starter weights; exemplar: real tiles of data/htt36 (CC0,
+docs/how-to/public-data.md) and tiles composed of its training split.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+import factory
 from factory.geometry.nuclear_maps import contour_of
 from factory.joint import HDGAN
 from factory.make.pipeline import make
@@ -28,6 +30,7 @@ Image = npt.NDArray[np.uint8]
 _PICTURES = Path("docs/pictures")
 _WIDTH, _GAP = 1600, 8
 _MOST_BYTES = 900_000
+_HTT36 = Path("data/htt36")
 _SEED = 11
 _PAINTED = 0.45
 """Opacity of the labels over the image."""
@@ -35,7 +38,14 @@ _PAINTED = 0.45
 
 def main() -> None:
     """Make small data sets and put their tiles together."""
-    pictures = {"montage": _montage, "learnt": _learnt, "images": _images, "nuclei": _nuclei, "joint": _joint}
+    pictures = {
+        "montage": _montage,
+        "learnt": _learnt,
+        "images": _images,
+        "nuclei": _nuclei,
+        "joint": _joint,
+        "exemplar": _exemplar,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", choices=pictures, default="montage")
     parser.add_argument("file", nargs="?", type=Path)
@@ -43,7 +53,7 @@ def main() -> None:
     target = arguments.file or _PICTURES / f"{arguments.name}.jpg"
     picture = pictures[arguments.name]()
     target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, picture)
+    _write(target, picture, 300_000 if arguments.name == "exemplar" else _MOST_BYTES)
     print(f"{target}: {picture.shape[1]} x {picture.shape[0]}, {target.stat().st_size / 1e3:.0f} kB")
 
 
@@ -113,6 +123,21 @@ def _joint() -> Image:
     return np.concatenate([_row(row) for row in (images[:8], painted[:8], images[8:], painted[8:])])[:-_GAP]
 
 
+def _exemplar() -> Image:
+    """A row of real tiles that the bank does not know, and 24 composed: 12 of drawn layouts, 12 copied with labels."""
+    like: dict[str, Any] = {"like": _HTT36, "size": 384, "n": 12, "seed": _SEED, "workers": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        drawn, copied = Path(folder) / "drawn", Path(folder) / "copied"
+        factory.make(drawn, scheme="tissue", renderer="exemplar", mpp=1, tissue="0.6-0.98", **like)
+        factory.make(copied, joint="exemplar", tissue="0.6-0.98", **like)
+        composed = [sample.image for root in (drawn, copied) for sample in open_dataset(root)]
+    real = open_dataset(_HTT36)
+    held_out = [place for place, split in enumerate(real.table["split"].to_pylist()) if split != "train"]
+    shown = [real[place].image for place in held_out[:8]]
+    rows = [_row(images) for images in (shown, *(composed[k : k + 8] for k in range(0, 24, 8)))]
+    return np.concatenate(rows)[:-_GAP]
+
+
 def _montage() -> Image:
     with tempfile.TemporaryDirectory() as folder:
         pdl1, painted = _tiles("pdl1", 1, Path(folder), tps="0.2-0.5")
@@ -150,18 +175,18 @@ def _row(images: list[Image]) -> Image:
     return row
 
 
-def _write(target: Path, picture: Image) -> None:
-    """The best JPEG of at most 900 kB.
+def _write(target: Path, picture: Image, most: int) -> None:
+    """The best JPEG of at most `most` bytes.
 
     Raises:
         RuntimeError: when the lowest quality is larger.
     """
     for quality in range(94, 40, -4):
         _, stream = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if stream.size <= _MOST_BYTES:
+        if stream.size <= most:
             target.write_bytes(stream.tobytes())
             return
-    raise RuntimeError(f"{target}: expected at most {_MOST_BYTES} bytes")
+    raise RuntimeError(f"{target}: expected at most {most} bytes")
 
 
 if __name__ == "__main__":

@@ -177,6 +177,7 @@ def _quilt_row(  # type: ignore[no-untyped-def]
     nucleus,
 ):
     shortlist, costs = np.empty(_SHORTLIST, np.int64), np.empty(_SHORTLIST, np.int64)
+    spare = np.zeros(2, np.int64)
     alpha = np.empty((patch, patch), np.int64)
     for column in range(draws.shape[0]):
         _rank(shortlist, costs, draws[column], row, column, patch, overlap, places, source, target, weights)
@@ -186,6 +187,9 @@ def _quilt_row(  # type: ignore[no-untyped-def]
             cost = costs[k] + _mismatch(canvas, y0, x0, row, column, patch, overlap, pixels, places, shortlist[k])
             if cost < best_cost:
                 best, best_cost = shortlist[k], cost
+        if whole[best >> 3] != 2 and wanted[y0 : y0 + patch, x0 : x0 + patch].min() == 1:  # all air: no specks of it
+            _nearest_spares(spare, canvas, y0, x0, row, column, patch, overlap, pixels, places, whole, spares[column])
+            best = spare[1] if spare[1] >= 0 else best
         _find_cuts(alpha, canvas, origin, y0, x0, row, column, patch, overlap, pixels, nucleus, places, best)
         _blend(
             canvas, origin, alpha, y0, x0, row, column, patch, overlap, wanted, pixels, kinds, kind_of, places, whole,
@@ -360,6 +364,8 @@ def _blend(  # type: ignore[no-untyped-def]
                     _nearest_spares(spare, canvas, y0, x0, row, column, patch, overlap, pixels, places, whole, spares)
                 if spare[kind] >= 0:
                     p = _at(places, spare[kind], i, j, patch)
+                elif kind == 1:  # the air within a patch of tissue may be its brightest pixels
+                    p = loose[kind, (i * patch + j) % loose.shape[1]]
                 else:
                     p = _nearest_of_kind(places, candidate, i, j, patch, kind, kinds, kind_of, loose)
             if weight * 2 > _FEATHER:

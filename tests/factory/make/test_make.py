@@ -345,7 +345,7 @@ def test_a_plan_of_a_scheme_of_ones_own_is_made(tmp_path: Path, cli: Cli) -> Non
         {"id": 1, "name": "stroma", "colour": [200, 150, 180]},
     ]
     (tmp_path / "own.yaml").write_text(json.dumps({"name": "own", "classes": classes}))
-    plan = ("--scheme", "own.yaml", "--masks", "polygons", "--size", "64x64", "--n", "2", "--tissue", "0.5")
+    plan = ("--scheme", "own.yaml", "--size", "64x64", "--n", "2", "--tissue", "0.5")
     assert cli("factory", "plan", *plan).code == 0
     (tmp_path / "own.yaml").unlink()
     made = cli("factory", "make", "--manifest", "plan.parquet", "--masks", "polygons")
