@@ -1,6 +1,6 @@
 """`exemplar` beside the same work in plain numpy and OpenCV; processor time, one thread.
 
-Both compose tiles from one bank, of scikit-image's photograph: the ground from patches of 48 pixels, 16 of them shared
+Both compose tiles from one bank, of scikit-image's photograph: the ground from patches of 72 pixels, 24 of them shared
 with their neighbours, each the best of 192 candidates for the layout and then of 20 for the overlap, joined along
 minimum cuts; 40 nuclei, mapped from ellipse to ellipse and blended. numpy's part is what one writes in an afternoon
 (`plain_tile`): vectorised over candidates, a loop over patches and nuclei. It guides by classes or density alone, and
@@ -29,7 +29,7 @@ from manifests.dataset import open_dataset
 from manifests.tile import Tile
 from tests.annotated_photograph import MPP, bank_of_photograph
 
-PATCH, OVERLAP, CANDIDATES, SHORTLIST, NEAREST = 48, 16, 192, 20, 12
+PATCH, OVERLAP, CANDIDATES, SHORTLIST, NEAREST = 72, 24, 192, 20, 12
 STEP = PATCH - OVERLAP
 
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _compare(name: str, path: Path, tiles: list[Tile], turns: int) -> None:
-    renderer, bank = Exemplar(parse(Exemplar.Config, {"bank": str(path)}, "bench")), open_bank(path)
+    renderer, bank = Exemplar(parse(Exemplar.Config, {"bank": str(path), "patch_px": PATCH}, "bench")), open_bank(path)
     conditions = [draw_condition(renderer.condition, tile, np.random.default_rng(0)) for tile in tiles]
     ways: list[Callable[[int], object]] = [
         lambda k: renderer.compose(conditions[k], np.random.default_rng(k)),

@@ -25,7 +25,7 @@ _MOST_UNKNOWN = 0.35
 _ENOUGH = 300
 _MUCH = 0.3
 """Share of a class from which a patch counts as holding much of it."""
-SMALL = Grid(48, 16)
+SMALL = Grid(72, 24)
 """Patches of filled ground, which is without nuclei in small pieces alone."""
 _EDGE_PX = (0.5, 0.9)
 """Standard deviations of the blur of outlines."""

@@ -60,7 +60,7 @@ class ExemplarConfig(Config):
     look: Literal["random"] | int = "random"
     mix: float = Field(default=0.3, ge=0, le=1)
     look_jitter: float = Field(default=0.1, ge=0, le=0.5)
-    patch_px: int = Field(default=72, ge=48, le=240, multiple_of=24)
+    patch_px: int = Field(default=120, ge=48, le=240, multiple_of=24)
     marker: Literal["auto", "real", "painted", "both"] = "auto"
     decoys: float = Field(default=0.1, ge=0, le=4)
     vary: float = Field(default=0.06, ge=0, le=0.5)

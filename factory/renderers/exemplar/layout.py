@@ -18,7 +18,8 @@ from manifests.labels import IGNORE, LabelClass, LabelScheme
 
 Bytes = npt.NDArray[np.uint8]
 
-_FIBRE_WEIGHT, _FILLED_WEIGHT, _DENSITY_WEIGHT, _CLASS_WEIGHT, _COLOUR_WEIGHT = 3, 24, 12, 10, 4
+_FIBRE_WEIGHT, _FILLED_WEIGHT, _DENSITY_WEIGHT, _CLASS_WEIGHT = 3, 24, 12, 10
+_COLOUR_WEIGHT, _COLOUR_WEIGHT_OF_REGIONS = 8, 4
 TUMOUR = {"tumour_negative", "tumour_positive"}
 _SPINDLE = 1.8
 """Elongation (long axis by short axis) from which a nucleus says where fibres run."""
@@ -146,8 +147,8 @@ def guides_of(
         plane[still] = fibres[still]
     colours = colours_of_blocks(bank, shapes is not None)
     for channel in range(3):
-        add(colours[blocks, channel], colours[:, channel], _COLOUR_WEIGHT)
-    return Guides(np.stack(source, -1), np.stack(target, -1), np.array(weights, np.int64), asked)
+        add(colours[blocks, channel], colours[:, channel], _COLOUR_WEIGHT if shapes else _COLOUR_WEIGHT_OF_REGIONS)
+    return Guides(np.stack(source, -1), np.stack(target, -1), np.array(weights, np.int64), asked, blocks, turn)
 
 
 def _shares_of_patches(planes: list[Bytes], grid: Grid) -> npt.NDArray[np.float64]:
