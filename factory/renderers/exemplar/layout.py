@@ -148,7 +148,7 @@ def guides_of(
     colours = colours_of_blocks(bank, shapes is not None)
     for channel in range(3):
         add(colours[blocks, channel], colours[:, channel], _COLOUR_WEIGHT if shapes else _COLOUR_WEIGHT_OF_REGIONS)
-    return Guides(np.stack(source, -1), np.stack(target, -1), np.array(weights, np.int64), asked, blocks, turn)
+    return Guides(np.stack(source, -1), np.stack(target, -1), np.array(weights, np.int64), asked)
 
 
 def _shares_of_patches(planes: list[Bytes], grid: Grid) -> npt.NDArray[np.float64]:

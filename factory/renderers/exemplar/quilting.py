@@ -78,15 +78,12 @@ class Guides:
             only where the layout asks for a direction, and which turn with the patch; the third is the share of pixels
             to avoid, which counts only where it is larger than the layout's.
         wanted: float64 [rows, columns, groups], share of each group of classes in each patch of the layout.
-        backdrop: int64 [h, w], block of the bank behind each block of the layout, and turn: how the window was turned.
     """
 
     source: Bytes
     target: Bytes
     weights: Longs
     wanted: npt.NDArray[np.float64]
-    backdrop: Longs
-    turn: int
 
 
 def quilt(
@@ -128,7 +125,6 @@ def quilt(
     fillers = [found if len(found) else np.zeros(1, np.int64) for found in fillers]
     for row in range(rows):  # drawn a row at a time, so that memory does not grow with the tile
         draws = _draw_candidates(places, guides.wanted[row], rng)
-        _add_own_places(draws, places, guides, row, grid)
         spare = rng.random((columns, 2, _SHORTLIST))
         spares = np.stack([fillers[k][(spare[:, k] * len(fillers[k])).astype(np.int64)] for k in range(2)], axis=1)
         _quilt_row(
@@ -157,20 +153,6 @@ def _draw_candidates(places: Places, wanted: npt.NDArray[np.float64], rng: np.ra
             fitting = held[(parts[chosen] * len(held)).astype(np.int64)]
             draws[:, :half][chosen] = 8 * fitting + (draws[:, :half][chosen] & 7)
     return draws
-
-
-def _add_own_places(draws: Longs, places: Places, guides: Guides, row: int, grid: Grid) -> None:
-    """Make the piece of the backdrop behind each patch of a row its last candidate, where patches are taken there."""
-    if not len(places.rows):
-        return
-    block = places.rows[:, 4] + places.rows[:, 2] // BLOCK * places.rows[:, 5] + places.rows[:, 3] // BLOCK
-    side, step = grid.patch // BLOCK, grid.step // BLOCK
-    for column in range(len(draws)):
-        behind = guides.backdrop[row * step :, column * step :][:side, :side]
-        first, last = int(behind.min()), int(behind.max())
-        place = int(np.searchsorted(block, first))
-        if place < len(block) and block[place] == first and last - first == (side - 1) * (places.rows[place, 5] + 1):
-            draws[column, -1] = 8 * place + guides.turn
 
 
 @compiled()
