@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from factory.core.images.files import RASTERS
+from factory.core.images.listing import listed, what_lies_there
+from factory.core.images.picture import is_utf8
 from factory.core.images.slides import SLIDES
-from factory.ingest.unread import find_unread, labels_among, listed, what_lies_there
+from factory.ingest.unread import find_unread, labels_among
 from manifests.errors import UserError
 
 IMAGE, LABELS = "images", "labels"
@@ -156,7 +158,7 @@ def pair(
     problems += [] if ignore_unread else faults
     images = {stem: uri for stem, uri in images.items() if stem not in labels_among(images)}
     if not images and not problems:
-        problems.append(f"{root}/{patterns[IMAGE]}: expected images, got {what_lies_there(root)}")
+        problems.append(f"{root}/{patterns[IMAGE]}: expected images, got {what_lies_there(root)}, or give --images")
     unpaired = [
         f"{path}: expected its {kind} file {patterns.get(kind, '').replace(_STEM, stem)}, got none"
         for stem, path in sorted(images.items())
@@ -225,7 +227,7 @@ def _find(root: Path, kind: str, pattern: str, problems: list[str]) -> dict[str,
     found: dict[str, str] = {}
     for path in _walk_literal(root, pattern):
         uri = path.relative_to(root).as_posix()
-        if uri.encode(errors="replace") != os.fsencode(uri):
+        if not is_utf8(path):
             problems.append(f"{uri!a}: expected a name in UTF-8, got another encoding. Rename the file")
             continue
         match = expression.fullmatch(uri)

@@ -7,7 +7,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.core.images.files import IMAGE_SUFFIXES, UnreadableError, read_rgb
+from factory.core.images.listing import PICTURES, files_below, listed, what_lies_there
 from factory.core.images.picture import read_picture_header
 from factory.core.images.resolution import disagreement
 from factory.core.images.slides import SLIDES, SlideHeader, SlideReader
@@ -91,12 +92,14 @@ def _found(path: Path, mpp: float | None) -> Iterator[InputImage]:
         if file.suffix.lower() in (*IMAGE_SUFFIXES, *SLIDES) and file.is_file() and not file.name.startswith(".")
     )
     if not files:
-        raise UserError(
-            f"{path}: expected images in the folder ({', '.join((*IMAGE_SUFFIXES, *SLIDES))}), got none. "
-            "Name the folder that holds them."
-        )
-    for file in files:
-        yield _file(file, mpp)
+        raise UserError(f"{path}: expected images in the folder, got {what_lies_there(path)}.")
+    names = {file.name for file in files}
+    rest = [uri for uri in files_below(path, 1) if Path(uri).suffix.lower() in PICTURES and uri not in names]
+    for number, file in enumerate(files):
+        image = _file(file, mpp)
+        if rest and number == 0:
+            image = replace(image, doubts=(*image.doubts, f"{path}: not read are {listed(rest)}"))
+        yield image
 
 
 def _file(path: Path, mpp: float | None) -> InputImage:

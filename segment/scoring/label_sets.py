@@ -70,7 +70,7 @@ def open_folder(root: Path, mode: Mode, *, is_truth: bool) -> LabelSet:
     """
     if mode == "semantic":
         return _of_files(root, {"classes": find_label_files(_folder_of("classes", root))})
-    here, there = _folder_of("instances", root), root / "classes"
+    here, there = _folder_of("instances", root), _below(root, "classes")
     files = {"instance": find_label_files(here)}
     if mode == "instances and classes":
         if root.is_dir() and not there.is_dir():
@@ -109,7 +109,7 @@ def _of_files(root: Path, files: dict[str, dict[str, Path]]) -> LabelSet:
 
 def _folder_of(kind: str, root: Path) -> Path:
     """The folder `kind` below `root` if it exists, else `root`."""
-    below = root / kind
+    below = _below(root, kind)
     if not below.is_dir():
         return root
     if not has_label_files(below) and has_label_files(root):
@@ -117,6 +117,16 @@ def _folder_of(kind: str, root: Path) -> Path:
             f"{below}: expected label maps, got none, while {root} holds some. Remove that folder, or fill it."
         )
     return below
+
+
+def _below(root: Path, kind: str) -> Path:
+    """The folder `kind` below `root`, whatever its capitals."""
+    found = (
+        [path for path in sorted(root.iterdir()) if path.name.lower() == kind and path.is_dir()]
+        if root.is_dir()
+        else []
+    )
+    return found[0] if found else root / kind
 
 
 def size_text(size: tuple[int, int]) -> str:

@@ -37,6 +37,8 @@ def read_picture_header(path: Path) -> Header | SlideHeader:
     Raises:
         UnreadableError: for what is damaged, is not 8-bit RGB, or is a slide with an orientation other than upright.
     """
+    if not is_utf8(path):
+        raise UnreadableError("expected a name in UTF-8, got another encoding. Rename the file")
     if path.suffix.lower() in SLIDES:
         slide = read_slide_header(path)
         _check_slide_pixels(path)
@@ -51,6 +53,11 @@ def read_picture_header(path: Path) -> Header | SlideHeader:
     if header.channels == "RGBA":
         read_rgb_pixels(path)
     return header
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a name is UTF-8, as it must be in a manifest; Python keeps other bytes as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in str(path))
 
 
 def _tiled_tiff(path: Path, *, is_generic: bool) -> SlideHeader | None:

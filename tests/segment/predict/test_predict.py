@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from factory.core.checkpoints import BEST
-from manifests import Dataset, get_scheme, open_dataset, verify
+from manifests import Dataset, UserError, get_scheme, open_dataset, verify
 from segment.network.head import head_for
 from segment.network.inference import predict_maps
 from segment.network.instances import InstanceConfig, read_tile
@@ -22,6 +22,7 @@ from segment.network.networks import NetworkConfig, build
 from segment.network.weights import load_weights, write_weights
 from segment.predict import jobs as planning
 from segment.predict import writing
+from segment.predict.inputs import find_images
 from tests.conftest import Outcome, assert_refused
 from tests.ingest_files import save, slide, tree_sha256
 
@@ -386,3 +387,14 @@ def test_damaged_network_is_reported_and_not_written_as_an_empty_map(
     monkeypatch.setattr(writing, "predict_maps", broken)
     assert_refused(predict(images / "a.png", "--out", "out"), "expected probabilities, got values that are not finite")
     assert not Path("out/a.png").exists()
+
+
+def test_folder_says_what_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "sub/a.bmp")
+    with pytest.raises(UserError, match=r"got 1 image in sub-folders \(sub\)"):
+        find_images([tmp_path], 0.25)
+    Image.new("RGB", (32, 32)).save(tmp_path / "b.bmp")
+    (tmp_path / "c.czi").write_bytes(b"")
+    (image,) = find_images([tmp_path], 0.25)
+    assert image.doubts == (f"{tmp_path}: not read are c.czi, sub/a.bmp",)
