@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,14 @@ _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 """Index column that `DataFrame.to_parquet` adds after rows were removed."""
 
 
-def write_manifest(path: Path, table: pa.Table, info: DatasetInfo) -> None:
+def write_manifest(path: Path, table: pa.Table, info: DatasetInfo, extra: Mapping[bytes, bytes] | None = None) -> None:
     """Write one Parquet manifest, whole or not at all.
 
     Args:
         path: of the file.
         table: rows; missing columns become null.
         info: metadata of all rows.
+        extra: further metadata of the file.
 
     Raises:
         UserError: when a row breaks the contract (row and column are named).
@@ -52,7 +54,7 @@ def write_manifest(path: Path, table: pa.Table, info: DatasetInfo) -> None:
     table = conform(table, path.name)
     validate(table, path.name)
     refuse_unsaid_pixels(table, info, path.name)
-    table = table.replace_schema_metadata(metadata_of(info))
+    table = table.replace_schema_metadata({**metadata_of(info), **(extra or {})})
     with open_atomic(path) as stream:
         pq.write_table(table, stream, compression="zstd", write_page_checksum=True, row_group_size=65_536)
 

@@ -28,6 +28,7 @@ def plan(
     """
     import time
 
+    from factory.core.config import digest
     from factory.core.console import say, working
     from factory.core.wording import dry_run as dry_run_text
     from factory.core.wording import plural
@@ -35,6 +36,7 @@ def plan(
     from factory.make.recipes.masks_and_renderer import MasksAndRenderer
     from factory.make.report import request_table
     from factory.make.resolve import plan_values, resolve_make
+    from factory.plan.origin import plan_metadata
     from factory.plan.rows import plan as draw_plan
     from manifests.errors import UserError
     from manifests.schema import DatasetInfo
@@ -61,5 +63,7 @@ def plan(
     if dry_run:
         say(dry_run_text(table.nbytes, out, time.monotonic() - started))
         return
-    write_manifest(out, table, DatasetInfo(True, "factory plan", (scheme,)))
+    asked = resolved.plan
+    origin = plan_metadata(digest(asked), asked.seed, asked.n)
+    write_manifest(out, table, DatasetInfo(True, "factory plan", (scheme,)), origin)
     say(f"{plural(table.num_rows, 'request')} in {out}. Make them: factory make --manifest {out}")

@@ -38,7 +38,8 @@ def _refuse(match: re.Match[str] | None, where: str) -> None:
     if match is not None:
         from manifests.errors import UserError  # imports much; this module is loaded for the help
 
+        url = re.sub(":/+", "://", match["url"], count=1)
         raise UserError(
-            f"{where}: expected a path on this machine, got the URL {match['url']}. "
+            f"{where}: expected a path on this machine, got the URL {url}. "
             "Name a local or mounted folder, and copy from or to the URL with its own tool."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,8 @@ from factory.core.config import Config, digest, parse
 from factory.core.seeds import Stream, generator, row_seed
 from factory.plan.class_shares import decided_by_shares, draw_cell_shares, draw_shares
 from factory.plan.distributions import Distribution, Quantity, Values, is_like, parse_distribution, stratified
+from factory.plan.origin import ORIGIN, check_seeds
+from factory.plan.origin import sample_name as sample_name
 from factory.plan.request import Request
 from factory.plan.scheme_file import load_scheme as load_scheme
 from manifests.errors import UserError
@@ -150,11 +151,6 @@ def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
     return table
 
 
-def sample_name(identity: str, index: int, seed: int) -> str:
-    """Return the sample id of a row: a hash of config, index and seed."""
-    return "t-" + hashlib.sha256(f"{identity}:{index}:{seed}".encode()).hexdigest()[:16]
-
-
 def request_of(row: dict[str, Any], scheme: LabelScheme) -> Request:
     """Return the request in a manifest row."""
     fractions, of_cells = row["request_fractions"], row.get("request_cell_fractions")
@@ -198,7 +194,7 @@ def read_draft(path: Path) -> Draft:
     table, schema = read_columns(path)
     if not table.num_rows:
         raise UserError(f"{path}: expected at least one row, got none.")
-    _refuse_rounded_seeds(path, table)
+    check_seeds(path, table, (schema.metadata or {}).get(ORIGIN))
     draft = Draft(path, table, None)
     if not draft.has("label_scheme"):
         return draft
@@ -206,23 +202,6 @@ def read_draft(path: Path) -> Draft:
     own = info_of(schema, str(path)).label_schemes if METADATA_KEY in (schema.metadata or {}) else ()
     known = {scheme.name: scheme for scheme in own}
     return replace(draft, scheme=known[name] if name in known else get_scheme(name))
-
-
-_FLOAT_EXACT = 2**53
-_LEAST_SEEDS = 4
-
-
-def _refuse_rounded_seeds(path: Path, table: pa.Table) -> None:
-    """Refuse seeds that went through a float column and back: under their sample ids they would draw other tiles.
-
-    Of the seeds of a plan, random numbers of 64 bits, about one in a thousand survives that unchanged.
-    """
-    seeds = {seed for seed in table["seed"].to_pylist() if seed is not None and seed > _FLOAT_EXACT}
-    if len(seeds) >= _LEAST_SEEDS and all(int(float(seed)) == seed for seed in seeds):
-        raise UserError(
-            f"{path}: seed: expected the seeds that go with the sample ids, got numbers that a float column has "
-            f"rounded, such as {max(seeds)}. Take the column from the original plan, or leave out seed and sample_id."
-        )
 
 
 def complete(draft: Draft, config: PlanConfig, scheme: LabelScheme) -> pa.Table:

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from factory.core.config import digest
 from factory.plan.distributions import DEBIAS_BINS, parse_distribution, stratified
+from factory.plan.origin import plan_metadata
 from factory.plan.rows import PlanConfig, complete, plan, read_draft
 from manifests import DatasetInfo, UserError, get_scheme
 from manifests.table import rows_to_table, write_manifest
@@ -337,6 +339,18 @@ def test_seeds_that_a_float_column_rounded_are_refused(tmp_path: Path) -> None:
     small = pa.array([0.0, 1.0, 2.0, 2.0**53])
     pq.write_table(table.set_column(place, "seed", small), tmp_path / "p.parquet")
     assert read_draft(tmp_path / "p.parquet").table["seed"].to_pylist() == [0, 1, 2, 2**53]
+
+
+def test_seed_of_another_row_is_refused_under_a_sample_id(tmp_path: Path) -> None:
+    config = PlanConfig(tps="0.1-0.5", n=3, seed=7)
+    rows = plan(config).to_pylist()
+    info = DatasetInfo(True, "t", (get_scheme("pdl1"),))
+    write_manifest(tmp_path / "p.parquet", rows_to_table(rows[1:]), info, plan_metadata(digest(config), 7, 3))
+    assert len(read_draft(tmp_path / "p.parquet").table) == 2
+    rows[1]["seed"], rows[2]["seed"] = rows[2]["seed"], rows[1]["seed"]
+    write_manifest(tmp_path / "p.parquet", rows_to_table(rows), info, plan_metadata(digest(config), 7, 3))
+    with pytest.raises(UserError, match=f"row 1: seed: .* goes with sample_id {rows[1]['sample_id']}"):
+        read_draft(tmp_path / "p.parquet")
 
 
 @pytest.mark.parametrize("name", ["request_cells", "index", "source_x"])
