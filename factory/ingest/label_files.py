@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.core.images.files import UnreadableError
+from factory.core.images.files import RASTERS, UnreadableError
 from factory.core.images.slides import SlideHeader
 from factory.core.label_files import FORMATS
 from factory.core.label_files.base import FaultsError, Found, LabelFormat, Outlines, resolve_format
@@ -17,7 +17,7 @@ from factory.core.label_files.drawing import ClassTable, Drawn, class_problems, 
 from factory.core.label_files.shapes import moved
 from factory.core.label_files.windows import Windows
 from factory.ingest.config import IngestConfig
-from factory.ingest.pairing import IMAGE, LABELS, MASKS, Source, find_files, holds_masks
+from factory.ingest.pairing import IMAGE, LABELS, MASKS, Source, find_files
 from manifests.errors import UserError
 
 _DEEPEST = 4
@@ -30,7 +30,7 @@ class LabelFiles:
 
     Attributes:
         format: its name. pattern: as the user gave it, None where they were found by looking.
-        files: paths. stems: stem of an image -> its label file.
+        files: paths of all that is read. stems: stem of an image -> its label file.
         images: stem -> uri of the images, where they are in stacks too; else empty. problems: a line each.
     """
 
@@ -64,7 +64,7 @@ def find_label_files(
             raise UserError("--labels: expected no --instances, --semantic or --classes with it. Leave one out.")
         return None
     if asked is None:
-        if any(holds_masks(root, patterns[kind]) for kind in MASKS if kind in patterns):
+        if any(_holds_masks(root, patterns[kind]) for kind in MASKS if kind in patterns):
             return None
         files_of = _look(root, only)
         if len(files_of) > 1:
@@ -87,14 +87,26 @@ def find_label_files(
 
 def _look(root: Path, only: str | None) -> dict[str, list[Path]]:
     """Files by the first format that recognises them; `only`: those of one image."""
-    formats = {name: resolve_format(name) for name in FORMATS}
     found: dict[str, list[Path]] = {}
     for path in _walk(root):
-        for name, kind in formats.items():
-            if _ends(path, kind) and _recognised(path, kind) and (only is None or only in kind.stems(path)):
-                found.setdefault(name, []).append(path)
-                break
+        name = _format_of(path)
+        if name is not None and (only is None or only in resolve_format(name).stems(path)):
+            found.setdefault(name, []).append(path)
     return found
+
+
+def _format_of(path: Path) -> str | None:
+    """The first format that recognises a file, None where none does."""
+    for name in FORMATS:
+        kind = resolve_format(name)
+        if _ends(path, kind) and _recognised(path, kind):
+            return name
+    return None
+
+
+def _holds_masks(root: Path, pattern: str) -> bool:
+    """Whether a pattern finds a raster image that is of no format here."""
+    return any(path.suffix.lower() in RASTERS and _format_of(path) is None for path in find_files(root, pattern))
 
 
 def _walk(root: Path) -> list[Path]:
@@ -142,7 +154,8 @@ def _listed(root: Path, name: str, pattern: str | None, files: Sequence[Path], o
             stems[stem] = path
             if stack is not None:
                 images[stem] = f"{os.path.relpath(stack, root).replace(os.sep, '/')}#{number}"
-    return LabelFiles(name, pattern, tuple(files), stems, images, tuple(problems))
+    read = [other for path in files for other in (path, *kind.beside(path))]
+    return LabelFiles(name, pattern, tuple(read), stems, images, tuple(problems))
 
 
 def draw_labels(source: Source, config: IngestConfig, size: tuple[int, int]) -> tuple[Drawn | None, list[str]]:

@@ -255,11 +255,6 @@ def find_files(root: Path, pattern: str) -> list[Path]:
     return [path for path in found if path.is_file() and expression.fullmatch(path.relative_to(root).as_posix())]
 
 
-def holds_masks(root: Path, pattern: str) -> bool:
-    """Whether a pattern finds a raster image."""
-    return any(path.suffix.lower() in RASTERS for path in find_files(root, pattern))
-
-
 def _walk_literal(root: Path, pattern: str) -> list[Path]:
     """Files and links below the part of a pattern that is literal, sorted; links to folders are not entered."""
     start = root / os.path.dirname(_literal_start(pattern))  # noqa: PTH120

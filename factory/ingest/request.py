@@ -11,6 +11,7 @@ from typing import Any
 
 from factory.core.config import digest, option_names, parse, parse_size, read_yaml
 from factory.core.images.slides import content_files
+from factory.core.label_files.base import resolve_format
 from factory.ingest import grouping
 from factory.ingest.config import AIR_THRESHOLDS, MAX_BACKGROUND, IngestConfig
 from factory.ingest.label_files import LabelFiles, find_label_files
@@ -59,17 +60,14 @@ def resolve(request: Request) -> Job:
     group_table = grouping.read_table(request.groups, "--groups", ("name",), "group") if request.groups else None
     split_table = grouping.read_splits(request.splits) if request.splits else None
     read = () if labels is None else (*labels.files, *(root / uri.partition("#")[0] for uri in labels.images.values()))
-    given = (
-        *read,
-        request.groups,
-        request.splits,
-        *(Path(name) for name in (request.class_map, request.scheme) if name),
-    )
+    named = (Path(name) for name in (request.class_map, request.scheme) if name)
+    given = (*read, request.groups, request.splits, *named)
+    is_chosen = bool(request.patterns.keys() - {"images", "roi"}) or ":" in (request.labels or "")
     pairing = pair(
         root,
         patterns,
         ignore_unpaired=request.ignore_unpaired,
-        ignore_unread=request.ignore_unread or bool(request.patterns.keys() - {"images", "roi"}),
+        ignore_unread=request.ignore_unread or is_chosen,
         is_folder=request.source is None or request.source.is_dir(),
         known=[path for path in given if path is not None],
         by_stem=labels.by_stem(root) if labels is not None else None,
@@ -96,7 +94,8 @@ def _config(request: Request, name: str, patterns: Mapping[str, str], labels: La
     """The configuration, as yet without the digest of the files."""
     kinds = frozenset(patterns) | ({LABELS} if labels is not None else set())
     smooth_um = _smooth_um(request, kinds)
-    scheme = _scheme(request.scheme, kinds) if smooth_um is None else _region_scheme(request.scheme or "ki67")
+    default = resolve_format(labels.format).scheme if request.scheme is None and labels is not None else request.scheme
+    scheme = _scheme(default, kinds) if smooth_um is None else _region_scheme(request.scheme or "ki67")
     is_weak = not kinds & {"semantic", "instances", LABELS}
     most = (MAX_BACKGROUND if is_weak else 1.0) if request.max_background is None else request.max_background
     if not 0 <= most <= 1:
@@ -136,7 +135,7 @@ def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:
     if name is None:
         if "semantic" in kinds:
             raise UserError("--scheme: expected the scheme of the semantic masks, got none. Say e.g. --scheme pdl1.")
-        name = "ihc" if "classes" in kinds else "nuclei" if kinds & {"instances", LABELS} else "tissue"
+        name = "ihc" if "classes" in kinds else "nuclei" if "instances" in kinds else "tissue"
     scheme = load_scheme(name)
     if not kinds & {"semantic", "classes", LABELS}:
         if "instances" in kinds and (len(scheme.ids("nucleus")) != 1 or scheme.ids("nucleus") == (0,)):

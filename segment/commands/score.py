@@ -16,7 +16,9 @@ _MEASURES = Heading("Measures")
 
 
 def score(
-    truth: Annotated[Path, INPUT("Folder of true label maps (PNG, TIFF, NPY), or a data set.")],
+    truth: Annotated[
+        Path, INPUT("Folder of true label maps (PNG, TIFF, BMP, NPY, HoVer-Net's MAT, cellpose), or a data set.")
+    ],
     pred: Annotated[Path, INPUT("Folder of predicted label maps with the same names, or a data set.")],
     ignore_unpaired: Annotated[
         bool, INPUT("Leave out names that are missing on one side instead of refusing.")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from factory.core.images.files import LOSSY, UnreadableError
 from factory.core.images.label_pixels import read_label_header, read_label_pixels
+from factory.core.label_files.base import CellMap, LabelFormat, resolve_format, stem_of
 from manifests.errors import UserError
 from manifests.labels import IGNORE
 
@@ -51,14 +52,15 @@ def find_label_files(folder: Path) -> dict[str, Path]:
     entries = [path for path in shown if path.is_file()]
     found: dict[str, Path] = {}
     for path in entries:
-        if path.suffix.lower() not in SUFFIXES:
+        if not _is_label_file(path):
             continue
-        if path.stem in found:
+        kind = _format_of(path)
+        stem = path.stem if kind is None else stem_of(path, kind.suffixes)
+        if stem in found:
             raise UserError(
-                f"{folder}: expected one label map for {path.stem}, got {found[path.stem].name} and {path.name}. "
-                "Remove one."
+                f"{folder}: expected one label map for {stem}, got {found[stem].name} and {path.name}. Remove one."
             )
-        found[path.stem] = path
+        found[stem] = path
     lossy = [path for path in entries if path.suffix.lower() in LOSSY and path.stem not in found]
     if lossy:
         raise UserError(
@@ -72,13 +74,21 @@ def find_label_files(folder: Path) -> dict[str, Path]:
 
 def has_label_files(folder: Path) -> bool:
     """Whether the folder itself contains a file in a format of label maps."""
-    return any(
-        path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-        for path in folder.iterdir()
-    )
+    return any(_is_label_file(path) and path.is_file() and not path.name.startswith(".") for path in folder.iterdir())
 
 
-_FORMATS = "PNG, TIFF, BMP or NPY"
+def _is_label_file(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or _format_of(path) is not None
+
+
+def _format_of(path: Path) -> type[LabelFormat] | None:
+    """The format of another program that holds a map of instances, by the end of a name; None for a plain map."""
+    kinds = (resolve_format(name) for name in _MAPS)
+    return next((kind for kind in kinds if path.name.lower().endswith(kind.suffixes)), None)
+
+
+_FORMATS = "PNG, TIFF, BMP, NPY, HoVer-Net's MAT or cellpose's files"
+_MAPS = ("hovernet", "cellpose")
 
 
 def _what_is_there(shown: Collection[Path]) -> str:
@@ -104,7 +114,10 @@ def label_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: for a file that is damaged, too large, compressed with loss, or has more than one channel.
     """
+    kind = _format_of(path)
     try:
+        if kind is not None and (size := kind.size(path)) is not None:
+            return size
         header = read_label_header(path)
     except UnreadableError as error:
         raise _refusal(path, error) from error
@@ -118,6 +131,14 @@ def read_instances(path: Path) -> npt.NDArray[Any]:
         UserError: for ids out of range, for a binary mask (only 0 and 255, or 0 and the type's largest value), and for
             8 or 16 bits with their largest value, where more ids may have been lost.
     """
+    kind = _format_of(path)
+    if kind is not None:
+        try:
+            found = kind.read(path, stem_of(path, kind.suffixes), label_size(path), nuclei=True)
+        except UnreadableError as error:
+            raise _refusal(path, error) from error
+        assert isinstance(found, CellMap)  # what the formats of `_MAPS` hold
+        return found.instance
     array = _read(path)
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > MAX_ID:

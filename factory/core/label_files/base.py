@@ -66,10 +66,11 @@ class LabelFormat(Protocol):
     """A format of label files. Its methods are of the class, which is never built.
 
     Attributes:
-        suffixes: ends of its files' names, in lower case, the longest first.
+        suffixes: ends of its files' names, in lower case, the longest first. scheme: default scheme of their labels.
     """
 
     suffixes: tuple[str, ...]
+    scheme: str = "nuclei"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -82,9 +83,19 @@ class LabelFormat(Protocol):
         return [stem_of(path, cls.suffixes)]
 
     @classmethod
+    def size(cls, path: Path) -> tuple[int, int] | None:
+        """Height and width, for a file that holds a map of one image; None for others."""
+        return None
+
+    @classmethod
     def stack(cls, path: Path) -> Path | None:
         """The stack of images, in the order of `stems`, that a stack of labels belongs to; None for other files."""
         return None
+
+    @classmethod
+    def beside(cls, path: Path) -> Sequence[Path]:
+        """Other files that are read with this one."""
+        return ()
 
     @classmethod
     def read(cls, path: Path, stem: str, size: tuple[int, int], *, nuclei: bool) -> Found:

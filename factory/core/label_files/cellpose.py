@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from factory.core.images.files import UnreadableError, read_header, read_pixels
-from factory.core.label_files.base import MAX_TEXT_BYTES, CellMap, LabelFormat, as_ids, check_size
+from factory.core.label_files.base import MAX_TEXT_BYTES, CellMap, LabelFormat, as_ids, check_size, once_per_file
 
 _REMEDY = "Save the masks in cellpose as PNG or TIFF (_cp_masks) instead"
 
@@ -27,20 +28,30 @@ class Cellpose(LabelFormat):
             return path.suffix.lower() != ".npy" or stream.read(6) == npy_format.MAGIC_PREFIX
 
     @classmethod
+    def size(cls, path: Path) -> tuple[int, int]:
+        """Of the masks."""
+        if path.suffix.lower() != ".npy":
+            header = read_header(path)
+            return header.height, header.width
+        height, width = as_ids(_masks(path)).shape
+        return height, width
+
+    @classmethod
     def read(cls, path: Path, stem: str, size: tuple[int, int], *, nuclei: bool) -> CellMap:
         """The masks, one layer of them."""
-        if path.suffix.lower() == ".npy":
-            document = _restricted(path)
-            masks = document.get("masks") if isinstance(document, dict) else None
-            if not isinstance(masks, np.ndarray):
-                raise UnreadableError(f"expected cellpose's masks, got none. {_REMEDY}")
-        else:
-            header = read_header(path)
-            check_size((header.height, header.width), size)
-            masks = read_pixels(path)
-        instance = as_ids(masks)
-        check_size(instance.shape, size)
+        check_size(cls.size(path), size)
+        instance = as_ids(_masks(path) if path.suffix.lower() == ".npy" else read_pixels(path))
         return CellMap(instance, dict.fromkeys(np.unique(instance[instance > 0]).tolist()))
+
+
+@once_per_file
+def _masks(path: Path) -> npt.NDArray[Any]:
+    """The array ``masks`` of cellpose's dictionary."""
+    document = _restricted(path)
+    masks = document.get("masks") if isinstance(document, dict) else None
+    if not isinstance(masks, np.ndarray):
+        raise UnreadableError(f"expected cellpose's masks, got none. {_REMEDY}")
+    return masks
 
 
 def _restricted(path: Path) -> Any:

@@ -25,16 +25,22 @@ class HoverNet(LabelFormat):
         return _MAP in _contents(path)
 
     @classmethod
+    def size(cls, path: Path) -> tuple[int, int]:
+        """Of the instance map, from the header."""
+        contents = _contents(path)
+        if len(contents.get(_MAP, ())) != 2:
+            raise UnreadableError(
+                f"expected {_MAP}, got {', '.join(contents) or 'nothing'}. Is it of HoVer-Net's kind?"
+            )
+        height, width = contents[_MAP]
+        return height, width
+
+    @classmethod
     def read(cls, path: Path, stem: str, size: tuple[int, int], *, nuclei: bool) -> CellMap:
         """Ids as in the file. ``type_map`` is preferred: the class of an object is that of most of its pixels."""
         from scipy.io import loadmat
 
-        contents = _contents(path)
-        if _MAP not in contents:
-            raise UnreadableError(
-                f"expected {_MAP}, got {', '.join(contents) or 'nothing'}. Is it of HoVer-Net's kind?"
-            )
-        check_size(contents[_MAP], size)
+        check_size(cls.size(path), size)
         try:
             arrays = loadmat(str(path), variable_names=[_MAP, _TYPES, _TYPE_MAP])
         except Exception as error:  # scipy raises anything on a damaged file

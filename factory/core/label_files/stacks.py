@@ -26,6 +26,7 @@ class PanNuke(LabelFormat):
     """
 
     suffixes = ("masks.npy",)
+    scheme = "nuclei_types"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -36,6 +37,11 @@ class PanNuke(LabelFormat):
     def stack(cls, path: Path) -> Path:
         """The images beside the masks, or in the folder ``images`` where the masks are in ``masks``."""
         return _beside(path, "images.npy")
+
+    @classmethod
+    def beside(cls, path: Path) -> Sequence[Path]:
+        """The tissues."""
+        return (_beside(path, "types.npy"),)
 
     @classmethod
     def stems(cls, path: Path) -> Sequence[str]:
@@ -72,6 +78,11 @@ class Conic(LabelFormat):
     def stack(cls, path: Path) -> Path:
         """The images beside the labels."""
         return _beside(path, "images.npy")
+
+    @classmethod
+    def beside(cls, path: Path) -> Sequence[Path]:
+        """The names of the images."""
+        return (path.with_name("patch_info.csv"),)
 
     @classmethod
     def stems(cls, path: Path) -> Sequence[str]:

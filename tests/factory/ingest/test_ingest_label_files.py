@@ -94,10 +94,10 @@ def test_stacks_are_many_images(tmp_path: Path) -> None:
     images = np.stack([tissue_image(seed, SIZE) for seed in range(2)]).astype(np.float64)
     np.save(tmp_path / "in/fold1/images.npy", images)
     np.save(tmp_path / "in/fold1/types.npy", np.array(["Breast", "Colon"]))
-    arguments = ("--mpp", 0.25, "--scheme", "ihc", "--class-map", "neoplastic=2,inflammatory=1")
-    dataset = ingested(tmp_path / "out", tmp_path / "in", *arguments, "--max-background", 1)
+    dataset = ingested(tmp_path / "out", tmp_path / "in", "--mpp", 0.25)
+    assert dataset.schemes[0].name == "nuclei_types"
     np.testing.assert_array_equal(dataset[1].image, images[1])
-    np.testing.assert_array_equal(dataset[1].tile.instance > 0, objects.instance > 0)
+    np.testing.assert_array_equal(dataset[1].tile.semantic, semantic_of(objects))  # its first two classes
     assert dataset.table["group_id"].to_pylist() == ["fold1-breast-00000", "fold1-colon-00001"]
     assert dataset.row(1)["source_uri"] == "fold1/images.npy#1"
 

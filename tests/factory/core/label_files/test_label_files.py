@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from factory.core.images.files import UnreadableError
+from factory.core.images.label_maps import find_label_files, label_size, read_instances
 from factory.core.label_files import FORMATS
 from factory.core.label_files.base import Outlines, resolve_format
 from factory.core.label_files.drawing import ClassTable, class_problems, draw
 from factory.core.label_files.shapes import Shape, rasterise
 from factory.core.label_files.windows import Windows
+from manifests.errors import UserError
 from manifests.labels import IGNORE, get_scheme
 from tests.label_writers import (
     NAMES,
@@ -24,6 +26,7 @@ from tests.label_writers import (
     Objects,
     Writer,
     random_objects,
+    write_cellpose,
     write_coco,
     write_cvat,
     write_geojson,
@@ -225,3 +228,21 @@ def test_colours_are_classes_by_the_scheme_or_the_class_map(tmp_path: Path) -> N
     assert drawn.semantic[3, [0, 3, 7]].tolist() == [0, 2, 0]
     assert len(np.unique(drawn.instance)) == 3
     assert drawn.doubts == ("objects are the connected parts of a colour: those that touch became one",)
+
+
+def test_maps_of_other_programs_are_scored_as_plain_ones_are(tmp_path: Path) -> None:
+    objects = random_objects(4)
+    (tmp_path / "mat").mkdir()
+    (tmp_path / "cp").mkdir()
+    write_hovernet(tmp_path / "mat/a.mat", objects)
+    write_cellpose(tmp_path / "cp/a_cp_masks.png", objects)
+    write_cellpose(tmp_path / "cp/b_seg.npy", objects)
+    for folder, stems in (("mat", ["a"]), ("cp", ["a", "b"])):
+        found = find_label_files(tmp_path / folder)
+        assert list(found) == stems
+        for path in found.values():
+            assert label_size(path) == SIZE
+            np.testing.assert_array_equal(read_instances(path), objects.instance)
+    (tmp_path / "mat/a.mat").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"a\.mat: expected a readable MATLAB file"):
+        label_size(tmp_path / "mat/a.mat")
