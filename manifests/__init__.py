@@ -3,6 +3,7 @@
 Needs numpy, pyarrow and zarr; never torch. Start with ``open_dataset(folder)``.
 """
 
+from manifests.arrays import Arrays
 from manifests.dataset import Dataset, Fault, Sample, open_dataset, verify
 from manifests.errors import FaultError, UserError
 from manifests.labels import IGNORE, SCHEMES, LabelClass, LabelScheme, get_scheme
@@ -15,6 +16,7 @@ __all__ = [
     "SCHEMA",
     "SCHEMA_VERSION",
     "SCHEMES",
+    "Arrays",
     "Composition",
     "Dataset",
     "DatasetInfo",

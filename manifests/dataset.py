@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from manifests.arrays import Arrays, place_of
 from manifests.checksums import SUMS, Fault, check_sums
 from manifests.errors import FaultError, UserError
 from manifests.labels import LabelScheme
 from manifests.ledger import LEDGER, read_record, record_path
 from manifests.measure import measure
-from manifests.schema import DatasetInfo
+from manifests.schema import SCHEMA, DatasetInfo
 from manifests.store import STORE, StoreReader
-from manifests.table import MANIFEST, PARTS, read_dataset_manifest, read_manifest, rows_to_table
+from manifests.table import (
+    INFO,
+    MANIFEST,
+    PARTS,
+    read_columns,
+    read_dataset_manifest,
+    read_info,
+    read_manifest,
+    rows_to_table,
+)
 from manifests.tile import Tile
 
 _SHARD_FILES = re.compile(rf"{re.escape(STORE)}/\w+/c/(\d+)/|{LEDGER}/(\d+)\.json")
@@ -56,8 +67,14 @@ class Dataset:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def __getitem__(self, position: int) -> Sample:
-        """The tile of the row at `position` (0..len-1)."""
+    @overload
+    def __getitem__(self, position: int) -> Sample: ...
+    @overload
+    def __getitem__(self, position: slice) -> Dataset: ...
+    def __getitem__(self, position: int | slice) -> Sample | Dataset:
+        """The tile of the row at `position`, counted from the end where it is negative; of a slice, its rows."""
+        if isinstance(position, slice):
+            return replace(self, table=self.table.take(np.arange(len(self))[position]))
         row = self.row(position)
         return Sample(self.store.read(row["index"], "image"), self.tile(row), row)
 
@@ -66,10 +83,26 @@ class Dataset:
 
     def row(self, position: int) -> dict[str, Any]:
         """The row at `position` as a dictionary."""
-        if not 0 <= position < len(self):
-            raise IndexError(f"row {position} is outside 0..{len(self) - 1}")
-        row: dict[str, Any] = self.table.slice(position, 1).to_pylist()[0]
+        row: dict[str, Any] = self.table.slice(place_of(position, len(self)), 1).to_pylist()[0]
         return row
+
+    def arrays(self, split: str | None = None, columns: Sequence[str] = ()) -> Arrays:
+        """The tiles as dictionaries of numpy arrays, as loaders take them (torch, MONAI); see `Arrays`.
+
+        Args:
+            split: train, val or test; None for all rows.
+            columns: of numbers, truth values or text, that each dictionary has besides.
+
+        Raises:
+            UserError: for a split without rows, or a column of another type.
+        """
+        table = self.table
+        if split is not None:
+            table = table.filter(pa.compute.equal(table["split"], split))
+            if not len(table):
+                known = ", ".join(str(name) for name in self.table["split"].unique().to_pylist())
+                raise UserError(f"{self.root}: expected a split with rows ({known}), got {split!r}.")
+        return Arrays.of(self.store, table, columns)
 
     def tile(self, row: dict[str, Any]) -> Tile:
         """The labels of a row."""
@@ -125,7 +158,11 @@ def open_dataset(root: str | Path, manifest: str | Path | None = None) -> Datase
         raise UserError(f"{root}: expected a data set with {STORE} and {MANIFEST}, got no {STORE}.")
     if manifest is None and not (root / MANIFEST).exists() and not (root / PARTS).is_dir():
         raise UserError(f"{root}: expected a finished data set, got none. Run its command again.")
-    table, info = read_manifest(Path(manifest)) if manifest else read_dataset_manifest(root)
+    if manifest:
+        table, info = read_manifest(Path(manifest), lambda: read_info(root / INFO) or _info_of_store(root))
+        _refuse_renumbered(table, root, str(manifest))
+    else:
+        table, info = read_dataset_manifest(root, lambda: _info_of_store(root))
     store = StoreReader(root)
     layout = store.layout
     if table.num_rows and pa.compute.max(table["index"]).as_py() >= layout.n:
@@ -134,6 +171,35 @@ def open_dataset(root: str | Path, manifest: str | Path | None = None) -> Datase
         if table.num_rows and table[name].unique().to_pylist() != [size]:
             raise UserError(f"{root}: column {name}: expected {size}, the size of the store, got other values.")
     return Dataset(root, table, info, store)
+
+
+def _info_of_store(root: Path) -> DatasetInfo | None:
+    """The metadata that the store of a data set has in its attributes."""
+    where = root / STORE / "zarr.json"
+    try:
+        return DatasetInfo.from_dict(json.loads(where.read_bytes())["attributes"]["pathology_tiles"], str(where))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _refuse_renumbered(table: pa.Table, root: Path, where: str) -> None:
+    """Check that each row of another manifest has the index of its sample: its place in the store."""
+    files = sorted((root / PARTS).glob("part-*.parquet")) if (root / PARTS).is_dir() else [root / MANIFEST]
+    if not files[0].is_file():
+        return
+    own = pa.concat_tables([read_columns(path)[0].select(["sample_id", "index"]) for path in files])
+    place = pa.compute.index_in(table["sample_id"], value_set=own["sample_id"].combine_chunks())
+    expected = own["index"].combine_chunks().take(place.combine_chunks())
+    wrong = pa.compute.fill_null(pa.compute.not_equal(expected, table["index"].combine_chunks()), True)
+    if pa.compute.any(wrong).as_py():
+        row = pa.compute.index(wrong, True).as_py()
+        name, index, there = table["sample_id"][row], table["index"][row], expected[row].as_py()
+        if there is None:
+            raise UserError(f"{where}: row {row}: sample_id: expected a sample of {root}, got {name}.")
+        raise UserError(
+            f"{where}: row {row}: index: expected {there}, the place of {name} in the store, got {index}. "
+            "Keep the column when you filter rows."
+        )
 
 
 def sample_digests(image: npt.NDArray[np.uint8], tile: Tile) -> dict[str, str]:
@@ -166,7 +232,7 @@ def verify(
         dataset = open_dataset(root)
     except UserError as error:
         return [*faults, Fault(MANIFEST, str(error))]
-    rows = dataset.table.to_pylist()
+    rows = dataset.table.select(SCHEMA.names).to_pylist()
     layout = dataset.store.layout
     if len(rows) != layout.n:  # their indices are unique and below n
         faults.append(Fault(MANIFEST, f"expected one row for each of the {layout.n} samples of the store"))
@@ -192,7 +258,7 @@ def forget_faulty_shards(root: Path, faults: list[Fault]) -> list[int]:
     named = sorted({int(number) for numbers in _SHARD_FILES.findall(text) for number in numbers if number})
     for shard in named:
         record_path(root, shard).unlink(missing_ok=True)
-    for path in (root / SUMS, root / MANIFEST, *(root / PARTS).glob("*.parquet")):
+    for path in (root / SUMS, root / MANIFEST, root / INFO, *(root / PARTS).glob("*.parquet")):
         path.unlink(missing_ok=True)
     return named
 

@@ -157,8 +157,12 @@ class DatasetInfo:
         raise UserError(f"manifest: label_scheme: expected a scheme that the metadata lists, got {name!r}.")
 
 
+OWN_COLUMNS = "x_"
+"""Start of the names of columns that users may add."""
+
+
 def conform(table: pa.Table, where: str) -> pa.Table:
-    """Cast a table to `SCHEMA`: missing columns become null, extra ones are refused.
+    """Cast a table to `SCHEMA`: missing columns become null, own ones (`OWN_COLUMNS`) stay, others are refused.
 
     Raises:
         UserError: naming the column that does not fit.
@@ -179,7 +183,11 @@ def conform(table: pa.Table, where: str) -> pa.Table:
             raise UserError(
                 f"{where}: column {wanted.name}: expected {wanted.type}, got {column.type} ({reason})."
             ) from error
-    return pa.table(columns, schema=SCHEMA)
+    conformed = pa.table(columns, schema=SCHEMA)
+    for name in table.column_names:
+        if name.startswith(OWN_COLUMNS):
+            conformed = conformed.append_column(name, table.column(name))
+    return conformed
 
 
 _EXACT_BITS = {16: 11, 32: 24, 64: 53}
@@ -205,8 +213,11 @@ def refuse_unknown(names: Sequence[str], where: str) -> None:
         UserError: for an unknown or a repeated column.
     """
     for name in names:
-        if name not in SCHEMA.names:
-            raise UserError(f"{where}: expected the columns of a manifest, got the unknown column {name!r}. Remove it.")
+        if name not in SCHEMA.names and not name.startswith(OWN_COLUMNS):
+            raise UserError(
+                f"{where}: expected the columns of a manifest, got the unknown column {name!r}. Remove it, or call it "
+                f"{OWN_COLUMNS}{name}."
+            )
     if len(set(names)) != len(names):
         raise UserError(f"{where}: expected every column once, got a repeated column name.")
 

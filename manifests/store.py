@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,6 +46,11 @@ class ArraySpec:
     name: str
     dtype: np.dtype[Any]
     channels: tuple[int, ...] = ()
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of its axes."""
+        return ("tile", "y", "x", *("channel" for _ in self.channels))
 
 
 ARRAYS = (
@@ -94,6 +100,9 @@ def shard_path(array: str, shard: int, channels: tuple[int, ...]) -> str:
 def create_store(root: Path, layout: Layout, attributes: Mapping[str, Any]) -> None:
     """Write the metadata of an empty store, file by file; writing it again gives the same bytes.
 
+    Axes have names, and the metadata of all arrays stand in the group's own file too (consolidated). Stores of earlier
+    releases have neither and stay as they are.
+
     Args:
         root: the data set's folder.
         layout: sizes.
@@ -104,6 +113,7 @@ def create_store(root: Path, layout: Layout, attributes: Mapping[str, Any]) -> N
     from zarr.core.buffer import Buffer
 
     documents: dict[str, Buffer] = {}
+    named = not _is_earlier(root)
     group = zarr.create_group(
         zarr.storage.MemoryStore(documents),
         zarr_format=3,
@@ -119,11 +129,24 @@ def create_store(root: Path, layout: Layout, attributes: Mapping[str, Any]) -> N
             shards=(layout.shard, *sample),
             compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
             fill_value=0,
+            dimension_names=spec.dimensions if named else None,
         )
+    if named:
+        with warnings.catch_warnings():  # Zarr v3 does not specify it yet; zarr and xarray read it
+            warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
+            zarr.consolidate_metadata(group.store)
     for name, document in sorted(documents.items(), reverse=True):  # the group's own file last
         path = root / STORE / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, document.to_bytes())
+
+
+def _is_earlier(root: Path) -> bool:
+    """Whether there is a store in a data set's folder whose metadata are not consolidated."""
+    try:
+        return "consolidated_metadata" not in _read_json(root / STORE / "zarr.json")
+    except UserError:
+        return False
 
 
 def read_layout(root: Path) -> Layout:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.errors import UserError
-from manifests.files import open_atomic
+from manifests.files import open_atomic, write_atomic
 from manifests.schema import (
+    METADATA_KEY,
+    OWN_COLUMNS,
     SCHEMA,
     DatasetInfo,
     conform,
@@ -29,6 +32,8 @@ ROWS_PER_FILE = 1_000_000
 """Largest number of rows in a file: more are split into parts, and a larger file is refused before it is read."""
 
 MANIFEST = "manifest.parquet"
+INFO = "manifest.json"
+"""The metadata of all rows once more, as other programs that write Parquet leave it out."""
 PARTS = "manifest"
 
 _MAX_VALUES = 2**26
@@ -59,17 +64,49 @@ def write_manifest(path: Path, table: pa.Table, info: DatasetInfo, extra: Mappin
         pq.write_table(table, stream, compression="zstd", write_page_checksum=True, row_group_size=65_536)
 
 
-def read_manifest(path: Path) -> tuple[pa.Table, DatasetInfo]:
+def read_manifest(
+    path: Path, fallback: Callable[[], DatasetInfo | None] = lambda: None
+) -> tuple[pa.Table, DatasetInfo]:
     """Read and check one manifest file.
+
+    Args:
+        path: of the file. fallback: gives the metadata where neither the file nor `INFO` beside it has it.
 
     Raises:
         UserError: for a file that is missing, truncated, damaged, too large, or breaks the contract.
     """
     table, schema = read_columns(path)
     validate(table, str(path))
-    info = info_of(schema, str(path))
+    info = find_info(path, schema, fallback)
     refuse_unsaid_pixels(table, info, str(path))
     return table, info
+
+
+def find_info(path: Path, schema: pa.Schema, fallback: Callable[[], DatasetInfo | None] = lambda: None) -> DatasetInfo:
+    """The metadata of the rows of a file: in it, else in `INFO` beside it, else that of `fallback`.
+
+    Raises:
+        UserError: when there is none anywhere.
+    """
+    if METADATA_KEY in (schema.metadata or {}):
+        return info_of(schema, str(path))
+    beside = path.parent.parent if path.parent.name == PARTS else path.parent
+    return read_info(beside / INFO) or fallback() or info_of(schema, str(path))
+
+
+def read_info(path: Path) -> DatasetInfo | None:
+    """The metadata of a data set in a JSON file; None where there is no such file.
+
+    Raises:
+        UserError: for a file that is damaged.
+    """
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_bytes())
+        return DatasetInfo.from_dict(document, str(path))
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise UserError(f"{path}: expected the metadata of a manifest as JSON, got {error}.") from error
 
 
 def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
@@ -91,15 +128,27 @@ def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
         refuse_unknown(names, str(path))
         _refuse_many(metadata, path)
         # Text stays a dictionary until its size is known: a few kilobytes can expand to gigabytes.
-        present = {metadata.schema.column(number).path for number in range(metadata.num_columns)}
-        text = [name for name in _TEXT_COLUMNS if name in present]
+        leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
+        present = {leaf.path: leaf.physical_type for leaf in leaves}
+        own = [name for name in names if name.startswith(OWN_COLUMNS) and name in present]
+        text = [name for name in [*_TEXT_COLUMNS, *own] if present.get(name) == "BYTE_ARRAY"]
         with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=text) as parquet:
             table = parquet.read(names, use_threads=False)
         _refuse_long_text(table, path)
+        table = _decoded(table, own)
     except (pa.ArrowException, OSError, MemoryError, UnicodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: expected a readable Parquet file, got: {reason}") from error
     return conform(table, str(path)), schema
+
+
+def _decoded(table: pa.Table, own: Collection[str]) -> pa.Table:
+    """The table with plain values in columns of users that were read as dictionaries."""
+    for name in own:
+        column = table[name]
+        if pa.types.is_dictionary(column.type):
+            table = table.set_column(table.column_names.index(name), name, column.cast(column.type.value_type))
+    return table
 
 
 def _refuse_many(metadata: pq.FileMetaData, path: Path) -> None:
@@ -130,11 +179,12 @@ def _refuse_long_text(table: pa.Table, path: Path) -> None:
 
 
 def write_dataset_manifest(root: Path, table: pa.Table, info: DatasetInfo) -> list[Path]:
-    """Write a data set's manifest: ``manifest.parquet``, or parts once past a million rows.
+    """Write a data set's manifest: ``manifest.parquet``, or parts once past a million rows; and `INFO` before it.
 
     Returns:
-        The files written.
+        The manifest files written.
     """
+    write_atomic(root / INFO, (json.dumps(info.to_dict(), indent=2, sort_keys=True) + "\n").encode())
     if table.num_rows <= ROWS_PER_FILE:
         write_manifest(root / MANIFEST, table, info)
         return [root / MANIFEST]
@@ -147,21 +197,26 @@ def write_dataset_manifest(root: Path, table: pa.Table, info: DatasetInfo) -> li
     return written
 
 
-def read_dataset_manifest(root: Path) -> tuple[pa.Table, DatasetInfo]:
+def read_dataset_manifest(
+    root: Path, fallback: Callable[[], DatasetInfo | None] = lambda: None
+) -> tuple[pa.Table, DatasetInfo]:
     """Read a data set's manifest, in one file or in parts.
+
+    Args:
+        root: its folder. fallback: gives the metadata where no file has it.
 
     Raises:
         UserError: as `read_manifest`, and for parts of different data sets.
     """
     if not (root / PARTS).is_dir():
-        return read_manifest(root / MANIFEST)
-    parts = [read_manifest(path) for path in sorted((root / PARTS).glob("part-*.parquet"))]
+        return read_manifest(root / MANIFEST, fallback)
+    parts = [read_manifest(path, fallback) for path in sorted((root / PARTS).glob("part-*.parquet"))]
     if not parts:
         raise UserError(f"{root / PARTS}: expected part-*.parquet files, got none.")
     info = parts[0][1]
     if any(other != info for _, other in parts):
         raise UserError(f"{root / PARTS}: expected parts of one data set, got different metadata. Run factory verify.")
-    table = pa.concat_tables([part for part, _ in parts])
+    table = pa.concat_tables([part for part, _ in parts], promote_options="default")
     refuse_duplicates(table, str(root / PARTS))
     return table, info
 

@@ -31,7 +31,7 @@ from manifests.ledger import LEDGER, ShardRecord, finished, is_intact, publish_r
 from manifests.measure import measure
 from manifests.schema import DatasetInfo
 from manifests.store import STORE, Layout, ShardWriter, create_store, shard_path
-from manifests.table import MANIFEST, PARTS, read_dataset_manifest, rows_to_table, write_dataset_manifest
+from manifests.table import INFO, MANIFEST, PARTS, read_dataset_manifest, rows_to_table, write_dataset_manifest
 from manifests.tile import Tile
 
 POINTS = "points.parquet"
@@ -52,7 +52,7 @@ _REHEARSED, _QUICK_S = 2, 3.0
 Sample = tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]
 """Image uint8 [H, W, 3], labels, and the row of the manifest."""
 
-_OWN = frozenset({RUN, STORE, LEDGER, MANIFEST, PARTS, SUMS, POINTS, REGIONS, POOL})
+_OWN = frozenset({RUN, STORE, LEDGER, MANIFEST, INFO, PARTS, SUMS, POINTS, REGIONS, POOL})
 
 
 @dataclass(frozen=True)
@@ -377,7 +377,7 @@ def check_room(out: Path, tiles: int, size: tuple[int, int], bytes_per_px: float
 def _clear(spec: RunSpec) -> None:
     """Remove a data set; the manifest's checksum first, so that an incomplete removal never looks whole."""
     out = spec.out
-    for name in (SUMS, MANIFEST, PARTS, POINTS, REGIONS, POOL, LEDGER, STORE, RUN):
+    for name in (SUMS, MANIFEST, INFO, PARTS, POINTS, REGIONS, POOL, LEDGER, STORE, RUN):
         if name in spec.beside:
             continue
         path = out / name

@@ -23,9 +23,9 @@ from factory.plan.request import Request
 from factory.plan.scheme_file import load_scheme as load_scheme
 from manifests.errors import UserError
 from manifests.labels import LabelScheme, get_scheme
-from manifests.schema import METADATA_KEY, SCHEMA, SPLITS, conform, info_of, validate
+from manifests.schema import METADATA_KEY, SCHEMA, SPLITS, conform, validate
 from manifests.store import MAX_TILE_PX
-from manifests.table import read_columns
+from manifests.table import INFO, find_info, read_columns, read_info
 
 SIZE_STEP_PX = 32
 MAX_TILES = 10_000_000
@@ -199,8 +199,8 @@ def read_draft(path: Path) -> Draft:
     if not draft.has("label_scheme"):
         return draft
     name = _one_value(draft, "label_scheme")
-    own = info_of(schema, str(path)).label_schemes if METADATA_KEY in (schema.metadata or {}) else ()
-    known = {scheme.name: scheme for scheme in own}
+    info = find_info(path, schema) if METADATA_KEY in (schema.metadata or {}) else read_info(path.parent / INFO)
+    known = {scheme.name: scheme for scheme in (info.label_schemes if info else ())}
     return replace(draft, scheme=known[name] if name in known else get_scheme(name))
 
 

