@@ -112,9 +112,9 @@ class Comparison:
         for arm, names in _SETTINGS_OF_ARMS.items():
             if training.arm != arm:
                 for name in names:
-                    document["config"].pop(name)
+                    document["config"].pop(name, None)
         if training.arm != "S>R":
-            document["config"]["train"].pop("pretraining")
+            document["config"]["train"].pop("pretraining", None)
         return digest(document)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -96,6 +96,7 @@ class CompareConfig(Config):
         claims, bootstrap: see there. published: figures from the literature.
     """
 
+    added: ClassVar = frozenset({"pretraining_share", "paste"})
     arms: tuple[Arm, ...] = ("R", "R*", "S", "S*")
     fractions: tuple[float, ...] = (0.1, 0.25, 1.0)
     seeds: int = Field(default=5, ge=1)

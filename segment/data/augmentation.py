@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ class AugmentConfig(Config):
         paste: nuclei of other places pasted into the crop; none by default.
     """
 
+    added: ClassVar = frozenset({"paste"})
     dihedral: bool = True
     warp_probability: float = Field(default=0.3, ge=0, le=1)
     rotate_degrees: float = Field(default=25.0, ge=0, le=180)

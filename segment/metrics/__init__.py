@@ -8,6 +8,7 @@ Import the metrics from here; `names` has their labels.
 """
 
 from segment.metrics.boundaries import BoundaryScore, SurfaceDistances, boundary, boundary_f1, surface_distances
+from segment.metrics.cuts import Cuts, cuts
 from segment.metrics.instances import (
     AggregatedJaccard,
     ForegroundDice,
@@ -46,9 +47,10 @@ from segment.metrics.semantic import (
 )
 
 __all__ = [
-    "IGNORE", "MAX_ID", "SEMANTIC", "AggregatedJaccard", "BoundaryScore", "Detection", "Floats", "ForegroundDice",
-    "InstanceScores", "Ints", "MulticlassPanoptic", "NucleiScores", "ObjectDice", "Overlap", "Panoptic",
-    "SurfaceDistances", "aji", "aji_plus", "boundary", "boundary_f1", "class_dice", "class_iou", "confusion",
+    "IGNORE", "MAX_ID", "SEMANTIC", "AggregatedJaccard", "BoundaryScore", "Cuts", "Detection", "Floats",
+    "ForegroundDice", "InstanceScores", "Ints", "MulticlassPanoptic", "NucleiScores", "ObjectDice", "Overlap",
+    "Panoptic",
+    "SurfaceDistances", "aji", "aji_plus", "boundary", "boundary_f1", "class_dice", "class_iou", "confusion", "cuts",
     "detection", "dice", "foreground_dice", "instance_scores", "majority_classes", "mean_iou",
     "multiclass_panoptic_quality", "nuclei_scores", "object_dice", "overlap", "panoptic_quality", "pool",
     "surface_distances", "t_objective", "wiou", "without_ignored", "wprecision", "wrecall",

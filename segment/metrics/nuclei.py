@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segment.metrics.boundaries import BoundaryScore, boundary_f1
+from segment.metrics.cuts import Cuts, cuts
 from segment.metrics.instances import (
     AggregatedJaccard,
     ForegroundDice,
@@ -35,13 +36,15 @@ class NucleiScores(Sums):
 
     Attributes:
         basic: AJI, AJI+, DQ, SQ, PQ and foreground Dice. objects: object Dice. outline: boundary F1.
-        detections: F1 at `F1_THRESHOLDS`. classes: label -> panoptic quality; empty where classes are not scored.
+        detections: F1 at `F1_THRESHOLDS`. cut: split and merged nuclei.
+        classes: label -> panoptic quality; empty where classes are not scored.
     """
 
     basic: InstanceScores
     objects: ObjectDice
     outline: BoundaryScore
     detections: tuple[Detection, ...]
+    cut: Cuts
     classes: Mapping[int, Panoptic]
 
     @property
@@ -54,7 +57,7 @@ class NucleiScores(Sums):
         """Values by name, NaN where there is nothing to score; with classes also mpq, bpq and pq_<label>."""
         figures = {**self.basic.figures, "object_dice": self.objects.value}
         figures |= {f"f1_{100 * at.threshold:.0f}": at.f1 for at in self.detections}
-        figures["boundary_f1"] = self.outline.f1
+        figures |= {"boundary_f1": self.outline.f1, **self.cut.figures}
         if self.classes:
             of_classes = MulticlassPanoptic(tuple(self.classes.values()), self.basic.panoptic)
             figures |= {"mpq": of_classes.mpq, "bpq": of_classes.bpq}
@@ -67,6 +70,7 @@ class NucleiScores(Sums):
         parts = (basic.jaccard, basic.jaccard_plus, basic.panoptic, basic.foreground, self.objects, self.outline)
         numbers = [number for part in parts for number in astuple(part)]
         numbers += [count for at in self.detections for count in (at.tp, at.fp, at.fn)]
+        numbers += astuple(self.cut)
         numbers += [number for label in labels for number in astuple(self.classes.get(label, absent))]
         return np.array(numbers, np.float64)
 
@@ -82,7 +86,8 @@ class NucleiScores(Sums):
         )
         objects, outline = _take(ObjectDice, numbers), _take(BoundaryScore, numbers)
         detections = tuple(Detection(threshold, *islice(numbers, 3)) for threshold in F1_THRESHOLDS)
-        return cls(basic, objects, outline, detections, {label: _take(Panoptic, numbers) for label in labels})
+        cut = Cuts(*(int(number) for number in islice(numbers, len(fields(Cuts)))))
+        return cls(basic, objects, outline, detections, cut, {label: _take(Panoptic, numbers) for label in labels})
 
 
 def _take(kind: type[Part], numbers: Iterator[float]) -> Part:
@@ -98,5 +103,10 @@ def nuclei_scores(
         table: overlap of `truth` and `pred`, instance maps [H, W]. classes: label -> panoptic quality.
     """
     return NucleiScores(
-        instance_scores(table), object_dice(table), boundary_f1(truth, pred), detection(table, F1_THRESHOLDS), classes
+        instance_scores(table),
+        object_dice(table),
+        boundary_f1(truth, pred),
+        detection(table, F1_THRESHOLDS),
+        cuts(table),
+        classes,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
@@ -10,6 +12,7 @@ from factory.core.compiled import compiled
 from factory.core.config import Config
 from manifests.labels import LabelScheme
 from manifests.tile import Tile
+from segment.network.convexity import join_convex
 from segment.network.head import has_instances
 from segment.network.inference import Maps
 
@@ -27,12 +30,16 @@ class InstanceConfig(Config):
         h: least depth of the valley between two maxima of the distance (0..1) that separates two nuclei.
         smooth_um: standard deviation of the Gaussian smoothing of the distance.
         min_area_um2: least area; smaller objects are removed as debris.
+        solidity: touching pieces are joined if their union covers this share of its convex hull (`join_convex`);
+            1 joins none.
     """
 
+    added: ClassVar = frozenset({"solidity"})
     foreground: float = Field(default=0.5, gt=0, lt=1)
     h: float = Field(default=0.1, gt=0, lt=1)
     smooth_um: float = Field(default=0.5, ge=0)
     min_area_um2: float = Field(default=3.0, ge=0)
+    solidity: float = Field(default=1.0, gt=0.5, le=1)
 
 
 def read_tile(maps: Maps, scheme: LabelScheme, mpp: float, config: InstanceConfig) -> Tile:
@@ -79,8 +86,10 @@ def separate(
     smooth = cv2.GaussianBlur(distance, (0, 0), sigma) if sigma > 0.1 else distance
     levels = np.where(foreground, np.rint(smooth * _LEVELS), 0).astype(np.uint8)
     markers = deep_maxima(levels, max(round(config.h * _LEVELS), 1))
-    instance = watershed(-levels.astype(np.int16), markers, mask=foreground)
-    return _drop_small(instance.astype(np.int32), mpp, config)
+    instance = watershed(-levels.astype(np.int16), markers, mask=foreground).astype(np.int32)
+    if config.solidity < 1:
+        instance = join_convex(instance, distance, config.solidity)
+    return _drop_small(instance, mpp, config)
 
 
 def components(

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from pydantic import PositiveInt
@@ -122,6 +122,7 @@ class NetworkConfig(Config):
             UNet++ several times as fast. Not for SegNet, whose decoder mirrors its encoder.
     """
 
+    added: ClassVar = frozenset({"decoder"})
     name: str = "unetplusplus"
     encoder: str | None = None
     decoder: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] | None = None

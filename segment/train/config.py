@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -49,6 +50,7 @@ class TrainConfig(Config):
         cache_gb: disk space for decoded tiles during training.
     """
 
+    added: ClassVar = frozenset({"pretraining"})
     mix: str = "real+synth"
     pretraining: PretrainingConfig = PretrainingConfig()
     scheme: str | None = None

@@ -25,6 +25,7 @@ CANDIDATES: dict[str, tuple[float, ...]] = {
     "foreground": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
     "smooth_um": (0.25, 0.5, 0.75, 1.0),
     "min_area_um2": (3.0, 6.0, 10.0, 15.0),
+    "solidity": (0.9, 0.92, 0.94, 0.96, 1.0),
 }
 """Values of `InstanceConfig` that are tried on validation, one field after the other."""
 
