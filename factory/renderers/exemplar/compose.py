@@ -27,6 +27,11 @@ _MUCH = 0.3
 """Share of a class from which a patch counts as holding much of it."""
 SMALL = Grid(72, 24)
 """Patches of filled ground, which is without nuclei in small pieces alone."""
+_SMALLEST = Grid(48, 16)
+_ALL_AIR = 2
+"""Of `Places.whole`."""
+_USUAL_LEVELS = 12
+"""Sum of red, green and blue by which single pixels of one surface differ from the usual one at most."""
 _EDGE_PX = (0.5, 0.9)
 """Standard deviations of the blur of outlines."""
 _FEWEST_OWN = 20
@@ -92,7 +97,8 @@ def compose(
     if shapes is not None:
         fitness = fitness * _fitness_of_sizes(bank, shapes)
     nuclei_slide, ground_slide = _draw_slides(bank, fitness, settings, rng)
-    grid = SMALL if shapes is not None else settings.grid
+    grid = _grid_for(bank, ground_slide, shapes is not None, classes, semantic, settings)
+    places = places_of(bank, ground_slide, shapes is not None, classes, grid.patch)
     phase = tuple(int(k) * BLOCK for k in rng.integers(0, grid.step // BLOCK, 2))
     guides = guides_of(semantic, ids, shapes, classes, bank, mpp, grid, (phase[0], phase[1]), ground_slide, rng)
     kind_of = _air_of(classes)
@@ -100,7 +106,6 @@ def compose(
     if classes.air is not None:
         layout[:] = classes.of_layout[semantic] == classes.air
         layout[ids > 0] = 0  # a nucleus in the air is drawn on tissue
-    places = places_of(bank, ground_slide, shapes is not None, classes, grid.patch)
     pixels = bank.ground if shapes is not None else bank.image
     image, origin = quilt(pixels, bank.semantic, kind_of, places, guides, layout, grid, (phase[0], phase[1]), rng)
     edge_px = float(rng.uniform(*_EDGE_PX))
@@ -113,6 +118,16 @@ def compose(
         _add_nuclei(image, origin, ids, semantic, shapes, bank, nuclei_slide, mpp, settings, rng)
         soften_outlines(image, ids, edge_px)
     return Composed(image, origin, (ground_slide, nuclei_slide))
+
+
+def _grid_for(bank: Bank, slide: int, filled: bool, classes: Classes, semantic: Bytes, settings: Settings) -> Grid:
+    """The grid of patches; a smaller one where a layout has air and the slide's open space is narrower than a patch."""
+    usual = SMALL if filled else settings.grid
+    if classes.air is None or not (classes.of_layout[semantic] == classes.air).any():
+        return usual
+    smaller = [grid for grid in (usual, SMALL, _SMALLEST) if grid.patch <= usual.patch]
+    able = (grid for grid in smaller if (places_of(bank, slide, filled, classes, grid.patch).whole == _ALL_AIR).any())
+    return next(able, smaller[-1])
 
 
 def _air_of(classes: Classes) -> Bytes:
@@ -223,7 +238,7 @@ def places_of(bank: Bank, slide: int, filled: bool, classes: Classes, patch: int
 
 
 def _loose_pixels(bank: Bank, slide: int, classes: Classes, kind: int) -> Longs:
-    """Pixels of air (kind 1) or of anything else (0) at even steps over a slide, over the bank where it has none.
+    """Pixels of air (kind 1) or of anything else (0) of a slide's usual brightness, of the bank's where it has none.
 
     Of blocks of one kind alone where there are any: the brightest pixels of tissue pass for air.
     """
@@ -237,6 +252,8 @@ def _loose_pixels(bank: Bank, slide: int, classes: Classes, kind: int) -> Longs:
     for pixels in (np.concatenate(middles), np.concatenate(every), np.arange(len(bank.semantic))):
         found = pixels[right[bank.semantic[pixels]]]
         if len(found):
+            level = bank.image[found].sum(1, dtype=np.int64)
+            found = found[np.abs(level - np.sort(level)[len(level) // 2]) <= _USUAL_LEVELS]
             return np.asarray(found[np.linspace(0, len(found) - 1, 256).astype(np.int64)], np.int64)
     return np.zeros(256, np.int64)
 
