@@ -1,4 +1,4 @@
-"""Flat image files (PNG, JPEG, BMP, TIFF, NPY): size and kind checked before pixels are decoded; for all commands.
+"""Flat image files (PNG, JPEG, JPEG 2000, BMP, TIFF, NPY): size and kind are checked before pixels are decoded.
 
 Decoders are imported on first use. Any exception that one raises on a damaged file becomes an `UnreadableError`.
 """
@@ -25,10 +25,10 @@ from manifests.errors import UserError
 MAX_IMAGE_PX = 2**26
 """Pixels of a flat image or label map, decoded in one piece; larger images belong into a tiled slide file."""
 
-LOSSY = (".jpg", ".jpeg")
+LOSSY = (".jpg", ".jpeg", ".jp2")
 
 _REMEDIES = {"grey": "Export it in colour", "RGBA": "Flatten it onto white and export it as RGB"}
-_PILLOW_FORMATS = ("PNG", "JPEG", "BMP")
+_PILLOW_FORMATS = ("PNG", "JPEG", "JPEG2000", "BMP")
 _PILLOW_CHANNELS = {
     "1": "grey", "L": "grey", "I": "grey", "I;16": "grey", "I;16B": "grey", "P": "palette", "LA": "grey+alpha",
 }  # fmt: skip
@@ -204,7 +204,9 @@ def _pillow_header(path: Path) -> Header:
         except Image.DecompressionBombError as error:
             raise UnreadableError(f"expected at most {MAX_IMAGE_PX:,} pixels, got many more") from error
     turn = orientation.known(exif.get(orientation.TAG))
-    return Header(height, width, channels, np.dtype("u2" if _png_depth(path) == 16 else "u1"), stated, turn)
+    return Header(
+        height, width, channels, np.dtype("u2" if (_png_depth(path) or _jp2_depth(path)) > 8 else "u1"), stated, turn
+    )
 
 
 def _pillow_pixels(path: Path) -> npt.NDArray[Any]:
@@ -238,6 +240,22 @@ def _png_depth(path: Path) -> int | None:
         raise UnreadableError("expected a PNG that starts with its IHDR chunk, got a damaged one")
     (depth,) = struct.unpack_from("B", start, 24)
     return int(depth)
+
+
+def _jp2_depth(path: Path) -> int:
+    """Bits per channel in the Image Header box (ISO 15444-1, I.5.3.1); 8 for a file that is no JPEG 2000.
+
+    Pillow opens deeper colours as 8 bits without a warning.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(4096)
+    if start[4:8] != b"jP  ":
+        return 8
+    place = start.find(b"ihdr")
+    if place < 0 or len(start) < place + 15:
+        raise UnreadableError("expected a JPEG 2000 file with its Image Header box, got a damaged one")
+    depth = start[place + 14]
+    return 16 if depth == 255 else (depth & 0x7F) + 1  # 255: channels of different depths
 
 
 def _tiff_header(path: Path) -> Header:
@@ -310,6 +328,7 @@ RASTERS: dict[str, _Readers] = {
     ".png": _PILLOW,
     ".jpg": _PILLOW,
     ".jpeg": _PILLOW,
+    ".jp2": _PILLOW,
     ".bmp": _PILLOW,
     ".tif": _TIFF,
     ".tiff": _TIFF,

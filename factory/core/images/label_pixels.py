@@ -22,7 +22,10 @@ def read_label_header(path: Path) -> Header:
     """
     suffix = path.suffix.lower()
     if suffix in LOSSY:
-        raise UnreadableError("expected labels in PNG, TIFF, BMP or NPY, got JPEG, which changes labels. Export again")
+        kind = "JPEG 2000" if suffix == ".jp2" else "JPEG"
+        raise UnreadableError(
+            f"expected labels in PNG, TIFF, BMP or NPY, got {kind}, which changes labels. Export them again"
+        )
     header = read_header(path)
     if header.channels not in ("grey", "palette"):
         raise UnreadableError(

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -23,6 +24,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
     [
         ("a.png", lambda path: Image.fromarray(PIXELS).save(path)),
         ("a.PNG", lambda path: Image.fromarray(PIXELS).save(path)),
+        ("a.bmp", lambda path: Image.fromarray(PIXELS).save(path)),
+        ("a.jp2", lambda path: Image.fromarray(PIXELS).save(path, irreversible=False)),
         ("a.tif", lambda path: tifffile.imwrite(path, PIXELS, photometric="rgb")),
         ("a.npy", lambda path: np.save(path, PIXELS)),
     ],
@@ -44,11 +47,17 @@ def png_that_claims(height: int, width: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
+def write_jp2(path: Path, pixels: np.ndarray, bits: int) -> None:
+    """A JPEG 2000 file of more than 8 bits a channel."""
+    path.write_bytes(imagecodecs.jpeg2k_encode(pixels, bitspersample=bits, codecformat="jp2"))
+
+
 REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "transparent": ("a.png", lambda p: Image.new("RGBA", (9, 9)).save(p), "got RGBA.*Flatten it onto white"),
     "grey": ("a.jpg", lambda p: Image.new("L", (9, 9)).save(p), "got grey.*Export it in colour"),
     "palette": ("a.png", lambda p: Image.new("P", (9, 9)).save(p), "got palette.*Export it as RGB"),
     "deep": ("a.tif", lambda p: tifffile.imwrite(p, PIXELS.astype(np.uint16), photometric="rgb"), "got uint16"),
+    "deep JPEG 2000": ("a.jp2", lambda p: write_jp2(p, PIXELS.astype(np.uint16) * 16, 12), "got uint16"),
     "huge": ("a.png", lambda p: p.write_bytes(png_that_claims(60_000, 60_000)), "expected at most 67,108,864 pixels"),
     "bomb": ("a.png", lambda p: p.write_bytes(png_that_claims(10_000, 10_000)), "expected at most 67,108,864 pixels"),
     "cut off": ("a.png", lambda p: p.write_bytes(png_that_claims(9, 9)), "got a damaged one"),
