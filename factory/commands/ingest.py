@@ -31,6 +31,7 @@ def ingest(
 
     Examples:
       factory ingest slides/ --mpp 0.5 --size 512 --group-pattern '(p[0-9]+)'
+      factory ingest theirs/ --mpp 0.25 --synthetic --generator 'NuDiff 1.0' --trained-on monuseg/TCGA-18-5592
       factory ingest annotated/ --mpp 0.25 --instances 'labels/{stem}.tif' --out data/nuclei --dry-run
     """
     import time
@@ -71,7 +72,9 @@ def ingest(
         class_table(table, plan.job.config.label_scheme),
         f"{out}: {plural(tiles, 'tile')}, {file_size(bytes_on_disk(out))}, {seconds:.1f} s "
         f"({tiles / seconds:.0f} tiles/s)",
-        f"Make more like it: factory make --like {out}. Train on it: segment train --mix real --real {out}",
+        f"Is it worth training on? segment compare --real data/real --synth {out}"
+        if request.synthetic
+        else f"Make more like it: factory make --like {out}. Train on it: segment train --mix real --real {out}",
     )
 
 

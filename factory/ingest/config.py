@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -53,13 +53,16 @@ class IngestConfig(Config):
         split: shares of train, val and test by groups; splits_sha256: of the file instead. seed: of the split.
         ignore_unpaired: whether files without partners are left out.
         licence: of the images. shard: tiles in a shard.
+        generator: of synthetic images that another program made; None for real ones. trained_on: data sets and patients
+            that it learnt from.
     """
 
+    added: ClassVar = frozenset({"generator", "trained_on"})
     name: str
     patterns: dict[str, str]
     files_sha256: str
     scheme: dict[str, Any]
-    label_origin: Literal["annotated", "weak"]
+    label_origin: Literal["annotated", "weak", "conditioned"]
     labels: LabelSettings | None = None
     class_map: dict[int, int] | None = None
     point_columns: tuple[str, str, str] = ("x", "y", "class")
@@ -80,6 +83,8 @@ class IngestConfig(Config):
     ignore_unpaired: bool = False
     licence: str = "not stated"
     shard: int = 64
+    generator: str | None = None
+    trained_on: tuple[str, ...] = ()
 
     @property
     def label_scheme(self) -> LabelScheme:

@@ -101,11 +101,12 @@ def _config(request: Request, name: str, patterns: Mapping[str, str], labels: La
     if not 0 <= most <= 1:
         raise UserError(f"--max-background: expected a share from 0 to 1, got {most}.")
     values = {
+        **_origin(request),
         "name": name,
         "patterns": patterns,
         "files_sha256": "",
         "scheme": scheme.to_dict(),
-        "label_origin": "weak" if is_weak else "annotated",
+        "label_origin": "weak" if is_weak else "conditioned" if request.synthetic else "annotated",
         "labels": _label_settings(request, labels, scheme),
         "class_map": parse_class_map(request.class_map, scheme) if labels is None else None,
         "point_columns": _point_columns(request.point_columns),
@@ -124,6 +125,18 @@ def _config(request: Request, name: str, patterns: Mapping[str, str], labels: La
         "licence": request.licence,
     }
     return parse(IngestConfig, values, "ingest", option_names(values))
+
+
+def _origin(request: Request) -> dict[str, Any]:
+    """Generator of synthetic images, and what it learnt from; nothing for real images."""
+    named = {"--generator": request.generator, "--trained-on": request.trained_on}
+    for option, value in named.items():
+        if value and not request.synthetic:
+            raise UserError(f"{option}: expected --synthetic with it, got none. Add it, or leave {option} out.")
+        if not value and request.synthetic:
+            advice = "say unknown if nobody knows" if option == "--trained-on" else "name the program"
+            raise UserError(f"--synthetic: expected {option} with it, got none: {advice}.")
+    return {"generator": request.generator, "trained_on": request.trained_on or []}
 
 
 def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:

@@ -190,12 +190,12 @@ def make_plan(out: Path, job: Job, workers: int) -> Plan:
 def dataset_info(config: IngestConfig) -> DatasetInfo:
     """Metadata of an ingested data set, which hold for all rows."""
     return DatasetInfo(
-        is_synthetic=False,
-        real_pixels=True,
-        generator="ingest",
+        is_synthetic=config.generator is not None,
+        real_pixels=config.generator is None,
+        generator=config.generator or "ingest",
         label_schemes=(config.label_scheme,),
         versions=library_versions(*_LIBRARIES),
-        training_sources=(config.name,),
+        training_sources=config.trained_on or (config.name,),
         licences=(config.licence,),
     )
 
@@ -270,7 +270,7 @@ def _row(plan: Plan, image: TiledImage, tile: PlannedTile) -> dict[str, Any]:
     return {
         "sample_id": tile.sample_id,
         "split": plan.splits[group],
-        "source": "real",
+        "source": "real" if config.generator is None else "synthetic",
         "group_id": group,
         "height": layout.height,
         "width": layout.width,
@@ -282,7 +282,7 @@ def _row(plan: Plan, image: TiledImage, tile: PlannedTile) -> dict[str, Any]:
         "source_y": round(tile.y * geometry.scale),
         "source_level": geometry.level,
         "licence": config.licence,
-        "real_pixels": True,
+        "real_pixels": config.generator is None,
     }
 
 

@@ -18,6 +18,9 @@ from factory.core.images.files import _pillow_pixels as png_pixels
 from factory.ingest.grouping import draw_splits
 from factory.ingest.tiling import pad, tile_origins
 from manifests import IGNORE, Dataset, open_dataset, verify
+from manifests.errors import UserError
+from segment.data.sources import Source, check_leaks
+from tests.conftest import write_dataset
 from tests.ingest_files import SIZE, ingest_command, instance_map, nuclei_folder, save, tissue_image, tree_sha256
 
 
@@ -47,6 +50,43 @@ def test_instance_maps_keep_their_ids_with_gaps(tmp_path: Path, suffix: str) -> 
     assert row["cells"] == 5
     assert not dataset.info.is_synthetic
     assert dataset.info.licences == ("CC0-1.0",)
+
+
+def test_tiles_of_another_generator_are_synthetic_and_its_patients_are_kept_from_tests(tmp_path: Path) -> None:
+    source = nuclei_folder(tmp_path / "theirs")
+    marked = ("--synthetic", "--generator", "NuDiff 1.0", "--trained-on", "monuseg/p1", "--trained-on", "monuseg/p2")
+    theirs = ingested(tmp_path / "out", source, "--mpp", 0.25, "--split", "1,0,0", *marked)
+    assert theirs.info.is_synthetic
+    assert not theirs.info.real_pixels
+    assert (theirs.info.generator, theirs.info.training_sources) == ("NuDiff 1.0", ("monuseg/p1", "monuseg/p2"))
+    row = theirs.row(0)
+    assert (row["source"], row["label_origin"], row["real_pixels"]) == ("synthetic", "conditioned", False)
+    np.testing.assert_array_equal(theirs[0].tile.instance, instance_map(0))
+    real = write_dataset(tmp_path / "real", groups=3)
+    sources = [Source("real", real), Source("synth", theirs)]
+    check_leaks(sources)
+    tested = next(iter(sources[0].groups("test")))
+    learnt = ingested(tmp_path / "leaky", source, "--mpp", 0.25, *marked, "--trained-on", f"monuseg/{tested}")
+    with pytest.raises(UserError, match=f"nothing that comes from the test split, got its group '{tested}'"):
+        check_leaks([sources[0], Source("synth", learnt)])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--synthetic", "--trained-on", "unknown"), "--synthetic: expected --generator with it, got none"),
+        (("--synthetic", "--generator", "x"), "expected --trained-on with it, got none: say unknown if nobody knows"),
+        (("--generator", "x"), "--generator: expected --synthetic with it"),
+        (("--trained-on", "x"), "--trained-on: expected --synthetic with it"),
+    ],
+)
+def test_an_origin_told_in_part_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    source = nuclei_folder(tmp_path / "theirs")
+    assert ingest_command(source, "--mpp", 0.25, *words, "--out", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_instance_ids_of_32_bits_survive_from_tiff(tmp_path: Path) -> None:
