@@ -151,7 +151,7 @@ def _cover(ground, start, depth, integral, ids, box, sides, margin, draws):  # t
         side = sides[k]
         y0 = min(max((box[k, 0] + box[k, 2] - side) // 2, 0), height - side)
         x0 = min(max((box[k, 1] + box[k, 3] - side) // 2, 0), width - side)
-        best, best_y, best_x = np.int64(1) << 60, -1, -1
+        best, best_y, best_x = np.int64(1) << 60, np.int64(-1), np.int64(-1)  # literals would compile `_lay` twice
         for c in range(draws.shape[1]):
             y1 = int(draws[k, c, 0] * (height - side))
             x1 = int(draws[k, c, 1] * (width - side))

@@ -66,7 +66,8 @@ def overlap(truth: npt.NDArray[Any], pred: npt.NDArray[Any]) -> Overlap:
     if truth.shape != pred.shape:
         raise ValueError(f"expected maps of one shape, got {truth.shape} and {pred.shape}")
     keys, counts = _count_pairs(_as_ids(truth, "truth"), _as_ids(pred, "pred"))
-    order = np.argsort(keys)
+    taken = np.flatnonzero(counts)
+    order = taken[np.argsort(keys[taken])]
     keys, counts = keys[order], counts[order]
     truth_of, pred_of = (keys >> np.uint64(32)).astype(np.int64), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
     truth_ids, truth_area_px, truth_at = _objects(truth_of, counts, np.arange(keys.size))
@@ -113,22 +114,21 @@ def _as_ids(labels: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint32]:
 
 @compiled()
 def _count_pairs(truth: npt.NDArray[np.uint32], pred: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint64], Ints]:
-    """Pixels per (truth, pred), keyed ``truth << 32 | pred``, in no order.
+    """Pixels per (truth, pred), keyed ``truth << 32 | pred``, in no order; slots with a count of 0 are free.
 
     The table is written only where a run of equal pairs ends. It grows between blocks: growing inside the loop over
     the pixels would take three to six times as long.
     """
-    keys, counts, used = np.zeros(4 * _BLOCK_PX, np.uint64), np.zeros(4 * _BLOCK_PX, np.int64), 0
+    keys, counts = np.zeros(4 * _BLOCK_PX, np.uint64), np.zeros(4 * _BLOCK_PX, np.int64)
     ends = np.empty(_BLOCK_PX, np.uint8)
-    start = 0
+    start, used = np.int64(0), np.int64(0)  # literals would compile `_add_runs` twice
     for block in range(0, truth.size, _BLOCK_PX):
         stop = min(block + _BLOCK_PX, truth.size)
         _mark_ends(truth[block : stop + 1], pred[block : stop + 1], ends)
         if 2 * (used + _BLOCK_PX) > keys.size:
             keys, counts = _doubled(keys, counts)
         start, used = _add_runs(truth, pred, ends, block, start, used, keys, counts)
-    filled = np.flatnonzero(counts)
-    return keys[filled], counts[filled]
+    return keys, counts
 
 
 @compiled()
@@ -239,8 +239,9 @@ def assignment(table: Overlap, gain: Floats) -> Ints:
         table: of T nuclei and P predictions in K pairs.
         gain: float64 [K]; a pair with gain 0 or less is never taken.
     """
-    pairs: Ints = _assignment(table.pair_truth, table.pair_pred, gain, table.truth_ids.size, table.pred_ids.size)
-    return pairs
+    first = np.searchsorted(table.pair_truth, np.arange(table.truth_ids.size + 1))
+    pairs: Ints = _assignment(table.pair_truth, table.pair_pred, gain, first, table.pred_ids.size)
+    return pairs[pairs >= 0]
 
 
 @compiled()
@@ -255,15 +256,17 @@ def _best_pairs(side: Ints, objects: int, score: Floats) -> Ints:
 
 
 @compiled()
-def _assignment(pair_truth: Ints, pair_pred: Ints, gain: Floats, truths: int, preds: int) -> Ints:
+def _assignment(pair_truth: Ints, pair_pred: Ints, gain: Floats, first: Ints, preds: int) -> Ints:
     """Maximum-weight bipartite matching on the pairs alone, by shortest augmenting paths with potentials.
+
+    Pairs first[t] to first[t + 1] are those of nucleus t. Returns the pair of each nucleus, -1 where it has none.
 
     The Hungarian method (Kuhn 1955) as Dijkstra's search (Edmonds and Karp 1972), on a sparse graph. The potentials are
     the dual solution: ``y[t] + z[p] >= gain`` for every pair, with equality for chosen pairs, and 0 for single objects.
     A nucleus may stay single, at the cost of its ``y``, so each search stays among objects that overlap each other.
     SciPy's sparse matching gives the same sums, but takes 300 times as long on an image with 1,200 pairs.
     """
-    first = np.searchsorted(pair_truth, np.arange(truths + 1))
+    truths = first.size - 1
     y, z = np.zeros(truths), np.zeros(preds)
     chosen, owner = np.full(truths, -1), np.full(preds, -1)  # the pair of a nucleus, the nucleus of a prediction
     distance, arrival, done = np.full(preds, np.inf), np.full(preds, -1), np.zeros(preds, np.bool_)
@@ -313,4 +316,4 @@ def _assignment(pair_truth: Ints, pair_pred: Ints, gain: Floats, truths: int, pr
             before = pair_pred[chosen[row]] if chosen[row] >= 0 else -1
             chosen[row], owner[column] = pair, row
             column = before
-    return chosen[chosen >= 0]
+    return chosen

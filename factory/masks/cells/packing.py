@@ -184,6 +184,15 @@ def _site(state, instance, regions, rules, attraction):  # type: ignore[no-untyp
 
 
 @compiled()
+def _bounds(radius, offsets):  # type: ignore[no-untyped-def]
+    """Side of a square that holds any outline, and the most vertices of one. Loops: numba takes long to compile max."""
+    largest, corners = 0.0, 0
+    for i in range(len(radius)):
+        largest, corners = max(largest, radius[i]), max(corners, offsets[i + 1] - offsets[i])
+    return 2 * int(largest) + 4, corners
+
+
+@compiled()
 def place_at_random(  # type: ignore[no-untyped-def]
     instance, regions, rules, vertices, offsets, radius, partner, attraction, flow, flow_step, room, limits, seed, first
 ):
@@ -210,9 +219,8 @@ def place_at_random(  # type: ignore[no-untyped-def]
     count, width = len(radius), instance.shape[1]
     overlap, trim, smallest, tries, wanted = limits[0], limits[1], limits[2], int(limits[3]), int(limits[4])
     state = np.array([seed], np.uint64)
-    size = 2 * int(radius.max() if count else 0.0) + 4
+    size, corners = _bounds(radius, offsets)
     pixels, stack = np.empty(size * size, np.int64), np.empty(size * size, np.int64)
-    corners = int((offsets[1:] - offsets[:-1]).max()) if count else 0
     polygon, crossings = np.empty((corners, 2), np.int64), np.empty((size, corners), np.int64)
     counts = np.empty(size, np.int64)
     done, centre = np.zeros(count, np.bool_), np.zeros(count, np.int64)
@@ -292,9 +300,8 @@ def place_at_sites(  # type: ignore[no-untyped-def]
         bool [N]: which were placed.
     """
     count, width = len(radius), instance.shape[1]
-    size = 2 * int(radius.max() if count else 0.0) + 4
+    size, corners = _bounds(radius, offsets)
     pixels, stack = np.empty(size * size, np.int64), np.empty(size * size, np.int64)
-    corners = int((offsets[1:] - offsets[:-1]).max()) if count else 0
     polygon, crossings = np.empty((corners, 2), np.int64), np.empty((size, corners), np.int64)
     counts = np.empty(size, np.int64)
     done = np.zeros(count, np.bool_)

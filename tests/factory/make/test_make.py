@@ -89,7 +89,8 @@ def test_a_dask_cluster_that_loses_a_worker_writes_the_same_bytes(unbroken: Path
 
 
 @pytest.mark.slow
-def test_kill_after_every_file_operation_leaves_nothing_lost(tmp_path: Path) -> None:
+def test_kill_after_every_file_operation_leaves_nothing_lost(unbroken: Path, tmp_path: Path) -> None:
+    """`unbroken` has compiled the kernels by now, which the script then need not do."""
     script = [sys.executable, "-m", "tests.kill_after_every_operation", str(tmp_path)]
     done = subprocess.run(script, cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
