@@ -36,7 +36,10 @@ demo: $(VENV)/.installed
 	@echo "The scores above are a smoke test on one photograph, not a result."
 	@echo "Look at the tiles beside the real image: data/inspect/synth/sheet.png"
 
-test: lint types imports docs pytest
+# Checks of one process run side by side, the tests after them: they keep two cores busy by themselves.
+test: $(VENV)/.installed-dev
+	$(MAKE) -j 2 lint types imports docs
+	$(MAKE) pytest
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

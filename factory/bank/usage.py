@@ -190,12 +190,12 @@ def _largest_piece(page: Longs, row: Longs, column: Longs, turns: Longs) -> npt.
             if seen[y, x] == turn + 1:
                 continue
             seen[y, x] = turn + 1
-            stack[0] = y, x
+            stack[0, 0], stack[0, 1] = y, x  # not as a row: numba takes long to compile that
             waiting, size = 1, 0
             box[0], box[1], box[2], box[3] = row[y, x], column[y, x], row[y, x], column[y, x]
             while waiting:
                 waiting -= 1
-                v, u = stack[waiting]
+                v, u = stack[waiting, 0], stack[waiting, 1]
                 size += 1
                 box[0], box[1] = min(box[0], row[v, u]), min(box[1], column[v, u])
                 box[2], box[3] = max(box[2], row[v, u]), max(box[3], column[v, u])
@@ -207,9 +207,9 @@ def _largest_piece(page: Longs, row: Longs, column: Longs, turns: Longs) -> npt.
                     across = turns[turn, 2] * dv + turns[turn, 3] * du
                     if row[t, s] - row[v, u] == down and column[t, s] - column[v, u] == across:
                         seen[t, s] = turn + 1
-                        stack[waiting] = t, s
+                        stack[waiting, 0], stack[waiting, 1] = t, s
                         waiting += 1
             if size > best[0]:
                 best[0], best[1] = size, page[y, x]
-                best[2:] = box
+                best[2], best[3], best[4], best[5] = box[0], box[1], box[2], box[3]
     return best

@@ -80,7 +80,7 @@ def _walk(
         for column in range(tops.shape[1]):
             if not tops[row, column]:
                 continue
-            x, y, heading = column, row + 1, 0
+            x, y, heading = column, row + 1, np.int64(0)  # a literal would compile `_next_heading` twice
             while True:
                 if heading == 0:
                     if not tops[y - 1, x]:
@@ -89,7 +89,7 @@ def _walk(
                 x, y = x + steps[heading, 0], y + steps[heading, 1]
                 turned = _next_heading(padded, x, y, heading)
                 if turned != heading:
-                    corners[count] = x, y
+                    corners[count, 0], corners[count, 1] = x, y
                     count += 1
                 heading = turned
             ends.append(count)

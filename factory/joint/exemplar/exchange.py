@@ -141,7 +141,7 @@ def _exchange(  # type: ignore[no-untyped-def]
             for j in range(margin // 2, side - margin // 2, 2):
                 here[semantic[y0 + i, x0 + j]] += 4
                 astray += semantic[y0 + i, x0 + j] != layout[y0 + i, x0 + j]
-        best_cost, best_turn = np.int64(1) << 62, -1
+        best_cost, best_turn = np.int64(1) << 62, np.int64(-1)  # a literal would compile twice what takes it
         for m in range((len(draw) - 4) // 5):
             one = draw[4 + 5 * m : 9 + 5 * m]
             place = _pick(one, worst, sign, rows, held, starts, over, under)
@@ -150,7 +150,8 @@ def _exchange(  # type: ignore[no-untyped-def]
             piece[0], piece[1] = rows[place, 0], rows[place, 1]
             piece[2] = rows[place, 2] + int(one[3] * (slack + 1))
             piece[3] = rows[place, 3] + int(one[4] * (slack + 1))
-            after[:] = counts - here
+            for c in range(classes):
+                after[c] = counts[c] - here[c]
             differing, seen = np.int64(0), np.int64(0)
             for i in range(margin // 2, side - margin // 2, 2):
                 for j in range(margin // 2, side - margin // 2, 2):
@@ -164,21 +165,24 @@ def _exchange(  # type: ignore[no-untyped-def]
             cost += _LAYOUT_COST * differing // seen
             if cost < best_cost:
                 best_cost, best_turn = cost, turn
-                best_piece[:] = piece
+                for c in range(4):
+                    best_piece[c] = piece[c]
         if best_turn < 0:
             continue
         _cut_out(
             alpha, image, semantic, origin, y0, x0, side, margin, best_piece, best_turn, pixels, labels, nucleus
         )  # fmt: skip
         _soften(weights, alpha, side)
-        after[:] = counts
+        for c in range(classes):
+            after[c] = counts[c]
         for i in range(side):
             for j in range(side):
                 if weights[i, j] * 2 > _STEPS:
                     after[semantic[y0 + i, x0 + j]] -= 1
                     after[labels[_source(best_piece, best_turn, i, j, side)]] += 1
         if _distance(after, over, under, asked)[0] < now:
-            counts[:] = after
+            for c in range(classes):
+                counts[c] = after[c]
             _lay(image, semantic, origin, weights, y0, x0, side, best_piece, best_turn, pixels, labels)
 
 

@@ -228,7 +228,10 @@ def _set(  # type: ignore[no-untyped-def]
             image, semantic, origin, found, k + 1, labels[k], table[best[0]], best[1], best[2], best[3],
             factors[best[0]], rim[k], strength[k], pixels, nucleus, near, seen, whole,
         )  # fmt: skip
-    return seen[1:].min() > 0
+    least_seen = seen[order[0] + 1]
+    for k in order:
+        least_seen = min(least_seen, seen[k + 1])
+    return least_seen > 0
 
 
 @compiled()

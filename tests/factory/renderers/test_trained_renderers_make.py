@@ -131,6 +131,7 @@ def test_masks_and_images_of_two_networks_keep_both_provenances(
         assert abs(row["tps_area"] - 0.25) * tumour <= 0.5 + 1e-6
 
 
+@pytest.mark.usefixtures("small_network")
 def test_segment_train_refuses_images_of_weights_that_learnt_from_the_groups_it_tests(
     weights: Weights, tmp_path: Path, cli: Cli
 ) -> None:

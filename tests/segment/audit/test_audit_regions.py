@@ -281,6 +281,7 @@ def accepted(audit: Cli, tmp_path: Path, real: Path) -> Path:
     return tmp_path / "out/accepted.parquet"
 
 
+@pytest.mark.usefixtures("small_network")
 def test_accepted_rows_are_what_a_network_learns_from(accepted: Path, cli: Cli, tmp_path: Path, real: Path) -> None:
     outcome = cli("segment", "train", "--synth", accepted, "--real", real, "--crop", "64x64", "--dry-run")
     assert outcome.code == 0, outcome.err

@@ -22,6 +22,7 @@ from segment.network.weights import STATE_KIND, WEIGHTS_KIND, load_weights, writ
 from segment.train import run as experiment
 from segment.train.config import TrainConfig
 from tests.conftest import Outcome, assert_refused, write_dataset
+from tests.small_network import Small
 
 TINY = ["--steps", "4", "--batch", "2", "--set", "validate_every=2", "--set", "threads=1", "--device", "cpu"]
 
@@ -213,11 +214,15 @@ def test_validation_falls_back_to_synthetic_tiles_and_says_so(at_home: Path, tmp
     assert "no real validation tiles" in result.output
 
 
-def test_dry_run_prints_the_resolved_config_and_writes_nothing(at_home: Path, tmp_path: Path) -> None:
+def test_dry_run_prints_the_resolved_config_and_writes_nothing(
+    at_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segment.network.segnet.SegNetVgg16.build", Small.build)
     yaml = tmp_path / "mine.yaml"
     yaml.write_text("lr: 0.5\nseed: 5\nnetwork: {name: segnet}\n")
     out = tmp_path / "run"
-    result = segment("train", "--config", str(yaml), "--set", "seed=6", "--lr", "0.25", "--dry-run", "--out", str(out))
+    words = ["--set", "seed=6", "--lr", "0.25", "--batch", "1", "--dry-run", "--out", str(out)]
+    result = segment("train", "--config", str(yaml), *words)
     assert result.exit_code == 0, result.output
     for line in ("lr: 0.25", "seed: 6", "name: segnet", "encoder: vgg16_bn", "scheme: nuclei", "mix: real+synth"):
         assert line in result.output
