@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from factory.bank.stain_separation import stain_of
 from factory.core.weights import Card, read_card, read_header, write_with_card
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
@@ -98,11 +99,11 @@ class Bank:
         """Names of the slides, ``data set/group``."""
         return tuple(self.card.fields["sources"])
 
-    @property
+    @cached_property
     def is_he(self) -> bool:
-        """Whether the tissue is stained by eosin beside haematoxylin: then it absorbs green most, and DAB blue."""
-        red, green, blue = self.colour[:, 0, 0].mean(0)
-        return bool(green > max(red, blue))
+        """Whether the tissue is stained by eosin beside haematoxylin; of a few pages at even steps."""
+        numbers = np.unique(np.linspace(0, len(self.pages) - 1, 12).astype(int))
+        return stain_of([self.picture(int(number)) for number in numbers]) == "he"
 
     @property
     def has_nuclei(self) -> bool:
@@ -118,6 +119,11 @@ class Bank:
         """Pixels of a page within `image`, and its height and width."""
         first, height, width = (int(value) for value in self.pages[number, :3])
         return slice(first, first + height * width), (height, width)
+
+    def picture(self, number: int) -> Bytes:
+        """Image of a page, uint8 [height, width, 3]."""
+        pixels, shape = self.page(number)
+        return np.asarray(self.image[pixels]).reshape(*shape, 3)
 
 
 ARRAYS = ("pages", "image", "ground", "semantic", "nucleus", "blocks", "shares", "colour")

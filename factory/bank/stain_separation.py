@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from factory.core.compiled import compiled
-from factory.renderers.stain.dyes import DAB, HAEMATOXYLIN_IHC, optical_density
-from factory.renderers.stain.fit import air_colour, brown_black_blue, immunostain_vectors
+from factory.renderers.stain.dyes import DAB, EOSIN, HAEMATOXYLIN_HE, HAEMATOXYLIN_IHC, optical_density
+from factory.renderers.stain.fit import air_colour, brown_black_blue, extreme_directions, immunostain_vectors
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 FloatMap = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
+Stain = Literal["he", "ihc"]
 
 AIR_OD = 0.12
 """Optical density (length of the RGB vector, natural logarithm) up to which a pixel is air."""
 _SAMPLED_PIXELS = 60_000
 _BLACK = 2.0
-_DARK_RED = 1.2
-"""Optical density of red light above which the green light is asked."""
+_PINK = 1.12
+"""Absorption of green light relative to red from which tissue is H&E: violet haematoxylin alone has up to 1."""
+_STAINED_OD = 0.2
+"""Optical density from which a pixel of H&E counts as stained."""
 _DAB_ENOUGH = 40
 """Brown pixels among those sampled from which the tissue's own DAB is used."""
 
@@ -33,17 +36,24 @@ class Stains(NamedTuple):
 
     Attributes:
         background: float64 [3], RGB of air, grey levels.
-        haematoxylin, dab: float64 [3], RGB optical densities of unit length.
+        haematoxylin, second: float64 [3], RGB optical densities of unit length; the second dye is DAB, or eosin in H&E.
     """
 
     background: Vector
     haematoxylin: Vector
-    dab: Vector
+    second: Vector
 
     def vectors(self) -> Vector:
-        """Haematoxylin, DAB and what neither explains (their normalised cross product): float64 [3, 3]."""
-        rest = np.cross(self.haematoxylin, self.dab)
-        return np.stack([self.haematoxylin, self.dab, rest / np.linalg.norm(rest)])
+        """Both dyes and what neither explains (their normalised cross product): float64 [3, 3]."""
+        rest = np.cross(self.haematoxylin, self.second)
+        return np.stack([self.haematoxylin, self.second, rest / np.linalg.norm(rest)])
+
+
+def stain_of(images: Sequence[Image]) -> Stain:
+    """Tell H&E from an immunostain: eosin and haematoxylin absorb green most, haematoxylin red, and DAB blue."""
+    pixels = np.concatenate([optical_density(image[::4, ::4], air_colour(image)).reshape(-1, 3) for image in images])
+    red, green, blue = pixels[np.linalg.norm(pixels, axis=1) > AIR_OD].sum(0)
+    return "he" if green > _PINK * max(red, blue) else "ihc"
 
 
 def estimate_stains(images: Sequence[Image]) -> Stains:
@@ -67,8 +77,28 @@ def estimate_stains(images: Sequence[Image]) -> Stains:
     return Stains(background, haematoxylin.astype(np.float64), dab.astype(np.float64))
 
 
+def estimate_he_stains(images: Sequence[Image]) -> Stains:
+    """Estimate light, haematoxylin and eosin from H&E images of one slide, uint8 [H, W, 3]; see `he_vectors`."""
+    step = max(1, round((sum(image.size // 3 for image in images) / _SAMPLED_PIXELS) ** 0.5))
+    background = np.mean([air_colour(image) for image in images], axis=0)
+    od = np.concatenate([optical_density(image[::step, ::step], background).reshape(-1, 3) for image in images])
+    haematoxylin, eosin = he_vectors(od[np.linalg.norm(od, axis=1) > _STAINED_OD])
+    return Stains(background, haematoxylin, eosin)
+
+
+def he_vectors(od: FloatMap) -> tuple[Vector, Vector]:
+    """Haematoxylin and eosin of stained pixels [N, 3]; constants of `stain.dyes` where they cannot be told apart."""
+    usual = np.asarray(HAEMATOXYLIN_HE, np.float64), np.asarray(EOSIN, np.float64)
+    if len(od) < 500:
+        return usual
+    first, second = (np.asarray(vector, np.float64) for vector in extreme_directions(od))
+    haematoxylin, eosin = (first, second) if first[0] > second[0] else (second, first)
+    told_apart = haematoxylin @ eosin < 0.97 and haematoxylin @ usual[0] > 0.92 and eosin @ usual[1] > 0.92
+    return (haematoxylin, eosin) if told_apart else usual
+
+
 def separate(image: Image, stains: Stains) -> FloatMap:
-    """Separate uint8 [H, W, 3] into densities of haematoxylin, DAB and the rest: float32 [3, H, W].
+    """Separate uint8 [H, W, 3] into densities of haematoxylin, the second dye and the rest: float32 [3, H, W].
 
     Densities may be negative. They come back as the same pixels by `compose`.
     """
@@ -95,28 +125,8 @@ def _separate(image, table, inverse, separated):  # type: ignore[no-untyped-def]
 
 
 def compose(densities: FloatMap, stains: Stains) -> Image:
-    """Pixels uint8 [N, 3] of densities float32 [3, N] of haematoxylin, DAB and the rest (Beer-Lambert)."""
+    """Pixels uint8 [N, 3] of densities float32 [3, N] of haematoxylin, the second dye and the rest (Beer-Lambert)."""
     od = densities.T @ stains.vectors().astype(np.float32)
     light = (stains.background + 1.0).astype(np.float32) * np.exp(-od) - 1
     pixels: Image = np.rint(np.clip(light, 0, 255)).astype(np.uint8)
     return pixels
-
-
-def air_of(image: Image, background: Vector) -> Mask:
-    """Find the pixels without tissue: bool [H, W]."""
-    smooth = cv2.GaussianBlur(image, (5, 5), 1.0)
-    found: Mask = np.linalg.norm(optical_density(smooth, background), axis=-1) < AIR_OD
-    return found
-
-
-def recolour(image: Image, source: Stains, target: Stains) -> Image:
-    """Show the densities of one slide, uint8 [H, W, 3], in the light and the dyes of another.
-
-    Where haematoxylin lets no red light through, the sensor does not say how much there is; green light does.
-    """
-    od = optical_density_table(source.background)[:, 1]
-    densest = np.maximum(od * (source.haematoxylin[0] / source.haematoxylin[1]), _DARK_RED)
-    least_red = np.clip((source.background[0] + 1) * np.exp(-densest) - 1, 0, 255).astype(np.uint8)
-    seen = image.copy()
-    seen[..., 0] = np.maximum(seen[..., 0], least_red[seen[..., 1]])
-    return compose(separate(seen, source).reshape(3, -1), target).reshape(image.shape)

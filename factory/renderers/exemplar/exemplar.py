@@ -19,6 +19,7 @@ from pydantic import Field
 
 from factory.bank.bank import Bank, open_bank
 from factory.bank.collect import collect_once
+from factory.bank.dyes import Dyes, dyes_like, dyes_of_slide, show_in_dyes
 from factory.bank.shipped import bank_path
 from factory.bank.stain_separation import estimate_stains
 from factory.core.config import Config
@@ -45,6 +46,10 @@ class ExemplarConfig(Config):
         bank_sha256: filled in when a data set is planned; another bank under that name is then refused.
         look: number of the slide that tiles are composed from, or ``random``, another for every tile.
         mix: share of tiles with nuclei of one slide on the ground of another, colours matched in optical density.
+        dyes: real images in whose light, dyes and densities the tissue is shown, a slide for each tile at random: a
+            data set, a folder or an image. Labels are not needed, and their colours alone are taken. None keeps those
+            of the bank.
+        dyes_shown: filled in with what is measured of them when a data set is planned.
         look_jitter: largest relative change of the optical density of each colour channel of a tile.
         patch_px: side of the patches of a ground whose nuclei stay, a multiple of 24. Larger ones keep more of the
             architecture of the tissue, smaller ones follow the regions of the layout more closely.
@@ -59,6 +64,8 @@ class ExemplarConfig(Config):
     bank_sha256: str | None = None
     look: Literal["random"] | int = "random"
     mix: float = Field(default=0.3, ge=0, le=1)
+    dyes: str | None = None
+    dyes_shown: tuple[Dyes, ...] = ()
     look_jitter: float = Field(default=0.1, ge=0, le=0.5)
     patch_px: int = Field(default=120, ge=48, le=240, multiple_of=24)
     marker: Literal["auto", "real", "painted", "both"] = "auto"
@@ -104,21 +111,29 @@ class Exemplar(Renderer):
         return open_bank(bank_path(str(values.get("bank", "starter")))).scheme
 
     def resolved_config(self) -> ExemplarConfig:
-        """Return the config with the sha256 of the bank filled in."""
-        return self.config.model_copy(update={"bank_sha256": self.bank.card.sha256})
+        """Return the config with the sha256 of the bank, and with the dyes that are shown, filled in."""
+        update: dict[str, Any] = {"bank_sha256": self.bank.card.sha256}
+        if self.config.dyes is not None and not self.config.dyes_shown:
+            update["dyes_shown"] = dyes_like(Path(self.config.dyes), self.bank.mpp)
+        return self.config.model_copy(update=update)
 
     def training_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return slides and licences of the real pixels."""
-        return self.bank.slides, tuple(self.bank.card.fields["licences"])
+        """Return slides and licences of the real pixels, and of the images whose colours are shown."""
+        shown = self.config.dyes_shown
+        licences = {*self.bank.card.fields["licences"], *(dyes.licence for dyes in shown if dyes.licence)}
+        return (*self.bank.slides, *(dyes.source for dyes in shown)), tuple(sorted(licences))
 
     def input_notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         """Return a note that the tiles hold real pixels, and whose."""
         del size
         licences = ", ".join(self.bank.card.fields["licences"])
-        return (
+        notes = [
             f"tiles hold real pixels of {len(self.bank.slides)} slides under {licences}: what these allow is allowed "
-            "for the tiles",
-        )
+            "for the tiles"
+        ]
+        if self.config.dyes_shown:
+            notes.append(f"tissue is shown in the dyes of {len(self.config.dyes_shown)} slides: colours, no pixels")
+        return tuple(notes)
 
     def refusal(self, request: Request) -> str | None:
         """Return why the bank cannot render masks of a request, or None."""
@@ -137,6 +152,8 @@ class Exemplar(Renderer):
         if self.config.marker in ("painted", "both") and not request.scheme.ids("tumour_positive"):
             return f"renderer.marker: expected auto or real, as {request.scheme.name} has no positive tumour"
         painted = self._paints(request.scheme) is not False
+        if refused := self._dyes_refusal(painted):
+            return refused
         missing = self._classes(request.scheme, painted).missing
         for label in request.scheme.classes:
             asked = None if request.fractions is None else request.fractions[label.id]
@@ -145,6 +162,14 @@ class Exemplar(Renderer):
                 return f"masks: the bank holds no {label.name} ({held}); collect one that does"
             if "nucleus" in label.roles and not len(self._nuclei_of(request.scheme, painted)[label.id]):
                 return f"masks: the bank holds no nucleus of class {label.name}; collect one that does"
+        return None
+
+    def _dyes_refusal(self, painted: bool) -> str | None:
+        stains = {dyes.stain for dyes in self.config.dyes_shown}
+        if "he" in stains and not self.bank.is_he:
+            return "renderer.dyes: expected immunostains, as the bank holds these, got H&E"
+        if "he" in stains and painted:
+            return "renderer.dyes: expected immunostains, as a marker is painted, got H&E"
         return None
 
     def render(
@@ -193,14 +218,23 @@ class Exemplar(Renderer):
         )
         semantic, instance = array[0].astype(np.uint8), np.ascontiguousarray(array[1])
         composed = compose(self.bank, semantic, instance, self._classes(scheme, painted), settings, condition.mpp, rng)
+        wanted = self._draw_dyes(composed.slides[1], rng)
         if painted:
             positive = np.isin(semantic, scheme.ids("tumour_positive"))
             nuclei = renumbered(instance) if instances and self.bank.has_nuclei else None
-            painted_image = paint_on_tissue(self.bank, composed.image, positive, nuclei, scheme, condition.mpp, rng)
-            composed = replace(composed, image=painted_image)
+            image = paint_on_tissue(self.bank, composed.image, positive, nuclei, scheme, condition.mpp, rng, wanted)
+            composed = replace(composed, image=image)
+        elif wanted:
+            composed = replace(composed, image=show_in_dyes(composed.image, *wanted))
         if self.config.look_jitter:
             _jitter(composed.image, self.config.look_jitter, rng)
         return composed
+
+    def _draw_dyes(self, slide: int, rng: np.random.Generator) -> tuple[Dyes, Dyes] | None:
+        """Dyes that the tissue of a tile has, and those that it is shown in; None where it keeps its own."""
+        shown = self.config.dyes_shown
+        own = dyes_of_slide(self.bank, slide) if shown else None
+        return (own, shown[int(rng.integers(len(shown)))]) if own else None
 
     @property
     def _grid(self) -> Grid:
@@ -243,15 +277,20 @@ def paint_on_tissue(
     scheme: LabelScheme,
     mpp: float,
     rng: np.random.Generator,
+    dyes: tuple[Dyes, Dyes] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Take a bank's own marker out of its tissue, and paint that of a scheme where it is positive; see `paint_marker`.
 
-    Of H&E tissue eosin is taken out too.
+    Of H&E tissue eosin is taken out too. `dyes` are those of the tissue, and those that tissue and marker are shown in.
     """
+    stains = None
     if bank.is_he:
-        return paint_marker(he_to_counterstain(image, rng), positive, marker_kind(scheme), mpp, rng, nuclei)
-    stains = estimate_stains([image])  # of the tissue as it is: without its marker DAB is not seen
-    plain = remove_marker(image, np.ones_like(positive), mpp, kind=marker_kind(bank.scheme), stains=stains)
+        plain = image if dyes else he_to_counterstain(image, rng)
+    else:
+        stains = estimate_stains([image])  # of the tissue as it is: without its marker DAB is not seen
+        plain = remove_marker(image, np.ones_like(positive), mpp, kind=marker_kind(bank.scheme), stains=stains)
+    if dyes:
+        plain, stains = show_in_dyes(plain, *dyes), dyes[1].stains
     return paint_marker(plain, positive, marker_kind(scheme), mpp, rng, nuclei, stains=stains)
 
 

@@ -1,8 +1,8 @@
 """A marker painted on real tissue: DAB of known extent over real haematoxylin.
 
 `remove_marker` (in `marker_removal`) takes the tissue's own DAB away, `he_to_counterstain` makes ground of H&E,
-`recolour` (in `stain_separation`) shows one slide in the dyes of another, `positive_field` draws where a marker is
-positive, and `paint_marker` lays it down. No DAB lies outside the positive region of the mask.
+`positive_field` draws where a marker is positive, and `paint_marker` lays it down. No DAB lies outside the positive
+region of the mask.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from factory.bank.stain_separation import (
     Mask,
     Stains,
     estimate_stains,
-    recolour,
     separate,
 )
 from factory.bank.tissue_nuclei import find_tissue_nuclei
@@ -39,7 +38,7 @@ from factory.renderers.stain.config import Above0, Range, UnitRange
 from factory.renderers.stain.dyes import DAB, vary_vector
 from factory.renderers.stain.noise_tables import SIZE
 
-__all__ = ["MarkerConfig", "he_to_counterstain", "paint_marker", "positive_field", "recolour", "remove_marker"]
+__all__ = ["MarkerConfig", "he_to_counterstain", "paint_marker", "positive_field", "remove_marker"]
 
 _DENSITY_STEPS = 512
 """Steps per unit of optical density in the table of light."""
@@ -134,7 +133,7 @@ def paint_marker(
     shown = _shown(there, depth_um, _EDGE_UM[kind], mpp, rng)
     vectors = stains.vectors()
     # halfway to the slide's own DAB, of which little may be left to see
-    vectors[1] = vary_vector(tuple((stains.dab + DAB) / 2), _HUE_SPREAD, rng)
+    vectors[1] = vary_vector(tuple((stains.second + DAB) / 2), _HUE_SPREAD, rng)
     painted = image.copy()
     _shine(painted, positive, density * shown, hidden * shown, vectors.astype(np.float32), _light_table())
     return painted

@@ -16,20 +16,19 @@ from factory.bank.stain_separation import (
     Stains,
     compose,
     estimate_stains,
+    he_vectors,
     separate,
 )
 from factory.bank.tissue_nuclei import nuclear_pixels
 from factory.renderers.stain.config import IhcPreparation
 from factory.renderers.stain.dyes import (
     DAB,
-    EOSIN,
-    HAEMATOXYLIN_HE,
     HAEMATOXYLIN_IHC,
     densities,
     optical_density,
     vary_vector,
 )
-from factory.renderers.stain.fit import air_colour, extreme_directions
+from factory.renderers.stain.fit import air_colour
 from factory.renderers.stain.noise_tables import MASK, grain
 
 MarkerKind = Literal["membrane", "nucleus"]
@@ -182,7 +181,7 @@ def he_to_counterstain(image: Image, rng: np.random.Generator, mpp: float = 0.5)
     background = air_colour(image)
     od = optical_density(image, background)
     length = np.linalg.norm(od, axis=-1)
-    haematoxylin, eosin = _he_vectors(od[length > _STAINED_OD])
+    haematoxylin, eosin = he_vectors(od[length > _STAINED_OD])
     h, e = np.moveaxis(densities(od, np.stack([haematoxylin, eosin])), -1, 0)
     nuclear = nuclear_pixels(np.maximum(h, 0), mpp) & (length > _STAINED_OD)
     level = float(np.percentile(h[nuclear], 60)) if nuclear.sum() > 200 else float(h.max(initial=0))
@@ -196,14 +195,3 @@ def he_to_counterstain(image: Image, rng: np.random.Generator, mpp: float = 0.5)
     light = (background + 1).astype(np.float32) * np.exp(-od) - 1
     result: Image = np.where(length[..., None] > 0.04, np.rint(np.clip(light, 0, 255)), image).astype(np.uint8)
     return result
-
-
-def _he_vectors(od: FloatMap) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
-    """Haematoxylin and eosin of stained pixels [N, 3]; constants of `stain.dyes` where they cannot be told apart."""
-    usual = np.asarray(HAEMATOXYLIN_HE, np.float64), np.asarray(EOSIN, np.float64)
-    if len(od) < 500:
-        return usual
-    first, second = extreme_directions(od)
-    haematoxylin, eosin = (first, second) if first[0] > second[0] else (second, first)
-    told_apart = haematoxylin @ eosin < 0.97 and haematoxylin @ usual[0] > 0.92 and eosin @ usual[1] > 0.92
-    return (haematoxylin, eosin) if told_apart else usual
