@@ -25,9 +25,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 # The main job on a real image: scikit-image's immunohistochemistry photograph, whose four quarters stand in for slides.
 demo: $(VENV)/.installed
 	$(BIN)/python -m factory.ingest.demo $(DEMO)
-	$(BIN)/factory ingest $(DEMO) --out data/real --scheme tissue --air-threshold 235 --size 128x128 --mpp 0.25 \
+	$(BIN)/factory ingest $(DEMO) --out data/real --scheme tissue --stain ihc --air-threshold 222 --size 256x256 --mpp 0.5 \
 		--splits $(DEMO)/splits.csv --licence CC0-1.0
-	$(BIN)/factory make --tps 0.01-0.5 --n 24 --size 256x256 --mpp 0.25 --like data/real --out data/synth
+	$(BIN)/factory make --tps 0.01-0.5 --n 24 --size 256x256 --renderer exemplar --set renderer.mix=0 --like data/real --out data/synth
 	$(BIN)/factory verify data/synth
 	$(BIN)/segment train --mix real+synth --config quick --out runs/segment/demo --resume
 	$(BIN)/segment evaluate --weights runs/segment/demo

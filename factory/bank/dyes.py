@@ -1,8 +1,8 @@
 """Dyes of a laboratory: what light, stain vectors and densities its slides have, measured from images without labels.
 
 `dyes_like` measures them, `show_in_dyes` shows other tissue in them. Colours alone are taken, no pixel. Haematoxylin is
-matched at two levels, that of the ground and that of nuclei (medians), so that neither depends on how many nuclei an
-image shows. The level of eosin is matched too; that of DAB stays, as it is what a marker says.
+matched at three levels, the medians of ground and nuclei and the darkest tenth of nuclei, so that it does not depend on
+how many nuclei an image shows. The level of eosin is matched too; that of DAB stays, as it is what a marker says.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from factory.bank.bank import Bank
 from factory.bank.stain_separation import (
+    FloatMap,
     Image,
     Stain,
     Stains,
@@ -57,7 +57,8 @@ class Dyes(Config):
     Attributes:
         source: slide, ``data set/group``, and its licence. stain: H&E, or an immunostain.
         background: light of air, grey levels. haematoxylin, second: stain vectors; the second is eosin or DAB.
-        ground, nuclei: median haematoxylin of tissue between nuclei, and in them. eosin: median between nuclei.
+        ground, nuclei, dark: haematoxylin: median between nuclei, median in them, and their 90th percentile.
+        eosin: median between nuclei.
     """
 
     source: str
@@ -68,6 +69,7 @@ class Dyes(Config):
     second: Vector
     ground: float
     nuclei: float
+    dark: float
     eosin: float
 
     @property
@@ -84,8 +86,9 @@ def measure_dyes(images: Sequence[Image], mpp: float, source: str, licence: str 
     ground, nuclei = (np.concatenate([levels[k] for levels in found], axis=1) for k in range(2))
     if min(ground.shape[1], nuclei.shape[1]) < _ENOUGH:
         return None
-    (low, eosin, _), (high, _, _) = (np.median(levels, axis=1) for levels in (ground, nuclei))
-    low = float(np.clip(low, 0.02, 2))
+    low, eosin = (float(level) for level in np.clip(np.median(ground[:2], axis=1), 0.02, 3))
+    middle, dark = (float(level) for level in np.percentile(nuclei[0], (50, 90)))
+    middle = max(middle, 1.2 * low)
     background, haematoxylin, second = ((float(v[0]), float(v[1]), float(v[2])) for v in np.round(stains, 4))
     return Dyes(
         source=source,
@@ -95,8 +98,9 @@ def measure_dyes(images: Sequence[Image], mpp: float, source: str, licence: str 
         haematoxylin=haematoxylin,
         second=second,
         ground=round(low, 4),
-        nuclei=round(float(max(high, 1.2 * low)), 4),
-        eosin=round(float(np.clip(eosin, 0.02, 3)), 4),
+        nuclei=round(middle, 4),
+        dark=round(max(dark, 1.2 * middle), 4),
+        eosin=round(eosin, 4),
     )
 
 
@@ -110,9 +114,7 @@ def _of_nuclei(images: Sequence[Image], stains: Stains, mpp: float) -> Stains:
     return stains._replace(haematoxylin=haematoxylin / np.linalg.norm(haematoxylin))
 
 
-def _levels(
-    image: Image, stains: Stains, stain: Stain, mpp: float
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _levels(image: Image, stains: Stains, stain: Stain, mpp: float) -> tuple[FloatMap, FloatMap]:
     """Haematoxylin, eosin or DAB, and the rest [3, n] of the ground and of nuclei, without what is brown."""
     dense = cv2.GaussianBlur(optical_density(image, stains.background), (0, 0), 0.7 / mpp)
     tissue = np.linalg.norm(dense, axis=-1) > _TISSUE_OD
@@ -139,16 +141,29 @@ def show_in_dyes(image: Image, own: Dyes, wanted: Dyes) -> Image:
     seen = image.copy()
     seen[..., 0] = np.maximum(seen[..., 0], least_red[seen[..., 1]])
     densities = separate(seen, source).reshape(3, -1)
-    low, high = own.ground, own.nuclei
-    below = _stretch(wanted.ground, low)
-    above = _stretch(wanted.nuclei - wanted.ground, high - low)
-    haematoxylin = densities[0]
-    densities[0] = below * np.minimum(haematoxylin, low) + above * np.maximum(haematoxylin - low, 0)
+    if own.stain != wanted.stain:  # red light tells haematoxylin also where no green is left
+        eosin = np.clip(densities[1], 0, 2 * own.eosin)
+        red = optical_density_table(source.background)[seen[..., 0], 0].ravel()
+        densities[0] = (red - eosin * np.float32(source.second[0])) / np.float32(source.haematoxylin[0])
+    densities[0] = _matched(densities[0], own, wanted)
     if own.stain == "he" == wanted.stain:
         densities[1] *= _stretch(wanted.eosin, own.eosin)
     elif own.stain == "he":
-        densities[1:] = _EOSIN_LEFT * np.clip(densities[1], 0, 1), np.zeros_like(haematoxylin)
+        densities[1:] = _EOSIN_LEFT * np.clip(densities[1], 0, 1), np.zeros_like(densities[0])
     return compose(densities, wanted.stains).reshape(image.shape)
+
+
+def _matched(haematoxylin: FloatMap, own: Dyes, wanted: Dyes) -> FloatMap:
+    """Map densities so that the levels of one slide fall onto those of another, linearly between them."""
+    steps = [0.0, own.ground, own.nuclei, own.dark]
+    aims = [0.0, wanted.ground, wanted.nuclei, wanted.dark]
+    slopes = [_stretch(a - b, c - d) for a, b, c, d in zip(aims[1:], aims, steps[1:], steps, strict=False)]
+    matched = slopes[0] * np.minimum(haematoxylin, own.ground)
+    for low, high, slope in zip(steps[1:], steps[2:], slopes[1:], strict=False):
+        matched += slope * np.clip(haematoxylin - low, 0, high - low)
+    # the darkest pixels keep their contrast and are not stretched further
+    matched += min(slopes[2], np.float32(1)) * np.maximum(haematoxylin - own.dark, 0)
+    return np.asarray(matched, np.float32)
 
 
 def _stretch(wanted: float, own: float) -> np.float32:

@@ -1,9 +1,10 @@
-"""Where a bank lies: a file, the folder of its run, or the one that ships with the package."""
+"""Where a bank is: a file, the folder of its run, or the one that ships with the package, packed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from factory.bank.packed import unpack_bank
 from manifests.errors import UserError
 
 BANK = "bank.safetensors"
@@ -21,12 +22,17 @@ def bank_path(name: str) -> Path:
         UserError: where none ships with the package.
     """
     if name == "starter":
-        found = sorted(STARTER.glob("exemplar-*.safetensors"))
-        if not found:
+        found = starter_bank()
+        if found is None:
             raise UserError(
                 "--renderer exemplar: expected a bank of real tissue, got none. Collect one with factory train "
                 "exemplar --data DATA and name it (--set renderer.bank=FOLDER), or add --like DATA."
             )
-        return found[0]
+        return unpack_bank(found)
     path = Path(name)
     return path / BANK if path.is_dir() else path
+
+
+def starter_bank() -> Path | None:
+    """The packed bank that ships with the package, None without."""
+    return next(iter(sorted(STARTER.glob("exemplar-*.safetensors"))), None)

@@ -4,6 +4,7 @@ python -m factory.starter.pack pack runs/tissue-masks/depas-0 depas-tissue
 python -m factory.starter.pack pack runs/ihc pix2pixhd-ihc --without-looks 5,9,10,11,19
 python -m factory.starter.pack pack runs/train/stylegan2 stylegan2-he
 python -m factory.starter.pack pack runs/train/hdgan hdgan-he
+python -m factory.starter.pack pack runs/train/exemplar exemplar-tissue --colours-of data/pdl1-cores
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from factory.bank.bank import KIND as BANK_KIND
+from factory.bank.dyes import dyes_like
+from factory.bank.packed import pack_bank
+from factory.bank.shipped import BANK
 from factory.core.checkpoints import BEST, read_checkpoint, write_weights
 from factory.core.console import run
 from factory.core.weights import read_card
@@ -24,7 +29,9 @@ from factory.renderers.learned.renderer import WEIGHTS_KIND as RENDERER_KIND
 from manifests.errors import UserError
 from manifests.files import sha256_file
 
-LARGEST_BYTES = 16_000_000
+LARGEST_BYTES, LARGEST_BANK_BYTES = 16_000_000, 8_000_000
+MOST_NUCLEI = 8000
+FREE = "CC0-1.0"
 
 _PACKED = (MASKS_KIND, RENDERER_KIND, GENERATOR_KIND, LABELLER_KIND)
 
@@ -76,6 +83,33 @@ def pack(folder: Path, name: str, out: Path = STARTER, without_looks: Collection
     return file
 
 
+def pack_tissue(folder: Path, name: str, colours: Path, out: Path = STARTER) -> Path:
+    """Write the bank of a run under a starter's name; see `factory.bank.packed`.
+
+    Args:
+        folder: of the run. name: ``exemplar-WHAT``. colours: data set whose colours the pages show, for the card.
+            out: folder of the file.
+
+    Raises:
+        UserError: for another name, pixels that are not CC0, or more than 8 MB.
+    """
+    source, file = folder / BANK, out / f"{name}.safetensors"
+    card = read_card(source, BANK_KIND)
+    if not name.startswith("exemplar-"):
+        raise UserError(f"NAME: expected exemplar-WHAT, got {name!r}.")
+    if card.fields["licences"] != [FREE]:
+        raise UserError(f"{folder}: expected pixels under {FREE} alone, got {', '.join(card.fields['licences'])}.")
+    shown = dyes_like(colours, float(card.fields["mpp"]))
+    licences = sorted({dyes.licence for dyes in shown if dyes.licence})
+    described = {"name": f"starter: {name}", "colours_of": [dyes.source for dyes in shown], "colours_under": licences}
+    pack_bank(source, file, most_nuclei=MOST_NUCLEI, card=described)
+    if file.stat().st_size > LARGEST_BANK_BYTES:
+        size = file.stat().st_size / 1e6
+        file.unlink()
+        raise UserError(f"{folder}: expected at most 8 MB when packed, got {size:.1f}. Collect a smaller --max-mb.")
+    return file
+
+
 def _refuse_other_generator(path: Path, digest: str, out: Path) -> None:
     """Refuse a labeller whose generator is not in the folder that it is packed into."""
     found = sorted(out.glob(f"{GENERATOR}-*.safetensors"))
@@ -89,8 +123,15 @@ def _refuse_other_generator(path: Path, digest: str, out: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     """Run the command ``pack``."""
-    if len(arguments) not in (3, 5) or arguments[0] != "pack" or arguments[3:4] not in ([], ["--without-looks"]):
-        raise UserError(f"expected: pack RUN NAME [--without-looks 1,2], got {' '.join(arguments) or 'nothing'}.")
+    options = ([], ["--without-looks"], ["--colours-of"])
+    if len(arguments) not in (3, 5) or arguments[0] != "pack" or arguments[3:4] not in options:
+        raise UserError(
+            "expected: pack RUN NAME [--without-looks 1,2 or --colours-of DATA], got "
+            f"{' '.join(arguments) or 'nothing'}."
+        )
+    if arguments[3:4] == ["--colours-of"]:
+        print(pack_tissue(Path(arguments[1]), arguments[2], Path(arguments[4])))  # noqa: T201
+        return
     looks = {int(word) for word in arguments[4].split(",")} if len(arguments) == 5 else set()
     print(pack(Path(arguments[1]), arguments[2], without_looks=looks))  # noqa: T201
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from factory.bank.bank import BLOCK, Bank
 from factory.bank.shapes import Shapes, measure_shapes
+from factory.bank.stain_separation import estimate_stains, separate
 from factory.geometry.nuclear_maps import renumbered
 from factory.renderers.exemplar.layout import Classes, guides_of, shares_of_group
 from factory.renderers.exemplar.nuclei import Choice, choose_nuclei, decoy_outlines, set_nuclei, soften_outlines
@@ -22,6 +23,8 @@ Longs = npt.NDArray[np.int64]
 
 _MOST_UNKNOWN = 0.35
 """Largest share of filled or unknown pixels of a patch, where a slide has enough patches with fewer."""
+_MOST_BROWN, _BROWN_OD, _MEASURED = 0.5, 0.2, 6
+"""Largest share of brown pixels of a patch, likewise; DAB of a brown pixel; pages that stains are measured on."""
 _ENOUGH = 300
 _MUCH = 0.3
 """Share of a class from which a patch counts as holding much of it."""
@@ -49,6 +52,7 @@ class Settings:
         decoys: nucleus-shaped pieces of ground for each nucleus. vary: standard deviation of the optical density of a
             nucleus around its own. instances: whether the layout has instances to draw.
         grid: of the patches of a ground whose nuclei stay.
+        unmarked: whether the marker of the tissue is taken away, so that ground without it is better.
         label_of: class id of the layout -> class ids of the bank's nuclei that are drawn for it.
     """
 
@@ -59,6 +63,7 @@ class Settings:
     instances: bool
     label_of: tuple[tuple[int, ...], ...]
     grid: Grid = SMALL
+    unmarked: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def compose(
         fitness = fitness * _fitness_of_sizes(bank, shapes)
     nuclei_slide, ground_slide = _draw_slides(bank, fitness, settings, rng)
     grid = _grid_for(bank, ground_slide, shapes is not None, classes, semantic, settings)
-    places = places_of(bank, ground_slide, shapes is not None, classes, grid.patch)
+    places = places_of(bank, ground_slide, shapes is not None, classes, grid.patch, unmarked=settings.unmarked)
     phase = tuple(int(k) * BLOCK for k in rng.integers(0, grid.step // BLOCK, 2))
     guides = guides_of(semantic, ids, shapes, classes, bank, mpp, grid, (phase[0], phase[1]), ground_slide, rng)
     kind_of = _air_of(classes)
@@ -194,18 +199,20 @@ def _draw_slides(
 
 
 @lru_cache(maxsize=64)
-def places_of(bank: Bank, slide: int, filled: bool, classes: Classes, patch: int) -> Places:
+def places_of(bank: Bank, slide: int, filled: bool, classes: Classes, patch: int, *, unmarked: bool = False) -> Places:
     """List the places of a slide that patches are taken from.
 
     Args:
         bank: of tissue. slide: its number. filled: whether patches are of the filled ground, which is better the fewer
             of its pixels are filled. classes: matched. patch: side of a patch.
+        unmarked: whether patches that are mostly brown are left out, where a slide has enough others.
     """
     rows, means = [], []
     cells = patch // BLOCK
     planes = [shares_of_group(bank, classes, group) for group in range(classes.groups)]
     air = _air_of(classes)[: bank.shares.shape[1]].astype(bool)
-    planes = [bank.blocks[:, 0], bank.shares[:, air].sum(1, dtype=np.int64), *planes]
+    brown = _brown_blocks(bank, slide) if unmarked else np.zeros_like(bank.blocks[:, 0])
+    planes = [bank.blocks[:, 0], brown, bank.shares[:, air].sum(1, dtype=np.int64), *planes]
     for first, height, width, owner, first_block in bank.pages.tolist():
         if owner != slide:
             continue
@@ -225,16 +232,31 @@ def places_of(bank: Bank, slide: int, filled: bool, classes: Classes, patch: int
             )
             found.append(total.ravel() / (255 * cells * cells))
         means.append(np.stack(found))
-    table, (share, airy, *groups) = np.concatenate(rows).astype(np.int64), np.concatenate(means, axis=1)
+    table, (share, marked, airy, *groups) = np.concatenate(rows).astype(np.int64), np.concatenate(means, axis=1)
     if filled:
         order = np.sort(share)
         kept = share <= max(_MOST_UNKNOWN, order[min(_ENOUGH, len(order) - 1)])
     else:
         kept = share < 1
+    order = np.sort(marked[kept])
+    kept &= marked <= max(_MOST_BROWN, order[min(_ENOUGH, len(order) - 1)])
     whole = np.where(airy < 0.002, 1, np.where(airy > 0.998, 2, 0))[kept]
     holding = tuple(np.flatnonzero(group[kept] > _MUCH) for group in groups) if len(groups) > 1 else ()
     loose = np.stack([_loose_pixels(bank, slide, classes, kind) for kind in range(2)])
     return Places(np.ascontiguousarray(table[kept]), np.ascontiguousarray(whole.astype(np.int64)), loose, holding)
+
+
+def _brown_blocks(bank: Bank, slide: int) -> Bytes:
+    """Share of pixels with DAB in each block of a slide, uint8 [B], 255 = all; 0 on other slides."""
+    share = np.zeros(len(bank.blocks), np.uint8)
+    numbers = np.flatnonzero(bank.pages[:, 3] == slide)
+    stains = estimate_stains([bank.picture(int(number)) for number in numbers[:_MEASURED]])
+    for number in numbers:
+        brown = (separate(bank.picture(int(number)), stains)[1] > _BROWN_OD).astype(np.uint8) * np.uint8(255)
+        height, width, first = (int(value) for value in bank.pages[number, [1, 2, 4]])
+        size = (width // BLOCK, height // BLOCK)
+        share[first : first + size[0] * size[1]] = cv2.resize(brown, size, interpolation=cv2.INTER_AREA).ravel()
+    return share
 
 
 def _loose_pixels(bank: Bank, slide: int, classes: Classes, kind: int) -> Longs:

@@ -121,7 +121,8 @@ class Exemplar(Renderer):
         """Return slides and licences of the real pixels, and of the images whose colours are shown."""
         shown = self.config.dyes_shown
         licences = {*self.bank.card.fields["licences"], *(dyes.licence for dyes in shown if dyes.licence)}
-        return (*self.bank.slides, *(dyes.source for dyes in shown)), tuple(sorted(licences))
+        colours = (*self.bank.card.fields.get("colours_of", ()), *(dyes.source for dyes in shown))
+        return (*self.bank.slides, *colours), tuple(sorted(licences))
 
     def input_notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         """Return a note that the tiles hold real pixels, and whose."""
@@ -215,6 +216,7 @@ class Exemplar(Renderer):
             instances=instances,
             label_of=self._nuclei_of(scheme, painted),
             grid=self._grid,
+            unmarked=painted and not self.bank.is_he,
         )
         semantic, instance = array[0].astype(np.uint8), np.ascontiguousarray(array[1])
         composed = compose(self.bank, semantic, instance, self._classes(scheme, painted), settings, condition.mpp, rng)
