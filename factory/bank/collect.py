@@ -14,7 +14,7 @@ import numpy.typing as npt
 from factory.bank.bank import BLOCK, KIND, Nuclei, write_bank
 from factory.bank.ground import describe_blocks, fill_nuclei, unlabelled_nuclei
 from factory.bank.shapes import measure_shapes
-from factory.bank.stain_separation import estimate_stains, separate
+from factory.bank.stain_separation import estimate_stains, separate, stain_of
 from factory.bank.tissue_nuclei import find_tissue_nuclei
 from factory.core.resolutions import SAME_MPP
 from factory.core.seeds import Stream, generator
@@ -260,11 +260,9 @@ def _page(sample: Sample, scheme: LabelScheme, mpp: float, rng: np.random.Genera
 def nuclei_by_stain(image: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.int32]:
     """Find the nuclei of an immunostain without instances: int32 [H, W], 1..N; none in H&E.
 
-    H&E absorbs more green than red light; its nuclei are better found by `segment predict --weights starter`.
+    Nuclei of H&E are better found by `segment predict --weights starter`.
     """
-    density = optical_density(image, WHITE)
-    stained = density.sum(2) > 0.3
-    if not stained.any() or density[..., 1][stained].mean() > density[..., 0][stained].mean():
+    if not (optical_density(image, WHITE).sum(2) > 0.3).any() or stain_of([image]) == "he":
         return np.zeros(image.shape[:2], np.int32)
     separated = separate(image, estimate_stains([image]))
     return find_tissue_nuclei(np.maximum(separated[0], 0) + np.maximum(separated[1], 0), mpp)

@@ -171,11 +171,15 @@ def _stretch(wanted: float, own: float) -> np.float32:
 
 
 @lru_cache(maxsize=256)
-def dyes_of_slide(bank: Bank, slide: int) -> Dyes | None:
-    """Dyes of a slide of a bank, of at most `_MOST_IMAGES` of its pages."""
-    pages = [number for number, page in enumerate(bank.pages) if page[3] == slide]
+def dyes_of_slide(bank: Bank, slide: int | None) -> Dyes | None:
+    """Dyes of a slide of a bank, of at most `_MOST_IMAGES` of its pages.
+
+    A slide that shows too little without DAB has those of the whole bank (`slide` None); None where that does too.
+    """
+    pages = [number for number, page in enumerate(bank.pages) if slide is None or page[3] == slide]
     images = [bank.picture(number) for number in _even(pages, _MOST_IMAGES)]
-    return measure_dyes(images, bank.mpp, bank.slides[slide])
+    own = measure_dyes(images, bank.mpp, "the bank" if slide is None else bank.slides[slide])
+    return dyes_of_slide(bank, None) if own is None and slide is not None else own
 
 
 def dyes_like(path: Path, mpp: float) -> tuple[Dyes, ...]:

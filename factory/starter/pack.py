@@ -9,6 +9,7 @@ python -m factory.starter.pack pack runs/train/exemplar exemplar-tissue --colour
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -27,7 +28,7 @@ from factory.learn.weights import STARTER
 from factory.masks.learned.generator import WEIGHTS_KIND as MASKS_KIND
 from factory.renderers.learned.renderer import WEIGHTS_KIND as RENDERER_KIND
 from manifests.errors import UserError
-from manifests.files import sha256_file
+from manifests.files import sha256_file, write_atomic
 
 LARGEST_BYTES, LARGEST_BANK_BYTES = 16_000_000, 8_000_000
 MOST_NUCLEI = 8000
@@ -107,6 +108,9 @@ def pack_tissue(folder: Path, name: str, colours: Path, out: Path = STARTER) -> 
         size = file.stat().st_size / 1e6
         file.unlink()
         raise UserError(f"{folder}: expected at most 8 MB when packed, got {size:.1f}. Collect a smaller --max-mb.")
+    packed = read_card(file)
+    readable = json.dumps({**packed.fields, "sha256": packed.sha256}, indent=2, sort_keys=True)
+    write_atomic(file.with_suffix(".json"), readable.encode() + b"\n")
     return file
 
 

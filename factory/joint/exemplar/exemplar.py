@@ -45,7 +45,8 @@ class CopyConfig(Config):
     """Which bank, and how tiles are copied out of it.
 
     Attributes:
-        weights: the bank: a file of `factory train exemplar`, the folder of its run, or "starter".
+        weights: the bank: a file of `factory train exemplar`, or the folder of its run. "starter", the default, has no
+            annotations to copy and is refused.
         weights_sha256: filled in when a data set is planned; another bank under that name is then refused.
         ground: ``quilted`` of pieces, or ``real``, whole windows of real images on which the marker is painted.
         masks: ``name`` and values of the mask generator that draws layouts; filled in where nothing is named.
@@ -97,13 +98,12 @@ class Exemplar:
         Raises:
             UserError: when it is missing, damaged, or not the one of the sha256.
         """
-        try:
-            path = bank_path(self.config.weights)
-        except UserError as error:
+        if self.config.weights == "starter":  # that one has no annotations to copy
             raise UserError(
                 "--joint exemplar: expected a bank of real tissue, got none. Name one of factory train exemplar "
                 "(--weights FOLDER), or add --like DATA."
-            ) from error
+            )
+        path = bank_path(self.config.weights)
         bank = open_bank(path)
         bank.card.refuse_other(path, self.config.weights_sha256, "make the data set anew")
         return bank

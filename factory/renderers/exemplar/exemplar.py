@@ -24,6 +24,7 @@ from factory.bank.shipped import bank_path
 from factory.bank.stain_separation import estimate_stains
 from factory.core.config import Config
 from factory.core.resolutions import LEARNT_MPP
+from factory.core.wording import plural
 from factory.geometry.nuclear_maps import renumbered
 from factory.plan.request import Request
 from factory.renderers.base import RealPixels, Renderer
@@ -133,12 +134,19 @@ class Exemplar(Renderer):
             "for the tiles"
         ]
         if self.config.dyes_shown:
-            notes.append(f"tissue is shown in the dyes of {len(self.config.dyes_shown)} slides: colours, no pixels")
+            notes.append(
+                f"tissue is shown in the dyes of {plural(len(self.config.dyes_shown), 'slide')}: colours, no pixels"
+            )
         return tuple(notes)
 
     def refusal(self, request: Request) -> str | None:
         """Return why the bank cannot render masks of a request, or None."""
         bank = self.bank
+        if self.config.bank == "starter" and not request.scheme.ids("tumour_positive"):
+            return (
+                f"renderer.bank: expected a bank of real tissue, got none for scheme {request.scheme.name} (the one "
+                "that ships is a counterstain, for schemes with positive tumour); collect one, or add --like DATA"
+            )
         if abs(request.mpp - bank.mpp) > LEARNT_MPP * bank.mpp:
             return f"mpp: the bank is of {bank.mpp:g} um per pixel, got {request.mpp:g}"
         if request.height % _STRIDE or request.width % _STRIDE:
@@ -171,6 +179,10 @@ class Exemplar(Renderer):
             return "renderer.dyes: expected immunostains, as the bank holds these, got H&E"
         if "he" in stains and painted:
             return "renderer.dyes: expected immunostains, as a marker is painted, got H&E"
+        if stains and dyes_of_slide(self.bank, None) is None:
+            return (
+                "renderer.dyes: expected a bank with blue nuclei, whose dyes can be measured, got too few; leave it out"
+            )
         return None
 
     def render(

@@ -53,7 +53,7 @@ _RIM_UM = 22.0
 _FIELD_UM = 70.0
 _MODERATE = 0.8
 """Density of a membrane below which more of the DAB lies in the cytoplasm."""
-_TISSUE_OD = (0.04, 0.1)
+_TISSUE_OD = (0.03, 0.07)
 """Optical density up to which nothing is painted, and from which everything is."""
 
 
@@ -63,17 +63,17 @@ class MarkerConfig(Config):
     Chosen by eye beside one PD-L1 core (SP142, pale) and the photograph of an immunostain in scikit-image (strong).
     """
 
-    membrane_density: Above0 = (0.4, 1.3)
+    membrane_density: Above0 = (0.7, 1.4)
     """DAB of an average positive membrane."""
     nucleus_density: Above0 = (1.2, 2.8)
     """DAB of an average positive nucleus."""
-    spread: Range = (0.3, 0.5)
+    spread: Range = (0.2, 0.4)
     """Log standard deviation of it from cell to cell."""
-    cytoplasm: UnitRange = (0.15, 0.45)
+    cytoplasm: UnitRange = (0.25, 0.5)
     """DAB of the cytoplasm relative to the membrane."""
     complete: UnitRange = (0.4, 0.95)
     """How much of its outline a membrane covers."""
-    granular: UnitRange = (0.25, 0.5)
+    granular: UnitRange = (0.35, 0.6)
     """Contrast of the grains of DAB."""
     membrane_um: Above0 = (0.6, 1.1)
 
@@ -123,7 +123,7 @@ def paint_marker(
     depth_um = np.minimum(cv2.distanceTransform(positive.astype(np.uint8), cv2.DIST_L2, 5), 10_000) * np.float32(mpp)
     if kind == "membrane":
         cells = divide_into_cells(nuclei, positive, there > _TISSUE_OD[0], mpp, rng)
-        level = _levels(cells.owner, cells.count, positive, depth_um, staining, mpp, rng)
+        level = _levels(cells.owner, cells.count, positive, depth_um, staining, mpp, rng, nuclei)
         density = membrane_density(cells, nuclei, level, staining, mpp)
         hidden = _hidden_by_membranes(density, haematoxylin, nuclei)
     else:
@@ -180,8 +180,11 @@ def _levels(
     staining: Staining,
     mpp: float,
     rng: np.random.Generator,
+    nuclei: npt.NDArray[np.int32] | None = None,
 ) -> FloatMap:
     """Relative density of every cell, float32 [count + 1]; 0 in negative ones.
+
+    Cells 1..n are positive as their nuclei 1..n are, where these are given: so labels count them.
 
     Neighbours resemble each other, and cells at the rim of a positive region are often paler, as expression fades out
     of a nest rather than ending at a line.
@@ -194,8 +197,12 @@ def _levels(
     around = np.bincount(owner.ravel(), field.ravel(), minlength=count + 1) / area
     inner = np.bincount(owner.ravel(), depth_um.ravel(), minlength=count + 1) / area
     level = np.exp(staining.spread * deviates + 0.9 * around)
-    level *= np.clip(0.45 + 0.55 * inner / max(rim_um, 1.0), 0.45, 1)
-    return np.where(positive_cells(owner, count, positive), level, 0).astype(np.float32)
+    level *= np.clip(0.6 + 0.4 * inner / max(rim_um, 1.0), 0.6, 1)
+    painted = positive_cells(owner, count, positive)
+    if nuclei is not None:
+        nucleated = int(nuclei.max(initial=0))
+        painted[: nucleated + 1] = positive_cells(nuclei, nucleated, positive)
+    return np.where(painted, level, 0).astype(np.float32)
 
 
 @functools.cache

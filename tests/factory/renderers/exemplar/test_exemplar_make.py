@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from skimage.data import immunohistochemistry
 
 from factory.bank.collect import choose_pages, collect
 from factory.bank.shipped import BANK
 from manifests.dataset import open_dataset, verify
 from tests.annotated_photograph import MPP, write_photograph
 from tests.conftest import Outcome, assert_refused
+from tests.ingest_files import save
 
 MAKE = ("factory", "make", "--scheme", "nuclei", "--renderer", "exemplar", "--n", 4, "--size", "96x96", "--mpp", MPP)
 Cli = Callable[..., Outcome]
@@ -68,6 +71,23 @@ def test_like_collects_a_bank_once(cli: Cli, regions: Path, tmp_path: Path) -> N
     dataset = open_dataset(tmp_path / "a")
     assert dataset.table["label_scheme"].unique().to_pylist() == ["ki67"]
     assert dataset.table["label_origin"].unique().to_pylist() == ["conditioned"]
+
+
+def test_dyes_are_recorded_and_replayed_without_their_images(cli: Cli, data: Path, bank: Path, tmp_path: Path) -> None:
+    shown, made = tmp_path / "laboratory", tmp_path / "made"
+    save(shown / "one.png", immunohistochemistry()[200:, 390:])
+    words = (*MAKE, "--set", f"renderer.bank={bank}", "--set", "renderer.mix=0")
+    assert cli(*words, "--out", tmp_path / "plain").code == 0
+    outcome = cli(*words, "--set", f"renderer.dyes={shown}", "--out", made)
+    assert outcome.code == 0, outcome
+    assert "shown in the dyes of 1 slide" in outcome.out
+    dataset, plain = open_dataset(made), open_dataset(tmp_path / "plain")
+    assert "laboratory/one" in dataset.info.training_sources
+    assert all("laboratory/one" not in row["real_groups"] for row in dataset.table.to_pylist())
+    assert np.array_equal(dataset[0].tile.semantic, plain[0].tile.semantic)
+    assert not np.array_equal(dataset[0].image, plain[0].image)
+    shutil.rmtree(shown)
+    assert cli("factory", "replay", dataset.row(0)["sample_id"], "--data", made).code == 0
 
 
 def test_masks_that_are_there_are_rendered(cli: Cli, regions: Path, tmp_path: Path) -> None:
