@@ -83,5 +83,5 @@ def unpack_bank(source: Path, folder: Path = Path("runs/banks")) -> Path:
 
 def _decoded(pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
     """Pixels of pictures end to end, uint8 [P, 3]."""
-    found = [cv2.imdecode(picture, cv2.IMREAD_COLOR)[..., ::-1].reshape(-1, 3) for picture in pictures]
-    return np.concatenate(found)
+    found = [cv2.imdecode(picture, cv2.IMREAD_COLOR) for picture in pictures]
+    return np.concatenate([np.asarray(picture, np.uint8)[..., ::-1].reshape(-1, 3) for picture in found])

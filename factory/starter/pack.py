@@ -127,7 +127,7 @@ def _refuse_other_generator(path: Path, digest: str, out: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     """Run the command ``pack``."""
-    options = ([], ["--without-looks"], ["--colours-of"])
+    options: tuple[list[str], ...] = ([], ["--without-looks"], ["--colours-of"])
     if len(arguments) not in (3, 5) or arguments[0] != "pack" or arguments[3:4] not in options:
         raise UserError(
             "expected: pack RUN NAME [--without-looks 1,2 or --colours-of DATA], got "
