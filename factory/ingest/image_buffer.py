@@ -148,6 +148,7 @@ class _Slide:
     ) -> None:
         self._reader, self._level, self._geometry = reader, level, geometry
         self._config, self._threshold, self._labels = config, threshold, labels
+        self.doubts = labels.doubts if labels is not None else ()
 
     def read(self, y: int, x: int, height: int, width: int) -> Region:
         image = self._image(y, x, height, width)

@@ -192,7 +192,8 @@ def _slide_labels(path: Path, stem: str, config: str, header: SlideHeader, scale
     labels = [table.find(shape.label) or 0 for shape in found.shapes]
     is_geojson = settings.labels is not None and settings.labels.format == "geojson"
     shapes = [moved(shape, header.origin) for shape in found.shapes] if is_geojson else found.shapes
-    return Windows(shapes, labels, table.scheme, fill, scale)
+    doubts = [f"{path.name}: {note}" for note in found.notes]
+    return Windows(shapes, labels, table.scheme, fill, scale, doubts)
 
 
 def _read(source: Source, config: IngestConfig, size: tuple[int, int]) -> tuple[Found, ClassTable, int]:

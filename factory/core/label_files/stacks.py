@@ -22,7 +22,8 @@ CONIC = ("neutrophil", "epithelial", "lymphocyte", "plasma", "eosinophil", "conn
 class PanNuke(LabelFormat):
     """``masks.npy`` [N, H, W, 6] beside ``images.npy`` and ``types.npy``, or in PanNuke's folders of each.
 
-    A channel holds the ids of one class; where channels overlap the later one counts.
+    A channel holds the ids of one class; where channels overlap the later one counts. Another number of channels, the
+    last of them background, is read as well: classes are then named "1", "2", ..., and a single one has no name.
     """
 
     suffixes = ("masks.npy",)
@@ -31,7 +32,7 @@ class PanNuke(LabelFormat):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """By the shape."""
-        return path.name.lower() == "masks.npy" and len(shape := open_stack(path).shape) == 4 and shape[3] == 6
+        return path.name.lower() == "masks.npy" and len(shape := open_stack(path).shape) == 4 and shape[3] > 1
 
     @classmethod
     def stack(cls, path: Path) -> Path:
@@ -55,7 +56,9 @@ class PanNuke(LabelFormat):
         check_size(channels.shape[:2], size)
         instance = np.zeros(size, np.int64)
         classes: dict[int, str | None] = {}
-        for channel, name in enumerate(PANNUKE):
+        count = channels.shape[2] - 1
+        numbered = [str(number) for number in range(1, count + 1)] if count > 1 else [None]
+        for channel, name in enumerate(PANNUKE if count == len(PANNUKE) else numbered):
             present, places = np.unique(as_ids(channels[:, :, channel]), return_inverse=True)
             ids = np.cumsum(present > 0) + len(classes)
             inside = present[places].reshape(size) > 0

@@ -17,12 +17,19 @@ class Windows:
 
     Args:
         shapes: in pixels of level 0. labels: class id of each. scheme: of the labels. fill: class where no shape is.
-        scale: pixels of level 0 per pixel of the windows.
+        scale: pixels of level 0 per pixel of the windows. doubts: what was left out of the file, a line each.
     """
 
     def __init__(
-        self, shapes: Sequence[Shape], labels: Sequence[int], scheme: LabelScheme, fill: int, scale: float
+        self,
+        shapes: Sequence[Shape],
+        labels: Sequence[int],
+        scheme: LabelScheme,
+        fill: int,
+        scale: float,
+        doubts: Sequence[str] = (),
     ) -> None:
+        self.doubts = tuple(doubts)
         self._shapes, self._labels, self._scheme, self._fill, self._scale = shapes, labels, scheme, fill, scale
         corners = [
             np.concatenate([ring for rings in shape.polygons for ring in rings] or [_NOWHERE]) for shape in shapes

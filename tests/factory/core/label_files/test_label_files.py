@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from roifile import ROI_TYPE, ImagejRoi
 
 from factory.core.images.files import UnreadableError
 from factory.core.images.label_maps import find_label_files, label_size, read_instances
@@ -246,3 +247,48 @@ def test_maps_of_other_programs_are_scored_as_plain_ones_are(tmp_path: Path) -> 
     (tmp_path / "mat/a.mat").write_bytes(b"no")
     with pytest.raises(UserError, match=r"a\.mat: expected a readable MATLAB file"):
         label_size(tmp_path / "mat/a.mat")
+
+
+def test_shapes_that_are_no_polygons_have_their_area(tmp_path: Path) -> None:
+    cvat = (
+        '<annotations><image id="0" name="a.png" width="32" height="24">'
+        '<ellipse label="positive cell" z_order="1" cx="8" cy="12" rx="6" ry="4"/>'
+        '<box label="negative cell" z_order="0" xtl="6" ytl="10" xbr="12" ybr="14"/>'
+        '<box label="negative cell" z_order="0" xtl="20" ytl="6" xbr="24" ybr="14" rotation="90" group_id="3"/>'
+        '<box label="negative cell" z_order="0" xtl="28" ytl="0" xbr="30" ybr="2" group_id="3"/></image></annotations>'
+    )
+    (tmp_path / "a.xml").write_text(cvat)
+    drawn = draw(resolve_format("cvat").read(tmp_path / "a.xml", "a", SIZE, nuclei=True), IHC, SIZE, 0)
+    areas = dict(zip(*np.unique(drawn.instance, return_counts=True), strict=True))
+    y, x = np.mgrid[:24, :32] + 0.5
+    ellipse = ((x - 8) / 6) ** 2 + ((y - 12) / 4) ** 2 < 1
+    assert np.array_equal(drawn.instance == 3, ellipse)  # it lies on top
+    assert drawn.semantic[12, 8] == 2
+    assert areas[2] == 32 + 4  # two boxes of one group, the first turned
+    assert drawn.semantic[10, 18:26].tolist() == [1] * 8
+    scope = (
+        '<Annotations><Annotation Name="positive cell"><Regions><Region Type="2"><Vertices>'
+        '<Vertex X="2" Y="8"/><Vertex X="14" Y="16"/></Vertices></Region><Region Type="3"/></Regions></Annotation>'
+        "</Annotations>"
+    )
+    (tmp_path / "a.xml").write_text(scope)
+    found = resolve_format("imagescope").read(tmp_path / "a.xml", "a", SIZE, nuclei=True)
+    assert np.array_equal(draw(found, IHC, SIZE, 0).semantic == 2, ellipse)
+    assert found.notes == ("1 arrows, rulers or pins are left out",)
+    roi = ImagejRoi(roitype=ROI_TYPE.OVAL, left=2, top=8, right=14, bottom=16, name="oval")
+    (tmp_path / "a.roi").write_bytes(roi.tobytes())
+    found = resolve_format("imagej").read(tmp_path / "a.roi", "a", SIZE, nuclei=True)
+    assert (
+        np.count_nonzero((draw(found, NUCLEI, SIZE, 0).instance > 0) != ellipse) <= 8
+    )  # ImageJ's oval has few corners
+
+
+def test_crowds_of_coco_are_ignored(tmp_path: Path) -> None:
+    objects = random_objects(0)
+    path = write_coco(tmp_path / "a.json", objects)
+    document = json.loads(path.read_text())
+    document["annotations"][0]["iscrowd"] = 1
+    path.write_text(json.dumps(document))
+    drawn = draw(resolve_format("coco").read(path, "a", SIZE, nuclei=True), IHC, SIZE, 0)
+    assert np.array_equal(drawn.semantic == IGNORE, objects.instance == 1)
+    assert not (drawn.instance == 1).any()
