@@ -46,9 +46,9 @@ def main() -> None:
             shutil.rmtree(folder)
 
 
-def _dataset(folder: Path, tile: int, n: int) -> Dataset:
+def made_dataset(folder: Path, tile: int, n: int, split: tuple[float, float, float] = (1.0, 0.0, 0.0)) -> Dataset:
     """Tiles of the factory itself, in shards as it writes them."""
-    flags = {"scheme": "nuclei", "n": n, "size": (tile, tile), "split": (1.0, 0.0, 0.0)}
+    flags = {"scheme": "nuclei", "n": n, "size": (tile, tile), "split": split}
     config, scheme = resolve_make(flags, {}, None, [])
     prepared = prepare(config, scheme, folder / "data", manifest=None, like=None, device="cpu")
     with open_run(prepared.spec) as run:
@@ -59,7 +59,7 @@ def _dataset(folder: Path, tile: int, n: int) -> Dataset:
 
 
 def _measure(folder: Path, tile: int, crop: int, n: int) -> None:
-    dataset = _dataset(folder, tile, n)
+    dataset = made_dataset(folder, tile, n)
     print(f"\ncrops of {crop}x{crop} from {n} tiles of {tile}x{tile}")
     works: dict[str, tuple[Callable[[], None], int]] = {}
     for name, (arrays, count) in _peers(folder, dataset).items():

@@ -66,7 +66,8 @@ def png(image: npt.NDArray[Any], comment: str = "") -> bytes:
 
 def bilevel_png(mask: npt.NDArray[np.bool_]) -> bytes:
     """A mask bool [H, W] as PNG of one bit; rows without filters (PNG specification, 7.2 and 9), compressed quickly."""
-    rows = np.pad(np.packbits(mask, axis=1), ((0, 0), (1, 0)))
+    rows = np.zeros((mask.shape[0], 1 + -(-mask.shape[1] // 8)), np.uint8)
+    rows[:, 1:] = np.packbits(mask, axis=1)
     header = struct.pack(">IIBBBBB", mask.shape[1], mask.shape[0], 1, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in chunks)

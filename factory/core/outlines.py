@@ -23,6 +23,8 @@ def polygons(mask: npt.NDArray[np.bool_]) -> list[list[Ring]]:
     They are valid by the rules of OGC and GeoJSON: rings are simple, and touch each other in single points at most.
     """
     rings = outlines(mask)
+    if len(rings) == 1:
+        return [rings]
     if sum(_doubled_area(ring) > 0 for ring in rings) > 1:
         count, pieces = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
         return [polygon for number in range(1, count) for polygon in polygons(pieces == number)]
@@ -36,7 +38,8 @@ def outlines(mask: npt.NDArray[np.bool_]) -> list[Ring]:
     outline that meets itself in a corner is cut there, so a hole that touches the outside is a ring of its own. Areas
     by the shoelace formula, negative for holes, sum to the number of pixels.
     """
-    padded = np.pad(mask, 1)
+    padded = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.bool_)
+    padded[1:-1, 1:-1] = mask
     tops = padded[1:, :] & ~padded[:-1, :]  # edges along the upper side of pixels, walked to the right
     corners = np.empty((4 * int(np.count_nonzero(tops)), 2), np.int64)
     ends = _walk(padded, tops, corners, _STEPS)
