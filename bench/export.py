@@ -21,12 +21,12 @@ from pycocotools import mask as coco_mask
 from shapely.geometry import Polygon, mapping
 from skimage import io as skimage_io
 
-from bench.loading import _dataset
+from bench.loading import made_dataset
 from factory.core.malloc import keep_freed_memory
 from factory.export import FORMATS, exporting
 from manifests.dataset import Dataset, Sample, open_dataset
 
-TILES, SIZE, PEER_TILES = 512, 256, 48
+TILES, SIZE, PEER_TILES = 320, 256, 32
 WORKERS = 2
 
 Encode = Callable[[Iterable[Sample], Path], object]
@@ -38,7 +38,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     folder = Path(tempfile.mkdtemp())
     try:
-        data = _dataset(folder, SIZE, TILES)
+        data = made_dataset(folder, SIZE, TILES, (0.8, 0.1, 0.1))
         cells = np.mean(data.table["cells"].to_numpy())
         print(f"{len(data)} tiles of {SIZE}x{SIZE} with {cells:.0f} cells; the loops encode the first {PEER_TILES}")
         for format in FORMATS:
@@ -147,13 +147,12 @@ def _pannuke(samples: Iterable[Sample], out: Path) -> None:
 
 
 def _nnunet(samples: Iterable[Sample], out: Path) -> None:
+    for folder in ("imagesTr", "labelsTr"):
+        (out / folder).mkdir()
     for sample in samples:  # as nnU-Net's NaturalImage2DIO
-        for folder, name, array in (
-            ("imagesTr", "_0000.png", sample.image),
-            ("labelsTr", ".png", sample.tile.semantic),
-        ):
-            (out / folder).mkdir(exist_ok=True)
-            skimage_io.imsave(out / folder / f"{sample.row['sample_id']}{name}", array, check_contrast=False)
+        name, semantic = sample.row["sample_id"], sample.tile.semantic
+        skimage_io.imsave(out / f"imagesTr/{name}_0000.png", sample.image, check_contrast=False)
+        skimage_io.imsave(out / f"labelsTr/{name}.png", semantic, check_contrast=False)
 
 
 def _hf(samples: Iterable[Sample], out: Path) -> None:
