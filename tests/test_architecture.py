@@ -9,6 +9,7 @@ from pathlib import Path
 import grimp
 import pytest
 
+from factory.export import FORMATS as EXPORTS
 from factory.masks import MASKS
 from factory.renderers import RENDERERS
 
@@ -22,7 +23,7 @@ def imports() -> grimp.ImportGraph:
     return grimp.build_graph(*PACKAGES, cache_dir=None, exclude_type_checking_imports=True)
 
 
-@pytest.mark.parametrize("table", [MASKS, RENDERERS], ids=["masks", "renderers"])
+@pytest.mark.parametrize("table", [MASKS, RENDERERS, EXPORTS], ids=["masks", "renderers", "exports"])
 def test_files_of_one_table_never_import_each_other(table: dict[str, str], imports: grimp.ImportGraph) -> None:
     """Those of the joint table may: a labeller reads the features of a generator."""
     modules = {target.split(":")[0] for target in table.values()}

@@ -20,6 +20,12 @@ from manifests.files import temporary_beside
 from manifests.labels import LabelClass, LabelScheme
 from manifests.schema import DISCLAIMER
 
+_OF_A_TILE = (
+    "sample_id", "seed", "config_sha256", "mask_weights_sha256", "image_weights_sha256", "label_origin", "licence",
+    "real_groups",
+)  # fmt: skip
+"""Columns that tell where a tile comes from."""
+
 Record = dict[str, Any]
 """What a format remembers of a part, JSON-ready. ``lost``: what the format cannot hold -> its number."""
 
@@ -67,7 +73,7 @@ class Export:
 
     def mark_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Origin of one tile, JSON-ready."""
-        own = {key: row[key] for key in ("sample_id", "label_origin", "licence", "real_groups") if row[key]}
+        own = {key: row[key] for key in _OF_A_TILE if row[key] is not None and row[key] != []}
         general = {key: self.mark[key] for key in ("is_synthetic", "generator", "licences", "real_pixels", "use")}
         return {**general, **own}
 

@@ -29,7 +29,9 @@ def objects_of(export: Export, sample: Sample) -> tuple[Cells, dict[str, int]]:
         )
     if export.holds_regions:
         return cells, {}
-    bare = np.isin(sample.tile.semantic, known) & (sample.tile.instance == 0)
+    is_known = np.zeros(256, np.bool_)
+    is_known[known] = True
+    bare = is_known[sample.tile.semantic] & (sample.tile.instance == 0)
     return cells, {MIXED: cells.mixed_px, BARE: int(np.count_nonzero(bare))}
 
 

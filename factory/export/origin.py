@@ -14,23 +14,26 @@ from manifests.labels import LabelScheme
 def origin_of(dataset: Dataset, scheme: LabelScheme) -> dict[str, Any]:
     """Origin of the rows of a data set, JSON-ready: its metadata, and whose pixels the rows hold."""
     document = dataset.info.to_dict()
-    licences = sorted(
-        {*document["licences"], *(name for name in dataset.table["licence"].unique().to_pylist() if name)}
-    )
     inside = real_pixels_of(dataset.table, dataset.info)
+    digests = {name: _distinct(dataset, f"{name}_sha256") for name in ("config", "mask_weights", "image_weights")}
     return {
         "is_synthetic": document["is_synthetic"],
         "use": document["use"],
         "generator": document["generator"],
         "data_set": dataset.root.resolve().name,
         "training_sources": document["training_sources"],
-        "licences": licences,
+        "licences": sorted({*document["licences"], *_distinct(dataset, "licence")}),
         "real_pixels": document["real_pixels"],
         "real_groups": list(inside.groups) if inside else [],
         "label_scheme": scheme.name,
-        "label_origins": sorted(name for name in dataset.table["label_origin"].unique().to_pylist() if name),
+        "label_origins": _distinct(dataset, "label_origin"),
+        **{f"{name}_sha256": values for name, values in digests.items()},
         "versions": {**document["versions"], **library_versions()},
     }
+
+
+def _distinct(dataset: Dataset, column: str) -> list[str]:
+    return sorted(set(dataset.table[column].unique().to_pylist()) - {None})
 
 
 def summary(mark: Mapping[str, Any]) -> str:
