@@ -26,7 +26,7 @@ from factory.core.malloc import keep_freed_memory
 from factory.export import FORMATS, exporting
 from manifests.dataset import Dataset, Sample, open_dataset
 
-TILES, SIZE, PEER_TILES = 320, 256, 32
+TILES, SIZE, PEER_TILES, ONE_PROCESS_TILES = 960, 256, 32, 128
 WORKERS = 2
 
 Encode = Callable[[Iterable[Sample], Path], object]
@@ -51,7 +51,7 @@ def main() -> None:
 def _measure(data: Dataset, format: str, folder: Path) -> None:
     peer_wall, peer_cpu = _timed(lambda: _loop(data, format, folder), PEER_TILES)
     wall, _ = _timed(lambda: _ours(data.root, format, folder, TILES, WORKERS), TILES)
-    _, cpu = _timed(lambda: _ours(data.root, format, folder, PEER_TILES, 1), PEER_TILES)
+    _, cpu = _timed(lambda: _ours(data.root, format, folder, ONE_PROCESS_TILES, 1), ONE_PROCESS_TILES)
     print(
         f"{format:<12}loop {1 / peer_wall:7.1f} tiles/s   ours, {WORKERS} processes {1 / wall:7.1f} tiles/s   "
         f"{peer_wall / wall:5.1f} x   processor time {peer_cpu / cpu:5.1f} x",
