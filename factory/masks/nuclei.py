@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,10 +25,11 @@ from factory.masks.base import MaskGenerator
 from factory.masks.cells.layout_fit import fit_layouts
 from factory.masks.cells.nuclei_config import Layout, NucleiConfig, NucleusType
 from factory.masks.cells.placement import Cells, Population, too_coarse
+from factory.masks.cells.type_fit import fit_types
 from factory.masks.quantiles import whole_counts
 from factory.plan.class_shares import has_types
 from factory.plan.request import Request
-from manifests.labels import NUCLEUS_LOOKS, LabelScheme
+from manifests.labels import NUCLEUS_LOOKS, LabelScheme, get_scheme
 from manifests.tile import Tile
 
 _PACKING = 0.5
@@ -122,8 +124,12 @@ class Nuclei(MaskGenerator):
         return f"masks.{field}: asks for {how} {asked} cells in {size}, at most {most} fit ({remedy})"
 
     def fit_tiles(self, tiles: Sequence[Tile], request: Request, typed: frozenset[str]) -> NucleiConfig:
-        """Return the config whose layouts are like real ones; see `FitsTiles` and `fit_layouts`."""
-        return fit_layouts(tiles, request, self.config, typed, lambda fitted: Nuclei(fitted).draw)
+        """Return the config whose layouts and types are like real ones; see `fit_layouts` and `fit_types`."""
+        if not has_types(request.scheme):
+            return fit_layouts(tiles, request, self.config, typed, lambda fitted: Nuclei(fitted).draw)
+        plain = replace(request, scheme=get_scheme("nuclei"), cell_fractions=None)
+        fitted = fit_layouts(tiles, plain, self.config, typed, lambda fitted: Nuclei(fitted).draw)
+        return fitted if "types" in typed else fit_types(tiles, request.scheme, fitted)
 
     def draw(self, requests: Sequence[Request], rngs: Sequence[np.random.Generator]) -> list[Scores]:
         """Draw the nuclei of each request from its own generator; all score fields are 0."""

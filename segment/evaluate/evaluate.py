@@ -32,9 +32,9 @@ TPS_CLASSES = ("<1 %", "1-50 %", ">=50 %")
 
 NUCLEI_FIGURES = (
     "aji", "aji_plus", "dq", "sq", "pq", "foreground_dice", "object_dice", "f1_50", "f1_70", "f1_90", "hd95_um",
-    "boundary_f1", "mpq",
+    "boundary_f1", "mpq", "bpq",
 )  # fmt: skip
-"""Figures of nuclei in the order of the report; mPQ where the scheme has several classes of nuclei."""
+"""Figures of nuclei in the order of the report; mPQ and bPQ where the scheme has several classes of nuclei."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,9 @@ def _score(weights: Weights, whole: WholeImage, truth: Tile, source: str, precis
     if has_instances(scheme):
         nuclei, distances = _score_nuclei(truth, Tile(pred.semantic, instance, truth.mpp, scheme), known)
         figures |= _nuclei_figures(nuclei, distances)
+        if nuclei.classes:
+            of_classes = metrics.MulticlassPanoptic(tuple(nuclei.classes.values()), nuclei.basic.panoptic)
+            figures["mpq_pannuke"] = of_classes.pannuke_mpq
     if scheme.ids("tumour_positive"):
         seen = Tile(np.where(known, pred.semantic, IGNORE).astype(np.uint8), instance, truth.mpp, scheme)
         tps = (measured_tps(truth), measured_tps(seen))
@@ -167,8 +170,8 @@ def summarise(scores: Sequence[ImageScore], scheme: LabelScheme) -> dict[str, An
     Returns:
         ``images``: their number; ``mean``: over the images where a figure is finite; ``left_out``: number of images
         where it is not (nothing to score; HD95 also where one side is empty);
-        ``pooled``: the same metrics of the summed counts; ``classes``: pooled IoU and Dice; ``tps``: None where the
-        scheme has no tumour classes.
+        ``pooled``: the same metrics of the summed counts; ``classes``: pooled IoU and Dice, and PQ of the nuclei where
+        there are several classes of them; ``tps``: None where the scheme has no tumour classes.
     """
     names = list(scores[0].figures)
     values = {name: np.array([score.figures[name] for score in scores]) for name in names}
@@ -180,15 +183,22 @@ def summarise(scores: Sequence[ImageScore], scheme: LabelScheme) -> dict[str, An
     pooled["t_objective"] = metrics.t_objective(pooled["dice"], pooled["cross_entropy"])
     nuclei = [score.nuclei for score in scores if score.nuclei is not None]
     distances = [score.distances for score in scores if score.distances is not None]
+    of_types: dict[int, float] = {}
     if nuclei:
-        pooled |= _nuclei_figures(metrics.pool(nuclei), metrics.pool(distances))
+        together = metrics.pool(nuclei)
+        pooled |= _nuclei_figures(together, metrics.pool(distances))
+        of_types = {label: part.pq for label, part in together.classes.items()}
     iou, dice = metrics.class_iou(matrix).tolist(), metrics.class_dice(matrix).tolist()
     return {
         "images": len(scores),
         "mean": {name: float(column.mean()) if column.size else float("nan") for name, column in known.items()},
         "left_out": {name: len(scores) - column.size for name, column in known.items() if column.size < len(scores)},
         "pooled": pooled,
-        "classes": {n: {"iou": i, "dice": d} for n, i, d in zip(scheme.names, iou, dice, strict=True)},
+        "classes": {
+            label.name: {"iou": iou[label.id], "dice": dice[label.id]}
+            | ({"pq": of_types[label.id]} if label.id in of_types else {})
+            for label in scheme.classes
+        },
         "tps": _summarise_tps([score.tps for score in scores if score.tps is not None], scheme),
     }
 

@@ -33,7 +33,7 @@ def evaluation_document(scores: Sequence[ImageScore], header: Mapping[str, Any],
 
 
 def evaluation_grids(document: Mapping[str, Any]) -> list[Grid]:
-    """Figures by source, then TPS where the scheme has tumour classes."""
+    """Figures by source, then PQ of each class of nuclei, and TPS, where the scheme has such."""
     columns = [(role, kind) for role in document["sources"] for kind in ("mean", "pooled")]
     header = ["metric", *(f"{role} ({document['sources'][role]['images']}), {kind}" for role, kind in columns)]
     rows = []
@@ -44,6 +44,11 @@ def evaluation_grids(document: Mapping[str, Any]) -> list[Grid]:
     title = f"{document['split']} split, scheme {document['scheme']}, scored by {document['unit']}"
     grids = [Grid(header, rows, title, aligned=False)]
     for role, part in document["sources"].items():
+        if types := {name: figures for name, figures in part["classes"].items() if "pq" in figures}:
+            values = [
+                [name, *(METRICS[key].show(figures[key]) for key in ("pq", "dice"))] for name, figures in types.items()
+            ]
+            grids.append(Grid(["class", "PQ", "Dice"], values, f"{role}: nuclei of each class, pooled", aligned=False))
         if tps := part["tps"]:
             error = METRICS["tps_error"].show(tps["mae"])
             title = f"{role}: TPS by {tps['basis']}, mean absolute error {error}, images: {tps['images']}"

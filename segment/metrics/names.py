@@ -47,6 +47,7 @@ METRICS: dict[str, Metric] = {
     "aji_plus": Metric("AJI+"),
     "mpq": Metric("mPQ"),
     "bpq": Metric("bPQ"),
+    "mpq_pannuke": Metric("mPQ as PanNuke's", "mPQ,\nPanNuke"),
     "foreground_dice": Metric("Dice of nuclei", "Dice"),
     "object_dice": Metric("object Dice", "object\nDice"),
     "f1_50": Metric("F1, IoU > 0.5"),

@@ -16,11 +16,12 @@ from factory.masks.allocate import Unmet, allocate
 from factory.masks.cells.layout_fit import LEAST_NUCLEI
 from factory.masks.cells.nuclei_config import Layout
 from factory.masks.cells.placement import _partners
+from factory.masks.cells.type_fit import fit_types
 from factory.masks.nuclei import Nuclei, NucleiConfig
 from factory.plan.request import Request
 from manifests import open_dataset
 from manifests.errors import UserError
-from manifests.labels import SCHEMES
+from manifests.labels import SCHEMES, get_scheme
 from manifests.measure import cut_cells
 from manifests.tile import Tile
 from tests.conftest import Outcome, write_dataset
@@ -237,3 +238,20 @@ def test_images_alone_fit_the_renderer_alone_and_a_line_says_so(tmp_path: Path, 
     refused = cli("factory", "make", *SMALL, "--like", "real.png", "--renderer", "palette", "--out", "other")
     assert refused.code == 2
     assert "a data set with instances" in " ".join(refused.err.split())
+
+
+def test_types_are_as_common_and_as_large_as_in_real_tiles() -> None:
+    scheme = get_scheme("nuclei_types")
+    rows, columns = np.mgrid[:128, :128]
+    corner = np.maximum(abs(rows % 32 - 16), abs(columns % 32 - 16))
+    number = rows // 32 * 4 + columns // 32 + 1
+    label = np.where(number % 4 == 0, 2, 1)  # a quarter is inflammatory, of 9x9 px, the others neoplastic, of 17x17 px
+    instance = np.where(corner <= np.where(label == 2, 4, 8), number, 0).astype(np.int32)
+    tile = Tile(np.where(instance, label, 0).astype(np.uint8), instance, 0.5, scheme)
+    types = fit_types([tile, tile], scheme, NucleiConfig(bias=1.0)).types
+    weights = [types.neoplastic.weight, types.inflammatory.weight, types.dead.weight]
+    assert weights == [24, 8, 0]
+    areas = [kind.outline.mean_area_at_um2(1.0) for kind in (types.neoplastic, types.inflammatory)]
+    assert areas == pytest.approx([17**2 / 4, 9**2 / 4], rel=0.01)
+    other = Tile(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.int32), 0.5, get_scheme("nuclei"))
+    assert fit_types([other], scheme, NucleiConfig()).types == NucleiConfig().types

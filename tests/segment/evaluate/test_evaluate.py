@@ -1,5 +1,6 @@
 """Scoring weights: on whole images, with figures that can be derived by hand, and nothing undefined in a mean."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -13,13 +14,14 @@ import torch
 from factory.ingest.request import Request
 from factory.ingest.writing import ingest
 from manifests.dataset import Dataset, open_dataset
-from manifests.labels import get_scheme
+from manifests.labels import LabelScheme, get_scheme
+from manifests.tile import Tile
 from segment.data.sources import Source
 from segment.data.whole_images import WholeImage, tile_images
 from segment.evaluate import report
 from segment.evaluate.evaluate import ImageScore, evaluate, summarise
 from segment.network.head import Head
-from segment.network.instances import InstanceConfig
+from segment.network.instances import InstanceConfig, read_tile
 from segment.network.weights import Weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -129,3 +131,40 @@ def test_ignored_pixels_count_for_neither_side(dataset_factory: Callable[..., Da
     assert scored.confusion.sum() == 64 * 48 < known.confusion.sum()
     assert scored.nuclei is not None
     assert scored.nuclei.basic.foreground.truth_px == int((dataset[0].tile.instance[:, :48] > 0).sum())
+
+
+def test_types_of_nuclei_have_their_own_quality_and_a_mean_of_these(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, scheme = ingested(source, tmp_path / "whole", None), get_scheme("nuclei_types")
+
+    def typed(rows: Dataset) -> Iterator[WholeImage]:
+        for whole in tile_images(rows):
+            tile = whole.tile
+            label = np.where(tile.instance > 3, 3, 1)  # the first nucleus of each image, with id 3, is neoplastic
+            classes = np.where(tile.instance > 0, label, 0).astype(np.uint8)
+            yield dataclasses.replace(whole, tile=Tile(classes, tile.instance, tile.mpp, scheme))
+
+    def read_all_neoplastic(maps: object, scheme: LabelScheme, mpp: float, config: object) -> Tile:
+        found = read_tile(maps, NUCLEI, mpp, config)  # type: ignore[arg-type]
+        return Tile(found.semantic, found.instance, mpp, scheme)
+
+    monkeypatch.setattr("segment.evaluate.evaluate.read_tile", read_all_neoplastic)
+    tables = {scheme.name: np.arange(256, dtype=np.uint8)}
+    monkeypatch.setattr("segment.evaluate.evaluate.projections", lambda dataset, onto: tables)
+    monkeypatch.setattr("segment.evaluate.evaluate._cross_entropy_sum", lambda probabilities, truth: 0.0)
+    weights = dataclasses.replace(weights_of(Threshold()), scheme=scheme)
+    scores = evaluate(weights, [(Source("real", dataset), dataset)], images=typed)
+    by_name = figures_of(scores)
+    (one, two) = (by_name[name] for name in sorted(by_name))
+    # three nuclei, of which one is neoplastic: TP 1, FP 2 of it, and FN 2 of connective
+    assert one["mpq"] == pytest.approx((1 / 2 + 0) / 2)
+    assert one["mpq_pannuke"] == pytest.approx((1 / 2 + 0) / 2)
+    assert (one["bpq"], two["mpq"]) == (1.0, 1.0)
+    summary = summarise(scores, scheme)
+    assert summary["classes"]["neoplastic"]["pq"] == pytest.approx(2 / 3)
+    assert summary["classes"]["connective"]["pq"] == 0
+    assert "pq" not in summary["classes"]["background"]
+    header = {"weights": "w", "step": 1, "split": "test", "scheme": scheme.name, "unit": "tile"}
+    grids = report.evaluation_grids(report.evaluation_document(scores, header, scheme))
+    assert [row[0] for row in grids[1].rows] == list(scheme.names[1:])
