@@ -34,7 +34,7 @@ from manifests.errors import FaultError, UserError
 from manifests.files import sha256_file, sync_folder, write_atomic
 from manifests.schema import SPLITS
 from manifests.store import STORE
-from manifests.table import MANIFEST, PARTS
+from manifests.table import INFO, MANIFEST, PARTS
 
 PROVENANCE = "provenance.yaml"
 """In every exported folder: its origin, and what it was made of."""
@@ -156,7 +156,7 @@ def _check_listed(root: Path) -> None:
     """
     listed = listed_files(root)
     for name, sha256 in listed.items():
-        is_manifest = name == MANIFEST or name.startswith(f"{PARTS}/")
+        is_manifest = name in (MANIFEST, INFO) or name.startswith(f"{PARTS}/")
         if not (root / name).is_file() or (is_manifest and sha256_file(root / name) != sha256):
             raise FaultError(
                 f"{root / name}: expected the file in SHA256SUMS, got another or none. Run factory verify."

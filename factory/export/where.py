@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.schema import SCHEMA
 
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
@@ -36,7 +35,7 @@ def select(dataset: Dataset, condition: str) -> Dataset:
         UserError: for text that is no condition, an unknown column, or a value of another type than its column.
     """
     basis = {scheme.tps_basis for scheme in dataset.schemes}
-    names = {name.lower(): name for name in SCHEMA.names}
+    names = {name.lower(): name for name in dataset.table.column_names}
     names["tps"] = "tps_cells" if basis == {"cells"} else "tps_area"
     try:
         expression = _expression(ast.parse(condition.strip(), mode="eval").body, names, condition)
