@@ -15,6 +15,7 @@ def check(file: Annotated[Path, typer.Argument(help="YAML file of a label scheme
 
     Examples:
       factory scheme check glands.yaml
+      factory scheme check ../shared-schemes/kidney.yaml
     """
     from rich.table import Table
 

@@ -63,7 +63,7 @@ def test_a_function_has_the_options_of_its_command(name: str) -> None:
     command = inspect.signature(getattr(importlib.import_module(f"factory.commands.{name}"), name)).parameters
     function = inspect.signature(getattr(factory, name)).parameters
     renamed = {"assignments": "set", "masks": "data" if name == "render" else "masks"}
-    wanted = {renamed.get(option, option) for option in command} - {"dry_run"}
+    wanted = {renamed.get(option, option) for option in command} - {"dry_run", "sheet"}
     assert wanted == set(function) - {"on_tiles"}
 
 

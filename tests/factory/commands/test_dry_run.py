@@ -12,7 +12,7 @@ from tests.conftest import Outcome, assert_refused, write_dataset
 from tests.factory.commands.test_help import COMMANDS
 
 Cli = Callable[..., Outcome]
-READERS = {"factory verify", "factory replay", "factory doctor", "segment score"}
+READERS = {"factory verify", "factory replay", "factory doctor", "factory scheme check", "segment score"}
 """Commands that write nothing, or one file that an option names."""
 
 

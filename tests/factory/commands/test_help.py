@@ -100,7 +100,7 @@ def test_allowed_values_are_listed(words: str, option: str, names: Iterable[str]
 def test_completion_scripts_are_offered(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     completed = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.argv[0] = '{program}'; from {program}.cli import main; main()"],
-        env={f"_{program.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": f"{program} sc", "COMP_CWORD": "1"},
+        env={f"_{program.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": f"{program} sco", "COMP_CWORD": "1"},
         capture_output=True,
         text=True,
         check=True,
