@@ -61,6 +61,7 @@ def real_tile(bank: Bank, look: int | None, request: Request, seed: int) -> Real
     tumour = np.isin(own, tumour_of(bank.scheme))
     rng = generator(seed, Stream.RENDER)
     instance = instances_of(bank, origin)
+    nuclei: npt.NDArray[np.int32] | None
     if request.scheme.tps_basis == "cells":
         tumour &= instance > 0
         positive = np.isin(instance, _positive_cells(np.where(tumour, instance, 0), request.tps, rng, request.mpp))
