@@ -168,7 +168,7 @@ def _cover(ground, start, depth, integral, ids, box, sides, margin, draws):  # t
                         d = np.int64(start[y0 + i, x0 + j, channel]) - np.int64(start[y1 + i, x1 + j, channel])
                         cost += weight * d * d
             if cost < best:
-                best, best_y, best_x = cost, y1, x1
+                best, best_y, best_x = cost, y1, x1  # type: ignore[assignment]
         _lay(ground, start, depth, ids, k + 1, y0, x0, best_y, best_x, side, margin)
 
 

@@ -164,7 +164,7 @@ def _exchange(  # type: ignore[no-untyped-def]
             cost = _misfit(image, semantic, y0, x0, side, margin, piece, turn, pixels, labels)
             cost += _LAYOUT_COST * differing // seen
             if cost < best_cost:
-                best_cost, best_turn = cost, turn
+                best_cost, best_turn = cost, turn  # type: ignore[assignment]
                 for c in range(4):
                     best_piece[c] = piece[c]
         if best_turn < 0:
