@@ -118,4 +118,4 @@ def joined(rings: list[Points]) -> Points:
 
 def _line(label: int, outline: Points, size: tuple[int, int]) -> str:
     shares = (outline + 0.5) / (size[1], size[0])  # centres of pixels, from the corner of the image
-    return f"{label} {' '.join(f'{share:.6g}' for share in shares.ravel().tolist())}"
+    return f"{label}" + " %.6g" * shares.size % tuple(shares.ravel().tolist())  # a third of the time of f-strings

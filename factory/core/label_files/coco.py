@@ -46,7 +46,9 @@ class Coco(LabelFormat):
                 if category not in names:
                     raise UnreadableError(f"expected a category of the file's, got {category!r}. Add it")
                 label = _CROWD if annotation.get("iscrowd") else names[category]
-                shapes.append(Shape(label, _polygons(annotation.get("segmentation"), size)))
+                own = annotation.get("instance_id")
+                polygons = _polygons(annotation.get("segmentation"), size)
+                shapes.append(Shape(label, polygons, own if isinstance(own, int) else None))
         faults.check()
         return Outlines(tuple(shapes))
 

@@ -1,7 +1,7 @@
 """Labels of a file -> class and instance maps: one rule each for classes, overlaps, holes and touching objects.
 
 Classes: `ClassTable`. Overlaps: the later object counts. Holes: what was drawn before shows. Touching objects: an id
-each, by the order in the file. Only nuclei have ids; regions have a class alone.
+each, the one that the file states, else by their order. Only nuclei have ids; regions have a class alone.
 """
 
 from __future__ import annotations
@@ -83,9 +83,11 @@ def class_problems(found: Found, table: ClassTable) -> list[str]:
 def draw(found: Found, table: ClassTable, size: tuple[int, int], fill: int) -> Drawn:
     """Draw the labels of an image of `size`; pixels without any become `fill`. Names must be checked before."""
     if isinstance(found, Outlines):
-        drawn = draw_shapes(found.shapes, _labels(found.shapes, table), table.scheme, size, fill)
-        ids = len(np.unique(drawn.instance[drawn.instance > 0]))
-        lost = sum(label in table.scheme.ids("nucleus") for label in _labels(found.shapes, table)) - ids
+        labels = _labels(found.shapes, table)
+        ids = ids_of(found.shapes, labels, table.scheme)
+        drawn = draw_shapes(found.shapes, labels, ids, size, fill)
+        shown = len(np.unique(drawn.instance[drawn.instance > 0]))
+        lost = sum(label in table.scheme.ids("nucleus") for label in labels) - shown
         doubts = [f"{lost} objects have no pixel: too small, or covered by later ones"] if lost else []
         return Drawn(drawn.semantic, drawn.instance, (*found.notes, *doubts))
     if isinstance(found, CellMap):
@@ -93,20 +95,27 @@ def draw(found: Found, table: ClassTable, size: tuple[int, int], fill: int) -> D
     return _draw_regions(found, table)
 
 
+def ids_of(shapes: Sequence[Shape], labels: Sequence[int], scheme: LabelScheme) -> list[int]:
+    """Ids of nuclei: those that the file states where all have one of their own, else by their order; 0 of others."""
+    nuclei = [number for number, label in enumerate(labels) if label in scheme.ids("nucleus")]
+    stated = [shapes[number].number for number in nuclei]
+    known = {number for number in stated if number is not None and 0 < number < 2**31}
+    ids = [0] * len(shapes)
+    for place, own in zip(nuclei, stated, strict=True):
+        ids[place] = own if own is not None and len(known) == len(nuclei) else place + 1
+    return ids
+
+
 def draw_shapes(
     shapes: Sequence[Shape],
     labels: Sequence[int],
-    scheme: LabelScheme,
+    ids: Sequence[int],
     size: tuple[int, int],
     fill: int,
-    *,
-    ids: Sequence[int] | None = None,
 ) -> Drawn:
-    """Draw shapes in their order, each with its class id; `ids`: of the instances, default 1, 2, 3, ..."""
+    """Draw shapes in their order, each with its class id and its instance id (0: none)."""
     semantic, instance = np.full(size, fill, np.uint8), np.zeros(size, np.int32)
-    nuclei = set(scheme.ids("nucleus"))
-    for number, (shape, label) in enumerate(zip(shapes, labels, strict=True), 1):
-        own = 0 if label not in nuclei else number if ids is None else ids[number - 1]
+    for shape, label, own in zip(shapes, labels, ids, strict=True):
         for rings in shape.polygons:
             part, inside = rasterise(rings, size)
             semantic[part][inside] = label

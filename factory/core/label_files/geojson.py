@@ -29,7 +29,7 @@ class Feature:
     Attributes:
         where: its number, for messages. kind: QuPath's type of object; "annotation" where none is given.
         name: of the object, "" without one. label: name of its class, None without one.
-        geometry, nucleus: as in the file; `nucleus` only of cells.
+        geometry, nucleus: as in the file; `nucleus` only of cells. instance: its id, of a measurement of that name.
     """
 
     where: str
@@ -38,6 +38,7 @@ class Feature:
     label: str | None
     geometry: Any
     nucleus: Any
+    instance: int | None = None
 
 
 class GeoJson(LabelFormat):
@@ -77,7 +78,7 @@ class GeoJson(LabelFormat):
         for feature in [*ignored, *wanted]:
             with faults.of(feature.where):
                 geometry = feature.nucleus if nuclei and feature.nucleus is not None else feature.geometry
-                shapes.append(Shape(feature.label, polygons_of(geometry, size)))
+                shapes.append(Shape(feature.label, polygons_of(geometry, size), feature.instance))
         faults.check()
         areas = _around_others(shapes)
         if areas:
@@ -115,7 +116,8 @@ def features_of(path: Path) -> Iterator[Feature]:
             (feature.get("geometry"), feature.get("nucleusGeometry")) if isinstance(feature, dict) else (None, None)
         )
         kind, name = str(kind).lower(), str(properties.get("name") or "")
-        yield Feature(f"annotation {number}", kind, name, _class_of(properties), geometry, nucleus)
+        own = (f"annotation {number}", kind, name, _class_of(properties), geometry, nucleus)
+        yield Feature(*own, instance=_instance_of(properties))
         inner = properties.get("childObjects")
         waiting += inner[::-1] if isinstance(inner, list) else []
 
@@ -130,6 +132,13 @@ def polygons_of(geometry: Any, size: tuple[int, int]) -> tuple[tuple[Ring, ...],
         raise UnreadableError(f"expected lists of rings, got {str(polygons)[:60]}. Export it as GeoJSON again")
     rings = (tuple(ring_of(ring, size) for ring in polygon) for polygon in polygons)
     return tuple(polygon for polygon in rings if polygon)
+
+
+def _instance_of(properties: Mapping[str, Any]) -> int | None:
+    """The measurement "Instance", as `factory export` writes it; QuPath may write whole numbers as floats."""
+    measurements = properties.get("measurements")
+    found = measurements.get("Instance") if isinstance(measurements, dict) else None
+    return int(found) if isinstance(found, int | float) and found == found // 1 else None
 
 
 def _class_of(properties: Mapping[str, Any]) -> str | None:

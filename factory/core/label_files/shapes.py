@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,21 @@ _SLACK, _SLACK_PX = 0.02, 16.0
 
 @dataclass(frozen=True)
 class Shape:
-    """An object: the name of its class, None without one, and its polygons, each an outline followed by its holes."""
+    """An object.
+
+    Attributes:
+        label: name of its class, None without one. polygons: each an outline followed by its holes.
+        number: its id where the file states one.
+    """
 
     label: str | None
     polygons: tuple[tuple[Ring, ...], ...]
+    number: int | None = None
 
 
 def moved(shape: Shape, by: tuple[int, int]) -> Shape:
     """The shape at another place; `by`: (x, y) in pixels."""
-    return Shape(shape.label, tuple(tuple(ring + np.array(by) for ring in rings) for rings in shape.polygons))
+    return replace(shape, polygons=tuple(tuple(ring + np.array(by) for ring in rings) for rings in shape.polygons))
 
 
 def rasterise(

@@ -51,19 +51,21 @@ class PanNuke(LabelFormat):
 
     @classmethod
     def read(cls, path: Path, stem: str, size: tuple[int, int], *, nuclei: bool) -> CellMap:
-        """Ids by channel, then as in the file: 1, 2, 3, ..."""
+        """Ids as in the file; 1, 2, 3, ... by channel where two channels share an id."""
         channels = np.asarray(open_stack(path)[_numbers(path)[stem]])
         check_size(channels.shape[:2], size)
         instance = np.zeros(size, np.int64)
         classes: dict[int, str | None] = {}
         count = channels.shape[2] - 1
         numbered = [str(number) for number in range(1, count + 1)] if count > 1 else [None]
-        for channel, name in enumerate(PANNUKE if count == len(PANNUKE) else numbered):
-            present, places = np.unique(as_ids(channels[:, :, channel]), return_inverse=True)
-            ids = np.cumsum(present > 0) + len(classes)
-            inside = present[places].reshape(size) > 0
-            instance[inside] = ids[places].reshape(size)[inside]
-            classes |= dict.fromkeys(ids[present > 0].tolist(), name)
+        maps = [as_ids(channels[:, :, channel]) for channel in range(count)]
+        present = [np.unique(ids[ids > 0]) for ids in maps]
+        are_apart = np.unique(np.concatenate(present)).size == sum(map(len, present))
+        for ids, own, name in zip(maps, present, PANNUKE if count == len(PANNUKE) else numbered, strict=True):
+            numbers = own if are_apart else np.arange(own.size) + len(classes) + 1
+            inside = ids > 0
+            instance[inside] = numbers[np.searchsorted(own, ids[inside])]
+            classes |= dict.fromkeys(numbers.tolist(), name)
         return CellMap(instance, classes)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import shapely
 
-from factory.core.label_files.drawing import Drawn, draw_shapes
+from factory.core.label_files.drawing import Drawn, draw_shapes, ids_of
 from factory.core.label_files.shapes import Shape
 from manifests.labels import LabelScheme
 
 
 class Windows:
-    """Shapes of a slide and an index of where they lie. The id of a nucleus is its number in the file, from 1.
+    """Shapes of a slide and an index of where they lie. Ids of nuclei: `ids_of`.
 
     Args:
         shapes: in pixels of level 0. labels: class id of each. scheme: of the labels. fill: class where no shape is.
@@ -30,7 +31,8 @@ class Windows:
         doubts: Sequence[str] = (),
     ) -> None:
         self.doubts = tuple(doubts)
-        self._shapes, self._labels, self._scheme, self._fill, self._scale = shapes, labels, scheme, fill, scale
+        self._shapes, self._labels, self._fill, self._scale = shapes, labels, fill, scale
+        self._ids = ids_of(shapes, labels, scheme)
         corners = [
             np.concatenate([ring for rings in shape.polygons for ring in rings] or [_NOWHERE]) for shape in shapes
         ]
@@ -42,13 +44,13 @@ class Windows:
         box = np.array([x, y, x + width, y + height]) * self._scale
         found = sorted(self._index.query(shapely.box(*box)).tolist())
         shapes = [self._placed(self._shapes[number], y, x) for number in found]
-        labels, ids = [self._labels[number] for number in found], [number + 1 for number in found]
-        return draw_shapes(shapes, labels, self._scheme, (height, width), self._fill, ids=ids)
+        labels, ids = [self._labels[number] for number in found], [self._ids[number] for number in found]
+        return draw_shapes(shapes, labels, ids, (height, width), self._fill)
 
     def _placed(self, shape: Shape, y: int, x: int) -> Shape:
         corner = np.array([x, y])
         polygons = tuple(tuple(ring / self._scale - corner for ring in rings) for rings in shape.polygons)
-        return Shape(shape.label, polygons)
+        return replace(shape, polygons=polygons)
 
 
 _NOWHERE = np.full((1, 2), -1.0)

@@ -533,7 +533,7 @@ def test_an_export_comes_back_through_ingest(
         original = data[data.find(Path(sample.row["source_uri"]).stem)]
         assert np.array_equal(sample.image, original.image)
         assert np.array_equal(sample.tile.semantic, original.tile.semantic)
-        assert np.array_equal(ranked(sample.tile.instance), ranked(original.tile.instance))
+        assert np.array_equal(sample.tile.instance, original.tile.instance)
 
 
 def ranked(instance: np.ndarray) -> np.ndarray:
@@ -551,5 +551,4 @@ def test_pannuke_comes_back_through_ingest(tmp_path: Path, cli: Cli) -> None:
     (back,) = open_dataset(tmp_path / "back")
     assert np.array_equal(back.image, data[0].image)
     assert np.array_equal(back.tile.semantic, data[0].tile.semantic)
-    pairs = np.unique(np.stack([back.tile.instance, data[0].tile.instance]).reshape(2, -1), axis=1)
-    assert pairs.shape[1] == len(np.unique(instance))  # one to one: PanNuke numbers nuclei by class
+    assert np.array_equal(back.tile.instance, data[0].tile.instance)
