@@ -236,7 +236,9 @@ def test_a_write_that_the_kernel_refuses_is_one_line(tmp_path: Path, cli: Cli) -
     process = start(tmp_path, "make", *SMALL, "--workers", "2", preexec_fn=limited)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
-    assert [line for line in errors.splitlines() if line.startswith("error: ")] == errors.strip().splitlines()
+    told = [line for line in errors.splitlines() if not line.startswith("making tiles: ")]  # progress on a slow machine
+    assert len(told) == 1, errors
+    assert told[0].startswith("error: "), errors
     assert cli("factory", "make", *SMALL).code == 0
     assert verify(tmp_path / "data/synth") == []
 
