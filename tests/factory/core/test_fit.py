@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -92,26 +92,34 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path: Path, ema: float | None) ->
         fit(Line(ema=ema), folder(broken, "another"), resume=True)
 
 
+@pytest.fixture
+def heeds_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise, whatever they do to the process that runs the tests (nohup ignores SIGINT)."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(1)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heeds_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_and_keeps_it(tmp_path: Path, number: signal.Signals) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
     expected = run(whole, Line())
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
-            fit(Line(), folder(broken), on_step=lambda done: signal.raise_signal(number) if done == 3 else None)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        assert callable(signal.signal(signal.SIGTERM, before))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    before = signal.getsignal(number)
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
+        fit(Line(), folder(broken), on_step=lambda done: signal.raise_signal(number) if done == 3 else None)
+    assert signal.getsignal(number) is before
     assert stopped.value.__notes__ == [f"{broken / LAST} has the state after step 3."]
     history = run(broken, Line(), resume=True)
     assert [(row["step"], row["square"]) for row in history] == [(row["step"], row["square"]) for row in expected]
     assert tensors(whole) == tensors(broken)
 
 
+@pytest.mark.usefixtures("heeds_signals")
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     def on_step(done: int) -> None:
         signal.raise_signal(signal.SIGINT)

@@ -142,7 +142,7 @@ def test_masks_without_nuclei_are_refused() -> None:
         ({"condition": {"kind": "polygons"}, **CONTOURS}, "loss.smoothness and loss.contrast need"),
     ):
         config = trainer_config("sharpgan", **changes)
-        said = rf"--data: expected masks of nuclei \(nuclei, ihc\), which {needs}, got ki67"
+        said = rf"--data: expected masks of nuclei \(nuclei, ihc, nuclei_types\), which {needs}, got ki67"
         with pytest.raises(UserError, match=said):
             config.check_data(get_scheme("ki67"), 0.5)
         config.check_data(get_scheme("ihc"), 0.5)
