@@ -13,6 +13,7 @@ from PIL import Image
 
 from factory.cli import app
 from factory.core.console import run
+from manifests import Dataset, open_dataset, verify
 
 SIZE = (64, 96)
 
@@ -26,6 +27,13 @@ def ingest_command(*arguments: object) -> int:
     finally:
         signal.signal(signal.SIGTERM, handler)
     return int(stopped.value.code or 0)
+
+
+def ingested(out: Path, *arguments: object) -> Dataset:
+    """Ingest into `out`, and open what verifies there."""
+    assert ingest_command(*arguments, "--out", out) == 0
+    assert verify(out) == []
+    return open_dataset(out)
 
 
 def tissue_image(seed: int = 0, size: tuple[int, int] = SIZE) -> np.ndarray:

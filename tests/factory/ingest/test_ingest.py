@@ -17,22 +17,25 @@ from PIL import Image
 from factory.core.images.files import _pillow_pixels as png_pixels
 from factory.ingest.grouping import draw_splits
 from factory.ingest.tiling import pad, tile_origins
-from manifests import IGNORE, Dataset, open_dataset, verify
+from manifests import IGNORE, verify
 from manifests.errors import UserError
 from segment.data.sources import Source, check_leaks
 from tests.conftest import write_dataset
-from tests.ingest_files import SIZE, ingest_command, instance_map, nuclei_folder, save, tissue_image, tree_sha256
+from tests.ingest_files import (
+    SIZE,
+    ingest_command,
+    ingested,
+    instance_map,
+    nuclei_folder,
+    save,
+    tissue_image,
+    tree_sha256,
+)
 
 
 @pytest.fixture(autouse=True)
 def _keep_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("factory.core.console.keep_freed_memory", lambda: True)
-
-
-def ingested(out: Path, *arguments: object) -> Dataset:
-    assert ingest_command(*arguments, "--out", out) == 0
-    assert verify(out) == []
-    return open_dataset(out)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])

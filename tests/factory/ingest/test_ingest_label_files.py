@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from manifests import IGNORE, Dataset, open_dataset, verify
-from tests.ingest_files import ingest_command, save, slide, tissue_image, tree_sha256
+from manifests import IGNORE, open_dataset
+from tests.ingest_files import ingest_command, ingested, save, slide, tissue_image, tree_sha256
 from tests.label_writers import (
     NAMES,
     SIZE,
@@ -26,12 +26,6 @@ ARGUMENTS = ("--mpp", 0.25, "--scheme", "ihc")
 @pytest.fixture(autouse=True)
 def _keep_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("factory.core.console.keep_freed_memory", lambda: True)
-
-
-def ingested(out: Path, *arguments: object) -> Dataset:
-    assert ingest_command(*arguments, "--out", out) == 0
-    assert verify(out) == []
-    return open_dataset(out)
 
 
 def semantic_of(objects: Objects) -> np.ndarray:

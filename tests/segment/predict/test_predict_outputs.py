@@ -16,18 +16,9 @@ from segment.predict.rasters import assemble, ids_for_png
 from segment.predict.scaling import Scaling, choose_scaling, read_scaled, to_own_pixels
 from segment.predict.stitching import Block, Box, Nucleus
 from segment.predict.writing import OUTLINES
+from tests.factory.core.test_outlines import filled
 
 NUCLEI = get_scheme("nuclei")
-
-
-def filled(rings: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Pixels whose centres lie inside by the even-odd rule: crossings of a ray to the left are counted."""
-    inside = np.zeros(shape, int)
-    for corners in rings:
-        for (x, y), (_, v) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-            if v != y:
-                inside[min(y, v) : max(y, v), x:] += 1
-    return inside % 2 == 1
 
 
 class Pyramid:
