@@ -49,7 +49,7 @@ def plan_lines(plan: Plan) -> list[str]:
     if config.generator is not None:
         lines.append(f"synthetic, by {config.generator}, which learnt from {', '.join(config.trained_on)}")
         if "unknown" in config.trained_on:
-            lines.append("warning: nobody can tell whether a test patient is among what the generator learnt from.")
+            lines.append("warning: what the generator learnt from is unknown, so leaks cannot be ruled out.")
     if plan.dropped:
         limit = f"more than {config.max_background:.0%} air or unlabelled, or no labelled pixel"
         lines.append(f"{plural(plan.dropped, 'tile')} left out: {limit}")

@@ -18,11 +18,11 @@ _PRETRAINED = 0.5
 
 @dataclass(frozen=True)
 class Shares:
-    """Share of synthetic tiles among the crops of a training: 1 at its start, then from `first` evenly to `last`.
+    """Share of synthetic tiles among the crops of a training: 1 during pretraining, then evenly from `first` to `last`.
 
     Attributes:
         first, last: shares after the start, 0..1.
-        crops: of the whole training; needed only where the shares differ. alone: crops of the start.
+        crops: of the whole training; needed only where the shares differ. alone: crops of the pretraining.
     """
 
     first: float
