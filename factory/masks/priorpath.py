@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,11 +41,15 @@ class PriorPathTrainerConfig(PairedTrainerConfig, CoarseTrainerConfig):
     """Training of PriorPath.
 
     Attributes:
-        network: the generator. adversarial: cross entropy or least squares. loss: weights of the terms.
+        network: the generator. adversarial: cross entropy or least squares. discriminator_loss: that of the
+            discriminators, where it is another. loss: weights of the terms.
     """
+
+    added: ClassVar = PairedTrainerConfig.added | {"discriminator_loss"}
 
     network: UNetShape = UNetShape()
     adversarial: Adversarial = "bce"
+    discriminator_loss: Adversarial | None = None
     loss: LossWeights = LossWeights()
 
     @model_validator(mode="after")
@@ -65,7 +69,8 @@ class PriorPathTrainer(CoarseTrainer, PairedTrainer):
         super().__init__(config, scheme, device)
         self.shape = {**config.network.model_dump(mode="json"), "channels": self._channels}
         network = PriorPath.build(self.shape)
-        self.oppose(network, 2 * self._channels, config.network.norm, config.adversarial, config.loss)
+        kind = config.discriminator_loss or config.adversarial
+        self.oppose(network, 2 * self._channels, config.network.norm, kind, config.loss)
 
     def pair(self, crops: list[Crops]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return coarse and fine masks."""
@@ -79,7 +84,7 @@ class PriorPathTrainer(CoarseTrainer, PairedTrainer):
         """Return the terms of the generator loss with a weight above 0."""
         weights, kind = self._config.loss, self._config.adversarial
         of_made = self.discriminated(seen, made)
-        terms = {"adversarial": torch.stack([adversarial_loss(found[-1], True, kind) for found in of_made]).mean()}
+        terms = {"adversarial": self.over_discriminators(adversarial_loss(f[-1], True, kind) for f in of_made)}
         if weights.l1:
             terms["l1"] = (made.float() - real).abs().mean()
         if weights.feature or weights.mean_prediction:
@@ -109,5 +114,6 @@ class PriorPath(CoarseToFineMasks):
     @staticmethod
     def build(network: Mapping[str, Any]) -> UNet:
         """Build the network of a card, without its weights: coarse mask and a channel of noise in, logits out."""
-        channels = network["channels"]
-        return UNet(channels + 1, channels, network["width"], network["depth"], network["norm"], network["dropout"])
+        shape = dict(network)
+        channels = shape.pop("channels")
+        return UNet(channels + 1, channels, **shape)

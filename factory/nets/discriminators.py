@@ -64,23 +64,24 @@ class PatchDiscriminator(nn.Module):
 
     Args:
         channels: of its input, condition included. width: of the first layer. depth: strided layers. norm: kind.
+        padding: of every convolution, 1 (pix2pix) or 2 (pix2pixHD's code).
     """
 
-    def __init__(self, channels: int, width: int, depth: int = 3, norm: str = "instance") -> None:
+    def __init__(self, channels: int, width: int, depth: int = 3, norm: str = "instance", *, padding: int = 1) -> None:
         super().__init__()
-        stages = [nn.Sequential(nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(SLOPE))]
+        stages = [nn.Sequential(nn.Conv2d(channels, width, 4, stride=2, padding=padding), nn.LeakyReLU(SLOPE))]
         inside = width
         for position in range(1, depth + 1):
             outside, stride = min(width * 2**position, width * 8), 2 if position < depth else 1
             stages.append(
                 nn.Sequential(
-                    nn.Conv2d(inside, outside, 4, stride=stride, padding=1, bias=norm != "batch"),
+                    nn.Conv2d(inside, outside, 4, stride=stride, padding=padding, bias=norm != "batch"),
                     make_norm(norm, outside),
                     nn.LeakyReLU(SLOPE),
                 )
             )
             inside = outside
-        stages.append(nn.Sequential(nn.Conv2d(inside, 1, 4, padding=1)))
+        stages.append(nn.Sequential(nn.Conv2d(inside, 1, 4, padding=padding)))
         self.stages = nn.ModuleList(stages)
         draw_first_weights(self)
 
@@ -94,17 +95,28 @@ class PatchDiscriminator(nn.Module):
 
 
 class Scales(nn.Module):
-    """Discriminators of one kind at 100, 50, 25 ... per cent of the size; smaller masks are means over 2 x 2 pixels."""
+    """Discriminators of one kind at 100, 50, 25 ... per cent of the size.
 
-    def __init__(self, discriminators: Sequence[nn.Module]) -> None:
+    Args:
+        discriminators: that of the full size first.
+        pooling: side of the squares of pixels whose means, two pixels apart, are the next smaller image: 2, or 3 with
+            neighbours overlapping (pix2pixHD's code).
+    """
+
+    def __init__(self, discriminators: Sequence[nn.Module], pooling: int = 2) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(discriminators)
+        self.pooling = pooling
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor | list[torch.Tensor]]:
         """Output of each discriminator, that of the full size first."""
         outputs = []
         for position, discriminator in enumerate(self.discriminators):
-            outputs.append(discriminator(x if position == 0 else F.avg_pool2d(x, 2**position)))
+            if self.pooling == 3:
+                seen = x = F.avg_pool2d(x, 3, 2, padding=1, count_include_pad=False) if position else x
+            else:
+                seen = F.avg_pool2d(x, 2**position) if position else x
+            outputs.append(discriminator(seen))
         return outputs
 
 

@@ -109,9 +109,9 @@ def _convolution(layer: nn.Conv2d, dtype: torch.dtype) -> nn.Module:
         return WinogradConvolution(layer.weight, layer.bias, dtype)
     if layer.padding_mode == "zeros":
         return Convolution(layer.weight, layer.bias, stride, padding, dilation, dtype)
-    assert layer.padding_mode == "replicate"
-    pad = nn.ReplicationPad2d((padding[1], padding[1], padding[0], padding[0]))
-    return nn.Sequential(pad, Convolution(layer.weight, layer.bias, stride, (0, 0), dilation, dtype))
+    pad = {"replicate": nn.ReplicationPad2d, "reflect": nn.ReflectionPad2d}[layer.padding_mode]
+    margins = (padding[1], padding[1], padding[0], padding[0])
+    return nn.Sequential(pad(margins), Convolution(layer.weight, layer.bias, stride, (0, 0), dilation, dtype))
 
 
 def _transposed(layer: nn.ConvTranspose2d, dtype: torch.dtype) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 from pydantic import Field
 from torch import nn
@@ -10,14 +12,21 @@ from factory.core.config import Config
 from factory.nets.discriminators import SLOPE
 from factory.nets.layers import NOISE_GAIN, draw_first_weights, logits_in_full_precision, make_norm, noise_pyramid
 
+Activation = Literal["leaky_relu", "relu"]
+PaddingMode = Literal["zeros", "reflect"]
+
 
 class UNetShape(Config):
     """Shape of a `UNet`; the defaults are pix2pix'."""
+
+    added: ClassVar = frozenset({"activation", "padding_mode"})
 
     width: int = Field(default=64, ge=1)
     depth: int = Field(default=8, ge=2, le=10)
     norm: str = Field(default="instance", pattern="^(batch|instance)$")
     dropout: float = Field(default=0.5, ge=0, lt=1)
+    activation: Activation = "leaky_relu"
+    padding_mode: PaddingMode = "zeros"
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Refuse crops that cannot be halved so often; for the configs of trainers."""
@@ -40,6 +49,9 @@ class UNet(nn.Module):
         depth: halvings; sides are multiples of 2^depth (8 in the paper, for 256 x 256).
         norm: ``batch``, or ``instance``, which equals batch norm for the paper's batch of one.
         dropout: of the three innermost decoder layers while training.
+        activation: of the encoder: ``leaky_relu``, or ``relu`` as in PriorPath.
+        padding_mode: of the encoder's convolutions: ``zeros``, or ``reflect`` as in PriorPath. The decoder's transposed
+            convolutions pad nothing.
 
     Attributes:
         stride: height and width are multiples of it.
@@ -47,7 +59,15 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, width: int, depth: int, norm: str = "batch", dropout: float = 0.0
+        self,
+        in_channels: int,
+        out_channels: int,
+        width: int,
+        depth: int,
+        norm: str = "batch",
+        dropout: float = 0.0,
+        activation: Activation = "leaky_relu",
+        padding_mode: PaddingMode = "zeros",
     ) -> None:
         super().__init__()
         self.depth, self.stride = depth, 2**depth
@@ -59,8 +79,10 @@ class UNet(nn.Module):
             bare = level in (0, depth - 1)  # the first has raw inputs, the innermost few pixels to normalise over
             downs.append(
                 nn.Sequential(
-                    nn.Identity() if level == 0 else nn.LeakyReLU(SLOPE),
-                    nn.Conv2d(inside, outside, 4, stride=2, padding=1, bias=bare or norm != "batch"),
+                    nn.Identity() if level == 0 else nn.ReLU() if activation == "relu" else nn.LeakyReLU(SLOPE),
+                    nn.Conv2d(
+                        inside, outside, 4, stride=2, padding=1, bias=bare or norm != "batch", padding_mode=padding_mode
+                    ),
                     nn.Identity() if bare else make_norm(norm, outside),
                 )
             )

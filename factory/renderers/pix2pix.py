@@ -55,5 +55,5 @@ class Pix2Pix(TrainedRenderer):
     @staticmethod
     def build(network: Mapping[str, Any]) -> UNet:
         """Build the network of a card, without its weights: condition map and a channel of noise in, RGB out."""
-        shape = (network["width"], network["depth"], network["norm"], network["dropout"])
-        return UNet(network["in_channels"] + 1, 3, *shape)
+        shape = dict(network)
+        return UNet(shape.pop("in_channels") + 1, 3, **shape)

@@ -137,16 +137,36 @@ def test_pix2pixhd_has_the_constants_of_its_authors_and_those_of_the_noise_paper
         )
 
     assert constants("pix2pixhd") == (200, 100, "lsgan", "lsgan", 10)
-    assert constants("pix2pixhd_paper") == (700, 200, "lsgan", "bce", 1)
+    assert constants("pix2pixhd_paper") == (700, 200, "lsgan", "bce", 2)
 
 
 def test_pix2pix_has_its_own_weights_and_those_of_priorpaths_text() -> None:
-    def weights(config: str) -> dict[str, float]:
-        values: dict[str, float] = resolve_trainer("priorpath", config, [], {}, "cpu").loss.model_dump()  # type: ignore[attr-defined]
-        return values
+    def loss(config: str) -> tuple[object, ...]:
+        values: Any = resolve_trainer("priorpath", config, [], {}, "cpu")
+        return values.adversarial, values.discriminator_loss, values.loss.model_dump()
 
-    assert weights("priorpath") == {"adversarial": 1, "l1": 100, "feature": 0, "mean_prediction": 0}
-    assert weights("priorpath_paper") == {"adversarial": 1, "l1": 0, "feature": 1, "mean_prediction": 1}
+    pix2pix = {"adversarial": 1, "l1": 100, "feature": 0, "mean_prediction": 0}
+    assert loss("priorpath") == ("bce", None, pix2pix)
+    assert loss("priorpath_paper") == ("bce", "lsgan", pix2pix | {"l1": 0, "feature": 4})
+
+
+@pytest.mark.parametrize("name", ["depas", "dcgan", "priorpath", "masks/cyclegan", "pix2pix", "pix2pixhd", "sharpgan"])
+def test_published_presets_keep_the_last_weights(name: str) -> None:
+    assert resolve_trainer(name, None, [], {"precision": "fp32"}, "cuda").ema == 0
+
+
+@pytest.mark.parametrize(("name", "config"), [
+    ("pix2pixhd", "pix2pixhd"), ("pix2pixhd", "pix2pixhd_paper"), ("priorpath", "priorpath_paper"),
+])  # fmt: skip
+def test_discriminators_are_those_of_pix2pixhds_code(name: str, config: str) -> None:
+    values: Any = resolve_trainer(name, config, [], {}, "cpu")
+    found = (
+        values.discriminators,
+        values.discriminator_padding,
+        values.discriminator_pooling,
+        values.sum_discriminators,
+    )
+    assert found == (2, 2, 3, True)
 
 
 @pytest.mark.parametrize(("table", "name"), [(t, n) for t in (MASKS, RENDERERS) for n in t])

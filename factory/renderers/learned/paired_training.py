@@ -28,7 +28,8 @@ class ImageLossWeights(Config):
     """Weights of the terms of the generator loss.
 
     Attributes:
-        adversarial: mean over the discriminators. feature: feature matching, scaled as in pix2pixHD's code.
+        adversarial: of the discriminators. feature: feature matching, scaled as in pix2pixHD's code: a sum over layers,
+            a mean over discriminators.
         perceptual: VGG19. l1: mean absolute difference from the paired image (pix2pix: 100).
         smoothness, contrast: of contours, L_s1 and L_s2 of Enhanced Sharp-GAN. sharpness: of Sharp-GAN, which they
             replace; see `factory.nets.contours`.
@@ -114,9 +115,8 @@ class PairedImageTrainer(ImageTrainer, PairedTrainer):
         """Return the terms of the generator loss with a weight above 0, those of contours apart."""
         config, weights = self._config, self._config.loss
         of_made = self.discriminated(seen, made)
-        terms = {
-            "adversarial": torch.stack([adversarial_loss(found[-1], True, config.fooling) for found in of_made]).mean()
-        }
+        fooled = self.over_discriminators(adversarial_loss(found[-1], True, config.fooling) for found in of_made)
+        terms = {"adversarial": fooled}
         if weights.feature:
             with torch.no_grad():
                 of_real = self.discriminated(seen, real)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -215,6 +216,25 @@ def test_losses_of_no_weight_are_not_computed_and_every_term_of_the_presets_is(t
     }
     trainer, _ = trainer_of("priorpath")
     assert set(trainer.step(crops_of(trainer, tiles_of("tissue")), 0, 0)) == {"adversarial", "l1", "discriminators"}
+
+
+@pytest.mark.parametrize("name", ["priorpath", "pix2pixhd"])
+def test_adversarial_losses_are_a_mean_or_a_sum_over_the_discriminators(name: str, tiles_of: TilesOf) -> None:
+    losses = []
+    for summed in (False, True):
+        trainer, _ = trainer_of(name, discriminators=2, discriminator_depth=1, sum_discriminators=summed)
+        step = trainer.step(crops_of(trainer, tiles_of("tissue")), 0, 0)
+        losses.append({term: float(step[term]) for term in ("discriminators", "adversarial")})
+    assert losses[1]["discriminators"] == pytest.approx(2 * losses[0]["discriminators"])
+    assert losses[1]["adversarial"] == pytest.approx(2 * losses[0]["adversarial"], rel=0.01)  # Adam has an epsilon
+
+
+def test_priorpaths_discriminators_have_a_loss_of_their_own(tiles_of: TilesOf) -> None:
+    for kind, expected in (("lsgan", 0.5), (None, 2 * math.log(2) / 2)):
+        trainer, _ = trainer_of("priorpath", discriminator_depth=1, discriminator_loss=kind)
+        torch.nn.init.zeros_(trainer.networks["discriminators"].discriminators[0].stages[-1][0].weight)  # logits of 0
+        loss = trainer.step(crops_of(trainer, tiles_of("tissue")), 0, 0)["discriminators"]
+        assert float(loss) == pytest.approx(expected)
 
 
 def test_cyclegan_learns_the_identity_only_where_it_counts(tiles_of: TilesOf) -> None:

@@ -223,6 +223,10 @@ def test_smaller_scales_see_means_over_squares_of_pixels() -> None:
     assert torch.equal(seen[0], x)
     torch.testing.assert_close(seen[1][0, 0, 1, 2], x[0, 0, 2:4, 4:6].mean())
     torch.testing.assert_close(seen[2][0, 0, 0, 1], x[0, 0, 0:4, 4:8].mean())
+    Scales([Eye(), Eye(), Eye()], pooling=3)(x)
+    torch.testing.assert_close(seen[4][0, 0, 1, 2], x[0, 0, 1:4, 3:6].mean())
+    torch.testing.assert_close(seen[4][0, 0, 0, 0], x[0, 0, 0:2, 0:2].mean())  # pixels beyond the border do not count
+    torch.testing.assert_close(seen[5][0, 0, 1, 1], seen[4][0, 0, 1:4, 1:4].mean())
 
 
 @pytest.mark.parametrize(("depth", "field"), [(1, 16), (2, 34), (3, 70), (4, 142)])
@@ -251,6 +255,8 @@ def test_a_patch_discriminator_gives_every_stage_and_a_map_of_logits() -> None:
     assert [tuple(stage.shape[1:]) for stage in stages] == [
         (4, 32, 64), (8, 16, 32), (16, 8, 16), (32, 7, 15), (1, 6, 14),
     ]  # fmt: skip
+    padded = PatchDiscriminator(2, 4, 3, padding=2)(torch.rand(2, 2, 64, 128))  # half a kernel, rounded up
+    assert [tuple(stage.shape[2:]) for stage in padded] == [(33, 65), (17, 33), (9, 17), (10, 18), (11, 19)]
 
 
 # First weights, folding, precision.
@@ -296,11 +302,15 @@ GENERATORS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], tuple[torch
     "dcgan": (lambda: DcganGenerator(5, WIDTHS, (64, 96), 1), lambda network: network.inputs(rngs(1, 2), (64, 96))),
     "priorpath": (lambda: UNet(2, 1, 4, 5, "batch"), lambda network: (torch.randn(2, 2, 64, 96),)),
     "cyclegan": (lambda: ResnetGenerator(1, 1, 4, 2, "batch"), lambda network: (torch.randn(2, 1, 64, 96),)),
+    "priorpath_paper": (
+        lambda: UNet(2, 1, 4, 5, "batch", activation="relu", padding_mode="reflect"),
+        lambda network: (torch.randn(2, 2, 64, 96),),
+    ),
 }
 
 
 def test_every_generator_that_learns_is_folded_here() -> None:
-    assert set(GENERATORS) == set(TRAINABLE)
+    assert set(GENERATORS) == {*TRAINABLE, "priorpath_paper"}
     assert all(issubclass(resolve_mask_generator(name), UsesWeights) for name in TRAINABLE)
 
 
