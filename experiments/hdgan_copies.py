@@ -17,7 +17,6 @@ from manifests.dataset import Dataset, Sample, open_dataset
 from manifests.files import sha256_file
 from manifests.store import Layout
 from manifests.tile import Tile
-from segment.network.inference import predict_maps
 from segment.network.weights import Weights
 
 _SHARD = 64
@@ -28,7 +27,7 @@ def said_by(weights: Weights, image: npt.NDArray[np.uint8], mpp: float) -> Tile:
 
     A labeller's labels are made in the same way.
     """
-    maps = predict_maps(weights.network, weights.head, image, weights.device)
+    maps = weights.predict(image)
     return tile_of(maps.probabilities.argmax(0).astype(np.uint8), weights.scheme, mpp)
 
 

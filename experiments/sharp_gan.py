@@ -28,7 +28,6 @@ from factory.score.distances import frechet_distance
 from factory.score.features import extract
 from factory.score.image_quality import image_quality
 from segment import metrics
-from segment.network.inference import predict_maps
 from segment.network.instances import read_tile
 from segment.network.weights import Weights, load_weights
 
@@ -87,7 +86,7 @@ def _aji(segmenter: Weights, images: Pixels, instances: npt.NDArray[np.int32]) -
     """AJI of the segmenter in every view against the mask: float64 [N], NaN where neither has a nucleus."""
     values = []
     for image, truth in zip(images, instances, strict=True):
-        maps = predict_maps(segmenter.network, segmenter.head, np.ascontiguousarray(image), segmenter.device)
+        maps = segmenter.predict(image)
         found = read_tile(maps, segmenter.scheme, segmenter.mpp or 0.25, segmenter.instances)
         values.append(metrics.instance_scores(metrics.overlap(truth, found.instance)).figures["aji"])
     return np.array(values)

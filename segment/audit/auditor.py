@@ -27,7 +27,6 @@ from segment.audit.stain_count import (
     stain_densities,
 )
 from segment.network.head import has_instances
-from segment.network.inference import predict_maps
 from segment.network.instances import read_tile
 from segment.network.weights import Weights
 
@@ -144,8 +143,7 @@ class Auditor:
 
     def segment(self, image: npt.NDArray[np.uint8], mpp: float) -> Tile:
         """Labels of an image, uint8 [H, W, 3], by the segmenter, in the scheme of its weights."""
-        maps = predict_maps(self.weights.network, self.weights.head, image, self.weights.device)
-        return read_tile(maps, self.weights.scheme, mpp, self.weights.instances)
+        return read_tile(self.weights.predict(image), self.weights.scheme, mpp, self.weights.instances)
 
     def audit(self, sample: Sample, annotated: AnnotatedCells | None = None) -> Finding:
         """Measure one tile; `annotated` are the cells of real tiles, None for audited ones."""

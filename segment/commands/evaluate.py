@@ -21,6 +21,7 @@ def evaluate(
         Path | None,
         OUTPUT("Folder for the report. [default: beside the weights; starter: runs/segment/starter]"),
     ] = None,
+    tta: options.TestTimeAugmentation = None,
     precision: Precision = "fp32",
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -53,7 +54,7 @@ def evaluate(
     from segment.network.weights import STARTER, load_weights
 
     arithmetic = resolve_precision(precision, device)
-    loaded = load_weights(weights, device)
+    loaded = load_weights(weights, device, tta)
     sources = open_sources(parse_mix(mix or loaded.card["mix"]), real, synth)
     parts = [(source, source.dataset if split == "all" else source.split(split)) for source in sources]
     parts = [(source, dataset) for source, dataset in parts if len(dataset)]
@@ -81,6 +82,7 @@ def evaluate(
         "scheme": loaded.scheme.name,
         "unit": unit,
         "precision": arithmetic,
+        "inference": loaded.inference.model_dump(mode="json"),
     }
     document = report.evaluation_document(scores, header, loaded.scheme)
     say(*map(to_table, report.evaluation_grids(document)))

@@ -3,11 +3,20 @@
 from pathlib import Path
 from typing import Annotated
 
-from factory.core.options import CONFIGURATION, INPUT
+from factory.core.options import CONFIGURATION, INPUT, RUNNING
+from segment.network import Symmetries
 
 Real = Annotated[Path, INPUT("Data set of real tiles.")]
 Synth = Annotated[Path, INPUT("Data set of synthetic tiles, or accepted.parquet of its audit.")]
 Weights = Annotated[Path, INPUT("best.safetensors of a run, the run's folder, or starter.")]
+TestTimeAugmentation = Annotated[
+    Symmetries | None,
+    RUNNING(
+        "Test-time augmentation: average over mirror images (flips, 4 times the computation) or all symmetries "
+        "(dihedral, 8 times). [default: as trained, none for most weights]",
+        "--tta",
+    ),
+]
 Assignments = Annotated[
     list[str] | None,
     CONFIGURATION(

@@ -38,6 +38,7 @@ def predict(
         ),
     ] = None,
     overlap: Annotated[int, RUNNING("Pixels that neighbouring windows share, a multiple of 32.")] = 128,
+    tta: options.TestTimeAugmentation = None,
     precision: Precision = "fp32",
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -72,7 +73,7 @@ def predict(
     device = resolve_device(device)
     settings = planning.Settings(output_format, tile, overlap, preview, resolve_precision(precision, device))
     inputs = find_images(images, mpp)
-    loaded = load_weights(weights, device)
+    loaded = load_weights(weights, device, tta)
     jobs = planning.plan_jobs(inputs, loaded, settings)
     config = planning.describe_config(loaded, settings, mpp)
     is_set = settings.format == "dataset"

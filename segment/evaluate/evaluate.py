@@ -22,7 +22,6 @@ from segment.data.sources import Source, groups_of, projections, refuse_tested_g
 from segment.data.whole_images import WholeImage, whole_images
 from segment.metrics import NucleiScores, SurfaceDistances
 from segment.network.head import has_instances
-from segment.network.inference import predict_maps
 from segment.network.instances import read_tile
 from segment.network.weights import Weights
 
@@ -112,7 +111,7 @@ def evaluate(
 
 def _score(weights: Weights, whole: WholeImage, truth: Tile, source: str, precision: Precision) -> ImageScore:
     scheme, known = weights.scheme, truth.semantic != IGNORE
-    maps = predict_maps(weights.network, weights.head, whole.image, weights.device, precision)
+    maps = weights.predict(whole.image, precision)
     pred = read_tile(maps, scheme, truth.mpp, weights.instances)
     matrix = metrics.confusion(truth.semantic, pred.semantic, len(scheme))
     figures = {metric: function(matrix) for metric, function in metrics.SEMANTIC.items()}

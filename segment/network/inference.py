@@ -8,9 +8,33 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from factory.core.config import Config
 from factory.core.precision import Precision, autocast
+from segment.network import Symmetries
 from segment.network.head import Head
 from segment.network.networks import DIVISOR, to_input
+
+SYMMETRIES: dict[Symmetries, tuple[tuple[int, bool], ...]] = {
+    "none": ((0, False),),
+    "flips": tuple((turns, mirrored) for turns in (0, 2) for mirrored in (False, True)),
+    "dihedral": tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True)),
+}
+"""Quarter turns of each view, and whether it is mirrored left to right after them."""
+
+
+class InferenceConfig(Config):
+    """How a network is applied to an image; kept with the weights.
+
+    Attributes:
+        test_time_augmentation: symmetries of the image over which probabilities and distances are averaged: 4 (flips)
+            or 8 (dihedral) times the computation.
+    """
+
+    test_time_augmentation: Symmetries = "none"
+
+
+PLAIN = InferenceConfig()
+"""The image goes through the network once, as it is."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +79,18 @@ def predict_output(
 
 def to_maps(output: torch.Tensor, head: Head) -> Maps:
     """Probabilities and distance of an output [channels, H, W]."""
+    return _split(_activate(output, head), head)
+
+
+def _activate(output: torch.Tensor, head: Head) -> torch.Tensor:
+    """Probabilities, and the distance if there is one, in place of the logits: float32 [channels, H, W]."""
     logits, distance = head.split(output[None])
-    return Maps(
-        logits[0].softmax(0).cpu().numpy(),
-        None if distance is None else distance[0].sigmoid().cpu().numpy(),
-    )
+    return torch.cat([logits[0].softmax(0), *([] if distance is None else [distance.sigmoid()])])
+
+
+def _split(activated: torch.Tensor, head: Head) -> Maps:
+    values = activated.cpu().numpy()
+    return Maps(values[: head.classes], values[head.classes] if head.distance else None)
 
 
 def predict_maps(
@@ -67,12 +98,22 @@ def predict_maps(
     head: Head,
     image: npt.NDArray[np.uint8],
     device: str,
-    precision: Precision = "fp32",
+    precision: Precision,
+    config: InferenceConfig,
 ) -> Maps:
-    """`predict_output` as probabilities and distance, on the host.
+    """Probabilities and distance of an image on the host, averaged over its symmetries.
+
+    Both are scalars of a pixel and are averaged as such, after softmax and sigmoid (Wang et al. 2019).
 
     Args:
         network: of `head`. head: what its channels mean. image: uint8 [H, W, 3] of any size.
-        device: where the network is. precision: of the arithmetic.
+        device: where the network is. precision: of the arithmetic. config: the symmetries.
     """
-    return to_maps(predict_output(network, image, device, precision), head)
+    views = SYMMETRIES[config.test_time_augmentation]
+    mean = torch.zeros((), device=device)
+    for turns, mirrored in views:
+        view = np.rot90(image, turns)
+        output = predict_output(network, view[:, ::-1] if mirrored else view, device, precision)
+        activated = _activate(output.flip(2) if mirrored else output, head)
+        mean = mean + torch.rot90(activated, -turns, (1, 2)) / len(views)
+    return _split(mean, head)

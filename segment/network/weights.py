@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from factory.core import checkpoints
 from factory.core.checkpoints import BEST, read_checkpoint
 from factory.core.config import parse
+from factory.core.precision import Precision
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
+from segment.network import Symmetries
 from segment.network.head import Head
+from segment.network.inference import PLAIN, InferenceConfig, Maps, predict_maps
 from segment.network.instances import InstanceConfig
 from segment.network.networks import NetworkConfig, build
 
@@ -34,6 +39,7 @@ class Weights:
         network: with `head.channels` output channels. scheme: of its classes. head: meaning of its channels.
         instances: separation of nuclei, as chosen on validation.
         card: facts on the training. device: of the network. path: the file.
+        inference: how the network is applied, as the card or the user says.
     """
 
     network: torch.nn.Module
@@ -43,14 +49,19 @@ class Weights:
     card: dict[str, Any]
     device: str
     path: Path
+    inference: InferenceConfig = PLAIN
+
+    def predict(self, image: npt.NDArray[np.uint8], precision: Precision = "fp32") -> Maps:
+        """Probabilities and distance of an image, uint8 [H, W, 3] of any size."""
+        return predict_maps(self.network, self.head, image, self.device, precision, self.inference)
 
 
-def load_weights(path: Path | str, device: str) -> Weights:
+def load_weights(path: Path | str, device: str, tta: Symmetries | None = None) -> Weights:
     """Load weights that `segment train` wrote.
 
     Args:
         path: the file, the run's folder, or "starter" (or its name) for the weights in the package.
-        device: of the network.
+        device: of the network. tta: test-time augmentation; None for that of the card.
     """
     path = STARTER if str(path) in ("starter", STARTER.stem) and not Path(path).exists() else Path(path)
     path = path / BEST if path.is_dir() else path
@@ -60,12 +71,15 @@ def load_weights(path: Path | str, device: str) -> Weights:
         scheme = LabelScheme.from_dict(card["scheme"])
         head = Head(len(scheme), bool(card["head"]["distance"]))
         instances = parse(InstanceConfig, card["instances"], str(path))
+        inference = parse(InferenceConfig, card.get("inference", {}), str(path))
         network = build(parse(NetworkConfig, card["network"], str(path)), head.channels)
         network.load_state_dict(checkpoint.tensors)  # half-precision tensors of small files are widened here
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path}: expected weights that fit their card, got: {_reason(error)}") from error
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return Weights(network, scheme, head, instances, card, device, path)
+    if tta is not None:
+        inference = inference.model_copy(update={"test_time_augmentation": tta})
+    return Weights(network, scheme, head, instances, card, device, path, inference)
 
 
 def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:

@@ -137,6 +137,7 @@ def describe_config(weights: Weights, settings: Settings, mpp: float | None) -> 
         "weights": {"file": weights.path.name, "sha256": read_card(weights.path).sha256},
         "scheme": weights.scheme.name,
         "instances": weights.instances.model_dump(mode="json") if has_instances(weights.scheme) else None,
+        "inference": weights.inference.model_dump(mode="json", exclude_defaults=True) or None,
         "format": settings.format or "png, geojson of slides",
         "tile": settings.tile or f"whole up to {ONE_PASS_PX} pixels, else {TILE_PX}",
         "overlap": settings.overlap,

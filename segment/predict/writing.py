@@ -16,7 +16,7 @@ from manifests.errors import UserError
 from manifests.files import write_atomic
 from manifests.tile import Tile
 from segment.data.overlay import draw_labels
-from segment.network.inference import Maps, predict_maps
+from segment.network.inference import Maps
 from segment.network.weights import Weights
 from segment.predict.dataset import write_set
 from segment.predict.geojson import write_geojson
@@ -66,7 +66,7 @@ def estimate_seconds(jobs: Sequence[Job], weights: Weights, settings: Settings) 
         window = read_scaled(pixels, job.scaling, 0, 0, job.rows.size, job.columns.size)
     for _ in range(2):
         started = time.perf_counter()
-        predict_maps(weights.network, weights.head, window, weights.device, settings.precision)
+        weights.predict(window, settings.precision)
         seconds = time.perf_counter() - started
     each = seconds / (job.rows.size * job.columns.size)
     return each * sum(job.windows * job.rows.size * job.columns.size for job in jobs)
@@ -167,7 +167,7 @@ def _blocks(job: Job, pixels: Pixels, weights: Weights, settings: Settings, on_w
         if glass is not None and window.min() >= _GLASS:
             maps = _certain(glass, weights, window.shape[:2])
         else:
-            maps = predict_maps(weights.network, weights.head, window, weights.device, settings.precision)
+            maps = weights.predict(window, settings.precision)
         if not np.isfinite(maps.probabilities).all():
             raise UserError(
                 f"{weights.path}: expected probabilities, got values that are not finite at {y},{x} of "

@@ -194,6 +194,7 @@ def run(
         config.instances,
         device,
         config.precision,
+        config.inference,
     )
     with folder.open(resume=resume), contextlib.closing(Scalars(out)) as scalars:
 
@@ -334,6 +335,7 @@ def _card(experiment: Experiment) -> dict[str, Any]:
         "head": asdict(experiment.head),
         "instances": experiment.config.instances.model_dump(mode="json"),
         "instances_chosen": None,
+        "inference": experiment.config.inference.model_dump(mode="json"),
         "mix": experiment.config.mix,
         "synth_share": experiment.synth_share,
         "pretraining": experiment.config.pretraining.model_dump(),

@@ -16,7 +16,7 @@ from manifests.labels import IGNORE, LabelScheme
 from segment import metrics
 from segment.data.sources import projections
 from segment.network.head import Head
-from segment.network.inference import Maps, predict_output, to_maps
+from segment.network.inference import PLAIN, InferenceConfig, Maps, predict_maps, predict_output, to_maps
 from segment.network.instances import InstanceConfig, read_tile
 from segment.train.losses import cross_entropy_sum
 
@@ -52,7 +52,8 @@ class Validation:
     Attributes:
         dataset: validation rows. scheme: of the network. head: meaning of its output channels.
         tiles: largest number that is used. instances: how nuclei are read off the output. device: of the network.
-        precision: number format of the network.
+        precision: number format of the network. inference: how it is applied in `choose_instances`; `score`, which
+            ranks checkpoints, takes the image alone.
     """
 
     dataset: Dataset
@@ -62,6 +63,7 @@ class Validation:
     instances: InstanceConfig
     device: str
     precision: Precision = "fp32"
+    inference: InferenceConfig = PLAIN
 
     def score(self, network: torch.nn.Module, panels: int = 0) -> tuple[dict[str, float], list[Shown]]:
         """Figures of a network by name, and the first tiles (`panels` of them) with their predictions.
@@ -98,8 +100,8 @@ class Validation:
         read: list[tuple[Maps, npt.NDArray[np.uint8], npt.NDArray[np.int32], float]] = []
         for position in self._positions():
             image, truth, instance, mpp = self._read(position)
-            output = predict_output(network, image, self.device, self.precision)
-            read.append((to_maps(output, self.head), truth, instance, mpp))
+            maps = predict_maps(network, self.head, image, self.device, self.precision, self.inference)
+            read.append((maps, truth, instance, mpp))
 
         def score_of(config: InstanceConfig) -> float:
             pairs = [

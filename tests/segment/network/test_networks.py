@@ -1,15 +1,18 @@
 """The contract of the table of networks, which a new one inherits by its name; and what is special to each."""
 
+import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from manifests.errors import FaultError, UserError
-from segment.network import NETWORKS, segnet
-from segment.network.inference import predict_output
+from segment.network import NETWORKS, Symmetries, segnet
+from segment.network.head import Head
+from segment.network.inference import SYMMETRIES, InferenceConfig, predict_maps, predict_output
 from segment.network.networks import (
     DIVISOR,
     NetworkConfig,
@@ -178,6 +181,37 @@ def test_prediction_has_the_images_size_whatever_it_is(size: tuple[int, int]) ->
     image = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
     logits = predict_output(Brightness(), image.numpy(), "cpu")
     assert torch.allclose(logits, to_input(image[None])[0, :2])
+
+
+class Slanted(nn.Module):
+    """Logits and a distance that depend on where a pixel lies among its neighbours, which no symmetry keeps."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x[:, 0], x[:, 0].roll((1, 2), (1, 2)), x[:, 1].roll(3, 2)], 1)
+
+
+@pytest.mark.parametrize(("symmetries", "count"), [("none", 1), ("flips", 4), ("dihedral", 8)])
+def test_averaged_maps_do_not_depend_on_the_symmetries_they_average(symmetries: Symmetries, count: int) -> None:
+    calls: list[int] = []
+    network, head, config = Slanted(), Head(2, distance=True), InferenceConfig(test_time_augmentation=symmetries)
+    network.register_forward_hook(lambda *_: calls.append(1))
+    image = np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8)
+
+    def maps(view: np.ndarray) -> np.ndarray:
+        found = predict_maps(network, head, view, "cpu", "fp32", config)
+        np.testing.assert_allclose(found.probabilities.sum(0), 1, atol=1e-5)
+        assert found.distance is not None
+        return np.moveaxis(np.concatenate([found.probabilities, found.distance[None]]), 0, -1)
+
+    plain = maps(image)
+    assert len(calls) == count
+    assert plain.shape == (64, 32, 3)
+    for turns, mirrored in itertools.product(range(4), (False, True)):
+        view = np.rot90(image, turns)
+        found = maps(view[:, ::-1] if mirrored else view)
+        found = np.rot90(found[:, ::-1] if mirrored else found, -turns)
+        averaged = (turns, mirrored) in SYMMETRIES[symmetries]
+        assert np.allclose(found, plain, atol=1e-5) == averaged, (turns, mirrored)
 
 
 def test_prediction_leaves_the_network_in_the_mode_it_was_in() -> None:

@@ -10,7 +10,6 @@ from skimage import data
 
 from factory.core.checkpoints import BEST, read_tensors
 from manifests.errors import UserError
-from segment.network.inference import predict_maps
 from segment.network.instances import read_tile
 from segment.network.weights import STARTER, load_weights, write_weights
 from segment.starter.pack import pack
@@ -36,7 +35,7 @@ def test_starter_is_small_trained_on_real_tiles_alone_and_says_what_it_is() -> N
 def test_starter_finds_dark_nuclei_on_an_image_it_never_saw() -> None:
     image = data.immunohistochemistry()[:256, :256]  # the only tissue that scikit-image ships
     weights = load_weights("starter", "cpu")
-    maps = predict_maps(weights.network, weights.head, image, "cpu")
+    maps = weights.predict(image)
     tile = read_tile(maps, weights.scheme, 0.25, weights.instances)
     grey = image.mean(axis=2)
     assert tile.instance.max() > 20

@@ -16,12 +16,10 @@ from PIL import Image
 from factory.core.checkpoints import BEST
 from manifests import Dataset, UserError, get_scheme, open_dataset, verify
 from segment.network.head import head_for
-from segment.network.inference import predict_maps
 from segment.network.instances import InstanceConfig, read_tile
 from segment.network.networks import NetworkConfig, build
-from segment.network.weights import load_weights, write_weights
+from segment.network.weights import Weights, load_weights, write_weights
 from segment.predict import jobs as planning
-from segment.predict import writing
 from segment.predict.inputs import find_images
 from tests.conftest import Outcome, assert_refused
 from tests.ingest_files import save, slide, tree_sha256
@@ -69,7 +67,7 @@ def blobs(seed: int, size: tuple[int, int]) -> np.ndarray:
 def expected(runs: Path, scheme: str, image: np.ndarray) -> Any:
     """The labels by the plain way: the whole image at once."""
     weights = load_weights(runs / scheme, "cpu")
-    maps = predict_maps(weights.network, weights.head, image, "cpu")
+    maps = weights.predict(image)
     return read_tile(maps, weights.scheme, MPP, weights.instances)
 
 
@@ -159,7 +157,7 @@ def test_interrupted_run_leaves_whole_files_and_goes_on(
     predict: Cli, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert predict(images, "--out", "unbroken").code == 0
-    plain, calls = writing.predict_maps, []
+    plain, calls = Weights.predict, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -167,7 +165,7 @@ def test_interrupted_run_leaves_whole_files_and_goes_on(
             raise KeyboardInterrupt
         return plain(*arguments)
 
-    monkeypatch.setattr(writing, "predict_maps", interrupted)
+    monkeypatch.setattr(Weights, "predict", interrupted)
     assert predict(images, "--out", "out").code == 130
     assert sorted(path.name for path in Path("out").rglob("*") if path.is_file()) == ["a.json", "a.png", "run.yaml"]
     assert predict(images, "--out", "out").code == 0
@@ -184,6 +182,7 @@ def test_other_settings_are_refused_and_overwrite_starts_anew(predict: Cli, imag
             r"out: expected the settings that it was made with, got others \(overlap",
         ),
         (("--format", "tiff"), r"\(format: png, geojson of slides there, tiff asked\)"),
+        (("--tta", "flips"), r"\(inference: None there, {'test_time_augmentation': 'flips'} asked\)"),
     ):
         assert_refused(predict(images, "--out", "out", *words), said)
     assert_refused(predict(images, "--out", "out", scheme="ihc"), r"--overwrite to start anew")
@@ -193,6 +192,22 @@ def test_other_settings_are_refused_and_overwrite_starts_anew(predict: Cli, imag
     assert sorted(path.name for path in Path("out").rglob("*") if path.is_file()) == [
         "a.json", "a.tif", "mine.txt", "run.yaml",
     ]  # fmt: skip
+
+
+def test_augmentation_at_test_time_is_that_of_the_weights_unless_asked_otherwise(
+    predict: Cli, runs: Path, images: Path, tmp_path: Path
+) -> None:
+    weights = load_weights(runs / "nuclei", "cpu")
+    card = weights.card | {"inference": {"test_time_augmentation": "flips"}}
+    (tmp_path / "flipping").mkdir()
+    write_weights(tmp_path / "flipping" / BEST, weights.network.state_dict(), card)
+    for out, words in {"own": (), "asked": ("--tta", "flips"), "none": ("--tta", "none")}.items():
+        assert predict(images / "a.png", "--out", out, "--weights", tmp_path / "flipping", *words).code == 0
+    assert predict(images / "a.png", "--out", "plain").code == 0
+    found = {out: read(Path(out) / "a.png") for out in ("own", "asked", "none", "plain")}
+    np.testing.assert_array_equal(found["own"], found["asked"])
+    np.testing.assert_array_equal(found["none"], found["plain"])
+    assert (found["own"] != found["plain"]).any()
 
 
 def test_another_image_of_the_same_name_is_not_taken_for_done(predict: Cli, images: Path, tmp_path: Path) -> None:
@@ -276,8 +291,8 @@ def test_empty_glass_of_a_slide_is_not_put_through_the_network(
     image[:, :96] = blobs(1, (64, 96))
     slide(tmp_path / "one.svs", image, mpp=MPP)
     save(tmp_path / "flat.png", image)
-    plain, calls = writing.predict_maps, []
-    monkeypatch.setattr(writing, "predict_maps", lambda *arguments: calls.append(1) or plain(*arguments))
+    plain, calls = Weights.predict, []
+    monkeypatch.setattr(Weights, "predict", lambda *arguments: calls.append(1) or plain(*arguments))
     windows = ("--tile", "64", "--overlap", "32", "--format", "png")
     assert predict("one.svs", "--out", "out", *windows).code == 0
     assert len(calls) == 3  # those that start at 0, 32 and 64 of nine
@@ -377,14 +392,14 @@ def test_weights_that_are_none_are_refused(cli: Cli, images: Path) -> None:
 def test_damaged_network_is_reported_and_not_written_as_an_empty_map(
     predict: Cli, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = writing.predict_maps
+    plain = Weights.predict
 
     def broken(*arguments: Any) -> Any:
         maps = plain(*arguments)
         maps.probabilities[:] = np.nan
         return maps
 
-    monkeypatch.setattr(writing, "predict_maps", broken)
+    monkeypatch.setattr(Weights, "predict", broken)
     assert_refused(predict(images / "a.png", "--out", "out"), "expected probabilities, got values that are not finite")
     assert not Path("out/a.png").exists()
 
