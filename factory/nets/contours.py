@@ -28,13 +28,17 @@ def grey_of(images: torch.Tensor) -> torch.Tensor:
     return (0.299 * red + 0.587 * green + 0.114 * blue + 1) / 2
 
 
-def smoothness(grey: torch.Tensor, contours: torch.Tensor) -> torch.Tensor:
-    """L_s1, Eqs. 4 and 6: small where neighbouring contour pixels are alike; from 0 to 8 tanh(1/2)."""
+def smoothness(grey: torch.Tensor, contours: torch.Tensor, levels: float = 1.0) -> torch.Tensor:
+    """L_s1, Eqs. 4 and 6: small where neighbouring contour pixels are alike; from 0 to 8 tanh(1 / (2 levels^2)).
+
+    Differs from Eq. 6, which has `levels` = 1, in their division by `levels`. Grey levels in 0..1 make the gradient of
+    Eq. 6 up to 1 / lambda^2 times smaller than that of `contrast`; with `levels` = lambda they are alike.
+    """
     # 2 / (1 + exp(-d^2)) - 1 = tanh(d^2 / 2)
 
     def added(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, dist: float) -> torch.Tensor:
         del dist
-        return 2 * torch.where(a & b, torch.tanh(d.square() / 2), 0)
+        return 2 * torch.where(a & b, torch.tanh(d.square() / (2 * levels * levels)), 0)
 
     return _over_contours(grey, contours, added)
 

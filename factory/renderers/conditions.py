@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from factory.core.config import Config
 from factory.geometry.nuclear_maps import Metric, distance_map, skeleton_map
@@ -37,12 +37,23 @@ class ConditionConfig(Config):
             each pixel from the contour, or that with skeletons added.
         spacing_um: mean distance of the noise pixels. arrangement: of them, `grid_noise` or `poisson_noise`.
         metric: of distances from the contour: erosions by a 3x3 square (``chessboard``) or by a cross (``cityblock``).
+        classes: whether a network sees the classes beside a relief. Without them it sees the relief alone, as in the
+            papers of Sharp-GAN, whose nuclei have no classes.
     """
+
+    added: ClassVar = frozenset({"classes"})
 
     kind: Kind = "polygons"
     spacing_um: float = Field(default=NOISE_UM, gt=0, lt=10_000)
     arrangement: Literal["grid", "poisson"] = "grid"
     metric: Metric = "chessboard"
+    classes: bool = True
+
+    @model_validator(mode="after")
+    def _shows_something(self) -> ConditionConfig:
+        if not self.classes and self.kind not in RELIEFS:
+            raise ValueError(f"classes: expected true without a relief ({', '.join(RELIEFS)}), got false")
+        return self
 
 
 @dataclass(frozen=True)
@@ -97,9 +108,14 @@ def labels_of_condition(kind: Kind, scheme: LabelScheme) -> int:
     return len(scheme) + (kind == "polygons+noise")
 
 
-def channels_of_condition(kind: Kind, scheme: LabelScheme) -> int:
-    """Count the channels of a kind of condition map: one for each label, and one for the relief."""
-    return labels_of_condition(kind, scheme) + (kind in RELIEFS)
+def labels_shown(config: ConditionConfig, scheme: LabelScheme) -> int:
+    """Count the labels that a network sees, a channel each."""
+    return labels_of_condition(config.kind, scheme) if config.classes else 0
+
+
+def channels_of_condition(config: ConditionConfig, scheme: LabelScheme) -> int:
+    """Count the channels of a condition map: one for each label shown, and one for the relief."""
+    return labels_shown(config, scheme) + (config.kind in RELIEFS)
 
 
 def scatter_noise(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from factory.core.precision import autocast
@@ -24,7 +24,7 @@ from factory.renderers.conditions import (
     ConditionConfig,
     channels_of_condition,
     draw_relief,
-    labels_of_condition,
+    labels_shown,
     refusal_of,
     scatter_noise,
 )
@@ -87,6 +87,12 @@ class ImageTrainerConfig(TrainerConfig):
     look_jitter: float = Field(default=0.0, ge=0, le=0.5)
     batch: int = Field(default=1, ge=1)
 
+    @model_validator(mode="after")
+    def _colours_classes(self) -> ImageTrainerConfig:
+        if self.look and not self.condition.classes:
+            raise ValueError("look: expected false with condition.classes=false: a stain reference colours the classes")
+        return self
+
     @property
     def reasons_for_nuclei(self) -> list[str]:
         """Settings that need instances."""
@@ -125,7 +131,7 @@ class ImageTrainer(Trainer):
     def __init__(self, config: ImageTrainerConfig, scheme: LabelScheme, device: str) -> None:
         self._config, self._scheme, self._device = config, scheme, device
         self._drawn = config.drawn_scheme(scheme)
-        self._channels = channels_of_condition(config.condition.kind, self._drawn)
+        self._channels = channels_of_condition(config.condition, self._drawn)
         self._references: StainReferences | None = None
         self._classes: list[str] = []
         self._mpp = 1.0
@@ -206,11 +212,9 @@ class ImageTrainer(Trainer):
     def seen(self, crops: list[Crops]) -> torch.Tensor:
         """Return the network's input for the crops of `draw_from`: float32 [N, in_channels, H, W]."""
         labels, colours = (torch.from_numpy(part).to(self._device) for part in (crops[0], crops[2]))
-        kind = self._config.condition.kind
-        relief = torch.from_numpy(crops[3]).to(self._device) if kind in RELIEFS else None
-        return to_network(
-            labels, labels_of_condition(kind, self._drawn), colours if self._config.look else None, relief
-        )
+        condition = self._config.condition
+        relief = torch.from_numpy(crops[3]).to(self._device) if condition.kind in RELIEFS else None
+        return to_network(labels, labels_shown(condition, self._drawn), colours if self._config.look else None, relief)
 
     def images(self, crops: list[Crops]) -> torch.Tensor:
         """Return the images of crops in -1..1: float32 [N, 3, H, W]."""

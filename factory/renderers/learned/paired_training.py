@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -58,10 +59,14 @@ class PairedImageConfig(ImageTrainerConfig, PairedTrainerConfig):
             squares.
         loss: weights of the generator loss. perceptual_weights: file of VGG19's, needed with ``loss.perceptual``.
         contrast_levels: lambda of the contour terms: the least difference in grey that is contrast, 0..1.
+        smoothness_levels: divides the differences of L_s1; 1 in the paper, which leaves its gradient some 60 times
+            smaller than that of L_s2. See `factory.nets.contours.smoothness`.
         contours_as_real: only the excess of the contour terms over those of the real images of the step counts, so that
             contours become as clear as real ones. In the papers they count in full; as training goes on such a network
             draws an outline around every nucleus.
     """
+
+    added: ClassVar = PairedTrainerConfig.added | {"smoothness_levels"}
 
     discriminator_norm: str = Field(default="instance", pattern="^(batch|instance|none)$")
     discriminator_loss: Adversarial = "lsgan"
@@ -69,6 +74,7 @@ class PairedImageConfig(ImageTrainerConfig, PairedTrainerConfig):
     loss: ImageLossWeights = ImageLossWeights()
     perceptual_weights: str | None = None
     contrast_levels: float = Field(default=0.1, gt=0, le=1)
+    smoothness_levels: float = Field(default=1.0, gt=0, le=1)
     contours_as_real: bool = False
 
     @property
@@ -135,7 +141,7 @@ class PairedImageTrainer(ImageTrainer, PairedTrainer):
             return {}
         contours = torch.from_numpy(crops[4]).to(self._device)  # bool [N, H, W]
         measures: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-            "smoothness": smoothness,
+            "smoothness": partial(smoothness, levels=config.smoothness_levels),
             "contrast": partial(contrast, levels=config.contrast_levels),
             "sharpness": partial(sharpness, levels=config.contrast_levels),
         }

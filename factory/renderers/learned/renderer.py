@@ -17,7 +17,14 @@ from factory.learn.weights import WeightedPart, WeightsConfig, scheme_of
 from factory.nets.stitching import draw
 from factory.plan.request import Request
 from factory.renderers.base import Renderer
-from factory.renderers.conditions import RELIEF_STEPS, Condition, ConditionConfig, labels_of_condition, refusal_of
+from factory.renderers.conditions import (
+    RELIEF_STEPS,
+    Condition,
+    ConditionConfig,
+    labels_of_condition,
+    labels_shown,
+    refusal_of,
+)
 from manifests.errors import FaultError
 from manifests.labels import IGNORE
 
@@ -92,7 +99,7 @@ class TrainedRenderer(WeightedPart, Renderer):
         self._refuse_unknown(labels)
         colours = self._draw_reference(rng)
         noise = torch.from_numpy(rng.standard_normal((1, self.noise_channels, *labels.shape), np.float32))
-        count, relief = labels_of_condition(self.condition.kind, scheme_of(self.card)), condition.relief
+        count, relief = labels_shown(self.condition, scheme_of(self.card)), condition.relief
 
         def read(rows: slice, columns: slice) -> torch.Tensor:
             heights = None if relief is None else _window(relief, rows, columns)
@@ -145,7 +152,7 @@ def to_network(
     """Turn condition maps into a network's input: float32 [N, count (+ 1) (+ 3), H, W].
 
     Args:
-        labels: uint8 [N, H, W]; `IGNORE` is 0 in all channels. count: of the labels, a channel each.
+        labels: uint8 [N, H, W]; `IGNORE` is 0 in all channels. count: of the labels shown, a channel each.
         colours: stain reference, the slide's mean colour of every class, float32 [N, classes, 3]. Three more channels
             give each pixel the colour of its class, 0 for the noise label.
         relief: uint8 [N, H, W] in 1 / `RELIEF_STEPS`, a channel after those of the labels.

@@ -64,6 +64,16 @@ def test_gradients_are_those_of_differences() -> None:
     assert torch.autograd.gradcheck(lambda g: sharpness(g, contours, 0.2), (grey,))
 
 
+def test_divided_by_lambda_both_terms_have_gradients_of_one_size() -> None:
+    draw = torch.Generator().manual_seed(2)
+    grey = (0.5 + 0.05 * torch.randn((1, 64, 64), generator=draw)).requires_grad_()
+    contours = torch.rand((1, 64, 64), generator=draw) > 0.7
+    terms = (smoothness(grey, contours), smoothness(grey, contours, 0.1), contrast(grey, contours, 0.1))
+    printed, divided, other = (torch.autograd.grad(term, grey)[0].square().mean().sqrt() for term in terms)
+    assert float(other / printed) > 30
+    assert 0.2 < float(other / divided) < 5
+
+
 def test_descent_makes_a_faint_contour_a_clear_one() -> None:
     draw = torch.Generator().manual_seed(1)
     grey = 0.5 + 0.02 * torch.rand((1, 9, 9), generator=draw)

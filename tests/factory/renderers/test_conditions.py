@@ -100,7 +100,7 @@ def test_every_value_of_a_condition_has_a_channel(kind: str, scheme: str) -> Non
     array = draw_condition(config_of(kind=kind, spacing_um=2.0), tile, np.random.default_rng(0)).array
     labels = labels_of_condition(kind, get_scheme(scheme))  # type: ignore[arg-type]
     assert labels == len(get_scheme(scheme)) + (kind == "polygons+noise")
-    assert channels_of_condition(kind, get_scheme(scheme)) == labels + (kind in RELIEFS)  # type: ignore[arg-type]
+    assert channels_of_condition(config_of(kind=kind), get_scheme(scheme)) == labels + (kind in RELIEFS)
     assert set(np.unique(array)) == {*range(labels), IGNORE}
 
 

@@ -91,6 +91,21 @@ def test_the_network_sees_classes_relief_and_look(data: Path) -> None:
     np.testing.assert_allclose(seen[:, 2], crops[3] / 127, atol=1e-6)
 
 
+def test_the_network_of_the_papers_sees_the_relief_alone(data: Path) -> None:
+    alone = {"kind": "skeleton", "classes": False}
+    trainer = trainer_of(condition=alone, look=False)
+    crops = trainer.draw_from(open_tiles([data], None, SIZE, 1))(0)
+    np.testing.assert_allclose(trainer.seen(crops).numpy(), crops[3][:, None] / 127, atol=1e-6)
+    assert trainer.card()["condition"]["classes"] is False
+    assert "classes" not in trainer_of().card()["condition"]  # cards of earlier weights stay as they are
+    for changes, said in (
+        ({"condition": alone, "look": True}, "look: expected false with condition.classes=false"),
+        ({"condition": {"kind": "polygons", "classes": False}}, "classes: expected true without a relief"),
+    ):
+        with pytest.raises(UserError, match=said):
+            trainer_config("sharpgan", **changes)
+
+
 @pytest.mark.parametrize("changes", [{}, UNET])
 def test_terms_of_contours_count_and_change_what_is_learnt(changes: dict[str, Any], data: Path) -> None:
     draw = trainer_of(**changes).draw_from(open_tiles([data], None, SIZE, 1))
@@ -156,6 +171,8 @@ def weights(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
     def of(name: str) -> Path:
         if name not in made:
             changes = {**RELIEF, **CONTOURS, **(UNET if name == "unet" else {})}
+            if name == "alone":
+                changes |= {"condition": {"kind": "skeleton", "classes": False}, "look": False}
             made[name] = trained("sharpgan", data, folder / name, steps=3, look_every=3, **changes)
         return made[name]
 
@@ -174,9 +191,9 @@ def condition_of(renderer: Any, data: Path, tile: int = 0) -> Condition:
     return draw_condition(renderer.condition, sample.tile, generator(0, Stream.CONDITION))
 
 
-@pytest.mark.parametrize("name", ["resnet", "unet"])
+@pytest.mark.parametrize("name", ["resnet", "unet", "alone"])
 def test_images_follow_the_relief_and_not_only_the_classes(name: str, data: Path, weights: Callable[..., Path]) -> None:
-    renderer = build(weights(name), look=0)
+    renderer = build(weights(name), **({} if name == "alone" else {"look": 0}))
     instance = np.zeros((64, 64), np.int32)
     instance[16:48, 16:48] = 1
     halves = instance.copy()
