@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from factory.core.config import resolve_config
 from factory.core.precision import resolve_precision
+from segment.train.config import TrainConfig
 
 STEP = """
 import json, statistics, sys, time
 import numpy as np
 import torch
-setting, name, encoder = sys.argv[1:]
+setting, name, encoder, decoder = sys.argv[1:]
 stock = setting == "stock"
 if not stock:
     from factory.core.malloc import keep_freed_memory
@@ -38,7 +40,7 @@ batch = Batch(
     rng.integers(0, 255, (8, 256, 256), dtype=np.uint8),
 )
 head = Head(2, distance=True)
-network = build(NetworkConfig(name=name, encoder=encoder), head.channels).train()
+network = build(NetworkConfig(name=name, encoder=encoder, decoder=json.loads(decoder)), head.channels).train()
 config = TrainConfig(precision="fp32" if setting in ("stock", "fp32") else "bf16")
 if not stock:
     network = network.to(memory_format=torch.channels_last)
@@ -71,11 +73,12 @@ for _ in range(5):
 print(json.dumps(statistics.median(seconds)))
 """
 NETWORKS = (("unetplusplus", "resnet34"), ("segnet", "vgg16_bn"), ("unetplusplus", "mobilenet_v2"))
+ENCODER = "tu-tf_efficientnet_lite0"
 STEPS = 150
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     native = resolve_precision("auto", "cpu") == "bf16"
     print(f"bfloat16 in hardware: {'yes' if native else 'no'}; 8 crops of 256x256; seconds per step, x stock")
     for name, encoder in NETWORKS:
@@ -85,12 +88,21 @@ def main() -> None:
             f"ours bf16 {half:6.2f} s ({stock / half:.2f} x)",
             flush=True,
         )
+    _compare_presets()
     with tempfile.TemporaryDirectory() as folder:
         _compare_scores(Path(folder))
 
 
-def _step_seconds(setting: str, name: str, encoder: str) -> float:
-    command = [sys.executable, "-c", STEP, setting, name, encoder]
+def _compare_presets() -> None:
+    """The network of `--config light` against UNet++ with the same encoder and the published decoder."""
+    light = resolve_config(TrainConfig, "segment", "light", [], {}, "bench").network
+    full = _step_seconds("fp32", "unetplusplus", ENCODER)
+    narrow = _step_seconds("fp32", light.name, str(light.encoder), light.decoder)
+    print(f"\nunetplusplus {ENCODER} {full:.2f} s a step, --config light {narrow:.2f} s: {narrow / full:.2f}", flush=True)
+
+
+def _step_seconds(setting: str, name: str, encoder: str, decoder: tuple[int, ...] | None = None) -> float:
+    command = [sys.executable, "-c", STEP, setting, name, encoder, json.dumps(decoder)]
     # Torch's own thread settings for the stock step; ours waits less at barriers, as `segment` does.
     environment = os.environ if setting == "stock" else {"GOMP_SPINCOUNT": "10000", **os.environ}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
