@@ -13,7 +13,14 @@ from segment.metrics.names import METRICS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = {"R": "#0072B2", "R*": "#56B4E9", "S": "#D55E00", "S*": "#009E73"}
+_COLOURS = {
+    "R": "#0072B2",
+    "R*": "#56B4E9",
+    "S": "#D55E00",
+    "S*": "#009E73",
+    "P*": "#CC79A7",
+    "S>R": "#E69F00",
+}
 """Okabe and Ito's palette, whose colours colour-blind readers can distinguish."""
 
 _IN_A_ROW = 3

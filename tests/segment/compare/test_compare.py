@@ -23,7 +23,7 @@ from manifests import Dataset, open_dataset
 from manifests.errors import FaultError, UserError
 from manifests.store import Layout
 from segment.compare import comparison as comparisons
-from segment.compare.config import CompareConfig, Training, double_patients, grid
+from segment.compare.config import ARMS, CompareConfig, Training, double_patients, grid
 from segment.compare.report import Setting, write_report
 from segment.compare.summary import Scores, sentences, summarise
 from segment.train import run as experiment
@@ -670,7 +670,7 @@ def test_an_arm_whose_trainings_failed_gets_no_claim() -> None:
 @pytest.mark.usefixtures("drawn_plots")
 def test_report_marks_published_values_and_needs_no_other_file(tmp_path: Path) -> None:
     published = [{"name": "HoVer-Net <1>", "metric": "aji", "value": 0.618, "source": "Graham et al. 2019"}]
-    config = config_of(**ENOUGH, published=published)
+    config = config_of(**ENOUGH, published=published, arms=list(ARMS))
     setting = Setting(tmp_path, {0.5: 2, 1.0: 4}, {0.5: 2, 1.0: 4}, tmp_path, ["a.png"], tmp_path, 6, "cpu", 1)
     write_report(made_up(config, gain=0.1), config, setting, tmp_path)
     markdown, html = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
@@ -689,7 +689,7 @@ def test_report_marks_published_values_and_needs_no_other_file(tmp_path: Path) -
     assert "data:image/png;base64," in html
     assert "http" not in html
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert pq.read_table(tmp_path / "scores.parquet").num_rows == 3 * 7 * 12
+    assert pq.read_table(tmp_path / "scores.parquet").num_rows == 3 * 11 * 12
     document = json.loads((tmp_path / "summary.json").read_text())
     further = [d for d in document["differences"] if d["fraction"] != d["than_fraction"]]
     assert [(d["arm"], d["real_patients"], d["than"], d["than_real_patients"]) for d in further] == [
