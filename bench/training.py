@@ -98,7 +98,7 @@ def _compare_presets() -> None:
     light = resolve_config(TrainConfig, "segment", "light", [], {}, "bench").network
     full = _step_seconds("fp32", "unetplusplus", ENCODER)
     narrow = _step_seconds("fp32", light.name, str(light.encoder), light.decoder)
-    print(f"\nunetplusplus {ENCODER} {full:.2f} s a step, --config light {narrow:.2f} s: {narrow / full:.2f}", flush=True)
+    print(f"\nunetplusplus {ENCODER} {full:.2f} s, --config light {narrow:.2f} s: {narrow / full:.2f}", flush=True)
 
 
 def _step_seconds(setting: str, name: str, encoder: str, decoder: tuple[int, ...] | None = None) -> float:
