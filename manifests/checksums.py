@@ -7,37 +7,47 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests.contents import is_own, own_names, shard_of
 from manifests.errors import FaultError
-from manifests.files import is_temporary, sha256_file, walk, write_atomic
+from manifests.files import link_on, refuse_links, sha256_file, walk, write_atomic
 
 SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault found by verification: its place, relative to the data set, and a message."""
+    """A fault found by verification.
+
+    Attributes:
+        path: its place, relative to the data set. message: what is wrong.
+        is_stranger: whether the file at that place is none of the data set's.
+    """
 
     path: str
     message: str
+    is_stranger: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"
 
 
-def write_sums(root: Path, known: Mapping[str, str]) -> None:
-    """Write SHA256SUMS over every file below `root`.
+def write_sums(root: Path, shards: int, known: Mapping[str, str]) -> None:
+    """Write SHA256SUMS over the files of a data set; other files in its folder are never listed.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder. shards: their number.
         known: sha256 of files hashed while they were written, by relative path; the others are read now.
     """
-    lines = []
-    for path in walk(root):
-        name = path.relative_to(root).as_posix()
-        if name != SUMS and not is_temporary(path):  # another writer of the same bytes may still be working
-            lines.append(f"{known.get(name) or sha256_file(path)}  {name}\n")
-    body = "".join(lines).encode()
+    names = sorted(own_names(root, shards), key=_place)
+    refuse_links(root, *names)
+    body = "".join(f"{known.get(name) or sha256_file(root / name)}  {name}\n" for name in names).encode()
     write_atomic(root / SUMS, body + f"{hashlib.sha256(body).hexdigest()}  {SUMS}\n".encode())
+
+
+def _place(name: str) -> list[tuple[bool, str]]:
+    """Sorts names as a walk meets them: the files of a folder, then its folders."""
+    *folders, file = name.split("/")
+    return [*((True, folder) for folder in folders), (False, file)]
 
 
 def listed_files(root: Path) -> dict[str, str]:
@@ -54,31 +64,51 @@ def listed_files(root: Path) -> dict[str, str]:
     body += b"\n" if body else b""
     if body + f"{hashlib.sha256(body).hexdigest()}  {SUMS}\n".encode() != raw:
         raise FaultError(f"{path}: damaged: its last line is not the digest of the lines before it")
-    return {name: digest for digest, _, name in (line.partition("  ") for line in body.decode().splitlines())}
+    lines = (line.partition("  ") for line in body.decode(errors="backslashreplace").splitlines())
+    return {name: digest for digest, _, name in lines}
 
 
-def check_sums(root: Path, on_file: Callable[[int, int], None] = lambda done, total: None) -> list[Fault]:
-    """Compare every file below `root` with SHA256SUMS.
+def check_sums(
+    root: Path, shards: int | None = None, on_file: Callable[[int, int], None] = lambda done, total: None
+) -> list[Fault]:
+    """Compare the files of a data set with SHA256SUMS, and name the strangers beside them.
+
+    Args:
+        root: the data set's folder. shards: their number; None where it is unknown. on_file: called with the files
+            done and in all.
 
     Returns:
-        Missing, damaged, linked and unlisted files; empty without faults.
+        Missing, damaged, linked and unlisted files, and strangers; empty without faults.
     """
+    faults: list[Fault] = []
     try:
         listed = listed_files(root)
     except FaultError as error:
-        return [Fault(SUMS, str(error).partition(": ")[2])]
-    faults = []
+        faults, listed = [Fault(SUMS, str(error).partition(": ")[2])], None
     present = {file.relative_to(root).as_posix(): file for file in walk(root)}
-    for done, name in enumerate(sorted(present.keys() | listed.keys())):
-        on_file(done, len(listed))
-        if name == SUMS:
-            continue
-        if name not in present:
-            faults.append(Fault(name, "missing"))
-        elif name not in listed:
-            faults.append(Fault(name, "not listed in SHA256SUMS"))
-        elif present[name].is_symlink():
-            faults.append(Fault(name, "a link: links are not followed"))
-        elif sha256_file(present[name]) != listed[name]:
-            faults.append(Fault(name, "damaged: its sha256 is not the one in SHA256SUMS"))
+    names = sorted((present.keys() | (listed or {}).keys()) - {SUMS})
+    for done, name in enumerate(names):
+        on_file(done, len(names))
+        if name in present and present[name].is_symlink():
+            faults.append(Fault(name, "a link: links are not followed. Put what it leads to in its place"))
+        elif not is_own(name) or (shards is not None and (shard_of(name) or 0) >= shards):
+            faults.append(Fault(name, _STRANGER, is_stranger=True))
+        elif message := _fault_of(root, name, listed, present):
+            faults.append(Fault(name, message))
     return faults
+
+
+_STRANGER = "a stranger: no file of a data set. factory verify --repair sets it aside"
+
+
+def _fault_of(root: Path, name: str, listed: Mapping[str, str] | None, present: Mapping[str, Path]) -> str:
+    """What is wrong with a file; empty for one that is as it is listed, or where nothing is listed."""
+    if listed is None:
+        return ""
+    if name not in listed:
+        return "not listed in SHA256SUMS"
+    if name not in present:
+        return "" if link_on(root, name) else "missing"  # the link is a fault of its own
+    if not present[name].is_file():
+        return "no regular file"
+    return "" if sha256_file(present[name]) == listed[name] else "damaged: its sha256 is not the one in SHA256SUMS"

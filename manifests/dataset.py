@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -16,10 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from manifests.arrays import Arrays, place_of
-from manifests.checksums import SUMS, Fault, check_sums
+from manifests.checksums import Fault, check_sums
+from manifests.contents import record_name
 from manifests.errors import FaultError, UserError
+from manifests.files import refuse_links
 from manifests.labels import LabelScheme
-from manifests.ledger import LEDGER, read_record, record_path
+from manifests.ledger import read_record
 from manifests.measure import measure
 from manifests.schema import SCHEMA, DatasetInfo
 from manifests.store import STORE, StoreReader
@@ -35,7 +36,6 @@ from manifests.table import (
 )
 from manifests.tile import Tile
 
-_SHARD_FILES = re.compile(rf"{re.escape(STORE)}/\w+/c/(\d+)/|{LEDGER}/(\d+)\.json")
 _ADDED = ("cells_cut", "cell_fractions")
 """Achieved columns that older data sets lack: null there, which is no fault."""
 
@@ -154,7 +154,8 @@ def open_dataset(root: str | Path, manifest: str | Path | None = None) -> Datase
     root = Path(root)
     if not root.exists():
         raise UserError(_no_folder(root))
-    if not (root / STORE).is_dir() or (root / STORE).is_symlink():
+    refuse_links(root, STORE, MANIFEST, PARTS)
+    if not (root / STORE).is_dir():
         raise UserError(f"{root}: expected a data set with {STORE} and {MANIFEST}, got no {STORE}.")
     if manifest is None and not (root / MANIFEST).exists() and not (root / PARTS).is_dir():
         raise UserError(f"{root}: expected a finished data set, got none. Run its command again.")
@@ -227,11 +228,11 @@ def verify(
     root = Path(root)
     if not root.is_dir():
         raise UserError(_no_folder(root))
-    faults = check_sums(root)
     try:
         dataset = open_dataset(root)
     except UserError as error:
-        return [*faults, Fault(MANIFEST, str(error))]
+        return [*check_sums(root), Fault(MANIFEST, str(error))]
+    faults = check_sums(root, dataset.store.layout.shards)
     rows = dataset.table.select(SCHEMA.names).to_pylist()
     layout = dataset.store.layout
     if len(rows) != layout.n:  # their indices are unique and below n
@@ -244,32 +245,13 @@ def verify(
     return faults
 
 
-def forget_faulty_shards(root: Path, faults: list[Fault]) -> list[int]:
-    """Remove the ledger records of faulty shards, so that these are made again.
-
-    Args:
-        root: the data set's folder.
-        faults: from `verify`.
-
-    Returns:
-        The removed shards. Manifest and checksums are removed too and written again with the shards.
-    """
-    text = "\n".join(str(fault) for fault in faults)
-    named = sorted({int(number) for numbers in _SHARD_FILES.findall(text) for number in numbers if number})
-    for shard in named:
-        record_path(root, shard).unlink(missing_ok=True)
-    for path in (root / SUMS, root / MANIFEST, root / INFO, *(root / PARTS).glob("*.parquet")):
-        path.unlink(missing_ok=True)
-    return named
-
-
 def _check_ledger(dataset: Dataset, rows: list[dict[str, Any]]) -> list[Fault]:
     by_shard: dict[int, list[dict[str, Any]]] = {}  # from the rows: a damaged layout may claim any number
     for row in sorted(rows, key=lambda row: row["index"]):
         by_shard.setdefault(row["index"] // dataset.store.layout.shard, []).append(row)
     faults = []
     for shard, expected in sorted(by_shard.items()):
-        name = f"ledger/{shard:06d}.json"
+        name = record_name(shard)
         try:
             record = read_record(dataset.root, shard)
         except FaultError as error:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from manifests.errors import UserError
+
 _LONGEST_LIFE_S = 86_400.0
 _TEMPORARY = re.compile(r"^\.partial-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
 
@@ -70,6 +72,30 @@ def walk(root: Path) -> Iterator[Path]:
         links = [name for name in names if (Path(folder) / name).is_symlink()]
         for name in sorted([*files, *links]):
             yield Path(folder) / name
+
+
+def link_on(root: Path, name: str) -> Path | None:
+    """The first part of a path below a data set's folder that is a link; None where there is none."""
+    path = root
+    for part in Path(name).parts:
+        path /= part
+        if path.is_symlink():
+            return path
+    return None
+
+
+def refuse_links(root: Path, *names: str) -> None:
+    """Check that paths below a data set's folder lead through no link, before they are written.
+
+    Raises:
+        UserError: naming the link.
+    """
+    for name in names:
+        if (link := link_on(root, name)) is not None:
+            raise UserError(
+                f"{link}: expected a file or folder of the data set, got a link. Links are not followed: put what it "
+                "leads to in its place."
+            )
 
 
 def is_temporary(path: Path) -> bool:

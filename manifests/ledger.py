@@ -6,18 +6,19 @@ carries the fingerprint of its run and a digest of itself.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from manifests.contents import LEDGER as LEDGER
+from manifests.contents import record_name, shard_of
 from manifests.errors import FaultError
-from manifests.files import write_atomic
-from manifests.store import FileRecord
-
-LEDGER = "ledger"
+from manifests.files import link_on, refuse_links, write_atomic
+from manifests.store import ARRAYS, FileRecord, shard_path
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,19 @@ class ShardRecord:
         fingerprint: of config and request; a record of another run does not count.
         files: its files with size and sha256.
         rows: the manifest rows of its samples.
+        run: the content of run.yaml, whose digest is the fingerprint; kept by the first shard, None in others.
     """
 
     shard: int
     fingerprint: str
     files: tuple[FileRecord, ...]
     rows: tuple[dict[str, Any], ...]
+    run: dict[str, Any] | None = None
 
 
 def record_path(root: Path, shard: int) -> Path:
     """Path of a shard's record."""
-    return root / LEDGER / f"{shard:06d}.json"
+    return root / record_name(shard)
 
 
 def publish_record(root: Path, record: ShardRecord) -> None:
@@ -49,7 +52,9 @@ def publish_record(root: Path, record: ShardRecord) -> None:
         "fingerprint": record.fingerprint,
         "files": [asdict(file) for file in record.files],
         "rows": list(record.rows),
+        **({"run": record.run} if record.run is not None else {}),
     }
+    refuse_links(root, record_name(record.shard))
     (root / LEDGER).mkdir(exist_ok=True)
     write_atomic(record_path(root, record.shard), _encode({**body, "sha256": _digest(body)}))
 
@@ -58,10 +63,12 @@ def read_record(root: Path, shard: int) -> ShardRecord | None:
     """The record of a shard; None when there is none.
 
     Raises:
-        FaultError: when the record is damaged or is another shard's.
+        FaultError: when the record is damaged or is another shard's, names files of another place, or is a link.
     """
     path = record_path(root, shard)
-    where = f"{LEDGER}/{path.name}"
+    where = record_name(shard)
+    if link_on(root, where) is not None:
+        raise FaultError(f"{where}: expected a record, got a link. Links are not followed.")
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -70,7 +77,9 @@ def read_record(root: Path, shard: int) -> ShardRecord | None:
         document = json.loads(raw)
         digest = document.pop("sha256")
         files = tuple(FileRecord(str(f["path"]), int(f["size"]), str(f["sha256"])) for f in document["files"])
-        record = ShardRecord(int(document["shard"]), str(document["fingerprint"]), files, tuple(document["rows"]))
+        record = ShardRecord(
+            int(document["shard"]), str(document["fingerprint"]), files, tuple(document["rows"]), document.get("run")
+        )
         is_whole = digest == _digest(document) and raw == _encode({**document, "sha256": digest})
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise FaultError(f"{where}: expected a shard record, got a damaged file. Run factory verify.") from error
@@ -78,6 +87,8 @@ def read_record(root: Path, shard: int) -> ShardRecord | None:
         raise FaultError(f"{where}: expected a record that matches its own sha256. Run factory verify.")
     if record.shard != shard:
         raise FaultError(f"{where}: expected the record of shard {shard}, got that of shard {record.shard}.")
+    if [file.path for file in files] != [shard_path(spec.name, shard, spec.channels) for spec in ARRAYS]:
+        raise FaultError(f"{where}: expected the names of its shard's files, got others. Run factory verify.")
     return record
 
 
@@ -85,7 +96,7 @@ def is_intact(root: Path, record: ShardRecord) -> bool:
     """Whether the files of a record are there in the recorded size. `verify` compares their content too."""
     for file in record.files:
         path = root / file.path
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
+        if link_on(root, file.path) is not None or not path.is_file() or path.stat().st_size != file.size:
             return False
     return True
 
@@ -101,6 +112,15 @@ def finished(root: Path, shards: Sequence[int], fingerprint: str) -> dict[int, S
         if record and record.fingerprint == fingerprint and is_intact(root, record):
             done[shard] = record
     return done
+
+
+def fingerprints(root: Path) -> Iterator[str]:
+    """Fingerprints of the records that are whole, in the order of their shards."""
+    names = sorted(f"{LEDGER}/{path.name}" for path in (root / LEDGER).glob("*.json"))
+    for shard in map(shard_of, names):
+        with contextlib.suppress(FaultError):
+            if shard is not None and (record := read_record(root, shard)) is not None:
+                yield record.fingerprint
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -26,14 +26,14 @@ import pyarrow as pa
 from numcodecs.zstd import Zstd
 
 from manifests.errors import FaultError, UserError
-from manifests.files import publish, temporary_beside, write_atomic
+from manifests.files import link_on, publish, refuse_links, temporary_beside, write_atomic
 
 STORE = "store.zarr"
 LAYOUT_VERSION = 1
 MAX_TILE_PX = 2**27
 ZSTD_LEVEL = 1
 
-_ABSENT = np.uint64(2**64 - 1)
+_ABSENT = 2**64 - 1
 _CACHED_INDICES = 64
 _ZSTD = pa.Codec("zstd", compression_level=ZSTD_LEVEL)
 """Arrow's zstd: stateless, and releases the interpreter's lock."""
@@ -137,6 +137,7 @@ def create_store(root: Path, layout: Layout, attributes: Mapping[str, Any]) -> N
             zarr.consolidate_metadata(group.store)
     for name, document in sorted(documents.items(), reverse=True):  # the group's own file last
         path = root / STORE / name
+        refuse_links(root, f"{STORE}/{name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, document.to_bytes())
 
@@ -144,7 +145,7 @@ def create_store(root: Path, layout: Layout, attributes: Mapping[str, Any]) -> N
 def _is_earlier(root: Path) -> bool:
     """Whether there is a store in a data set's folder whose metadata are not consolidated."""
     try:
-        return "consolidated_metadata" not in _read_json(root / STORE / "zarr.json")
+        return "consolidated_metadata" not in _read_json(root, f"{STORE}/zarr.json")
     except UserError:
         return False
 
@@ -158,7 +159,7 @@ def read_layout(root: Path) -> Layout:
     found: set[tuple[int, int, int, int]] = set()
     for spec in ARRAYS:
         where = root / STORE / spec.name / "zarr.json"
-        document = _read_json(where)
+        document = _read_json(root, f"{STORE}/{spec.name}/zarr.json")
         try:
             (sharding,) = document["codecs"]
             grids = (
@@ -190,10 +191,10 @@ def read_layout(root: Path) -> Layout:
     return Layout(*found.pop())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    for part in (path.parent.parent, path.parent, path):
-        if part.is_symlink():
-            raise UserError(f"{part}: expected a folder or file of a store, got a link. Links are not followed.")
+def _read_json(root: Path, name: str) -> dict[str, Any]:
+    """The metadata in a file of a store, by its name relative to the data set."""
+    path = root / name
+    refuse_links(root, name)
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
@@ -218,6 +219,7 @@ class ShardWriter:
     """
 
     def __init__(self, root: Path, layout: Layout, shard: int, threads: int = 0) -> None:
+        refuse_links(root, *(shard_path(spec.name, shard, spec.channels) for spec in ARRAYS))
         self._layout, self._rows = layout, layout.rows(shard)
         self._pool = ThreadPoolExecutor(threads) if threads else None
         self._window: deque[Future[list[bytes]]] = deque()
@@ -338,7 +340,10 @@ class StoreReader:
             raise IndexError(f"index {index} is outside 0..{self.layout.n - 1}")
         spec = next(spec for spec in ARRAYS if spec.name == name)
         shard, position = divmod(index, self.layout.shard)
-        path = self.root / shard_path(spec.name, shard, spec.channels)
+        relative = shard_path(spec.name, shard, spec.channels)
+        path = self.root / relative
+        if (link := link_on(self.root, relative)) is not None:
+            raise FaultError(f"{link}: expected a folder or file of a store, got a link. Links are not followed.")
         chunk = self._chunk(spec, shard, position, path)
         sample = np.empty(self.layout.sample_shape(spec), spec.dtype)
         where = f"{path}: sample {index}"
@@ -349,6 +354,8 @@ class StoreReader:
         size = _zstd_content_size(chunk)
         if size != sample.nbytes:
             raise FaultError(f"{where}: expected {sample.nbytes} bytes when decoded, got a frame that declares {size}.")
+        if _zstd_frame_end(chunk) != len(chunk) - 4:
+            raise FaultError(f"{where}: expected one zstd frame, got more bytes after it. Run factory verify.")
         try:
             Zstd().decode(chunk[:-4], out=sample.reshape(-1).view(np.uint8))
         except RuntimeError as error:
@@ -365,10 +372,15 @@ class StoreReader:
         except OSError as error:
             raise FaultError(f"{path}: expected a shard file, got {error.strerror}. Run factory verify.") from error
         try:
-            offset, length = self._index(spec, shard, path, descriptor)[position]
-            if offset == _ABSENT or length > os.fstat(descriptor).st_size:
+            offset, length = (int(number) for number in self._index(spec, shard, path, descriptor)[position])
+            if offset == _ABSENT:
                 raise FaultError(f"{path}: expected sample {position} of the shard, got none. Run factory verify.")
-            return os.pread(descriptor, int(length), int(offset))
+            if offset + length > os.fstat(descriptor).st_size:
+                raise FaultError(
+                    f"{path}: sample {position} of the shard: expected a place in the file, got {length} bytes from "
+                    f"{offset}. Run factory verify."
+                )
+            return os.pread(descriptor, length, offset)
         finally:
             os.close(descriptor)
 
@@ -399,11 +411,24 @@ def _zstd_content_size(frame: bytes) -> int | None:
     """Decoded size that a zstd frame declares (RFC 8878, section 3.1.1.1), None where it declares none."""
     if len(frame) < 18 or frame[:4] != b"\x28\xb5\x2f\xfd":
         return None
-    descriptor = frame[4]
-    single_segment = descriptor >> 5 & 1
-    position = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
-    width = (single_segment, 2, 4, 8)[descriptor >> 6]
+    position, width = _zstd_size_field(frame[4])
     if not width:
         return None
     size = int.from_bytes(frame[position : position + width], "little")
     return size + 256 if width == 2 else size
+
+
+def _zstd_size_field(descriptor: int) -> tuple[int, int]:
+    """Place and width of the decoded size in a zstd frame with that descriptor byte."""
+    single_segment = descriptor >> 5 & 1
+    return 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3], (single_segment, 2, 4, 8)[descriptor >> 6]
+
+
+def _zstd_frame_end(frame: bytes) -> int:
+    """Place after the last block, and the checksum if there is one, of a zstd frame (RFC 8878, section 3.1.1.2)."""
+    position, is_last = sum(_zstd_size_field(frame[4])), False
+    while not is_last and position + 3 <= len(frame):
+        block = int.from_bytes(frame[position : position + 3], "little")
+        is_last, is_repeated_byte = bool(block & 1), block >> 1 & 3 == 1
+        position += 3 + (1 if is_repeated_byte else block >> 3)
+    return position + 4 * (frame[4] >> 2 & 1)

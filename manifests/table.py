@@ -12,6 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.contents import INFO as INFO
+from manifests.contents import MANIFEST as MANIFEST
+from manifests.contents import PARTS as PARTS
 from manifests.errors import UserError
 from manifests.files import open_atomic, write_atomic
 from manifests.schema import (
@@ -30,11 +33,6 @@ from manifests.schema import (
 
 ROWS_PER_FILE = 1_000_000
 """Largest number of rows in a file: more are split into parts, and a larger file is refused before it is read."""
-
-MANIFEST = "manifest.parquet"
-INFO = "manifest.json"
-"""The metadata of all rows once more, as other programs that write Parquet leave it out."""
-PARTS = "manifest"
 
 _MAX_VALUES = 2**26
 _MAX_TEXT_BYTES = 2**30

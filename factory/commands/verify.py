@@ -9,7 +9,11 @@ import typer
 def verify(
     dataset: Annotated[Path, typer.Argument(help="The data set's folder.")] = Path("data/synth"),
     repair: Annotated[
-        bool, typer.Option(help="Remove the records of damaged shards, so that their command makes them again.")
+        bool,
+        typer.Option(
+            help="Set strangers aside, mend run.yaml, and remove the records of damaged shards, so that their command "
+            "makes them again."
+        ),
     ] = False,
 ) -> None:
     """Check every file against SHA256SUMS, the ledger against the manifest, and every row against its stored tile.
@@ -20,11 +24,13 @@ def verify(
     """
     from factory.core.console import progress, say
     from factory.core.datasets import real_pixel_lines
-    from factory.core.folder import lock_folder
+    from factory.core.folder import RUN, lock_folder
+    from factory.core.runs import encode_run
     from factory.core.wording import plural
     from manifests import FaultError
     from manifests import verify as check
-    from manifests.dataset import forget_faulty_shards, open_dataset
+    from manifests.dataset import open_dataset
+    from manifests.repair import repair as mend
 
     with progress("verifying", 0) as bar:
         faults = check(dataset, lambda done, total: bar.to(done, total))
@@ -36,7 +42,14 @@ def verify(
     say(*map(str, faults))
     if repair:
         with lock_folder(dataset):
-            forgotten = forget_faulty_shards(dataset, faults)
-        say(f"removed the records of {plural(len(forgotten), 'shard')}: run the command that made {dataset} again.")
+            done = mend(dataset, faults, encode_run)
+        if done.strangers:
+            say(f"set {plural(len(done.strangers), 'stranger')} aside in {done.aside}.")
+        if done.run:
+            say(f"wrote {RUN} again, from the ledger.")
+        if done.is_whole:
+            say(f"{dataset}: nothing is left to mend. Check: factory verify {dataset}")
+            return
+        say(f"removed the records of {plural(len(done.shards), 'shard')}: run the command that made {dataset} again.")
     more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
     raise FaultError(f"{dataset}: expected a data set as it was written, got a fault: {faults[0]}{more}.")

@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Required, TypedDict, Unpack
@@ -24,24 +24,19 @@ from factory.core.config import canonical, digest
 from factory.core.folder import RUN, first_difference, lock_folder
 from factory.core.wording import dry_run, file_size
 from manifests.checksums import SUMS, write_sums
+from manifests.contents import FILES, INFO, MANIFEST, PARTS
+from manifests.contents import POINTS as POINTS
+from manifests.contents import POOL as POOL
+from manifests.contents import REGIONS as REGIONS
 from manifests.dataset import sample_digests
 from manifests.errors import FaultError, UserError
-from manifests.files import is_temporary, remove_orphans, walk, write_atomic
-from manifests.ledger import LEDGER, ShardRecord, finished, is_intact, publish_record
+from manifests.files import is_temporary, refuse_links, remove_orphans, walk, write_atomic
+from manifests.ledger import LEDGER, ShardRecord, fingerprints, finished, is_intact, publish_record
 from manifests.measure import measure
 from manifests.schema import DatasetInfo
-from manifests.store import STORE, Layout, ShardWriter, create_store, shard_path
-from manifests.table import INFO, MANIFEST, PARTS, read_dataset_manifest, rows_to_table, write_dataset_manifest
+from manifests.store import ARRAYS, STORE, Layout, ShardWriter, create_store, shard_path
+from manifests.table import read_dataset_manifest, rows_to_table, write_dataset_manifest
 from manifests.tile import Tile
-
-POINTS = "points.parquet"
-"""Points without outlines, beside the manifest, written by `ingest` for point lists."""
-
-REGIONS = "regions.json"
-"""Agreement of region labels with the points that they were made of, written by `ingest --regions`."""
-
-POOL = "pool.parquet"
-"""Candidates from which `factory make --joint` chose its tiles."""
 
 _BYTES_PER_PIXEL = 3.5
 """Bytes of a pixel on the disk in the worst case: a noisy RGB image hardly compresses, masks do."""
@@ -52,7 +47,7 @@ _REHEARSED, _QUICK_S = 2, 3.0
 Sample = tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]
 """Image uint8 [H, W, 3], labels, and the row of the manifest."""
 
-_OWN = frozenset({RUN, STORE, LEDGER, MANIFEST, INFO, PARTS, SUMS, POINTS, REGIONS, POOL})
+_OWN = frozenset({*FILES, STORE, LEDGER, PARTS, SUMS})
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,7 @@ class Run:
             write_dataset_manifest(spec.out, table, spec.info)
         remove_orphans(spec.out)
         known = {file.path: file.sha256 for record in records for file in record.files}
-        write_sums(spec.out, known)
+        write_sums(spec.out, spec.layout.shards, known)
         return table
 
 
@@ -139,7 +134,7 @@ class Run:
 def open_run(spec: RunSpec, *, overwrite: bool = False) -> Iterator[Run]:
     """Open a run folder for writing, as `open_folder`, with run.yaml and an empty store."""
     with open_folder(spec, overwrite=overwrite):
-        write_atomic(spec.out / RUN, _encode(spec))
+        write_atomic(spec.out / RUN, encode_run(spec.document))
         create_store(spec.out, spec.layout, spec.info.to_dict())
         yield Run(spec)
 
@@ -235,7 +230,8 @@ def write_shard(spec: RunSpec, shard: int, samples: Iterable[Sample]) -> ShardRe
             rows.append({**row, **achieved, **placed})
         files = writer.publish()
     # Through Arrow, so that the record holds exactly the values that the manifest will: nulls, types and all.
-    record = ShardRecord(shard, spec.fingerprint, tuple(files), tuple(rows_to_table(rows).to_pylist()))
+    stored = tuple(rows_to_table(rows).to_pylist())
+    record = ShardRecord(shard, spec.fingerprint, tuple(files), stored, None if shard else spec.document)
     publish_record(spec.out, record)
     return record
 
@@ -325,15 +321,19 @@ def _is_written(spec: RunSpec, table: pa.Table) -> bool:
     return bool(found.equals(table)) and canonical(info.to_dict()) == canonical(spec.info.to_dict())
 
 
-def _encode(spec: RunSpec) -> bytes:
-    return yaml.safe_dump(spec.document, sort_keys=True, allow_unicode=True).encode()
+def encode_run(document: Mapping[str, Any]) -> bytes:
+    """The bytes of run.yaml."""
+    return yaml.safe_dump(document, sort_keys=True, allow_unicode=True).encode()
 
 
 def _is_same(spec: RunSpec) -> bool:
+    """Whether the folder is this run's: run.yaml says so, or, where that is damaged or lost, its ledger."""
     try:
-        return canonical(read_run(spec.out)) == canonical(spec.document)
+        if canonical(read_run(spec.out)) == canonical(spec.document):
+            return True
     except UserError:
-        return False
+        pass
+    return next(fingerprints(spec.out), None) == spec.fingerprint
 
 
 def _check_target(spec: RunSpec, overwrite: bool) -> None:
@@ -346,13 +346,16 @@ def _check_target(spec: RunSpec, overwrite: bool) -> None:
     if not out.is_dir():
         return
     names = {path.name for path in out.iterdir() if not is_temporary(path)} - spec.beside
+    refuse_links(out, *sorted(names), *(f"{STORE}/{array.name}/c" for array in ARRAYS))
     if not names or (overwrite and names <= _OWN):
         return
-    if RUN not in names or not names <= _OWN:
-        stranger = sorted(names - _OWN)
-        got = f"{stranger[0]!r} in it" if stranger else f"no {RUN}"
-        raise UserError(f"{out}: expected an empty folder or a data set, got {got}. Choose another --out.")
+    if stranger := sorted(names - _OWN):
+        raise UserError(
+            f"{out}: expected an empty folder or a data set, got {stranger[0]!r} in it. Choose another --out."
+        )
     if not _is_same(spec):
+        if RUN not in names:
+            raise UserError(f"{out}: expected an empty folder or a data set, got no {RUN}. Choose another --out.")
         raise UserError(
             f"{out}: expected the configuration that it was made with, got another one "
             f"({first_difference(read_run(out), spec.document)}). Use another --out, or --overwrite to start anew."

@@ -28,7 +28,8 @@ from factory.core.runs import check_room, ignore
 from factory.export.base import Export, Files, Part, Record, resolve_format
 from factory.export.origin import origin_of
 from factory.export.where import select
-from manifests.checksums import listed_files
+from manifests.checksums import SUMS, listed_files
+from manifests.contents import is_own
 from manifests.dataset import Dataset, Sample, open_dataset, sample_digests
 from manifests.errors import FaultError, UserError
 from manifests.files import sha256_file, sync_folder, write_atomic
@@ -156,6 +157,8 @@ def _check_listed(root: Path) -> None:
     """
     listed = listed_files(root)
     for name, sha256 in listed.items():
+        if not is_own(name):
+            raise FaultError(f"{root / SUMS}: expected files of a data set, got {name!r}. Run factory verify --repair.")
         is_manifest = name in (MANIFEST, INFO) or name.startswith(f"{PARTS}/")
         if not (root / name).is_file() or (is_manifest and sha256_file(root / name) != sha256):
             raise FaultError(

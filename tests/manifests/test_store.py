@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -115,19 +116,42 @@ def test_every_flipped_bit_of_a_chunk_is_noticed(tmp_path: Path) -> None:
     assert noticed == 200
 
 
+def forge_shard(path: Path, frame: bytes, offset: int = 0) -> None:
+    """A shard of two samples whose checksums hold: one chunk, at any place that its index claims."""
+    chunk = frame + google_crc32c.value(frame).to_bytes(4, "little")
+    index = np.full((2, 2), 2**64 - 1, "<u8")
+    index[0] = offset, len(chunk)
+    footer = index.tobytes()
+    path.write_bytes(chunk + footer + google_crc32c.value(footer).to_bytes(4, "little"))
+
+
 def test_a_bomb_is_refused_before_it_is_inflated(tmp_path: Path) -> None:
     write(tmp_path)
-    from google_crc32c import value
-
-    bomb = bytes(Zstd(level=1).encode(np.zeros(1 << 26, np.uint8)))
-    chunk = bomb + value(bomb).to_bytes(4, "little")
-    index = np.full((2, 2), 2**64 - 1, "<u8")
-    index[0] = 0, len(chunk)
-    footer = index.tobytes()
-    path = tmp_path / shard_path("semantic", 2, ())
-    path.write_bytes(chunk + footer + value(footer).to_bytes(4, "little"))
+    forge_shard(tmp_path / shard_path("semantic", 2, ()), bytes(Zstd(level=1).encode(np.zeros(1 << 26, np.uint8))))
     with pytest.raises(FaultError, match="declares 67108864"):
         StoreReader(tmp_path).read(4, "semantic")
+
+
+@pytest.mark.parametrize("offset", [2**63, 2**64 - 2, 10_000])
+def test_a_place_outside_the_shard_is_named_and_not_read(tmp_path: Path, offset: int) -> None:
+    write(tmp_path)
+    path = tmp_path / shard_path("semantic", 2, ())
+    forge_shard(path, bytes(100), offset)
+    with pytest.raises(FaultError, match="expected a place in the file"):
+        StoreReader(tmp_path).read(4, "semantic")
+
+
+@pytest.mark.parametrize("second", [bytes(Zstd().encode(b"more")), b"\x50\x2a\x4d\x18\x04\0\0\0skip", b"x"])
+def test_bytes_after_the_frame_of_a_sample_are_named(tmp_path: Path, second: bytes) -> None:
+    write(tmp_path)
+    path, sample = tmp_path / shard_path("semantic", 2, ()), StoreReader(tmp_path).read(4, "semantic")
+    for level, checksum in ((1, False), (19, True)):
+        frame = bytes(Zstd(level, checksum).encode(sample))
+        forge_shard(path, frame)
+        assert np.array_equal(StoreReader(tmp_path).read(4, "semantic"), sample)
+        forge_shard(path, frame + second)
+        with pytest.raises(FaultError, match="expected one zstd frame"):
+            StoreReader(tmp_path).read(4, "semantic")
 
 
 def test_links_in_a_store_are_refused(tmp_path: Path) -> None:
@@ -135,8 +159,10 @@ def test_links_in_a_store_are_refused(tmp_path: Path) -> None:
     path = tmp_path / shard_path("semantic", 2, ())
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FaultError, match="shard file"):
+    with pytest.raises(FaultError, match="got a link"):
         StoreReader(tmp_path).read(4, "semantic")
+    with pytest.raises(UserError, match="got a link"):
+        ShardWriter(tmp_path, LAYOUT, 2)
     metadata = tmp_path / "store.zarr/image/zarr.json"
     metadata.rename(tmp_path / "zarr.json")
     metadata.symlink_to(tmp_path / "zarr.json")

@@ -1,5 +1,6 @@
 """Promises 3 and 12: verification finds every fault, names it, and measures what the manifest says."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from factory.core.runs import RunSpec
-from manifests import DatasetInfo, get_scheme, open_dataset, verify
+from factory.core.runs import RunSpec, encode_run
+from manifests import DatasetInfo, UserError, get_scheme, open_dataset, verify
 from manifests.checksums import write_sums
-from manifests.dataset import forget_faulty_shards
 from manifests.files import temporary_beside, walk
 from manifests.ledger import finished, publish_record, read_record
+from manifests.repair import Repair, repair
 from manifests.schema import metadata_of
-from manifests.store import Layout
+from manifests.store import FileRecord, Layout
 from manifests.table import write_manifest
 from tests.conftest import write_by_run, write_dataset
 
@@ -36,6 +37,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(whole: Path, tmp_path: Path) -> Path:
     shutil.copytree(whole, tmp_path / "data")
     return tmp_path / "data"
+
+
+def repaired(root: Path) -> Repair:
+    return repair(root, verify(root), encode_run)
 
 
 def kinds(root: Path) -> list[str]:
@@ -85,13 +90,87 @@ def test_every_deleted_emptied_halved_or_swapped_file_is_found_and_named(copy: P
     assert verify(copy) == []
 
 
-def test_an_extra_file_and_a_link_are_found(copy: Path) -> None:
-    (copy / "notes.txt").write_text("x")
-    assert [fault.path for fault in verify(copy)] == ["notes.txt"]
-    (copy / "notes.txt").unlink()
-    (copy / "run.yaml").rename(copy.parent / "run.yaml")
-    (copy / "run.yaml").symlink_to(copy.parent / "run.yaml")
-    assert "a link" in str(verify(copy)[0])
+STRANGERS = (
+    "notes.txt",
+    "store.zarr/new/zarr.json",
+    "store.zarr/image/c/2/0/0/0",
+    "ledger/7.json",
+    "ledger/000002.json",
+)
+
+
+def test_strangers_are_never_listed_and_repair_sets_them_aside(copy: Path) -> None:
+    sums = (copy / "SHA256SUMS").read_bytes()
+    for name in STRANGERS:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_text(name)
+    write_sums(copy, 2, {})
+    assert (copy / "SHA256SUMS").read_bytes() == sums
+    faults = verify(copy)
+    assert sorted(fault.path for fault in faults) == sorted(STRANGERS)
+    assert all("a stranger" in fault.message for fault in faults)
+    done = repaired(copy)
+    assert done.is_whole
+    assert done.shards == ()
+    assert {name: (done.aside / name).read_text() for name in STRANGERS} == {name: name for name in STRANGERS}
+    assert verify(copy) == []
+    assert not (copy / "store.zarr/new").exists()
+
+
+def test_strangers_that_an_earlier_release_listed_are_named_never_read_and_struck_off(copy: Path) -> None:
+    sums = (copy / "SHA256SUMS").read_bytes()
+    body = sums.rstrip(b"\n").rpartition(b"\n")[0] + b"\n" + b"0" * 64 + b"  ../../outside\n"
+    (copy / "SHA256SUMS").write_bytes(body + f"{hashlib.sha256(body).hexdigest()}  SHA256SUMS\n".encode())
+    assert [fault.path for fault in verify(copy)] == ["../../outside"]
+    assert repaired(copy).is_whole
+    assert (copy / "SHA256SUMS").read_bytes() == sums
+
+
+def test_a_linked_file_store_or_ledger_is_called_a_link(copy: Path) -> None:
+    for name in ("run.yaml", "ledger", "store.zarr"):
+        (copy / name).rename(copy.parent / name)
+        (copy / name).symlink_to(copy.parent / name)
+        faults = verify(copy)
+        assert any(fault.path == name and "a link" in fault.message for fault in faults)
+        assert not any("missing" in fault.message for fault in faults)
+        (copy / name).unlink()
+        (copy.parent / name).rename(copy / name)
+    (copy / "store.zarr/image").rename(copy.parent / "image")
+    (copy / "store.zarr/image").symlink_to(copy.parent / "image")
+    with pytest.raises(UserError, match=r"store\.zarr/image: expected .* got a link"):
+        write_by_run(copy, scheme="pdl1", n=4, size=(32, 32), shard=2, source="synthetic")
+
+
+@pytest.mark.parametrize("damage", [lambda text: text.replace("seed", "sead"), lambda text: "\0", None])
+@pytest.mark.parametrize("is_earlier", [False, True])
+def test_a_damaged_configuration_is_mended_by_repair_or_by_its_command(
+    copy: Path, damage: Callable[[str], str] | None, *, is_earlier: bool
+) -> None:
+    """Records of earlier releases have no copy of it, but its fingerprint."""
+    if is_earlier:
+        record = read_record(copy, 0)
+        assert record is not None
+        publish_record(copy, replace(record, run=None))
+        write_sums(copy, 2, {})
+    before = {path: path.read_bytes() for path in walk(copy)}
+    text = (copy / "run.yaml").read_text()
+    (copy / "run.yaml").unlink()
+    if damage is not None:
+        (copy / "run.yaml").write_text(damage(text))
+    done = repaired(copy)
+    assert (done.run, done.is_whole) == (not is_earlier, not is_earlier)
+    write_by_run(copy, scheme="pdl1", n=4, size=(32, 32), shard=2, source="synthetic")
+    assert {path: path.read_bytes() for path in walk(copy)} == before
+    assert verify(copy) == []
+
+
+def test_a_record_that_names_a_path_outside_does_not_count(copy: Path) -> None:
+    record = read_record(copy, 1)
+    assert record is not None
+    (copy.parent / "outside").write_bytes(b"")
+    publish_record(copy, replace(record, files=(FileRecord("../outside", 0, "0" * 64), *record.files[1:])))
+    assert finished(copy, range(2), record.fingerprint).keys() == {0}
+    assert any(fault.path == "ledger/000001.json" and "names of its shard" in fault.message for fault in verify(copy))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +182,7 @@ def test_a_manifest_that_lies_is_found_although_checksums_hold(copy: Path, colum
     rows = dataset.table.to_pylist()
     rows[1][column] = value
     write_manifest(copy / "manifest.parquet", pa.Table.from_pylist(rows, schema=dataset.table.schema), dataset.info)
-    write_sums(copy, {})
+    write_sums(copy, 2, {})
     faults = verify(copy)
     assert any(fault.path == f"sample {rows[1]['sample_id']}" and column in fault.message for fault in faults)
     assert any(fault.path == "ledger/000000.json" for fault in faults)
@@ -113,15 +192,14 @@ def test_a_manifest_without_a_row_is_found(copy: Path) -> None:
     dataset = open_dataset(copy)
     info: DatasetInfo = dataset.info
     write_manifest(copy / "manifest.parquet", dataset.table.slice(1), info)
-    write_sums(copy, {})
+    write_sums(copy, 2, {})
     assert any("one row for each" in fault.message for fault in verify(copy))
 
 
 def test_repair_forgets_just_the_shard_at_fault(copy: Path) -> None:
     path = copy / "store.zarr/semantic/c/1/0/0"
     path.write_bytes(path.read_bytes()[:-1])
-    faults = verify(copy)
-    assert forget_faulty_shards(copy, faults) == [1]
+    assert repaired(copy).shards == (1,)
     assert (copy / "ledger/000000.json").exists()
     assert not (copy / "ledger/000001.json").exists()
 
@@ -130,7 +208,7 @@ def test_checksums_leave_out_what_another_writer_has_open(copy: Path) -> None:
     own = temporary_beside(copy / "manifest.parquet")
     other = own.with_name(own.name.replace(str(os.getpid()), str(os.getppid())))
     other.write_bytes(b"half")
-    write_sums(copy, {})
+    write_sums(copy, 2, {})
     assert other.name not in (copy / "SHA256SUMS").read_text()
     assert [fault.path for fault in verify(copy)] == [other.name]
     other.unlink()
@@ -150,7 +228,7 @@ def test_a_manifest_in_parts_is_opened_verified_and_repaired(tmp_path: Path, mon
     assert faults[0].path == "manifest/part-000001.parquet"
     assert any("expected unique values" in fault.message for fault in faults)
     part.write_bytes(content[:-9])
-    assert forget_faulty_shards(dataset.root, verify(dataset.root)) == []
+    assert repaired(dataset.root).shards == ()
     assert verify(write_dataset(tmp_path / "data", n=7).root) == []
 
 
@@ -162,7 +240,7 @@ def test_a_store_that_claims_a_trillion_tiles_is_a_fault_and_no_long_wait(copy: 
         path.write_text(json.dumps(document))
     faults = verify(copy)
     assert any("one row for each of the 1000000000000" in fault.message for fault in faults)
-    assert forget_faulty_shards(copy, faults) == []
+    assert repaired(copy).shards == ()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +277,7 @@ def test_a_set_from_before_a_column_was_measured_holds_and_keeps_its_bytes(tmp_p
         publish_record(root, replace(record, rows=rows))
     table = open_dataset(root).table.drop_columns(["cells_cut"]).replace_schema_metadata(metadata_of(info))
     pq.write_table(table, root / "manifest.parquet")
-    write_sums(root, {})
+    write_sums(root, 2, {})
     sums = (root / "SHA256SUMS").read_bytes()
     assert verify(root) == []
     assert open_dataset(root).table["cells_cut"].null_count == 6
