@@ -65,7 +65,7 @@ def make(
         if request.joint
         else report.closing_table(table, scheme, report.named_classes(prepared))
     )
-    if closing.row_count or not request.joint:
+    if closing.row_count:
         say(closing)
     say(report.class_table(table, scheme), report.closing_line(request.out, len(table), made, seconds))
     say(*real_pixel_lines(table, prepared.spec.info))
