@@ -70,10 +70,10 @@ def compare(
     assignments: options.Assignments = None,
     out: Annotated[Path, OUTPUT("Folder of the comparison.")] = Path("runs/compare"),
     reuse: Annotated[
-        Path | None,
+        list[Path] | None,
         OUTPUT(
-            "Folder of another comparison, e.g. with other synthetic tiles: identical trainings and their scores "
-            "are reused. Give the same --also-test. [default: none]"
+            "Folder of another comparison, e.g. with other synthetic tiles or other arms: identical trainings and "
+            "their scores are reused. Give the same --also-test. Repeatable. [default: none]"
         ),
     ] = None,
     patients_of_cells: Annotated[
@@ -130,11 +130,14 @@ def compare(
         write_patients(patients_of_cells, rows)
         say(f"wrote {patients_of_cells}: {len(rows)} patients of {len({row[:2] for row in rows})} cells")
         return
-    comparison = comparisons.prepare(settings, real, synth, out, device=device, reuse=reuse, external=also_test or [])
+    comparison = comparisons.prepare(
+        settings, real, synth, out, device=device, reuse=reuse or [], external=also_test or []
+    )
     settings, setting = comparison.config, comparisons.setting(comparison, device)
     say(*report.describe(settings, setting))
-    if reuse is not None:
-        say(f"{len(comparisons.reused(comparison))} of {len(comparison.trainings)} trainings taken over from {reuse}")
+    if reuse:
+        folders = ", ".join(map(str, reuse))
+        say(f"{len(comparisons.reused(comparison))} of {len(comparison.trainings)} trainings taken over from {folders}")
     if dry_run:
         comparisons.check_target(comparison)
         with working("timing two steps"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Comparison:
             (of the first cell, where each has its own).
         synth: folder of the synthetic tiles, or a pattern; sets: every set of it, by its folder.
         out: its folder. encoder_sha256: of the file of encoder weights, None for random ones.
-        reuse: folder of another comparison; its trainings are reused where they are the same.
+        reuse: folders of other comparisons, whose trainings are reused where they are the same.
         external: real tiles of other origin, whose test splits are scored and reported separately.
     """
 
@@ -59,7 +60,7 @@ class Comparison:
     sets: Mapping[Path, Source]
     out: Path
     encoder_sha256: str | None = None
-    reuse: Path | None = None
+    reuse: tuple[Path, ...] = ()
     external: tuple[Source, ...] = ()
 
     @property
@@ -162,7 +163,7 @@ def prepare(
     out: Path,
     *,
     device: str = "cpu",
-    reuse: Path | None = None,
+    reuse: Sequence[Path] = (),
     external: Sequence[Path] = (),
 ) -> Comparison:
     """Open and check everything; writes nothing.
@@ -197,15 +198,16 @@ def prepare(
     )
     same = {name: getattr(widest.config, name) for name in ("scheme", "crop", "network", "precision")}
     config = config.model_copy(update={"train": config.train.model_copy(update=same)})
-    comparison = Comparison(config, sources, synth, sets, out, widest.encoder_sha256, reuse, further)
+    comparison = Comparison(config, sources, synth, sets, out, widest.encoder_sha256, tuple(reuse), further)
     _check_schemes(comparison)
     _check_fractions(comparison)
     check_knowledge(sets, synth, comparison.trainings, sources[0], comparison.real_training)
-    if reuse is not None and not _reusable(comparison):
-        raise UserError(
-            f"--reuse: expected the folder of a comparison with a training that is the same here, got {reuse}. "
-            "Those without synthetic tiles are, where real tiles, config and --also-test are. Leave --reuse out."
-        )
+    for path in reuse:
+        if not _reusable(replace(comparison, reuse=(path,))):
+            raise UserError(
+                f"--reuse: expected the folder of a comparison with a training that is the same here, got {path}. "
+                "Those without synthetic tiles are, where real tiles, config and --also-test are. Leave it out."
+            )
     for training in comparison.trainings:
         if training.seed == 0 and training.fraction in (None, config.fractions[0]):  # one of each arm is enough
             _prepare_training(comparison, training)
@@ -321,7 +323,7 @@ def _images(comparison: Comparison, test: str) -> list[tuple[str, str]]:
 
 
 def reused(comparison: Comparison) -> dict[Training, Record]:
-    """Trainings that `run` copies from the other comparison: the same as here, and not yet in this one."""
+    """Trainings that `run` copies from other comparisons: the same as here, and not yet in this one."""
     folder = comparison.out / TRAININGS
     return {
         training: record
@@ -331,12 +333,10 @@ def reused(comparison: Comparison) -> dict[Training, Record]:
 
 
 def _reusable(comparison: Comparison) -> dict[Training, Record]:
-    """Finished trainings of the other comparison that are the same in this one."""
-    if comparison.reuse is None:
-        return {}
+    """Finished trainings of other comparisons that are the same in this one."""
     found = {}
-    for training in comparison.trainings:
-        record = read_any_record(comparison.reuse / TRAININGS, training)
+    for training, folder in product(comparison.trainings, comparison.reuse):
+        record = read_any_record(folder / TRAININGS, training)
         if record is not None and record.error is None and record.fingerprint == comparison.fingerprint(training):
             found[training] = record
     return found

@@ -393,7 +393,7 @@ def test_trainings_without_synthetic_tiles_are_taken_over_from_another_compariso
     other = tmp_path / "synth"
     write_dataset(other, n=4, source="synthetic", size=(64, 32))
     config = config_of(arms=["R", "S*"], fractions=[0.5])
-    second = comparisons.prepare(config, home / "real", other, tmp_path / "out", reuse=first.out)
+    second = comparisons.prepare(config, home / "real", other, tmp_path / "out", reuse=[first.out])
     assert first.document != second.document
     assert [training.arm for training in comparisons.reused(second)] == ["R"]
     trained = []
@@ -402,11 +402,13 @@ def test_trainings_without_synthetic_tiles_are_taken_over_from_another_compariso
     (taken,) = (training for training in found.finished if training.arm == "R")
     assert np.array_equal(found.finished[taken]["aji"], scores.finished[taken]["aji"])
     assert not comparisons.reused(second), "it is in this one now"
+    joined = comparisons.prepare(config, home / "real", other, tmp_path / "joined", reuse=[first.out, second.out])
+    assert [training.arm for training in comparisons.reused(joined)] == ["R", "S*"]
     shorter = config_of(arms=["R", "S*"], fractions=[0.5], train={**TRAIN, "steps": 1})
     with pytest.raises(
         UserError, match="--reuse: expected the folder of a comparison with a training that is the same"
     ):
-        comparisons.prepare(shorter, home / "real", other, tmp_path / "none", reuse=first.out)
+        comparisons.prepare(shorter, home / "real", other, tmp_path / "none", reuse=[first.out])
 
 
 def test_the_command_says_how_many_trainings_are_taken_over_and_with_other_tests_none_are(
