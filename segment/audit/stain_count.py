@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from manifests.labels import IGNORE, LabelScheme
 from manifests.tile import Tile
+from segment.data.stains import STAINED_OD, stain_directions
 
 Floats = npt.NDArray[np.float32]
 
@@ -31,12 +32,6 @@ CELL = "cell"
 
 CLEAR_PERCENTILE = 5.0
 """Percentile of a tile's optical density, per channel, that is taken as its clear ground."""
-
-STAINED_OD = 0.26
-"""Shortest optical density vector of a stained pixel: 0.15 in each channel, as in Macenko et al. 2009."""
-
-EXTREME_PERCENTILE = 1.0
-"""Percentile of the angle of the first stain vector, and 100 minus that of the second (Macenko et al. 2009)."""
 
 PALE_OD, LEAST_OD = 0.03, 0.12
 """Density added before the logarithm, so that noise of clear ground has no contrast; and the smallest mean density of a
@@ -82,18 +77,10 @@ def estimate_vectors(images: Iterable[npt.NDArray[np.uint8]]) -> StainVectors | 
         if len(stained) > _SAMPLED_PIXELS:
             stained = stained[rng.choice(len(stained), _SAMPLED_PIXELS, replace=False)]
         parts.append(stained)
-    pixels = np.concatenate(parts) if parts else np.empty((0, 3), np.float32)
-    if len(pixels) < 2:
+    vectors = stain_directions(np.concatenate(parts)) if parts else None
+    if vectors is None:
         return None
-    _, _, directions = np.linalg.svd(pixels.T @ pixels)
-    plane = directions[:2] * np.where(directions[:2].sum(axis=1, keepdims=True) < 0, -1, 1)  # [2, 3]
-    angle = np.arctan2(pixels @ plane[1], pixels @ plane[0])
-    extremes = np.percentile(angle, [EXTREME_PERCENTILE, 100 - EXTREME_PERCENTILE])
-    if extremes[1] - extremes[0] < np.radians(1):
-        return None
-    vectors = np.maximum(np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane, 0)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    haematoxylin, dab = sorted(map(tuple, vectors.tolist()), key=lambda vector: vector[2] - vector[0])
+    haematoxylin, dab = map(tuple, vectors.tolist())
     return StainVectors(haematoxylin, dab)
 
 

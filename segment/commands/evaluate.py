@@ -22,6 +22,7 @@ def evaluate(
         OUTPUT("Folder for the report. [default: beside the weights; starter: runs/segment/starter]"),
     ] = None,
     tta: options.TestTimeAugmentation = None,
+    stain_reference: options.StainReference = None,
     precision: Precision = "fp32",
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -54,7 +55,7 @@ def evaluate(
     from segment.network.weights import STARTER, load_weights
 
     arithmetic = resolve_precision(precision, device)
-    loaded = load_weights(weights, device, tta)
+    loaded = load_weights(weights, device, tta, stain_reference)
     sources = open_sources(parse_mix(mix or loaded.card["mix"]), real, synth)
     parts = [(source, source.dataset if split == "all" else source.split(split)) for source in sources]
     parts = [(source, dataset) for source, dataset in parts if len(dataset)]

@@ -17,6 +17,13 @@ TestTimeAugmentation = Annotated[
         "--tta",
     ),
 ]
+StainReference = Annotated[
+    str | None,
+    INPUT(
+        "Bring every image to the stains of these first (Macenko): an image, a folder, the training tiles of a data "
+        "set, or none. H&E only. [default: as trained, none for most weights]"
+    ),
+]
 Assignments = Annotated[
     list[str] | None,
     CONFIGURATION(

@@ -39,6 +39,7 @@ def predict(
     ] = None,
     overlap: Annotated[int, RUNNING("Pixels that neighbouring windows share, a multiple of 32.")] = 128,
     tta: options.TestTimeAugmentation = None,
+    stain_reference: options.StainReference = None,
     precision: Precision = "fp32",
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -73,7 +74,7 @@ def predict(
     device = resolve_device(device)
     settings = planning.Settings(output_format, tile, overlap, preview, resolve_precision(precision, device))
     inputs = find_images(images, mpp)
-    loaded = load_weights(weights, device, tta)
+    loaded = load_weights(weights, device, tta, stain_reference)
     jobs = planning.plan_jobs(inputs, loaded, settings)
     config = planning.describe_config(loaded, settings, mpp)
     is_set = settings.format == "dataset"
@@ -81,6 +82,7 @@ def predict(
     say(*planning.describe_jobs(jobs, loaded))
     if len(todo) < len(jobs):
         say(f"{plural(len(jobs) - len(todo), 'image')} done, {len(todo)} to go")
+    todo = writing.with_stains(todo, loaded)
     if dry_run:
         room = check_run(run_of(out, jobs, loaded, config), overwrite=overwrite) if is_set else writing.room_of(todo)
         with working("timing a window"):

@@ -26,7 +26,9 @@ from segment.compare.report import HTML, MARKDOWN, PLOT, SCORES, SUMMARY, Settin
 from segment.compare.sets import is_pattern, open_sets, path_of, patients_of_cells
 from segment.compare.summary import Scores
 from segment.data.mixing import Mix
+from segment.data.references import refuse_tested_references
 from segment.data.sources import Source, choose_scheme, open_sources
+from segment.data.stains import Stains
 from segment.data.whole_images import group_tiles, whole_images
 from segment.evaluate.evaluate import evaluate
 from segment.network.weights import load_weights
@@ -52,6 +54,7 @@ class Comparison:
         out: its folder. encoder_sha256: of the file of encoder weights, None for random ones.
         reuse: folders of other comparisons, whose trainings are reused where they are the same.
         external: real tiles of other origin, whose test splits are scored and reported separately.
+        references: stains of further images for the augmentation.
     """
 
     config: CompareConfig
@@ -62,6 +65,7 @@ class Comparison:
     encoder_sha256: str | None = None
     reuse: tuple[Path, ...] = ()
     external: tuple[Source, ...] = ()
+    references: tuple[Stains, ...] = ()
 
     @property
     def trainings(self) -> list[Training]:
@@ -102,6 +106,8 @@ class Comparison:
         if "synth" in data and is_pattern(self.synth):  # each training has its own; more of them may come
             data["synth"] = str(self.synth)
         data |= {f"test {name}": source.fingerprint for name, (source, _) in self.tests.items() if name != OWN_TEST}
+        if self.references:
+            data["stain references"] = digest([stains.model_dump() for stains in self.references])
         return {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
 
     def fingerprint(self, training: Training) -> str:
@@ -198,7 +204,11 @@ def prepare(
     )
     same = {name: getattr(widest.config, name) for name in ("scheme", "crop", "network", "precision")}
     config = config.model_copy(update={"train": config.train.model_copy(update=same)})
-    comparison = Comparison(config, sources, synth, sets, out, widest.encoder_sha256, tuple(reuse), further)
+    if widest.references:
+        refuse_tested_references(Path(str(config.train.augment.macenko.references)), further)
+    comparison = Comparison(
+        config, sources, synth, sets, out, widest.encoder_sha256, tuple(reuse), further, widest.references
+    )
     _check_schemes(comparison)
     _check_fractions(comparison)
     check_knowledge(sets, synth, comparison.trainings, sources[0], comparison.real_training)

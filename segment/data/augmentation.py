@@ -15,6 +15,7 @@ from scipy.special import ndtri
 
 from factory.core.config import Config
 from segment.data.pasting import PasteConfig
+from segment.data.stains import MacenkoConfig, mix_densities
 
 _ELASTIC_GRID = 3
 
@@ -22,9 +23,6 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """RGB optical density of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001, as scikit-image gives them)."""
 _STAINS = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
 _UNMIXED = np.linalg.inv(_STAINS)
-
-_LOG = np.log(np.maximum(np.arange(256), 1 / 3) / 255).astype(np.float32)
-"""-OD of every grey level; black counts as a third of a level, which is rounded back to 0."""
 
 
 class AugmentConfig(Config):
@@ -42,9 +40,10 @@ class AugmentConfig(Config):
         blur_probability, blur_px: of blur, and its largest Gaussian sigma in pixels.
         noise_probability, noise: of noise, and its largest sigma as a share of white.
         paste: nuclei of other places pasted into the crop; none by default.
+        macenko: stains of other images; none by default.
     """
 
-    added: ClassVar = frozenset({"paste"})
+    added: ClassVar = frozenset({"paste", "macenko"})
     dihedral: bool = True
     warp_probability: float = Field(default=0.3, ge=0, le=1)
     rotate_degrees: float = Field(default=25.0, ge=0, le=180)
@@ -58,6 +57,7 @@ class AugmentConfig(Config):
     noise_probability: float = Field(default=0.1, ge=0, le=1)
     noise: float = Field(default=0.03, ge=0, lt=1)
     paste: PasteConfig = PasteConfig()
+    macenko: MacenkoConfig = MacenkoConfig()
 
     @classmethod
     def none(cls) -> AugmentConfig:
@@ -225,14 +225,18 @@ def _span(positions: npt.NDArray[np.float32], size: int) -> slice:
 
 
 def change_appearance(
-    image: npt.NDArray[np.uint8], rng: np.random.Generator, config: AugmentConfig
+    image: npt.NDArray[np.uint8],
+    rng: np.random.Generator,
+    config: AugmentConfig,
+    restained: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Change colours, then focus and noise of some crops: uint8 [h, w, 3] -> the same.
 
-    With `AugmentConfig.none` the image itself is returned, not a copy.
+    With `AugmentConfig.none` the image itself is returned, not a copy. `restained` is a `stains.transfer` to other
+    stains, which comes first.
     """
-    if config.stain_gain or config.density_gain or config.brightness:
-        image = recolour(image, rng, config)
+    if config.stain_gain or config.density_gain or config.brightness or restained is not None:
+        image = recolour(image, rng, config, restained)
     if rng.random() < config.blur_probability:
         image = _blur(image, rng.uniform(0, config.blur_px))
     if rng.random() < config.noise_probability:
@@ -240,24 +244,23 @@ def change_appearance(
     return image
 
 
-def recolour(image: npt.NDArray[np.uint8], rng: np.random.Generator, config: AugmentConfig) -> npt.NDArray[np.uint8]:
+def recolour(
+    image: npt.NDArray[np.uint8],
+    rng: np.random.Generator,
+    config: AugmentConfig,
+    restained: npt.NDArray[np.float64] | None = None,
+) -> npt.NDArray[np.uint8]:
     """Vary the strength of each stain, of each channel, and the illumination: uint8 [h, w, 3] -> the same.
 
     Optical densities are unmixed into haematoxylin, eosin and DAB, each is multiplied by its own factor, and they are
     mixed again (Tellez 2018, without the additive term, so that unstained glass does not change). Then the density of
     each channel and the illumination are multiplied: v' = 255 light exp(-gain_c (A od)_c).
     """
-    import cv2
-
     stains = 1 + config.stain_gain * rng.uniform(-1, 1, 3)
     gains = 1 + config.density_gain * rng.uniform(-1, 1, 3)
     light = 1 + config.brightness * rng.uniform(-1, 1)
     mixing = gains[:, None] * (_UNMIXED @ np.diag(stains) @ _STAINS).T  # od is a column here
-    matrix = np.column_stack([mixing, np.full(3, np.log(255 * light))]).astype(np.float32)
-    # -od -> log v' in one affine map, all in OpenCV: a third of the time of a loop compiled by numba.
-    levels = cv2.transform(cv2.LUT(image, _LOG), matrix)
-    recoloured: npt.NDArray[np.uint8] = cv2.convertScaleAbs(cv2.exp(levels, levels))
-    return recoloured
+    return mix_densities(image, mixing if restained is None else mixing @ restained, light)
 
 
 def _blur(image: npt.NDArray[np.uint8], sigma: float) -> npt.NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from pydantic import Field
 from factory.core.config import Config
 from segment.data.augmentation import AugmentConfig
 from segment.data.mixing import Shares
+from segment.data.stains import Stains
 from segment.data.tiles import Batch, Tiles
 
 
@@ -64,6 +65,7 @@ class MixingSampler:
     Attributes:
         tiles: one or two lists. second: shares of the second list. batch: tiles per batch. seed: of all draws.
         crop: its height and width in pixels. augment: strength of augmentation. class_balance: share of crops by class.
+        references: further stains for `augment.macenko`.
     """
 
     tiles: tuple[Tiles, ...]
@@ -73,6 +75,7 @@ class MixingSampler:
     crop: tuple[int, int]
     augment: AugmentConfig
     class_balance: float = 0.0
+    references: tuple[Stains, ...] = ()
 
     def plan(self, step: int) -> list[Slot]:
         """Content of the batch of a step."""
@@ -100,13 +103,24 @@ class MixingSampler:
         crops = []
         for number, slot in enumerate(self.plan(step)):
             rng = draw_generator(self.seed, Draw.VIEW, step, number)
-            crops.append(self.tiles[slot.source].crop(slot.position, rng, self.crop, self.augment, slot.wanted))
+            reference = self._draw_reference(rng)
+            tiles = self.tiles[slot.source]
+            crops.append(tiles.crop(slot.position, rng, self.crop, self.augment, slot.wanted, reference))
         distances = [crop.distances for crop in crops if crop.distances is not None]
         return Batch(
             np.stack([crop.image for crop in crops]),
             np.stack([crop.labels for crop in crops]),
             np.stack(distances) if len(distances) == len(crops) else None,
         )
+
+    def _draw_reference(self, rng: np.random.Generator) -> Stains | None:
+        """Stains that a crop gets: of a tile of the first list (the real ones), or of a further reference."""
+        config = self.augment.macenko
+        if not config.probability or rng.random() >= config.probability:
+            return None
+        if self.references and rng.random() < 0.5:
+            return self.references[int(rng.integers(len(self.references)))]
+        return self.tiles[0].stains(int(rng.integers(len(self.tiles[0]))))
 
 
 def _quota(crops: int, share: float) -> int:

@@ -16,6 +16,7 @@ from segment.data.augmentation import AugmentConfig, change_appearance, draw_tra
 from segment.data.decoded import DecodedTiles
 from segment.data.pasting import Box, Donor, LabelledCrop, PasteConfig, paste_nuclei, whole_nuclei
 from segment.data.sources import projections
+from segment.data.stains import Stains, estimate_stains, transfer
 from segment.data.targets import distance_target
 
 
@@ -72,6 +73,7 @@ class Tiles:
         self._names = dataset.table["label_scheme"].to_pylist()
         self._decoded = DecodedTiles(self._decode, len(self), folder, budget_bytes)
         self._boxes: dict[int, list[Box]] = {}
+        self._stains: dict[int, Stains | None] = {}
         self._nucleus = np.isin(np.arange(256), (*scheme.ids("nucleus"), IGNORE))
         layout = dataset.store.layout
         self.size = (layout.height, layout.width)
@@ -97,15 +99,27 @@ class Tiles:
         crop: tuple[int, int],
         augment: AugmentConfig,
         wanted: int | None = None,
+        reference: Stains | None = None,
     ) -> Crop:
-        """A random crop of one tile, around a random pixel of the class `wanted` if the tile has one."""
+        """A random crop of one tile, around a random pixel of the class `wanted` if the tile has one.
+
+        It gets the stains of `reference` if there are any, and the tile has enough tissue to know its own.
+        """
         image, *maps = self._decoded.read(position)
         around = None if wanted is None else _draw_pixel(maps[0], wanted, rng)
         image, maps = take(draw_transform(rng, self.size, crop, augment, around), image, maps)
         if self._pastes and rng.random() < augment.paste.probability:
             image, *maps = self._paste(position, LabelledCrop(image, *maps), rng, augment.paste)
         distances = maps[1] if self._has_distances else None
-        return Crop(change_appearance(image, rng, augment), maps[0], distances)
+        own = None if reference is None else self.stains(position)
+        restained = None if reference is None or own is None else transfer(own, reference)
+        return Crop(change_appearance(image, rng, augment, restained), maps[0], distances)
+
+    def stains(self, position: int) -> Stains | None:
+        """Stains of one tile, estimated once; None where it has too little tissue."""
+        if position not in self._stains:
+            self._stains[position] = estimate_stains([self._decoded.read(position)[0]])
+        return self._stains[position]
 
     def _paste(
         self, position: int, crop: LabelledCrop, rng: np.random.Generator, config: PasteConfig

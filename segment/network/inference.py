@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import torch
 
 from factory.core.config import Config
 from factory.core.precision import Precision, autocast
+from segment.data.stains import Stains
 from segment.network import Symmetries
 from segment.network.head import Head
 from segment.network.networks import DIVISOR, to_input
@@ -28,9 +30,13 @@ class InferenceConfig(Config):
     Attributes:
         test_time_augmentation: symmetries of the image over which probabilities and distances are averaged: 4 (flips)
             or 8 (dihedral) times the computation.
+        stain_reference: stains that every image gets first (Macenko et al. 2009): numbers, or ``training`` for the
+            median of the real training tiles, which replaces it on the card; null leaves images as they are.
     """
 
+    added: ClassVar = frozenset({"stain_reference"})
     test_time_augmentation: Symmetries = "none"
+    stain_reference: Stains | Literal["training"] | None = None
 
 
 PLAIN = InferenceConfig()

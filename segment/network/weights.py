@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from factory.core.config import parse
 from factory.core.precision import Precision
 from manifests.errors import UserError
 from manifests.labels import LabelScheme
+from segment.data.references import stain_reference
+from segment.data.stains import Stains, estimate_stains, restain
 from segment.network import Symmetries
 from segment.network.head import Head
 from segment.network.inference import PLAIN, InferenceConfig, Maps, predict_maps
@@ -51,17 +53,50 @@ class Weights:
     path: Path
     inference: InferenceConfig = PLAIN
 
-    def predict(self, image: npt.NDArray[np.uint8], precision: Precision = "fp32") -> Maps:
-        """Probabilities and distance of an image, uint8 [H, W, 3] of any size."""
+    @property
+    def stain_reference(self) -> Stains | None:
+        """Stains that every image gets before it goes through the network."""
+        reference = self.inference.stain_reference
+        return None if reference == "training" else reference
+
+    def stains_of(self, parts: Iterable[npt.NDArray[np.uint8]], where: str) -> Stains | None:
+        """Stains of an image for `predict`, from parts of it, uint8 [H, W, 3]; None where there is no reference.
+
+        Raises:
+            UserError: where the image (`where`) has too little tissue to tell.
+        """
+        if self.stain_reference is None:
+            return None
+        stains = estimate_stains(parts)
+        if stains is None:
+            raise UserError(
+                f"{where}: expected stained tissue, to bring it to the stain reference, got too little of it. Leave "
+                "the image out, or use --stain-reference none."
+            )
+        return stains
+
+    def predict(
+        self, image: npt.NDArray[np.uint8], precision: Precision = "fp32", stains: Stains | None = None
+    ) -> Maps:
+        """Probabilities and distance of an image or a part of it, uint8 [H, W, 3] of any size.
+
+        Args:
+            image: to be segmented. precision: of the arithmetic. stains: those that the image has (`stains_of`).
+        """
+        if self.stain_reference is not None:
+            if stains is None:
+                raise ValueError("expected the stains of the image, because the weights have a stain reference")
+            image = restain(image, stains, self.stain_reference)
         return predict_maps(self.network, self.head, image, self.device, precision, self.inference)
 
 
-def load_weights(path: Path | str, device: str, tta: Symmetries | None = None) -> Weights:
+def load_weights(path: Path | str, device: str, tta: Symmetries | None = None, reference: str | None = None) -> Weights:
     """Load weights that `segment train` wrote.
 
     Args:
         path: the file, the run's folder, or "starter" (or its name) for the weights in the package.
         device: of the network. tta: test-time augmentation; None for that of the card.
+        reference: "none", or images of the stain reference (`segment.data.references`); None for that of the card.
     """
     path = STARTER if str(path) in ("starter", STARTER.stem) and not Path(path).exists() else Path(path)
     path = path / BEST if path.is_dir() else path
@@ -79,6 +114,9 @@ def load_weights(path: Path | str, device: str, tta: Symmetries | None = None) -
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if tta is not None:
         inference = inference.model_copy(update={"test_time_augmentation": tta})
+    if reference is not None:
+        found = None if reference == "none" else stain_reference(Path(reference), scheme)
+        inference = inference.model_copy(update={"stain_reference": found})
     return Weights(network, scheme, head, instances, card, device, path, inference)
 
 

@@ -13,6 +13,7 @@ from factory.core.precision import Precision
 from factory.core.weights import read_card
 from factory.core.wording import grouped
 from manifests.errors import UserError
+from segment.data.stains import Stains
 from segment.network.head import has_instances
 from segment.network.networks import DIVISOR
 from segment.network.weights import Weights
@@ -55,6 +56,7 @@ class Job:
         image: the image. scaling: to the network's pixels. rows, columns: windows.
         format: of its output. files: names of all its outputs, relative to the output folder, labels first.
         windows: number that go through the network.
+        stains: of the image, where the weights have a stain reference (`writing.with_stains`).
     """
 
     image: InputImage
@@ -64,6 +66,7 @@ class Job:
     format: Format
     files: tuple[str, ...]
     windows: int
+    stains: Stains | None = None
 
 
 def check_windows(tile: int | None, overlap: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ OUTLINES = ((0, 200, 80), (230, 40, 40), (0, 120, 255), (255, 190, 0))
 _GLASS = 200
 """Lowest value of a window of a slide that is empty glass, and does not go through the network."""
 
+_STAIN_WINDOWS, _TRIED_WINDOWS = 16, 512
+"""Windows that show an image's stains, of those that are read to find them: a slide is mostly glass."""
+
 _BYTES_PER_PX = {"png": 0.1, "tiff": 0.2, "geojson": 0.3}
 _PREVIEW_BYTES_PER_PX = 2
 """Of label maps, outlines and overlays of tissue full of nuclei, about."""
@@ -57,6 +62,30 @@ def room_of(jobs: Sequence[Job]) -> int:
     )
 
 
+def with_stains(jobs: list[Job], weights: Weights) -> list[Job]:
+    """The jobs with the stains of their images, for weights with a stain reference.
+
+    Raises:
+        UserError: for an image with too little tissue.
+    """
+    if weights.stain_reference is None:
+        return jobs
+    return [replace(job, stains=weights.stains_of(_tissue(job), job.image.where)) for job in jobs]
+
+
+def _tissue(job: Job) -> Iterator[npt.NDArray[np.uint8]]:
+    """A flat image; of a slide at most `_STAIN_WINDOWS` windows that are no empty glass, anywhere in it."""
+    starts = [(y, x) for y in job.rows.starts for x in job.columns.starts]
+    order = np.random.default_rng(0).permutation(len(starts))[:_TRIED_WINDOWS].tolist()  # always the same
+    with job.image.open() as pixels:
+        if job.image.kind != "slide":
+            yield read_scaled(pixels, job.scaling, 0, 0, job.scaling.height, job.scaling.width)
+            return
+        places = (starts[number] for number in order)
+        windows = (read_scaled(pixels, job.scaling, y, x, job.rows.size, job.columns.size) for y, x in places)
+        yield from itertools.islice((window for window in windows if window.min() < _GLASS), _STAIN_WINDOWS)
+
+
 def estimate_seconds(jobs: Sequence[Job], weights: Weights, settings: Settings) -> float:
     """Seconds in the network, from the first window of the first image, which is predicted twice."""
     if not jobs:
@@ -66,7 +95,7 @@ def estimate_seconds(jobs: Sequence[Job], weights: Weights, settings: Settings) 
         window = read_scaled(pixels, job.scaling, 0, 0, job.rows.size, job.columns.size)
     for _ in range(2):
         started = time.perf_counter()
-        weights.predict(window, settings.precision)
+        weights.predict(window, settings.precision, job.stains)
         seconds = time.perf_counter() - started
     each = seconds / (job.rows.size * job.columns.size)
     return each * sum(job.windows * job.rows.size * job.columns.size for job in jobs)
@@ -167,7 +196,7 @@ def _blocks(job: Job, pixels: Pixels, weights: Weights, settings: Settings, on_w
         if glass is not None and window.min() >= _GLASS:
             maps = _certain(glass, weights, window.shape[:2])
         else:
-            maps = weights.predict(window, settings.precision)
+            maps = weights.predict(window, settings.precision, job.stains)
         if not np.isfinite(maps.probabilities).all():
             raise UserError(
                 f"{weights.path}: expected probabilities, got values that are not finite at {y},{x} of "

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import torch
 
 from factory.core.checkpoints import read_checkpoint
+from factory.core.config import digest
 from factory.core.devices import usable_cores
 from factory.core.fit import FitResult, Row, fit
 from factory.core.fit import estimate as fit_estimate
@@ -25,10 +26,13 @@ from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import LabelScheme
 from segment.data.mixing import Shares
+from segment.data.references import macenko_references, refuse_ihc, training_reference
 from segment.data.sampling import Draw, MixingSampler, draw_generator
 from segment.data.sources import Source, check_leaks, choose_scheme, open_sources
+from segment.data.stains import Stains
 from segment.data.tiles import Tiles
 from segment.network.head import Head, head_for
+from segment.network.inference import InferenceConfig
 from segment.network.networks import DIVISOR, build, check_fit, encoder_file, load_encoder_weights
 from segment.network.weights import WEIGHTS_KIND, write_weights
 from segment.train.config import UNHASHED, TrainConfig
@@ -53,6 +57,7 @@ class Experiment:
         out: the run's folder. notes: to print, one line each.
         encoder_sha256: of the file with encoder weights; None for random ones.
         chooses_instances: whether the validation tiles also choose how nuclei are read off the output.
+        references: stains of further images for the augmentation.
     """
 
     config: TrainConfig
@@ -66,6 +71,7 @@ class Experiment:
     notes: tuple[str, ...]
     encoder_sha256: str | None = None
     chooses_instances: bool = True
+    references: tuple[Stains, ...] = ()
 
     @property
     def synth_share(self) -> float:
@@ -79,6 +85,8 @@ class Experiment:
         config = self.config.model_dump(mode="json", exclude=set(UNHASHED))
         data = {source.role: source.fingerprint for source in self.sources}
         document = {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
+        if self.references:
+            document["stain_references"] = digest([stains.model_dump() for stains in self.references])
         names = (PANELS, TENSORBOARD, "evaluation-*")
         return TrainingFolder(self.out, document, self.config.model_dump(mode="json"), names)
 
@@ -118,6 +126,8 @@ def prepare(
     head, without_ids = _choose_head(scheme, (*training, validation))
     check_fit(network, head.channels, crop, config.encoder_weights)
     encoder = sha256_file(encoder_file(network, config.encoder_weights)) if config.encoder_weights else None
+    if config.inference.stain_reference is not None:
+        refuse_ihc(scheme, "inference.stain_reference")
     precision = resolve_precision(config.precision, device)
     resolved = {"network": network, "crop": crop, "scheme": scheme.name, "precision": precision}
     config = config.model_copy(update=resolved)
@@ -133,6 +143,7 @@ def prepare(
         out,
         (*notes, *without_ids, *_warn(sources)),
         encoder,
+        references=macenko_references(config.augment.macenko, scheme, sources),
     )
 
 
@@ -186,6 +197,7 @@ def run(
     folder.check(resume=resume, overwrite=overwrite)
     torch.set_num_threads(config.threads or usable_cores())
     network = _network(experiment, device, has_state=resume and folder.state.exists())
+    inference = _inference(experiment)
     validation = Validation(
         experiment.validation,
         experiment.scheme,
@@ -194,7 +206,7 @@ def run(
         config.instances,
         device,
         config.precision,
-        config.inference,
+        inference,
     )
     with folder.open(resume=resume), contextlib.closing(Scalars(out)) as scalars:
 
@@ -207,7 +219,7 @@ def run(
             scalars.add(row)
             on_validation(row)
 
-        draw, card = _sampler(experiment).draw, _card(experiment)
+        draw, card = _sampler(experiment).draw, _card(experiment, inference)
         task = SegmenterTask(network, experiment.head, config, draw, validate, out, card, device)
         result = fit(task, folder, device=device, resume=resume, on_start=on_start, on_step=on_step, on_row=watch)
         if experiment.head.distance and experiment.chooses_instances:
@@ -225,7 +237,7 @@ def estimate(experiment: Experiment, device: str) -> tuple[int, float | None]:
     network = _network(experiment, device, has_state=False)
     with tempfile.TemporaryDirectory() as folder:  # for decoded tiles
         draw = _sampler(replace(experiment, out=Path(folder))).draw
-        card = _card(experiment)
+        card = _card(experiment, _inference(experiment))
         task = SegmenterTask(network, experiment.head, config, draw, lambda *_: {}, Path(folder), card, device)
         return fit_estimate(task, config.batch * crop[0] * crop[1], device)
 
@@ -316,11 +328,27 @@ def _sampler(experiment: Experiment) -> MixingSampler:
     assert config.crop is not None
     shares = experiment.shares if len(tiles) > 1 else Shares.constant(0.0)
     return MixingSampler(
-        tiles, shares, config.batch, config.seed, config.crop, config.augment, config.sampling.class_balance
+        tiles,
+        shares,
+        config.batch,
+        config.seed,
+        config.crop,
+        config.augment,
+        config.sampling.class_balance,
+        experiment.references,
     )
 
 
-def _card(experiment: Experiment) -> dict[str, Any]:
+def _inference(experiment: Experiment) -> InferenceConfig:
+    """How the weights will be applied: with the stains of the training tiles in numbers where they are asked for."""
+    config = experiment.config.inference
+    if config.stain_reference != "training":
+        return config
+    reference = training_reference(experiment.training[0], experiment.scheme)
+    return config.model_copy(update={"stain_reference": reference})
+
+
+def _card(experiment: Experiment, inference: InferenceConfig) -> dict[str, Any]:
     """Return the fields of the weights' card besides step and scores."""
     infos = {source.role: source.dataset.info for source in experiment.sources}
     seen = [part for part in (*experiment.training, experiment.validation) if not part.info.is_synthetic]
@@ -335,7 +363,7 @@ def _card(experiment: Experiment) -> dict[str, Any]:
         "head": asdict(experiment.head),
         "instances": experiment.config.instances.model_dump(mode="json"),
         "instances_chosen": None,
-        "inference": experiment.config.inference.model_dump(mode="json"),
+        "inference": inference.model_dump(mode="json"),
         "mix": experiment.config.mix,
         "synth_share": experiment.synth_share,
         "pretraining": experiment.config.pretraining.model_dump(),

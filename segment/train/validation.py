@@ -15,6 +15,7 @@ from manifests.dataset import Dataset
 from manifests.labels import IGNORE, LabelScheme
 from segment import metrics
 from segment.data.sources import projections
+from segment.data.stains import Stains, estimate_stains, restain
 from segment.network.head import Head
 from segment.network.inference import PLAIN, InferenceConfig, Maps, predict_maps, predict_output, to_maps
 from segment.network.instances import InstanceConfig, read_tile
@@ -53,7 +54,7 @@ class Validation:
         dataset: validation rows. scheme: of the network. head: meaning of its output channels.
         tiles: largest number that is used. instances: how nuclei are read off the output. device: of the network.
         precision: number format of the network. inference: how it is applied in `choose_instances`; `score`, which
-            ranks checkpoints, takes the image alone.
+            ranks checkpoints, takes the image alone. A tile with too little tissue keeps its stains.
     """
 
     dataset: Dataset
@@ -100,6 +101,9 @@ class Validation:
         read: list[tuple[Maps, npt.NDArray[np.uint8], npt.NDArray[np.int32], float]] = []
         for position in self._positions():
             image, truth, instance, mpp = self._read(position)
+            reference, own = self.inference.stain_reference, None
+            if isinstance(reference, Stains) and (own := estimate_stains([image])) is not None:
+                image = restain(image, own, reference)
             maps = predict_maps(network, self.head, image, self.device, self.precision, self.inference)
             read.append((maps, truth, instance, mpp))
 

@@ -22,6 +22,7 @@ from segment.data.decoded import DecodedTiles
 from segment.data.mixing import Mix, Shares, parse_mix
 from segment.data.sampling import Draw, MixingSampler, SamplingConfig, draw_generator
 from segment.data.sources import Source, check_leaks, choose_scheme, open_sources, refuse_tested_groups
+from segment.data.stains import MacenkoConfig, Stains, estimate_stains, restain
 from segment.data.targets import distance_target
 from segment.data.tiles import Batch, Tiles, _draw_pixel
 
@@ -266,6 +267,35 @@ def test_class_balance_counts_the_masks_where_the_manifest_does_not_say(tmp_path
     for scheme in ("ihc", "nuclei"):
         said, counted = (tiles_of(rows, tmp_path, scheme).class_shares for rows in (dataset, silent))
         assert np.allclose(said, counted)
+
+
+def test_crops_get_the_stains_of_real_tiles_and_of_further_references(
+    dataset_factory: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = dataset_factory("real", n=3), dataset_factory("synth", source="synthetic", n=4, seed=1)
+    tiles = tuple(tiles_of(part, tmp_path) for part in parts)
+    images = [[part.store.read(row, "image") for row in range(len(part))] for part in parts]
+    known = {image.tobytes(): found for image in (*images[0], *images[1]) if (found := estimate_stains([image]))}
+    assert len(known) == 7
+    further = Stains(haematoxylin=(0.6, 0.8, 0.0), eosin=(0.0, 0.8, 0.6), strength=(1.0, 2.0))
+    targets = [known[image.tobytes()] for image in images[0]]
+    crop = images[0][0].shape[:2]
+    options = {
+        "share": 0.5,
+        "crop": crop,
+        "augment": PLAIN.model_copy(update={"macenko": MacenkoConfig(probability=1)}),
+    }
+    for references in ((), (further,)):
+        sampler = sampler_of(tiles, references=references, **options)
+        seen, allowed = Counter[int](), [*targets, *references]
+        for step in range(12):
+            for slot, image in zip(sampler.plan(step), sampler.draw(step).images, strict=True):
+                own = images[slot.source][slot.position]
+                made = [restain(own, known[own.tobytes()], target).tobytes() for target in allowed]
+                assert image.tobytes() in made
+                seen[made.index(image.tobytes())] += 1
+        assert set(seen) == set(range(len(allowed)))
+    assert 12 < seen[3] < 36  # half of the 48 have the further one
 
 
 def test_streams_of_training_keep_their_numbers() -> None:

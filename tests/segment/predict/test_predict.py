@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import yaml
 from PIL import Image
 
 from factory.core.checkpoints import BEST
 from manifests import Dataset, UserError, get_scheme, open_dataset, verify
+from segment.data.stains import estimate_stains, median_stains, restain
 from segment.network.head import head_for
 from segment.network.instances import InstanceConfig, read_tile
 from segment.network.networks import NetworkConfig, build
@@ -208,6 +210,39 @@ def test_augmentation_at_test_time_is_that_of_the_weights_unless_asked_otherwise
     np.testing.assert_array_equal(found["own"], found["asked"])
     np.testing.assert_array_equal(found["none"], found["plain"])
     assert (found["own"] != found["plain"]).any()
+
+
+def test_images_are_brought_to_the_stain_reference_whole_not_window_by_window(
+    predict: Cli, runs: Path, tmp_path: Path
+) -> None:
+    save(tmp_path / "reference.png", blobs(7, (64, 64)))
+    image = np.concatenate([blobs(1, (64, 96)) // 2, blobs(2, (64, 96))], axis=1)
+    save(tmp_path / "a.png", image)
+    own, reference = estimate_stains([image]), estimate_stains([blobs(7, (64, 64))])
+    assert own is not None
+    assert reference is not None
+    save(tmp_path / "restained/a.png", restain(image, own, median_stains([reference])))
+    windows = ("--tile", "64", "--overlap", "32", "--format", "png")
+    outcome = predict("a.png", "--out", "out", "--stain-reference", "reference.png")
+    assert outcome.code == 0, outcome.err
+    assert predict("restained/a.png", "--out", "expected").code == 0
+    np.testing.assert_array_equal(read(Path("out/a.png")), read(Path("expected/a.png")))
+    assert yaml.safe_load(Path("out/run.yaml").read_text())["inference"]["stain_reference"]["strength"]
+    assert predict("a.png", "--out", "windows", "--stain-reference", "reference.png", *windows).code == 0
+    assert predict("restained/a.png", "--out", "expected-windows", *windows).code == 0
+    np.testing.assert_array_equal(read(Path("windows/a.png")), read(Path("expected-windows/a.png")))
+
+
+def test_image_with_too_little_tissue_for_a_stain_reference_is_refused(predict: Cli, tmp_path: Path) -> None:
+    save(tmp_path / "in/a.png", blobs(1, (64, 96)))
+    save(tmp_path / "in/glass.png", np.full((64, 64, 3), 240, np.uint8))
+    outcome = predict("in", "--out", "out", "--stain-reference", "in/a.png")
+    assert_refused(outcome, r"in/glass.png: expected stained tissue, .* got too little of it")
+    assert not Path("out").exists()
+    assert_refused(
+        predict("in/a.png", "--out", "out", "--stain-reference", "in/a.png", scheme="ihc"),
+        "--stain-reference: expected a scheme of H&E, got ihc",
+    )
 
 
 def test_another_image_of_the_same_name_is_not_taken_for_done(predict: Cli, images: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from manifests import Dataset, get_scheme, open_dataset
 from manifests.errors import UserError
 from manifests.store import Layout
 from segment.data.sources import Source
+from segment.data.stains import estimate_stains, median_stains
 from segment.data.targets import distance_target
 from segment.network.head import Head, head_for
 from segment.network.instances import InstanceConfig
@@ -151,6 +152,26 @@ def test_weights_carry_how_nuclei_are_read_and_keep_it_when_the_run_goes_on(
     kept = (tmp_path / "run" / BEST).read_bytes()
     experiment.run(job, resume=True)
     assert (tmp_path / "run" / BEST).read_bytes() == kept
+
+
+def test_a_run_keeps_the_stains_of_its_training_tiles_for_the_images_of_others(
+    dataset_factory: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    real, further = dataset_factory("real", n=9), dataset_factory("further", n=3, seed=5)
+    augment = {"macenko": {"probability": 0.5, "references": str(further.root)}}
+    config = small_training(inference={"stain_reference": "training"}, augment=augment, steps=1)
+    job = experiment.prepare(config, real.root, tmp_path, tmp_path / "run")
+    experiment.run(job)
+    weights = load_weights(tmp_path / "run", "cpu")
+    own = [found for row in job.training[0] if (found := estimate_stains([row.image]))]
+    assert weights.stain_reference == median_stains(own)
+    assert load_weights(tmp_path / "run", "cpu", reference="none").stain_reference is None
+    assert load_weights(tmp_path / "run", "cpu", reference=str(further.root)).stain_reference not in (None, own)
+    with pytest.raises(UserError, match=r"one\.png: expected stained tissue"):
+        weights.stains_of([np.full((32, 32, 3), 240, np.uint8)], "one.png")
+    other = small_training(augment={"macenko": {"probability": 0.5}}, steps=1)
+    plain = experiment.prepare(other, real.root, tmp_path, tmp_path / "run")
+    assert plain.folder.fingerprint != job.folder.fingerprint
 
 
 def test_a_run_killed_before_the_choice_makes_it_when_it_goes_on(
