@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,8 @@ _TEMPORARY = re.compile(r"^\.partial-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name in the folder of `path`, unique to this process, that marks an unfinished file for `remove_orphans`."""
-    return path.with_name(f".partial-{_host_tag()}-{os.getpid()}-{path.name}")
+    """A name in the folder of `path`, unique to this thread, that marks an unfinished file for `remove_orphans`."""
+    return path.with_name(f".partial-{_host_tag()}-{os.getpid()}-{threading.get_native_id()}-{path.name}")
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class ShardRecord:
         files: its files with size and sha256.
         rows: the manifest rows of its samples.
         run: the content of run.yaml, whose digest is the fingerprint; kept by the first shard, None in others.
+        software: of the process that made it, versions by name and ``code``; empty in records of earlier releases.
     """
 
     shard: int
@@ -38,6 +39,7 @@ class ShardRecord:
     files: tuple[FileRecord, ...]
     rows: tuple[dict[str, Any], ...]
     run: dict[str, Any] | None = None
+    software: dict[str, str] = field(default_factory=dict)
 
 
 def record_path(root: Path, shard: int) -> Path:
@@ -53,6 +55,7 @@ def publish_record(root: Path, record: ShardRecord) -> None:
         "files": [asdict(file) for file in record.files],
         "rows": list(record.rows),
         **({"run": record.run} if record.run is not None else {}),
+        **({"software": record.software} if record.software else {}),
     }
     refuse_links(root, record_name(record.shard))
     (root / LEDGER).mkdir(exist_ok=True)
@@ -77,9 +80,9 @@ def read_record(root: Path, shard: int) -> ShardRecord | None:
         document = json.loads(raw)
         digest = document.pop("sha256")
         files = tuple(FileRecord(str(f["path"]), int(f["size"]), str(f["sha256"])) for f in document["files"])
-        record = ShardRecord(
-            int(document["shard"]), str(document["fingerprint"]), files, tuple(document["rows"]), document.get("run")
-        )
+        software = {str(name): str(version) for name, version in document.get("software", {}).items()}
+        identity, rows = (int(document["shard"]), str(document["fingerprint"])), tuple(document["rows"])
+        record = ShardRecord(*identity, files, rows, document.get("run"), software)
         is_whole = digest == _digest(document) and raw == _encode({**document, "sha256": digest})
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise FaultError(f"{where}: expected a shard record, got a damaged file. Run factory verify.") from error

@@ -109,12 +109,11 @@ class Command(TyperCommand):
             words = [str(ctx.find_root().info_name), *sys.argv[1:]]
             again = shlex.join(words)
             advice = f"Nothing is kept. To start again: {again}"
-            if any(param.name == "resume" for param in self.params):
-                again += "" if "--resume" in words else " --resume"
+            by_option = any(param.name == "resume" for param in self.params)
+            if by_option or self.resumes:
+                again += " --resume" if by_option and "--resume" not in words else ""
                 kept = getattr(error, "__notes__", ["What was kept before stays."])
                 advice = f"{' '.join(kept)} To go on: {again}"
-            elif self.resumes:
-                advice = f"What is finished is kept. To go on: {again}"
             raise Interrupted(advice, terminated=isinstance(error, Terminated)) from error
 
 

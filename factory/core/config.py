@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -25,6 +25,8 @@ class Config(BaseModel):
     """Former names of keys -> their names now, for the message that a file with a former name gets."""
     added: ClassVar[frozenset[str]] = frozenset()
     """Keys that earlier releases did not have. A default of theirs is not written, so that fingerprints stay."""
+    paths: ClassVar[frozenset[str]] = frozenset()
+    """Keys that name a file or folder, or several; "starter" is none. Workers elsewhere get them as absolute paths."""
 
     @model_serializer(mode="wrap")
     def _without_added(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -34,6 +36,16 @@ class Config(BaseModel):
             if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
                 del fields[name]
         return fields
+
+    def with_absolute_paths(self) -> Self:
+        """The config with every path absolute, for a process in another folder."""
+
+        def absolute(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(absolute, value))
+            return value if value == "starter" else str(Path(value).absolute())
+
+        return self.model_copy(update={name: absolute(getattr(self, name)) for name in self.paths})
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

@@ -133,6 +133,13 @@ class Progress:
         """Add to the number of units done."""
         self.to(self._count + units)
 
+    def note(self, line: str) -> None:
+        """Print a line for people, above the bar."""
+        if self._bar:
+            self._bar.print(f"note: {line}")
+        else:
+            print(f"note: {line}", file=sys.stderr, flush=True)  # noqa: T201
+
     def _log(self) -> None:
         self._logged = time.monotonic()
         rate = (self._count - self._start_count) / max(self._logged - self._started, 1e-9)
@@ -171,6 +178,9 @@ class _Bar:
         rate = (count - self._start_count) / max(time.monotonic() - self._started, 1e-9)
         self._rich.update(self._task, completed=count, rate=f"{rate:.1f}/s")
 
+    def print(self, line: str) -> None:
+        self._rich.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def close(self) -> None:
         self._rich.stop()
 
@@ -206,7 +216,7 @@ def progress(description: str, total: int, *, unit: str = "tiles", done: int = 0
 
 @contextlib.contextmanager
 def counting(description: str, *, unit: str = "tiles") -> Iterator[dict[str, Any]]:
-    """Show progress of what makes units where some are there already: its ``on_start`` and ``on_tiles``."""
+    """Show progress of what makes units where some are there already, and notes: what `How` calls ``on_...``."""
     with progress(description, 0, unit=unit) as bar:
         already = 0
 
@@ -215,4 +225,4 @@ def counting(description: str, *, unit: str = "tiles") -> Iterator[dict[str, Any
             already = done
             bar.resume_at(done, total)
 
-        yield {"on_start": start, "on_tiles": lambda count: bar.to(already + count)}
+        yield {"on_start": start, "on_tiles": lambda count: bar.to(already + count), "on_note": bar.note}

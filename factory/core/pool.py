@@ -1,4 +1,4 @@
-"""Tasks on the cores of this machine or on a dask cluster: small ids in, small records out, in a window.
+"""Tasks on the cores of this machine, or of a cluster: small ids in, small records out, in a window.
 
 A task owns a whole shard and may run twice without harm, so a worker that dies costs time and nothing else. The
 caller's ledger, not the pool, is the truth.
@@ -15,10 +15,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait as wait_connections
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from factory.core.malloc import keep_freed_memory
-from manifests.errors import FaultError, UserError
+from manifests.errors import FaultError
+
+if TYPE_CHECKING:
+    from factory.core.cluster import Cluster
 
 Result = TypeVar("Result")
 Task = Callable[[int, Any, Callable[[], None]], Result]
@@ -27,7 +30,6 @@ Task = Callable[[int, Any, Callable[[], None]], Result]
 WINDOW = 2
 MAX_CRASHES = 3
 _POLL_S = 0.2
-_CONNECT_S = 5
 
 _ticks: Any = None
 
@@ -38,7 +40,7 @@ def run_tasks(
     payload_of: Callable[[int], Any],
     *,
     workers: int,
-    scheduler: str | None = None,
+    cluster: Cluster | None = None,
     on_ticks: Callable[[int], None] = lambda ticks: None,
 ) -> Iterator[tuple[int, Result]]:
     """Run a task for every id; yields (id, record) as they finish, in any order.
@@ -48,15 +50,14 @@ def run_tasks(
         ids: of the tasks.
         payload_of: input of a task for its id, called when the task is submitted.
         workers: processes on this machine; 1 runs in this process.
-        scheduler: address of a dask.distributed scheduler to use instead.
-        on_ticks: called with the number of ticks so far.
+        cluster: to use instead; see `factory.core.cluster.open_cluster`.
+        on_ticks: called with the number of ticks so far; not by a cluster.
 
     Raises:
         FaultError: when workers keep dying.
-        UserError: when the scheduler cannot be reached.
     """
-    if scheduler:
-        yield from _on_dask(task, ids, payload_of, scheduler)
+    if cluster is not None:
+        yield from cluster.run(task, ids, payload_of)
     elif workers <= 1 or len(ids) <= 1:
         yield from _here(task, ids, payload_of, on_ticks)
     else:
@@ -173,45 +174,6 @@ def _stop(pool: ProcessPoolExecutor) -> None:
         process.terminate()
     for process in processes:
         process.join(timeout=5)
-
-
-def _on_dask(
-    task: Task[Result], ids: Sequence[int], payload_of: Callable[[int], Any], scheduler: str
-) -> Iterator[tuple[int, Result]]:
-    """A dask.distributed cluster: futures in a window; a lost worker's task runs again elsewhere."""
-    from distributed import Client, as_completed
-    from distributed.scheduler import KilledWorker
-
-    try:
-        client = Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise UserError(f"--scheduler: expected a dask scheduler, got none at {scheduler} ({error}).") from error
-    with client:
-        threads = sum(client.nthreads().values())
-        if not threads:
-            raise UserError(f"--scheduler: expected workers at {scheduler}, got none. Start dask worker {scheduler}.")
-        waiting = list(reversed(ids))
-
-        def submit() -> Any:
-            number = waiting.pop()
-            # A key of its own: under a key that another client uses, dask would hand out that client's result.
-            return client.submit(_run_on_dask, task, number, payload_of(number), pure=False)
-
-        futures = [submit() for _ in range(min(len(waiting), WINDOW * threads))]
-        pending = as_completed(futures, loop=client.loop)
-        for future in pending:
-            try:
-                number, result = future.result()
-            except KilledWorker as error:
-                raise FaultError(f"workers: expected them to live, got {error}. Give them more memory.") from error
-            yield number, result
-            if waiting:
-                pending.add(submit())
-
-
-def _run_on_dask(task: Task[Result], number: int, payload: Any) -> tuple[int, Result]:
-    single_threaded()
-    return number, task(number, payload, lambda: None)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Required, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,8 @@ import yaml
 
 from factory.core.config import canonical, digest
 from factory.core.folder import RUN, first_difference, lock_folder
-from factory.core.wording import dry_run, file_size
+from factory.core.software import software
+from factory.core.wording import dry_run, file_size, plural
 from manifests.checksums import SUMS, write_sums
 from manifests.contents import FILES, INFO, MANIFEST, PARTS
 from manifests.contents import POINTS as POINTS
@@ -31,12 +32,15 @@ from manifests.contents import REGIONS as REGIONS
 from manifests.dataset import sample_digests
 from manifests.errors import FaultError, UserError
 from manifests.files import is_temporary, refuse_links, remove_orphans, walk, write_atomic
-from manifests.ledger import LEDGER, ShardRecord, fingerprints, finished, is_intact, publish_record
+from manifests.ledger import LEDGER, ShardRecord, fingerprints, finished, is_intact, publish_record, record_path
 from manifests.measure import measure
 from manifests.schema import DatasetInfo
 from manifests.store import ARRAYS, STORE, Layout, ShardWriter, create_store, shard_path
 from manifests.table import read_dataset_manifest, rows_to_table, write_dataset_manifest
 from manifests.tile import Tile
+
+if TYPE_CHECKING:
+    from factory.core.cluster import Cluster
 
 _BYTES_PER_PIXEL = 3.5
 """Bytes of a pixel on the disk in the worst case: a noisy RGB image hardly compresses, masks do."""
@@ -109,6 +113,10 @@ class Run:
             FaultError: when its files are not in this run's folder, as where workers write to another disk.
         """
         if not is_intact(self.spec.out, record):
+            for file in record.files:  # NFS remembers for a while that a file was missing, until its folder is read
+                with contextlib.suppress(OSError):
+                    list((self.spec.out / file.path).parent.iterdir())
+        if not is_intact(self.spec.out, record):
             raise FaultError(
                 f"{self.spec.out}: expected the files of shard {record.shard}, got none of that size. "
                 "Use an --out that all workers share."
@@ -131,12 +139,33 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(spec: RunSpec, *, overwrite: bool = False) -> Iterator[Run]:
-    """Open a run folder for writing, as `open_folder`, with run.yaml and an empty store."""
+def open_run(spec: RunSpec, *, overwrite: bool = False, undo: bool = True) -> Iterator[Run]:
+    """Open a run folder for writing, as `open_folder`, with run.yaml and an empty store.
+
+    An error or an interrupt gets a note on what is kept.
+
+    Args:
+        spec, overwrite: as in `open_folder`.
+        undo: leave the folder as it was, where nothing was finished. Others must not be writing to it then.
+    """
+    was_there = spec.out.exists()
     with open_folder(spec, overwrite=overwrite):
-        write_atomic(spec.out / RUN, encode_run(spec.document))
-        create_store(spec.out, spec.layout, spec.info.to_dict())
-        yield Run(spec)
+        is_begun = (spec.out / RUN).exists()
+        try:
+            write_atomic(spec.out / RUN, encode_run(spec.document))
+            create_store(spec.out, spec.layout, spec.info.to_dict())
+            yield Run(spec)
+        except BaseException as error:
+            there = (shard for shard in range(spec.layout.shards) if record_path(spec.out, shard).exists())
+            done = sum(len(spec.layout.rows(shard)) for shard in there)
+            kept = f"{spec.out} keeps {done} of {plural(spec.layout.n, 'tile')}." if done else "Nothing was finished."
+            error.add_note(kept)
+            if undo and not done and not is_begun:
+                with contextlib.suppress(OSError):  # the error that led here says more
+                    _clear(spec)
+                    if not was_there:
+                        spec.out.rmdir()
+            raise
 
 
 @contextlib.contextmanager
@@ -231,7 +260,8 @@ def write_shard(spec: RunSpec, shard: int, samples: Iterable[Sample]) -> ShardRe
         files = writer.publish()
     # Through Arrow, so that the record holds exactly the values that the manifest will: nulls, types and all.
     stored = tuple(rows_to_table(rows).to_pylist())
-    record = ShardRecord(shard, spec.fingerprint, tuple(files), stored, None if shard else spec.document)
+    run = None if shard else spec.document
+    record = ShardRecord(shard, spec.fingerprint, tuple(files), stored, run, software(spec.info.versions))
     publish_record(spec.out, record)
     return record
 
@@ -241,6 +271,7 @@ class How(TypedDict, total=False):
 
     Attributes:
         workers: processes of this machine. scheduler: address of a dask scheduler to use instead.
+        on_note: called with a line for people, about a worker of it.
         overwrite: remove another data set from the folder first.
         on_start: called with the tiles that are there and the tiles in all.
         on_tiles: called with the number of tiles made so far.
@@ -249,11 +280,12 @@ class How(TypedDict, total=False):
     workers: Required[int]
     scheduler: str | None
     overwrite: bool
+    on_note: Callable[[str], None]
     on_start: Callable[[int, int], None]
     on_tiles: Callable[[int], None]
 
 
-def ignore(*counts: int) -> None:
+def ignore(*told: object) -> None:
     """Take no notice of progress."""
 
 
@@ -261,12 +293,13 @@ def write_missing(
     spec: RunSpec,
     task: Callable[[int, Any, Callable[[], None]], ShardRecord],
     payload_of: Callable[[int], Any],
+    cluster: Cluster | None = None,
     **how: Unpack[How],
 ) -> tuple[pa.Table, int]:
     """Write the missing shards of a data set: by a task, on this machine or a cluster, in any order.
 
     Args:
-        spec: of the data set. how: see `How`.
+        spec: of the data set. how: see `How`. cluster: of its scheduler, where it names one.
         task: writes and publishes a shard, given its number, its payload and a callback for each tile; picklable.
         payload_of: input of the task for a shard.
 
@@ -275,17 +308,17 @@ def write_missing(
     """
     from factory.core.pool import run_tasks
 
-    on_tiles, scheduler = how.get("on_tiles", ignore), how.get("scheduler")
-    with open_run(spec, overwrite=how.get("overwrite", False)) as run:
+    on_tiles = how.get("on_tiles", ignore)
+    with open_run(spec, overwrite=how.get("overwrite", False), undo=cluster is None) as run:
         todo = run.todo
         missing = sum(len(spec.layout.rows(shard)) for shard in todo)
         how.get("on_start", ignore)(spec.layout.n - missing, spec.layout.n)
         made = 0
-        done = run_tasks(task, todo, payload_of, workers=how["workers"], scheduler=scheduler, on_ticks=on_tiles)
+        done = run_tasks(task, todo, payload_of, workers=how["workers"], cluster=cluster, on_ticks=on_tiles)
         for shard, record in done:
             run.add(record)
             made += len(spec.layout.rows(shard))
-            if scheduler:  # whose workers report whole shards alone
+            if cluster is not None:  # whose workers report whole shards alone
                 on_tiles(made)
         return run.finish(), missing
 

@@ -37,6 +37,7 @@ class WeightsConfig(Config):
         threads: CPU threads of torch in each worker. Part of the result, so it does not follow the number of workers.
     """
 
+    paths: ClassVar[frozenset[str]] = frozenset({"weights"})
     weights: str = "starter"
     weights_sha256: str | None = None
     precision: Precision = "auto"

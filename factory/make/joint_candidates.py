@@ -24,7 +24,7 @@ from factory.core.pool import run_tasks
 from factory.core.runs import POOL, How, ignore, open_folder
 from factory.core.seeds import row_seed
 from factory.joint import DRAWING, HDGAN, SHARES
-from factory.make.pipeline import Prepared
+from factory.make.pipeline import Prepared, cluster_for, with_absolute_paths
 from factory.plan.assignment import Picked, Target, column, pick, targets_of
 from factory.plan.rows import with_column
 from manifests.errors import UserError
@@ -32,6 +32,7 @@ from manifests.files import write_atomic
 from manifests.measure import measure
 
 if TYPE_CHECKING:
+    from factory.core.cluster import Cluster
     from factory.make.recipes.joint import JointRecipe
 
 CHUNK = 32
@@ -68,9 +69,14 @@ def choose(prepared: Prepared[JointRecipe], **how: Unpack[How]) -> Prepared[Join
     config, seed = recipe.config, spec.config["plan"]["seed"]
     if config.pool is None:
         return prepared
-    with open_folder(spec, overwrite=how.get("overwrite", False)):
+    task = MeasureChunk(with_absolute_paths(recipe) if how.get("scheduler") else recipe)
+    known = KnownCandidate(task, row_seed(seed, 0))
+    with (
+        cluster_for(recipe, known, spec.info, **how) as cluster,
+        open_folder(spec, overwrite=how.get("overwrite", False)),
+    ):
         fingerprint = _fingerprint(spec.config)
-        pool = fill_pool(spec.out / POOL, MeasureChunk(recipe), seed, config.pool, fingerprint, **how)
+        pool = fill_pool(spec.out / POOL, task, seed, config.pool, fingerprint, cluster, **how)
     members, notes = np.arange(len(pool)), []
     if config.max_uncertainty is not None:
         members = members[column(pool, "top_uncertainty") <= config.max_uncertainty]
@@ -110,14 +116,34 @@ class MeasureChunk:
         return rows
 
 
-def fill_pool(path: Path, task: MeasureChunk, seed: int, size: int, fingerprint: str, **how: Unpack[How]) -> pa.Table:
+@dataclass(frozen=True)
+class KnownCandidate:
+    """The tile of one seed, measured as a task would."""
+
+    task: MeasureChunk
+    seed: int
+
+    def __call__(self) -> dict[str, str]:
+        """Digest of its row in the pool."""
+        return {"row": digest(self.task(0, [(0, self.seed)], lambda: None)[0])}
+
+
+def fill_pool(
+    path: Path,
+    task: MeasureChunk,
+    seed: int,
+    size: int,
+    fingerprint: str,
+    cluster: Cluster | None = None,
+    **how: Unpack[How],
+) -> pa.Table:
     """Draw the missing tiles of a pool; returns its first `size` tiles, in order.
 
     Args:
         path: of the file; a damaged one, or one with another fingerprint, is replaced. task: draws and measures.
-        seed: of the pool. fingerprint: see `_fingerprint`. how: see `How`.
+        seed: of the pool. fingerprint: see `_fingerprint`. cluster: to draw on instead. how: see `How`.
     """
-    workers, scheduler, on_tiles = how["workers"], how.get("scheduler"), how.get("on_tiles", ignore)
+    workers, on_tiles = how["workers"], how.get("on_tiles", ignore)
     there = read_pool(path, fingerprint)
     known = set() if there is None else set(there["member"].to_pylist())
     missing = [member for member in range(size) if member not in known]
@@ -129,11 +155,9 @@ def fill_pool(path: Path, task: MeasureChunk, seed: int, size: int, fingerprint:
     def members_of(chunk: int) -> list[tuple[int, int]]:
         return [(member, row_seed(seed, member)) for member in chunks[chunk]]
 
-    for _, rows in run_tasks(
-        task, range(len(chunks)), members_of, workers=workers, scheduler=scheduler, on_ticks=on_tiles
-    ):
+    for _, rows in run_tasks(task, range(len(chunks)), members_of, workers=workers, cluster=cluster, on_ticks=on_tiles):
         made += len(rows)
-        if scheduler:  # whose workers tell nothing until a task is done
+        if cluster is not None:  # whose workers tell nothing until a task is done
             on_tiles(made)
         table = pa.concat_tables([table, pa.Table.from_pylist(rows, POOL_SCHEMA)]).sort_by("member")
         _write_pool(path, table, fingerprint)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack
 
 import pyarrow as pa
 
+from factory.core.config import Config, digest
 from factory.core.folder import library_versions
 from factory.core.runs import How, RunSpec, write_missing, write_shard
 from factory.core.runs import rehearse as rehearse_run
@@ -19,7 +23,10 @@ from manifests.errors import UserError
 from manifests.labels import LabelScheme
 from manifests.ledger import ShardRecord
 from manifests.schema import DatasetInfo
-from manifests.store import Layout
+from manifests.store import ARRAYS, Layout
+
+if TYPE_CHECKING:
+    from factory.core.cluster import Cluster, Known
 
 _CHECKED_AT_ONCE = 4096
 BYTE_MAKERS = ("numpy", "numba", "opencv-python-headless", "scipy", "pyarrow", "zarr")
@@ -79,6 +86,23 @@ class MakeShard:
         return write_shard(self.spec, shard, ticking())
 
 
+@dataclass(frozen=True)
+class KnownTile:
+    """The first tile of a run, made and written as `task` would, in a folder that is removed."""
+
+    task: MakeShard
+    row: Row
+
+    def __call__(self) -> dict[str, str]:
+        """Digests of its files, and of its row, by name."""
+        spec = self.task.spec
+        with tempfile.TemporaryDirectory() as folder:
+            trial = replace(spec, out=Path(folder), layout=replace(spec.layout, n=1, shard=1))
+            record = replace(self.task, spec=trial)(0, [self.row], lambda: None)
+        files = {spec.name: file.sha256 for spec, file in zip(ARRAYS, record.files, strict=True)}
+        return {**files, "row": digest(record.rows[0])}
+
+
 def prepare_run(
     recipe: AnyRecipe,
     rows: pa.Table,
@@ -125,9 +149,42 @@ def make(prepared: Prepared[BuildsMaker[Maker]], **how: Unpack[How]) -> tuple[pa
     Returns:
         The manifest's rows, and how many tiles were made now.
     """
-    # The path is absolute, as a dask worker has its own working folder.
-    task = MakeShard(replace(prepared.spec, out=prepared.spec.out.absolute()), prepared.recipe)
-    return write_missing(prepared.spec, task, prepared.rows_of, **how)
+    spec, recipe = prepared.spec, prepared.recipe
+    if how.get("scheduler"):
+        spec, recipe = replace(spec, out=spec.out.absolute()), with_absolute_paths(recipe)
+    task = MakeShard(spec, recipe)
+    known = KnownTile(task, prepared.rows.slice(0, 1).to_pylist()[0])
+    with cluster_for(recipe, known, spec.info, **how) as cluster:
+        return write_missing(prepared.spec, task, prepared.rows_of, cluster, **how)
+
+
+def cluster_for(
+    recipe: object, known: Known, info: DatasetInfo, **how: Unpack[How]
+) -> AbstractContextManager[Cluster | None]:
+    """The cluster of `how`, with workers that draw as this process does; None where no scheduler is named.
+
+    Args:
+        recipe: whose device decides whether workers need a GPU. known: see `open_cluster`. info: of all tiles.
+    """
+    from factory.core.cluster import GPU, open_cluster
+
+    needs = None if getattr(recipe, "device", "cpu") == "cpu" else GPU
+    note = how.get("on_note", logging.getLogger("factory").warning)
+    return open_cluster(how.get("scheduler"), known, info.versions, note=note, needs=needs)
+
+
+def with_absolute_paths(value: AnyRecipe) -> AnyRecipe:
+    """A recipe whose relative paths are absolute: a worker of a cluster has its own working folder."""
+    located: AnyRecipe = _located(value)
+    return located
+
+
+def _located(value: Any) -> Any:
+    if isinstance(value, Path | Config):
+        return value.absolute() if isinstance(value, Path) else value.with_absolute_paths()
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: _located(getattr(value, each.name)) for each in fields(value)})
+    return value
 
 
 def rehearse(prepared: Prepared[BuildsMaker[Maker]], *, workers: int, overwrite: bool = False) -> str:

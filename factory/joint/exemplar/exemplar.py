@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,7 @@ class CopyConfig(Config):
         attempts: layouts, each of another slide, before a row is given up.
     """
 
+    paths: ClassVar[frozenset[str]] = frozenset({"weights"})
     weights: str = "starter"
     weights_sha256: str | None = None
     ground: Ground = "quilted"

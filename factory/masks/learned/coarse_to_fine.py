@@ -86,6 +86,7 @@ class CoarseConfig(WeightsConfig):
         layout: of drawn maps. augment: how far sketches are changed.
     """
 
+    paths: ClassVar[frozenset[str]] = WeightsConfig.paths | {"coarse_from"}
     coarse: Literal["drawn", "sketches", "masks"] = "drawn"
     coarse_from: tuple[str, ...] = ()
     coarse_split: Literal["train", "val", "test"] = "test"

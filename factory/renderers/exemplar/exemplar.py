@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,7 @@ class ExemplarConfig(Config):
         vary: standard deviation of the optical density of a nucleus around its own.
     """
 
+    paths: ClassVar[frozenset[str]] = frozenset({"bank"})
     bank: str = "starter"
     bank_sha256: str | None = None
     look: Literal["random"] | int = "random"
