@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,21 +85,33 @@ def export(
     places, size = _places(dataset, diverse, chosen), shape_of(dataset)
     if dry_run:
         return len(places)
-    out.mkdir(parents=True, exist_ok=True)
     images = {}
-    for place in places:
-        row = dataset.row(place)
-        name = row["sample_id"]
-        mark = {"sample_id": name, "generator": generator, "is_synthetic": True, "use": DISCLAIMER}
-        write_atomic(out / f"{name}.png", _png(dataset.store.read(row["index"], "image"), mark))
-        _write_json(out / f"{name}{written_by.suffix}", written_by.skeleton(name, size, mark))
-        images[name] = row["image_sha256"]
-        on_image(len(images), len(places))
-    for name, content in written_by.beside(scheme).items():
-        write_atomic(out / name, content.encode())
-    record = Record(tool, scheme.name, dataset.root.resolve().name, generator, size, images)
-    _write_json(out / RECORD, asdict(record))
+    with _emptied_on_error(out):
+        for place in places:
+            row = dataset.row(place)
+            name = row["sample_id"]
+            mark = {"sample_id": name, "generator": generator, "is_synthetic": True, "use": DISCLAIMER}
+            write_atomic(out / f"{name}.png", _png(dataset.store.read(row["index"], "image"), mark))
+            _write_json(out / f"{name}{written_by.suffix}", written_by.skeleton(name, size, mark))
+            images[name] = row["image_sha256"]
+            on_image(len(images), len(places))
+        for name, content in written_by.beside(scheme).items():
+            write_atomic(out / name, content.encode())
+        record = Record(tool, scheme.name, dataset.root.resolve().name, generator, size, images)
+        _write_json(out / RECORD, asdict(record))
     return len(images)
+
+
+@contextlib.contextmanager
+def _emptied_on_error(out: Path) -> Iterator[None]:
+    """Make a folder, and remove what was written to it when an error or an interrupt ends the block."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in out.iterdir():
+            path.unlink()
+        raise
 
 
 def _places(dataset: Dataset, diverse: int | None, chosen: Path | None) -> Sequence[int]:

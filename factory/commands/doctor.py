@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from factory.doctor.examine import Report
+    from factory.doctor.report import Report
 
 
 def doctor(

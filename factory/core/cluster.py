@@ -117,6 +117,8 @@ def _connected(scheduler: str) -> Iterator[Any]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back dask's own words on lost workers and connections; this module has a line for each."""
+    import distributed  # noqa: F401, which sets the levels
+
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client", "distributed.core")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -226,7 +228,7 @@ class Cluster:
         if end == "done":
             yield number, value
         elif end == "failed":
-            value.add_note(f"on worker {worker.address}")
+            value.add_note(f"This was on worker {worker.address}.")
             raise value
         else:
             self._return(worker, [number], value if end == "lost" else None)
@@ -248,7 +250,7 @@ class Cluster:
         try:
             there = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=_SILENT_S)
         except Exception as error:
-            raise self._lost_scheduler(f"{type(error).__name__}: {error}"[:120]) from error
+            raise self._lost_scheduler(f"{type(error).__name__}: {error}"[:120].rstrip(": ")) from error
         if self._client.status != "running":
             raise self._lost_scheduler("a lost connection")
         self._looked = time.monotonic()

@@ -110,10 +110,11 @@ class Command(TyperCommand):
             again = shlex.join(words)
             advice = f"Nothing is kept. To start again: {again}"
             by_option = any(param.name == "resume" for param in self.params)
-            if by_option or self.resumes:
+            notes = " ".join(getattr(error, "__notes__", []))  # of the code that knows what is kept
+            if notes or by_option or self.resumes:
                 again += " --resume" if by_option and "--resume" not in words else ""
-                kept = getattr(error, "__notes__", ["What was kept before stays."])
-                advice = f"{' '.join(kept)} To go on: {again}"
+                kept = "What was kept before stays." if by_option else "What is finished is kept."
+                advice = f"{notes or kept} To go on: {again}"
             raise Interrupted(advice, terminated=isinstance(error, Terminated)) from error
 
 

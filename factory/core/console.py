@@ -58,7 +58,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     from manifests.errors import UserError  # imported now: a command that only shows its help needs no numpy
 
     if isinstance(error, UserError):
-        return str(error), error.exit_code
+        return " ".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         where = error.filename or "output"
         advice = "What is finished is kept: mend the disk and run the same command again."

@@ -228,17 +228,25 @@ def _stop(stopping: StopRequest, folder: TrainingFolder | None, step: int) -> No
         raise
 
 
+def bytes_of_run(networks: Mapping[str, nn.Module], kept: str, ema: float | None) -> int:
+    """Return the bytes of weights and state of a run; see `TrainingTask` for what it takes."""
+    tensors = [value for network in networks.values() for value in network.state_dict().values()]
+    weights = sum(value.nbytes for value in networks[kept].state_dict().values())
+    state = sum(value.nbytes for value in tensors) + 8 * _parameters(networks)  # Adam keeps two moments of each
+    return weights + state + (0 if ema is None else weights)
+
+
+def _parameters(networks: Mapping[str, nn.Module]) -> int:
+    return sum(value.numel() for network in networks.values() for value in network.parameters())
+
+
 def estimate(task: TrainingTask[Batch], pixels: int, device: str) -> tuple[int, float | None]:
     """Estimate what a run needs: bytes of its weights and state, and its seconds.
 
     Two steps are taken, the second is timed; the task is not fit for training afterwards. On a CPU steps are taken only
     where the parameters and the `pixels` of a batch promise that they are quick. Otherwise the time is None.
     """
-    parameters = sum(value.numel() for network in task.networks.values() for value in network.parameters())
-    tensors = [value for network in task.networks.values() for value in network.state_dict().values()]
-    kept = sum(value.nbytes for value in task.networks[task.kept].state_dict().values())
-    of_state = sum(value.nbytes for value in tensors) + 8 * parameters  # Adam keeps two moments of each
-    need = kept + of_state + (0 if task.ema is None else kept)
+    parameters, need = _parameters(task.networks), bytes_of_run(task.networks, task.kept, task.ema)
     if device == "cpu" and parameters * pixels > _QUICK:
         return need, None
     for network in task.networks.values():

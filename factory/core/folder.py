@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from factory.core.config import canonical
-from manifests.errors import UserError
+from factory.core.wording import file_size
+from manifests.errors import FaultError, UserError
 from manifests.files import is_temporary, remove_orphans, write_atomic
 
 RUN = "run.yaml"
@@ -73,6 +74,16 @@ def begin(out: Path, document: Mapping[str, Any], config: Mapping[str, Any], *, 
         {"document": dict(document), "config": dict(config), "versions": versions}, sort_keys=True, allow_unicode=True
     )
     write_atomic(out / RUN, text.encode())
+
+
+def check_free(out: Path, need: float, advice: str) -> None:
+    """Raise a FaultError where the disk of a folder, there already or not, has less than `need` bytes."""
+    folder = out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise FaultError(f"{out}: expected room for about {file_size(need)}, got {file_size(free)} free. {advice}")
 
 
 @contextlib.contextmanager

@@ -21,9 +21,9 @@ import pyarrow as pa
 import yaml
 
 from factory.core.config import canonical, digest
-from factory.core.folder import RUN, first_difference, lock_folder
+from factory.core.folder import RUN, check_free, first_difference, lock_folder
 from factory.core.software import software
-from factory.core.wording import dry_run, file_size, plural
+from factory.core.wording import dry_run, plural
 from manifests.checksums import SUMS, write_sums
 from manifests.contents import FILES, INFO, MANIFEST, PARTS
 from manifests.contents import POINTS as POINTS
@@ -398,15 +398,7 @@ def _check_target(spec: RunSpec, overwrite: bool) -> None:
 def check_room(out: Path, tiles: int, size: tuple[int, int], bytes_per_px: float = _BYTES_PER_PIXEL) -> int:
     """Bytes that tiles of that height and width need, at most; a FaultError where the disk has less."""
     need = int(tiles * size[0] * size[1] * bytes_per_px)
-    folder = out.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise FaultError(
-            f"{out}: expected room for about {file_size(need)}, got {file_size(free)} free. "
-            "Free some, choose another --out, or ask for fewer or smaller tiles."
-        )
+    check_free(out, need, "Free some, choose another --out, or ask for fewer or smaller tiles.")
     return need
 
 

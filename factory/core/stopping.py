@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -50,3 +50,13 @@ class StopRequest:
     def _restore(self) -> None:
         while self._handlers:
             signal.signal(*self._handlers.popitem())
+
+
+@contextlib.contextmanager
+def noting(kept: Callable[[], str]) -> Iterator[None]:
+    """Add a note on what is kept, a sentence, to an error or an interrupt that ends the block."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(kept())
+        raise

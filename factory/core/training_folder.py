@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.config import digest
-from factory.core.folder import RUN, begin, check_same, is_begun, lock_folder
+from factory.core.folder import RUN, begin, check_free, check_same, is_begun, lock_folder
 from factory.core.history import HISTORY, PLOT
 from factory.core.weights import BEST, LAST, read_card
 from manifests.errors import UserError
@@ -79,6 +79,14 @@ class TrainingFolder:
                 f"{self.state}: expected the {before} threads it was trained with, got {threads}. "
                 f"Use --set threads={before}."
             )
+
+    def check_room(self, need: int) -> None:
+        """Refuse a disk without room for weights and state of `need` bytes; writes nothing.
+
+        They are written beside those of before, which are removed afterwards, so there must be room for both.
+        """
+        there = sum(path.stat().st_size for path in (self.weights, self.state) if path.is_file())
+        check_free(self.out, 2 * need - there, "Free some, choose another --out, or train a smaller network.")
 
     @contextlib.contextmanager
     def open(self, *, resume: bool) -> Iterator[None]:

@@ -10,19 +10,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from factory.annotate import TOOLS
+from factory.core.compiled import compiled
 from factory.core.devices import usable_cores
 from factory.core.registry import resolve
 from factory.core.runs import is_finished
 from factory.core.weights import SUFFIX, read_card
+from factory.doctor.report import Finding, Report, State
 from factory.joint import JOINT
 from factory.masks import MASKS
 from factory.renderers import RENDERERS
@@ -36,49 +37,18 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 PACKAGE = "pathology-tile-factory"
-STARTER = Path(__file__).parents[1] / "starter"
+STARTERS = {
+    Path(__file__).parents[1] / "starter": (
+        "depas-tissue", "exemplar-tissue", "hdgan-he", "pix2pixhd-ihc",
+        "priorpath-tissue", "sharpgan-he", "stylegan2-he",
+    ),
+    Path(__file__).parents[2] / "segment" / "starter": ("nuclei_he",),
+}  # fmt: skip
+"""Folders of the weights that come with the package, and their names."""
+
 _CPUINFO, _MEMINFO = "/proc/cpuinfo", "/proc/meminfo"
 _LEAST_FREE_BYTES = 1_000_000_000
 _IMPORT_TIMEOUT_S = 300
-
-State = Literal["ok", "note", "problem"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        part: section of the report.
-        name: subject of the finding.
-        state: ok; note: information, nothing to repair; problem: something does not work.
-        text: the finding in words.
-        advice: how to solve a problem.
-        facts: the finding for programs.
-    """
-
-    part: str
-    name: str
-    state: State
-    text: str
-    advice: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Report:
-    """All findings, in the order of the report."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def problems(self) -> tuple[Finding, ...]:
-        """Findings that need action."""
-        return tuple(finding for finding in self.findings if finding.state == "problem")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain values for JSON: ``{"ok": bool, "findings": [{part, name, state, text, advice, facts}]}``."""
-        return {"ok": not self.problems, "findings": [asdict(finding) for finding in self.findings]}
 
 
 def examine(data: Path) -> Report:
@@ -90,7 +60,8 @@ def examine(data: Path) -> Report:
         examine_memory(),
         examine_disk(data),
         examine_allocator(),
-        *examine_weights(STARTER),
+        examine_compiler(),
+        *(finding for folder, names in STARTERS.items() for finding in examine_weights(folder, names)),
         *examine_parts(),
         *examine_readers(),
         *examine_data(data),
@@ -280,12 +251,28 @@ def examine_allocator() -> Finding:
     return Finding("machine", "allocator", "ok" if library else "note", text, facts={"glibc": bool(library)})
 
 
-def examine_weights(folder: Path) -> list[Finding]:
-    """Checks the starter weights: complete safetensors files with matching cards and digests."""
-    weights = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
-    if not weights:
-        return [Finding("weights", "starter", "note", "none in this release; generators that need none work without")]
-    return [_examine_weight(path) for path in weights]
+def examine_compiler() -> Finding:
+    """Checks that machine code of numba's kernels can be kept; see `factory.core.compiled`."""
+    folder = compiled()(_kernel).stats.cache_path  # type: ignore[attr-defined]
+    if folder is None:
+        text, advice = "no folder can be written; every process compiles anew, for seconds", "Set NUMBA_CACHE_DIR"
+        return Finding("machine", "compiler cache", "note", text, f"{advice} to one that can.", {"folder": None})
+    return Finding("machine", "compiler cache", "ok", f"kept in {folder}", facts={"folder": str(folder)})
+
+
+def _kernel() -> int:
+    return 0
+
+
+def examine_weights(folder: Path, names: Sequence[str]) -> list[Finding]:
+    """Checks the starter weights of a folder: all there, complete safetensors files with matching cards and digests."""
+    there = {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
+    missing = [
+        Finding("weights", name + SUFFIX, "problem", f"missing in {folder}", "Run make install.")
+        for name in names
+        if name not in there
+    ]
+    return [*map(_examine_weight, there.values()), *missing]
 
 
 def _examine_weight(path: Path) -> Finding:

@@ -23,6 +23,7 @@ from factory.core.encoding import parquet_bytes
 from factory.core.pool import run_tasks
 from factory.core.runs import POOL, How, ignore, open_folder
 from factory.core.seeds import row_seed
+from factory.core.stopping import noting
 from factory.joint import DRAWING, HDGAN, SHARES
 from factory.make.pipeline import Prepared, cluster_for, with_absolute_paths
 from factory.plan.assignment import Picked, Target, column, pick, targets_of
@@ -76,7 +77,9 @@ def choose(prepared: Prepared[JointRecipe], **how: Unpack[How]) -> Prepared[Join
         open_folder(spec, overwrite=how.get("overwrite", False)),
     ):
         fingerprint = _fingerprint(spec.config)
-        pool = fill_pool(spec.out / POOL, task, seed, config.pool, fingerprint, cluster, **how)
+        path, size = spec.out / POOL, config.pool
+        with noting(lambda: f"{path} keeps {len(read_pool(path, fingerprint) or ())} of {size} candidates."):
+            pool = fill_pool(path, task, seed, size, fingerprint, cluster, **how)
     members, notes = np.arange(len(pool)), []
     if config.max_uncertainty is not None:
         members = members[column(pool, "top_uncertainty") <= config.max_uncertainty]

@@ -10,6 +10,7 @@ from typing import Any
 
 from factory.bank.collect import DEFAULT_MB, Collection, choose_pages, collect
 from factory.bank.shipped import BANK
+from factory.core.folder import check_free
 from factory.plan.rows import load_scheme
 from manifests.errors import UserError
 from manifests.files import write_atomic
@@ -56,6 +57,7 @@ def prepare(
         raise UserError(
             f"{run.out}: expected a folder without a bank, got one with it. Use --overwrite, or another --out."
         )
+    check_free(run.out, run.size_bytes, "Free some, choose another --out, or a smaller --max-mb.")
     return run
 
 

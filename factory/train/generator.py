@@ -16,7 +16,7 @@ from factory import joint, masks, renderers
 from factory.core.checkpoints import write_weights
 from factory.core.config import resolve_config
 from factory.core.devices import usable_cores
-from factory.core.fit import Diverged, FitResult, Row, TrainingTask, estimate, fit
+from factory.core.fit import Diverged, FitResult, Row, TrainingTask, bytes_of_run, estimate, fit
 from factory.core.history import plot_history
 from factory.core.precision import resolve_precision
 from factory.core.registry import resolve
@@ -168,6 +168,7 @@ def train(
     if resume:
         folder.refuse_other_threads(torch.get_num_threads())
     task = _task_of(run, device)
+    folder.check_room(bytes_of_run(task.networks, task.kept, task.ema))
     with folder.open(resume=resume):
         return fit(task, folder, device=device, resume=resume, on_start=on_start, on_step=on_step, on_row=on_look)
 
@@ -176,6 +177,7 @@ def rehearse(run: TrainingRun, device: str) -> str:
     """Tell the room and the time that a run needs, from two of its steps where these are quick."""
     height, width = run.config.size
     need, seconds = estimate(_task_of(run, device), run.config.batch * height * width, device)
+    run.folder.check_room(need)
     return dry_run(need, run.out, seconds)
 
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from factory.core.config import resolve_config
 from factory.core.devices import usable_cores
 from factory.core.history import plot_history, write_history
+from factory.core.stopping import noting
 from factory.core.training_folder import TrainingFolder
 from factory.core.weights import BEST, Card, read_card
 from factory.joint import HDGAN
@@ -193,7 +194,7 @@ def train(
     torch.set_num_threads(config.threads or usable_cores())
     if resume:
         folder.refuse_other_threads(torch.get_num_threads())
-    with folder.open(resume=resume):
+    with folder.open(resume=resume), noting(lambda: _kept(run)):
         # Features.
         drawing = run.images.drawing
         generator = open_generator(run.generator, device, precision=drawing.precision)
@@ -226,6 +227,12 @@ def train(
             _write_sheet(run, held, held_out, labels)
         _finish(run, fitted, learnt, found)
     return LabellerResult(found, float(np.mean([losses[-1] for losses in fitted.losses])))
+
+
+def _kept(run: LabellerRun) -> str:
+    """How many images need not be drawn again, in a sentence."""
+    rows = [*run.images.rows(held_out=False), *run.images.rows(held_out=True)]
+    return f"{run.out} keeps the features of {len(list((run.out / FEATURES).glob('*.json')))} of {len(rows)} images."
 
 
 def _finish(run: LabellerRun, fitted: Fitted, learnt: Sequence[Annotated], found: HeldOut | None) -> None:

@@ -132,6 +132,7 @@ def train(
         say(yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False))
         with working("timing two steps"):
             need, seconds = experiment.estimate(job, device)
+        job.folder.check_room(need)
         say(dry_run_text(need, job.out, seconds))
         return
     with progress("training", job.config.steps, unit="steps") as bar:

@@ -17,7 +17,7 @@ import torch
 from factory.core.checkpoints import read_checkpoint
 from factory.core.config import digest
 from factory.core.devices import usable_cores
-from factory.core.fit import FitResult, Row, fit
+from factory.core.fit import FitResult, Row, bytes_of_run, fit
 from factory.core.fit import estimate as fit_estimate
 from factory.core.precision import resolve_precision
 from factory.core.training_folder import TrainingFolder
@@ -208,6 +208,7 @@ def run(
         config.precision,
         inference,
     )
+    folder.check_room(bytes_of_run({"network": network}, "network", config.ema))
     with folder.open(resume=resume), contextlib.closing(Scalars(out)) as scalars:
 
         def validate(network: torch.nn.Module, step: int) -> dict[str, float]:

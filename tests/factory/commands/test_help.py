@@ -137,7 +137,7 @@ def test_a_value_of_the_wrong_type_is_explained(cli: Cli, words: tuple[str, ...]
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
-        (("factory", "render", "--seed", "1"), "What was kept before stays. To go on: factory render --seed 1"),
+        (("factory", "render", "--seed", "1"), "What is finished is kept. To go on: factory render --seed 1"),
         (("factory", "train", "depas"), "What was kept before stays. To go on: factory train depas --resume"),
         (
             ("factory", "train", "depas", "--resume"),
@@ -145,7 +145,7 @@ def test_a_value_of_the_wrong_type_is_explained(cli: Cli, words: tuple[str, ...]
         ),
         (("factory", "quiz", "a b"), "Nothing is kept. To start again: factory quiz 'a b'"),
         (("factory", "annotate", "export", "a", "--out", "b"), "again: factory annotate export a --out b"),
-        (("segment", "compare", "--seeds", "2"), "What was kept before stays. To go on: segment compare --seeds 2"),
+        (("segment", "compare", "--seeds", "2"), "What is finished is kept. To go on: segment compare --seeds 2"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
 )

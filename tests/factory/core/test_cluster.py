@@ -197,7 +197,7 @@ def test_it_is_an_error_when_nobody_is_left(leave: Callable[[Dask], None]) -> No
 def test_an_exception_that_cannot_be_pickled_arrives_in_words() -> None:
     with pytest.raises(FaultError, match="got Unpicklable: no words") as error:
         run(Dask(a=works), fail_at_two)
-    assert error.value.__notes__ == ["on worker a"]
+    assert error.value.__notes__ == ["This was on worker a."]
 
 
 def test_a_task_that_kills_every_worker_is_given_up() -> None:

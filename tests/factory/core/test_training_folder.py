@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from factory.core.training_folder import TrainingFolder
-from manifests.errors import UserError
+from manifests.errors import FaultError, UserError
 
 
 def folder(out: Path, seed: int = 0) -> TrainingFolder:
@@ -66,6 +67,18 @@ def test_another_number_of_threads_is_refused(tmp_path: Path) -> None:
     run.refuse_other_threads(2)
     with pytest.raises(UserError, match=r"expected the 2 threads it was trained with, got 4\. Use --set threads=2"):
         run.refuse_other_threads(4)
+
+
+def test_a_disk_without_room_for_a_second_state_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = folder(tmp_path)
+    free = shutil.disk_usage(tmp_path)._replace(free=150)
+    monkeypatch.setattr("factory.core.folder.shutil.disk_usage", lambda folder: free)
+    run.check_room(75)
+    with pytest.raises(FaultError, match="expected room for about 152 bytes, got 150 bytes free"):
+        run.check_room(76)
+    run.out.mkdir(exist_ok=True, parents=True)
+    run.state.write_bytes(b"12")  # is replaced
+    run.check_room(76)
 
 
 def test_it_is_imported_without_torch() -> None:

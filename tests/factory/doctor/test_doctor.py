@@ -116,8 +116,6 @@ def test_trial_imports_outlive_errors_and_deaths(tmp_path: Path, monkeypatch: py
 
 
 def test_weights_are_read_by_the_rule_that_training_writes_by(tmp_path: Path) -> None:
-    (note,) = doctor.examine_weights(tmp_path / "none")
-    assert note.state == "note"
     content = save({"a": np.arange(6.0)})
     for name in ("good", "damaged"):
         sha256 = write_with_card(tmp_path / f"{name}.safetensors", content, {"kind": "segment-weights"})
@@ -125,12 +123,26 @@ def test_weights_are_read_by_the_rule_that_training_writes_by(tmp_path: Path) ->
     (tmp_path / "damaged.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     (tmp_path / "bare.safetensors").write_bytes(content)
     (tmp_path / "pickled.safetensors").write_bytes(pickle.dumps({}))
-    bare, damaged, good, pickled = doctor.examine_weights(tmp_path)
+    bare, damaged, good, pickled, missing = doctor.examine_weights(tmp_path, ["good", "hdgan-he"])
+    assert (missing.name, missing.state) == ("hdgan-he.safetensors", "problem")
     assert (good.state, good.facts["sha256"], good.facts["kind"]) == ("ok", sha256, "segment-weights")
     assert {bare.state, damaged.state, pickled.state} == {"problem"}
     assert "got a file without" in bare.text
     assert "got a damaged file" in damaged.text
     assert "got a pickle" in pickled.text
+
+
+def test_the_starters_that_are_expected_are_those_that_ship() -> None:
+    for folder, names in doctor.STARTERS.items():
+        assert {path.stem for path in folder.glob("*.safetensors")} == set(names)
+
+
+def test_a_compiler_that_can_keep_nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.examine_compiler().state == "ok"
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    finding = doctor.examine_compiler()
+    assert (finding.state, finding.facts["folder"]) == ("note", None)
+    assert "NUMBA_CACHE_DIR" in finding.advice
 
 
 def test_doctor_names_a_part_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:

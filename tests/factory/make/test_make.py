@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from factory.make.pipeline import make
 from factory.make.resolve import parse_size
 from manifests import open_dataset, verify
 from manifests.files import is_temporary, walk
-from manifests.ledger import finished, read_record
+from manifests.ledger import finished, publish_record, read_record
 from manifests.store import read_layout
 from tests.conftest import Outcome, assert_refused, write_dataset
 from tests.kill_after_every_operation import tree
@@ -463,10 +464,10 @@ def test_dry_run_writes_nothing(tmp_path: Path, cli: Cli) -> None:
 def test_a_wrong_request_is_one_line_and_writes_nothing(
     tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
 ) -> None:
-    monkeypatch.setattr("factory.core.pool._CONNECT_S", 0.2)  # how long a scheduler that is not there is waited for
+    monkeypatch.setattr("factory.core.cluster._CONNECT_S", 0.2)  # how long a scheduler that is not there is waited for
     number = () if arguments[0] == "--manifest" else ("--n", "2")
     assert_refused(cli("factory", "make", "--size", "64x64", *number, *arguments), said)
-    assert not (tmp_path / "data").exists() or not any((tmp_path / "data").rglob("*.parquet"))
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_folder_with_other_files_is_never_touched(tmp_path: Path, cli: Cli) -> None:
@@ -536,6 +537,45 @@ def test_help_needs_no_heavy_library() -> None:
             done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_a_start_that_fails_leaves_the_folder_as_it_was(
+    unbroken: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is claimed before the first shard is finished; from then on what is finished stays."""
+    (tmp_path / "there").mkdir()
+    write, count = pipeline.write_shard, 0
+
+    def interrupted(*arguments: object) -> object:
+        nonlocal count
+        count += 1
+        if count % 3 == 0:
+            raise KeyboardInterrupt
+        return write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "write_shard", interrupted)
+    for out in ("there", "new"):
+        count = 2
+        stopped = cli("factory", "make", *SMALL, "--out", out)
+        assert (stopped.code, "interrupted. Nothing was finished. To go on: factory make" in stopped.err) == (130, True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+    stopped = cli("factory", "make", *SMALL, "--out", "new")
+    assert "error: interrupted. new keeps 4 of 7 tiles. To go on" in stopped.err
+    monkeypatch.undo()
+    make(small_run(tmp_path / "new"), workers=1)
+    assert tree(tmp_path / "new") == tree(unbroken)
+
+
+def test_the_software_that_made_a_shard_is_in_its_record_and_may_be_missing(unbroken: Path, tmp_path: Path) -> None:
+    record = read_record(unbroken, 0)
+    assert record is not None
+    assert record.software["numpy"] == np.__version__
+    assert {"python", "code"} <= record.software.keys()
+    (tmp_path / "ledger").mkdir()
+    publish_record(tmp_path, replace(record, software={}))
+    earlier = read_record(tmp_path, 0)
+    assert earlier is not None
+    assert (earlier.software, earlier.files) == ({}, record.files)
 
 
 def test_open_run_refuses_a_file_and_keeps_it(tmp_path: Path) -> None:

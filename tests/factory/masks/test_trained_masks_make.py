@@ -19,6 +19,8 @@ from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
 from factory.core.weights import read_card
 from factory.learn.weights import STARTER
+from factory.make.pipeline import with_absolute_paths
+from factory.make.recipes.masks_and_renderer import MakeConfig, MasksAndRenderer
 from factory.masks import MASKS, TRAINABLE
 from factory.masks.allocate import allocate
 from factory.masks.coarse import AugmentSketchConfig, LayoutConfig
@@ -102,6 +104,22 @@ def test_images_of_trained_masks_are_refused_where_their_groups_are_tested(
     refuse_tested_groups("data/synth", sources, {"slide-9"})
     with pytest.raises(UserError, match="got its group 'slide-1'"):
         refuse_tested_groups("data/synth", sources, {"slide-1"})
+
+
+def test_workers_elsewhere_get_absolute_paths_and_the_configuration_keeps_what_was_typed(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(weights("priorpath"), tmp_path / "w.safetensors")
+    write_sketches(tmp_path / "drawings")
+    monkeypatch.chdir(tmp_path)
+    values = {"name": "priorpath", "weights": "w.safetensors", "coarse": "sketches", "coarse_from": "drawings"}
+    config = MakeConfig(masks=values, renderer={"name": "palette"}).model_dump(mode="json")
+    recipe = MasksAndRenderer.from_document(config, scheme=get_scheme("tissue"))
+    located = with_absolute_paths(recipe)
+    assert located.masks.config.weights == str(tmp_path / "w.safetensors")
+    assert located.masks.config.coarse_from == (str(tmp_path / "drawings"),)
+    assert recipe.document["masks"]["weights"] == "w.safetensors"
+    assert with_absolute_paths(located) == located
 
 
 def test_workers_do_not_change_a_byte(weights: Weights, tmp_path: Path, cli: Cli) -> None:
