@@ -31,7 +31,7 @@ class ShardRecord:
         files: its files with size and sha256.
         rows: the manifest rows of its samples.
         run: the content of run.yaml, whose digest is the fingerprint; kept by the first shard, None in others.
-        software: of the process that made it, versions by name and ``code``; empty in records of earlier releases.
+        software: of the process that made it, versions by name; empty in records of earlier releases.
     """
 
     shard: int

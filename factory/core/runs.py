@@ -22,7 +22,7 @@ import yaml
 
 from factory.core.config import canonical, digest
 from factory.core.folder import RUN, check_free, first_difference, lock_folder
-from factory.core.software import software
+from factory.core.software import versions
 from factory.core.wording import dry_run, plural
 from manifests.checksums import SUMS, write_sums
 from manifests.contents import FILES, INFO, MANIFEST, PARTS
@@ -261,7 +261,7 @@ def write_shard(spec: RunSpec, shard: int, samples: Iterable[Sample]) -> ShardRe
     # Through Arrow, so that the record holds exactly the values that the manifest will: nulls, types and all.
     stored = tuple(rows_to_table(rows).to_pylist())
     run = None if shard else spec.document
-    record = ShardRecord(shard, spec.fingerprint, tuple(files), stored, run, software(spec.info.versions))
+    record = ShardRecord(shard, spec.fingerprint, tuple(files), stored, run, versions(spec.info.versions))
     publish_record(spec.out, record)
     return record
 

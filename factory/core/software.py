@@ -13,9 +13,14 @@ from factory.core.folder import library_versions
 _PACKAGES = ("factory", "manifests")
 
 
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Versions of Python, this package and libraries, by name."""
+    return {"python": platform.python_version(), **library_versions(*libraries)}
+
+
 def software(libraries: Iterable[str]) -> dict[str, str]:
-    """Versions of Python, this package and libraries, by name, and ``code``, a digest of the sources."""
-    return {"python": platform.python_version(), "code": _code_digest(), **library_versions(*libraries)}
+    """The versions, and ``code``, a digest of the sources, which changes with every refactoring."""
+    return {**versions(libraries), "code": _code_digest()}
 
 
 def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
