@@ -12,22 +12,18 @@ import logging
 import pickle
 import queue
 import time
-import traceback
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from factory.core.pool import single_threaded
-from factory.core.software import differences, software
+from factory.core.cluster_worker import Call, Outcome, prove, work
+from factory.core.software import software
 from manifests.errors import FaultError, UserError
 
 Known = Callable[[], Mapping[str, str]]
 """Draws a known tile and returns digests by name, ``image`` for one. Picklable."""
-
-Outcome = tuple[Literal["done", "failed", "unproved", "lost"], Any]
-"""How a task ended, with its result or its exception."""
 
 GPU = "GPU"
 """Resource of dask that workers with a GPU offer: ``dask worker --resources GPU=1``."""
@@ -150,10 +146,10 @@ class Cluster:
         self._client, self._scheduler, self._note, self._needs = client, scheduler, note, needs
         self._proof = uuid.uuid4().hex, libraries, software(libraries), dict(known()), pickle.dumps(known)
         self._workers: dict[str, _Worker] = {}
-        self._sent: dict[str, tuple[_Worker, int | None]] = {}  # None is the number of a proof
+        self._sent: dict[str, tuple[_Worker, int | None, Any]] = {}  # with futures; None is the number of a proof
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._waiting: deque[int] = deque()
-        self._deaths: Counter[int] = Counter()
+        self._deaths: Counter[int | None] = Counter()
         self._reasons: dict[str, str] = {}
         self._looked = self._alone_since = 0.0
         self._ever_proved = False
@@ -190,7 +186,7 @@ class Cluster:
                 while self._waiting and len(worker.running) < depth * worker.threads:
                     number = self._waiting.popleft()
                     if number in left:
-                        future = self._send(worker, number, _work, self._proof[0], task, number, payload_of(number))
+                        future = self._send(worker, number, work, self._proof[0], task, number, payload_of(number))
                         worker.running[number] = future
 
     def _send(self, worker: _Worker, number: int | None, function: Callable[..., Outcome], *arguments: Any) -> Any:
@@ -199,13 +195,13 @@ class Cluster:
         # that another client uses, dask would hand out that client's result.
         future = self._client.submit(
             pickle.loads,
-            pickle.dumps(_Call(function, arguments)),
+            pickle.dumps(Call(function, arguments)),
             workers=[worker.address],
             allow_other_workers=False,
             resources={self._needs: 1} if self._needs else None,
             pure=False,
         )
-        self._sent[future.key] = worker, number
+        self._sent[future.key] = worker, number, future
         future.add_done_callback(self._ended.put)
         return future
 
@@ -217,7 +213,7 @@ class Cluster:
             future = self._ended.get(timeout=_LOOK_S)
         except queue.Empty:
             return
-        worker, number = self._sent.pop(future.key, (None, None))
+        worker, number, _ = self._sent.pop(future.key, (None, None, None))
         if worker is None:
             return  # it was counted as lost
         end, value = self._outcome(future)
@@ -287,28 +283,37 @@ class Cluster:
             self._tell(worker, "gone")
         self._sent = {key: sent for key, sent in self._sent.items() if sent[0] is not worker}
         self._return(worker, list(worker.running), "it has gone")
+        if worker.state == "proving":
+            self._count_death(None, worker, "it has gone")
 
     def _return(self, worker: _Worker, numbers: Sequence[int], death: object = None) -> None:
         """Let others run tasks of a worker. The first ones may be why it died, where it did."""
         for number in numbers:
             worker.running.pop(number, None)
         for number in numbers[: worker.threads] if death is not None else ():
-            self._deaths[number] += 1
-            if self._deaths[number] >= _MAX_DEATHS:
-                raise FaultError(
-                    f"shard {number}: expected a worker to outlive it, got {_MAX_DEATHS} that did not, at last "
-                    f"{worker.address} ({death}). Memory is the usual reason: give workers more."
-                )
+            self._count_death(number, worker, death)
         self._waiting.extendleft(reversed(numbers))
+
+    def _count_death(self, number: int | None, worker: _Worker, death: object) -> None:
+        """Give up where worker after worker dies at the same task; None is the number of a proof."""
+        self._deaths[number] += 1
+        if self._deaths[number] >= _MAX_DEATHS + (len(self._workers) if number is None else 0):
+            what = "known tile" if number is None else f"shard {number}"
+            raise FaultError(
+                f"{what}: expected a worker to outlive it, got {self._deaths[number]} that did not, at last "
+                f"{worker.address} ({death}). Memory is the usual reason: give workers more."
+            )
 
     def _prove(self, worker: _Worker) -> None:
         worker.state = "proving"
-        self._send(worker, None, _prove, *self._proof)
+        self._send(worker, None, prove, *self._proof)
 
     def _judge(self, worker: _Worker, end: str, value: Any) -> None:
         """Take in the proof of a worker."""
         if end == "done" and not value:
-            worker.state, self._ever_proved = "proved", True
+            worker.state, self._ever_proved, self._deaths[None] = "proved", True, 0
+        elif end == "lost" and (value is None or type(value).__name__ == "KilledWorker"):
+            self._forget(self._workers.pop(worker.address, worker))  # another process there is looked at anew
         elif self._workers.get(worker.address) is worker:
             worker.state = "refused"
             reason = "; ".join(value) if end == "done" else f"{type(value).__name__}: {value}"
@@ -343,57 +348,3 @@ class Cluster:
             f"--scheduler: expected {self._scheduler} to answer, got {got}. "
             "What is finished is kept: start the scheduler and run the same command again."
         )
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A call that is made where it is unpickled: the result takes its place."""
-
-    function: Callable[..., Outcome]
-    arguments: tuple[Any, ...]
-
-    def __reduce__(self) -> tuple[Callable[..., Outcome], tuple[Any, ...]]:
-        return self.function, self.arguments
-
-
-_proved: set[str] = set()
-"""On a worker: the runs for which this process has proved itself."""
-
-
-def _prove(
-    run: str, libraries: Sequence[str], expected: Mapping[str, str], tile: Mapping[str, str], packed: bytes
-) -> Outcome:
-    """On a worker: compare its software, then its known tile, with the client's. The result is what differs."""
-
-    def compare() -> list[str]:
-        if differing := differences(expected, software(libraries)):
-            return differing
-        found: Mapping[str, str] = pickle.loads(packed)()  # after the comparison: of another release it may not load
-        differing = [
-            f"expected the same {name} of the known tile, got another" for name in tile if tile[name] != found.get(name)
-        ]
-        if not differing:
-            _proved.add(run)
-        return differing
-
-    return _caught(compare)
-
-
-def _work(run: str, task: Callable[..., Any], number: int, payload: Any) -> Outcome:
-    """On a worker: run a task, where this process has proved itself."""
-    return _caught(lambda: task(number, payload, lambda: None)) if run in _proved else ("unproved", None)
-
-
-def _caught(function: Callable[[], Any]) -> Outcome:
-    """Call a function; its exception comes as a value that can be pickled, since dask loses others without a word."""
-    single_threaded()
-    try:
-        return "done", function()
-    except Exception as error:
-        trace = traceback.format_exc()
-        with contextlib.suppress(Exception):
-            if type(pickle.loads(pickle.dumps(error))) is type(error):
-                if not isinstance(error, UserError):
-                    error.add_note(trace)
-                return "failed", error
-        return "failed", FaultError(f"expected a task to succeed, got {type(error).__name__}: {error}")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from factory.core import cluster as clusters
+from factory.core import cluster_worker
 from factory.core.cluster import Cluster, open_cluster
 from factory.core.software import differences, software
 from manifests.errors import FaultError, UserError
@@ -102,7 +103,7 @@ def lacks_package(call: bytes) -> Future:
 
 def with_other_software(call: bytes) -> Future:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clusters, "software", lambda libraries: {**software(libraries), "numpy": "0.1"})
+        patch.setattr(cluster_worker, "software", lambda libraries: {**software(libraries), "numpy": "0.1"})
         return works(call)
 
 
@@ -116,7 +117,7 @@ def with_other_code(call: bytes) -> Future:
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("_LOOK_S", 0.01), ("_SILENT_S", 0.1), ("_PATIENCE_S", 0.1)):
         monkeypatch.setattr(clusters, name, seconds)
-    clusters._proved.clear()
+    cluster_worker._proved.clear()
 
 
 class Lines(list[str]):
@@ -161,10 +162,10 @@ def test_a_process_that_took_the_address_of_another_proves_itself_first() -> Non
     dask = Dask(a=works)
     cluster, _ = connect(dask)
     cluster.wait_for_worker()
-    clusters._proved.clear()  # as in a new process
+    cluster_worker._proved.clear()  # as in a new process
     assert dict(cluster.run(double, range(3), lambda number: number)) == {0: 0, 1: 2, 2: 4}
     dask.workers["a"] = with_other_code
-    clusters._proved.clear()
+    cluster_worker._proved.clear()
     with pytest.raises(FaultError, match="known tile"):
         dict(cluster.run(double, range(3), lambda number: number))
 
@@ -214,6 +215,18 @@ def test_a_task_that_kills_every_worker_is_given_up() -> None:
         run(dask)
 
 
+def test_workers_that_die_of_the_known_tile_are_given_up() -> None:
+    dask = Dask(w=stands_still)
+
+    def replace() -> None:
+        if dask.calls:
+            dask.workers = {f"w{len(dask.calls)}": stands_still}
+
+    dask.on_look = replace
+    with pytest.raises(FaultError, match="known tile: expected a worker to outlive it, got 6 that did not"):
+        run(dask)
+
+
 def test_a_lost_scheduler_is_one_error() -> None:
     dask = Dask(a=hangs)
 
@@ -244,6 +257,6 @@ def test_software_is_compared_by_name() -> None:
     assert differences(here, here) == []
     there = {name: version for name, version in here.items() if name != "numpy"} | {"code": "0"}
     assert differences(here, there) == [
-        f"expected code {here['code']}, got 0",
         f"expected numpy {here['numpy']}, got none",
+        f"expected code {here['code']}, got 0",
     ]
