@@ -36,6 +36,7 @@ from factory.score.modes import ModeFigures, find_modes, mode_space
 from factory.score.periodicity import Periodicity, periodic_excess
 from factory.score.projections import ProjectionFigures, project_both
 from factory.score.settings import Settings, generator
+from factory.score.stripes import Stripes, strongest_stripes
 from factory.score.tiles import TileSet, random_crops, to_pictures
 from factory.score.two_samples import (
     CurveFigures,
@@ -70,7 +71,8 @@ class Comparison:
         statistics, curves: of masks, per class; empty for images. modes: of the real tiles.
         copies: None without training tiles; the whole pool of reals sets the limit.
         price: bins of the allocation shift; empty without shifts. training: whole training tiles.
-        periodicity: of images; None for masks. measured: statistics of every tile.
+        periodicity, stripes: of images, None for masks; stripes of ``fakes`` and ``reals``.
+        measured: statistics of every tile.
         nuclei: of masks with instances on both sides, else empty. nuclei_measured: fakes, reals, pool -> their nuclei.
     """
 
@@ -96,6 +98,7 @@ class Comparison:
     copies: CopyFigures | None
     price: tuple[ShiftBin, ...]
     periodicity: Periodicity | None
+    stripes: Mapping[str, Stripes] | None
     training: TileSet | None
     measured: Measured
     nuclei: tuple[NuclearFigures, ...] = ()
@@ -180,6 +183,9 @@ def compare_sets(
             periodicity=None
             if fakes.scheme
             else Periodicity(periodic_excess(fakes.pixels), periodic_excess(reals.pixels)),
+            stripes=None
+            if fakes.scheme
+            else {"fakes": strongest_stripes(fakes.pixels), "reals": strongest_stripes(reals.pixels)},
             training=training,
             measured=measured,
             nuclei=compare_nuclei(nuclei, halves),

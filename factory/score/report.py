@@ -22,6 +22,7 @@ from factory.score.mask_statistics import STATISTICS
 from factory.score.paired import LOWER_IS_BETTER, PairedFigures
 from factory.score.periodicity import PERIODS
 from factory.score.real_pixels import RealPixelFigures, real_pixel_blocks
+from factory.score.stripes import PERIODS_PX
 from factory.score.tiles import TileSet
 from factory.score.two_samples import TwoSampleFigures
 from manifests.schema import DISCLAIMER
@@ -176,7 +177,7 @@ def _pairs(paired: PairedFigures) -> list[Block]:
 
 
 def _periodicity(c: Comparison) -> list[Block]:
-    if c.periodicity is None:
+    if c.periodicity is None or c.stripes is None:
         return []
     rows = [(name, *values) for name, values in vars(c.periodicity).items()]
     return [
@@ -184,6 +185,10 @@ def _periodicity(c: Comparison) -> list[Block]:
         "Power of the spectrum at the frequencies of each period, divided by the power around them: 1 without "
         "patterns, more for the checkerboards that upsampling layers leave.",
         _table(["", *(f"{period} px" for period in PERIODS)], rows),
+        f"Stripes of {PERIODS_PX[0]:g} to {PERIODS_PX[1]:g} px: power of the strongest over that of their mirror "
+        "image, which is as frequent in tissue: 1 without, more by chance the fewer the tiles. That of the reals is "
+        "what chance and their own lines make.",
+        _table(["", "excess", "period, px", "direction, degrees"], [(n, *astuple(s)) for n, s in c.stripes.items()]),
     ]
 
 
