@@ -22,12 +22,12 @@ from manifests.files import write_atomic
 from segment.audit.auditor import FIGURES, Auditor, Finding
 from segment.audit.calibration import StainCalibration, calibrate
 from segment.audit.request import Audit, TileSet
-from segment.data.sources import ACCEPTED, SUMMARY
+from segment.data.sources import ACCEPTED, AUDIT, SUMMARY
 from segment.network.head import has_instances
 
 PART_TILES = 64
 PARTS, CALIBRATION = "parts", "calibration.json"
-AUDIT, PLOT, REPORT = "audit.parquet", "audit.png", "audit.md"
+PLOT, REPORT = "audit.png", "audit.md"
 _OWN = frozenset({RUN, PARTS, CALIBRATION, AUDIT, ACCEPTED, PLOT, SUMMARY, REPORT})
 
 _SCHEMA = pa.schema(

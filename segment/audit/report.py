@@ -19,10 +19,10 @@ from manifests.table import write_manifest
 from segment.audit.auditor import COUNTS, FIGURES, Finding, TpsMethod
 from segment.audit.calibration import StainCalibration
 from segment.audit.flags import AGREEMENT, Limits, column, flag_tiles, has_evidence, limits, summarise, tps_difference
-from segment.audit.folder import AUDIT, PLOT, REPORT
+from segment.audit.folder import PLOT, REPORT
 from segment.audit.plot import plot_audit
 from segment.audit.request import Audit
-from segment.data.sources import ACCEPTED, SUMMARY
+from segment.data.sources import ACCEPTED, AUDIT, SUMMARY
 from segment.metrics.names import METRICS, label
 from segment.network.head import has_instances
 

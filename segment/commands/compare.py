@@ -42,7 +42,8 @@ def compare(
         str | None,
         _TRAININGS(
             "Training sets: R (real), R* (real, augmented), P* (with nuclei pasted), S (synthetic), S* (both, "
-            "augmented), S>R (synthetic, then real). In quotes. [default: R,R*,S,S*]"
+            "augmented), S>R (synthetic, then real), W* and W>R (the same, synthetic tiles weighted). In quotes. "
+            "[default: R,R*,S,S*]"
         ),
     ] = None,
     fractions: Annotated[

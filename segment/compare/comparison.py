@@ -29,6 +29,7 @@ from segment.data.mixing import Mix
 from segment.data.references import refuse_tested_references
 from segment.data.sources import Source, choose_scheme, open_sources
 from segment.data.stains import Stains
+from segment.data.weighting import read_agreement
 from segment.data.whole_images import group_tiles, whole_images
 from segment.evaluate.evaluate import evaluate
 from segment.network.weights import load_weights
@@ -39,7 +40,12 @@ from segment.train.run import Experiment, training_part
 TRAININGS = "cells"
 OWN_TEST = ""
 _REPORTED = dict.fromkeys(("arms", "fractions", "seeds", "bootstrap", "claims", "published"), True)
-_SETTINGS_OF_ARMS = {"S*": ("synth_share",), "S>R": ("pretraining_share",), "P*": ("paste",)}
+_SETTINGS_OF_ARMS = {
+    "synth_share": ("S*", "W*"),
+    "pretraining_share": ("S>R", "W>R"),
+    "paste": ("P*",),
+    "weighting": ("W*", "W>R"),
+}
 _OWN = frozenset({RUN, TRAININGS, SCORES, MARKDOWN, HTML, PLOT, SUMMARY})
 
 
@@ -116,11 +122,12 @@ class Comparison:
         document["data"].pop("synth", None)
         if training.has_synth:
             document["data"]["synth"] = self.sets[path_of(self.synth, training)].fingerprint
-        for arm, names in _SETTINGS_OF_ARMS.items():
-            if training.arm != arm:
-                for name in names:
-                    document["config"].pop(name, None)
-        if training.arm != "S>R":
+        for name, arms in _SETTINGS_OF_ARMS.items():
+            if training.arm not in arms:
+                document["config"].pop(name, None)
+        if training.arm.startswith("W") and self.config.weighting.agreement:
+            document["data"]["agreement"] = digest(read_agreement(self.sets[path_of(self.synth, training)]))
+        if training.arm not in ("S>R", "W>R"):
             document["config"]["train"].pop("pretraining", None)
         return digest(document)
 

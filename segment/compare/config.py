@@ -14,6 +14,7 @@ from manifests.errors import UserError
 from segment.data.augmentation import AugmentConfig
 from segment.data.mixing import parse_mix
 from segment.data.pasting import PasteConfig
+from segment.data.weighting import WeightConfig
 from segment.train.config import TrainConfig
 
 ARMS = {
@@ -23,10 +24,12 @@ ARMS = {
     "S*": "real and synthetic tiles, augmented",
     "P*": "real tiles, augmented, with nuclei pasted",
     "S>R": "synthetic tiles first, then real ones, augmented",
+    "W*": "real and weighted synthetic tiles, augmented",
+    "W>R": "weighted synthetic tiles first, then real ones, augmented",
 }
 """Training sets: the first four by their names in "Enhanced Sharp-GAN" (section 4)."""
 
-Arm = Literal["R", "R*", "S", "S*", "P*", "S>R"]
+Arm = Literal["R", "R*", "S", "S*", "P*", "S>R", "W*", "W>R"]
 
 NUCLEI_METRICS = ("aji", "pq", "dq", "sq", "foreground_dice", "mean_iou")
 """Metrics compared where the scheme has nuclei; claims are about the first."""
@@ -41,6 +44,12 @@ DIFFERENCES = (
     ("S*", "P*"),
     ("S>R", "P*"),
     ("S>R", "S*"),
+    ("W*", "S*"),
+    ("W>R", "S>R"),
+    ("W*", "R*"),
+    ("W>R", "R*"),
+    ("W*", "P*"),
+    ("W>R", "P*"),
     ("R*", "R"),
     ("S*", "R"),
     ("S", "R"),
@@ -88,7 +97,7 @@ class CompareConfig(Config):
         seeds: trainings per arm and fraction, numbered from 0; a seed gives all arms the same patients and the same
             initial weights. synth_share: share of synthetic tiles in S*, or "FIRST..LAST" for one that changes evenly.
         pretraining_share: share of the steps of S>R that are on synthetic tiles; `train.pretraining` has the rest.
-        paste: pasting of nuclei in P*.
+        paste: pasting of nuclei in P*. weighting: of synthetic tiles in W* and W>R, which are S* and S>R otherwise.
         final: train on the train and val splits together, for all steps, keep the last weights and separate nuclei
             with `train.instances`: nothing is chosen. Otherwise the val split of the real tiles chooses weights and
             instance settings for every arm.
@@ -96,13 +105,14 @@ class CompareConfig(Config):
         claims, bootstrap: see there. published: figures from the literature.
     """
 
-    added: ClassVar = frozenset({"pretraining_share", "paste"})
+    added: ClassVar = frozenset({"pretraining_share", "paste", "weighting"})
     arms: tuple[Arm, ...] = ("R", "R*", "S", "S*")
     fractions: tuple[float, ...] = (0.1, 0.25, 1.0)
     seeds: int = Field(default=5, ge=1)
     synth_share: float | str = 0.5
     pretraining_share: float = Field(default=0.5, gt=0, lt=1)
     paste: PasteConfig = PasteConfig(probability=0.5)
+    weighting: WeightConfig = WeightConfig(likeness=1.0)
     final: bool = False
     train: TrainConfig = TrainConfig()
     claims: ClaimConfig = ClaimConfig()
@@ -139,6 +149,10 @@ class CompareConfig(Config):
                 raise ValueError(f"expected no train.{name}: the grid of arms, fractions and seeds sets it")
         if self.train.augment.paste.probability:
             raise ValueError("expected no train.augment.paste: it is what P* has and R* has not (paste)")
+        if self.train.weighting.is_on:
+            raise ValueError("expected no train.weighting: it is what W* has and S* has not (weighting)")
+        if not self.weighting.is_on:
+            raise ValueError("expected a weighting by agreement or likeness, got none: leave W* and W>R out instead")
         if self.train.patience is not None:
             raise ValueError("expected no train.patience: every training has the same steps")
         return self
@@ -161,7 +175,7 @@ class Training:
     @property
     def has_synth(self) -> bool:
         """Whether it uses synthetic tiles."""
-        return self.arm.startswith("S")
+        return self.arm[0] in "SW"
 
     def train_config(self, config: CompareConfig) -> TrainConfig:
         """Its configuration; fields that the grid does not set are the same in every training."""
@@ -170,11 +184,18 @@ class Training:
             "S*": f"real+synth:{config.synth_share}",
             "S>R": f"synth-then-real:{config.pretraining_share:g}",
         }
-        mix = mixes.get(self.arm, "real")
+        mix = mixes.get(self.arm.replace("W", "S"), "real")
         augment = AugmentConfig.none() if self.arm in ("R", "S") else config.train.augment
         if self.arm == "P*":
             augment = augment.model_copy(update={"paste": config.paste})
-        values = {"mix": mix, "seed": self.seed, "real_fraction": self.fraction or 1.0, "augment": augment}
+        values: dict[str, Any] = {
+            "mix": mix,
+            "seed": self.seed,
+            "real_fraction": self.fraction or 1.0,
+            "augment": augment,
+        }
+        if self.arm.startswith("W"):
+            values["weighting"] = config.weighting
         if config.final:  # one validation, after the last step, of one tile: there is nothing to choose
             values |= {"validate_every": config.train.steps, "validate_tiles": 1}
         return config.train.model_copy(update=values)

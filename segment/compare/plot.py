@@ -20,6 +20,8 @@ _COLOURS = {
     "S*": "#009E73",
     "P*": "#CC79A7",
     "S>R": "#E69F00",
+    "W*": "#000000",
+    "W>R": "#F0E442",
 }
 """Okabe and Ito's palette, whose colours colour-blind readers can distinguish."""
 

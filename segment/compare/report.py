@@ -323,6 +323,8 @@ def _protocol(config: CompareConfig, setting: Setting) -> list[str]:
     ]
     if setting.synth is not None:
         share = f"; S* sees them at a share of {config.synth_share}" if "S*" in config.arms else ""
+        weighting = ", ".join(f"{key} {value:g}" for key, value in config.weighting.model_dump().items())
+        share += f"; W* and W>R weight them ({weighting})" if {"W*", "W>R"} & {*config.arms} else ""
         if "S>R" in config.arms:
             rest = f", later at a share of {train.pretraining.rest:g}" if train.pretraining.rest else ""
             share += f"; S>R for {config.pretraining_share:.0%} of its steps{rest}"

@@ -51,6 +51,8 @@ def open_sets(synth: Path, trainings: Iterable[Training]) -> dict[Path, Source]:
 
 def _size(source: Source) -> str:
     layout = source.dataset.store.layout
+    if source.accepted is not None:  # audits accept as many as they will
+        return f"audited tiles of {layout.height}x{layout.width}"
     return f"{len(source.split('train'))} training tiles of {layout.height}x{layout.width}"
 
 

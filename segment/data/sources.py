@@ -20,8 +20,8 @@ from manifests.files import sha256_file
 from manifests.labels import LabelScheme, common_scheme, get_scheme
 from segment.data.mixing import Mix, Role
 
-ACCEPTED, SUMMARY = "accepted.parquet", "audit.json"
-"""Files of an audit: rows without flags, and its summary."""
+ACCEPTED, SUMMARY, AUDIT = "accepted.parquet", "audit.json", "audit.parquet"
+"""Files of an audit: rows without flags, its summary, and the figures of every tile."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,12 @@ class Tiles:
         folder: of decoded tiles, as long as this object exists.
         budget_bytes: largest size of decoded tiles; other tiles are decoded each time.
         distances: whether the network has distances. instances: whether nuclei will be pasted.
+
+    Attributes:
+        weights: how often a tile is drawn, float64 [tiles]; None for all alike.
     """
+
+    weights: npt.NDArray[np.float64] | None = None
 
     def __init__(
         self,
@@ -74,9 +79,20 @@ class Tiles:
         self._decoded = DecodedTiles(self._decode, len(self), folder, budget_bytes)
         self._boxes: dict[int, list[Box]] = {}
         self._stains: dict[int, Stains | None] = {}
-        self._nucleus = np.isin(np.arange(256), (*scheme.ids("nucleus"), IGNORE))
+        self.is_nucleus = np.isin(np.arange(256), (*scheme.ids("nucleus"), IGNORE))
         layout = dataset.store.layout
         self.size = (layout.height, layout.width)
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """Names of the tiles."""
+        names: list[str] = self._dataset.table["sample_id"].to_pylist()
+        return names
+
+    def read(self, position: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """A whole tile: image uint8 [H, W, 3] and classes uint8 [H, W]."""
+        image, labels, *_ = self._decoded.read(position)
+        return image, labels
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -88,7 +104,7 @@ class Tiles:
         arrays = [store.read(index, "image"), labels]
         if self._has_distances or self._pastes:
             instance = store.read(index, "instance")
-            arrays.append(distance_target(instance, self._nucleus[labels]))
+            arrays.append(distance_target(instance, self.is_nucleus[labels]))
             arrays += [instance] if self._pastes else []
         return arrays
 
@@ -129,14 +145,14 @@ class Tiles:
         tile = LabelledCrop(*self._decoded.read(source))
         if source not in self._boxes:
             self._boxes[source] = whole_nuclei(tile.instance)
-        pasted = paste_nuclei(crop, Donor(tile, self._boxes[source]), self._nucleus, rng, config)
+        pasted = paste_nuclei(crop, Donor(tile, self._boxes[source]), self.is_nucleus, rng, config)
         return [pasted.image, pasted.labels, pasted.distances]
 
     @cached_property
     def class_shares(self) -> npt.NDArray[np.float64]:
         """Share of each class of the network's scheme in each tile's labelled pixels: [tiles, C].
 
-        From the manifest, or counted from the mask of a row without them.
+        From the manifest, or counted from the mask of a row without them; times the tile's weight.
         """
         shares = np.zeros((len(self), len(self._scheme)))
         for position, fractions in enumerate(self._dataset.table["class_fractions"].to_pylist()):
@@ -147,7 +163,7 @@ class Tiles:
             for own, fraction in enumerate(fractions):
                 if table[own] != IGNORE:
                     shares[position, table[own]] += fraction
-        return shares
+        return shares if self.weights is None else shares * self.weights[:, None]
 
     def draw_class(self, rng: np.random.Generator) -> tuple[int, int] | None:
         """A class, all that occur equally likely, and a tile in proportion to the class's share: (class, tile).

@@ -12,6 +12,7 @@ from factory.core.precision import Precision
 from segment.data.augmentation import AugmentConfig
 from segment.data.mixing import Mix, parse_mix
 from segment.data.sampling import SamplingConfig
+from segment.data.weighting import WeightConfig
 from segment.network.inference import InferenceConfig
 from segment.network.instances import InstanceConfig
 from segment.network.networks import DIVISOR, NetworkConfig
@@ -49,10 +50,10 @@ class TrainConfig(Config):
         seed: of weights, order and augmentation.
         threads: CPU threads of torch; null takes all cores that the process may use.
         cache_gb: disk space for decoded tiles during training.
-        inference: how the trained network is applied; `instances` are chosen that way.
+        weighting: of synthetic tiles. inference: how the trained network is applied; `instances` are chosen that way.
     """
 
-    added: ClassVar = frozenset({"pretraining", "inference"})
+    added: ClassVar = frozenset({"pretraining", "inference", "weighting"})
     mix: str = "real+synth"
     pretraining: PretrainingConfig = PretrainingConfig()
     scheme: str | None = None
@@ -76,6 +77,7 @@ class TrainConfig(Config):
     cache_gb: float = Field(default=8.0, ge=0)
     loss: LossConfig = LossConfig()
     sampling: SamplingConfig = SamplingConfig()
+    weighting: WeightConfig = WeightConfig()
     augment: AugmentConfig = AugmentConfig()
     instances: InstanceConfig = InstanceConfig()
     inference: InferenceConfig = InferenceConfig()

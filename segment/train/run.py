@@ -31,6 +31,7 @@ from segment.data.sampling import Draw, MixingSampler, draw_generator
 from segment.data.sources import Source, check_leaks, choose_scheme, open_sources
 from segment.data.stains import Stains
 from segment.data.tiles import Tiles
+from segment.data.weighting import check_weighting, read_agreement, tile_weights
 from segment.network.head import Head, head_for
 from segment.network.inference import InferenceConfig
 from segment.network.networks import DIVISOR, build, check_fit, encoder_file, load_encoder_weights
@@ -87,6 +88,8 @@ class Experiment:
         document = {"config": config, "data": data, "encoder_sha256": self.encoder_sha256}
         if self.references:
             document["stain_references"] = digest([stains.model_dump() for stains in self.references])
+        if self.config.weighting.agreement:
+            document["agreement"] = digest(read_agreement(self.sources[-1]))
         names = (PANELS, TENSORBOARD, "evaluation-*")
         return TrainingFolder(self.out, document, self.config.model_dump(mode="json"), names)
 
@@ -114,6 +117,8 @@ def prepare(
     for source in sources:
         if not len(source.split("train")):
             raise UserError(f"{source.dataset.root}: expected tiles with split train, got none.")
+    synth_source = next((source for source in sources if source.role == "synth"), None)
+    check_weighting(config.weighting, mix.roles, synth_source)
     training = tuple(training_part(source, config.real_fraction, config.seed) for source in sources)
     notes: list[str] = []
     if validation is None:
@@ -326,6 +331,10 @@ def _sampler(experiment: Experiment) -> MixingSampler:
         )
         for rows in experiment.training
     )
+    if config.weighting.is_on:
+        agreement = read_agreement(experiment.sources[-1]) if config.weighting.agreement else None
+        real = tiles[0] if len(tiles) > 1 else None
+        tiles[-1].weights = tile_weights(config.weighting, real, tiles[-1], agreement)
     assert config.crop is not None
     shares = experiment.shares if len(tiles) > 1 else Shares.constant(0.0)
     return MixingSampler(
@@ -367,6 +376,7 @@ def _card(experiment: Experiment, inference: InferenceConfig) -> dict[str, Any]:
         "inference": inference.model_dump(mode="json"),
         "mix": experiment.config.mix,
         "synth_share": experiment.synth_share,
+        "weighting": experiment.config.weighting.model_dump(),
         "pretraining": experiment.config.pretraining.model_dump(),
         "groups": sorted(groups),
         "sources": {role: list(info.training_sources) for role, info in infos.items()},

@@ -26,6 +26,7 @@ from segment.compare import comparison as comparisons
 from segment.compare.config import ARMS, CompareConfig, Training, double_patients, grid
 from segment.compare.report import Setting, write_report
 from segment.compare.summary import Scores, sentences, summarise
+from segment.data.weighting import WeightConfig
 from segment.train import run as experiment
 from segment.train.task import SegmenterTask
 from tests.conftest import Outcome, assert_refused, write_dataset
@@ -178,6 +179,27 @@ def test_pasting_and_pretraining_are_arms_of_their_own() -> None:
     assert (reals.augment.paste.probability, pasted.augment.paste.probability) == (0, 0.5)
 
 
+def test_weighted_arms_differ_from_the_others_by_their_weights_alone(home: Path, tmp_path: Path) -> None:
+    arms = ["S*", "S>R", "W*", "W>R"]
+    config = config_of(arms=arms, fractions=[1.0], seeds=1, weighting={"likeness": 2.0, "kept": 0.5})
+    trainings = grid(config)
+    mixed, pretrained, *weighted = (training.train_config(config) for training in trainings)
+    assert [training.name for training in trainings[2:]] == ["W+-1-0", "W_R-1-0"]
+    assert [one.model_copy(update={"weighting": mixed.weighting}) for one in weighted] == [mixed, pretrained]
+    assert all(one.weighting == config.weighting for one in weighted)
+    other = config.model_copy(update={"weighting": WeightConfig(likeness=1.0)})
+    prints = []
+    for weighting in (config, other):
+        comparison = comparisons.prepare(weighting, home / "real", home / "synth", tmp_path / "out")
+        prints.append([comparison.fingerprint(training) for training in trainings])
+    assert [one == two for one, two in zip(*prints, strict=True)] == [True, True, False, False]
+    with pytest.raises(UserError, match=r"expected accepted\.parquet of an audit with weighting.agreement"):
+        comparisons.prepare(
+            config.model_copy(update={"weighting": WeightConfig(agreement=1.0)}),
+            home / "real", home / "synth", tmp_path / "out",
+        )  # fmt: skip
+
+
 def test_every_fraction_of_a_seed_is_part_of_the_larger_ones(home: Path, tmp_path: Path) -> None:
     for final, patients in ((False, 4), (True, 8)):
         comparison = comparisons.prepare(config_of(final=final), home / "real", home / "synth", tmp_path / "out")
@@ -204,12 +226,13 @@ def cells(home: Path) -> Path:
 
 
 def test_each_cell_trains_on_its_own_set_and_no_other_knows_enough(home: Path, cells: Path, tmp_path: Path) -> None:
-    config = config_of(arms=["R*", "S>R"], seeds=2, fractions=[0.5])
+    config = config_of(arms=["R*", "W>R"], seeds=2, fractions=[0.5])
     comparison = comparisons.prepare(config, home / "real", cells, tmp_path / "out")
     assert [path.name for path in comparison.sets] == ["set-0.5-0", "set-0.5-1"]
     scores = comparisons.run(comparison)
     assert len(scores.finished) == 4
-    runs = [yaml.safe_load((tmp_path / "out/cells" / f"S_R-0.5-{seed}" / "run.yaml").read_text()) for seed in (0, 1)]
+    runs = [yaml.safe_load((tmp_path / "out/cells" / f"W_R-0.5-{seed}" / "run.yaml").read_text()) for seed in (0, 1)]
+    assert all(run["config"]["weighting"]["likeness"] == 1 for run in runs)
     assert len({str(run) for run in runs}) == 2
     with pytest.raises(UserError, match=r"set-0.5-0: expected tiles that know the 2 patients .* got 'real-slide-"):
         comparisons.prepare(config, home / "real", home / "set-0.5-0", tmp_path / "other")
@@ -589,6 +612,8 @@ def test_fractions_that_come_to_the_same_patients_are_refused(home: Path, tmp_pa
         ({"fractions": [0.0]}, "expected shares above 0"),
         ({"train": {**TRAIN, "seed": 3}}, "expected no train.seed"),
         ({"train": {**TRAIN, "patience": 3}}, "expected no train.patience"),
+        ({"train": {**TRAIN, "weighting": {"likeness": 1}}}, "expected no train.weighting"),
+        ({"weighting": {"likeness": 0}}, "expected a weighting by agreement or likeness"),
         ({"train": {**TRAIN, "augment": {"paste": {"probability": 0.5}}}}, "expected no train.augment.paste"),
         ({"synth_share": 1.5}, "expected a share between 0 and 1, or FIRST..LAST"),
         ({"stepz": 3}, "expected a known key, got 'stepz'"),
@@ -691,7 +716,7 @@ def test_report_marks_published_values_and_needs_no_other_file(tmp_path: Path) -
     assert "data:image/png;base64," in html
     assert "http" not in html
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert pq.read_table(tmp_path / "scores.parquet").num_rows == 3 * 11 * 12
+    assert pq.read_table(tmp_path / "scores.parquet").num_rows == 3 * 15 * 12
     document = json.loads((tmp_path / "summary.json").read_text())
     further = [d for d in document["differences"] if d["fraction"] != d["than_fraction"]]
     assert [(d["arm"], d["real_patients"], d["than"], d["than_real_patients"]) for d in further] == [
