@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from manifests.errors import FaultError, UserError
 from manifests.files import refuse_links
 from manifests.labels import LabelScheme
 from manifests.ledger import read_record
+from manifests.limits import read_json
 from manifests.measure import measure
 from manifests.schema import SCHEMA, DatasetInfo
 from manifests.store import STORE, StoreReader
@@ -178,7 +178,7 @@ def _info_of_store(root: Path) -> DatasetInfo | None:
     """The metadata that the store of a data set has in its attributes."""
     where = root / STORE / "zarr.json"
     try:
-        return DatasetInfo.from_dict(json.loads(where.read_bytes())["attributes"]["pathology_tiles"], str(where))
+        return DatasetInfo.from_dict(read_json(where)["attributes"]["pathology_tiles"], str(where))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 

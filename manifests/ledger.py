@@ -18,6 +18,7 @@ from manifests.contents import LEDGER as LEDGER
 from manifests.contents import record_name, shard_of
 from manifests.errors import FaultError
 from manifests.files import link_on, refuse_links, write_atomic
+from manifests.limits import parse_json, read_bytes
 from manifests.store import ARRAYS, FileRecord, shard_path
 
 
@@ -73,11 +74,13 @@ def read_record(root: Path, shard: int) -> ShardRecord | None:
     if link_on(root, where) is not None:
         raise FaultError(f"{where}: expected a record, got a link. Links are not followed.")
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
     except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        raise FaultError(f"{where}: expected a shard record that can be read, got {error}.") from error
     try:
-        document = json.loads(raw)
+        document = parse_json(raw)
         digest = document.pop("sha256")
         files = tuple(FileRecord(str(f["path"]), int(f["size"]), str(f["sha256"])) for f in document["files"])
         software = {str(name): str(version) for name, version in document.get("software", {}).items()}

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
+from manifests.limits import parse_json
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"pathology_tiles"
@@ -325,7 +326,7 @@ def info_of(schema: pa.Schema, where: str) -> DatasetInfo:
     if raw is None:
         raise UserError(f"{where}: expected a manifest with pathology_tiles metadata, got a plain Parquet file.")
     try:
-        document = json.loads(raw)
+        document = parse_json(raw)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: expected JSON metadata, got {error}.") from error
     if not isinstance(document, dict):

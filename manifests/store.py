@@ -8,7 +8,6 @@ Inner chunk: one sample. Codecs: zstd, then crc32c (a flipped bit is an error, n
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
 from collections import OrderedDict, deque
@@ -25,8 +24,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from numcodecs.zstd import Zstd
 
-from manifests.errors import FaultError, UserError
+from manifests.errors import FaultError, UserError, shown
 from manifests.files import link_on, publish, refuse_links, temporary_beside, write_atomic
+from manifests.limits import read_json
 
 STORE = "store.zarr"
 LAYOUT_VERSION = 1
@@ -196,11 +196,11 @@ def _read_json(root: Path, name: str) -> dict[str, Any]:
     path = root / name
     refuse_links(root, name)
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path)
     except OSError as error:
         raise UserError(f"{path}: expected the metadata of a Zarr array, got {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected JSON, got {error}.") from error
+        raise UserError(f"{path}: expected JSON, got {shown(str(error))}.") from error
     if not isinstance(document, dict):
         raise UserError(f"{path}: expected a JSON object, got a {type(document).__name__}.")
     return document

@@ -17,6 +17,7 @@ from manifests.contents import MANIFEST as MANIFEST
 from manifests.contents import PARTS as PARTS
 from manifests.errors import UserError
 from manifests.files import open_atomic, write_atomic
+from manifests.limits import LIST_VALUES, ROW_BYTES, read_json, reads
 from manifests.schema import (
     METADATA_KEY,
     OWN_COLUMNS,
@@ -34,8 +35,14 @@ from manifests.schema import (
 ROWS_PER_FILE = 1_000_000
 """Largest number of rows in a file: more are split into parts, and a larger file is refused before it is read."""
 
-_MAX_VALUES = 2**26
 _MAX_TEXT_BYTES = 2**30
+_LEAST_TEXT_BYTES, _MAX_EXPANSION = 1 << 26, 100
+"""Bytes of text that any file may have, and bytes for each of its own: ids and digests hardly compress."""
+
+_LEAST_VALUES, _LEAST_BYTES = 1 << 16, 1 << 24
+"""Values of a list, and bytes before compression, that a file of few rows may have all the same."""
+
+_FOOTER_BYTES = 1 << 24
 _TEXT_COLUMNS = [field.name for field in SCHEMA if pa.types.is_string(field.type)]
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
@@ -62,6 +69,7 @@ def write_manifest(path: Path, table: pa.Table, info: DatasetInfo, extra: Mappin
         pq.write_table(table, stream, compression="zstd", write_page_checksum=True, row_group_size=65_536)
 
 
+@reads("a manifest")
 def read_manifest(
     path: Path, fallback: Callable[[], DatasetInfo | None] = lambda: None
 ) -> tuple[pa.Table, DatasetInfo]:
@@ -101,12 +109,13 @@ def read_info(path: Path) -> DatasetInfo | None:
     if path.is_symlink() or not path.is_file():
         return None
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path)
         return DatasetInfo.from_dict(document, str(path))
     except (OSError, ValueError, RecursionError, AttributeError) as error:
         raise UserError(f"{path}: expected the metadata of a manifest as JSON, got {error}.") from error
 
 
+@reads("a readable Parquet file")
 def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
     """Read a Parquet file, as one edited by hand, that may lack our metadata and columns.
 
@@ -120,6 +129,7 @@ def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
     if path.is_symlink() or not path.is_file():
         raise UserError(f"{path}: expected a Parquet file, got {'a link' if path.is_symlink() else 'no such file'}.")
     try:
+        _refuse_long_footer(path)
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
         names = [name for name in schema.names if not _PANDAS_INDEX.fullmatch(name)]
@@ -160,9 +170,23 @@ def _refuse_many(metadata: pq.FileMetaData, path: Path) -> None:
             continue  # one value for each row; on a damaged chunk pyarrow would end the process
         chunks = [metadata.row_group(group).column(number) for group in range(metadata.num_row_groups)]
         values = sum(chunk.num_values for chunk in chunks)
-        if values > _MAX_VALUES:
+        if values > max(rows * LIST_VALUES, _LEAST_VALUES):
             where = f"{path}: column {chunks[0].path_in_schema}"
-            raise UserError(f"{where}: expected at most {_MAX_VALUES:,} values, got {values:,}. Split it.")
+            raise UserError(
+                f"{where}: expected at most {LIST_VALUES:,} values in a row, got {values // max(rows, 1):,}."
+            )
+    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    if size > max(rows * ROW_BYTES, _LEAST_BYTES):
+        raise UserError(f"{path}: expected at most {ROW_BYTES:,} bytes in a row, got {size // max(rows, 1):,}.")
+
+
+def _refuse_long_footer(path: Path) -> None:
+    """Refuse a file whose own description would fill the memory."""
+    with path.open("rb") as stream:
+        stream.seek(max(path.stat().st_size - 8, 0))
+        length = int.from_bytes(stream.read(4), "little")
+    if length > _FOOTER_BYTES:
+        raise UserError(f"{path}: expected a footer of at most {_FOOTER_BYTES:,} bytes, got {length:,}.")
 
 
 def _refuse_long_text(table: pa.Table, path: Path) -> None:
@@ -172,8 +196,9 @@ def _refuse_long_text(table: pa.Table, path: Path) -> None:
         if pa.types.is_dictionary(column.type):
             for chunk in column.chunks:
                 size += pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0
-    if size > _MAX_TEXT_BYTES:
-        raise UserError(f"{path}: expected at most {_MAX_TEXT_BYTES:,} bytes of text, got {size:,}. Split it.")
+    most = min(_MAX_TEXT_BYTES, max(_LEAST_TEXT_BYTES, path.stat().st_size * _MAX_EXPANSION))
+    if size > most:
+        raise UserError(f"{path}: expected at most {most:,} bytes of text, got {size:,}. Split it.")
 
 
 def write_dataset_manifest(root: Path, table: pa.Table, info: DatasetInfo) -> list[Path]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from factory.core.weights import BEST as BEST
 from factory.core.weights import LAST as LAST
 from factory.core.weights import read_card, read_header, write_with_card
-from manifests.errors import FaultError, UserError
+from manifests.errors import FaultError, UserError, shown
 from manifests.files import write_atomic
+from manifests.limits import reads
+
+Network = TypeVar("Network", bound=torch.nn.Module)
+_MAX_MODULES = 20_000
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,38 @@ def read_checkpoint(path: Path, kind: str) -> Checkpoint:
     return Checkpoint(read_tensors(path), card.fields)
 
 
+def build_for(path: Path, build: Callable[[], Network]) -> Network:
+    """Build the network that a card describes, once the file is known to have its weights.
+
+    Names and shapes are compared before memory is taken, as a card can describe a network of any size.
+
+    Args:
+        path: of the weights. build: the network, with random weights.
+
+    Raises:
+        UserError: when the file has other tensors.
+    """
+    wanted = {name: entry["shape"] for name, entry in read_header(path).items() if name != "__metadata__"}
+    modules = itertools.count(1)
+
+    def count(*added: object) -> None:
+        if next(modules) > _MAX_MODULES:
+            raise ValueError(f"more than {_MAX_MODULES} layers")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            shapes = {name: list(tensor.shape) for name, tensor in build().state_dict().items()}
+    except Exception as error:  # what a layer makes of numbers that fit no network
+        raise UserError(f"{path}: expected a card of these weights, got: {shown(str(error))}. Get it again.") from error
+    finally:
+        hook.remove()
+    if shapes != wanted:
+        raise UserError(f"{path}: expected weights that fit their card, got others. Train them again.")
+    return build()
+
+
+@reads("a safetensors file")
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a safetensors file; never executes content of the file.
 

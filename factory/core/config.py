@@ -14,7 +14,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from factory.core.shipped import shipped_configs
-from manifests.errors import UserError
+from factory.core.yaml_text import parse_yaml
+from manifests.errors import UserError, shown
+from manifests.limits import CONFIG_BYTES, read_bytes
 
 
 class Config(BaseModel):
@@ -98,11 +100,11 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str, options
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
         return f"{place}: expected a known key, got {key!r}. {hint}{more}"
-    reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected").rstrip(".")
+    reason = shown(first["msg"]).removeprefix("Value error, ").replace("Input should be", "expected").rstrip(".")
     says_what_it_got = first["type"] == "value_error" and ", got " in reason
     if not path or says_what_it_got:  # a rule over several keys has no value of its own
         return f"{place}: {reason}.{more}"
-    return f"{place}: {reason}, got {first.get('input')!r}.{more}"
+    return f"{place}: {reason}, got {shown(repr(first.get('input')))}.{more}"
 
 
 def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[Config] | None:
@@ -118,11 +120,11 @@ def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[Config]
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises a UserError when the file is missing, is not YAML or is not a mapping."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = parse_yaml(read_bytes(path, CONFIG_BYTES))
     except OSError as error:
         raise UserError(f"{path}: expected a YAML file, got {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, or a date like 2020-13-01
-        raise UserError(f"{path}: expected YAML, got {str(error).splitlines()[0]}.") from error
+        raise UserError(f"{path}: expected YAML, got {shown(str(error).splitlines()[0])}.") from error
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -175,9 +177,9 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not separator or not key:
             raise UserError(f"--set: expected KEY=VALUE, got {word!r}. Write for example --set renderer.blur_px=1.2.")
         try:
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"--set {key}: expected a YAML value, got {text!r}.") from error
+            raise UserError(f"--set {key}: expected a YAML value, got {shown(text)!r}.") from error
         for part in reversed(key.split(".")):
             value = {part: value}
         values = merge(values, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -36,6 +37,9 @@ def run(command: Callable[[], object]) -> None:
     # (docs/results/threads.md). The value is read when torch is loaded, so it is set here; a user's own one stays.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     code: object = 0
     try:
         code = command()
@@ -47,6 +51,8 @@ def run(command: Callable[[], object]) -> None:
     except Terminated:
         _stop("terminated before the command started.", 1)
     except Exception as error:
+        if os.environ.get("FACTORY_TRACEBACK"):
+            raise
         _stop(*_explain(error))
     if code == _INTERRUPTED:
         _stop("interrupted before the command started.", _INTERRUPTED)
@@ -72,6 +78,12 @@ def _explain(error: Exception) -> tuple[str, int]:
     raise error
 
 
+def _one_line(message: str) -> str:
+    from manifests.errors import one_line  # see above
+
+    return one_line(message)
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     del number, frame
     raise Terminated
@@ -80,7 +92,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _stop(message: str, code: int) -> None:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)  # noqa: T201
+    print("error: " + _one_line(message), file=sys.stderr, flush=True)  # noqa: T201
     sys.stderr.flush()
     sys.exit(code)
 

@@ -15,8 +15,10 @@ import yaml
 
 from factory.core.config import canonical
 from factory.core.wording import file_size
+from factory.core.yaml_text import parse_yaml
 from manifests.errors import FaultError, UserError
 from manifests.files import is_temporary, remove_orphans, write_atomic
+from manifests.limits import CONFIG_BYTES, read_bytes
 
 RUN = "run.yaml"
 
@@ -46,8 +48,9 @@ def check_same(out: Path, kind: str, document: Mapping[str, Any], advice: str) -
         out: the folder. kind: as in `is_begun`. document: all that decides the result. advice: for the error.
     """
     try:
-        there = yaml.safe_load((out / RUN).read_text(encoding="utf-8"))["document"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        there = parse_yaml(read_bytes(out / RUN, CONFIG_BYTES))["document"]
+        canonical(there)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{out / RUN}: expected the configuration of {kind}, got {type(error).__name__}.") from error
     if canonical(there) != canonical(document):
         raise UserError(

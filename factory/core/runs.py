@@ -24,6 +24,7 @@ from factory.core.config import canonical, digest
 from factory.core.folder import RUN, check_free, first_difference, lock_folder
 from factory.core.software import versions
 from factory.core.wording import dry_run, plural
+from factory.core.yaml_text import parse_yaml
 from manifests.checksums import SUMS, write_sums
 from manifests.contents import FILES, INFO, MANIFEST, PARTS
 from manifests.contents import POINTS as POINTS
@@ -33,6 +34,7 @@ from manifests.dataset import sample_digests
 from manifests.errors import FaultError, UserError
 from manifests.files import is_temporary, refuse_links, remove_orphans, walk, write_atomic
 from manifests.ledger import LEDGER, ShardRecord, fingerprints, finished, is_intact, publish_record, record_path
+from manifests.limits import CONFIG_BYTES, read_bytes
 from manifests.measure import measure
 from manifests.schema import DatasetInfo
 from manifests.store import ARRAYS, STORE, Layout, ShardWriter, create_store, shard_path
@@ -326,7 +328,7 @@ def write_missing(
 def read_run(root: Path) -> dict[str, Any]:
     """The document in run.yaml. Raises a UserError when there is none or it is damaged."""
     try:
-        document = yaml.safe_load((root / RUN).read_bytes())
+        document = parse_yaml(read_bytes(root / RUN, CONFIG_BYTES))
         found = {"config": document["config"], "layout": document["layout"], "info": document["info"]}
         canonical(found)  # YAML has dates, sets and numbers that no configuration has
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:

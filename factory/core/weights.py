@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.core.cards import check_card
 from factory.core.config import canonical
 from manifests.errors import UserError
 from manifests.files import write_atomic
+from manifests.limits import parse_json, reads
 
 SUFFIX = ".safetensors"
 BEST = "best.safetensors"
@@ -30,7 +32,8 @@ LAST = "last.safetensors"
 _KEY = "pathology_tile_factory"
 _METADATA = "__metadata__"
 _LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 100 << 20
+_MAX_HEADER_BYTES = 8 << 20
+_MAX_HEADER_VALUES = 1_000_000
 _BLOCK_BYTES = 1 << 20
 
 
@@ -90,6 +93,7 @@ def write_with_card(path: Path, content: bytes, card: Mapping[str, Any]) -> str:
     return sha256.hexdigest()
 
 
+@reads("weights")
 def read_card(path: Path, kind: str | None = None) -> Card:
     """Read the card of a weights file, and check the content against its digest.
 
@@ -103,10 +107,10 @@ def read_card(path: Path, kind: str | None = None) -> Card:
     header = read_header(path)
     metadata = header.pop(_METADATA, None)
     try:
-        document = json.loads(metadata[_KEY])
-        card = Card(dict(document["card"]), str(document["sha256"]), path.stat().st_size)
+        document = parse_json(metadata[_KEY].encode(), _MAX_HEADER_VALUES)
+        card = Card(check_card(dict(document["card"]), path), str(document["sha256"]), path.stat().st_size)
         found = card.kind
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: expected weights with their card, which this project writes, got a file without. "
             "Name the file that training wrote."
@@ -118,6 +122,7 @@ def read_card(path: Path, kind: str | None = None) -> Card:
     return card
 
 
+@reads("a safetensors file")
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file: tensors by name, and ``__metadata__`` where there is some.
 
@@ -129,12 +134,14 @@ def read_header(path: Path) -> dict[str, Any]:
             head = stream.read(_LENGTH_BYTES + 1)
             length = int.from_bytes(head[:_LENGTH_BYTES], "little")
             room = path.stat().st_size - _LENGTH_BYTES
-            if head[_LENGTH_BYTES:] != b"{" or length > min(room, _MAX_HEADER_BYTES):
+            if head[_LENGTH_BYTES:] == b"{" and _MAX_HEADER_BYTES < length <= room:
+                raise UserError(f"{path}: expected a header of at most {_MAX_HEADER_BYTES:,} bytes, got {length:,}.")
+            if head[_LENGTH_BYTES:] != b"{" or length > room:
                 raise UserError(
                     f"{path}: expected safetensors, got {_other_content(head)}. "
                     "Weights in other formats are never loaded."
                 )
-            header = json.loads(b"{" + stream.read(length - 1))
+            header = parse_json(b"{" + stream.read(length - 1), _MAX_HEADER_VALUES)
     except OSError as error:
         raise UserError(f"{path}: expected a safetensors file, got: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

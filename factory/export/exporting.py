@@ -25,6 +25,7 @@ from factory.core.datasets import check_out, open_finished, random_rows, rows_of
 from factory.core.folder import lock_folder
 from factory.core.pool import run_tasks
 from factory.core.runs import check_room, ignore
+from factory.core.yaml_text import parse_yaml
 from factory.export.base import Export, Files, Part, Record, resolve_format
 from factory.export.origin import origin_of
 from factory.export.where import select
@@ -33,6 +34,7 @@ from manifests.contents import is_own
 from manifests.dataset import Dataset, Sample, open_dataset, sample_digests
 from manifests.errors import FaultError, UserError
 from manifests.files import sha256_file, sync_folder, write_atomic
+from manifests.limits import CONFIG_BYTES, read_bytes, read_json
 from manifests.schema import SPLITS
 from manifests.store import STORE
 from manifests.table import INFO, MANIFEST, PARTS
@@ -176,8 +178,8 @@ def is_there(job: Job, *, overwrite: bool = False) -> bool:
     if not out.is_dir() or not any(out.iterdir()):
         return False
     try:
-        there = yaml.safe_load((out / PROVENANCE).read_bytes())["export"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        there = parse_yaml(read_bytes(out / PROVENANCE, CONFIG_BYTES))["export"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
         first = sorted(path.name for path in out.iterdir())[0]
         raise UserError(
             f"--out {out}: expected a new folder or an export, got {first!r} in it. Choose another --out."
@@ -294,9 +296,9 @@ def _samples(root: Path, part: Part, tick: Callable[[], None]) -> Iterator[Sampl
 def _read_record(folder: Path, number: int) -> Record | None:
     """The record of a part whose files are there; None where it is to be written."""
     try:
-        entry = json.loads((folder / "ledger" / f"{number:06d}.json").read_bytes())
+        entry = read_json(folder / "ledger" / f"{number:06d}.json")
         whole = all((folder / "files" / name).stat().st_size == size for name, size in entry["files"].items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return entry["record"] if whole else None
 

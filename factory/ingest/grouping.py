@@ -12,6 +12,7 @@ import numpy as np
 
 from factory.ingest.pairing import Source
 from manifests.errors import UserError
+from manifests.limits import read_text
 from manifests.schema import SPLITS
 
 
@@ -125,8 +126,8 @@ def _look_up(table: Mapping[str, str], source: Source) -> str | None:
 def read_table(path: Path, option: str, keys: Sequence[str], value: str) -> dict[str, str]:
     """A CSV file with a column of keys, named by one of several names, and one of values; every key once."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{option}: expected a CSV file in UTF-8, got {path} ({type(error).__name__}).") from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = [name.strip() for name in reader.fieldnames or ()]

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from factory.core.encoding import parquet_bytes
 from factory.core.images.files import UnreadableError
+from manifests.limits import read_text
 
 MAX_POINTS = 2_000_000
 
@@ -64,8 +65,8 @@ def read_points(path: Path, columns: tuple[str, str, str], names: Mapping[str, s
         UnreadableError: naming the first line that does not fit.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise UnreadableError(f"expected a CSV file in UTF-8, got {type(error).__name__}") from error
     head = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))

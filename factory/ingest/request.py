@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,10 @@ from factory.ingest.options import Request as Request
 from factory.ingest.pairing import LABELS, MASKS, Pairing, find_patterns, pair
 from factory.ingest.region_labels import MAX_SMOOTH_UM, SMOOTH_UM
 from factory.plan.rows import load_scheme
-from manifests.errors import UserError
+from manifests.errors import UserError, shown
 from manifests.files import sha256_file
 from manifests.labels import IGNORE, LabelScheme
+from manifests.limits import CONFIG_VALUES, parse_json
 from manifests.store import MAX_TILE_PX
 
 DEFAULT_SPLIT = "0.8,0.1,0.1"
@@ -236,9 +236,9 @@ def _class_document(text: str, between: str) -> Mapping[Any, Any]:
         document = read_yaml(Path(text))
     elif text.lstrip().startswith("{"):
         try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"--class-map: expected JSON, got {text!r} ({error}).") from error
+            document = parse_json(text.encode(errors="surrogateescape"), CONFIG_VALUES)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"--class-map: expected JSON, got {shown(text)} ({error}).") from error
     else:
         document = _pairs(text, "--class-map", between)
     if not isinstance(document, Mapping):

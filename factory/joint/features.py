@@ -29,6 +29,7 @@ from factory.core.compiled import compiled
 from factory.joint.upsampling import Places, places_between
 from manifests.errors import FaultError, UserError
 from manifests.files import publish, temporary_beside, write_atomic
+from manifests.limits import read_json
 
 Shape = tuple[int, int, int]
 """Channels, height and width of a tap."""
@@ -307,7 +308,7 @@ def _write_taps(path: Path, taps: Taps, name: str) -> str:
 
 def _read_record(path: Path) -> Record:
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path)
         height, width = map(int, document["size"])
         shapes = tuple((int(c), int(h), int(w)) for c, h, w in document["shapes"])
         record = Record(**{**document, "size": (height, width), "shapes": shapes})
@@ -316,7 +317,7 @@ def _read_record(path: Path) -> Record:
             raise TypeError("digests")
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected the record of an image's features, got no such file.") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: expected the record of an image's features, got {type(error).__name__}.") from error
     form = (record.version, record.dtype, record.layout)
     known = (_VERSION, DTYPE.str, Record.layout)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from factory.core.checkpoints import build_for
 from factory.core.config import parse
 from factory.core.precision import Precision, autocast, resolve_precision
 from factory.core.runs import read_run
@@ -137,8 +138,9 @@ def open_generator(
     card = generator_card(weights)
     if device == "cpu" and threads is not None:
         torch.set_num_threads(threads)
-    network = build(card.fields["network"])
-    load_weights(network, generator_path(weights))
+    path = generator_path(weights)
+    network = build_for(path, lambda: build(card.fields["network"]))
+    load_weights(network, path)
     network = network.eval().requires_grad_(False).to(device)
     return OpenGenerator(network, card, device, resolve_precision(precision, device))
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 
-from factory.core.checkpoints import read_checkpoint, write_weights
+from factory.core.checkpoints import build_for, read_checkpoint, write_weights
 from factory.core.config import Config
 from factory.core.fit import TrainingTask, fit
 from factory.core.seeds import Stream, generator, row_seed
@@ -267,7 +267,7 @@ def read_labeller(path: Path, generator_sha256: str | None = None) -> Labeller:
             "Features of one generator mean nothing to the labeller of another: train one for these weights."
         )
     try:
-        ensemble = Ensemble(**card["network"])
+        ensemble = build_for(path, lambda: Ensemble(**card["network"]))
         ensemble.load_state_dict(checkpoint.tensors)
         if sum(card["channels"]) != ensemble.channels:
             raise ValueError("channels")

@@ -104,12 +104,14 @@ class WeightedPart(ABC):
         """The network with its weights, ready to draw."""
         import torch
 
+        from factory.core.checkpoints import build_for
         from factory.nets.drawing import ready
 
         if self.device == "cpu":
             torch.set_num_threads(self.config.threads)
-        network = self.build(self.card.fields["network"])
-        load_weights(network, self.path_of(self.config))
+        path, described = self.path_of(self.config), self.card.fields["network"]
+        network = build_for(path, lambda: self.build(described))
+        load_weights(network, path)
         return ready(network, self.config.precision, self.device)
 
     @staticmethod

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from factory.core.seeds import row_seed
 from manifests.errors import UserError
+from manifests.limits import parse_json
 from manifests.table import ROWS_PER_FILE
 
 ORIGIN = b"pathology_plan"
@@ -39,9 +40,9 @@ def plan_metadata(identity: str, seed: int, n: int) -> dict[bytes, bytes]:
 def _refuse_other_seeds(path: Path, table: pa.Table, origin: bytes) -> None:
     """Refuse a row of a plan whose seed is not the one that its sample id was made of."""
     try:
-        made_of = json.loads(origin)
+        made_of = parse_json(origin)
         identity, start, n = str(made_of["identity"]), int(made_of["seed"]), int(made_of["n"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: expected the metadata of a plan, got {error!r} in it. Plan again.") from error
     seeds = [row_seed(start, index) for index in range(min(n, ROWS_PER_FILE))]
     known = {sample_name(identity, index, seed): seed for index, seed in enumerate(seeds)}

@@ -11,6 +11,7 @@ from typing import Any
 
 from factory.quiz.sources import KINDS, Truth
 from manifests.errors import UserError
+from manifests.limits import read_json
 from manifests.schema import DISCLAIMER
 
 KIND = "factory quiz key"
@@ -93,7 +94,7 @@ def read_document(path: Path, kind: str, where: str) -> dict[str, Any]:
     if path.stat().st_size > _MOST_BYTES:
         raise UserError(f"{where}: expected a JSON file of at most {_MOST_BYTES >> 20} MiB, got a larger one.")
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: expected JSON, got {error}.") from error
     if not isinstance(document, dict) or document.get("kind") != kind:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from factory.core.encoding import json_bytes
 from manifests.errors import FaultError
 from manifests.files import write_atomic
+from manifests.limits import read_json
 from segment.compare.config import Training
 from segment.compare.summary import Scores
 
@@ -74,7 +74,7 @@ def read_any_record(folder: Path, training: Training) -> Record | None:
     """The record under a training's name, of any comparison; None where there is none. Refuses a damaged one."""
     path = record_path(folder, training)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         return Record(
             Training(document["arm"], document["fraction"], document["seed"]),
             **{name: document[name] for name in ("fingerprint", "step", "weights_sha256", "error")},
@@ -82,7 +82,7 @@ def read_any_record(folder: Path, training: Training) -> Record | None:
         )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise FaultError(f"{path}: expected a whole record, got {error!r}. Remove it and run again.") from error
 
 

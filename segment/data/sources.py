@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import LabelScheme, common_scheme, get_scheme
+from manifests.limits import read_json
 from segment.data.mixing import Mix, Role
 
 ACCEPTED, SUMMARY, AUDIT = "accepted.parquet", "audit.json", "audit.parquet"
@@ -155,9 +155,9 @@ def open_accepted(path: Path) -> Dataset:
     """
     summary = path.parent / SUMMARY
     try:
-        document = json.loads(summary.read_text(encoding="utf-8"))
+        document = read_json(summary)
         root, sha256 = Path(document["dataset"]), str(document["inputs"]["audited"]["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path}: expected {ACCEPTED} of an audit with {SUMMARY} beside it, got {type(error).__name__}. Name the "
             "folder of a data set, or run segment audit."

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from factory.core import checkpoints
-from factory.core.checkpoints import BEST, read_checkpoint
+from factory.core.checkpoints import BEST, build_for, read_checkpoint
 from factory.core.config import parse
 from factory.core.precision import Precision
 from manifests.errors import UserError
@@ -107,9 +107,10 @@ def load_weights(path: Path | str, device: str, tta: Symmetries | None = None, r
         head = Head(len(scheme), bool(card["head"]["distance"]))
         instances = parse(InstanceConfig, card["instances"], str(path))
         inference = parse(InferenceConfig, card.get("inference", {}), str(path))
-        network = build(parse(NetworkConfig, card["network"], str(path)), head.channels)
+        described = parse(NetworkConfig, card["network"], str(path))
+        network = build_for(path, lambda: build(described, head.channels))
         network.load_state_dict(checkpoint.tensors)  # half-precision tensors of small files are widened here
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: expected weights that fit their card, got: {_reason(error)}") from error
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if tta is not None:

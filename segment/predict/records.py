@@ -6,7 +6,6 @@ records are ever removed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from factory.core.config import canonical, read_yaml
 from factory.core.folder import RUN
 from manifests.errors import UserError
 from manifests.files import is_temporary, remove_orphans, write_atomic
+from manifests.limits import read_json
 from segment.predict.inputs import InputImage
 
 RECORDS = "records"
@@ -85,8 +85,8 @@ def write_record(out: Path, image: InputImage, files: Sequence[str], figures: Ma
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:
+        record = read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected a record of {COMMAND}, got a damaged file. Remove it.") from error
     if not isinstance(record, dict) or not isinstance(record.get("files"), list):
         raise UserError(f"{path}: expected a record of {COMMAND}, got other JSON. Remove it.")

@@ -142,7 +142,7 @@ def test_files_that_would_unfold_to_gigabytes_are_refused_before_they_do(tmp_pat
     zeros = pa.repeat(pa.scalar(0, pa.float32()), 300 * 227_000)
     shares = pa.ListArray.from_arrays(np.arange(301, dtype=np.int32) * 227_000, zeros)
     pq.write_table(pa.table({"request_fractions": shares}), tmp_path / "lists.parquet")
-    with pytest.raises(UserError, match=r"request_fractions.*68,100,000"):
+    with pytest.raises(UserError, match=r"request_fractions.*at most 1,024 values in a row, got 227,000"):
         read_columns(tmp_path / "lists.parquet")
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 100_000
 

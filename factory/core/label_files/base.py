@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
-import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from factory.core.images.files import UnreadableError
 from factory.core.label_files import FORMATS
 from factory.core.label_files.shapes import Shape
 from factory.core.registry import resolve
+from manifests.limits import parse_json
 
 T = TypeVar("T")
 
@@ -27,6 +28,10 @@ MAX_TEXT_BYTES = 1 << 30
 
 IGNORED = ("ignore", "ignore*")
 """Names, in lower case, of areas that count for nothing; the second is QuPath's."""
+
+_MAX_VALUES = 100_000_000
+_MAX_EXPANSION = 200
+"""Decompressed bytes for each byte of a gzipped file."""
 
 _MAX_SHOWN = 20
 """Faults that are listed of one file."""
@@ -171,7 +176,7 @@ def once_per_file(function: Callable[[Path], T]) -> Callable[[Path], T]:
 def read_json(path: Path) -> Any:
     """The content of a JSON file, which may be gzipped (``.gz``)."""
     try:
-        return json.loads(read_bounded(path))
+        return parse_json(read_bounded(path), _MAX_VALUES)
     except (ValueError, RecursionError) as error:
         raise UnreadableError(f"expected JSON, got {str(error).splitlines()[0]}. Export it again") from error
 
@@ -179,14 +184,14 @@ def read_json(path: Path) -> Any:
 def read_bounded(path: Path) -> bytes:
     """The bytes of a file, decompressed where its name ends in ``.gz``; more than `MAX_TEXT_BYTES` are refused."""
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
-            content = stream.read(MAX_TEXT_BYTES + 1)
-    except (OSError, EOFError) as error:
+        is_packed = path.suffix.lower() == ".gz"
+        most = min(MAX_TEXT_BYTES, max(path.stat().st_size, 1 << 16) * _MAX_EXPANSION) if is_packed else MAX_TEXT_BYTES
+        with gzip.open(path) if is_packed else path.open("rb") as stream:
+            content = stream.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise UnreadableError(f"expected a file that can be read, got {str(error)[:80]}. Export it again") from error
-    if len(content) > MAX_TEXT_BYTES:
-        raise UnreadableError(
-            f"expected at most {MAX_TEXT_BYTES:,} bytes, got more. Split it, or export it without images"
-        )
+    if len(content) > most:
+        raise UnreadableError(f"expected at most {most:,} bytes, got more. Split it, or export it without images")
     return content
 
 
