@@ -20,7 +20,7 @@ from manifests.errors import FaultError, UserError
 from manifests.files import refuse_links
 from manifests.labels import LabelScheme
 from manifests.ledger import read_record
-from manifests.limits import read_json
+from manifests.limits import read_json, reads
 from manifests.measure import measure
 from manifests.schema import SCHEMA, DatasetInfo
 from manifests.store import STORE, StoreReader
@@ -141,6 +141,7 @@ def _no_folder(root: Path) -> str:
     )
 
 
+@reads("a data set")
 def open_dataset(root: str | Path, manifest: str | Path | None = None) -> Dataset:
     """Open a finished data set.
 

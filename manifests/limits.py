@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from manifests.errors import UserError
 
 P = ParamSpec("P")
+A = TypeVar("A")
 T = TypeVar("T")
 
 DOCUMENT_BYTES = 64 << 20
@@ -85,16 +86,16 @@ def _whole_number(digits: str) -> int:
     return int(digits)
 
 
-def reads(what: str) -> Callable[[Callable[Concatenate[Path, P], T]], Callable[Concatenate[Path, P], T]]:
+def reads(what: str) -> Callable[[Callable[Concatenate[A, P], T]], Callable[Concatenate[A, P], T]]:
     """Decorate a reader whose first argument is a path: any exception in it becomes one line that names the file.
 
     Args:
         what: kind of file that is expected, with its article.
     """
 
-    def decorate(function: Callable[Concatenate[Path, P], T]) -> Callable[Concatenate[Path, P], T]:
+    def decorate(function: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[A, P], T]:
         @functools.wraps(function)
-        def read(path: Path, *args: P.args, **kwargs: P.kwargs) -> T:
+        def read(path: A, *args: P.args, **kwargs: P.kwargs) -> T:
             try:
                 return function(path, *args, **kwargs)
             except UserError:

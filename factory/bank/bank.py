@@ -20,6 +20,7 @@ from factory.bank.stain_separation import stain_of
 from factory.core.weights import Card, read_card, read_header, write_with_card
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
+from manifests.limits import reads
 
 KIND = "tissue-bank"
 BLOCK = 8
@@ -144,6 +145,7 @@ def write_bank(path: Path, arrays: Mapping[str, npt.NDArray[Any]], card: Mapping
     return write_with_card(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}), card)
 
 
+@reads("a bank of tissue")
 def open_bank(path: Path) -> Bank:
     """Map a bank into memory, read-only; once in a process, as long as the file stays the same.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from factory.bank.bank import ARRAYS, KIND, Bank, Nuclei, open_bank, write_bank
 from factory.core.seeds import Stream, generator
 from factory.core.weights import read_card
+from manifests.limits import reads
 
 PACKED_KIND = "tissue-bank-packed"
 _QUALITY = 80
@@ -56,6 +58,7 @@ def _encoded(bank: Bank, name: str, number: int) -> npt.NDArray[np.uint8]:
     return cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])[1].ravel()
 
 
+@reads("a packed bank")
 def unpack_bank(source: Path, folder: Path = Path("runs/banks")) -> Path:
     """Make the bank of a packed file, or find the one that was made before: ``FOLDER/NAME-DIGEST.safetensors``.
 
@@ -69,16 +72,20 @@ def unpack_bank(source: Path, folder: Path = Path("runs/banks")) -> Path:
     if path.is_file():
         return path
     packed = load_file(source)
-    arrays = {
-        name: np.frombuffer(zlib.decompress(packed[name].tobytes()), dtype).reshape(shape)
-        for name, (dtype, shape) in card.fields["arrays"].items()
-    }
+    arrays = {name: _inflated(packed[name], *kind) for name, kind in card.fields["arrays"].items()}
     for name in _PICTURES:
         arrays[name] = _decoded([packed[f"{name}.{number}"] for number in range(len(arrays["pages"]))])
     folder.mkdir(parents=True, exist_ok=True)
     described = {key: value for key, value in card.fields.items() if key not in ("arrays", "packed_from_sha256")}
     write_bank(path, arrays, {**json.loads(json.dumps(described)), "kind": KIND, "unpacked_from_sha256": card.sha256})
     return path
+
+
+def _inflated(packed: npt.NDArray[np.uint8], dtype: str, shape: Sequence[int]) -> npt.NDArray[Any]:
+    """An array of its deflated bytes, of which no more are taken than it has."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    content = zlib.decompressobj().decompress(packed.tobytes(), size + 1)
+    return np.frombuffer(content, dtype).reshape(shape)
 
 
 def _decoded(pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,8 @@ def build_for(path: Path, build: Callable[[], Network]) -> Network:
 
     hook = register_module_module_registration_hook(count)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of layers of size 0, whose shapes are refused below
             shapes = {name: list(tensor.shape) for name, tensor in build().state_dict().items()}
     except Exception as error:  # what a layer makes of numbers that fit no network
         raise UserError(f"{path}: expected a card of these weights, got: {shown(str(error))}. Get it again.") from error

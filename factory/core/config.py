@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, Valid
 from factory.core.shipped import shipped_configs
 from factory.core.yaml_text import parse_yaml
 from manifests.errors import UserError, shown
-from manifests.limits import CONFIG_BYTES, read_bytes
+from manifests.limits import CONFIG_BYTES, read_bytes, reads
 
 
 class Config(BaseModel):
@@ -117,6 +117,7 @@ def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[Config]
     return model if issubclass(model, Config) else None
 
 
+@reads("a YAML file")
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises a UserError when the file is missing, is not YAML or is not a mapping."""
     try:

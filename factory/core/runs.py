@@ -34,7 +34,7 @@ from manifests.dataset import sample_digests
 from manifests.errors import FaultError, UserError
 from manifests.files import is_temporary, refuse_links, remove_orphans, walk, write_atomic
 from manifests.ledger import LEDGER, ShardRecord, fingerprints, finished, is_intact, publish_record, record_path
-from manifests.limits import CONFIG_BYTES, read_bytes
+from manifests.limits import CONFIG_BYTES, read_bytes, reads
 from manifests.measure import measure
 from manifests.schema import DatasetInfo
 from manifests.store import ARRAYS, STORE, Layout, ShardWriter, create_store, shard_path
@@ -325,6 +325,7 @@ def write_missing(
         return run.finish(), missing
 
 
+@reads("the folder of a run")
 def read_run(root: Path) -> dict[str, Any]:
     """The document in run.yaml. Raises a UserError when there is none or it is damaged."""
     try:

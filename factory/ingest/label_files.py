@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from factory.core.images.files import RASTERS, UnreadableError
+from factory.core.images.files import RASTERS, UnreadableError, reading
 from factory.core.images.slides import SlideHeader
 from factory.core.label_files import FORMATS
 from factory.core.label_files.base import FaultsError, Found, LabelFormat, Outlines, resolve_format
@@ -125,8 +125,9 @@ def _ends(path: Path, kind: type[LabelFormat]) -> bool:
 
 def _recognised(path: Path, kind: type[LabelFormat]) -> bool:
     try:
-        return kind.recognises(path)
-    except (UnreadableError, OSError):
+        with reading("label file"):
+            return kind.recognises(path)
+    except UnreadableError:
         return False
 
 
@@ -139,7 +140,8 @@ def _listed(root: Path, name: str, pattern: str | None, files: Sequence[Path], o
     for path in files:
         uri = path.relative_to(root).as_posix()
         try:
-            named, stack = kind.stems(path), kind.stack(path)
+            with reading("label file"):
+                named, stack = kind.stems(path), kind.stack(path)
         except UnreadableError as error:
             problems.append(f"{uri}: {error}")
             continue
@@ -202,7 +204,8 @@ def _read(source: Source, config: IngestConfig, size: tuple[int, int]) -> tuple[
     scheme = config.label_scheme
     table = ClassTable(scheme, settings.classes)
     kind = resolve_format(settings.format)
-    found = kind.read(source.files[LABELS], source.stem, size, nuclei=bool(scheme.ids("nucleus")))
+    with reading("label file"):
+        found = kind.read(source.files[LABELS], source.stem, size, nuclei=bool(scheme.ids("nucleus")))
     problems = class_problems(found, table)
     if problems:
         raise FaultsError(problems)

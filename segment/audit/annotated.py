@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from manifests.dataset import Dataset, Sample
 from manifests.errors import UserError
 from manifests.labels import IGNORE
+from manifests.limits import reads
 from manifests.measure import count_cells
 
 POINTS = "points.parquet"
@@ -112,6 +113,7 @@ def annotated_cells(dataset: Dataset) -> AnnotatedCells | None:
     return AnnotatedCells(by_tile)
 
 
+@reads("a table of points")
 def _read_points(path: Path) -> pa.Table:
     try:
         return pq.read_table(path, columns=["sample_id", "x", "y", "class"], page_checksum_verification=True)

@@ -19,6 +19,7 @@ from factory.core.encoding import json_bytes, parquet_bytes
 from factory.core.folder import RUN, begin, check_same, is_begun, lock_folder
 from manifests.errors import FaultError
 from manifests.files import write_atomic
+from manifests.limits import reads
 from segment.audit.auditor import FIGURES, Auditor, Finding
 from segment.audit.calibration import StainCalibration, calibrate
 from segment.audit.request import Audit, TileSet
@@ -114,6 +115,7 @@ def _write_part(path: Path, auditor: Auditor, tiles: TileSet, number: int, on_ti
     write_atomic(path, parquet_bytes(pa.Table.from_pylist(rows, _SCHEMA)))
 
 
+@reads("a part of an audit")
 def _read_part(path: Path) -> list[Finding]:
     try:
         table = pq.read_table(path, page_checksum_verification=True)

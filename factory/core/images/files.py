@@ -5,11 +5,12 @@ Decoders are imported on first use. Any exception that one raises on a damaged f
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
 class UnreadableError(Exception):
     """A file that is damaged, too large or of another kind than its name says; the message is the reason."""
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn any exception of a reader into an UnreadableError; decoders raise anything on a damaged file."""
+    try:
+        yield
+    except (UnreadableError, UserError):
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnreadableError(f"expected a readable {what}, got a damaged one ({reason[:120]})") from error
 
 
 @dataclass(frozen=True)
@@ -156,14 +169,8 @@ def _guarded(path: Path, part: int) -> Any:
     suffix = path.suffix.lower()
     if suffix not in RASTERS:
         raise UnreadableError(f"expected a file of {', '.join(RASTERS)}, got {suffix or 'no suffix'}")
-    try:
+    with reading(f"{suffix.lstrip('.').upper()} file"):
         return RASTERS[suffix][part](path)
-    except UnreadableError:
-        raise
-    except Exception as error:  # decoders raise anything on a damaged file: SyntaxError, struct.error, ...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        kind = suffix.lstrip(".").upper()
-        raise UnreadableError(f"expected a readable {kind} file, got a damaged one ({reason[:120]})") from error
 
 
 def _npy_header(path: Path) -> Header:

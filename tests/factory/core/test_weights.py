@@ -1,5 +1,6 @@
 """Weights files: a card and a digest in plain safetensors, written and read without torch."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file, save
 
 from factory.core.weights import read_card, read_header, write_with_card
 from manifests.errors import UserError
+from manifests.labels import get_scheme
 
 TENSORS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array(7, np.int64), "none": np.zeros((0, 4))}
 CARD = {"kind": "generator-weights", "groups": ["p1"], "lr": 0.1}
@@ -74,6 +76,62 @@ def test_a_card_of_another_kind_and_a_missing_file_are_refused(tmp_path: Path) -
         read_card(path, "segment-weights")
     with pytest.raises(UserError, match="No such file"):
         read_header(tmp_path / "none.safetensors")
+
+
+WRONG = (None, -1, 10**30, "x", [], {}, [[1]], True, {"a": None}, ["x", "y"])
+TYPED = {
+    "generator": "depas", "mpp": 0.5, "sources": ["a"], "licences": ["b"], "network": {"size": [64, 64]},
+    "classes": ["tumour"], "trained_size": [64, 64], "looks": [[[0.1, 0.2, 0.3]]], "taps": ["b4"], "channels": [3],
+    "held_out": {"mean_dice": 0.5, "images": 3}, "nuclei": {"nucleus": 1}, "scheme": get_scheme("tissue").to_dict(),
+}  # fmt: skip
+TYPED_OF_SEGMENT = {"mpp": [0.5], "groups": ["a"], "sources": {"real": ["a"]}, "trained_on": {"real": {"sha256": "a"}}}
+
+
+@pytest.mark.parametrize(("kind", "typed"), [("renderer-weights", TYPED), ("segment-weights", TYPED_OF_SEGMENT)])
+def test_fields_of_a_card_have_their_types_or_the_file_is_named(
+    tmp_path: Path, kind: str, typed: dict[str, object]
+) -> None:
+    path, content = tmp_path / "w.safetensors", save({})
+    write_with_card(path, content, {"kind": kind, **typed})
+    assert read_card(path).fields == {"kind": kind, **typed}
+    refused = []
+    for name, value in itertools.product(typed, WRONG):
+        write_with_card(path, content, {"kind": kind, **typed, name: value})
+        try:
+            found = read_card(path).fields[name]
+            assert found is None or type(found) is type(typed[name])
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > len(typed) * len(WRONG) / 2
+    assert all(line.startswith(f"{path}: card: ") for line in refused)
+    write_with_card(path, content, {"kind": kind, **typed})
+    with pytest.raises(UserError, match="card: expected config, got none"):
+        read_card(path).fields["config"]
+
+
+def test_a_network_of_absurd_size_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    import torch
+
+    from factory.core.checkpoints import build_for, write_checkpoint
+
+    path = tmp_path / "w.safetensors"
+    write_checkpoint(path, torch.nn.Linear(3, 2).state_dict(), CARD)
+    assert isinstance(build_for(path, lambda: torch.nn.Linear(3, 2)), torch.nn.Linear)
+    with pytest.raises(UserError, match="weights that fit their card, got others"):
+        build_for(path, lambda: torch.nn.Linear(2**24, 2**24))
+    with pytest.raises(UserError, match="more than 20000 layers"):
+        build_for(path, lambda: torch.nn.Sequential(*(torch.nn.ReLU() for _ in range(30_000))))
+
+
+def test_a_header_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    for header, said in (
+        (b'{"a":[' + b"[]," * 2_000_000 + b"0]}", "damaged header"),
+        (b"{" + b" " * (9 << 20) + b"}", "a header of at most"),
+    ):
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(UserError, match=said):
+            read_card(path)
 
 
 def test_a_card_is_read_without_torch(tmp_path: Path) -> None:
