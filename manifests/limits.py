@@ -10,12 +10,11 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from manifests.errors import UserError
 
 P = ParamSpec("P")
-A = TypeVar("A")
 T = TypeVar("T")
 
 DOCUMENT_BYTES = 64 << 20
@@ -86,21 +85,22 @@ def _whole_number(digits: str) -> int:
     return int(digits)
 
 
-def reads(what: str) -> Callable[[Callable[Concatenate[A, P], T]], Callable[Concatenate[A, P], T]]:
+def reads(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorate a reader whose first argument is a path: any exception in it becomes one line that names the file.
 
     Args:
         what: kind of file that is expected, with its article.
     """
 
-    def decorate(function: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[A, P], T]:
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
-        def read(path: A, *args: P.args, **kwargs: P.kwargs) -> T:
+        def read(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
-                return function(path, *args, **kwargs)
+                return function(*args, **kwargs)
             except UserError:
                 raise
             except Exception as error:
+                path = args[0] if args else next(iter(kwargs.values()), "")
                 reason = str(error).strip().splitlines()[:1] or [""]
                 got = f"{type(error).__name__}: {reason[0]}" if reason[0] else type(error).__name__
                 raise UserError(f"{path}: expected {what}, got one that cannot be read ({got[:200]}).") from error

@@ -17,7 +17,7 @@ _Number = Annotated[float, Field(ge=-1e9, le=1e9)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Size = Annotated[list[Annotated[int, Field(ge=1, le=2**16)]], Field(min_length=2, max_length=2)]
 _Mpp = Annotated[float, Field(gt=0, le=1e6)]
-_Setting = Annotated[int, Field(ge=-(2**16), le=2**16)] | _Number | bool | str | None
+_Setting = Annotated[int, Field(ge=0, le=2**16)] | _Number | bool | str | None
 _Settings = dict[str, _Setting | Annotated[list[_Setting], Field(max_length=64)]]
 _Looks = list[list[Annotated[list[_Number], Field(min_length=3, max_length=3)]]]
 

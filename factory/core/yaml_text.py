@@ -45,7 +45,7 @@ def _check_size(text: str | bytes) -> None:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in (anchor for anchor, _ in open_nodes):
                 raise LimitError(f"a document without an end: *{event.anchor} stands inside itself")
-            _add(open_nodes, sizes.get(event.anchor, [1, 0]))
+            _add(open_nodes, sizes.get(str(event.anchor), [1, 0]))
         elif isinstance(event, yaml.ScalarEvent):
             size = [1, len(event.value)]
             if event.anchor:

@@ -133,7 +133,7 @@ class WeightedPart(ABC):
     @property
     def stride(self) -> int:
         """Pixels that the sides of a tile must be multiples of; a U-Net halves them `depth` times."""
-        return max(STRIDE, 1 << int(self.card.fields["network"].get("depth", 0)))
+        return max(STRIDE, 1 << min(int(self.card.fields["network"].get("depth", 0)), 16))
 
 
 def weights_path(name: str, weights: str | Path, wanted: str) -> Path:
