@@ -252,6 +252,9 @@ def draw_cell_properties(
         * (1 - 0.2 * vesicular)
     )
     blurred = rng.beta(1.1, 2.2, count)
+    if anatomy.lymphocyte_spread:
+        cells["density"] *= np.exp(anatomy.lymphocyte_spread * np.clip(normal[0], -2, 2) * (form == LYMPHOID))
+        blurred = np.where(form == LYMPHOID, np.clip(blurred + 0.5 * np.abs(normal[2]), 0, 1), blurred)
     cells["rim"] = (0.1 + 0.75 * vesicular) * (1 - 0.8 * blurred)
     cells["softness"] = 1.5 * blurred / mpp
     cells["pallor"] = 0.33 * vesicular

@@ -129,6 +129,10 @@ class IhcPreparation(Preparation):
 class Anatomy(Config):
     """Structures drawn around the labelled objects: sizes in micrometres, and shares."""
 
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"marker_fade_um", "lining", "lymphocyte_spread", "fibres_along_nuclei"}
+    )
+
     cytoplasm_um: Range = (3.0, 11.0)
     """Width of cytoplasm around an epithelial nucleus where the scheme does not say where the tumour is."""
     membrane_um: Above0 = (0.7, 1.2)
@@ -146,6 +150,14 @@ class Anatomy(Config):
     """Diameter of a red cell."""
     unlabelled_positive: Share = 0.12
     """Share of DAB-positive cells in an immunostain whose scheme has no positive class."""
+    marker_fade_um: Annotated[float, Field(gt=0, le=20)] = 1.3
+    """Standard deviation of the Gaussian by which membranous DAB of positive tumour fades towards its border."""
+    lining: Annotated[Range, AfterValidator(lambda r: _within(r, 0, 4))] = (0.0, 0.0)
+    """Extra density of tissue beside air, relative: the lining of holes and edges."""
+    lymphocyte_spread: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Further log standard deviation of the density of lymphocytes; some are out of focus, too."""
+    fibres_along_nuclei: bool = False
+    """Whether fibres run as the elongated labelled nuclei lie, on average over the tile."""
 
 
 class Scanner(Config):

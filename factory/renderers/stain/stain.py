@@ -19,6 +19,7 @@ from factory.renderers.base import Renderer
 from factory.renderers.conditions import Condition, ConditionConfig
 from factory.renderers.stain.appearance import StainAppearance, draw_appearance, staining_of
 from factory.renderers.stain.cells import (
+    AIR,
     MIXED,
     POSITIVE,
     TUMOUR,
@@ -46,14 +47,14 @@ from factory.renderers.stain.region_looks import (
 )
 from factory.renderers.stain.scanner import scan
 from factory.renderers.stain.territories import centres_without_nucleus, spread_territories
-from factory.renderers.stain.tissue import Fields, draw_fields, fold_profile
+from factory.renderers.stain.tissue import Fields, direction_of, draw_fields, fold_profile
 from factory.renderers.stain.unlabelled_nuclei import OWN_LAYOUT, scatter_marked_nuclei, scatter_nuclei
 from manifests.labels import LabelScheme
 
 _FULL_WIDTH = 2.355
 """Full width at half maximum of a Gaussian, in standard deviations."""
-_FADE_UM = 1.3
-"""Standard deviation of the Gaussian by which DAB of positive tumour fades towards negative tumour."""
+_LINING_UM = 1.2
+"""Standard deviation of the Gaussian by which the lining of air falls off into the tissue."""
 _REACH_UM = 3.5
 """Radius of an average nucleus: a cell without one starts at this distance from its centre."""
 
@@ -86,7 +87,8 @@ class Stain(Renderer):
         if array.ndim != 3 or array.shape[0] != 2 or array.dtype != np.int32:
             raise ValueError(f"condition: expected int32 [2, H, W], got {array.dtype} {array.shape}")
         appearance = draw_appearance(self.config, staining_of(self.config, condition.scheme), mpp, rng)
-        fields = draw_fields(array.shape[1:], mpp, rng)
+        direction = direction_of(array[1]) if self.config.anatomy.fibres_along_nuclei else None
+        fields = draw_fields(array.shape[1:], mpp, rng, direction)
         looks = named_looks(condition.scheme, self.config.appearances)
         look = look_map(array[0].astype(np.uint8), condition.scheme, looks)
         nuclei = _nuclei(condition, look, fields, rng)
@@ -140,7 +142,7 @@ class Stain(Renderer):
         epithelium = cv2.GaussianBlur(epithelium, (0, 0), (1.6 if vague else 0.8) / mpp)
         if appearance.staining == "membrane_dab":
             # two box filters, whose variances of (n^2 - 1) / 12 add up: as good as a Gaussian here, and faster
-            box = 2 * round(math.sqrt(6 * (_FADE_UM / mpp) ** 2 + 1) / 2 - 0.5) + 1
+            box = 2 * round(math.sqrt(6 * (anatomy.marker_fade_um / mpp) ** 2 + 1) / 2 - 0.5) + 1
             inner = cv2.blur(cv2.blur(inner, (box, box)), (box, box))
 
         per_mm2 = rng.uniform(*anatomy.red_cells_per_mm2) * (1.0 if appearance.staining == "he" else 0.1)
@@ -148,6 +150,10 @@ class Stain(Renderer):
         red = scatter_red_cells(nuclei.kind, number, per_mm2=per_mm2, diameter_px=diameter_px, mpp=mpp, rng=rng)
         folded = rng.random() < self.config.scanner.fold
         fold = fold_profile(distance.shape, mpp, rng) if folded else np.zeros_like(distance)
+        if anatomy.lining[1]:
+            away_um = cv2.distanceTransform((nuclei.kind != AIR).astype(np.uint8), cv2.DIST_L2, 5) * mpp
+            away = np.minimum(away_um / _LINING_UM, 9)
+            fold += np.float32(rng.uniform(*anatomy.lining)) * np.exp(-0.5 * np.square(away))
         maps = (nuclei.kind, number, owner, distance, border, epithelium, inner, red)
         return Scene(*maps, fields.across, fields.along, fields.patch, fold), cells
 

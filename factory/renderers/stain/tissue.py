@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 _GRID_BLUR = 1.3
 _MARGIN = 4
+_LONG = 0.6
+"""Of (a^2 - b^2) / (a^2 + b^2): a nucleus twice as long as wide."""
 
 Field = npt.NDArray[np.float32]
 
@@ -36,11 +38,12 @@ class Fields:
         return np.asarray(np.arctan2(-dx, dy), np.float32)
 
 
-def draw_fields(shape: tuple[int, int], mpp: float, rng: np.random.Generator) -> Fields:
-    """Draw the fields of one tile: fibres run in a random main direction and bend around it."""
+def draw_fields(shape: tuple[int, int], mpp: float, rng: np.random.Generator, direction: float | None = None) -> Fields:
+    """Draw the fields of one tile: fibres run in a main direction (radians, or random) and bend around it."""
     height, width = shape
     # bends of some 0.5 um per um at most: with more, fibres would run in circles
     turn, bend = rng.uniform(0, np.pi), rng.uniform(4, 9)
+    turn = turn if direction is None else direction
     wide = smooth_field(shape, 150 / mpp, rng)
     other = smooth_field(shape, 45 / mpp, rng)
     y = np.arange(height, dtype=np.float32)[:, None] * np.float32(mpp)
@@ -51,6 +54,21 @@ def draw_fields(shape: tuple[int, int], mpp: float, rng: np.random.Generator) ->
     patch = smooth_field(shape, 60 / mpp, rng)
     zones = np.float32(0.9) * smooth_field(shape, 130 / mpp, rng) + np.float32(0.4) * other
     return Fields(across, along, patch, zones)
+
+
+def direction_of(instance: npt.NDArray[np.int32]) -> float | None:
+    """Return the mean direction of elongated nuclei of an instance map, in radians from x towards y; None without."""
+    places = np.nonzero(instance)
+    _, which = np.unique(instance[places], return_inverse=True)
+    if not which.size:
+        return None
+    area = np.bincount(which)
+    y, x = (axis - (np.bincount(which, axis) / area)[which] for axis in places)
+    yy, xx, yx = (np.bincount(which, product) / area for product in (y * y, x * x, y * x))
+    # the axis of each as a vector of twice its angle, as long as it is elongated
+    vectors = ((xx - yy) + 2j * yx) / (xx + yy + 0.1)
+    long = np.abs(vectors) > _LONG
+    return float(np.angle(vectors[long].sum())) / 2 if long.any() else None
 
 
 def smooth_field(shape: tuple[int, int], wavelength_px: float, rng: np.random.Generator) -> Field:

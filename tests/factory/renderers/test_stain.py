@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 
 import cv2
@@ -32,12 +33,12 @@ from factory.renderers.stain.cells import (
     find_nuclei,
     kind_table,
 )
-from factory.renderers.stain.config import Scanner, StainConfig
+from factory.renderers.stain.config import Anatomy, Scanner, StainConfig
 from factory.renderers.stain.dyes import DAB, HAEMATOXYLIN_IHC, densities, optical_density
 from factory.renderers.stain.fit import fit_scan
 from factory.renderers.stain.stain import Stain
 from factory.renderers.stain.territories import spread_territories
-from factory.renderers.stain.tissue import draw_fields
+from factory.renderers.stain.tissue import direction_of, draw_fields
 from factory.renderers.stain.unlabelled_nuclei import scatter_marked_nuclei
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelClass, LabelScheme
@@ -194,6 +195,37 @@ def test_positive_regions_carry_dab_and_the_others_none(scheme: str, seed: int) 
     negative, positive = (brown[where] for where in inner)
     assert positive.mean() > negative.mean() + 0.01
     assert np.percentile(positive, 90) > np.percentile(negative, 99)
+
+
+def test_marker_fades_holes_are_lined_and_lymphocytes_vary_where_asked() -> None:
+    tile = condition("pdl1_cells")
+    plain = render(tile).astype(int)
+    drawn = {
+        name: render(tile, config=NO_FAULTS.model_copy(update={"anatomy": Anatomy(**{name: value})})).astype(int)
+        for name, value in (("marker_fade_um", 4.0), ("lining", (1.0, 1.0)), ("lymphocyte_spread", 0.4))
+    }
+    classes = SCHEMES["pdl1_cells"]
+    places = {role: np.isin(tile.array[0], classes.ids(role)) for role in ("air", "tumour_positive")}
+    changed = {name: np.abs(image - plain).max(-1) > 20 for name, image in drawn.items()}
+    assert changed["marker_fade_um"][places["tumour_positive"]].any()
+    beside_air = cv2.dilate(places["air"].view(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & ~places["air"]
+    assert drawn["lining"][beside_air].mean() < plain[beside_air].mean() - 3  # darker
+    assert not changed["lining"][
+        places["air"] & ~cv2.dilate((~places["air"]).view(np.uint8), np.ones((9, 9))).astype(bool)
+    ].any()
+    assert changed["lymphocyte_spread"].any()
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 90, 140])
+def test_direction_of_elongated_nuclei_is_found(degrees: int) -> None:
+    instance = np.zeros((96, 96), np.int32)
+    for number, (y, x) in enumerate([(20, 20), (20, 70), (70, 45)], 1):
+        cv2.ellipse(instance, (x, y), (14, 4), degrees, 0, 360, 2 * number, -1)
+    cv2.circle(instance, (80, 80), 8, 9, -1)  # a round nucleus has no say
+    found = direction_of(instance)
+    assert found is not None
+    assert math.cos(2 * (found - math.radians(degrees))) > 0.99
+    assert direction_of(np.zeros((8, 8), np.int32)) is None
 
 
 def regions(tps: float, height: int = 384, width: int = 384, seed: int = 0) -> Condition:
