@@ -5,7 +5,7 @@ import sys
 
 NAMES = (
     "start", "store", "malloc", "make", "metrics", "loading", "training", "masks", "layouts", "images", "renders",
-    "drawing", "exemplar", "nuclear_maps", "labelling", "stylegan2", "export",
+    "drawing", "exemplar", "nuclear_maps", "labelling", "stylegan2", "export", "memory",
 )  # fmt: skip
 
 

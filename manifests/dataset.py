@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, overload
 
@@ -28,6 +29,7 @@ from manifests.table import (
     INFO,
     MANIFEST,
     PARTS,
+    read_batches,
     read_columns,
     read_dataset_manifest,
     read_info,
@@ -35,6 +37,9 @@ from manifests.table import (
     rows_to_table,
 )
 from manifests.tile import Tile
+
+_PLACE = ("sample_id", "index", "height", "width", "mpp", "label_scheme")
+"""Columns by which the tile of a row is read."""
 
 _ADDED = ("cells_cut", "cell_fractions")
 """Achieved columns that older data sets lack: null there, which is no fault."""
@@ -142,12 +147,15 @@ def _no_folder(root: Path) -> str:
 
 
 @reads("a data set")
-def open_dataset(root: str | Path, manifest: str | Path | None = None) -> Dataset:
+def open_dataset(
+    root: str | Path, manifest: str | Path | None = None, columns: Collection[str] | None = None
+) -> Dataset:
     """Open a finished data set.
 
     Args:
         root: its folder.
         manifest: another manifest of the same store, e.g. a filtered one; default the folder's own.
+        columns: of the table that are kept in memory, besides those that name a row's tile; None keeps all.
 
     Raises:
         UserError: when the folder is not a finished data set of this contract.
@@ -160,11 +168,12 @@ def open_dataset(root: str | Path, manifest: str | Path | None = None) -> Datase
         raise UserError(f"{root}: expected a data set with {STORE} and {MANIFEST}, got no {STORE}.")
     if manifest is None and not (root / MANIFEST).exists() and not (root / PARTS).is_dir():
         raise UserError(f"{root}: expected a finished data set, got none. Run its command again.")
+    kept = None if columns is None else [*dict.fromkeys([*_PLACE, *columns])]
     if manifest:
-        table, info = read_manifest(Path(manifest), lambda: read_info(root / INFO) or _info_of_store(root))
+        table, info = read_manifest(Path(manifest), lambda: read_info(root / INFO) or _info_of_store(root), kept)
         _refuse_renumbered(table, root, str(manifest))
     else:
-        table, info = read_dataset_manifest(root, lambda: _info_of_store(root))
+        table, info = read_dataset_manifest(root, lambda: _info_of_store(root), kept)
     store = StoreReader(root)
     layout = store.layout
     if table.num_rows and pa.compute.max(table["index"]).as_py() >= layout.n:
@@ -230,45 +239,51 @@ def verify(
     if not root.is_dir():
         raise UserError(_no_folder(root))
     try:
-        dataset = open_dataset(root)
+        dataset = open_dataset(root, columns=())
     except UserError as error:
         return [*check_sums(root), Fault(MANIFEST, str(error))]
     faults = check_sums(root, dataset.store.layout.shards)
-    rows = dataset.table.select(SCHEMA.names).to_pylist()
-    layout = dataset.store.layout
-    if len(rows) != layout.n:  # their indices are unique and below n
+    n, layout = len(dataset), dataset.store.layout
+    if n != layout.n:  # their indices are unique and below n
         faults.append(Fault(MANIFEST, f"expected one row for each of the {layout.n} samples of the store"))
-    faults += _check_ledger(dataset, rows)
+    in_samples: list[Fault] = []
+    done = 0
     with ThreadPoolExecutor(threads) as pool:
-        for done, found in enumerate(pool.map(lambda row: _check_sample(dataset, row), rows), start=1):
-            faults += found
-            on_progress(done, len(rows))
-    return faults
+        for shard, rows in _rows_by_shard(dataset):
+            faults += _check_record(root, shard, rows)
+            for found in pool.map(lambda row: _check_sample(dataset, row), rows):
+                in_samples += found
+                done += 1
+                on_progress(done, n)
+    return faults + in_samples
 
 
-def _check_ledger(dataset: Dataset, rows: list[dict[str, Any]]) -> list[Fault]:
-    by_shard: dict[int, list[dict[str, Any]]] = {}  # from the rows: a damaged layout may claim any number
-    for row in sorted(rows, key=lambda row: row["index"]):
-        by_shard.setdefault(row["index"] // dataset.store.layout.shard, []).append(row)
-    faults = []
-    for shard, expected in sorted(by_shard.items()):
-        name = record_name(shard)
-        try:
-            record = read_record(dataset.root, shard)
-        except FaultError as error:
-            faults.append(Fault(name, str(error)))
-            continue
+def _rows_by_shard(dataset: Dataset) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Number and rows of each shard that has rows, in their order; one shard's are in memory at a time."""
+    index = dataset.table["index"].to_numpy()
+    if np.all(index[:-1] < index[1:]):
+        tables = read_batches(dataset.root)
+    else:  # edited by hand
+        tables = iter(read_dataset_manifest(dataset.root)[0].sort_by("index").to_batches(1024))
+    rows = (row for table in tables for row in table.select(SCHEMA.names).to_pylist())
+    of_shard = groupby(rows, lambda row: int(row["index"]) // dataset.store.layout.shard)
+    return ((shard, list(rows)) for shard, rows in of_shard)
+
+
+def _check_record(root: Path, shard: int, expected: list[dict[str, Any]]) -> list[Fault]:
+    """Compare the record of a shard with the rows that the manifest has of it."""
+    name = record_name(shard)
+    try:
+        record = read_record(root, shard)
         if record is None:
-            faults.append(Fault(name, "missing"))
-            continue
-        try:
-            recorded = rows_to_table(list(record.rows)).to_pylist()
-        except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
-            faults.append(Fault(name, f"its rows are not those of a manifest ({error})"))
-            continue
-        if recorded != expected:
-            faults.append(Fault(name, f"its rows are not those of {MANIFEST}"))
-    return faults
+            return [Fault(name, "missing")]
+        if rows_to_table(record.rows).to_pylist() != expected:
+            return [Fault(name, f"its rows are not those of {MANIFEST}")]
+    except FaultError as error:
+        return [Fault(name, str(error))]
+    except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+        return [Fault(name, f"its rows are not those of a manifest ({error})")]
+    return []
 
 
 def _check_sample(dataset: Dataset, row: dict[str, Any]) -> list[Fault]:

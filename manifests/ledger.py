@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def is_intact(root: Path, record: ShardRecord) -> bool:
 
 
 def finished(root: Path, shards: Sequence[int], fingerprint: str) -> dict[int, ShardRecord]:
-    """Records of the shards that are done, in this run's fingerprint and with their files in place."""
+    """Records of the shards that are done, in this run's fingerprint and with their files in place; without rows."""
     done = {}
     for shard in shards:
         try:
@@ -116,7 +116,7 @@ def finished(root: Path, shards: Sequence[int], fingerprint: str) -> dict[int, S
         except FaultError:
             continue  # a damaged record does not count: the shard is made again
         if record and record.fingerprint == fingerprint and is_intact(root, record):
-            done[shard] = record
+            done[shard] = replace(record, rows=(), run=None)
     return done
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -223,8 +224,8 @@ def refuse_unknown(names: Sequence[str], where: str) -> None:
         raise UserError(f"{where}: expected every column once, got a repeated column name.")
 
 
-def refuse_duplicates(table: pa.Table, where: str) -> None:
-    """Check that ids and indices are unique.
+def refuse_duplicates(table: pa.Table, where: str, first: int = 0) -> None:
+    """Check that ids and indices are unique; `first` is the number of the table's first row.
 
     Raises:
         UserError: naming the first two rows that share one.
@@ -234,63 +235,64 @@ def refuse_duplicates(table: pa.Table, where: str) -> None:
         if pc.count_distinct(column).as_py() == len(column):
             continue
         seen: dict[Any, int] = {}
-        for row, value in enumerate(column.to_pylist()):
+        for row, value in enumerate(column.to_pylist(), first):
             if value in seen:
                 other = seen[value]
                 raise UserError(f"{where}: row {row}: {name}: expected unique values, got {value!r} of row {other}.")
             seen[value] = row
 
 
-def validate(table: pa.Table, where: str) -> None:
-    """Check the values of a table that has the columns of `SCHEMA`.
+def validate(table: pa.Table, where: str, first: int = 0) -> None:
+    """Check the values of a table that has the columns of `SCHEMA`; `first` is the number of its first row.
 
     Raises:
         UserError: naming the first row and the column at fault.
     """
+    refuse = partial(_refuse, where, first)
     for wanted in SCHEMA:
         column = table.column(wanted.name)
         if not wanted.nullable and column.null_count:
-            _refuse(where, wanted.name, pc.is_null(column), "a value", column)
+            refuse(wanted.name, pc.is_null(column), "a value", column)
         if pa.types.is_floating(wanted.type):
-            _refuse(where, wanted.name, pc.invert(pc.is_finite(column)), "a finite number", column)
+            refuse(wanted.name, pc.invert(pc.is_finite(column)), "a finite number", column)
         elif pa.types.is_list(wanted.type):
-            _validate_list(table, wanted.name, where)
-    _refuse(where, "mpp", pc.less_equal(table["mpp"], 0.0), "micrometres per pixel above 0", table["mpp"])
+            _validate_list(table, wanted.name, where, first)
+    refuse("mpp", pc.less_equal(table["mpp"], 0.0), "micrometres per pixel above 0", table["mpp"])
     for name in _SHARES:
         outside = pc.or_(pc.less(table[name], 0.0), pc.greater(table[name], 1.0))
-        _refuse(where, name, outside, "a share from 0 to 1", table[name])
+        refuse(name, outside, "a share from 0 to 1", table[name])
     for name, bound in _LOWER_BOUNDS.items():
-        _refuse(where, name, pc.less(table[name], bound), f"{bound} or more", table[name])
+        refuse(name, pc.less(table[name], bound), f"{bound} or more", table[name])
     for name, choices in _CHOICES.items():
         outside = pc.invert(pc.is_in(table[name], pa.array(choices)))
-        _refuse(where, name, pc.and_(outside, pc.is_valid(table[name])), f"one of {', '.join(choices)}", table[name])
+        refuse(name, pc.and_(outside, pc.is_valid(table[name])), f"one of {', '.join(choices)}", table[name])
     ids = table["sample_id"]
-    _refuse(where, "sample_id", pc.invert(pc.match_substring_regex(ids, "^[a-z0-9-]+$")), "[a-z0-9-]+", ids)
+    refuse("sample_id", pc.invert(pc.match_substring_regex(ids, "^[a-z0-9-]+$")), "[a-z0-9-]+", ids)
     groups = table["real_groups"]
     unsaid = pc.and_(pc.greater(pc.list_value_length(groups), 0), pc.invert(pc.fill_null(table["real_pixels"], False)))
-    _refuse(where, "real_groups", unsaid, "none without real_pixels true", groups)
-    refuse_duplicates(table, where)
+    refuse("real_groups", unsaid, "none without real_pixels true", groups)
+    refuse_duplicates(table, where, first)
 
 
-def refuse_unsaid_pixels(table: pa.Table, info: DatasetInfo, where: str) -> None:
-    """Check that the metadata does not deny the real pixels of a row.
+def refuse_unsaid_pixels(table: pa.Table, info: DatasetInfo, where: str, first: int = 0) -> None:
+    """Check that the metadata does not deny the real pixels of a row; `first` is the number of the first row.
 
     Raises:
         UserError: naming the first row with real pixels.
     """
     if not info.real_pixels:
         column = table["real_pixels"]
-        _refuse(where, "real_pixels", column, "false, as the metadata says of all rows", column)
+        _refuse(where, first, "real_pixels", column, "false, as the metadata says of all rows", column)
 
 
-def _validate_list(table: pa.Table, name: str, where: str) -> None:
+def _validate_list(table: pa.Table, name: str, where: str, start: int) -> None:
     values = table[name].combine_chunks()
     flat = pc.list_flatten(values)
     if pa.types.is_string(flat.type):
         bad = pc.fill_null(pc.equal(flat, ""), True)
         if pc.any(bad).as_py():
             first = pc.list_parent_indices(values).filter(bad)[0].as_py()
-            raise UserError(f"{where}: row {first}: {name}: expected names, got {values[first].as_py()}.")
+            raise UserError(f"{where}: row {start + first}: {name}: expected names, got {values[first].as_py()}.")
         return
     missing = not name.startswith("request_")  # a request may leave a class open
     bad = pc.fill_null(pc.invert(pc.is_finite(flat)), missing)
@@ -300,15 +302,15 @@ def _validate_list(table: pa.Table, name: str, where: str) -> None:
         what = "shares from 0 to 1"
     if pc.any(bad).as_py():
         first = pc.list_parent_indices(values).filter(bad)[0].as_py()
-        raise UserError(f"{where}: row {first}: {name}: expected {what}, got {values[first].as_py()}.")
+        raise UserError(f"{where}: row {start + first}: {name}: expected {what}, got {values[first].as_py()}.")
 
 
-def _refuse(where: str, name: str, bad: Any, expected: str, column: Any) -> None:
+def _refuse(where: str, first: int, name: str, bad: Any, expected: str, column: Any) -> None:
     bad = pc.fill_null(bad, False)
     if pc.any(bad).as_py():
         row = pc.index(bad, True).as_py()
         got = "nothing" if column[row].as_py() is None else repr(column[row].as_py())[:80]
-        raise UserError(f"{where}: row {row}: {name}: expected {expected}, got {got}.")
+        raise UserError(f"{where}: row {first + row}: {name}: expected {expected}, got {got}.")
 
 
 def metadata_of(info: DatasetInfo) -> dict[bytes, bytes]:

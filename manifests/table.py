@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,14 @@ from manifests.schema import (
 ROWS_PER_FILE = 1_000_000
 """Largest number of rows in a file: more are split into parts, and a larger file is refused before it is read."""
 
+ROWS_PER_GROUP = 65_536
+"""Rows of a row group, which is written and read at once."""
+
+_ROWS_AT_ONCE = 4096
+"""Rows that are dictionaries at the same time: a fraction of a row group's, as they take ten times its memory."""
+
+Row = dict[str, Any]
+_KEYS = ["sample_id", "index"]
 _MAX_TEXT_BYTES = 2**30
 _LEAST_TEXT_BYTES, _MAX_EXPANSION = 1 << 26, 100
 """Bytes of text that any file may have, and bytes for each of its own: ids and digests hardly compress."""
@@ -61,31 +72,68 @@ def write_manifest(path: Path, table: pa.Table, info: DatasetInfo, extra: Mappin
     Raises:
         UserError: when a row breaks the contract (row and column are named).
     """
-    table = conform(table, path.name)
-    validate(table, path.name)
-    refuse_unsaid_pixels(table, info, path.name)
-    table = table.replace_schema_metadata({**metadata_of(info), **(extra or {})})
-    with open_atomic(path) as stream:
-        pq.write_table(table, stream, compression="zstd", write_page_checksum=True, row_group_size=65_536)
+    starts = range(0, max(len(table), 1), ROWS_PER_GROUP)
+    _write(path, (table.slice(start, ROWS_PER_GROUP) for start in starts), info, extra or {})
+
+
+def _write(path: Path, groups: Iterable[pa.Table], info: DatasetInfo, extra: Mapping[bytes, bytes]) -> None:
+    """Write row groups as they come, so that one is in memory."""
+    with open_atomic(path) as stream, contextlib.ExitStack() as stack:
+        writer = None
+        for group in _checked(groups, info, path.name):
+            if writer is None:
+                schema = group.schema.with_metadata({**metadata_of(info), **extra})
+                options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+                writer = stack.enter_context(pq.ParquetWriter(stream, schema, **options))
+            writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+
+
+def _checked(groups: Iterable[pa.Table], info: DatasetInfo, where: str) -> Iterator[pa.Table]:
+    """Row groups in the columns of `SCHEMA`, each checked before it is yielded; duplicates are found at the end."""
+    keys, first = [], 0
+    for group in groups:
+        group = conform(group, where)
+        validate(group, where, first)
+        refuse_unsaid_pixels(group, info, where, first)
+        first += len(group)
+        keys.append(group.select(_KEYS))
+        yield group
+    if len(keys) > 1:
+        refuse_duplicates(pa.concat_tables(keys), where)
 
 
 @reads("a manifest")
 def read_manifest(
-    path: Path, fallback: Callable[[], DatasetInfo | None] = lambda: None
+    path: Path, fallback: Callable[[], DatasetInfo | None] = lambda: None, columns: Sequence[str] | None = None
 ) -> tuple[pa.Table, DatasetInfo]:
     """Read and check one manifest file.
 
     Args:
         path: of the file. fallback: gives the metadata where neither the file nor `INFO` beside it has it.
+        columns: to keep in memory; None keeps all. All are checked.
 
     Raises:
         UserError: for a file that is missing, truncated, damaged, too large, or breaks the contract.
     """
-    table, schema = read_columns(path)
-    validate(table, str(path))
-    info = find_info(path, schema, fallback)
-    refuse_unsaid_pixels(table, info, str(path))
-    return table, info
+    return _read([path], str(path), fallback, columns)
+
+
+def _read(
+    paths: Sequence[Path], where: str, fallback: Callable[[], DatasetInfo | None], columns: Sequence[str] | None
+) -> tuple[pa.Table, DatasetInfo]:
+    """The rows of files of one data set; `where` names them all."""
+    kept: list[pa.Table] = []
+    infos: list[DatasetInfo] = []
+    for path in paths:
+        infos.append(find_info(path, _open(path).schema, fallback))
+        groups = _checked(read_groups(path), infos[-1], str(path))
+        kept += groups if columns is None else (group.select([*{*columns, *_KEYS}]) for group in groups)
+    if any(other != infos[0] for other in infos):
+        raise UserError(f"{where}: expected parts of one data set, got different metadata. Run factory verify.")
+    table = pa.concat_tables(kept, promote_options="default")
+    if len(paths) > 1:
+        refuse_duplicates(table, where)
+    return table if columns is None else table.select(columns), infos[0]
 
 
 def find_info(path: Path, schema: pa.Schema, fallback: Callable[[], DatasetInfo | None] = lambda: None) -> DatasetInfo:
@@ -126,28 +174,79 @@ def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
     Raises:
         UserError: for a file that is missing, truncated, damaged or too large, or a column of another name or type.
     """
+    return pa.concat_tables(list(read_groups(path)), promote_options="default"), _open(path).schema
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of a file that can be read.
+
+    Attributes:
+        schema: of the file. names: of its columns. own: those of users. text: those read as dictionaries.
+        groups: numbers of row groups that are read together, up to `ROWS_PER_GROUP` rows where a group has fewer.
+    """
+
+    schema: pa.Schema
+    names: list[str]
+    own: list[str]
+    text: list[str]
+    groups: list[list[int]]
+
+
+def _open(path: Path) -> _Columns:
+    """What a Parquet file holds, before its rows are read; errors as of `read_columns`."""
     if path.is_symlink() or not path.is_file():
         raise UserError(f"{path}: expected a Parquet file, got {'a link' if path.is_symlink() else 'no such file'}.")
-    try:
+    with _readable(path):
         _refuse_long_footer(path)
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
         names = [name for name in schema.names if not _PANDAS_INDEX.fullmatch(name)]
         refuse_unknown(names, str(path))
         _refuse_many(metadata, path)
-        # Text stays a dictionary until its size is known: a few kilobytes can expand to gigabytes.
         leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
         present = {leaf.path: leaf.physical_type for leaf in leaves}
         own = [name for name in names if name.startswith(OWN_COLUMNS) and name in present]
         text = [name for name in [*_TEXT_COLUMNS, *own] if present.get(name) == "BYTE_ARRAY"]
-        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=text) as parquet:
-            table = parquet.read(names, use_threads=False)
-        _refuse_long_text(table, path)
-        table = _decoded(table, own)
+        return _Columns(schema, names, own, text, _together(metadata))
+
+
+def _together(metadata: pq.FileMetaData) -> list[list[int]]:
+    groups: list[list[int]] = [[]]
+    rows = 0
+    for number in range(metadata.num_row_groups):
+        rows += metadata.row_group(number).num_rows
+        if groups[-1] and rows > ROWS_PER_GROUP:
+            groups.append([])
+            rows = metadata.row_group(number).num_rows
+        groups[-1].append(number)
+    return groups
+
+
+def read_groups(path: Path) -> Iterator[pa.Table]:
+    """Read a Parquet file some row groups at a time, at least one table; columns and errors as of `read_columns`."""
+    columns, size = _open(path), 0
+    most = min(_MAX_TEXT_BYTES, max(_LEAST_TEXT_BYTES, path.stat().st_size * _MAX_EXPANSION))
+    # Text stays a dictionary until its size is known: a few kilobytes can expand to gigabytes.
+    with (
+        _readable(path),
+        pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=columns.text) as parquet,
+    ):
+        for numbers in columns.groups:
+            table = parquet.read_row_groups(numbers, columns.names, use_threads=False)
+            size += _text_size(table)
+            if size > most:
+                raise UserError(f"{path}: expected at most {most:,} bytes of text, got {size:,}. Split it.")
+            yield conform(_decoded(table, columns.own), str(path))
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError, MemoryError, UnicodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: expected a readable Parquet file, got: {reason}") from error
-    return conform(table, str(path)), schema
 
 
 def _decoded(table: pa.Table, own: Collection[str]) -> pa.Table:
@@ -189,61 +288,75 @@ def _refuse_long_footer(path: Path) -> None:
         raise UserError(f"{path}: expected a footer of at most {_FOOTER_BYTES:,} bytes, got {length:,}.")
 
 
-def _refuse_long_text(table: pa.Table, path: Path) -> None:
-    """Refuse text that would not fit in memory once decoded from its dictionary."""
-    size = 0
-    for column in table.columns:
-        if pa.types.is_dictionary(column.type):
-            for chunk in column.chunks:
-                size += pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0
-    most = min(_MAX_TEXT_BYTES, max(_LEAST_TEXT_BYTES, path.stat().st_size * _MAX_EXPANSION))
-    if size > most:
-        raise UserError(f"{path}: expected at most {most:,} bytes of text, got {size:,}. Split it.")
+def _text_size(table: pa.Table) -> int:
+    """Bytes of the text of a table once it is decoded from its dictionaries."""
+    return sum(
+        pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0
+        for column in table.columns
+        if pa.types.is_dictionary(column.type)
+        for chunk in column.chunks
+    )
 
 
-def write_dataset_manifest(root: Path, table: pa.Table, info: DatasetInfo) -> list[Path]:
+def write_dataset_manifest(root: Path, n: int, rows: Iterable[Row], info: DatasetInfo) -> list[Path]:
     """Write a data set's manifest: ``manifest.parquet``, or parts once past a million rows; and `INFO` before it.
+
+    Args:
+        root: the data set's folder. n: number of rows. rows: in their order, each read once. info: metadata of all.
 
     Returns:
         The manifest files written.
     """
     write_atomic(root / INFO, (json.dumps(info.to_dict(), indent=2, sort_keys=True) + "\n").encode())
-    if table.num_rows <= ROWS_PER_FILE:
-        write_manifest(root / MANIFEST, table, info)
-        return [root / MANIFEST]
-    (root / PARTS).mkdir(exist_ok=True)
-    written = []
-    for part, start in enumerate(range(0, table.num_rows, ROWS_PER_FILE)):
-        path = root / PARTS / f"part-{part:06d}.parquet"
-        write_manifest(path, table.slice(start, ROWS_PER_FILE), info)
-        written.append(path)
-    return written
+    paths = [root / MANIFEST]
+    if n > ROWS_PER_FILE:
+        (root / PARTS).mkdir(exist_ok=True)
+        paths = [root / PARTS / f"part-{part:06d}.parquet" for part in range(-(-n // ROWS_PER_FILE))]
+    rows = iter(rows)
+    for part, path in enumerate(paths):
+        starts = range(part * ROWS_PER_FILE, max(min((part + 1) * ROWS_PER_FILE, n), 1), ROWS_PER_GROUP)
+        _write(path, (_group_of(islice(rows, min(ROWS_PER_GROUP, starts.stop - start))) for start in starts), info, {})
+    return paths
+
+
+def _group_of(rows: Iterator[Row]) -> pa.Table:
+    """A row group, of which few rows are dictionaries at the same time."""
+    batches = iter(lambda: list(islice(rows, _ROWS_AT_ONCE)), [])
+    return pa.concat_tables([SCHEMA.empty_table(), *map(rows_to_table, batches)]).combine_chunks()
 
 
 def read_dataset_manifest(
-    root: Path, fallback: Callable[[], DatasetInfo | None] = lambda: None
+    root: Path, fallback: Callable[[], DatasetInfo | None] = lambda: None, columns: Sequence[str] | None = None
 ) -> tuple[pa.Table, DatasetInfo]:
     """Read a data set's manifest, in one file or in parts.
 
     Args:
         root: its folder. fallback: gives the metadata where no file has it.
+        columns: to keep in memory; None keeps all. All are checked.
 
     Raises:
         UserError: as `read_manifest`, and for parts of different data sets.
     """
+    paths = manifest_files(root)
+    return _read(paths, str(paths[0] if len(paths) == 1 else root / PARTS), fallback, columns)
+
+
+def read_batches(root: Path) -> Iterator[pa.Table]:
+    """The rows of a data set's manifest in small tables, unchecked; errors as of `read_columns`."""
+    for path in manifest_files(root):
+        for group in read_groups(path):
+            yield from (group.slice(start, _ROWS_AT_ONCE) for start in range(0, len(group), _ROWS_AT_ONCE))
+
+
+def manifest_files(root: Path) -> list[Path]:
+    """The files of a data set's manifest, in the order of their rows. Raises a UserError for a folder without parts."""
     if not (root / PARTS).is_dir():
-        return read_manifest(root / MANIFEST, fallback)
-    parts = [read_manifest(path, fallback) for path in sorted((root / PARTS).glob("part-*.parquet"))]
-    if not parts:
-        raise UserError(f"{root / PARTS}: expected part-*.parquet files, got none.")
-    info = parts[0][1]
-    if any(other != info for _, other in parts):
-        raise UserError(f"{root / PARTS}: expected parts of one data set, got different metadata. Run factory verify.")
-    table = pa.concat_tables([part for part, _ in parts], promote_options="default")
-    refuse_duplicates(table, str(root / PARTS))
-    return table, info
+        return [root / MANIFEST]
+    if parts := sorted((root / PARTS).glob("part-*.parquet")):
+        return parts
+    raise UserError(f"{root / PARTS}: expected part-*.parquet files, got none.")
 
 
-def rows_to_table(rows: list[dict[str, Any]]) -> pa.Table:
+def rows_to_table(rows: Sequence[Row]) -> pa.Table:
     """Rows as dictionaries -> a table with the columns of `SCHEMA`."""
     return pa.Table.from_pylist(rows, schema=SCHEMA)

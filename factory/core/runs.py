@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
@@ -33,12 +34,21 @@ from manifests.contents import REGIONS as REGIONS
 from manifests.dataset import sample_digests
 from manifests.errors import FaultError, UserError
 from manifests.files import is_temporary, refuse_links, remove_orphans, walk, write_atomic
-from manifests.ledger import LEDGER, ShardRecord, fingerprints, finished, is_intact, publish_record, record_path
+from manifests.ledger import (
+    LEDGER,
+    ShardRecord,
+    fingerprints,
+    finished,
+    is_intact,
+    publish_record,
+    read_record,
+    record_path,
+)
 from manifests.limits import CONFIG_BYTES, read_bytes, reads
 from manifests.measure import measure
-from manifests.schema import DatasetInfo
+from manifests.schema import ACHIEVED, DatasetInfo
 from manifests.store import ARRAYS, STORE, Layout, ShardWriter, create_store, shard_path
-from manifests.table import read_dataset_manifest, rows_to_table, write_dataset_manifest
+from manifests.table import Row, read_batches, read_dataset_manifest, rows_to_table, write_dataset_manifest
 from manifests.tile import Tile
 
 if TYPE_CHECKING:
@@ -52,6 +62,12 @@ _REHEARSED, _QUICK_S = 2, 3.0
 
 Sample = tuple[npt.NDArray[np.uint8], Tile, dict[str, Any]]
 """Image uint8 [H, W, 3], labels, and the row of the manifest."""
+
+REPORTED = (
+    "split", "height", "width", "request_tps", "request_tissue", "request_cells", "request_fractions",
+    "request_cell_fractions", *ACHIEVED, "label_origin", "licence", "real_pixels", "real_groups",
+)  # fmt: skip
+"""Columns of a manifest that reports of a run are made of; the others, most of its bytes, are not kept in memory."""
 
 _OWN = frozenset({*FILES, STORE, LEDGER, PARTS, SUMS})
 
@@ -123,21 +139,40 @@ class Run:
                 f"{self.spec.out}: expected the files of shard {record.shard}, got none of that size. "
                 "Use an --out that all workers share."
             )
-        self.done[record.shard] = record
+        self.done[record.shard] = replace(record, rows=())
 
     def finish(self) -> pa.Table:
-        """Write the manifest and SHA256SUMS from the ledger; returns the manifest's rows."""
+        """Write the manifest and SHA256SUMS from the ledger; returns the columns `REPORTED` of the manifest."""
         spec = self.spec
         if self.todo:
             raise ValueError(f"shards {self.todo[:5]} are not done")
-        records = [self.done[shard] for shard in range(spec.layout.shards)]
-        table = rows_to_table([row for record in records for row in record.rows])
-        if not _is_written(spec, table):
-            write_dataset_manifest(spec.out, table, spec.info)
+        if not self._is_written():
+            write_dataset_manifest(spec.out, spec.layout.n, self._rows(), spec.info)
         remove_orphans(spec.out)
-        known = {file.path: file.sha256 for record in records for file in record.files}
+        known = {file.path: file.sha256 for record in self.done.values() for file in record.files}
         write_sums(spec.out, spec.layout.shards, known)
-        return table
+        return read_dataset_manifest(spec.out, columns=REPORTED)[0]
+
+    def _rows(self) -> Iterator[Row]:
+        """The manifest's rows, from the ledger, a shard at a time."""
+        for shard in range(self.spec.layout.shards):
+            record = read_record(self.spec.out, shard)
+            if record is None:
+                raise FaultError(f"{self.spec.out}: expected the record of shard {shard}, got none. Run this again.")
+            yield from record.rows
+
+    def _is_written(self) -> bool:
+        """Whether the manifest has these rows: it is not written again then, for its digest is known to others."""
+        try:
+            found, info = read_dataset_manifest(self.spec.out, columns=())
+            if len(found) != self.spec.layout.n or canonical(info.to_dict()) != canonical(self.spec.info.to_dict()):
+                return False
+            rows = self._rows()
+            return all(
+                batch.equals(rows_to_table(list(islice(rows, len(batch))))) for batch in read_batches(self.spec.out)
+            )
+        except UserError:
+            return False
 
 
 @contextlib.contextmanager
@@ -342,19 +377,10 @@ def read_run(root: Path) -> dict[str, Any]:
 def is_finished(root: Path) -> bool:
     """Whether the folder holds a finished data set."""
     try:
-        read_dataset_manifest(root)
+        read_dataset_manifest(root, columns=())
     except UserError:
         return False
     return (root / SUMS).is_file()
-
-
-def _is_written(spec: RunSpec, table: pa.Table) -> bool:
-    """Whether the folder's manifest has these rows: it is not written again then, for its digest is known to others."""
-    try:
-        found, info = read_dataset_manifest(spec.out)
-    except UserError:
-        return False
-    return bool(found.equals(table)) and canonical(info.to_dict()) == canonical(spec.info.to_dict())
 
 
 def encode_run(document: Mapping[str, Any]) -> bytes:

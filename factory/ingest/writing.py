@@ -223,7 +223,7 @@ def _already_there(out: Path, config: IngestConfig, *, overwrite: bool) -> pa.Ta
     is_complete = not Run(RunSpec(out, wanted, Layout(**document["layout"]), info)).todo
     beside = [POINTS] * ("points" in config.patterns) + [REGIONS] * (config.smooth_um is not None)
     has_all = is_complete and all((out / name).is_file() for name in beside)
-    return read_dataset_manifest(out)[0] if has_all else None
+    return read_dataset_manifest(out, columns=runs.REPORTED)[0] if has_all else None
 
 
 def _sample_id(config: IngestConfig, image: TiledImage, y: int, x: int) -> str:

@@ -33,7 +33,7 @@ def test_manifest_survives_writing(tmp_path: Path) -> None:
 
 def test_manifest_in_parts_past_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manifests.table.ROWS_PER_FILE", 3)
-    written = write_dataset_manifest(tmp_path, rows_to_table(rows(7)), INFO)
+    written = write_dataset_manifest(tmp_path, 7, rows(7), INFO)
     assert [path.name for path in written] == [f"part-{part:06d}.parquet" for part in range(3)]
 
 

@@ -138,7 +138,9 @@ def test_a_damaged_bank_is_refused(bank_file: Path, tmp_path: Path) -> None:
 def test_synthetic_tiles_are_refused_even_if_they_hold_real_pixels(tmp_path: Path) -> None:
     made = write_dataset(tmp_path / "made", source="synthetic")
     for real_pixels in (False, True):
-        write_dataset_manifest(made.root, made.table, replace(made.info, real_pixels=real_pixels))
+        write_dataset_manifest(
+            made.root, len(made), made.table.to_pylist(), replace(made.info, real_pixels=real_pixels)
+        )
         with pytest.raises(UserError, match="expected real tiles, got synthetic"):
             choose_pages([made.root], None, 200, 0)
 

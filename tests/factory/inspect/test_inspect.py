@@ -333,7 +333,7 @@ def test_page_shows_rows_whose_optional_columns_are_null(dataset_factory: Callab
     bare = with_columns(dataset, **{name: [None] * 3 for name in optional})
     document = embedded_json(render_page(bare, default_sort(bare), 0))
     assert document["columns"]["split"] == document["columns"]["tps"] == [None] * 3
-    write_dataset_manifest(dataset.root, bare.table, bare.info)
+    write_dataset_manifest(dataset.root, len(bare), bare.table.to_pylist(), bare.info)
     assert inspect_dataset(dataset.root).sort == "random"
 
 

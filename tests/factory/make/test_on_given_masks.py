@@ -182,7 +182,7 @@ def test_masks_that_are_not_there_or_not_one_scheme_are_refused(cli: Cli, real: 
     names = ["nuclei"] * 6 + ["tissue"]
     place = real.table.schema.get_field_index("label_scheme")
     table = real.table.set_column(place, real.table.schema.field("label_scheme"), [names])
-    write_dataset_manifest(real.root, table, dataclasses.replace(real.info))
+    write_dataset_manifest(real.root, len(table), table.to_pylist(), dataclasses.replace(real.info))
     assert_refused(cli(*RENDER), "expected masks of one label scheme, got nuclei, tissue")
 
 

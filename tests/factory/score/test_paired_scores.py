@@ -37,7 +37,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def changed(dataset: Dataset, **columns: list[Any]) -> None:
     """The same tiles with other values in their rows."""
-    write_dataset_manifest(dataset.root, with_columns(dataset, **columns).table, dataset.info)
+    write_dataset_manifest(dataset.root, len(dataset), with_columns(dataset, **columns).table.to_pylist(), dataset.info)
 
 
 def pairs_of(fake: Path, real: Path, split: str = "test") -> dict[str, str]:
