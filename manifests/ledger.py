@@ -116,7 +116,7 @@ def finished(root: Path, shards: Sequence[int], fingerprint: str) -> dict[int, S
         except FaultError:
             continue  # a damaged record does not count: the shard is made again
         if record and record.fingerprint == fingerprint and is_intact(root, record):
-            done[shard] = replace(record, rows=(), run=None)
+            done[shard] = replace(record, rows=(), run=None, software={})
     return done
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +33,9 @@ SIZE_STEP_PX = 32
 MAX_TILES = 10_000_000
 MPP_RANGE = (0.05, 20.0)
 """Micrometres per pixel that a tile can have: finer than any light microscope, coarser than any overview."""
+
+_VALUES_AT_ONCE = 4096
+"""Values of a column that are Python objects at the same time."""
 
 _QUANTITIES: tuple[Quantity, ...] = ("tps", "tissue", "cells", "tumour", "inflammation")
 _PLANNED = ["sample_id", "index", "split", "source", "group_id", "height", "width", "mpp", "label_scheme", "seed"]
@@ -125,8 +130,8 @@ def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
     fractions = _fractions(config, scheme, asked) if shares is None else shares
     strata = next((asked[name] for name in ("tps", "tissue", "cells") if asked[name] is not None), None)
     n, identity = config.n, digest(config)
-    seeds = [row_seed(config.seed, index) for index in range(n)]
-    sample_ids = pa.array([sample_name(identity, index, seed) for index, seed in enumerate(seeds)])
+    seeds = _seeds(config.seed, n)
+    sample_ids = _sample_ids(identity, seeds)
     columns: dict[str, Any] = {
         "sample_id": sample_ids,
         "index": np.arange(n),
@@ -137,7 +142,7 @@ def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
         "width": np.full(n, config.size[1]),
         "mpp": np.full(n, config.mpp),
         "label_scheme": pa.repeat(scheme.name, n),
-        "seed": np.array(seeds, np.uint64),
+        "seed": seeds,
         "request_tps": asked["tps"],
         "request_tissue": asked["tissue"],
         "request_cells": None if asked["cells"] is None else np.floor(asked["cells"] + 0.5).astype(np.int64),
@@ -149,6 +154,17 @@ def plan(config: PlanConfig, scheme: LabelScheme | None = None) -> pa.Table:
     table = conform(pa.table({name: values for name, values in columns.items() if values is not None}), "plan")
     validate(table, "plan")
     return table
+
+
+def _seeds(seed: int, n: int) -> npt.NDArray[np.uint64]:
+    return np.fromiter((row_seed(seed, index) for index in range(n)), np.uint64, n)
+
+
+def _sample_ids(identity: str, seeds: npt.NDArray[np.uint64]) -> pa.ChunkedArray:
+    starts = range(0, len(seeds), _VALUES_AT_ONCE)
+    parts = (enumerate(seeds[start : start + _VALUES_AT_ONCE].tolist(), start) for start in starts)
+    ids = [pa.array([sample_name(identity, index, seed) for index, seed in part]) for part in parts]
+    return pa.chunked_array([pa.concat_arrays(ids)])
 
 
 def request_of(row: dict[str, Any], scheme: LabelScheme) -> Request:
@@ -240,11 +256,11 @@ def _fill(draft: Draft, config: PlanConfig, scheme: LabelScheme) -> pa.Table:
         raise UserError(f"{draft.path}: expected at least one of the columns {', '.join(REQUESTS)}, got none.")
     table, n = draft.table, len(draft.table)
     identity = digest([config.model_dump(mode="json"), requests_digest(table)])
-    seeds = [row_seed(config.seed, index) for index in range(n)]
+    seeds = _seeds(config.seed, n)
     defaults: dict[str, Callable[[], Any]] = {
         "index": lambda: range(n),
         "seed": lambda: seeds,
-        "sample_id": lambda: [sample_name(identity, index, seed) for index, seed in enumerate(seeds)],
+        "sample_id": lambda: _sample_ids(identity, seeds),
         "source": lambda: ["synthetic"] * n,
         "split": lambda: _assign_splits(config, n, _strata(table)),
         "height": lambda: [config.size[0]] * n,
@@ -279,7 +295,18 @@ def _strata(table: pa.Table) -> Values | None:
 def requests_digest(table: pa.Table) -> str:
     """Digest every value of a plan, column by column: sha256, the same wherever the plan was read from."""
     named = {name: table[name] for name in table.column_names if table[name].null_count < len(table)}
-    return digest({name: digest(repr(column.to_pylist())) for name, column in named.items()})
+    return digest({name: _digest_of(column) for name, column in named.items()})
+
+
+def _digest_of(column: pa.ChunkedArray) -> str:
+    """`digest` of the text of a column as a list, some values at a time."""
+    found, comma = hashlib.sha256(b'"['), ""
+    for start in range(0, len(column), _VALUES_AT_ONCE):
+        text = comma + repr(column.slice(start, _VALUES_AT_ONCE).to_pylist())[1:-1]
+        found.update(json.dumps(text)[1:-1].encode())
+        comma = ", "
+    found.update(b']"')
+    return found.hexdigest()
 
 
 def _draw(config: PlanConfig, quantity: Quantity) -> Values | None:

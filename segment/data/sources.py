@@ -18,7 +18,14 @@ from manifests.errors import UserError
 from manifests.files import sha256_file
 from manifests.labels import LabelScheme, common_scheme, get_scheme
 from manifests.limits import read_json
+from manifests.schema import ACHIEVED
 from segment.data.mixing import Mix, Role
+
+_READ = (
+    "split", "group_id", "source_uri", "source_x", "source_y", "source_level", "real_pixels", "real_groups", "licence",
+    *ACHIEVED,
+)  # fmt: skip
+"""Columns that are kept in memory besides those that name a tile; without digests and requests, most of the bytes."""
 
 ACCEPTED, SUMMARY, AUDIT = "accepted.parquet", "audit.json", "audit.parquet"
 """Files of an audit: rows without flags, its summary, and the figures of every tile."""
@@ -80,7 +87,7 @@ def open_sources(mix: Mix, real: Path, synth: Path) -> list[Source]:
                 f"Make one with {make} (see its --help), name another with --{role}, or use {other}."
             )
         accepted = folder if folder.is_file() else None
-        dataset = open_accepted(folder) if accepted else open_dataset(folder)
+        dataset = open_accepted(folder) if accepted else open_dataset(folder, columns=_READ)
         if not (dataset.root / SUMS).is_file():
             raise UserError(f"{folder}: expected a finished data set, got one without {SUMS}. Run its command again.")
         if not len(dataset):
@@ -166,4 +173,4 @@ def open_accepted(path: Path) -> Dataset:
         raise UserError(f"{path}: expected the audited data set in {root}, got none. Run this where it was audited.")
     if sha256_file(root / SUMS) != sha256:
         raise UserError(f"{path}: expected {root} as it was audited, got other files. Audit it again.")
-    return open_dataset(root, path)
+    return open_dataset(root, path, _READ)

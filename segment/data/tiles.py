@@ -74,8 +74,8 @@ class Tiles:
         self._dataset, self._scheme = dataset, scheme
         self._has_distances, self._pastes = distances, instances
         self._tables = projections(dataset, scheme)
-        self._indices = dataset.table["index"].to_pylist()
-        self._names = dataset.table["label_scheme"].to_pylist()
+        self._indices = dataset.table["index"].to_numpy()
+        self._names = dataset.table["label_scheme"].dictionary_encode()
         self._decoded = DecodedTiles(self._decode, len(self), folder, budget_bytes)
         self._boxes: dict[int, list[Box]] = {}
         self._stains: dict[int, Stains | None] = {}
@@ -99,8 +99,8 @@ class Tiles:
 
     def _decode(self, position: int) -> list[npt.NDArray[Any]]:
         """Image, labels, and distances and instances if needed, of the whole tile."""
-        store, index = self._dataset.store, self._indices[position]
-        labels = self._tables[self._names[position]][store.read(index, "semantic")]
+        store, index = self._dataset.store, int(self._indices[position])
+        labels = self._tables[self._names[position].as_py()][store.read(index, "semantic")]
         arrays = [store.read(index, "image"), labels]
         if self._has_distances or self._pastes:
             instance = store.read(index, "instance")
@@ -155,10 +155,13 @@ class Tiles:
         From the manifest, or counted from the mask of a row without them; times the tile's weight.
         """
         shares = np.zeros((len(self), len(self._scheme)))
-        for position, fractions in enumerate(self._dataset.table["class_fractions"].to_pylist()):
-            table = self._tables[self._names[position]]
+        batches = self._dataset.table.select(["label_scheme", "class_fractions"]).to_batches(max_chunksize=4096)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for position, row in enumerate(rows):
+            table, fractions = self._tables[row["label_scheme"]], row["class_fractions"]
             if fractions is None:
-                counts = np.bincount(self._dataset.store.read(self._indices[position], "semantic").ravel())
+                index = int(self._indices[position])
+                counts = np.bincount(self._dataset.store.read(index, "semantic").ravel())
                 fractions = counts / max(counts[:IGNORE].sum(), 1)
             for own, fraction in enumerate(fractions):
                 if table[own] != IGNORE:
