@@ -157,6 +157,16 @@ def test_annotations_come_back_with_image_seed_and_latent(data: Path, tmp_path: 
     assert replay(labelled.root, names[0]).holds
 
 
+def test_an_interrupted_export_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(data, tmp_path / "q", "qupath", KIDNEY, on_image=interrupt)
+    assert list((tmp_path / "q").iterdir()) == []
+    assert export(data, tmp_path / "q", "qupath", KIDNEY, diverse=1) == 1  # it is free again
+
+
 def test_what_is_exported_says_what_it_is(data: Path, tmp_path: Path) -> None:
     assert export(data, tmp_path / "q", "qupath", KIDNEY, diverse=2) == 2
     export(data, tmp_path / "l", "labelme", KIDNEY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,19 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_anew(
         train(run, on_step=interrupt_at(1))
     assert train(run, resume=True).start == 0
     assert differing(unbroken("dcgan"), run.out) == []
+
+
+def test_a_full_disk_is_refused_before_an_earlier_run_is_removed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small_run("depas", data, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / BEST).write_bytes(b"of an earlier run")
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("factory.core.folder.shutil.disk_usage", lambda folder: full)
+    with pytest.raises(FaultError, match=r"expected room for about .* got 1 kB free"):
+        train(run, overwrite=True)
+    assert (tmp_path / "run" / BEST).read_bytes() == b"of an earlier run"
 
 
 def test_resuming_a_finished_run_does_nothing(data: Path, tmp_path: Path) -> None:
