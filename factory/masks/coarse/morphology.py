@@ -27,13 +27,15 @@ def class_order(scheme: LabelScheme) -> tuple[int, ...]:
     """Return the class ids in the order in which later ones cover earlier ones.
 
     Air, other, inflammation, tumour - and +, cells. Closing fills gaps of up to 9 pixels with later classes, opening
-    removes them where they are under 5 pixels wide.
+    removes them where they are under 5 pixels wide. Roles that say how a class is stained (`nuclear_marker`) have no
+    place of their own.
     """
 
     def rank(label: int) -> tuple[int, int]:
-        roles = scheme.classes[label].roles or ("",)
-        last = len(_ROLE_ORDER) if scheme.classes[label].name == "cell" else 0
-        return max(last, *(_ROLE_ORDER.index(role) for role in roles)), label
+        if scheme.classes[label].name == "cell":
+            return len(_ROLE_ORDER), label
+        placed = [_ROLE_ORDER.index(role) for role in scheme.classes[label].roles if role in _ROLE_ORDER]
+        return max(placed, default=_ROLE_ORDER.index("")), label
 
     return tuple(sorted(range(len(scheme)), key=rank))
 

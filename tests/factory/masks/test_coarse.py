@@ -31,7 +31,9 @@ from factory.masks.coarse import (
 from factory.masks.coarse.drawings import MAX_SKETCH_PX
 from factory.masks.quantiles import target_count
 from factory.plan.request import Request
-from manifests import Tile, get_scheme
+from factory.plan.rows import load_scheme
+from factory.sketches.features import features
+from manifests import SCHEMES, Tile, get_scheme
 from manifests.errors import UserError
 from manifests.measure import measure
 
@@ -159,6 +161,19 @@ def test_class_order_goes_from_air_to_cells() -> None:
         "air", "other", "inflammation", "PD-L1 negative", "PD-L1 positive", "cell",
     ]  # fmt: skip
     assert class_order(TISSUE) == (0, 1)
+    ki67 = get_scheme("ki67")
+    assert [ki67.names[label] for label in class_order(ki67)] == ["air", "other", "Ki-67 negative", "Ki-67 positive"]
+
+
+@pytest.mark.parametrize("name", [*SCHEMES, "configs/schemes/kidney.yaml"])
+def test_every_scheme_has_coarse_maps_drawn_sketched_and_described(name: str) -> None:
+    scheme, rng = load_scheme(name), np.random.default_rng(0)
+    assert sorted(class_order(scheme)) == list(range(len(scheme)))
+    coarse = drawn_coarse(rng, Request(64, 96, 0.5, scheme))
+    assert len(np.unique(coarse)) > 1
+    assert np.isfinite(features(coarse, scheme)).all()
+    sketched = augment_sketch([Sketch("a.png", coarse, scheme)], rng, 64, 96)
+    assert sketched.max() < len(scheme)
 
 
 def test_coarsen_refuses_foreign_labels_and_orders() -> None:
