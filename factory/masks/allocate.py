@@ -128,12 +128,17 @@ def check(request: Request) -> str | None:
         return f"tissue: scheme {scheme.name} knows no air"
     if request.tps is not None and not scheme.ids("tumour_positive"):
         return f"tps: scheme {scheme.name} knows no tumour"
-    by_area = request.tps is not None and scheme.tps_basis == "area"
-    if by_area and request.tissue is not None and not target_count(request.tissue, request.height * request.width):
+    total = request.height * request.width
+    if _needs_tumour(request) and request.tissue is not None and not target_count(request.tissue, total):
         return f"tps: {request.tps:g} is asked of a tile with tissue {request.tissue:g}, which has no tumour"
     if request.cell_fractions is not None and (reason := _check_cells(request, request.cell_fractions)):
         return reason
     return None if request.fractions is None else _check_fractions(request, request.fractions)
+
+
+def _needs_tumour(request: Request) -> bool:
+    """Whether the TPS of a request needs tumour: 0 is that of healthy or inflamed tissue too (Daniel 2023, Fig. 6)."""
+    return bool(request.tps) and request.scheme.tps_basis == "area"
 
 
 def _check_cells(request: Request, asked: tuple[float | None, ...]) -> str | None:
@@ -168,8 +173,7 @@ def _check_fractions(request: Request, asked_for: tuple[float | None, ...]) -> s
         return f"tissue: {request.tissue:g} is asked of fractions that are all air"
     if request.tissue == 0.0 and any(fractions[i] for role in TUMOUR_ROLES for i in scheme.ids(role)):
         return "tissue: 0 leaves no place for the tumour in fractions"
-    by_area = request.tps is not None and scheme.tps_basis == "area"
-    if by_area and not target_count(asked.tumour, request.height * request.width):
+    if _needs_tumour(request) and not target_count(asked.tumour, request.height * request.width):
         return f"tps: {request.tps:g} is asked of a tile without tumour"
     return None
 
@@ -228,7 +232,7 @@ def allocate(scores: Scores, request: Request, rng: np.random.Generator) -> Allo
 
 def _express(partition: Partition, asked: Shares, request: Request) -> None:
     """Divide the tumour by TPS."""
-    if request.tps is not None and not partition.tumour.size:
+    if request.tps and not partition.tumour.size:
         raise Unmet(f"tps {request.tps:g} is asked and no pixel is tumour")
     partition.expression(asked)
 

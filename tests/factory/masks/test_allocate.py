@@ -204,6 +204,16 @@ def test_check_says_why_a_request_can_never_be_met(case: str) -> None:
     assert reason in refusal
 
 
+@pytest.mark.parametrize("shares", [(0.6, 0.3, 0, 0, 0.1), (0, 0, 0, 0, 1)])
+def test_a_tps_of_zero_is_that_of_tissue_without_tumour_too(shares: tuple[float, ...]) -> None:
+    request = Request(16, 24, 0.5, PDL1, tps=0.0, fractions=shares)
+    assert check(request) is None
+    fields = np.random.default_rng(0).random((5, 16, 24), np.float32)
+    tile = allocate(Scores(fields, shares), request, np.random.default_rng(0)).tile
+    assert not np.isin(tile.semantic, PDL1.ids("tumour_positive") + PDL1.ids("tumour_negative")).any()
+    assert measure(tile).tps_area is None
+
+
 @pytest.mark.parametrize(("scheme", "changes", "reason"), [
     ("nuclei", {"tps": 0.5}, "knows no tumour"),
     ("ihc", {"tissue": 0.5}, "knows no air"),
