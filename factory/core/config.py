@@ -28,7 +28,7 @@ class Config(BaseModel):
     added: ClassVar[frozenset[str]] = frozenset()
     """Keys that earlier releases did not have. A default of theirs is not written, so that fingerprints stay."""
     paths: ClassVar[frozenset[str]] = frozenset()
-    """Keys that name a file or folder, or several; "starter" is none. Workers elsewhere get them as absolute paths."""
+    """Keys that name a file or folder, or several; names of starters are none. Workers elsewhere get them as absolute paths."""
 
     @model_serializer(mode="wrap")
     def _without_added(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -45,7 +45,8 @@ class Config(BaseModel):
         def absolute(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(map(absolute, value))
-            return value if value == "starter" else str(Path(value).absolute())
+            is_name = value == "starter" or (Path(value).name == value and not Path(value).exists())
+            return value if is_name else str(Path(value).absolute())
 
         return self.model_copy(update={name: absolute(getattr(self, name)) for name in self.paths})
 

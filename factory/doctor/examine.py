@@ -22,6 +22,7 @@ from factory.core.compiled import compiled
 from factory.core.devices import usable_cores
 from factory.core.registry import resolve
 from factory.core.runs import is_finished
+from factory.core.starters import STARTER
 from factory.core.weights import SUFFIX, read_card
 from factory.doctor.report import Finding, Report, State
 from factory.joint import JOINT
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "pathology-tile-factory"
 STARTERS = {
-    Path(__file__).parents[1] / "starter": (
+    STARTER: (
         "depas-tissue", "exemplar-tissue", "hdgan-he", "pix2pixhd-ihc",
         "priorpath-tissue", "sharpgan-he", "stylegan2-he",
     ),

@@ -17,15 +17,24 @@ class UsesWeights(Protocol):
     """
 
     @classmethod
-    def default_scheme(cls, values: Mapping[str, Any]) -> LabelScheme:
-        """Return the label scheme that the weights were trained on, used where no scheme was chosen.
+    def known_schemes(cls, values: Mapping[str, Any]) -> tuple[LabelScheme, ...]:
+        """Return the label schemes that the weights were trained on, for requests without a scheme.
 
         Args:
-            values: of the part's config, as typed.
+            values: of the part's config, as typed. Where they name no weights, several starters may serve.
 
         Raises:
             UserError: for weights that are missing, damaged, or another part's.
         """
+        ...
+
+    @staticmethod
+    def takes(scheme: LabelScheme, own: LabelScheme) -> bool:
+        """Return whether weights trained on masks of the scheme `own` serve masks of `scheme`."""
+        ...
+
+    def starter(self) -> str | None:
+        """Return the name of the starter that it draws with; None for other files."""
         ...
 
     def resolved_config(self) -> Config:

@@ -13,6 +13,7 @@ from pydantic import Field
 from factory.core.config import Config
 from factory.core.precision import Precision, resolve_precision
 from factory.core.resolutions import LEARNT_MPP
+from factory.core.starters import ANY, named_file, starter_name, starter_of, starters_of
 from factory.core.weights import BEST, Card, read_card
 from factory.nets import STRIDE
 from manifests.errors import UserError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from factory.plan.request import Request
 
-STARTER = Path(__file__).parents[1] / "starter"
 Settings = TypeVar("Settings", bound="WeightsConfig")
 
 
@@ -31,14 +31,15 @@ class WeightsConfig(Config):
     """Weights of a part, and the arithmetic that it draws with.
 
     Attributes:
-        weights: "starter", a file written by `factory train`, or the folder of its run.
+        weights: "starter", the name of one (``depas-ki67``), a file written by `factory train`, or the folder of its
+            run.
         weights_sha256: filled in when a data set is planned; other weights under that name are then refused.
         precision: fp32, bf16, or auto, which is bf16 where the machine computes it in hardware. Part of the result.
         threads: CPU threads of torch in each worker. Part of the result, so it does not follow the number of workers.
     """
 
     paths: ClassVar[frozenset[str]] = frozenset({"weights"})
-    weights: str = "starter"
+    weights: str = ANY
     weights_sha256: str | None = None
     precision: Precision = "auto"
     threads: int = Field(default=1, ge=1)
@@ -69,7 +70,7 @@ class WeightedPart(ABC):
     def path_of(cls, config: WeightsConfig) -> Path:
         """Return the file that `weights` of a config names; see `weights_path`."""
         wanted = f"{cls._option()} {cls.name}: expected --set {cls.part}.weights=FILE, got none, and it has no"
-        return weights_path(cls.name, config.weights, wanted)
+        return weights_path(cls.name, config.weights, wanted, config.weights_sha256)
 
     @classmethod
     def card_of(cls, config: WeightsConfig) -> Card:
@@ -81,9 +82,16 @@ class WeightedPart(ABC):
         return "--renderer" if cls.part == "renderer" else "--masks"
 
     @classmethod
-    def default_scheme(cls, values: Mapping[str, Any]) -> LabelScheme:
-        """Return the label scheme of the weights that are named by typed values, for requests without a scheme."""
-        return scheme_of(cls.card_of(WeightsConfig(weights=str(values.get("weights", "starter")))))
+    def known_schemes(cls, values: Mapping[str, Any]) -> tuple[LabelScheme, ...]:
+        """Return the label schemes of the weights that typed values name: one, or those of all starters."""
+        weights = str(values.get("weights", ANY))
+        if weights == ANY and (starters := starters_of(cls.name)):
+            return tuple(map(scheme_of, starters.values()))
+        return (scheme_of(cls.card_of(WeightsConfig(weights=weights))),)
+
+    def starter(self) -> str | None:
+        """Return the name of the starter weights that it draws with; None for other weights."""
+        return starter_name(self.path_of(self.config))
 
     def training_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return sources and licences of the training data, for the metadata and the check for leaks."""
@@ -122,13 +130,26 @@ class WeightedPart(ABC):
     def misfit(self, request: Request) -> str | None:
         """Return why the weights cannot serve a request (another scheme, resolution or size), or None."""
         scheme, mpp = scheme_of(self.card), float(self.card.fields["mpp"])
-        if request.scheme.name != scheme.name or len(request.scheme) != len(scheme):
-            return f"scheme: the weights of {self.name} draw {scheme.name}, got {request.scheme.name}"
+        if not self.takes(request.scheme, scheme):
+            asked = request.scheme.name
+            return (
+                f"scheme: the weights of {self.name} draw {scheme.name}, got {asked}; make masks of {scheme.name} "
+                f"(--scheme {scheme.name}), or train weights: factory train {self.name} --data DATA --scheme {asked}, "
+                f"then --set {self.part}.weights=runs/train/{self.name}"
+            )
         if abs(request.mpp - mpp) > LEARNT_MPP * mpp:
-            return f"mpp: the weights of {self.name} were trained at {mpp:g} um per pixel, got {request.mpp:g}"
+            return (
+                f"mpp: the weights of {self.name} were trained at {mpp:g} um per pixel, got {request.mpp:g}; make "
+                f"masks at that resolution (--mpp {mpp:g})"
+            )
         if request.height % self.stride or request.width % self.stride:
             return f"size: {self.name} draws multiples of {self.stride}, got {request.height}x{request.width}"
         return None
+
+    @staticmethod
+    def takes(scheme: LabelScheme, own: LabelScheme) -> bool:
+        """Return whether weights trained on masks of the scheme `own` serve masks of `scheme`."""
+        return scheme.name == own.name and len(scheme) == len(own)
 
     @property
     def stride(self) -> int:
@@ -136,20 +157,22 @@ class WeightedPart(ABC):
         return max(STRIDE, 1 << min(int(self.card.fields["network"].get("depth", 0)), 16))
 
 
-def weights_path(name: str, weights: str | Path, wanted: str) -> Path:
-    """Return the file of some weights: that of a run's folder, a file, or ``starter``, which comes with the package.
+def weights_path(name: str, weights: str | Path, wanted: str, sha256: str | None = None) -> Path:
+    """Return the file of some weights: that of a run's folder, a file, a starter by name, or "starter", any of them.
 
     Args:
         name: of what draws with them. weights: as typed. wanted: start of the message where the package has none.
+        sha256: of the starter, where it is known which one was meant.
 
     Raises:
-        UserError: when there are no starter weights.
+        UserError: when there are no starter weights, or none by that name.
     """
-    if str(weights) == "starter":
-        found = sorted(STARTER.glob(f"{name}-*.safetensors"))
-        if not found:
+    if str(weights) == ANY:
+        if (found := starter_of(name, sha256)) is None:
             raise UserError(f"{wanted} starter weights.")
-        return found[0]
+        return found
+    if (starter := named_file(str(weights))) is not None:
+        return starter
     path = Path(weights)
     return path / BEST if path.is_dir() else path
 

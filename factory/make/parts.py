@@ -57,6 +57,12 @@ class Part(Generic[PartT]):
         return self.config.weights_sha256 if isinstance(self.config, NamesFile) else None
 
     @property
+    def starter(self) -> str | None:
+        """Name of the starter weights or bank that it draws with."""
+        part = self.build()
+        return part.starter() if isinstance(part, UsesWeights) else None
+
+    @property
     def precision(self) -> str:
         """Number format that its network computes in."""
         return self.config.precision if isinstance(self.config, WeightsConfig) else "fp32"

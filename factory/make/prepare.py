@@ -50,9 +50,10 @@ def prepare_make(request: MakeRequest) -> Prepared[Recipe]:
 
 def prepare_render(masks: Path, request: RenderRequest) -> Prepared[GivenMasks]:
     """Resolve a run of `factory render` on the masks of a data set."""
-    (scheme,) = given_masks.open_masks(masks, "all").schemes
+    given = given_masks.open_masks(masks, "all")
+    (scheme,), mpp = given.schemes, float(given.table["mpp"][0].as_py())
     assignments = [*(request.assignments or []), *values_like(request.renderer, request.like)]
-    resolved = resolve.resolve_render(scheme, replace(request, assignments=assignments))
+    resolved = resolve.resolve_render(scheme, mpp, replace(request, assignments=assignments))
     real_tiles = read_real_tiles(request.like) if request.like else None
     device = device_for({"renderer": resolved.renderer}, request.device)
     return given_masks.prepare(resolved, masks, request.out, like=real_tiles, device=device)

@@ -15,6 +15,7 @@ from rich.table import Table
 from factory.core.statistics import ks_statistic
 from factory.core.wording import file_size, plural
 from factory.joint import SHARES
+from factory.make.parts import RESOLVERS, Part
 from factory.make.pipeline import Prepared
 from factory.make.recipes.base import Recipe
 from factory.plan.assignment import Values, column, quantile_error, shares_of, targets_of
@@ -157,11 +158,18 @@ def run_text(prepared: Prepared[Recipe], *, by_weights: bool = False) -> str:
     origin = " (that of the weights; --scheme names another)" if is_other else ""
     lines = [
         f"{plural(layout.n, 'tile')} of {layout.height}x{layout.width} in {plural(layout.shards, 'shard')}: "
-        f"{recipe.title}, scheme {recipe.scheme.name}{origin} -> {spec.out}",
+        f"{recipe.title}{_starters(recipe)}, scheme {recipe.scheme.name}{origin} -> {spec.out}",
         "  " + ", ".join(f"{key} {value}" for key, value in {**plan, **shares}.items()),
     ]
     lines += [f"  {key} = {_brief(value)}" for key, value in recipe.changed.items()]
     return "\n".join(lines)
+
+
+def _starters(recipe: Recipe) -> str:
+    """The starters that the parts draw with: `` (starters depas-tissue, pix2pixhd-ihc)``."""
+    parts = [part for key in RESOLVERS if isinstance(part := getattr(recipe, key, None), Part)]
+    names = [part.starter for part in parts if part.starter]
+    return f" (starter{'s'[: len(names) > 1]} {', '.join(names)})" if names else ""
 
 
 def _brief(value: Any) -> str:

@@ -13,7 +13,9 @@ from typing import Any
 
 from factory.core.config import merge, option_names, parse, parse_assignments, parse_size, read_yaml
 from factory.core.shipped import configs_dir
+from factory.core.starters import ANY, fitting_starter
 from factory.learn.base import UsesWeights
+from factory.learn.weights import WeightedPart
 from factory.make.joint_plan import JointMakeConfig
 from factory.make.parts import RESOLVERS
 from factory.make.recipes.given_masks import RenderConfig
@@ -22,7 +24,7 @@ from factory.make.request import PlanRequest, RenderRequest
 from factory.masks import MASKS
 from factory.masks.base import resolve_mask_generator
 from factory.plan.class_shares import decided_by_shares
-from factory.plan.rows import Draft, load_scheme
+from factory.plan.rows import Draft, PlanConfig, load_scheme
 from factory.renderers import RENDERERS
 from manifests.errors import UserError
 from manifests.labels import SCHEMES, LabelScheme
@@ -63,17 +65,20 @@ def resolve_make(
     asked = _lay_over({}, layers)
     scheme = scheme or _scheme_of_weights(asked) or load_scheme("pdl1")
     defaults = _defaults_of(scheme)
-    # A trained generator has learnt how much of each region there is, and shares of classes say it: default shares
-    # would overrule them.
+    # A generator trained on the scheme has learnt how much of each region there is, and shares of classes say it:
+    # default shares would overrule them.
     named = asked.get("plan", {}).get("shares")
     decided = decided_by_shares(named if isinstance(named, dict) else (), scheme)
-    decided |= set(_REGIONS) if _weighted(asked, "masks") else set()
+    trained = _weighted(asked, "masks")
+    if trained and scheme.name in [own.name for own in trained.known_schemes(asked["masks"])]:
+        decided |= set(_REGIONS)
     if decided and "plan" in defaults:
         defaults["plan"] = {key: value for key, value in defaults["plan"].items() if key not in decided}
     values = _lay_over(defaults, layers)
     name = str(values.get("masks", {}).get("name"))
     if name in MASKS and (bound := resolve_mask_generator(name).shift_bound):
         values.setdefault("shift_bound", bound)
+    _choose_starters(values, scheme, _resolution(values, draft))
     options = option_names(plan_flags, "plan.")
     return parse(MakeConfig, _without_none(values), _where(config_file), options), scheme
 
@@ -108,12 +113,17 @@ def resolve_joint(
     return parse(JointMakeConfig, _without_none(values), _where(config_file), option_names(plan_flags, "plan."))
 
 
-def resolve_render(scheme: LabelScheme, request: RenderRequest) -> RenderConfig:
-    """The configuration of images on given masks of a scheme. Of the scheme's defaults only the renderer counts."""
+def resolve_render(scheme: LabelScheme, mpp: float, request: RenderRequest) -> RenderConfig:
+    """The configuration of images on given masks of a scheme and resolution (um per pixel).
+
+    Of the scheme's defaults only the renderer counts.
+    """
     typed = {"split": request.split, "seed": request.seed}
     layers = _layers({**typed, **_named({"renderer": request.renderer})}, request.config, request.assignments or [])
     defaults = {key: value for key, value in _defaults_of(scheme).items() if key == "renderer"}
-    return parse(RenderConfig, _lay_over(defaults, layers), _where(request.config), option_names(typed))
+    values = _lay_over(defaults, layers)
+    _choose_starters(values, scheme, mpp)
+    return parse(RenderConfig, values, _where(request.config), option_names(typed))
 
 
 def refuse_mixed(joint: str | None, of_joint: Mapping[str, Any], of_others: Mapping[str, Any]) -> None:
@@ -187,20 +197,39 @@ def _defaults_of(scheme: LabelScheme) -> Values:
 
 
 def _scheme_of_weights(asked: Mapping[str, Any]) -> LabelScheme | None:
-    """The scheme of the weights, where a mask generator or renderer with weights is asked for and no scheme."""
+    """The scheme that the weights of all parts serve, or else of the first, where weights and no scheme are asked for.
+
+    With a requested TPS it has positive tumour.
+    """
+    parts = {key: part for key in RESOLVERS if (part := _weighted(asked, key))}
+    known = {key: part.known_schemes(asked[key]) for key, part in parts.items()}
+    tumour = "tps" in asked.get("plan", {})
+    able = [each for schemes in known.values() for each in schemes if each.ids("tumour_positive") or not tumour]
+    serving = (
+        each for each in able if all(any(part.takes(each, own) for own in known[key]) for key, part in parts.items())
+    )
+    found = next(serving, next(iter(able), None))
+    if found and found.name not in SCHEMES:
+        raise UserError(f"--scheme: expected the YAML file of {found.name}, which the weights draw, got none. Name it.")
+    return found
+
+
+def _resolution(values: Values, draft: Draft | None) -> float:
+    """The resolution of the tiles, in micrometres per pixel, as far as it is said; else the default."""
+    if draft and draft.has("mpp"):
+        return float(draft.table["mpp"].drop_null()[0].as_py())
+    asked = values.get("plan", {}).get("mpp")
+    return asked if isinstance(asked, float | int) else PlanConfig().mpp
+
+
+def _choose_starters(values: Values, scheme: LabelScheme, mpp: float) -> None:
+    """Fill in which starter weights the parts draw with, by scheme and resolution, where none are named."""
     for key in RESOLVERS:
-        part = _weighted(asked, key)
-        if part is None:
+        part, chosen = _weighted(values, key), values.get(key, {})
+        if part is None or not issubclass(part, WeightedPart) or "weights_sha256" in chosen:
             continue
-        found = part.default_scheme(asked[key])
-        if "tps" in asked.get("plan", {}) and not found.ids("tumour_positive"):
-            continue  # a bank of tissue serves schemes with more classes too
-        if found.name not in SCHEMES:
-            raise UserError(
-                f"--scheme: expected the YAML file of {found.name}, which the weights draw, got none. Name it."
-            )
-        return found
-    return None
+        if chosen.get("weights", ANY) == ANY and (found := fitting_starter(part.name, scheme, mpp)):
+            values[key] = {**chosen, "weights_sha256": found[1].sha256}
 
 
 def _weighted(asked: Mapping[str, Any], key: str) -> type[UsesWeights] | None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from factory.masks.cells.placement import Cells, Population, place_population, remove_instances
-from factory.masks.quantiles import TUMOUR_ROLES, Partition, Shares, target_count, top, whole_counts
+from factory.masks.quantiles import TUMOUR_ROLES, Calibrated, Partition, Shares, target_count, top, whole_counts
 from factory.plan.class_shares import has_types
 from factory.plan.request import Request
 from manifests.tile import Tile
@@ -40,14 +40,15 @@ class Scores:
         fields: float32 [C, H, W], finite, one for each class of the scheme. Pixels with the highest score of a class
             get it first.
         fractions: shares of all pixels in scheme order, used where the request has none.
-        calibrated: whether the fields are logits, so that a threshold of 0 is the generator's own decision.
+        calibrated: whether the fields are logits, so that a threshold of 0 is the generator's own decision: all of
+            them, or ``air``, that of air alone.
         tps: used where the request has none and it does not follow from the fractions.
         cells: the cells to place, if any.
     """
 
     fields: npt.NDArray[np.float32]
     fractions: tuple[float, ...]
-    calibrated: bool = False
+    calibrated: Calibrated = False
     tps: float | None = None
     cells: Cells | None = None
 

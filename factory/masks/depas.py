@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +43,16 @@ class NoiseToMaskTrainer(MaskTrainer):
     """Trainer of the original GAN (Goodfellow et al. 2014; DEPAS, Eqs. 3 and 4, non-saturating generator loss)."""
 
     _epoch = 0
+    _scale_weights: torch.Tensor
 
-    def oppose(self, build: Build, width: int, sizes: Sequence[tuple[int, int]]) -> None:
-        """Make discriminators of masks of some sizes, whose first layer has `width` channels, and the generator."""
+    def oppose(
+        self, build: Build, width: int, sizes: Sequence[tuple[int, int]], weights: Sequence[float] = (1.0,)
+    ) -> None:
+        """Make discriminators of masks of some sizes, whose first layer has `width` channels, and the generator.
+
+        `weights` are those of their losses (alpha in DEPAS, Eq. 3).
+        """
+        self._scale_weights = torch.tensor(weights, device=self._device)
         discriminators = Scales([WholeDiscriminator(self._channels, width, size) for size in sizes])
         network = build(self.shape)
         self.networks = {"generator": network.to(self._device), "discriminators": discriminators.to(self._device)}
@@ -67,13 +74,14 @@ class NoiseToMaskTrainer(MaskTrainer):
             # Discriminators.
             pairs = zip(discriminators(real), discriminators(fake.detach()), strict=True)
             losses = [adversarial_loss(r, True, "bce") + adversarial_loss(f, False, "bce") for r, f in pairs]
-            discriminator_loss = torch.stack(losses).sum()
+            discriminator_loss = (self._scale_weights * torch.stack(losses)).sum()
         self.descend("discriminators", discriminator_loss)
 
         # Generator.
         discriminators.requires_grad_(False)
         with autocast(config.precision, self._device):
-            loss = torch.stack([adversarial_loss(found, True, "bce") for found in discriminators(fake)]).sum()
+            fooling = torch.stack([adversarial_loss(found, True, "bce") for found in discriminators(fake)])
+            loss = (self._scale_weights * fooling).sum()
         self.descend("generator", loss)
         discriminators.requires_grad_(True)
         return {"generator": loss.detach(), "discriminators": discriminator_loss.detach()}
@@ -128,14 +136,27 @@ class DepasTrainerConfig(NoiseToMaskTrainerConfig):
 
     Attributes:
         network: the generator. discriminator_width: channels of the first layer of each discriminator.
-        scales: discriminators at 100, 50, 25 % ... of the size, equal weights.
+        scales: discriminators at 100, 50, 25 % ... of the size. scale_weights: of their losses (alpha in Eq. 3),
+            in that order; none stands for 1 each, as in the paper.
         anneal_epochs: the sigmoid's slope grows by 1, or the softmax's temperature falls to 4/5, every so many epochs.
     """
 
     network: DepasShape = DepasShape()
     discriminator_width: int = Field(default=64, ge=1)
+    added: ClassVar[frozenset[str]] = frozenset({"scale_weights"})
+
     scales: int = Field(default=3, ge=1, le=4)
+    scale_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
     anneal_epochs: int = Field(default=10, ge=1)
+
+    @model_validator(mode="after")
+    def _a_weight_for_each(self) -> DepasTrainerConfig:
+        if self.scale_weights and (len(self.scale_weights) != self.scales or not any(self.scale_weights)):
+            got = ", ".join(f"{weight:g}" for weight in self.scale_weights)
+            raise ValueError(
+                f"scale_weights: expected {self.scales} weights as there are scales, one above 0, got {got}"
+            )
+        return self
 
 
 class DepasTrainer(NoiseToMaskTrainer):
@@ -148,7 +169,7 @@ class DepasTrainer(NoiseToMaskTrainer):
         super().__init__(config, scheme, device)
         self.shape = {**config.network.model_dump(mode="json"), "out_channels": self._channels}
         sizes = [(config.size[0] >> level, config.size[1] >> level) for level in range(config.scales)]
-        self.oppose(Depas.build, config.discriminator_width, sizes)
+        self.oppose(Depas.build, config.discriminator_width, sizes, config.scale_weights or (1.0,) * config.scales)
 
     @property
     def sharpness(self) -> float:

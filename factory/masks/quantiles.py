@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from manifests.labels import LabelScheme
 TUMOUR_ROLES = ("tumour_positive", "tumour_negative")
 
 Pixels = npt.NDArray[np.int64]
+Calibrated = Literal["air"] | bool
+"""Whether score fields are logits: all of them, that of air alone, or none."""
 
 
 def target_count(share: float, total: int) -> int:
@@ -85,7 +88,7 @@ class Partition:
     Attributes:
         labels: uint8 [H, W].
         tissue, tumour: flat indices of those pixels, int64, ascending.
-        shift: largest distance of a threshold used from 0; None where fields are not calibrated.
+        shift: largest distance of a threshold used on a calibrated field from 0; None where none is.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class Partition:
         scheme: LabelScheme,
         rng: np.random.Generator,
         *,
-        calibrated: bool,
+        calibrated: Calibrated,
         without: int | None = None,
     ) -> None:
         """Take score fields, float32 [C, H, W], and a class (`without`) that no pixel gets."""
@@ -104,6 +107,7 @@ class Partition:
         self.tissue: Pixels = np.arange(self.labels.size)
         self.tumour: Pixels = self.tissue[:0]
         self.shift: float | None = 0.0 if calibrated else None
+        self._calibrated, self._measures = calibrated, bool(calibrated)
 
     def air(self, asked: Shares) -> None:
         """Give the requested share of all pixels to air. The others are tissue."""
@@ -114,6 +118,7 @@ class Partition:
         others = tuple(i for i in range(len(self._scheme)) if i not in air and i != self._without)
         pixels, self.tissue = self._split(self.tissue, air, others, total - target_count(asked.tissue, total))
         self._fill(pixels, air, asked.fractions)
+        self._measures = self._calibrated is True
 
     def regions(self, asked: Shares, blocked: npt.NDArray[np.bool_] | None = None) -> None:
         """Give the requested shares of the tissue to tumour and inflammation, the rest to classes without such a role.
@@ -154,11 +159,11 @@ class Partition:
         """Split off the `count` pixels with the largest margin of `taken` over `left`; both parts ascending."""
         if not taken or not pixels.size:
             return pixels[:0], pixels
-        if not left or (count in (0, pixels.size) and self.shift is None):
+        if not left or (count in (0, pixels.size) and not self._measures):
             return (pixels, pixels[:0]) if count else (pixels[:0], pixels)
         margin = self._highest(taken, pixels) - self._highest(left, pixels)
         chosen = top(margin, count, self._rng)
-        if self.shift is not None:
+        if self._measures and self.shift is not None:
             accepted = float(margin[chosen].min()) if count else math.inf
             rejected = float(margin[~chosen].max()) if count < pixels.size else -math.inf
             self.shift = max(self.shift, -accepted, rejected)

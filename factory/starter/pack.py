@@ -20,11 +20,11 @@ from factory.bank.packed import pack_bank
 from factory.bank.shipped import BANK
 from factory.core.checkpoints import BEST, read_checkpoint, write_weights
 from factory.core.console import run
+from factory.core.starters import STARTER
 from factory.core.weights import read_card
 from factory.joint.generators import GENERATOR
 from factory.joint.labeller import KIND as LABELLER_KIND
 from factory.joint.stylegan2 import WEIGHTS_KIND as GENERATOR_KIND
-from factory.learn.weights import STARTER
 from factory.masks.learned.generator import WEIGHTS_KIND as MASKS_KIND
 from factory.renderers.learned.renderer import WEIGHTS_KIND as RENDERER_KIND
 from manifests.errors import UserError

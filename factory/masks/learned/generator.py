@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import cv2
@@ -13,9 +14,10 @@ import torch
 
 from factory.learn.crops import MaskCrops, Tiles
 from factory.learn.trainer import Crops, Trainer, TrainerConfig
-from factory.learn.weights import WeightedPart, WeightsConfig
+from factory.learn.weights import WeightedPart, WeightsConfig, scheme_of
 from factory.masks.allocate import Scores, check
 from factory.masks.base import MaskGenerator
+from factory.masks.regions import RegionsConfig, draw_regions, region_fields, region_fractions
 from factory.nets.annealing import channels_of, to_channels
 from factory.plan.request import Request
 from manifests.labels import LabelScheme
@@ -48,6 +50,13 @@ class TrainedMasks(WeightedPart, MaskGenerator):
             logits: npt.NDArray[np.float32] = self.network(*(part.to(self.device) for part in inputs))[0].cpu().numpy()
         return logits
 
+    @staticmethod
+    def takes(scheme: LabelScheme, own: LabelScheme) -> bool:
+        """Return whether weights that draw `own` serve a scheme: the same, or its regions in tissue that they draw."""
+        is_tissue = len(own) == 2 and bool(own.ids("air"))
+        has_cells = bool(scheme.ids("nucleus")) or "cell" in scheme.names
+        return WeightedPart.takes(scheme, own) or (is_tissue and scheme.reads_as(own) and not has_cells)
+
     def refusal(self, request: Request) -> str | None:
         """Return why a request can never be met, or None."""
         if reason := self.misfit(request):
@@ -56,9 +65,26 @@ class TrainedMasks(WeightedPart, MaskGenerator):
             return f"cells: {self.name} draws regions, got {request.cells} cells"
         return check(request)
 
+    def caution(self, request: Request) -> str | None:
+        """Return a note where the weights draw the tissue alone; see `Cautions`."""
+        own = scheme_of(self.card)
+        if own.name == request.scheme.name:
+            return None
+        return (
+            f"the weights of {self.name} draw {' and '.join(own.names)} alone; the regions of {request.scheme.name} "
+            "are laid out in that tissue as --masks polygons does"
+        )
+
     def draw(self, requests: Sequence[Request], rngs: Sequence[np.random.Generator]) -> list[Scores]:
         """Draw each request by itself, so that the batch never changes a bit."""
-        return [to_scores(self.logits(request, rng)) for request, rng in zip(requests, rngs, strict=True)]
+        return [self._draw(request, rng) for request, rng in zip(requests, rngs, strict=True)]
+
+    def _draw(self, request: Request, rng: np.random.Generator) -> Scores:
+        own = scheme_of(self.card)
+        if own.name == request.scheme.name:
+            return to_scores(self.logits(request, rng))
+        of_tissue = replace(request, scheme=own, tps=None, tissue=asked_tissue(request), fractions=None)
+        return with_regions(to_scores(self.logits(of_tissue, rng)), own, request, rng)
 
 
 class MaskTrainer(Trainer):
@@ -82,6 +108,34 @@ class MaskTrainer(Trainer):
     def tensor(self, labels: Crops) -> torch.Tensor:
         """Return masks as input of a network: float32 [N, K, H, W]."""
         return to_channels(torch.from_numpy(labels).to(self._device), self._channels)
+
+
+def asked_tissue(request: Request) -> float | None:
+    """Return the tissue share that a request asks for, by itself or with all classes of air; else None."""
+    air = request.scheme.ids("air")
+    asked = None if request.fractions is None else [request.fractions[label] for label in air]
+    if request.tissue is not None or asked is None or None in asked:
+        return request.tissue
+    return 1.0 - sum(share or 0.0 for share in asked)
+
+
+def with_regions(tissue: Scores, own: LabelScheme, request: Request, rng: np.random.Generator) -> Scores:
+    """Lay out the regions of a request in tissue that a network drew, as `polygons` does.
+
+    Args:
+        tissue: scores of the two classes of the scheme `own`. request: of a scheme that reads as `own`.
+        rng: draws the regions and the shares that are not asked for.
+    """
+    scheme, (air,) = request.scheme, own.ids("air")
+    regions = draw_regions(rng, request.height, request.width, request.mpp, RegionsConfig(), scheme)
+    drawn = region_fractions(rng, scheme)
+    fields = region_fields(regions, rng, scheme, request.height, request.width)
+    outside = sum(drawn[label] for label in scheme.ids("air"))
+    scale = {True: tissue.fractions[air] / outside, False: (1.0 - tissue.fractions[air]) / (1.0 - outside)}
+    for label in scheme.ids("air"):
+        fields[label] = tissue.fields[air] - tissue.fields[1 - air]
+    shares = tuple(share * scale[label in scheme.ids("air")] for label, share in enumerate(drawn))
+    return Scores(fields, shares, calibrated="air")
 
 
 def to_scores(logits: npt.NDArray[np.float32]) -> Scores:

@@ -20,7 +20,7 @@ from pydantic import Field
 from factory.bank.bank import Bank, open_bank
 from factory.bank.collect import collect_once
 from factory.bank.dyes import Dyes, dyes_like, dyes_of_slide, show_in_dyes
-from factory.bank.shipped import bank_path
+from factory.bank.shipped import bank_path, starter_bank_name
 from factory.bank.stain_separation import estimate_stains
 from factory.core.config import Config
 from factory.core.resolutions import LEARNT_MPP
@@ -108,9 +108,19 @@ class Exemplar(Renderer):
         return bank
 
     @classmethod
-    def default_scheme(cls, values: Mapping[str, Any]) -> LabelScheme:
+    def known_schemes(cls, values: Mapping[str, Any]) -> tuple[LabelScheme, ...]:
         """Return the scheme of the bank that typed values name, for requests without a scheme."""
-        return open_bank(bank_path(str(values.get("bank", "starter")))).scheme
+        return (open_bank(bank_path(str(values.get("bank", "starter")))).scheme,)
+
+    @staticmethod
+    def takes(scheme: LabelScheme, own: LabelScheme) -> bool:
+        """Return True: classes are matched by role, see `refusal` for those that a bank lacks."""
+        del scheme, own
+        return True
+
+    def starter(self) -> str | None:
+        """Return the name of the starter bank that tiles are composed from; None for other banks."""
+        return starter_bank_name(self.config.bank)
 
     def resolved_config(self) -> ExemplarConfig:
         """Return the config with the sha256 of the bank, and with the dyes that are shown, filled in."""

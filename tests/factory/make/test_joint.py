@@ -16,9 +16,9 @@ from scipy.optimize import linear_sum_assignment
 from experiments.hdgan_scores import counts_of_labeller, dice
 from factory.core.runs import POOL
 from factory.core.seeds import row_seed
+from factory.core.starters import STARTER
 from factory.core.weights import BEST, read_card
 from factory.joint.hdgan import BESIDE, Hdgan, HdganConfig, tile_of
-from factory.learn.weights import STARTER
 from factory.make import joint_candidates
 from factory.make.joint_candidates import _fingerprint, choose, read_pool
 from factory.make.pipeline import make
@@ -276,7 +276,7 @@ def test_starter_weights_are_packed_together_and_taken_where_none_are_named(
     labeller: Path, tmp_path: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starter = tmp_path / "starter"
-    monkeypatch.setattr("factory.learn.weights.STARTER", starter)
+    monkeypatch.setattr("factory.core.starters.STARTER", starter)
     make_pair = ("factory", "make", "--joint", "hdgan", "--n", "1", "--device", "cpu", "--workers", "1")
     draw = ("factory", "sample", "--n", "2", "--device", "cpu", "--workers", "1")
     assert_refused(cli(*make_pair), "--weights: .* no starter weights")

@@ -20,15 +20,20 @@ from factory.core.checkpoints import BEST, read_checkpoint, write_weights
 from factory.core.config import parse
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
+from factory.core.starters import starters_of
 from factory.core.weights import read_card
 from factory.learn.weights import scheme_of
+from factory.make.parts import mask_part
 from factory.make.recipes.masks_and_renderer import MasksAndRenderer
+from factory.make.resolve import resolve_make
 from factory.masks import MASKS, TRAINABLE
 from factory.masks.allocate import allocate
+from factory.masks.depas import DepasTrainerConfig
 from factory.masks.learned.generator import WEIGHTS_KIND
 from factory.plan.request import Request
 from manifests.errors import UserError
 from manifests.labels import LabelClass, LabelScheme, get_scheme
+from manifests.measure import measure
 from tests.conftest import Outcome
 from tests.mask_training import SIZE, trained_once
 
@@ -185,6 +190,54 @@ def test_a_scheme_of_that_name_with_other_classes_is_another(weights: Weights) -
     refusal = build("depas", weights("depas")).refusal(dataclasses.replace(request_for("tissue"), scheme=own))
     assert refusal is not None
     assert "scheme" in refusal
+
+
+@pytest.mark.parametrize("name", ["depas", "priorpath"])
+def test_weights_of_tissue_hold_the_regions_of_other_schemes(name: str, weights: Weights) -> None:
+    masks = build(name, weights(name))
+    request = request_for("ki67", tps=0.3, tissue=0.6)
+    assert masks.refusal(request) is None
+    assert "regions of ki67" in masks.caution(request)
+    assert masks.caution(request_for("tissue")) is None
+    own = made(masks, request_for("tissue", tissue=0.6), 1).tile.semantic
+    allocation = made(masks, request, 1)
+    (air,) = request.scheme.ids("air")
+    assert np.array_equal(allocation.tile.semantic == air, own == 0)  # the network's own air
+    assert measure(allocation.tile).tps_area == pytest.approx(0.3, abs=0.5 / (0.1 * own.size))
+    assert allocation.shift == made(masks, request_for("tissue", tissue=0.6), 1).shift
+    for scheme in ("ki67_cells", "nuclei"):
+        assert f"factory train {name} --data DATA --scheme {scheme}" in masks.refusal(request_for(scheme))
+
+
+def test_starters_are_found_by_scheme_and_resolution_or_by_name(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("factory.core.starters.STARTER", tmp_path)
+    for scheme in ("ki67", "tissue"):
+        shutil.copy(weights("depas", scheme) / BEST, tmp_path / f"depas-{scheme}.safetensors")
+    digests = {path.stem: card.sha256 for path, card in starters_of("depas").items()}
+    assert list(digests) == ["depas-tissue", "depas-ki67"]  # the one of fewer classes where nothing is asked
+
+    def drawn_with(*assignments: str, **plan: Any) -> tuple[str, str]:
+        config, scheme = resolve_make(plan, {"masks": "depas", "renderer": "palette"}, None, assignments)
+        part = mask_part(config.masks, "cpu")
+        assert part.weights_sha256 == digests[part.starter or ""]
+        assert mask_part(part.document, "cpu").starter == part.starter  # as a replay reads it
+        return str(part.starter), scheme.name
+
+    assert drawn_with() == ("depas-tissue", "tissue")
+    assert drawn_with(scheme="ki67") == ("depas-ki67", "ki67")
+    assert drawn_with(tps="0.3") == ("depas-ki67", "ki67")
+    assert drawn_with(scheme="pdl1") == ("depas-tissue", "pdl1")
+    assert drawn_with("masks.weights=depas-ki67") == ("depas-ki67", "ki67")
+    with pytest.raises(UserError, match=r"depas-ki76: expected .* a starter \(depas-ki67, depas-tissue\)"):
+        drawn_with("masks.weights=depas-ki76")
+
+
+def test_losses_of_scales_are_weighed() -> None:
+    with pytest.raises(UserError, match="3 weights, one for each scale and not all 0, got 1, 1"):
+        parse(DepasTrainerConfig, {"scale_weights": [1, 1]}, "train")
+    assert "scale_weights" not in parse(DepasTrainerConfig, {}, "train").model_dump()  # runs from before go on
 
 
 # Weights that are not what they should be.

@@ -17,8 +17,8 @@ from factory.core.checkpoints import BEST, read_checkpoint, write_weights
 from factory.core.config import parse
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
+from factory.core.starters import STARTER
 from factory.core.weights import read_card
-from factory.learn.weights import STARTER
 from factory.make.pipeline import with_absolute_paths
 from factory.make.recipes.masks_and_renderer import MakeConfig, MasksAndRenderer
 from factory.masks import MASKS, TRAINABLE

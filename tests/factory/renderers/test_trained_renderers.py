@@ -17,8 +17,9 @@ from factory.core.checkpoints import BEST, LAST, read_checkpoint, write_weights
 from factory.core.config import parse
 from factory.core.registry import resolve
 from factory.core.seeds import Stream, generator
+from factory.core.starters import STARTER
 from factory.core.weights import read_card
-from factory.learn.weights import STARTER, scheme_of
+from factory.learn.weights import scheme_of
 from factory.nets.stitching import to_pixels
 from factory.plan.request import Request
 from factory.renderers import RENDERERS, TRAINABLE
