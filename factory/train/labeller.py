@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from manifests.schema import DISCLAIMER
 FEATURES = "features"
 HELD_OUT = "held_out.json"
 SHEET = "held_out.png"
+FEW_STEPS = 200
+"""Steps of a member below which a run is warned of: 25 ended at chance, the light preset takes 400."""
 _NAMES = (FEATURES, HELD_OUT, SHEET, BESIDE)
 _SHOWN = 4
 _SHOWN_PX = 512
@@ -97,10 +100,25 @@ class LabellerRun:
         count = sum(len(self.images.rows(held_out=held_out)) for held_out in (False, True))
         return need_bytes(list(self.taps.values()), count)
 
+    @cached_property
+    def labelled_px(self) -> int:
+        """Labelled pixels of the images that are learnt from."""
+        rows = self.images.rows(held_out=False)
+        labels = (dataset.store.read(row["index"], "semantic") for dataset, row in rows)
+        return sum(int((each != IGNORE).sum()) for each in labels)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes to print, one line each."""
-        notes = []
+        steps = steps_of(self.labelled_px, self.config)
+        notes = [
+            f"{self.labelled_px:,} labelled pixels, so each classifier takes {steps} steps of {self.config.batch:,}"
+        ]
+        if steps < FEW_STEPS:
+            notes.append(
+                f"{steps} steps are few: under {FEW_STEPS} a labeller may stay at chance. Annotate more, or use "
+                "--steps 400 or --config hdgan_light"
+            )
         if self.images.empty:
             notes.append(f"{self.images.empty} images have no label at all and are left out")
         if not self.images.rows(held_out=True):
@@ -205,8 +223,7 @@ def train(
         del generator
 
         # Labeller.
-        labelled = sum(int((image.labels != IGNORE).sum()) for image in learnt)
-        steps = steps_of(labelled, config)
+        steps = steps_of(run.labelled_px, config)
         fitted = fit_labeller(
             learnt,
             len(run.images.scheme),

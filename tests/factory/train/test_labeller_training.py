@@ -121,6 +121,16 @@ def test_blocks_are_counted_from_the_last_and_all_are_read_by_default(
         run_of(generator, annotated, tmp_path / "run", blocks=5)
 
 
+def test_the_steps_are_said_and_few_are_warned_of(generator: Path, annotated: Path, tmp_path: Path) -> None:
+    run = run_of(generator, annotated, tmp_path / "run", steps=None, epochs=3, batch=64)
+    steps = 3 * -(-run.labelled_px // 64)
+    assert f"{run.labelled_px:,} labelled pixels, so {steps} steps of 64" in run.notes[0]
+    few = run_of(generator, annotated, tmp_path / "run", steps=labeller_run.FEW_STEPS - 1)
+    assert "--config hdgan_light" in few.notes[1]
+    enough = run_of(generator, annotated, tmp_path / "run", steps=labeller_run.FEW_STEPS)
+    assert "few" not in " ".join(enough.notes)
+
+
 def test_figures_by_class_are_those_of_a_table_by_hand() -> None:
     scheme = get_scheme("ihc")
     truth = np.array([[0, 0, 0, 1], [1, 1, 255, 255]], np.uint8)
