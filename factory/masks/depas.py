@@ -154,7 +154,7 @@ class DepasTrainerConfig(NoiseToMaskTrainerConfig):
         if self.scale_weights and (len(self.scale_weights) != self.scales or not any(self.scale_weights)):
             got = ", ".join(f"{weight:g}" for weight in self.scale_weights)
             raise ValueError(
-                f"scale_weights: expected {self.scales} weights as there are scales, one above 0, got {got}"
+                f"scale_weights: expected {self.scales} weights, one for each scale and not all 0, got {got}"
             )
         return self
 

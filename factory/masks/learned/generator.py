@@ -53,9 +53,9 @@ class TrainedMasks(WeightedPart, MaskGenerator):
     @staticmethod
     def takes(scheme: LabelScheme, own: LabelScheme) -> bool:
         """Return whether weights that draw `own` serve a scheme: the same, or its regions in tissue that they draw."""
-        is_tissue = len(own) == 2 and bool(own.ids("air"))
+        is_tissue = len(own) == 2 and bool(own.ids("air")) and own.name in scheme.projections
         has_cells = bool(scheme.ids("nucleus")) or "cell" in scheme.names
-        return WeightedPart.takes(scheme, own) or (is_tissue and scheme.reads_as(own) and not has_cells)
+        return WeightedPart.takes(scheme, own) or (is_tissue and not has_cells)
 
     def refusal(self, request: Request) -> str | None:
         """Return why a request can never be met, or None."""

@@ -151,7 +151,7 @@ def test_logits_are_sharpened_as_at_the_end_of_training(weights: Weights) -> Non
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"scheme": get_scheme("pdl1"), "tps": 0.5}, "scheme: the weights of .* draw tissue, got pdl1"),
+        ({"scheme": get_scheme("pdl1_cells"), "tps": 0.5}, "scheme: the weights of .* draw tissue, got pdl1_cells"),
         ({"mpp": 0.25}, "mpp: the weights of .* were trained at 0.5 um per pixel, got 0.25"),
         ({"cells": 5}, "cells: .* draws regions, got 5 cells"),
         ({"height": 40}, "size: .*got 40x64"),

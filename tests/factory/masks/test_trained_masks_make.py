@@ -150,14 +150,14 @@ def test_weights_that_changed_under_their_name_are_refused_on_replay_and_resume(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (("--scheme", "pdl1"), "scheme: the weights of depas draw tissue, got pdl1"),
+        (("--scheme", "pdl1_cells"), "scheme: the weights of depas draw tissue, got pdl1_cells"),
         (("--mpp", "0.25"), "mpp: the weights of depas were trained at 0.5"),
         (("--cells", "5"), "cells"),
         (("--set", "masks.weigths=x"), "Did you mean weights"),
         (("--set", "masks.precision=fp16"), "precision"),
         (("--set", "masks.threads=0"), "threads"),
         (("--masks", "priorpath"), "expected weights of priorpath, got those of depas. Use --masks depas"),
-        (("--set", "masks.weights=nowhere"), "nowhere: .*No such file"),
+        (("--set", "masks.weights=nowhere"), "nowhere: expected weights, .* or a starter"),
     ],
 )
 def test_an_order_that_does_not_fit_the_weights_is_one_line_and_writes_nothing(

@@ -192,7 +192,7 @@ def test_tiles_larger_than_a_window_are_made_and_replayed(weights: Weights, tmp_
         (("--size", "500x500"), r"size: expected multiples of 32, got 500\. Use 480 or 512"),
         (("--renderer", "pix2pix"), "expected weights of pix2pix, got those of pix2pixhd. Use --renderer pix2pixhd"),
         (("--renderer", "cyclegan"), "expected weights of cyclegan, got those of pix2pixhd"),
-        (("--set", "renderer.weights=nowhere"), "nowhere: .*No such file"),
+        (("--set", "renderer.weights=nowhere"), "nowhere: expected weights, .* or a starter"),
         (("--set", "renderer.weigths=x"), r"renderer.*Did you mean weights"),
         (("--set", "renderer.precision=fp16"), "precision"),
         (("--set", "renderer.threads=0"), "threads"),
