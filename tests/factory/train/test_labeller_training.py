@@ -124,7 +124,7 @@ def test_blocks_are_counted_from_the_last_and_all_are_read_by_default(
 def test_the_steps_are_said_and_few_are_warned_of(generator: Path, annotated: Path, tmp_path: Path) -> None:
     run = run_of(generator, annotated, tmp_path / "run", steps=None, epochs=3, batch=64)
     steps = 3 * -(-run.labelled_px // 64)
-    assert f"{run.labelled_px:,} labelled pixels, so {steps} steps of 64" in run.notes[0]
+    assert f"{run.labelled_px:,} labelled pixels, so each classifier takes {steps} steps of 64" in run.notes[0]
     few = run_of(generator, annotated, tmp_path / "run", steps=labeller_run.FEW_STEPS - 1)
     assert "--config hdgan_light" in few.notes[1]
     enough = run_of(generator, annotated, tmp_path / "run", steps=labeller_run.FEW_STEPS)
