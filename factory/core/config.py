@@ -28,7 +28,7 @@ class Config(BaseModel):
     added: ClassVar[frozenset[str]] = frozenset()
     """Keys that earlier releases did not have. A default of theirs is not written, so that fingerprints stay."""
     paths: ClassVar[frozenset[str]] = frozenset()
-    """Keys that name a file or folder, or several; names of starters are none. Workers elsewhere get them as absolute paths."""
+    """Keys that name a file or folder, or several; names of starters are none. Workers elsewhere get absolute paths."""
 
     @model_serializer(mode="wrap")
     def _without_added(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
