@@ -84,10 +84,11 @@ def _quality(images: Pixels, reals: Pixels) -> npt.NDArray[np.float64]:
 
 def _aji(segmenter: Weights, images: Pixels, instances: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
     """AJI of the segmenter in every view against the mask: float64 [N], NaN where neither has a nucleus."""
+    (mpp,) = segmenter.card["mpp"]
     values = []
     for image, truth in zip(images, instances, strict=True):
         maps = segmenter.predict(image)
-        found = read_tile(maps, segmenter.scheme, segmenter.mpp or 0.25, segmenter.instances)
+        found = read_tile(maps, segmenter.scheme, mpp, segmenter.instances)
         values.append(metrics.instance_scores(metrics.overlap(truth, found.instance)).figures["aji"])
     return np.array(values)
 
