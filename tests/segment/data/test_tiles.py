@@ -230,6 +230,8 @@ def test_every_pixel_of_a_class_is_as_likely_to_be_looked_for(tmp_path: Path) ->
 @given(st.floats(0.05, 0.95), st.floats(0.0, 1.0), st.integers(1, 9), st.integers(1, 60))
 def test_source_share_and_class_balance_hold_together(share: float, balance: float, batch: int, steps: int) -> None:
     class Listed:
+        weights = None
+
         def __len__(self) -> int:
             return 3
 
