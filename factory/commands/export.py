@@ -54,7 +54,7 @@ def export(
         return
     started = time.monotonic()
     with counting("exporting") as calls:
-        lost = exporting.carry_out(job, workers=processes, **calls)
+        lost = exporting.carry_out(job, workers=processes, on_start=calls["on_start"], on_tiles=calls["on_tiles"])
     say(*(f"note: not in {format}: {count:,} {what}" for what, count in lost.items()))
     say(f"{out}: {tiles} ({splits}) as {format}, {time.monotonic() - started:.1f} s")
     say(*real_pixel_lines(job.dataset.table, job.dataset.info))

@@ -353,8 +353,9 @@ def test_weights_that_cannot_be_used_are_refused(labeller: Path, tmp_path: Path,
 def test_where_nothing_is_asked_no_pool_is_drawn(labeller: Path, tmp_path: Path) -> None:
     prepared = run_of(labeller, tmp_path / "made", n=2)
     assert choose(prepared, workers=1) is prepared
-    table, made = make(prepared, workers=1)
-    assert (made, table["seed"].to_pylist()) == (2, [row_seed(3, index) for index in range(2)])
+    _, made = make(prepared, workers=1)
+    seeds = open_dataset(tmp_path / "made").table["seed"].to_pylist()
+    assert (made, seeds) == (2, [row_seed(3, index) for index in range(2)])
     assert not (tmp_path / "made" / POOL).exists()
     assert verify(tmp_path / "made") == []
 

@@ -150,7 +150,7 @@ def test_the_command_draws_and_leaves_gallery_and_choice_beside(cli: Cli, weight
         (("--psi", 3), "--psi: .*less than or equal to 2"),
         (("--noise", "white"), "--noise: expected one of drawn, constant, got .white"),
         (("--n", 0), "--n: .*greater than or equal to 1"),
-        (("--weights", "none"), "none: expected a safetensors file"),
+        (("--weights", "none"), "none: expected weights, the folder of their run, or a starter"),
         (("--weights", "masks"), "expected a file of kind joint-weights, got mask-weights"),
     ],
 )

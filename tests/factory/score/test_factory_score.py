@@ -141,7 +141,8 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def relabel(dataset: Dataset, **changes: object) -> None:
-    write_dataset_manifest(dataset.root, dataset.table, dataclasses.replace(dataset.info, **changes))  # type: ignore[arg-type]
+    info = dataclasses.replace(dataset.info, **changes)  # type: ignore[arg-type]
+    write_dataset_manifest(dataset.root, len(dataset), dataset.table.to_pylist(), info)
 
 
 def test_score_writes_figures_report_and_pictures(cli: Callable[..., Outcome], sets: Path, tmp_path: Path) -> None:

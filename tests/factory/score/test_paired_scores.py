@@ -131,7 +131,9 @@ def test_a_generator_that_saw_the_images_is_measured_and_that_is_said(sets: Path
     fake = open_dataset(tmp_path / "fake")
     group = fake.row(0)["group_id"]
     sources = (*fake.info.training_sources, f"real/{group}")
-    write_dataset_manifest(fake.root, fake.table, dataclasses.replace(fake.info, training_sources=sources))
+    write_dataset_manifest(
+        fake.root, len(fake), fake.table.to_pylist(), dataclasses.replace(fake.info, training_sources=sources)
+    )
     inputs = open_inputs(fake.root, [sets / "real"], on="images", paired=True)
     pairing = find_pairs(inputs)
     assert pairing.seen == (group,)

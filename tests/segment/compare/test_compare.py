@@ -792,7 +792,7 @@ def test_bad_requests_are_one_line_and_write_nothing(cli: Callable[..., Outcome]
         (["--fractions", "half"], "fractions.0"),
         (
             ["--config", "nothing"],
-            "expected a YAML file or a shipped name \\(ki67, monuseg, monuseg_segnet\\), got 'nothing'",
+            "expected a YAML file or a shipped name \\(few_images, ki67, monuseg, monuseg_segnet\\), got 'nothing'",
         ),
         (["--published", "published.csv"], "expected the columns name,metric,value,source, got method,aji"),
         (["--published", "none.csv"], "none.csv: expected a CSV file"),

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,17 @@ def assert_same(batch: Batch, other: Batch) -> None:
     assert batch.distances is not None
     assert other.distances is not None
     assert np.array_equal(batch.distances, other.distances)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """So many tiles, of which only the number counts."""
+
+    n: int
+    weights: None = None
+
+    def __len__(self) -> int:
+        return self.n
 
 
 def sampler_of(tiles: tuple[Tiles, ...], share: float = 0.0, **options: object) -> MixingSampler:
@@ -93,7 +104,7 @@ def test_mix_of_another_form_is_refused(text: str) -> None:
 def test_sampler_keeps_the_share_to_half_a_tile_after_any_number_of_batches(
     share: float, batch: int, steps: int
 ) -> None:
-    sampler = sampler_of((range(5), range(7)), share, batch=batch)  # type: ignore[arg-type]
+    sampler = sampler_of((Numbered(5), Numbered(7)), share, batch=batch)  # type: ignore[arg-type]
     plans = [sampler.plan(step) for step in range(steps, steps + 3)]
     assert {len(plan) for plan in plans} == {batch}
     drawn = sum(slot.source == 1 for plan in plans for slot in plan)
@@ -107,7 +118,7 @@ def test_a_changing_share_is_the_mean_of_both_ends_after_pretraining(
 ) -> None:
     mix = Mix(("real", "synth"), first, last, pretrained)
     shares, alone = mix.shares(0.5, steps, batch), mix.pretraining_steps(steps)
-    sampler = sampler_of((range(5), range(7)), batch=batch)  # type: ignore[arg-type]
+    sampler = sampler_of((Numbered(5), Numbered(7)), batch=batch)  # type: ignore[arg-type]
     sampler = replace(sampler, second=shares)
     drawn = [sum(slot.source == 1 for slot in sampler.plan(step)) for step in range(steps)]
     assert drawn[:alone] == [batch] * alone

@@ -73,7 +73,7 @@ def job(
     """A training that is ready to start."""
     out.mkdir(exist_ok=True)
     network = network or small_network()
-    task = SegmenterTask(network, HEAD, config, draw, validate, out, {"scheme": "test"}, "cpu")
+    task = SegmenterTask(network, HEAD, config, draw, validate, out, {"mix": "real"}, "cpu")
     return partial(fit, task, TrainingFolder(out, {"run": document}, {}), **changes)
 
 
