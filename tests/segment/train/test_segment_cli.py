@@ -256,7 +256,7 @@ def test_dry_run_prints_the_resolved_config_and_writes_nothing(
         (["--synth", "data/real"], "data/real: expected synthetic tiles, got real ones"),
         (
             ["--config", "nothing.yaml"],
-            "--config: expected a YAML file or a shipped name (light, pdl1, quick, sharpgan, starter), got 'nothing.yaml'",
+            "expected a YAML file or a shipped name (light, pdl1, quick, sharpgan, starter), got 'nothing.yaml'",
         ),
         (
             ["--net", "segnett", "--real", "nowhere"],
