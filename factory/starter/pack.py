@@ -2,6 +2,7 @@
 
 python -m factory.starter.pack pack runs/tissue-masks/depas-0 depas-tissue
 python -m factory.starter.pack pack runs/ihc pix2pixhd-ihc --without-looks 5,9,10,11,19
+python -m factory.starter.pack pack runs/he sharpgan-he --looks-of data/monuseg-whole
 python -m factory.starter.pack pack runs/train/stylegan2 stylegan2-he
 python -m factory.starter.pack pack runs/train/hdgan hdgan-he
 python -m factory.starter.pack pack runs/train/exemplar exemplar-tissue --colours-of data/pdl1-cores
@@ -9,10 +10,13 @@ python -m factory.starter.pack pack runs/train/exemplar exemplar-tissue --colour
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from factory.bank.bank import KIND as BANK_KIND
 from factory.bank.dyes import dyes_like
@@ -25,7 +29,9 @@ from factory.core.weights import read_card
 from factory.joint.generators import GENERATOR
 from factory.joint.labeller import KIND as LABELLER_KIND
 from factory.joint.stylegan2 import WEIGHTS_KIND as GENERATOR_KIND
+from factory.learn.crops import open_tiles
 from factory.masks.learned.generator import WEIGHTS_KIND as MASKS_KIND
+from factory.renderers.learned.image_training import measure_stain_references
 from factory.renderers.learned.renderer import WEIGHTS_KIND as RENDERER_KIND
 from manifests.errors import UserError
 from manifests.files import sha256_file, write_atomic
@@ -37,7 +43,9 @@ FREE = "CC0-1.0"
 _PACKED = (MASKS_KIND, RENDERER_KIND, GENERATOR_KIND, LABELLER_KIND)
 
 
-def pack(folder: Path, name: str, out: Path = STARTER, without_looks: Collection[int] = ()) -> Path:
+def pack(
+    folder: Path, name: str, out: Path = STARTER, without_looks: Collection[int] = (), looks_of: Path | None = None
+) -> Path:
     """Write a run's weights under a starter's name, in half precision, or float32 for a labeller's few weights.
 
     A labeller reads features of one generator, so it is trained on those of the packed one
@@ -46,13 +54,15 @@ def pack(folder: Path, name: str, out: Path = STARTER, without_looks: Collection
     Args:
         folder: of the run. name: ``GENERATOR-WHAT``, e.g. ``depas-tissue``. out: folder of the file.
         without_looks: numbers of stain references to leave out of the card.
+        looks_of: real data set that the tiles of the training were copied from (``--joint exemplar``). Stain references
+            and sources on the card become those of its slides, where the run has one of every copied tile.
 
     Returns:
         The file.
 
     Raises:
-        UserError: for a name of another generator, unknown stain references, a labeller whose generator is not in
-            `out`, or more than 16 MB of weights.
+        UserError: for a name of another generator, unknown stain references, slides the run did not learn from, a
+            labeller whose generator is not in `out`, or more than 16 MB of weights.
     """
     path = folder / BEST
     kind = read_card(path).kind
@@ -68,10 +78,12 @@ def pack(folder: Path, name: str, out: Path = STARTER, without_looks: Collection
     size = sum(tensor.nbytes for tensor in packed.values())
     if size > LARGEST_BYTES:
         raise UserError(f"{folder}: expected at most {LARGEST_BYTES / 1e6:.0f} MB, got {size / 1e6:.1f} MB.")
-    looks = best.card.get("looks", [])
+    kept = {} if looks_of is None else _of_slides(best.card, looks_of)
+    looks = kept.get("looks", best.card.get("looks", []))
     if unknown := sorted(set(without_looks) - set(range(len(looks)))):
         raise UserError(f"--without-looks: expected numbers below {len(looks)}, got {unknown[0]}.")
-    kept = {"looks": [look for number, look in enumerate(looks) if number not in without_looks]} if looks else {}
+    if looks:
+        kept["looks"] = [look for number, look in enumerate(looks) if number not in without_looks]
     card = {
         **best.card,
         **kept,
@@ -114,6 +126,17 @@ def pack_tissue(folder: Path, name: str, colours: Path, out: Path = STARTER) -> 
     return file
 
 
+def _of_slides(card: dict[str, Any], data: Path) -> dict[str, Any]:
+    """Return stain references and sources of the slides that the tiles of a training were copied from."""
+    tiles = open_tiles([data], card["scheme"]["name"], (1, 1), 1, where="--looks-of")
+    if unknown := sorted(set(tiles.sources) - set(card["sources"])):
+        raise UserError(
+            f"--looks-of {data}: expected slides that the run learnt from, got {unknown[0]}. Name its data."
+        )
+    colours = measure_stain_references(tiles).colours.astype(float)
+    return {"looks": np.round(colours, 4).tolist(), "sources": list(tiles.sources)}
+
+
 def _refuse_other_generator(path: Path, digest: str, out: Path) -> None:
     """Refuse a labeller whose generator is not in the folder that it is packed into."""
     found = sorted(out.glob(f"{GENERATOR}-*.safetensors"))
@@ -125,20 +148,22 @@ def _refuse_other_generator(path: Path, digest: str, out: Path) -> None:
         )
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Run the command ``pack``."""
-    options: tuple[list[str], ...] = ([], ["--without-looks"], ["--colours-of"])
-    if len(arguments) not in (3, 5) or arguments[0] != "pack" or arguments[3:4] not in options:
-        raise UserError(
-            "expected: pack RUN NAME [--without-looks 1,2 or --colours-of DATA], got "
-            f"{' '.join(arguments) or 'nothing'}."
-        )
-    if arguments[3:4] == ["--colours-of"]:
-        print(pack_tissue(Path(arguments[1]), arguments[2], Path(arguments[4])))  # noqa: T201
+    parser = argparse.ArgumentParser("python -m factory.starter.pack", allow_abbrev=False)
+    parser.add_argument("command", choices=["pack"])
+    parser.add_argument("run", type=Path, help="folder of the training")
+    parser.add_argument("name", help="GENERATOR-WHAT, e.g. depas-tissue")
+    parser.add_argument("--without-looks", default="", help="numbers of stain references to leave off: 1,2")
+    parser.add_argument("--looks-of", type=Path, help="real data set that the training's tiles were copied from")
+    parser.add_argument("--colours-of", type=Path, help="exemplar: data set whose colours the pages show")
+    asked = parser.parse_args()
+    if asked.colours_of:
+        print(pack_tissue(asked.run, asked.name, asked.colours_of))  # noqa: T201
         return
-    looks = {int(word) for word in arguments[4].split(",")} if len(arguments) == 5 else set()
-    print(pack(Path(arguments[1]), arguments[2], without_looks=looks))  # noqa: T201
+    left_out = {int(word) for word in asked.without_looks.split(",") if word}
+    print(pack(asked.run, asked.name, without_looks=left_out, looks_of=asked.looks_of))  # noqa: T201
 
 
 if __name__ == "__main__":
-    run(lambda: main(sys.argv[1:]))
+    run(main)

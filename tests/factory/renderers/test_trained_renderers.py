@@ -29,7 +29,7 @@ from factory.starter.pack import LARGEST_BYTES, pack
 from manifests.errors import FaultError, UserError
 from manifests.labels import IGNORE, LabelClass, LabelScheme, get_scheme
 from manifests.tile import Tile
-from tests.mask_training import NOISE, SIZE, blobs, trained_once
+from tests.mask_training import NOISE, SIZE, blobs, trained_once, write_blobs
 
 Weights = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("one_thread", "no_training_plots")
@@ -374,6 +374,19 @@ def test_looks_can_be_left_off_a_packed_card(weights: Weights, tmp_path: Path) -
     with pytest.raises(UserError, match="--without-looks: expected numbers below 3, got 3"):
         pack(run, "pix2pixhd-other", tmp_path, without_looks=[0, 3])
     assert not (tmp_path / "pix2pixhd-other.safetensors").exists()
+
+
+def test_looks_of_a_training_on_copied_tiles_are_those_of_the_slides(weights: Weights, tmp_path: Path) -> None:
+    slides = weights("pix2pixhd")
+    best = read_checkpoint(slides / BEST, WEIGHTS_KIND)
+    copied = {"looks": best.card["looks"] * 9, "sources": [*best.card["sources"], "copies/t-1"]}
+    write_weights(tmp_path / BEST, best.tensors, best.card | copied)
+    path = pack(tmp_path, "pix2pixhd-test", tmp_path, looks_of=slides.parent / "ki67", without_looks=[0])
+    card = read_card(path, WEIGHTS_KIND).fields
+    assert (card["looks"], card["sources"]) == (best.card["looks"][1:], best.card["sources"])
+    write_blobs(tmp_path / "other", n=1, scheme="ki67")
+    with pytest.raises(UserError, match="--looks-of: expected slides that the run learnt from, got other/"):
+        pack(tmp_path, "pix2pixhd-test", tmp_path, looks_of=tmp_path / "other")
 
 
 STARTERS = [path for path in sorted(STARTER.glob("*.safetensors")) if read_card(path).kind == WEIGHTS_KIND]
