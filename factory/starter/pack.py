@@ -130,9 +130,7 @@ def _of_slides(card: dict[str, Any], data: Path) -> dict[str, Any]:
     """Return stain references and sources of the slides that the tiles of a training were copied from."""
     tiles = open_tiles([data], card["scheme"]["name"], (1, 1), 1, where="--looks-of")
     if unknown := sorted(set(tiles.sources) - set(card["sources"])):
-        raise UserError(
-            f"--looks-of {data}: expected slides that the run learnt from, got {unknown[0]}. Name its data."
-        )
+        raise UserError(f"--looks-of: expected slides that the run learnt from, got {unknown[0]}. Name its data.")
     colours = measure_stain_references(tiles).colours.astype(float)
     return {"looks": np.round(colours, 4).tolist(), "sources": list(tiles.sources)}
 

@@ -385,7 +385,7 @@ def test_looks_of_a_training_on_copied_tiles_are_those_of_the_slides(weights: We
     card = read_card(path, WEIGHTS_KIND).fields
     assert (card["looks"], card["sources"]) == (best.card["looks"][1:], best.card["sources"])
     write_blobs(tmp_path / "other", n=1, scheme="ki67")
-    with pytest.raises(UserError, match="--looks-of: expected slides that the run learnt from, got other/"):
+    with pytest.raises(UserError, match=r"--looks-of: expected slides that the run learnt from, got other/"):
         pack(tmp_path, "pix2pixhd-test", tmp_path, looks_of=tmp_path / "other")
 
 
