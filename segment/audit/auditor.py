@@ -143,8 +143,8 @@ class Auditor:
 
     def segment(self, image: npt.NDArray[np.uint8], mpp: float) -> Tile:
         """Labels of an image, uint8 [H, W, 3], by the segmenter, in the scheme of its weights."""
-        stains = self.weights.stains_of([image], "a tile to be audited")
-        return read_tile(self.weights.predict(image, stains=stains), self.weights.scheme, mpp, self.weights.instances)
+        maps = self.weights.predict(image, stains=self.weights.stains_of([image]))
+        return read_tile(maps, self.weights.scheme, mpp, self.weights.instances)
 
     def audit(self, sample: Sample, annotated: AnnotatedCells | None = None) -> Finding:
         """Measure one tile; `annotated` are the cells of real tiles, None for audited ones."""

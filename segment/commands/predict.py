@@ -60,6 +60,7 @@ def predict(
     if mpp is not None and not 0.01 <= mpp <= 100:
         raise UserError(f"--mpp: expected micrometres per pixel from 0.01 to 100, got {mpp:g}.")
 
+    from factory.core.images.listing import listed
     from factory.core.precision import resolve_precision
     from factory.core.runs import check_run
     from factory.core.wording import dry_run as dry_run_text
@@ -83,6 +84,8 @@ def predict(
     if len(todo) < len(jobs):
         say(f"{plural(len(jobs) - len(todo), 'image')} done, {len(todo)} to go")
     todo = writing.with_stains(todo, loaded)
+    if loaded.stain_reference and (pale := [job.image.where for job in todo if job.stains is None]):
+        say(f"note: {listed(pale)}: too little tissue to tell the stains, so they are left as they are")
     if dry_run:
         room = check_run(run_of(out, jobs, loaded, config), overwrite=overwrite) if is_set else writing.room_of(todo)
         with working("timing a window"):

@@ -96,7 +96,7 @@ class MixingSampler:
             if found:
                 return Slot(source, position=found[1], wanted=found[0])
         epoch, offset = divmod(drawn - by_class, len(tiles))
-        weights = None if tiles.weights is None else tuple(tiles.weights.tolist())
+        weights = None if tiles.weights is None else tiles.weights.tobytes()
         return Slot(source, int(_order(self.seed, source, epoch, len(tiles), weights)[offset]))
 
     def draw(self, step: int) -> Batch:
@@ -130,13 +130,12 @@ def _quota(crops: int, share: float) -> int:
 
 
 @lru_cache(maxsize=8)
-def _order(
-    seed: int, source: int, epoch: int, n: int, weights: tuple[float, ...] | None = None
-) -> npt.NDArray[np.int64]:
+def _order(seed: int, source: int, epoch: int, n: int, float64s: bytes | None = None) -> npt.NDArray[np.int64]:
     """A round of n tiles in random order: each once, or with weights of mean 1 each so often, to less than one time."""
     rng = draw_generator(seed, Draw.ORDER, source, epoch)
-    if weights is None:
+    if float64s is None:
         return rng.permutation(n)
+    weights = np.frombuffer(float64s)
     upper = np.cumsum(weights) / np.sum(weights)
     drawn = np.searchsorted(upper, (np.arange(n) + rng.random()) / n, side="right")
     return rng.permutation(np.minimum(drawn, int(np.flatnonzero(weights)[-1])))

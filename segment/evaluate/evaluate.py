@@ -111,7 +111,7 @@ def evaluate(
 
 def _score(weights: Weights, whole: WholeImage, truth: Tile, source: str, precision: Precision) -> ImageScore:
     scheme, known = weights.scheme, truth.semantic != IGNORE
-    maps = weights.predict(whole.image, precision, weights.stains_of([whole.image], whole.name))
+    maps = weights.predict(whole.image, precision, weights.stains_of([whole.image]))
     pred = read_tile(maps, scheme, truth.mpp, weights.instances)
     matrix = metrics.confusion(truth.semantic, pred.semantic, len(scheme))
     figures = {metric: function(matrix) for metric, function in metrics.SEMANTIC.items()}

@@ -59,21 +59,12 @@ class Weights:
         reference = self.inference.stain_reference
         return None if reference == "training" else reference
 
-    def stains_of(self, parts: Iterable[npt.NDArray[np.uint8]], where: str) -> Stains | None:
-        """Stains of an image for `predict`, from parts of it, uint8 [H, W, 3]; None where there is no reference.
+    def stains_of(self, parts: Iterable[npt.NDArray[np.uint8]]) -> Stains | None:
+        """Stains of an image for `predict`, from parts of it, uint8 [H, W, 3].
 
-        Raises:
-            UserError: where the image (`where`) has too little tissue to tell.
+        None where there is no reference to bring it to, or too little tissue to tell: such an image keeps its stains.
         """
-        if self.stain_reference is None:
-            return None
-        stains = estimate_stains(parts)
-        if stains is None:
-            raise UserError(
-                f"{where}: expected stained tissue, to bring it to the stain reference, got too little of it. Leave "
-                "the image out, or use --stain-reference none."
-            )
-        return stains
+        return None if self.stain_reference is None else estimate_stains(parts)
 
     def predict(
         self, image: npt.NDArray[np.uint8], precision: Precision = "fp32", stains: Stains | None = None
@@ -83,9 +74,7 @@ class Weights:
         Args:
             image: to be segmented. precision: of the arithmetic. stains: those that the image has (`stains_of`).
         """
-        if self.stain_reference is not None:
-            if stains is None:
-                raise ValueError("expected the stains of the image, because the weights have a stain reference")
+        if self.stain_reference is not None and stains is not None:
             image = restain(image, stains, self.stain_reference)
         return predict_maps(self.network, self.head, image, self.device, precision, self.inference)
 

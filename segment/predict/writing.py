@@ -63,14 +63,10 @@ def room_of(jobs: Sequence[Job]) -> int:
 
 
 def with_stains(jobs: list[Job], weights: Weights) -> list[Job]:
-    """The jobs with the stains of their images, for weights with a stain reference.
-
-    Raises:
-        UserError: for an image with too little tissue.
-    """
+    """The jobs with the stains of their images, for weights with a stain reference; None for too little tissue."""
     if weights.stain_reference is None:
         return jobs
-    return [replace(job, stains=weights.stains_of(_tissue(job), job.image.where)) for job in jobs]
+    return [replace(job, stains=weights.stains_of(_tissue(job))) for job in jobs]
 
 
 def _tissue(job: Job) -> Iterator[npt.NDArray[np.uint8]]:
