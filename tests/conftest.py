@@ -216,6 +216,20 @@ def real_network(small_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
+def narrow_features() -> Iterator[None]:
+    """``random-vgg16`` is an eighth as wide: the full one takes most of a score of small tiles."""
+    from factory.score import features, random_vgg
+
+    widths = [each if each == "M" else each // 8 for each in random_vgg.cfgs["D"]]
+    features._open.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random_vgg, "cfgs", {"D": widths})
+        patch.setattr(random_vgg, "_POOLED", random_vgg._POOLED // 8)
+        yield
+    features._open.cache_clear()
+
+
+@pytest.fixture(scope="module")
 def no_training_plots() -> Iterator[None]:
     """Trainings plot no history: the plot takes longer than a training of a few steps."""
     from factory.train import generator

@@ -232,6 +232,7 @@ def test_the_readers_examples_run(
 @pytest.mark.parametrize(
     "page", ["start/first-data-set", "start/ten-images", "how-to/plans", "how-to/score", "reference/metrics"]
 )
+@pytest.mark.usefixtures("narrow_features")
 def test_other_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     write_dataset(tmp_path / "data/first", scheme="pdl1", source="synthetic", size=(32, 64))
     monkeypatch.chdir(tmp_path)

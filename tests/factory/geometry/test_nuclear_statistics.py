@@ -139,7 +139,7 @@ def test_layouts_of_one_kind_are_near_the_floor_and_others_are_not() -> None:
     assert all(np.isfinite(f.floor_by_group) for f in near)
 
 
-@pytest.mark.usefixtures("drawn_plots")
+@pytest.mark.usefixtures("drawn_plots", "narrow_features")
 def test_a_comparison_reports_nuclei_where_both_sides_have_them() -> None:
     settings = Settings(features="random-vgg16", draws=2, bootstrap=20, subset_sizes=3, kernel_subsets=2, picture_px=32)
     fakes, reals = sets("fake", NucleiConfig(), 0, 16), sets("real", NucleiConfig(), 50, 16)

@@ -1,6 +1,7 @@
 """`factory score` from end to end, its API on arrays, and what it refuses before it reads a pixel."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,16 @@ from manifests import Dataset
 from manifests.table import write_dataset_manifest
 from tests.conftest import Outcome, assert_refused, write_dataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "narrow_features")
 
 QUICK = Settings(bootstrap=20, draws=3, planted=4, subset_sizes=4, modes=3, kernel_subsets=4)
+
+
+@pytest.fixture
+def quick_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command draws as seldom as `QUICK`; test_real_pixels and test_paired_scores run it as it is."""
+    asked = QUICK.model_dump(include=QUICK.model_fields_set)
+    monkeypatch.setattr("factory.score.settings.Settings", functools.partial(Settings, **asked))
 
 
 def blobs(count: int, seed: int, width: float = 4.0, shape: tuple[int, int] = (32, 64)) -> np.ndarray:
@@ -145,6 +153,7 @@ def relabel(dataset: Dataset, **changes: object) -> None:
     write_dataset_manifest(dataset.root, len(dataset), dataset.table.to_pylist(), info)
 
 
+@pytest.mark.usefixtures("quick_command")
 def test_score_writes_figures_report_and_pictures(cli: Callable[..., Outcome], sets: Path, tmp_path: Path) -> None:
     command = ["factory", "score", sets / "fake", "--real", sets / "real", "--train", sets / "real", "--n", "40"]
     done = cli(*command)
@@ -220,6 +229,7 @@ def test_score_refuses_other_schemes_resolutions_and_too_few_tiles(
         assert_refused(cli("factory", "score", fake, "--real", sets / "real"), said)
 
 
+@pytest.mark.usefixtures("quick_command")
 def test_schemes_are_read_as_their_common_one(cli: Callable[..., Outcome], sets: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "ihc", n=16, scheme="ihc", size=(32, 64), source="synthetic", seed=2)
     done = cli("factory", "score", tmp_path / "ihc", "--real", sets / "real", "--on", "masks", "--out", tmp_path / "s")

@@ -20,7 +20,7 @@ from manifests.table import write_dataset_manifest
 from tests.conftest import Outcome, assert_refused, with_columns, write_dataset
 
 Cli = Callable[..., Outcome]
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "narrow_features")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from manifests.dataset import Dataset, open_dataset
 from tests.annotated_photograph import bank_of_photograph
 from tests.conftest import Outcome, with_columns, write_dataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "narrow_features")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from manifests.dataset import Dataset, open_dataset
 from manifests.errors import UserError
 from manifests.store import Layout
 from segment.cli import app
+from segment.network.networks import NetworkConfig
 from segment.network.weights import STATE_KIND, WEIGHTS_KIND, load_weights, write_weights
 from segment.train import run as experiment
 from segment.train.config import TrainConfig
@@ -66,7 +67,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("real_network")
 def test_train_and_evaluate_from_the_default_folders_in_the_common_scheme(at_home: Path) -> None:
-    result = segment("train", "--mix", "real+synth", *TINY)
+    result = segment("train", "--mix", "real+synth", *TINY, "--set", "network.decoder=[8,8,8,8,8]")
     assert result.exit_code == 0, result.output
     assert "scheme nuclei: background, nucleus" in result.output
     assert "of the tiles drawn are synthetic (by pixels)" in result.output
@@ -150,7 +151,8 @@ def write_leaky(folder: Path) -> Dataset:
 
 @pytest.mark.usefixtures("real_network")
 def test_resumed_training_with_unetplusplus_equals_unbroken_training(home: Path, tmp_path: Path) -> None:
-    config = TrainConfig(steps=2, batch=2, validate_every=1, threads=1, mix="real", crop=(32, 32))
+    network = NetworkConfig(decoder=(8, 8, 8, 8, 8))
+    config = TrainConfig(steps=2, batch=2, validate_every=1, threads=1, mix="real", crop=(32, 32), network=network)
     real, synth = home / "data/real", home / "data/synth"
 
     def stop(step: int) -> None:
