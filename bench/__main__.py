@@ -6,6 +6,7 @@ import sys
 NAMES = (
     "start", "store", "malloc", "make", "metrics", "loading", "training", "masks", "layouts", "images", "renders",
     "drawing", "exemplar", "nuclear_maps", "labelling", "stylegan2", "export", "memory",
+    "scale",
 )  # fmt: skip
 
 
