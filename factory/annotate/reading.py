@@ -20,6 +20,7 @@ from factory.core.folder import library_versions
 from factory.core.images.files import UnreadableError, read_header, read_rgb
 from factory.core.label_files.shapes import Shape
 from factory.core.seeds import Stream, generator
+from factory.core.wording import plural
 from factory.joint.generators import DRAWING, drawing_of
 from factory.make.pipeline import BYTE_MAKERS, Prepared, prepare_run
 from factory.make.recipes.base import Row, Sample
@@ -236,9 +237,8 @@ def _notes(
     if disputed:
         images = sum(p.disputed_px > 0 for p in painted)
         what = "nuclei or shapes of several classes" if scheme.ids("nucleus") else "shapes of several classes"
-        notes.append(
-            f"{what} overlap on {disputed / pixels:.2%} of the pixels, in {images} images: the later one counts"
-        )
+        where = f"{disputed / pixels:.2%} of the pixels, in {plural(images, 'image')}"
+        notes.append(f"{what} overlap on {where}: the later one counts")
     if lost := sum(p.lost for p in painted):
         notes.append(f"{lost} nuclei have no pixel: later shapes cover them, or they are too small")
     if unlabelled:

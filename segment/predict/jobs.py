@@ -11,7 +11,7 @@ from factory.core.folder import library_versions
 from factory.core.images.files import MAX_IMAGE_PX
 from factory.core.precision import Precision
 from factory.core.weights import read_card
-from factory.core.wording import grouped
+from factory.core.wording import grouped, plural
 from manifests.errors import UserError
 from segment.data.stains import Stains
 from segment.network.head import has_instances
@@ -153,13 +153,16 @@ def describe_config(weights: Weights, settings: Settings, mpp: float | None) -> 
 
 def describe_jobs(jobs: Sequence[Job], weights: Weights) -> list[str]:
     """Lines for the user: number of images and windows, and how images are resampled."""
-    lines = [f"{len(jobs)} images, {sum(job.windows for job in jobs)} windows, scheme {weights.scheme.name}"]
+    windows = plural(sum(job.windows for job in jobs), "window")
+    lines = [f"{plural(len(jobs), 'image')}, {windows}, scheme {weights.scheme.name}"]
     lines += [f"{line}." for line in grouped((doubt for job in jobs for doubt in job.image.doubts), _SHOWN)]
     unknown = [job for job in jobs if job.image.mpp is None]
     if unknown:
         known = weights.card.get("mpp", [])
         assumed = f"taken to be the weights' {known[0]:g} um per pixel" if known else "taken as they are"
-        lines.append(f"{len(unknown)} images state no resolution: {assumed}. Give it with --mpp if that is wrong.")
+        lines.append(
+            f"{plural(len(unknown), 'image')} without a resolution: {assumed}. Give it with --mpp if that is wrong."
+        )
     changed: dict[str, int] = {}
     for job in jobs:
         scaling = job.scaling
@@ -169,5 +172,7 @@ def describe_jobs(jobs: Sequence[Job], weights: Weights) -> list[str]:
             )
             text = f"at {scaling.own_mpp:.3g} um per pixel: {how} to {scaling.mpp:.3g} for the network"
             changed[text] = changed.get(text, 0) + 1
-    lines += [f"{count} images {text}; labels go back to the image's own pixels" for text, count in changed.items()]
+    lines += [
+        f"{plural(count, 'image')} {text}; labels go back to the image's own pixels" for text, count in changed.items()
+    ]
     return lines

@@ -8,6 +8,7 @@ from typing import Any
 
 from factory.core.document import Grid
 from factory.core.statistics import Interval
+from factory.core.wording import plural
 from segment.metrics.names import METRICS, Metric, label
 from segment.scoring.scores import LEVEL, RESAMPLES, Summary
 
@@ -65,7 +66,7 @@ def total_grid(summary: Summary, classes: Mapping[int, str], *, semantic: bool) 
             ]
         )
     header = ["metric", "mean over images", interval, "pooled", interval, "left out"]
-    return Grid(header, rows, f"all {len(summary.names)} images")
+    return Grid(header, rows, f"all {plural(len(summary.names), 'image')}")
 
 
 def notes_of(summary: Summary, *, semantic: bool) -> list[str]:
@@ -81,7 +82,7 @@ def notes_of(summary: Summary, *, semantic: bool) -> list[str]:
         notes += _notes_of_objects(summary)
     if counts.get("without_class"):
         notes.append(f"{counts['without_class']:,} objects without a pixel of a class count in bPQ and in no class")
-    units = f"{len(summary.names)} images"
+    units = plural(len(summary.names), "image")
     if summary.groups < len(summary.names):
         units = f"{summary.groups} groups of images, drawn whole"
     elif len(summary.names) > 1:

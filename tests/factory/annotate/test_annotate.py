@@ -136,7 +136,7 @@ def test_annotations_come_back_with_image_seed_and_latent(data: Path, tmp_path: 
     names = exported(data, tmp_path / "a", tool)
     annotate(tmp_path / "a", names[2], ("artery", LEFT), ("glomerulus", MIDDLE))
     prepared = prepare(tmp_path / "a", data, KIDNEY, tmp_path / "labelled", ImportConfig(split=(0.5, 0.25, 0.25)))
-    assert "overlap on 2.60% of the pixels, in 1 images" in prepared.notes[0]  # 160 of 4 x 32 x 48
+    assert "overlap on 2.60% of the pixels, in 1 image" in prepared.notes[0]  # 160 of 4 x 32 x 48
     assert "become 255, ignore" in prepared.notes[1]
     assert make(prepared, workers=1)[1] == 4
     assert make(prepared, workers=1)[1] == 0

@@ -92,7 +92,7 @@ def test_folder_of_images_becomes_instance_maps_of_16_bits(predict: Cli, runs: P
     outcome = predict(images, "--out", "out", "--preview")
     assert outcome.code == 0, outcome.err
     assert "3 images, 3 windows, scheme nuclei" in outcome.out
-    assert "3 images state no resolution: taken to be the weights' 0.5 um per pixel" in outcome.out
+    assert "3 images without a resolution: taken to be the weights' 0.5 um per pixel" in outcome.out
     for file in sorted(images.iterdir()):
         found = read(Path("out") / f"{file.stem}.png")
         tile = expected(runs, "nuclei", read(file))
@@ -127,7 +127,7 @@ def test_windows_change_the_result_little(predict: Cli, tmp_path: Path) -> None:
     save(tmp_path / "a.png", blobs(3, (160, 256)))
     assert predict("a.png", "--out", "whole", scheme="pdl1").code == 0
     outcome = predict("a.png", "--out", "tiled", "--tile", "128", "--overlap", "64", scheme="pdl1")
-    assert "1 images, 6 windows" in outcome.out
+    assert "1 image, 6 windows" in outcome.out
     whole, tiled = read(Path("whole/a.png")), read(Path("tiled/a.png"))
     assert whole.shape == tiled.shape
     assert np.mean(whole == tiled) > 0.5  # random weights see as far as they can; see test_predict_stitching for exact
@@ -135,7 +135,7 @@ def test_windows_change_the_result_little(predict: Cli, tmp_path: Path) -> None:
 
 def test_image_of_another_resolution_is_resampled_and_its_ids_brought_back(predict: Cli, images: Path) -> None:
     outcome = predict(images / "a.png", "--out", "out", "--mpp", "0.25")
-    assert "1 images at 0.25 um per pixel: resampled from level 0 to 0.5 for the network" in outcome.out
+    assert "1 image at 0.25 um per pixel: resampled from level 0 to 0.5 for the network" in outcome.out
     found = read(Path("out/a.png"))
     assert found.shape == (64, 96)
     np.testing.assert_array_equal(found[::2, ::2], found[1::2, 1::2])
@@ -343,7 +343,7 @@ def test_coarse_level_of_a_slide_is_read_where_it_fits(predict: Cli, tmp_path: P
     image = blobs(1, (128, 256))
     slide(tmp_path / "one.svs", image, mpp=0.25)
     outcome = predict("one.svs", "--out", "out")
-    assert "1 images at 0.25 um per pixel: read from level 1 to 0.5 for the network" in outcome.out
+    assert "1 image at 0.25 um per pixel: read from level 1 to 0.5 for the network" in outcome.out
     points = [
         p for f in json.loads(Path("out/one.geojson").read_text())["features"] for p in f["geometry"]["coordinates"][0]
     ]
