@@ -32,7 +32,10 @@ def sketches(
     seed: Annotated[int, _KINDS("Seed of k-means and of the augmentations shown.", min=0, max=2**32 - 1)] = 0,
     check: Annotated[
         Path | None,
-        _CHECK("Read a PNG drawing, or a folder of them, instead, and show how each is understood. [default: none]"),
+        _CHECK(
+            "Read a drawing (PNG, or JSON of labelme), or a folder of them, instead, and show how each is understood. "
+            "[default: none]"
+        ),
     ] = None,
     white: Annotated[White, _CHECK("Meaning of white in drawings of two classes.")] = "air",
     size: Annotated[str, _CHECK("HEIGHTxWIDTH of the tiles to make, or one side of a square.")] = "512x1024",

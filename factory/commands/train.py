@@ -217,7 +217,8 @@ def _train_labeller(request: TrainRequest, typed: dict[str, Any], device: str) -
     say(
         f"hdgan: {learnt} annotated images of {height}x{width} to learn from and {held} held out, scheme "
         f"{run.images.scheme.name}; {channels} channels of {len(run.taps)} layers, {run.need_bytes / 1e9:.2f} GB of "
-        f"features; {resolved.members} classifiers on {device}",
+        f"features; {resolved.members} classifiers of {run.steps} steps of {resolved.batch:,} each, for "
+        f"{run.labelled_px:,} labelled pixels, on {device}",
         *(f"note: {note}" for note in run.notes),
     )
     if request.dry_run:

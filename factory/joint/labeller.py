@@ -7,14 +7,15 @@ Histopathology-DatasetGAN (Rizvi et al.) trains one pixel classifier on 16 annot
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from factory.core.checkpoints import build_for, read_checkpoint, write_weights
 from factory.core.config import Config
@@ -45,24 +46,34 @@ class LabellerConfig(Config):
     Attributes:
         network: of each member. members: size of the ensemble, 1 in HDGAN and 10 in DatasetGAN.
         batch: pixels per step. epochs: passes over the labelled pixels. steps: of each member; replaces the number
-            that follows from the epochs.
+            that follows from the epochs. steps_within: fewest and most of them, otherwise.
         balanced: draw all classes equally often, however rare they are.
         optimiser: sgd as published, or adam. learning_rate: of either. momentum: of sgd.
         label_smoothing: share of the target that is spread over all classes.
         seed: of weights, pixels and dropout; member i does not depend on the number of members.
     """
 
+    added: ClassVar[frozenset[str]] = frozenset({"steps_within"})
+
     network: PixelClassifierConfig = PixelClassifierConfig()
     members: int = Field(default=1, ge=1, le=100)
     batch: int = Field(default=65_536, ge=2)
     epochs: int = Field(default=25, ge=1)
     steps: int | None = Field(default=None, ge=1)
+    steps_within: tuple[PositiveInt, PositiveInt] | None = None
     balanced: bool = True
     optimiser: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = Field(default=1e-4, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("steps_within")
+    @classmethod
+    def _is_range(cls, limits: tuple[int, int] | None) -> tuple[int, int] | None:
+        if limits and limits[0] > limits[1]:
+            raise ValueError("expected the fewest steps first, then the most")
+        return limits
 
 
 @dataclass(frozen=True)
@@ -200,7 +211,10 @@ def fit_labeller(
 
 def steps_of(labelled: int, config: LabellerConfig) -> int:
     """Return the steps of each member for a number of labelled pixels."""
-    return config.steps or config.epochs * math.ceil(labelled / config.batch)
+    if config.steps is not None:
+        return config.steps
+    fewest, most = config.steps_within or (1, sys.maxsize)
+    return min(max(config.epochs * math.ceil(labelled / config.batch), fewest), most)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def resolve_make(
     trained = _weighted(asked, "masks")
     if trained and scheme.name in [own.name for own in trained.known_schemes(asked["masks"])]:
         decided |= set(_REGIONS)
+    if asked.get("plan", {}).get("tissue") == _NONE:  # their default shares are of the tissue
+        decided |= set(_REGIONS)
     if decided and "plan" in defaults:
         defaults["plan"] = {key: value for key, value in defaults["plan"].items() if key not in decided}
     values = _lay_over(defaults, layers)

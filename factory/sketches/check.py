@@ -66,7 +66,7 @@ def check_sketches(
     """Read every drawing of a folder, and show the sketches and a few augmented maps on a sheet.
 
     Args:
-        folder: of PNG drawings, or one of them.
+        folder: of drawings, or one of them.
         scheme: to read them in.
         out: folder for the sheet.
         size: (height, width) of the tiles to be made.

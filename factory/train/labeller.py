@@ -108,15 +108,17 @@ class LabellerRun:
         return sum(int((each != IGNORE).sum()) for each in labels)
 
     @property
+    def steps(self) -> int:
+        """Steps of each classifier."""
+        return steps_of(self.labelled_px, self.config)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Notes to print, one line each."""
-        steps = steps_of(self.labelled_px, self.config)
-        notes = [
-            f"{self.labelled_px:,} labelled pixels, so each classifier takes {steps} steps of {self.config.batch:,}"
-        ]
-        if steps < FEW_STEPS:
+        notes = []
+        if self.steps < FEW_STEPS:
             notes.append(
-                f"{steps} steps are few: under {FEW_STEPS} a labeller may stay at chance. Annotate more, or use "
+                f"{self.steps} steps are few: under {FEW_STEPS} a labeller may stay at chance. Annotate more, or use "
                 "--steps 400 or --config hdgan_light"
             )
         if self.images.empty:
@@ -223,7 +225,6 @@ def train(
         del generator
 
         # Labeller.
-        steps = steps_of(run.labelled_px, config)
         fitted = fit_labeller(
             learnt,
             len(run.images.scheme),
@@ -231,7 +232,7 @@ def train(
             device=device,
             folder=folder,
             state_every=config.state_every,
-            on_step=lambda member, step, loss: on_step(member * steps + step + 1, config.members * steps),
+            on_step=lambda member, step, loss: on_step(member * run.steps + step + 1, config.members * run.steps),
         )
         _write_history(run.out, fitted)
 

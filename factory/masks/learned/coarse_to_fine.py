@@ -80,7 +80,8 @@ class CoarseConfig(WeightsConfig):
     Attributes:
         coarse: ``drawn`` by the plan from the requested shares and a layout, a person's ``sketches``, or ``masks`` of
             a data set.
-        coarse_from: folder of PNG drawings, or of one or more data sets. coarse_split: rows of these that are used.
+        coarse_from: folder of drawings (PNG, or JSON of labelme), or of one or more data sets. coarse_split: rows of
+            these that are used.
         coarse_sha256: filled in when the config is resolved; other drawings or masks under that name are then refused.
         white: class of white in a drawing of two classes.
         layout: of drawn maps. augment: how far sketches are changed.

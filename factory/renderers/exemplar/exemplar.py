@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
@@ -144,6 +145,8 @@ class Exemplar(Renderer):
             f"tiles hold real pixels of {len(self.bank.slides)} slides under {licences}: what these allow is allowed "
             "for the tiles"
         ]
+        if self.config.bank == "starter":
+            notes.append("the bank that ships is a pale counterstain; for tissue of your own add --like DATA")
         if self.config.dyes_shown:
             notes.append(
                 f"tissue is shown in the dyes of {plural(len(self.config.dyes_shown), 'slide')}: colours, no pixels"
@@ -153,13 +156,11 @@ class Exemplar(Renderer):
     def refusal(self, request: Request) -> str | None:
         """Return why the bank cannot render masks of a request, or None."""
         bank = self.bank
-        if self.config.bank == "starter" and not request.scheme.ids("tumour_positive"):
-            return (
-                f"renderer.bank: expected a bank of real tissue, got none for scheme {request.scheme.name} (the one "
-                "that ships is a counterstain, for schemes with positive tumour); collect one, or add --like DATA"
-            )
         if abs(request.mpp - bank.mpp) > LEARNT_MPP * bank.mpp:
-            return f"mpp: the bank is of {bank.mpp:g} um per pixel, got {request.mpp:g}"
+            return (
+                f"mpp: the bank is of {bank.mpp:g} um per pixel, got {request.mpp:g}; make masks at that resolution "
+                f"(--mpp {bank.mpp:g})"
+            )
         if request.height % _STRIDE or request.width % _STRIDE:
             return f"size: exemplar draws multiples of {_STRIDE}, got {request.height}x{request.width}"
         if int(bank.pages[:, 1:3].min()) < self._grid.patch:
@@ -245,7 +246,7 @@ class Exemplar(Renderer):
         composed = compose(self.bank, semantic, instance, self._classes(scheme, painted), settings, condition.mpp, rng)
         wanted = self._draw_dyes(composed.slides[1], rng)
         if painted:
-            positive = np.isin(semantic, scheme.ids("tumour_positive"))
+            positive = positive_region(semantic, scheme)
             nuclei = renumbered(instance) if instances and self.bank.has_nuclei else None
             image = paint_on_tissue(self.bank, composed.image, positive, nuclei, scheme, condition.mpp, rng, wanted)
             composed = replace(composed, image=image)
@@ -317,6 +318,21 @@ def paint_on_tissue(
     if dyes:
         plain, stains = show_in_dyes(plain, *dyes), dyes[1].stains
     return paint_marker(plain, positive, marker_kind(scheme), mpp, rng, nuclei, stains=stains)
+
+
+def positive_region(semantic: npt.NDArray[np.uint8], scheme: LabelScheme) -> npt.NDArray[np.bool_]:
+    """Where a mask is positive tumour, bool [H, W]; a pixel of the class `cell` is where the nearest tissue is."""
+    is_positive, is_cell = np.zeros(256, np.bool_), np.zeros(256, np.bool_)
+    is_positive[list(scheme.ids("tumour_positive"))] = True
+    is_cell[[each.id for each in scheme.classes if each.name == "cell"]] = True
+    cells = is_cell[semantic]
+    without_region = (cells | np.isin(semantic, scheme.ids("air"))).astype(np.uint8)
+    if not cells.any() or without_region.all():
+        return is_positive[semantic]
+    _, places = cv2.distanceTransformWithLabels(without_region, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    region = np.zeros(int(places.max()) + 1, np.uint8)
+    region[places[without_region == 0]] = semantic[without_region == 0]
+    return is_positive[np.where(cells, region[places], semantic)]
 
 
 def marker_kind(scheme: LabelScheme) -> MarkerKind:

@@ -1,6 +1,7 @@
 """Coarse maps: morphology against oracles, drawings line by line, augmentation and the plan's own maps."""
 
 import hashlib
+import json
 import re
 import struct
 import zlib
@@ -375,8 +376,54 @@ def test_a_folder_is_read_by_name_and_other_files_are_left_alone(tmp_path: Path)
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_folder_without_drawings_is_refused(tmp_path: Path, exists: bool) -> None:
     folder = tmp_path if exists else tmp_path / "none"
-    with pytest.raises(UserError, match="expected PNG drawings, got none" if exists else "expected a folder of PNG"):
+    with pytest.raises(
+        UserError, match="expected PNG drawings or labelme's JSON, got none" if exists else "expected a folder of PNG"
+    ):
         read_sketches(folder, TISSUE)
+
+
+def outline(path: Path, *shapes: tuple[str, str, object], **changes: object) -> Path:
+    """labelme's JSON of an image of 200x400, (height, width), with shapes (label, kind, points)."""
+    listed = [{"label": label, "shape_type": kind, "points": points} for label, kind, points in shapes]
+    document = {"imagePath": f"{path.stem}.jpg", "imageHeight": 200, "imageWidth": 400, "shapes": listed}
+    path.write_text(json.dumps(document | changes))
+    return path
+
+
+DISC = ("tissue", "circle", [[200, 100], [280, 100]])
+HOLE = ("air", "rectangle", [[180, 80], [220, 120]])
+
+
+@pytest.mark.parametrize("size", [None, (200, 400), (64, 128), (100, 100)])
+def test_outlines_of_labelme_are_read_at_any_size(tmp_path: Path, size: tuple[int, int] | None) -> None:
+    outline(tmp_path / "a.json", DISC, HOLE)
+    draw(tmp_path / "a.png").rename(tmp_path / "a.jpg")  # what was drawn on
+    sketch = one(tmp_path, size=size)
+    height, width = sketch.labels.shape
+    assert (height, width) == (size or (200, 400))
+    y, x = (np.mgrid[:height, :width] + 0.5 - np.array([height, width])[:, None, None] / 2) * 200 / height
+    wanted = (np.hypot(y, x) < 80) & ~((np.abs(y) < 20) & (np.abs(x) < 20))
+    assert np.mean(sketch.labels != wanted) < 0.01
+    share, _, words = sketch.notes[-1].partition(" ")
+    assert float(share) == pytest.approx(100 * np.mean(np.hypot(y, x) > 80), abs=1)
+    assert words == "% of it is in no shape, read as air"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "changes", "said"),
+    [
+        ([("tumour", *DISC[1:])], {}, r"shape 1: expected a class of tissue \(air, tissue\), got 'tumour'. Rename it"),
+        ([HOLE], {}, "got air nearly everywhere"),
+        ([DISC], {"imageHeight": None}, "with the size of its image, got none"),
+        ([DISC], {"imagePath": "b.png"}, "expected annotations of a, got those of b.png"),
+        ([("tissue", "line", [[0, 0], [1, 1]])], {}, "shape 1: expected a polygon, rectangle, circle or mask"),
+        ([], {"shapes": None}, "expected labelme's JSON with shapes"),
+    ],
+)
+def test_outlines_that_cannot_be_read_are_refused(tmp_path: Path, shapes: list, changes: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said) as refused:
+        one(outline(tmp_path / "a.json", *shapes, **changes))
+    assert str(tmp_path / "a.json") in str(refused.value)
 
 
 def test_the_digest_tells_pools_apart(tmp_path: Path) -> None:

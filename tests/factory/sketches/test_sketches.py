@@ -291,7 +291,7 @@ def test_check_reads_colours_of_other_schemes_and_white_as_tissue(cli: Callable[
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--check", "none"], "expected a folder of PNG drawings, got none"), (["--check", "bare"], "got none. Draw some"),
+    [(["--check", "none"], "folder of PNG drawings or labelme's JSON"), (["--check", "bare"], "got none. Draw some"),
      (["--check", "bare", "--size", "tall"], "--size: expected HEIGHTxWIDTH")],
 )  # fmt: skip
 def test_folders_without_drawings_are_refused(

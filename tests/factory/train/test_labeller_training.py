@@ -1,6 +1,7 @@
 """`factory train hdgan`: annotated images in, a whole folder out; resumed is unbroken; wrong input is one line."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from factory.joint.features import FeatureStore
 from factory.joint.generators import DrawConfig
 from factory.joint.hdgan import tap_shapes
 from factory.joint.held_out import class_figures, confusion
-from factory.joint.labeller import STATE_KIND, read_labeller
+from factory.joint.labeller import STATE_KIND, read_labeller, steps_of
 from factory.train import labeller as labeller_run
 from factory.train.labeller import FEATURES, HELD_OUT, SHEET, LabellerRunConfig
 from manifests import get_scheme
@@ -59,7 +60,7 @@ def test_the_command_leaves_a_whole_folder_and_says_how_good_it_is(
     words = ("--generator", generator, "--data", annotated, "--out", tmp_path / "run", "--device", "cpu", *SETS)
     dry = cli("factory", "train", "hdgan", *words, "--dry-run")
     assert "4 annotated images of 32x64 to learn from and 2 held out" in dry.out
-    assert "GB of features" in dry.out
+    assert re.search(r"2 classifiers of 30 steps of 512 each, for [78],\d{3} labelled\s+pixels", dry.out)
     assert not (tmp_path / "run").exists()
     done = cli("factory", "train", "hdgan", *words)
     assert done.code == 0, done.err
@@ -123,12 +124,21 @@ def test_blocks_are_counted_from_the_last_and_all_are_read_by_default(
 
 def test_the_steps_are_said_and_few_are_warned_of(generator: Path, annotated: Path, tmp_path: Path) -> None:
     run = run_of(generator, annotated, tmp_path / "run", steps=None, epochs=3, batch=64)
-    steps = 3 * -(-run.labelled_px // 64)
-    assert f"{run.labelled_px:,} labelled pixels, so each classifier takes {steps} steps of 64" in run.notes[0]
+    assert run.steps == 3 * -(-run.labelled_px // 64)
+    assert run.notes == ()
     few = run_of(generator, annotated, tmp_path / "run", steps=labeller_run.FEW_STEPS - 1)
-    assert "--config hdgan_light" in few.notes[1]
+    assert "--config hdgan_light" in few.notes[0]
     enough = run_of(generator, annotated, tmp_path / "run", steps=labeller_run.FEW_STEPS)
     assert "few" not in " ".join(enough.notes)
+
+
+@pytest.mark.parametrize(("pixels", "steps"), [(100, 400), (65_536, 400), (4_096 * 999 + 1, 1000), (10**9, 2000)])
+def test_the_light_preset_takes_its_steps_by_the_labelled_pixels(pixels: int, steps: int) -> None:
+    light = labeller_run.resolve_labeller("hdgan_light", [], {}, "cpu")
+    assert steps_of(pixels, light) == steps
+    assert steps_of(pixels, light.model_copy(update={"steps": 7})) == 7
+    with pytest.raises(UserError, match="expected the fewest steps first, then the most"):
+        labeller_run.resolve_labeller("hdgan_light", ["steps_within=[9, 3]"], {}, "cpu")
 
 
 def test_figures_by_class_are_those_of_a_table_by_hand() -> None:

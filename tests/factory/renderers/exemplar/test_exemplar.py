@@ -14,7 +14,7 @@ from factory.core.config import parse
 from factory.plan.request import Request
 from factory.renderers.conditions import draw_condition
 from factory.renderers.exemplar.compose import Composed, places_of
-from factory.renderers.exemplar.exemplar import Exemplar
+from factory.renderers.exemplar.exemplar import Exemplar, positive_region
 from factory.renderers.exemplar.layout import match_classes
 from manifests.labels import get_scheme
 from manifests.tile import Tile
@@ -191,6 +191,20 @@ def test_a_marker_is_painted_where_the_layout_is_positive_alone(bank_of: Banks) 
         np.mean([np.quantile(each[:, half], 0.9) for each in brown]) for half in (np.s_[64:], np.s_[:64])
     )
     assert positive > negative + 20
+
+
+def test_cells_are_in_the_region_around_them() -> None:
+    scheme = get_scheme("pdl1_cells")
+    (air,), (positive,), (negative,) = map(scheme.ids, ("air", "tumour_positive", "tumour_negative"))
+    cell = scheme.names.index("cell")
+    semantic = np.full((32, 64), negative, np.uint8)
+    semantic[:, 32:], semantic[:, 56:] = positive, air
+    alone = positive_region(semantic, scheme)
+    assert np.array_equal(alone, semantic == positive)
+    semantic[10:14, 40:50] = semantic[10:14, 10:20] = cell
+    semantic[20:24, 52:56] = cell  # at the air
+    assert np.array_equal(positive_region(semantic, scheme), alone)
+    assert not positive_region(np.full((8, 8), cell, np.uint8), scheme).any()
 
 
 def test_painting_needs_positive_tumour(bank_of: Banks) -> None:
