@@ -10,6 +10,7 @@ from factory.api.arguments import PathLike, Size, path_of, shares_text, size_tex
 from factory.core.paths import local_path
 
 if TYPE_CHECKING:
+    from factory.ingest.options import CellRule
     from manifests.dataset import Dataset
 
 
@@ -38,6 +39,7 @@ def ingest(
     air_threshold: int | None = None,
     regions: bool = False,
     smooth_um: float | None = None,
+    cells_by_colour: CellRule | None = None,
     max_background: float | None = None,
     group_pattern: str | None = None,
     groups: PathLike | None = None,
@@ -69,7 +71,8 @@ def ingest(
         mpp: micrometres per pixel of flat files. resample_mpp: bring all images to this resolution.
         stain: ``"he"`` or ``"ihc"``, for the grey level of air, or patterns: ``"*_he*=he,*_pdl1*=ihc"``.
         air_threshold: that grey level itself. regions: make region labels of points and ROI.
-        smooth_um: sigma over which ``regions`` blends cells. max_background: drop tiles with more air.
+        smooth_um: sigma over which ``regions`` blends cells. cells_by_colour: paint the class cell by colour,
+            ``"grey"`` or ``"depas"``. max_background: drop tiles with more air.
         group_pattern: regular expression on the stem, whose first group is patient or slide.
         groups: CSV ``name,group`` instead. split: shares of train, val and test. splits: CSV ``name,split`` instead.
         seed: of the split. ignore_unpaired: leave out files without their partner instead of refusing them.
@@ -115,6 +118,7 @@ def ingest(
         air_threshold=air_threshold,
         regions=regions,
         smooth_um=smooth_um,
+        cells_by_colour=cells_by_colour,
         max_background=max_background,
         group_pattern=group_pattern,
         groups=path_of(groups),

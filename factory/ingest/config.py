@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from factory.core.config import Config, digest
+from factory.ingest.options import CellRule
 from factory.learn.cells_by_colour import AIR_GREY
 from manifests.labels import LabelScheme
 
@@ -48,6 +49,7 @@ class IngestConfig(Config):
         mpp: of images whose files do not state it. resample_mpp: resolution that images are brought to.
         air: (file name pattern, grey level); the first that matches an image applies.
         smooth_um: width of region labels made of points and ROI; None makes none.
+        cells_by_colour: rule by which the last class of the scheme, `cell`, is painted into the labels; None for none.
         max_background: tiles with a larger share of air and unlabelled pixels are dropped.
         group_pattern: regular expression whose first group is the group id; groups_sha256: of the file instead.
         split: shares of train, val and test by groups; splits_sha256: of the file instead. seed: of the split.
@@ -57,7 +59,7 @@ class IngestConfig(Config):
             that it learnt from.
     """
 
-    added: ClassVar = frozenset({"generator", "trained_on"})
+    added: ClassVar = frozenset({"generator", "trained_on", "cells_by_colour"})
     name: str
     patterns: dict[str, str]
     files_sha256: str
@@ -74,6 +76,7 @@ class IngestConfig(Config):
     resample_mpp: float | None = None
     air: tuple[tuple[str, int], ...] = (("*", AIR_THRESHOLDS["he"]),)
     smooth_um: float | None = None
+    cells_by_colour: CellRule | None = None
     max_background: float = MAX_BACKGROUND
     group_pattern: str | None = None
     groups_sha256: str | None = None
@@ -92,6 +95,11 @@ class IngestConfig(Config):
         return LabelScheme.from_dict(self.scheme)
 
     @property
+    def region_scheme(self) -> LabelScheme:
+        """The scheme of the labels before cells are painted into them."""
+        return self.label_scheme if self.cells_by_colour is None else without_cells(self.label_scheme)
+
+    @property
     def identity(self) -> str:
         """Digest of the configuration without the files' content: correcting a mask keeps the sample ids."""
         document = self.model_dump(mode="json") | {"files_sha256": ""}
@@ -99,3 +107,9 @@ class IngestConfig(Config):
             if document[key] is None:
                 del document[key]  # keeps the ids of data sets from before these existed
         return digest(document)
+
+
+def without_cells(scheme: LabelScheme) -> LabelScheme:
+    """A scheme without its last class."""
+    projections = {target: ids[:-1] for target, ids in scheme.projections.items()}
+    return LabelScheme(scheme.name, scheme.classes[:-1], projections, scheme.tps_basis)

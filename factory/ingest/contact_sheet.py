@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from factory.core.page import encode_image
-from factory.ingest.image_buffer import Region, open_image
+from factory.ingest.image_buffer import Region, open_image, with_painted_cells
 from factory.ingest.writing import Plan
 from manifests.errors import UserError
 from manifests.files import write_atomic
@@ -56,7 +56,8 @@ def _cell(plan: Plan, number: int) -> npt.NDArray[np.uint8]:
     with open_image(image.source, image.geometry, plan.job.config) as opened:
         for place in tried:
             y, x = image.origins[place]
-            edges, drawn = _outlined(opened.read(y, x, *image.geometry.clipped(size)))
+            region = opened.read(y, x, *image.geometry.clipped(size))
+            edges, drawn = _outlined(with_painted_cells(region, image.geometry.mpp, plan.job.config))
             if best is None or edges > best[0]:
                 best = edges, drawn
     assert best is not None  # an image that is chosen has a tile

@@ -6,7 +6,7 @@ import contextlib
 import fnmatch
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import cv2
@@ -25,6 +25,7 @@ from factory.ingest.labels import Labels, air, assemble, read_labels
 from factory.ingest.pairing import IMAGE, LABELS, Source, SourceError
 from factory.ingest.points import Points
 from factory.ingest.region_labels import label_regions
+from factory.learn.cells_by_colour import with_cells
 
 _MAX_READ_PX = 2**24
 """Pixels of a slide that are read in one go when they are to be shrunk."""
@@ -55,6 +56,15 @@ class ImageBuffer(Protocol):
     def read(self, y: int, x: int, height: int, width: int) -> Region:
         """The pixels of a rectangle that lies inside."""
         ...
+
+
+def with_painted_cells(region: Region, mpp: float, config: IngestConfig) -> Region:
+    """The region with cells painted by colour where a configuration asks for them, else as it is."""
+    rule = config.cells_by_colour
+    if rule is None:
+        return region
+    schemes = config.region_scheme, config.label_scheme
+    return replace(region, semantic=with_cells(region.semantic, region.image, mpp, *schemes, rule=rule))
 
 
 @contextlib.contextmanager

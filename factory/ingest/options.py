@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ from factory.core.options import OUTPUT, SCHEMES, TILES, Heading
 
 KINDS = ("images", "instances", "semantic", "classes", "points", "roi")
 """Kinds of files; the options with their patterns have these names."""
+
+CellRule = Literal["grey", "depas"]
+"""Rules of `factory.learn.cells_by_colour.CELL_RULES`."""
 
 _FILES, _LABELS, _SPLITS = Heading("Files"), Heading("Labels"), Heading("Groups and splits")
 _PATTERN = "Pattern of the {} files, e.g. {}; {{stem}} is the part shared with the image. [default: by folder name]"
@@ -87,6 +90,13 @@ class Request:
     ] = False
     smooth_um: Annotated[
         float | None, _LABELS("Sigma in micrometres over which --regions blends cells. [default: 5]")
+    ] = None
+    cells_by_colour: Annotated[
+        CellRule | None,
+        _LABELS(
+            "Paint the class cell (of ki67_cells, pdl1_cells or your scheme) where a pixel is dark (grey), or brown by "
+            "the rule of DEPAS (depas), and air where it is bright. [default: none]"
+        ),
     ] = None
     size: Annotated[
         str | None,

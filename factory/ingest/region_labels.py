@@ -69,7 +69,7 @@ def label_regions(
                 "Mark one, or remove the file and leave the image out with --ignore-unpaired"
             ]
         )
-    return region_labels(roi, marked, is_air, mpp, config.label_scheme, smooth_um=config.smooth_um), marked
+    return region_labels(roi, marked, is_air, mpp, config.region_scheme, smooth_um=config.smooth_um), marked
 
 
 def region_labels(

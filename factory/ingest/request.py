@@ -12,7 +12,7 @@ from factory.core.config import digest, option_names, parse, parse_size, read_ya
 from factory.core.images.slides import content_files
 from factory.core.label_files.base import resolve_format
 from factory.ingest import grouping
-from factory.ingest.config import AIR_THRESHOLDS, MAX_BACKGROUND, IngestConfig
+from factory.ingest.config import AIR_THRESHOLDS, MAX_BACKGROUND, IngestConfig, without_cells
 from factory.ingest.label_files import LabelFiles, find_label_files
 from factory.ingest.options import Request as Request
 from factory.ingest.pairing import LABELS, MASKS, Pairing, find_patterns, pair
@@ -20,7 +20,7 @@ from factory.ingest.region_labels import MAX_SMOOTH_UM, SMOOTH_UM
 from factory.plan.rows import load_scheme
 from manifests.errors import UserError, shown
 from manifests.files import sha256_file
-from manifests.labels import IGNORE, LabelScheme
+from manifests.labels import IGNORE, SCHEMES, LabelScheme
 from manifests.limits import CONFIG_VALUES, parse_json
 from manifests.store import MAX_TILE_PX
 
@@ -95,9 +95,15 @@ def _config(request: Request, name: str, patterns: Mapping[str, str], labels: La
     kinds = frozenset(patterns) | ({LABELS} if labels is not None else set())
     smooth_um = _smooth_um(request, kinds)
     default = resolve_format(labels.format).scheme if request.scheme is None and labels is not None else request.scheme
-    scheme = _scheme(default, kinds) if smooth_um is None else _region_scheme(request.scheme or "ki67")
+    scheme = _loaded(default if smooth_um is None else request.scheme or "ki67", request, kinds)
+    regions = scheme if request.cells_by_colour is None else without_cells(scheme)
+    if smooth_um is None:
+        _check_scheme(regions, kinds)
+    else:
+        _check_region_scheme(regions)
     is_weak = not kinds & {"semantic", "instances", LABELS}
     most = (MAX_BACKGROUND if is_weak else 1.0) if request.max_background is None else request.max_background
+    is_weak |= request.cells_by_colour is not None
     if not 0 <= most <= 1:
         raise UserError(f"--max-background: expected a share from 0 to 1, got {most}.")
     values = {
@@ -115,6 +121,7 @@ def _config(request: Request, name: str, patterns: Mapping[str, str], labels: La
         **_geometry(request),
         "air": parse_stain(request.stain, request.air_threshold),
         "smooth_um": smooth_um,
+        "cells_by_colour": request.cells_by_colour,
         "max_background": most,
         "group_pattern": request.group_pattern,
         "groups_sha256": sha256_file(request.groups) if request.groups and request.groups.is_file() else None,
@@ -139,8 +146,8 @@ def _origin(request: Request) -> dict[str, Any]:
     return {"generator": request.generator, "trained_on": request.trained_on or []}
 
 
-def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:
-    """The requested scheme, or the one that the kinds of files imply; checked against them."""
+def _loaded(name: str | None, request: Request, kinds: frozenset[str]) -> LabelScheme:
+    """The requested scheme, or the one that the kinds of files imply; with cells by colour the one with that class."""
     if "classes" in kinds and "instances" not in kinds:
         raise UserError("--classes: expected --instances with it, got none. A class map alone is --semantic.")
     if {"classes", "semantic"} <= kinds:
@@ -149,7 +156,22 @@ def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:
         if "semantic" in kinds:
             raise UserError("--scheme: expected the scheme of the semantic masks, got none. Say e.g. --scheme pdl1.")
         name = "ihc" if "classes" in kinds else "nuclei" if "instances" in kinds else "tissue"
-    scheme = load_scheme(name)
+    if request.cells_by_colour is None:
+        return load_scheme(name)
+    if "instances" in kinds:
+        raise UserError("--cells-by-colour: expected images without instances, which are the cells. Leave it out.")
+    scheme = load_scheme(f"{name}_cells" if f"{name}_cells" in SCHEMES else name)
+    if scheme.names[-1] != "cell" or len(scheme.ids("air")) != 1 or scheme.ids("nucleus"):
+        raise UserError(
+            "--cells-by-colour: expected a scheme of regions with one class of air, whose last class is cell, got "
+            f"{scheme.name} ({', '.join(scheme.names)}). Use --scheme ki67, pdl1, or your own as "
+            "configs/schemes/tissue_cells.yaml, which is for images without labels."
+        )
+    return scheme
+
+
+def _check_scheme(scheme: LabelScheme, kinds: frozenset[str]) -> None:
+    """Refuse a scheme that the kinds of files do not fit."""
     if not kinds & {"semantic", "classes", LABELS}:
         if "instances" in kinds and (len(scheme.ids("nucleus")) != 1 or scheme.ids("nucleus") == (0,)):
             raise UserError(
@@ -161,7 +183,6 @@ def _scheme(name: str | None, kinds: frozenset[str]) -> LabelScheme:
                 f"--scheme: expected tissue for images without labels, got {scheme.name}. "
                 "Leave --scheme out, or give masks with --semantic or --instances."
             )
-    return scheme
 
 
 def _smooth_um(request: Request, kinds: frozenset[str]) -> float | None:
@@ -180,9 +201,8 @@ def _smooth_um(request: Request, kinds: frozenset[str]) -> float | None:
     return smooth_um
 
 
-def _region_scheme(name: str) -> LabelScheme:
-    """A scheme of regions: one class each for air, positive and negative tumour, and the rest."""
-    scheme = load_scheme(name)
+def _check_region_scheme(scheme: LabelScheme) -> None:
+    """Refuse a scheme that has not one class each for air, positive and negative tumour, and the rest."""
     counts = [len(scheme.ids(role)) for role in ("air", "tumour_positive", "tumour_negative")]
     others = [label.name for label in scheme.classes if not label.roles]
     if counts != [1, 1, 1] or len(others) != 1 or scheme.ids("nucleus"):
@@ -190,7 +210,6 @@ def _region_scheme(name: str) -> LabelScheme:
             f"--scheme: expected one class each for air, positive and negative tumour and everything else with "
             f"--regions, got {scheme.name} ({', '.join(scheme.names)}). Use ki67 or pdl1."
         )
-    return scheme
 
 
 def _label_settings(request: Request, labels: LabelFiles | None, scheme: LabelScheme) -> dict[str, Any] | None:

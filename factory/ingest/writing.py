@@ -25,7 +25,7 @@ from factory.core.runs import POINTS, REGIONS, Run, RunSpec
 from factory.core.wording import grouped
 from factory.ingest.config import IngestConfig
 from factory.ingest.grouping import draw_splits
-from factory.ingest.image_buffer import open_image
+from factory.ingest.image_buffer import open_image, with_painted_cells
 from factory.ingest.pairing import SourceError
 from factory.ingest.points import Points, encode_points
 from factory.ingest.region_labels import agreement_document
@@ -257,6 +257,7 @@ def _samples(plan: Plan, rows: range) -> Iterator[tuple[npt.NDArray[np.uint8], T
             with open_image(image.source, geometry, config) as opened:
                 for tile in tiles:
                     region = opened.read(tile.y, tile.x, *geometry.clipped(size))
+                    region = with_painted_cells(region, geometry.mpp, config)
                     pixels, semantic, instance = pad(region.image, region.semantic, region.instance, size)
                     labels = Tile(semantic, instance, geometry.mpp, config.label_scheme)
                     yield pixels, labels, _row(plan, image, tile)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.core.shipped import configs_dir
 from factory.ingest.points import Points
 from factory.ingest.region_labels import (
     Agreement,
@@ -22,6 +23,7 @@ from factory.ingest.region_labels import (
     region_labels,
     summary,
 )
+from factory.learn.cells_by_colour import with_cells
 from manifests import get_scheme, open_dataset, verify
 from tests.ingest_files import SIZE, ingest_command, nuclei_folder, save, tissue_image
 
@@ -227,6 +229,48 @@ def test_regions_come_out_as_a_data_set_that_says_how_cells_agree(
     assert json.loads((out / "regions.json").read_text())["smooth_um"] == 9
     assert ingest_command(source, "--mpp", 0.5, *CELLS, "--out", out, "--overwrite") == 0
     assert not (out / "regions.json").exists()
+
+
+@pytest.mark.parametrize("rule", ["grey", "depas"])
+def test_cells_are_painted_into_regions_by_colour(tmp_path: Path, rule: str) -> None:
+    source, out, plain = region_folder(tmp_path / "source"), tmp_path / "out", tmp_path / "plain"
+    image = tissue_image(0)
+    image[40:50, 40:52], image[20:30, 60:70] = (120, 70, 30), (90, 110, 180)  # a brown nucleus and a blue one
+    image[:, 72:] = 225
+    save(source / "images" / "a.png", image)
+    command: tuple[Any, ...] = (source, "--regions", "--mpp", 0.5, "--stain", "ihc", *CELLS, "--size", "32x96")
+    assert ingest_command(*command, "--out", plain) == 0
+    assert ingest_command(*command, "--cells-by-colour", rule, "--out", out) == 0
+    assert verify(out) == []
+    cells = get_scheme("ki67_cells")
+    for sample, before in zip(open_dataset(out), open_dataset(plain), strict=True):
+        assert (sample.row["label_scheme"], sample.row["label_origin"]) == ("ki67_cells", "weak")
+        wanted = with_cells(before.tile.semantic, sample.image, 0.5, KI67, cells, rule=rule)
+        np.testing.assert_array_equal(sample.tile.semantic, wanted)
+        assert (wanted == cells.names.index("cell")).any()
+    kept, before = (json.loads((root / "regions.json").read_text()) for root in (out, plain))
+    assert kept == before | {"scheme": "ki67_cells"}  # cells hide no region from the marks
+    assert ingest_command(*command, "--cells-by-colour", rule, "--scheme", "ki67_cells", "--out", out) == 0  # there
+
+
+def test_cells_of_images_alone_take_a_scheme_of_tissue_and_cells(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "a" / "images" / "a.png", tissue_image(0))
+    words = (tmp_path / "a", "--mpp", 0.5, "--stain", "ihc", "--cells-by-colour", "grey")
+    scheme = configs_dir() / "schemes" / "tissue_cells.yaml"
+    assert ingest_command(*words, "--scheme", scheme, "--out", tmp_path / "out") == 0
+    (sample,) = open_dataset(tmp_path / "out")
+    assert np.unique(sample.tile.semantic[:, :24]).tolist() == [0]
+    assert (sample.tile.semantic[:, 24:] == 2).mean() > 0.9
+    capfd.readouterr()
+    for scheme in ("nuclei", "tissue"):
+        assert ingest_command(*words, "--scheme", scheme, "--out", tmp_path / "no") == 2
+        assert "whose last class is cell" in capfd.readouterr().err
+    words = (nuclei_folder(tmp_path / "b"), *words[1:], "--scheme", "pdl1")
+    assert ingest_command(*words, "--out", tmp_path / "no") == 2
+    assert "expected images without instances" in capfd.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def test_tiles_of_regions_are_cut_from_the_whole_image_whatever_its_resolution(tmp_path: Path) -> None:
