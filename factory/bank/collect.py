@@ -98,12 +98,12 @@ def choose_pages(paths: Sequence[Path], scheme: LabelScheme | None, max_mb: floa
         raise UserError(f"--data {names}: expected annotated tiles of split train, got none. Ingest some with --split.")
     rows = [source.dataset.row(source.position) for source in offered]
     mpp = float(rows[0]["mpp"])
-    for row in rows:
+    for source, row in zip(offered, rows, strict=True):
         if abs(row["mpp"] - mpp) > SAME_MPP * mpp:
             raise UserError(f"--data: expected one resolution, got {mpp:g} and {row['mpp']:g} um per pixel. Resample.")
         if min(row["height"], row["width"]) < SMALLEST_PX:
             raise UserError(
-                f"--data: {row['sample_id']}: expected tiles of at least {SMALLEST_PX}x{SMALLEST_PX}, "
+                f"{source.dataset.root}: {row['sample_id']}: expected tiles of at least {SMALLEST_PX}x{SMALLEST_PX}, "
                 f"got {row['height']}x{row['width']}. Ingest larger ones."
             )
     for source in offered:

@@ -35,7 +35,7 @@ def starter_of(name: str, sha256: str | None = None) -> Path | None:
 
 
 def fitting_starter(name: str, scheme: LabelScheme, mpp: float) -> tuple[Path, Card] | None:
-    """The starter that serves masks of a scheme best: by its scheme, then one that it reads as, then by resolution.
+    """The starter that serves masks of a scheme best: one that can draw them, then by resolution, then by scheme.
 
     Args:
         name: of what draws with it. scheme: of the masks. mpp: micrometres per pixel.
@@ -48,7 +48,7 @@ def fitting_starter(name: str, scheme: LabelScheme, mpp: float) -> tuple[Path, C
         fields = each[1].fields
         own, trained = str(fields["scheme"]["name"]), float(fields["mpp"])
         reads = own == scheme.name or own in scheme.projections
-        return not reads, own != scheme.name, abs(mpp - trained) > LEARNT_MPP * trained
+        return not reads, abs(mpp - trained) > LEARNT_MPP * trained, own != scheme.name
 
     return min(starters_of(name).items(), key=misfit, default=None)
 

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _GENERATED = ("docs/_build", "docs/reference/commands", "docs/reference/configuration", "docs/reference/tables")
 _BLOCK = re.compile(r"^(?P<fence>`{3,})(?P<language>[\w-]*)\n(?P<code>.*?)^(?P=fence)$", re.MULTILINE | re.DOTALL)
 _HEREDOC = re.compile(r"<<'(\w+)'.*?^\1$", re.MULTILINE | re.DOTALL)
+_SHELLS = ("sh", "bash", "console")
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
 
@@ -42,11 +43,25 @@ def blocks(path: Path, *languages: str) -> list[str]:
 
 def command_lines(path: Path) -> Iterator[CommandLine]:
     """Yield every command of the shell blocks of a page; here-documents and comments are left out."""
-    for code in blocks(path, "sh", "bash", "console"):
-        text = _HEREDOC.sub("", code).replace("\\\n", " ")
-        for line in text.splitlines():
-            for words in _commands(line.strip().removeprefix("$ ")):
-                yield CommandLine(name_of(path), words)
+    for code in blocks(path, *_SHELLS):
+        yield from _lines_of(name_of(path), code)
+
+
+def sections(path: Path) -> dict[str, list[CommandLine]]:
+    """Return the commands of every section that has some, by its heading of the second level."""
+    found = {}
+    for part in re.split(r"^## ", path.read_text(), flags=re.MULTILINE)[1:]:
+        codes = [match["code"] for match in _BLOCK.finditer(part) if match["language"] in _SHELLS]
+        if codes:
+            found[part.splitlines()[0]] = [line for code in codes for line in _lines_of(name_of(path), code)]
+    return found
+
+
+def _lines_of(page: str, code: str) -> Iterator[CommandLine]:
+    text = _HEREDOC.sub("", code).replace("\\\n", " ")
+    for line in text.splitlines():
+        for words in _commands(line.strip().removeprefix("$ ")):
+            yield CommandLine(page, words)
 
 
 def _commands(line: str) -> Iterator[tuple[str, ...]]:

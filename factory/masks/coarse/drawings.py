@@ -122,9 +122,10 @@ def _by_outline(path: Path, scheme: LabelScheme, size: tuple[int, int] | None) -
     try:
         document = read_json(path)
         document = document if isinstance(document, dict) else {}
-        drawn_on = document.get("imageHeight"), document.get("imageWidth")
-        if not all(isinstance(side, int) and side > 0 for side in drawn_on):
+        height, width = document.get("imageHeight"), document.get("imageWidth")
+        if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
             raise UnreadableError("expected labelme's JSON with the size of its image, got none. Save it in labelme")
+        drawn_on = height, width
         shapes = Labelme.read(path, path.stem, drawn_on, nuclei=False).shapes
     except UnreadableError as error:
         raise UserError(f"{path}: {error}.") from error

@@ -215,8 +215,10 @@ def test_starters_are_found_by_scheme_and_resolution_or_by_name(
     monkeypatch.setattr("factory.core.starters.STARTER", tmp_path)
     for scheme in ("ki67", "tissue"):
         shutil.copy(weights("depas", scheme) / BEST, tmp_path / f"depas-{scheme}.safetensors")
+    tissue = read_checkpoint(tmp_path / "depas-tissue.safetensors", WEIGHTS_KIND)
+    write_weights(tmp_path / "depas-coarse.safetensors", tissue.tensors, {**tissue.card, "mpp": 2.0})
     digests = {path.stem: card.sha256 for path, card in starters_of("depas").items()}
-    assert list(digests) == ["depas-tissue", "depas-ki67"]  # the one of fewer classes where nothing is asked
+    assert list(digests) == ["depas-coarse", "depas-tissue", "depas-ki67"]  # those of fewer classes first
 
     def drawn_with(*assignments: str, **plan: Any) -> tuple[str, str]:
         config, scheme = resolve_make(plan, {"masks": "depas", "renderer": "palette"}, None, assignments)
@@ -229,9 +231,25 @@ def test_starters_are_found_by_scheme_and_resolution_or_by_name(
     assert drawn_with(scheme="ki67") == ("depas-ki67", "ki67")
     assert drawn_with(tps="0.3") == ("depas-ki67", "ki67")
     assert drawn_with(scheme="pdl1") == ("depas-tissue", "pdl1")
+    assert drawn_with(scheme="pdl1", mpp=2.0) == ("depas-coarse", "pdl1")
+    assert drawn_with(scheme="ki67", mpp=2.0) == ("depas-coarse", "ki67")  # the other is of another resolution
     assert drawn_with("masks.weights=depas-ki67") == ("depas-ki67", "ki67")
-    with pytest.raises(UserError, match=r"depas-ki76: expected .* a starter \(depas-ki67, depas-tissue\)"):
+    with pytest.raises(
+        UserError, match=r"depas-ki76: expected .* a starter \(depas-coarse, depas-ki67, depas-tissue\)"
+    ):
         drawn_with("masks.weights=depas-ki76")
+
+
+def test_without_a_tissue_share_default_shares_of_the_tissue_are_not_asked_either() -> None:
+    parts = {"masks": "depas", "renderer": "palette"}
+    asked, _ = resolve_make({"scheme": "ki67"}, parts, None, [])
+    assert asked.plan.tumour is not None
+    for plan, assignments in (({"tissue": "none"}, []), ({}, ["plan.tissue=none"])):
+        left, _ = resolve_make({"scheme": "ki67", **plan}, parts, None, assignments)
+        assert (left.plan.tissue, left.plan.tumour) == (None, None)
+        assert left.plan.tps is not None
+    typed, _ = resolve_make({"scheme": "ki67", "tissue": "none", "tumour": "0.5"}, parts, None, [])
+    assert typed.plan.tumour == "0.5"
 
 
 def test_losses_of_scales_are_weighed() -> None:
