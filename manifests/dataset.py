@@ -23,6 +23,7 @@ from manifests.labels import LabelScheme
 from manifests.ledger import read_record
 from manifests.limits import read_json, reads
 from manifests.measure import measure
+from manifests.object_store import THREADS, ObjectPath, located
 from manifests.schema import SCHEMA, DatasetInfo
 from manifests.store import STORE, StoreReader
 from manifests.table import (
@@ -140,6 +141,8 @@ class Dataset:
 
 
 def _no_folder(root: Path) -> str:
+    if isinstance(root, ObjectPath):
+        return f"{root}: expected a data set, got nothing below this name. Copy one there with the store's own tool."
     return (
         f"{root}: expected a data set, got no such folder. Make one with factory make --out {root}, or from real "
         f"images with factory ingest IMAGES --out {root}."
@@ -153,14 +156,14 @@ def open_dataset(
     """Open a finished data set.
 
     Args:
-        root: its folder.
+        root: its folder, or its URL in an object store (s3://, gs://, az://).
         manifest: another manifest of the same store, e.g. a filtered one; default the folder's own.
         columns: of the table that are kept in memory, besides those that name a row's tile; None keeps all.
 
     Raises:
         UserError: when the folder is not a finished data set of this contract.
     """
-    root = Path(root)
+    root = located(root)
     if not root.exists():
         raise UserError(_no_folder(root))
     refuse_links(root, STORE, MANIFEST, PARTS)
@@ -170,7 +173,7 @@ def open_dataset(
         raise UserError(f"{root}: expected a finished data set, got none. Run its command again.")
     kept = None if columns is None else [*dict.fromkeys([*_PLACE, *columns])]
     if manifest:
-        table, info = read_manifest(Path(manifest), lambda: read_info(root / INFO) or _info_of_store(root), kept)
+        table, info = read_manifest(located(manifest), lambda: read_info(root / INFO) or _info_of_store(root), kept)
         _refuse_renumbered(table, root, str(manifest))
     else:
         table, info = read_dataset_manifest(root, lambda: _info_of_store(root), kept)
@@ -223,19 +226,20 @@ def sample_digests(image: npt.NDArray[np.uint8], tile: Tile) -> dict[str, str]:
 
 
 def verify(
-    root: str | Path, on_progress: Callable[[int, int], None] = lambda done, total: None, threads: int = 2
+    root: str | Path, on_progress: Callable[[int, int], None] = lambda done, total: None, threads: int | None = None
 ) -> list[Fault]:
     """Check a data set against its contract: files, ledger, and each row against its sample.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder, or its URL.
         on_progress: called with (samples done, samples in all).
-        threads: number of threads.
+        threads: number of threads; default 2, and `THREADS` for an object store.
 
     Returns:
         All faults, each with its file or sample; empty without faults.
     """
-    root = Path(root)
+    root = located(root)
+    threads = threads or (THREADS if isinstance(root, ObjectPath) else 2)
     if not root.is_dir():
         raise UserError(_no_folder(root))
     try:

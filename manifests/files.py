@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from manifests.errors import UserError
+from manifests.object_store import ObjectPath
 
 _LONGEST_LIFE_S = 86_400.0
 _TEMPORARY = re.compile(r"^\.partial-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
@@ -66,8 +67,37 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def read_tail(path: Path, length: int) -> tuple[bytes, int]:
+    """The last bytes of a file, at most `length`, and its size; links are not followed. Raises an OSError."""
+    if isinstance(path, ObjectPath):
+        return path.tail(length)
+    with _descriptor(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        return os.pread(descriptor, min(length, size), max(size - length, 0)), size
+
+
+def read_part(path: Path, offset: int, length: int) -> bytes:
+    """A range of a file's bytes, shorter where the file ends before; links are not followed. Raises an OSError."""
+    if isinstance(path, ObjectPath):
+        return path.part(offset, length)
+    with _descriptor(path) as descriptor:
+        return os.pread(descriptor, length, offset)
+
+
+@contextlib.contextmanager
+def _descriptor(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def walk(root: Path) -> Iterator[Path]:
     """Every file and link below `root`, sorted by path; links are not followed."""
+    if isinstance(root, ObjectPath):
+        yield from root.files_below()
+        return
     for folder, names, files in os.walk(root):
         names.sort()
         links = [name for name in names if (Path(folder) / name).is_symlink()]

@@ -25,7 +25,7 @@ import pyarrow as pa
 from numcodecs.zstd import Zstd
 
 from manifests.errors import FaultError, UserError, shown
-from manifests.files import link_on, publish, refuse_links, temporary_beside, write_atomic
+from manifests.files import link_on, publish, read_part, read_tail, refuse_links, temporary_beside, write_atomic
 from manifests.limits import read_json
 
 STORE = "store.zarr"
@@ -324,7 +324,7 @@ class StoreReader:
 
     def __init__(self, root: Path) -> None:
         self.root, self.layout = root, read_layout(root)
-        self._indices: OrderedDict[tuple[str, int], npt.NDArray[np.uint64]] = OrderedDict()
+        self._indices: OrderedDict[tuple[str, int], tuple[npt.NDArray[np.uint64], int]] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (StoreReader, (self.root,))
@@ -368,31 +368,28 @@ class StoreReader:
 
     def _chunk(self, spec: ArraySpec, shard: int, position: int, path: Path) -> bytes:
         try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-        except OSError as error:
-            raise FaultError(f"{path}: expected a shard file, got {error.strerror}. Run factory verify.") from error
-        try:
-            offset, length = (int(number) for number in self._index(spec, shard, path, descriptor)[position])
+            index, size = self._index(spec, shard, path)
+            offset, length = (int(number) for number in index[position])
             if offset == _ABSENT:
                 raise FaultError(f"{path}: expected sample {position} of the shard, got none. Run factory verify.")
-            if offset + length > os.fstat(descriptor).st_size:
+            if offset + length > size:
                 raise FaultError(
                     f"{path}: sample {position} of the shard: expected a place in the file, got {length} bytes from "
                     f"{offset}. Run factory verify."
                 )
-            return os.pread(descriptor, length, offset)
-        finally:
-            os.close(descriptor)
+            return read_part(path, offset, length)
+        except OSError as error:
+            raise FaultError(f"{path}: expected a shard file, got {error.strerror}. Run factory verify.") from error
 
-    def _index(self, spec: ArraySpec, shard: int, path: Path, descriptor: int) -> npt.NDArray[np.uint64]:
+    def _index(self, spec: ArraySpec, shard: int, path: Path) -> tuple[npt.NDArray[np.uint64], int]:
+        """Places of the samples in a shard file, and its size."""
         key = (spec.name, shard)
         if key not in self._indices:
             length = self.layout.shard * 16
-            size = os.fstat(descriptor).st_size
-            footer = os.pread(descriptor, length + 4, size - length - 4) if size >= length + 4 else b""
+            footer, size = read_tail(path, length + 4)
             if len(footer) != length + 4 or _crc32c(footer[:-4]) != footer[-4:]:
                 raise FaultError(f"{path}: expected a shard index that matches its crc32c. Run factory verify.")
-            self._indices[key] = np.frombuffer(footer[:-4], "<u8").reshape(-1, 2)
+            self._indices[key] = np.frombuffer(footer[:-4], "<u8").reshape(-1, 2), size
             while len(self._indices) > _CACHED_INDICES:
                 self._indices.popitem(last=False)
         return self._indices[key]

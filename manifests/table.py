@@ -19,8 +19,9 @@ from manifests.contents import INFO as INFO
 from manifests.contents import MANIFEST as MANIFEST
 from manifests.contents import PARTS as PARTS
 from manifests.errors import UserError
-from manifests.files import open_atomic, write_atomic
+from manifests.files import open_atomic, read_tail, write_atomic
 from manifests.limits import LIST_VALUES, ROW_BYTES, read_json, reads
+from manifests.object_store import ObjectPath
 from manifests.schema import (
     METADATA_KEY,
     OWN_COLUMNS,
@@ -199,7 +200,7 @@ def _open(path: Path) -> _Columns:
         raise UserError(f"{path}: expected a Parquet file, got {'a link' if path.is_symlink() else 'no such file'}.")
     with _readable(path):
         _refuse_long_footer(path)
-        metadata = pq.read_metadata(path)
+        metadata = pq.read_metadata(_source(path))
         schema = metadata.schema.to_arrow_schema()
         names = [name for name in schema.names if not _PANDAS_INDEX.fullmatch(name)]
         refuse_unknown(names, str(path))
@@ -230,7 +231,7 @@ def read_groups(path: Path) -> Iterator[pa.Table]:
     # Text stays a dictionary until its size is known: a few kilobytes can expand to gigabytes.
     with (
         _readable(path),
-        pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=columns.text) as parquet,
+        pq.ParquetFile(_source(path), page_checksum_verification=True, read_dictionary=columns.text) as parquet,
     ):
         for numbers in columns.groups:
             table = parquet.read_row_groups(numbers, columns.names, use_threads=False)
@@ -238,6 +239,11 @@ def read_groups(path: Path) -> Iterator[pa.Table]:
             if size > most:
                 raise UserError(f"{path}: expected at most {most:,} bytes of text, got {size:,}. Split it.")
             yield conform(_decoded(table, columns.own), str(path))
+
+
+def _source(path: Path) -> Any:
+    """What pyarrow reads for a path: of an object store a copy on this machine."""
+    return pa.BufferReader(path.copied()) if isinstance(path, ObjectPath) else path
 
 
 @contextlib.contextmanager
@@ -281,9 +287,7 @@ def _refuse_many(metadata: pq.FileMetaData, path: Path) -> None:
 
 def _refuse_long_footer(path: Path) -> None:
     """Refuse a file whose own description would fill the memory."""
-    with path.open("rb") as stream:
-        stream.seek(max(path.stat().st_size - 8, 0))
-        length = int.from_bytes(stream.read(4), "little")
+    length = int.from_bytes(read_tail(path, 8)[0][:4], "little")
     if length > _FOOTER_BYTES:
         raise UserError(f"{path}: expected a footer of at most {_FOOTER_BYTES:,} bytes, got {length:,}.")
 

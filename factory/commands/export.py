@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from factory.core.options import OUTPUT, TILES, DryRun, Overwrite, Workers
+from factory.core.options import DATASET, OUTPUT, TILES, DryRun, Overwrite, Workers
 from factory.export import FORMATS
 
 Split = Literal["all", "train", "val", "test"]
@@ -13,7 +11,7 @@ Split = Literal["all", "train", "val", "test"]
 
 
 def export(
-    dataset: Annotated[Path, typer.Argument(help="Folder of a finished data set.")],
+    dataset: Annotated[Path, DATASET],
     format: Annotated[str, OUTPUT(f"Format: {', '.join(FORMATS)}.")],
     out: Annotated[Path, OUTPUT("New folder for the files, outside every data set.")],
     split: Annotated[Split, TILES("Split to export; tiles without one count as train.")] = "all",

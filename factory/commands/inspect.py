@@ -3,16 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from factory.core.options import OUTPUT, TILES, DryRun
+from factory.core.options import DATASET, OUTPUT, TILES, DryRun
 
 SortBy = Literal["tps", "tissue", "cells", "random"]
 """Columns that the tiles can be spread over."""
 
 
 def inspect(
-    dataset: Annotated[Path, typer.Argument(help="Folder of a finished data set.")] = Path("data/synth"),
+    dataset: Annotated[Path, DATASET] = Path("data/synth"),
     n: Annotated[int, TILES("Tiles on the contact sheet.", "--n")] = 24,
     sort: Annotated[
         SortBy | None,
@@ -28,7 +26,7 @@ def inspect(
     ] = None,
     out: Annotated[
         Path | None,
-        OUTPUT("Folder to write to, outside every data set. [default: inspect/NAME beside the data set]"),
+        OUTPUT("Folder to write to, outside every data set. [default: inspect/NAME beside it; of a URL, here]"),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from factory.core.options import DATASET
+
 
 def verify(
-    dataset: Annotated[Path, typer.Argument(help="The data set's folder.")] = Path("data/synth"),
+    dataset: Annotated[Path, DATASET] = Path("data/synth"),
     repair: Annotated[
         bool,
         typer.Option(
@@ -21,10 +23,12 @@ def verify(
     Examples:
       factory verify data/synth
       factory verify data/real --repair
+      factory verify s3://bucket/synth
     """
     from factory.core.console import progress, say
     from factory.core.datasets import real_pixel_lines
     from factory.core.folder import RUN, lock_folder
+    from factory.core.paths import local_path
     from factory.core.runs import encode_run
     from factory.core.wording import plural
     from manifests import FaultError
@@ -32,6 +36,8 @@ def verify(
     from manifests.dataset import open_dataset
     from manifests.repair import repair as mend
 
+    if repair:
+        local_path(dataset, "dataset with --repair")
     with progress("verifying", 0) as bar:
         faults = check(dataset, lambda done, total: bar.to(done, total))
     if not faults:

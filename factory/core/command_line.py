@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from factory.core.paths import FREE_TEXT, local_text
+from factory.core.paths import DATA_SETS, FREE_TEXT, dataset_path, local_text
 from factory.core.wording import read_number
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ class Command(TyperCommand):
         for param in self.params:
             is_path = Path in _parts(hints.get(param.name))
             if param.name in ctx.params and (is_path or param.name not in FREE_TEXT):
-                ctx.params[param.name] = local_text(ctx.params[param.name], _name_of(param))
+                read = dataset_path if (self.name, param.name) in DATA_SETS else local_text
+                value = ctx.params[param.name]
+                ctx.params[param.name] = value and read(value, _name_of(param))
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, Terminated) as error:

@@ -27,6 +27,7 @@ class Heading:
         return typer.Option(*names, help=help, rich_help_panel=self.title, **settings)
 
 
+DATASET = typer.Argument(help="Folder of a finished data set, or its URL in an object store.")
 INPUT = Heading("Input")
 TILES = Heading("Tiles")
 OUTPUT = Heading("Output")

@@ -14,6 +14,20 @@ _HOME = re.compile(r"(^|[=,])~(?=/|$)")
 FREE_TEXT: Collection[str] = ("licence", "scheduler", "source")
 """Parameters of text in which a URL is right: of a licence, of a scheduler, of the source of training data."""
 
+DATA_SETS: Collection[tuple[str, str]] = (
+    ("export", "dataset"), ("inspect", "beside"), ("inspect", "dataset"), ("verify", "dataset"),
+)  # fmt: skip
+"""Commands and parameters that name a data set to read, which may lie in an object store."""
+
+
+def dataset_path(path: str | Path, where: str) -> Path:
+    """A path as of `local_path`, or one in an object store for its URL."""
+    if (match := _URL.match(str(path))) is not None and match["url"].startswith(("s3:", "gs:", "az:")):
+        from manifests.object_store import located
+
+        return located(path)
+    return local_path(path, where)
+
 
 def local_path(path: str | Path, where: str = "path") -> Path:
     """A path with ``~`` for the home folder. Raises a UserError for a URL, before it becomes a folder ``s3:``."""

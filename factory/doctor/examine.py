@@ -317,9 +317,16 @@ def examine_readers() -> list[Finding]:
         state: State = "ok" if right else "problem"
         text = "decodes a test image" if right else "decodes a test image to other pixels"
         findings.append(Finding("readers", name, state, text, "" if right else "Reinstall it: make install."))
-    there = importlib.util.find_spec("tiffslide") is not None
-    text = "there" if there else "not installed; openslide reads slides instead"
-    return [*findings, Finding("readers", "tiffslide", "ok" if there else "note", text)]
+    return [
+        *findings,
+        _optional("tiffslide", "tiffslide", "openslide reads slides instead"),
+        _optional("object stores", "obstore", f"pip install '{PACKAGE}[cloud]' to read s3://, gs:// and az://"),
+    ]
+
+
+def _optional(name: str, module: str, otherwise: str) -> Finding:
+    there = importlib.util.find_spec(module) is not None
+    return Finding("readers", name, "ok" if there else "note", "there" if there else f"not installed; {otherwise}")
 
 
 def _test_image() -> Any:

@@ -25,6 +25,11 @@ class Croissant(Format):
     bytes_per_px = 0.1
 
     @staticmethod
+    def check(export: Export) -> None:
+        """The paths of the store are relative to the export: both are on this machine."""
+        os.fspath(export.root)
+
+    @staticmethod
     def write(export: Export, part: Part, samples: Iterator[Sample], files: Files) -> Record:
         """Rows of the manifest; the tiles are read, so that the metadata describe a set that is whole."""
         rows = [sample.row for sample in samples]

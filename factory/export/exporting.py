@@ -33,7 +33,7 @@ from manifests.checksums import SUMS, listed_files
 from manifests.contents import is_own
 from manifests.dataset import Dataset, Sample, open_dataset, sample_digests
 from manifests.errors import FaultError, UserError
-from manifests.files import sha256_file, sync_folder, write_atomic
+from manifests.files import sha256_file, sync_folder, walk, write_atomic
 from manifests.limits import CONFIG_BYTES, read_bytes, read_json
 from manifests.schema import SPLITS
 from manifests.store import STORE
@@ -158,11 +158,12 @@ def _check_listed(root: Path) -> None:
         FaultError: when a file is missing or the manifest is not the one that was written.
     """
     listed = listed_files(root)
+    present = {file.relative_to(root).as_posix() for file in walk(root)}
     for name, sha256 in listed.items():
         if not is_own(name):
             raise FaultError(f"{root / SUMS}: expected files of a data set, got {name!r}. Run factory verify --repair.")
         is_manifest = name in (MANIFEST, INFO) or name.startswith(f"{PARTS}/")
-        if not (root / name).is_file() or (is_manifest and sha256_file(root / name) != sha256):
+        if name not in present or (is_manifest and sha256_file(root / name) != sha256):
             raise FaultError(
                 f"{root / name}: expected the file in SHA256SUMS, got another or none. Run factory verify."
             )

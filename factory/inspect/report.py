@@ -16,6 +16,7 @@ from factory.inspect.sheet import render_sheet
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.files import write_atomic
+from manifests.object_store import ObjectPath
 from manifests.store import STORE
 
 SHEET, PAGE = "sheet.png", "index.html"
@@ -36,9 +37,12 @@ class Inspection:
 
 
 def default_out(root: Path) -> Path:
-    """Returns ``data/inspect/synth`` for ``data/synth``: outside the data set, whose SHA256SUMS lists every file."""
+    """Returns ``data/inspect/synth`` for ``data/synth``: outside the data set, whose SHA256SUMS lists every file.
+
+    For a data set in an object store it is ``inspect/synth`` in the working folder.
+    """
     root = root.resolve()
-    return root.parent / "inspect" / root.name
+    return (Path() if isinstance(root, ObjectPath) else root.parent) / "inspect" / root.name
 
 
 def inspect_dataset(

@@ -42,6 +42,7 @@ OTHERS = {
     "done",
     ".",
     "git",
+    "aws",
     "dask",
     ".venv/bin/pytest",
     "factory",

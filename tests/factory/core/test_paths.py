@@ -32,7 +32,7 @@ def test_commands_refuse_urls_and_find_home(cli: Callable[..., Outcome], tmp_pat
         ("make", "--n", 1, "--size", "64x64", "--out", "s3://bucket/x"),
         ("ingest", "https://x.org/slide.svs"),
         ("ingest", "--images", "s3://b/*.png"),
-        ("verify", "s3://bucket/x"),
+        ("verify", "ftp://host/x"),
     ):
         outcome = cli("factory", *command)
         assert outcome.code == 2
