@@ -1,4 +1,7 @@
-"""Memory that grows with rows: peak and bytes a row of plan, make, resume, verify and opening for training."""
+"""Memory that grows with rows: peak and bytes a row of plan, make, resume, verify and opening for training.
+
+Resume, verify and train take a data set whose shards are links to the first one's files, with records made for it.
+"""
 
 import shutil
 import subprocess
@@ -6,17 +9,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from factory.make.pipeline import Prepared, make, prepare_run
+from factory.core.runs import open_run
+from factory.make.pipeline import MakeShard, Prepared, make, prepare_run
 from factory.make.recipes.base import Row, Sample
 from factory.make.report import class_table, closing_table, request_table
 from factory.plan.rows import PlanConfig, plan, requests_digest
 from manifests.dataset import verify
 from manifests.labels import get_scheme
+from manifests.ledger import ShardRecord, finished, publish_record
 from manifests.schema import DatasetInfo
 from manifests.tile import Tile
 from segment.data.augmentation import AugmentConfig
@@ -25,8 +30,10 @@ from segment.data.sampling import MixingSampler
 from segment.data.sources import check_leaks, choose_scheme, open_sources
 from segment.data.tiles import Tiles
 
-ROWS = 10_000, 50_000
-SIZE_PX = 32
+ROWS = 19_200, 57_600
+"""Numbers of tiles, in whole shards."""
+
+SIZE_PX, SHARD = 32, 64
 SCHEME = get_scheme("pdl1")
 
 
@@ -52,7 +59,7 @@ class Blank:
 def prepared(n: int, out: Path) -> Prepared[Blank]:
     """The run of `n` tiles."""
     rows = plan(PlanConfig(n=n, size=(SIZE_PX, SIZE_PX), tps="0-1", tissue="0.8-1"))
-    config = {"plan": {"requests_sha256": requests_digest(rows)}, "shard": 64}
+    config = {"plan": {"requests_sha256": requests_digest(rows)}, "shard": SHARD}
     return prepare_run(Blank(), rows, out, config, DatasetInfo(True, "bench", (SCHEME,)))
 
 
@@ -66,6 +73,26 @@ def run_make(n: int, out: Path) -> None:
     table, _ = make(prepared(n, out), workers=1)
     closing_table(table, SCHEME)
     class_table(table, SCHEME)
+
+
+def run_link(n: int, out: Path) -> None:
+    """Write a finished data set of which only the first shard is made."""
+    shutil.rmtree(out, ignore_errors=True)
+    run_of = prepared(n, out)
+    spec, rows = run_of.spec, run_of.rows
+    with open_run(spec) as run:
+        first = MakeShard(spec, Blank())(0, run_of.rows_of(0), lambda: None)
+        for shard in range(1, spec.layout.shards):
+            files = tuple(replace(file, path=file.path.replace("/c/0/", f"/c/{shard}/")) for file in first.files)
+            for file, source in zip(files, first.files, strict=True):
+                (out / file.path).parent.mkdir(parents=True)
+                (out / file.path).hardlink_to(out / source.path)
+            planned = rows.slice(shard * SHARD, SHARD).to_pylist()
+            asked = ({name: value for name, value in row.items() if value is not None} for row in planned)
+            made = tuple({**first.rows[0], **row, "shard": shard} for row in asked)
+            publish_record(out, ShardRecord(shard, spec.fingerprint, files, made))
+        run.done = finished(out, range(spec.layout.shards), spec.fingerprint)
+        run.finish()
 
 
 def run_resume(n: int, out: Path) -> None:
@@ -93,7 +120,14 @@ def run_train(n: int, out: Path) -> None:
         MixingSampler((tiles,), Shares.constant(0.0), 16, 0, size, AugmentConfig(), 1 / 3).plan(n)
 
 
-PHASES = {"plan": run_plan, "make": run_make, "resume": run_resume, "verify": run_verify, "train": run_train}
+PHASES = {
+    "plan": run_plan,
+    "make": run_make,
+    "link": run_link,
+    "resume": run_resume,
+    "verify": run_verify,
+    "train": run_train,
+}
 
 
 def status_mb(key: str) -> float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from manifests.contents import is_own, own_names, shard_of
 from manifests.errors import FaultError
 from manifests.files import link_on, refuse_links, sha256_file, walk, write_atomic
+from manifests.parallel import in_threads
 
 SUMS = "SHA256SUMS"
 
@@ -68,14 +70,11 @@ def listed_files(root: Path) -> dict[str, str]:
     return {name: digest for digest, _, name in lines}
 
 
-def check_sums(
-    root: Path, shards: int | None = None, on_file: Callable[[int, int], None] = lambda done, total: None
-) -> list[Fault]:
+def check_sums(root: Path, shards: int | None = None, threads: int = 1) -> list[Fault]:
     """Compare the files of a data set with SHA256SUMS, and name the strangers beside them.
 
     Args:
-        root: the data set's folder. shards: their number; None where it is unknown. on_file: called with the files
-            done and in all.
+        root: the data set's folder. shards: their number; None where it is unknown. threads: that read files.
 
     Returns:
         Missing, damaged, linked and unlisted files, and strangers; empty without faults.
@@ -85,30 +84,32 @@ def check_sums(
         listed = listed_files(root)
     except FaultError as error:
         faults, listed = [Fault(SUMS, str(error).partition(": ")[2])], None
-    present = {file.relative_to(root).as_posix(): file for file in walk(root)}
-    names = sorted((present.keys() | (listed or {}).keys()) - {SUMS})
-    for done, name in enumerate(names):
-        on_file(done, len(names))
-        if name in present and present[name].is_symlink():
-            faults.append(Fault(name, "a link: links are not followed. Put what it leads to in its place"))
-        elif not is_own(name) or (shards is not None and (shard_of(name) or 0) >= shards):
-            faults.append(Fault(name, _STRANGER, is_stranger=True))
-        elif message := _fault_of(root, name, listed, present):
-            faults.append(Fault(name, message))
-    return faults
+    present = {file.relative_to(root).as_posix() for file in walk(root)}
+    names = sorted((present | (listed or {}).keys()) - {SUMS})
+    found = in_threads((partial(_fault_of, root, name, listed, present, shards) for name in names), threads)
+    return faults + [fault for fault in found if fault is not None]
 
 
 _STRANGER = "a stranger: no file of a data set. factory verify --repair sets it aside"
 
 
-def _fault_of(root: Path, name: str, listed: Mapping[str, str] | None, present: Mapping[str, Path]) -> str:
-    """What is wrong with a file; empty for one that is as it is listed, or where nothing is listed."""
+def _fault_of(
+    root: Path, name: str, listed: Mapping[str, str] | None, present: Set[str], shards: int | None
+) -> Fault | None:
+    """What is wrong with a file; None for one that is as it is listed, or where nothing is listed."""
+    path = root / name
+    if name in present and path.is_symlink():
+        return Fault(name, "a link: links are not followed. Put what it leads to in its place")
+    if not is_own(name) or (shards is not None and (shard_of(name) or 0) >= shards):
+        return Fault(name, _STRANGER, is_stranger=True)
     if listed is None:
-        return ""
+        return None
     if name not in listed:
-        return "not listed in SHA256SUMS"
+        return Fault(name, "not listed in SHA256SUMS")
     if name not in present:
-        return "" if link_on(root, name) else "missing"  # the link is a fault of its own
-    if not present[name].is_file():
-        return "no regular file"
-    return "" if sha256_file(present[name]) == listed[name] else "damaged: its sha256 is not the one in SHA256SUMS"
+        return None if link_on(root, name) else Fault(name, "missing")  # the link is a fault of its own
+    if not path.is_file():
+        return Fault(name, "no regular file")
+    if sha256_file(path) != listed[name]:
+        return Fault(name, "damaged: its sha256 is not the one in SHA256SUMS")
+    return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,13 +19,15 @@ from manifests.checksums import Fault, check_sums
 from manifests.contents import record_name
 from manifests.errors import FaultError, UserError
 from manifests.files import refuse_links
+from manifests.keys import Keys
 from manifests.labels import LabelScheme
 from manifests.ledger import read_record
 from manifests.limits import read_json, reads
 from manifests.measure import measure
 from manifests.object_store import THREADS, ObjectPath, located
+from manifests.parallel import in_threads, usable_cores
 from manifests.schema import SCHEMA, DatasetInfo
-from manifests.store import STORE, StoreReader
+from manifests.store import STORE, Layout, StoreReader
 from manifests.table import (
     INFO,
     MANIFEST,
@@ -36,11 +38,18 @@ from manifests.table import (
     read_info,
     read_manifest,
     rows_to_table,
+    stream_dataset_manifest,
 )
 from manifests.tile import Tile
 
 _PLACE = ("sample_id", "index", "height", "width", "mpp", "label_scheme")
 """Columns by which the tile of a row is read."""
+
+_SAMPLES_AT_ONCE = 8
+"""Samples that a thread verifies in one go."""
+
+_TILES_BYTES, _BYTES_PER_PIXEL = 2 << 30, 24
+"""Memory for tiles that are verified at the same time, and bytes for each of their pixels: arrays and measuring."""
 
 _ADDED = ("cells_cut", "cell_fractions")
 """Achieved columns that older data sets lack: null there, which is no fault."""
@@ -164,13 +173,7 @@ def open_dataset(
         UserError: when the folder is not a finished data set of this contract.
     """
     root = located(root)
-    if not root.exists():
-        raise UserError(_no_folder(root))
-    refuse_links(root, STORE, MANIFEST, PARTS)
-    if not (root / STORE).is_dir():
-        raise UserError(f"{root}: expected a data set with {STORE} and {MANIFEST}, got no {STORE}.")
-    if manifest is None and not (root / MANIFEST).exists() and not (root / PARTS).is_dir():
-        raise UserError(f"{root}: expected a finished data set, got none. Run its command again.")
+    _refuse_unfinished(root, needs_manifest=manifest is None)
     kept = None if columns is None else [*dict.fromkeys([*_PLACE, *columns])]
     if manifest:
         table, info = read_manifest(located(manifest), lambda: read_info(root / INFO) or _info_of_store(root), kept)
@@ -178,13 +181,46 @@ def open_dataset(
     else:
         table, info = read_dataset_manifest(root, lambda: _info_of_store(root), kept)
     store = StoreReader(root)
-    layout = store.layout
-    if table.num_rows and pa.compute.max(table["index"]).as_py() >= layout.n:
-        raise UserError(f"{root}: expected rows with an index below {layout.n}, got one above. The store is another's.")
-    for name, size in (("height", layout.height), ("width", layout.width)):
-        if table.num_rows and table[name].unique().to_pylist() != [size]:
-            raise UserError(f"{root}: column {name}: expected {size}, the size of the store, got other values.")
+    _refuse_places(root, _Places.of(table), store.layout)
     return Dataset(root, table, info, store)
+
+
+def _refuse_unfinished(root: Path, *, needs_manifest: bool) -> None:
+    """Refuse a folder that is no data set, or a link in its place, before anything is read."""
+    if not root.exists():
+        raise UserError(_no_folder(root))
+    refuse_links(root, STORE, MANIFEST, PARTS)
+    if not (root / STORE).is_dir():
+        raise UserError(f"{root}: expected a data set with {STORE} and {MANIFEST}, got no {STORE}.")
+    if needs_manifest and not (root / MANIFEST).exists() and not (root / PARTS).is_dir():
+        raise UserError(f"{root}: expected a finished data set, got none. Run its command again.")
+
+
+@dataclass(frozen=True)
+class _Places:
+    """What rows say of their places in the store: largest index, -1 without rows, heights and widths."""
+
+    last: int = -1
+    heights: frozenset[int] = frozenset()
+    widths: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, table: pa.Table) -> _Places:
+        """The places of a table's rows."""
+        sizes = (frozenset(table[name].unique().to_pylist()) for name in ("height", "width"))
+        return cls(pa.compute.max(table["index"]).as_py() if table.num_rows else -1, *sizes)
+
+    def __or__(self, other: _Places) -> _Places:
+        return _Places(max(self.last, other.last), self.heights | other.heights, self.widths | other.widths)
+
+
+def _refuse_places(root: Path, places: _Places, layout: Layout) -> None:
+    """Refuse rows of another store: with an index or a size that this one does not have."""
+    if places.last >= layout.n:
+        raise UserError(f"{root}: expected rows with an index below {layout.n}, got one above. The store is another's.")
+    for name, sizes, size in (("height", places.heights, layout.height), ("width", places.widths, layout.width)):
+        if sizes - {size}:
+            raise UserError(f"{root}: column {name}: expected {size}, the size of the store, got other values.")
 
 
 def _info_of_store(root: Path) -> DatasetInfo | None:
@@ -226,68 +262,117 @@ def sample_digests(image: npt.NDArray[np.uint8], tile: Tile) -> dict[str, str]:
 
 
 def verify(
-    root: str | Path, on_progress: Callable[[int, int], None] = lambda done, total: None, threads: int | None = None
+    root: str | Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    threads: int | None = None,
 ) -> list[Fault]:
     """Check a data set against its contract: files, ledger, and each row against its sample.
+
+    Rows stream: one row group of the manifest and some records are in memory at a time.
 
     Args:
         root: the data set's folder, or its URL.
         on_progress: called with (samples done, samples in all).
-        threads: number of threads; default 2, and `THREADS` for an object store.
+        threads: number of threads; None for one a core, and at least `THREADS` for an object store. Fewer take part
+            where tiles are so large that they would fill the memory.
 
     Returns:
         All faults, each with its file or sample; empty without faults.
     """
     root = located(root)
-    threads = threads or (THREADS if isinstance(root, ObjectPath) else 2)
+    threads = threads or max(usable_cores(), THREADS if isinstance(root, ObjectPath) else 1)
     if not root.is_dir():
         raise UserError(_no_folder(root))
     try:
-        dataset = open_dataset(root, columns=())
+        checked = _checked(root)
     except UserError as error:
-        return [*check_sums(root), Fault(MANIFEST, str(error))]
-    faults = check_sums(root, dataset.store.layout.shards)
-    n, layout = len(dataset), dataset.store.layout
-    if n != layout.n:  # their indices are unique and below n
+        return [*check_sums(root, threads=threads), Fault(MANIFEST, str(error))]
+    layout = checked.dataset.store.layout
+    faults = check_sums(root, layout.shards, threads)
+    if checked.n != layout.n:  # their indices are unique and below n
         faults.append(Fault(MANIFEST, f"expected one row for each of the {layout.n} samples of the store"))
+    at_once = max(1, _TILES_BYTES // (layout.height * layout.width * _BYTES_PER_PIXEL))
     in_samples: list[Fault] = []
     done = 0
-    with ThreadPoolExecutor(threads) as pool:
-        for shard, rows in _rows_by_shard(dataset):
-            faults += _check_record(root, shard, rows)
-            for found in pool.map(lambda row: _check_sample(dataset, row), rows):
-                in_samples += found
-                done += 1
-                on_progress(done, n)
+    for found, samples in in_threads(_checks(checked), min(threads, at_once)):
+        if not samples:  # of a record
+            faults += found
+            continue
+        in_samples += found
+        done += samples
+        on_progress(done, checked.n)
     return faults + in_samples
 
 
-def _rows_by_shard(dataset: Dataset) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Number and rows of each shard that has rows, in their order; one shard's are in memory at a time."""
-    index = dataset.table["index"].to_numpy()
-    if np.all(index[:-1] < index[1:]):
-        tables = read_batches(dataset.root)
-    else:  # edited by hand
-        tables = iter(read_dataset_manifest(dataset.root)[0].sort_by("index").to_batches(1024))
-    rows = (row for table in tables for row in table.select(SCHEMA.names).to_pylist())
-    of_shard = groupby(rows, lambda row: int(row["index"]) // dataset.store.layout.shard)
-    return ((shard, list(rows)) for shard, rows in of_shard)
+@dataclass(frozen=True)
+class _Checked:
+    """A manifest whose rows keep the contract: the data set without its rows, their number, and whether in order."""
+
+    dataset: Dataset
+    n: int
+    in_order: bool
 
 
-def _check_record(root: Path, shard: int, expected: list[dict[str, Any]]) -> list[Fault]:
+@reads("a data set")
+def _checked(root: Path) -> _Checked:
+    """Check the rows of a data set as `open_dataset` does, with none kept."""
+    _refuse_unfinished(root, needs_manifest=True)
+    keys, places, n = Keys(), _Places(), 0
+    info, groups = stream_dataset_manifest(root, lambda: _info_of_store(root), keys)
+    for group in groups:
+        places |= _Places.of(group)
+        n += len(group)
+    store = StoreReader(root)
+    _refuse_places(root, places, store.layout)
+    return _Checked(Dataset(root, SCHEMA.empty_table(), info, store), n, keys.ascend)
+
+
+def _checks(checked: _Checked) -> Iterator[Callable[[], tuple[list[Fault], int]]]:
+    """The checks of each shard: of its record, and of some samples; each gives faults and the number of samples."""
+    dataset = checked.dataset
+    for shard, rows in _rows_by_shard(checked):
+        yield partial(_check_record, dataset.root, shard, rows)
+        for start in range(0, len(rows), _SAMPLES_AT_ONCE):
+            yield partial(_check_samples, dataset, rows.slice(start, _SAMPLES_AT_ONCE))
+
+
+def _rows_by_shard(checked: _Checked) -> Iterator[tuple[int, pa.Table]]:
+    """Number and rows of each shard that has rows, in their order."""
+    root, layout = checked.dataset.root, checked.dataset.store.layout
+    # Rows in another order were put so by hand: sorting takes them all.
+    tables = read_batches(root) if checked.in_order else [read_dataset_manifest(root)[0].sort_by("index")]
+    held = SCHEMA.empty_table()
+    for table in tables:
+        held = pa.concat_tables([held, table.select(SCHEMA.names)])
+        shards = held["index"].to_numpy() // layout.shard
+        starts = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist()]
+        for start, end in pairwise(starts):
+            yield int(shards[start]), held.slice(start, end - start)
+        held = held.slice(starts[-1])
+    if len(held):
+        yield held["index"][0].as_py() // layout.shard, held
+
+
+def _check_record(root: Path, shard: int, expected: pa.Table) -> tuple[list[Fault], int]:
     """Compare the record of a shard with the rows that the manifest has of it."""
     name = record_name(shard)
+    message = ""
     try:
         record = read_record(root, shard)
         if record is None:
-            return [Fault(name, "missing")]
-        if rows_to_table(record.rows).to_pylist() != expected:
-            return [Fault(name, f"its rows are not those of {MANIFEST}")]
+            message = "missing"
+        elif not rows_to_table(record.rows).equals(expected):
+            message = f"its rows are not those of {MANIFEST}"
     except FaultError as error:
-        return [Fault(name, str(error))]
+        message = str(error)
     except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
-        return [Fault(name, f"its rows are not those of a manifest ({error})")]
-    return []
+        message = f"its rows are not those of a manifest ({error})"
+    return [Fault(name, message)] if message else [], 0
+
+
+def _check_samples(dataset: Dataset, rows: pa.Table) -> tuple[list[Fault], int]:
+    """Compare samples with their rows; returns faults and the number of samples."""
+    return [fault for row in rows.to_pylist() for fault in _check_sample(dataset, row)], len(rows)
 
 
 def _check_sample(dataset: Dataset, row: dict[str, Any]) -> list[Fault]:

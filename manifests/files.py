@@ -107,11 +107,13 @@ def walk(root: Path) -> Iterator[Path]:
 
 def link_on(root: Path, name: str) -> Path | None:
     """The first part of a path below a data set's folder that is a link; None where there is none."""
-    path = root
-    for part in Path(name).parts:
-        path /= part
-        if path.is_symlink():
-            return path
+    if isinstance(root, ObjectPath):
+        return None
+    path = os.fspath(root)  # as text: every sample that is read asks, and Path objects would take most of its time
+    for part in name.split("/"):
+        path = f"{path}/{part}"
+        if os.path.islink(path):  # noqa: PTH114
+            return Path(path)
     return None
 
 

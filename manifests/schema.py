@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import UserError
+from manifests.keys import Keys
 from manifests.labels import SCHEMES, LabelScheme
 from manifests.limits import parse_json
 
@@ -238,6 +239,10 @@ def refuse_duplicates(table: pa.Table, where: str, first: int = 0) -> None:
     Raises:
         UserError: naming the first two rows that share one.
     """
+    keys = Keys()
+    keys.add(table)
+    if not keys.may_repeat:
+        return
     for name in ("sample_id", "index"):
         column = table[name]
         if pc.count_distinct(column).as_py() == len(column):

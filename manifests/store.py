@@ -384,15 +384,16 @@ class StoreReader:
     def _index(self, spec: ArraySpec, shard: int, path: Path) -> tuple[npt.NDArray[np.uint64], int]:
         """Places of the samples in a shard file, and its size."""
         key = (spec.name, shard)
-        if key not in self._indices:
+        index = self._indices.get(key)
+        if index is None:
             length = self.layout.shard * 16
             footer, size = read_tail(path, length + 4)
             if len(footer) != length + 4 or _crc32c(footer[:-4]) != footer[-4:]:
                 raise FaultError(f"{path}: expected a shard index that matches its crc32c. Run factory verify.")
-            self._indices[key] = np.frombuffer(footer[:-4], "<u8").reshape(-1, 2), size
+            index = self._indices[key] = np.frombuffer(footer[:-4], "<u8").reshape(-1, 2), size
             while len(self._indices) > _CACHED_INDICES:
                 self._indices.popitem(last=False)
-        return self._indices[key]
+        return index
 
 
 def _encode(array: npt.NDArray[Any]) -> bytes:

@@ -20,6 +20,7 @@ from manifests.contents import MANIFEST as MANIFEST
 from manifests.contents import PARTS as PARTS
 from manifests.errors import UserError
 from manifests.files import open_atomic, read_tail, write_atomic
+from manifests.keys import Keys
 from manifests.limits import LIST_VALUES, ROW_BYTES, read_json, reads
 from manifests.object_store import ObjectPath
 from manifests.schema import (
@@ -40,10 +41,10 @@ ROWS_PER_FILE = 1_000_000
 """Largest number of rows in a file: more are split into parts, and a larger file is refused before it is read."""
 
 ROWS_PER_GROUP = 65_536
-"""Rows of a row group, which is written and read at once."""
+"""Rows of a row group, which is written at once."""
 
 _ROWS_AT_ONCE = 4096
-"""Rows that are dictionaries at the same time: a fraction of a row group's, as they take ten times its memory."""
+"""Rows that are read at once, or are dictionaries at the same time, which takes ten times the memory."""
 
 Row = dict[str, Any]
 _KEYS = ["sample_id", "index"]
@@ -79,28 +80,39 @@ def write_manifest(path: Path, table: pa.Table, info: DatasetInfo, extra: Mappin
 
 def _write(path: Path, groups: Iterable[pa.Table], info: DatasetInfo, extra: Mapping[bytes, bytes]) -> None:
     """Write row groups as they come, so that one is in memory."""
-    with open_atomic(path) as stream, contextlib.ExitStack() as stack:
-        writer = None
-        for group in _checked(groups, info, path.name):
-            if writer is None:
-                schema = group.schema.with_metadata({**metadata_of(info), **extra})
-                options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
-                writer = stack.enter_context(pq.ParquetWriter(stream, schema, **options))
-            writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+    keys = Keys()
+    with open_atomic(path) as stream:
+        with contextlib.ExitStack() as stack:
+            writer = None
+            for group in _checked(groups, info, path.name, keys):
+                if writer is None:
+                    schema = group.schema.with_metadata({**metadata_of(info), **extra})
+                    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+                    writer = stack.enter_context(pq.ParquetWriter(stream, schema, **options))
+                writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+        stream.flush()
+        _refuse_repeated(keys, {path.name: Path(stream.name)})
 
 
-def _checked(groups: Iterable[pa.Table], info: DatasetInfo, where: str) -> Iterator[pa.Table]:
-    """Row groups in the columns of `SCHEMA`, each checked before it is yielded; duplicates are found at the end."""
-    keys, first = [], 0
+def _checked(groups: Iterable[pa.Table], info: DatasetInfo, where: str, keys: Keys) -> Iterator[pa.Table]:
+    """Row groups in the columns of `SCHEMA`, each checked before it is yielded; their ids and indices are in `keys`."""
+    first = 0
     for group in groups:
         group = conform(group, where)
         validate(group, where, first)
         refuse_unsaid_pixels(group, info, where, first)
         first += len(group)
-        keys.append(group.select(_KEYS))
+        keys.add(group)
         yield group
-    if len(keys) > 1:
-        refuse_duplicates(pa.concat_tables(keys), where)
+
+
+def _refuse_repeated(keys: Keys, files: Mapping[str, Path], together: str = "") -> None:
+    """Refuse ids and indices that repeat, in one of the files by the names of an error, or in them all `together`."""
+    if keys.may_repeat:
+        tables = [pa.concat_tables(group.select(_KEYS) for group in read_tables(path)) for path in files.values()]
+        for where, table in zip(files, tables, strict=True):
+            refuse_duplicates(table, where)
+        refuse_duplicates(pa.concat_tables(tables), together)
 
 
 @reads("a manifest")
@@ -123,18 +135,26 @@ def _read(
     paths: Sequence[Path], where: str, fallback: Callable[[], DatasetInfo | None], columns: Sequence[str] | None
 ) -> tuple[pa.Table, DatasetInfo]:
     """The rows of files of one data set; `where` names them all."""
-    kept: list[pa.Table] = []
-    infos: list[DatasetInfo] = []
-    for path in paths:
-        infos.append(find_info(path, _open(path).schema, fallback))
-        groups = _checked(read_groups(path), infos[-1], str(path))
-        kept += groups if columns is None else (group.select([*{*columns, *_KEYS}]) for group in groups)
+    info = _info_of_all(paths, where, fallback)
+    groups = _stream(paths, where, info, Keys())
+    kept = list(groups if columns is None else (group.select([*{*columns, "index"}]) for group in groups))
+    table = pa.concat_tables(kept, promote_options="default")
+    return table if columns is None else table.select(columns), info
+
+
+def _info_of_all(paths: Sequence[Path], where: str, fallback: Callable[[], DatasetInfo | None]) -> DatasetInfo:
+    """The metadata that the files of one data set have."""
+    infos = [find_info(path, _open(path).schema, fallback) for path in paths]
     if any(other != infos[0] for other in infos):
         raise UserError(f"{where}: expected parts of one data set, got different metadata. Run factory verify.")
-    table = pa.concat_tables(kept, promote_options="default")
-    if len(paths) > 1:
-        refuse_duplicates(table, where)
-    return table if columns is None else table.select(columns), infos[0]
+    return infos[0]
+
+
+def _stream(paths: Sequence[Path], where: str, info: DatasetInfo, keys: Keys) -> Iterator[pa.Table]:
+    """The rows of files of one data set, a checked row group at a time, at least one table."""
+    for path in paths:
+        yield from _checked(read_tables(path), info, str(path), keys)
+    _refuse_repeated(keys, {str(path): path for path in paths}, where)
 
 
 def find_info(path: Path, schema: pa.Schema, fallback: Callable[[], DatasetInfo | None] = lambda: None) -> DatasetInfo:
@@ -175,7 +195,7 @@ def read_columns(path: Path) -> tuple[pa.Table, pa.Schema]:
     Raises:
         UserError: for a file that is missing, truncated, damaged or too large, or a column of another name or type.
     """
-    return pa.concat_tables(list(read_groups(path)), promote_options="default"), _open(path).schema
+    return pa.concat_tables(list(read_tables(path)), promote_options="default"), _open(path).schema
 
 
 @dataclass(frozen=True)
@@ -184,14 +204,12 @@ class _Columns:
 
     Attributes:
         schema: of the file. names: of its columns. own: those of users. text: those read as dictionaries.
-        groups: numbers of row groups that are read together, up to `ROWS_PER_GROUP` rows where a group has fewer.
     """
 
     schema: pa.Schema
     names: list[str]
     own: list[str]
     text: list[str]
-    groups: list[list[int]]
 
 
 def _open(path: Path) -> _Columns:
@@ -209,23 +227,11 @@ def _open(path: Path) -> _Columns:
         present = {leaf.path: leaf.physical_type for leaf in leaves}
         own = [name for name in names if name.startswith(OWN_COLUMNS) and name in present]
         text = [name for name in [*_TEXT_COLUMNS, *own] if present.get(name) == "BYTE_ARRAY"]
-        return _Columns(schema, names, own, text, _together(metadata))
+        return _Columns(schema, names, own, text)
 
 
-def _together(metadata: pq.FileMetaData) -> list[list[int]]:
-    groups: list[list[int]] = [[]]
-    rows = 0
-    for number in range(metadata.num_row_groups):
-        rows += metadata.row_group(number).num_rows
-        if groups[-1] and rows > ROWS_PER_GROUP:
-            groups.append([])
-            rows = metadata.row_group(number).num_rows
-        groups[-1].append(number)
-    return groups
-
-
-def read_groups(path: Path) -> Iterator[pa.Table]:
-    """Read a Parquet file some row groups at a time, at least one table; columns and errors as of `read_columns`."""
+def read_tables(path: Path) -> Iterator[pa.Table]:
+    """Read a Parquet file in small tables, at least one; columns and errors as of `read_columns`."""
     columns, size = _open(path), 0
     most = min(_MAX_TEXT_BYTES, max(_LEAST_TEXT_BYTES, path.stat().st_size * _MAX_EXPANSION))
     # Text stays a dictionary until its size is known: a few kilobytes can expand to gigabytes.
@@ -233,8 +239,7 @@ def read_groups(path: Path) -> Iterator[pa.Table]:
         _readable(path),
         pq.ParquetFile(_source(path), page_checksum_verification=True, read_dictionary=columns.text) as parquet,
     ):
-        for numbers in columns.groups:
-            table = parquet.read_row_groups(numbers, columns.names, use_threads=False)
+        for table in _tables(parquet, columns.names):
             size += _text_size(table)
             if size > most:
                 raise UserError(f"{path}: expected at most {most:,} bytes of text, got {size:,}. Split it.")
@@ -244,6 +249,14 @@ def read_groups(path: Path) -> Iterator[pa.Table]:
 def _source(path: Path) -> Any:
     """What pyarrow reads for a path: of an object store a copy on this machine."""
     return pa.BufferReader(path.copied()) if isinstance(path, ObjectPath) else path
+
+
+def _tables(parquet: pq.ParquetFile, names: list[str]) -> Iterator[pa.Table]:
+    """The rows of a file in small tables; an empty one where it has no rows."""
+    batches = parquet.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False)
+    tables = (pa.Table.from_batches([batch]) for batch in batches)
+    yield next(tables, parquet.read_row_groups([], names, use_threads=False))
+    yield from tables
 
 
 @contextlib.contextmanager
@@ -341,15 +354,33 @@ def read_dataset_manifest(
     Raises:
         UserError: as `read_manifest`, and for parts of different data sets.
     """
+    return _read(*_files(root), fallback, columns)
+
+
+def stream_dataset_manifest(
+    root: Path, fallback: Callable[[], DatasetInfo | None], keys: Keys
+) -> tuple[DatasetInfo, Iterator[pa.Table]]:
+    """The metadata of a data set's manifest, and its rows, a checked row group at a time, at least one table.
+
+    Args:
+        root, fallback: as for `read_dataset_manifest`, whose errors are raised, some of them after the last rows.
+        keys: takes in ids and indices of the rows.
+    """
+    paths, where = _files(root)
+    info = _info_of_all(paths, where, fallback)
+    return info, _stream(paths, where, info, keys)
+
+
+def _files(root: Path) -> tuple[list[Path], str]:
+    """The files of a data set's manifest, and a name for them all."""
     paths = manifest_files(root)
-    return _read(paths, str(paths[0] if len(paths) == 1 else root / PARTS), fallback, columns)
+    return paths, str(paths[0] if len(paths) == 1 else root / PARTS)
 
 
 def read_batches(root: Path) -> Iterator[pa.Table]:
     """The rows of a data set's manifest in small tables, unchecked; errors as of `read_columns`."""
     for path in manifest_files(root):
-        for group in read_groups(path):
-            yield from (group.slice(start, _ROWS_AT_ONCE) for start in range(0, len(group), _ROWS_AT_ONCE))
+        yield from read_tables(path)
 
 
 def manifest_files(root: Path) -> list[Path]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from manifests.errors import UserError
+from manifests.parallel import usable_cores as usable_cores
 
 
 def resolve_device(name: str) -> str:
@@ -27,11 +26,6 @@ def resolve_device(name: str) -> str:
             f"Use --device {there[-1]}."
         ) from error
     return str(torch.device(name))
-
-
-def usable_cores() -> int:
-    """Return the number of CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parse_workers(workers: int | None) -> int:

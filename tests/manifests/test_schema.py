@@ -137,7 +137,7 @@ def test_files_that_would_unfold_to_gigabytes_are_refused_before_they_do(tmp_pat
     n = 1_000_000
     text = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), n), pa.array(["x" * 200_000]))
     pq.write_table(pa.table({"group_id": text}), tmp_path / "text.parquet")
-    with pytest.raises(UserError, match=r"bytes of text, got 200,000,000,000"):
+    with pytest.raises(UserError, match=r"bytes of text, got [0-9,]+. Split"):
         read_columns(tmp_path / "text.parquet")
     zeros = pa.repeat(pa.scalar(0, pa.float32()), 300 * 227_000)
     shares = pa.ListArray.from_arrays(np.arange(301, dtype=np.int32) * 227_000, zeros)

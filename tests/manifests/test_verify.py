@@ -300,3 +300,25 @@ def test_data_sets_from_before_real_pixels_keep_their_fingerprint(tmp_path: Path
     assert "real_pixels" not in document(synthetic=True, real=False)
     assert "real_pixels" not in document(synthetic=False, real=True)
     assert document(synthetic=True, real=True)["real_pixels"] is True
+
+
+def test_rows_in_another_order_hold_and_repeated_ones_are_named_however_few_are_read_at_once(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manifests.table._ROWS_AT_ONCE", 2)
+    dataset = open_dataset(copy)
+    write_manifest(copy / "manifest.parquet", dataset.table.take([3, 0, 2, 1]), dataset.info)
+    write_sums(copy, 2, {})
+    seen: list[tuple[int, int]] = []
+    assert verify(copy, lambda done, total: seen.append((done, total)), threads=3) == []
+    assert seen == [(2, 4), (4, 4)]
+    for name in ("sample_id", "index"):
+        rows = dataset.table.to_pylist()
+        rows[3][name] = rows[0][name]
+        twice = pa.Table.from_pylist(rows, schema=dataset.table.schema)
+        pq.write_table(twice.replace_schema_metadata(metadata_of(dataset.info)), copy / "manifest.parquet")
+        with pytest.raises(UserError, match=rf"row 3: {name}: expected unique values, got .* of row 0"):
+            open_dataset(copy)
+        with pytest.raises(UserError, match=rf"row 3: {name}: expected unique values"):
+            write_manifest(copy / "other.parquet", twice, dataset.info)
+    assert not (copy / "other.parquet").exists()
