@@ -132,10 +132,12 @@ class WeightedPart(ABC):
         scheme, mpp = scheme_of(self.card), float(self.card.fields["mpp"])
         if not self.takes(request.scheme, scheme):
             asked = request.scheme.name
+            of_nuclei = self.part == "renderer" and scheme.ids("nucleus") and not request.scheme.ids("nucleus")
+            without = ", without --masks" if of_nuclei else ""
             return (
                 f"scheme: the weights of {self.name} draw {scheme.name}, got {asked}; make masks of {scheme.name} "
-                f"(--scheme {scheme.name}), or train weights: factory train {self.name} --data DATA --scheme {asked}, "
-                f"then --set {self.part}.weights=runs/train/{self.name}"
+                f"(--scheme {scheme.name}{without}), or train weights: factory train {self.name} --data DATA --scheme "
+                f"{asked}, then --set {self.part}.weights=runs/train/{self.name}"
             )
         if abs(request.mpp - mpp) > LEARNT_MPP * mpp:
             return (

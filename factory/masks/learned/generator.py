@@ -60,9 +60,10 @@ class TrainedMasks(WeightedPart, MaskGenerator):
     def refusal(self, request: Request) -> str | None:
         """Return why a request can never be met, or None."""
         if reason := self.misfit(request):
-            return reason
+            has_own = request.scheme.ids("nucleus") and scheme_of(self.card).name != request.scheme.name
+            return f"{reason}; or leave --masks out, as {request.scheme.name} has its own" if has_own else reason
         if request.cells:
-            return f"cells: {self.name} draws regions, got {request.cells} cells"
+            return f"cells: {self.name} draws regions, got {request.cells} cells; leave --cells out"
         return check(request)
 
     def caution(self, request: Request) -> str | None:

@@ -38,6 +38,10 @@ from factory.renderers.exemplar.quilting import Grid
 from manifests.labels import LabelScheme
 
 _STRIDE = 32
+_COLLECT = (
+    "collect one that does: factory train exemplar --data DATA, then --set renderer.bank=runs/train/exemplar, or add "
+    "--like DATA"
+)
 
 
 class ExemplarConfig(Config):
@@ -180,9 +184,9 @@ class Exemplar(Renderer):
             asked = None if request.fractions is None else request.fractions[label.id]
             if label.name in missing and asked != 0:
                 held = ", ".join(bank.card.fields["classes"])
-                return f"masks: the bank holds no {label.name} ({held}); collect one that does"
+                return f"masks: the bank holds no {label.name} ({held}); {_COLLECT}"
             if "nucleus" in label.roles and not len(self._nuclei_of(request.scheme, painted)[label.id]):
-                return f"masks: the bank holds no nucleus of class {label.name}; collect one that does"
+                return f"masks: the bank holds no nucleus of class {label.name}; {_COLLECT}"
         return None
 
     def _dyes_refusal(self, painted: bool) -> str | None:

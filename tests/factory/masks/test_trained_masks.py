@@ -207,6 +207,7 @@ def test_weights_of_tissue_hold_the_regions_of_other_schemes(name: str, weights:
     assert allocation.shift == made(masks, request_for("tissue", tissue=0.6), 1).shift
     for scheme in ("ki67_cells", "nuclei"):
         assert f"factory train {name} --data DATA --scheme {scheme}" in masks.refusal(request_for(scheme))
+    assert "or leave --masks out" in masks.refusal(request_for("nuclei"))
 
 
 def test_starters_are_found_by_scheme_and_resolution_or_by_name(
