@@ -16,6 +16,7 @@ FREE_TEXT: Collection[str] = ("licence", "scheduler", "source")
 
 DATA_SETS: Collection[tuple[str, str]] = (
     ("export", "dataset"), ("inspect", "beside"), ("inspect", "dataset"), ("verify", "dataset"),
+    ("evaluate", "real"), ("evaluate", "synth"), ("train", "real"), ("train", "synth"),
 )  # fmt: skip
 """Commands and parameters that name a data set to read, which may lie in an object store."""
 

@@ -14,6 +14,7 @@ import pytest
 import zarr
 from moto.server import ThreadedMotoServer
 from obstore.store import from_url
+from safetensors.numpy import load_file
 
 from manifests import Dataset, UserError, object_store, open_dataset, verify
 from manifests.files import walk
@@ -159,6 +160,18 @@ def test_commands_read_there(remote: str, local: Dataset, cli: Callable[..., Out
         assert cli("factory", "export", root, "--format", "png", "--out", out).code == 0
     files = [{path.relative_to(out): path.read_bytes() for path in walk(out)} for out in map(Path, ("there", "here"))]
     assert files[0] == files[1]
+
+
+@pytest.mark.usefixtures("one_thread", "small_network")
+def test_trains_and_scores_there_as_on_the_disk(remote: str, local: Dataset, cli: Callable[..., Outcome]) -> None:
+    tiny = ("--steps", 2, "--batch", 2, "--set", "validate_every=2", "--set", "threads=1", "--device", "cpu")
+    for root, out in ((remote, "there"), (local.root, "here")):
+        trained = cli("segment", "train", "--mix", "synth", "--synth", root, "--out", out, *tiny)
+        assert trained.code == 0, trained.err
+        scored = cli("segment", "evaluate", "--weights", out, "--synth", root, "--split", "val", "--device", "cpu")
+        assert scored.code == 0, scored.err
+    there, here = (load_file(Path(out) / "best.safetensors") for out in ("there", "here"))
+    assert all((there[name] == here[name]).all() for name in here)
 
 
 def test_what_needs_a_disk_is_refused_by_name(remote: str, cli: Callable[..., Outcome], tmp_path: Path) -> None:
