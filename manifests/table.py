@@ -90,6 +90,7 @@ def _write(path: Path, groups: Iterable[pa.Table], info: DatasetInfo, extra: Map
                     options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
                     writer = stack.enter_context(pq.ParquetWriter(stream, schema, **options))
                 writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+                del group  # before the next is made
         stream.flush()
         _refuse_repeated(keys, {path.name: Path(stream.name)})
 
@@ -104,6 +105,7 @@ def _checked(groups: Iterable[pa.Table], info: DatasetInfo, where: str, keys: Ke
         first += len(group)
         keys.add(group)
         yield group
+        del group
 
 
 def _refuse_repeated(keys: Keys, files: Mapping[str, Path], together: str = "") -> None:

@@ -28,6 +28,7 @@ def make(
       factory make --like data/real --tps like:data/real --n 1000 --dry-run
     """
     import time
+    from dataclasses import replace
 
     from factory.core.console import counting, say, working
     from factory.core.datasets import real_pixel_lines
@@ -59,6 +60,7 @@ def make(
     with counting("making tiles") as calls:
         table, made = make_tiles(prepared, **how, **calls)
     seconds = time.monotonic() - started
+    prepared = replace(prepared, rows=prepared.rows.schema.empty_table())  # memory for the reports
     scheme = prepared.recipe.scheme
     closing = (
         report.choice_table(table, prepared)

@@ -68,7 +68,7 @@ def groups_of(dataset: Dataset) -> set[str]:
 
 def real_groups_of(table: pa.Table) -> set[str]:
     """Returns whose pixels rows of synthetic tiles hold, ``data set/group``."""
-    return {group for groups in table["real_groups"].to_pylist() for group in groups or ()}
+    return set(pc.list_flatten(table["real_groups"]).unique().to_pylist())
 
 
 @dataclass(frozen=True)

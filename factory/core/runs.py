@@ -139,7 +139,7 @@ class Run:
                 f"{self.spec.out}: expected the files of shard {record.shard}, got none of that size. "
                 "Use an --out that all workers share."
             )
-        self.done[record.shard] = replace(record, rows=())
+        self.done[record.shard] = replace(record, rows=(), run=None, software={})
 
     def finish(self) -> pa.Table:
         """Write the manifest and SHA256SUMS from the ledger; returns the columns `REPORTED` of the manifest."""

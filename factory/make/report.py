@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,8 @@ def closing_table(table: pa.Table, scheme: LabelScheme, classes: Collection[str]
         ("request_fractions", "class_fractions", "px", totals["tissue_fraction"]),
         ("request_cell_fractions", "cell_fractions", "cells", column(table, "cells")),
     ):
+        if table[request].null_count == len(table):
+            continue
         asked, got = (shares_of(table, name, len(scheme)) for name in (request, achieved))
         for label in scheme.classes:
             if unit == "cells" or label.name in classes:
@@ -96,7 +97,7 @@ def choice_table(table: pa.Table, prepared: Prepared[Recipe]) -> Table:
 def _totals(table: pa.Table, scheme: LabelScheme) -> dict[str, npt.NDArray[np.float64]]:
     """The denominator of each achieved share, float64 [rows]: pixels or cells."""
     pixels = (table["height"].to_numpy() * table["width"].to_numpy()).astype(np.float64)
-    shares = np.array(table["class_fractions"].to_pylist(), np.float64)
+    shares = shares_of(table, "class_fractions", len(scheme))
     tumour = shares[:, [*scheme.ids("tumour_positive"), *scheme.ids("tumour_negative")]].sum(axis=1)
     kinds = (table[name].fill_null(0).to_numpy().astype(np.float64) for name in ("cells_positive", "cells_negative"))
     return {
@@ -120,14 +121,14 @@ def request_table(table: pa.Table) -> Table:
             shown.add_row(what, str(asked), f"in {name}")
     if not shown.row_count:
         shown.add_row("nothing: the masks' own", str(len(table)))
-    counts = Counter(table["split"].to_pylist())
+    counts = {each["values"]: each["counts"] for each in table["split"].value_counts().to_pylist()}
     shown.caption = ", ".join(f"{counts[name]} {name}" for name in SPLITS if name in counts)
     return shown
 
 
 def class_table(table: pa.Table, scheme: LabelScheme) -> Table:
     """Mean share of every class, and the cells."""
-    shares = np.array(table["class_fractions"].to_pylist(), np.float64)
+    shares = shares_of(table, "class_fractions", len(scheme))
     of_cells = shares_of(table, "cell_fractions", len(scheme))
     typed = bool(np.isfinite(of_cells).any())
     shown = Table("class", "mean share", "least", "most", *["of the cells"] * typed, title=f"Classes of {scheme.name}")

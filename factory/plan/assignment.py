@@ -94,8 +94,13 @@ def column(table: pa.Table, name: str) -> Values:
 
 def shares_of(table: pa.Table, name: str, classes: int) -> Values:
     """A column of shares of all classes, float64 [rows, classes], NaN where it has none."""
-    nothing = [np.nan] * classes
-    return np.array([nothing if shares is None else shares for shares in table[name].to_pylist()], np.float64)
+    found, start = np.full((len(table), classes), np.nan), 0
+    for chunk in table[name].chunks:
+        is_there = chunk.is_valid().to_numpy(zero_copy_only=False)
+        shares = chunk.flatten().to_numpy(zero_copy_only=False)
+        found[start : start + len(chunk)][is_there] = shares.reshape(int(is_there.sum()), classes)
+        start += len(chunk)
+    return found
 
 
 def pick(targets: Sequence[Target], requests: int, tiles: npt.NDArray[np.int64]) -> Picked:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from factory.core.config import digest
+from factory.plan.assignment import shares_of
 from factory.plan.distributions import DEBIAS_BINS, parse_distribution, stratified
 from factory.plan.origin import plan_metadata
 from factory.plan.rows import PlanConfig, complete, plan, read_draft
@@ -360,3 +361,16 @@ def test_every_integer_column_is_refused_where_floats_round_it(tmp_path: Path, n
     pq.write_table(table.set_column(place, name, pa.array([1.0, 2.0**60])), tmp_path / "p.parquet")
     with pytest.raises(UserError, match=f"column {name}: expected int64, got double"):
         read_draft(tmp_path / "p.parquet")
+
+
+@given(
+    chunks=st.lists(st.lists(st.none() | st.lists(st.none() | st.floats(0, 1), min_size=2, max_size=2)), max_size=3),
+    start=st.integers(0, 5),
+)
+def test_shares_of_a_column_are_those_of_its_rows_and_nan_where_it_has_none(
+    chunks: list[list[list[float | None] | None]], start: int
+) -> None:
+    kind = pa.list_(pa.float64())
+    table = pa.table({"shares": pa.chunked_array([pa.array(chunk, kind) for chunk in chunks], kind)}).slice(start)
+    expected = [shares or [np.nan] * 2 for shares in table["shares"].to_pylist()]
+    np.testing.assert_array_equal(shares_of(table, "shares", 2), np.array(expected, np.float64).reshape(-1, 2))
