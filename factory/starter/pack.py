@@ -2,7 +2,7 @@
 
 python -m factory.starter.pack pack runs/tissue-masks/depas-0 depas-tissue
 python -m factory.starter.pack pack runs/ihc pix2pixhd-ihc --without-looks 5,9,10,11,19
-python -m factory.starter.pack pack runs/he sharpgan-he --looks-of data/monuseg-whole
+python -m factory.starter.pack pack runs/he sharpgan-he --looks-of data/monuseg-noval
 python -m factory.starter.pack pack runs/train/stylegan2 stylegan2-he
 python -m factory.starter.pack pack runs/train/hdgan hdgan-he
 python -m factory.starter.pack pack runs/train/exemplar exemplar-tissue --colours-of data/pdl1-cores
