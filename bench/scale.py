@@ -25,13 +25,13 @@ class Rates:
 
     Attributes:
         draw: CPU seconds of a tile of 256x256, from labels to stored bytes. tile_bytes: of it on the disk.
-        task: seconds of the scheduler and the command for a shard. row: by phase, seconds and bytes of memory a row.
+        task: seconds of the scheduler for a shard. row: CPU seconds of a row, by phase that one process does.
     """
 
     draw: float
     tile_bytes: float
     task: float
-    row: dict[str, tuple[float, float]]
+    row: dict[str, float]
 
     def hours(self, n: int, cores: int) -> dict[str, float]:
         """Wall time of each phase in hours.
@@ -41,21 +41,15 @@ class Rates:
         """
         shards, shard = n / SHARD, SHARD * self.draw
         drawing = max(shards * self.task + shard, shards / cores * shard + self.task)
-        wall = {"plan": n * self.row["plan"][0], "draw": drawing, "close": n * self.row["resume"][0]}
+        wall = {"plan": n * self.row["plan"], "draw": drawing, "close": n * self.row["resume"]}
         return {phase: seconds / 3600 for phase, seconds in wall.items()}
 
 
 def measure(folder: Path) -> Rates:
     """Measure on this machine, with one process at work."""
-    found = {
-        (phase, n): measured(phase, n, folder / str(n))
-        for n in (FEW, MANY)
-        for phase in ("plan", "make", "resume", "verify")
-    }
-    row = {}
-    for phase in ("plan", "resume", "verify"):
-        (few_mb, few_s), (many_mb, many_s) = found[phase, FEW], found[phase, MANY]
-        row[phase] = (many_s - few_s) / (MANY - FEW), (many_mb - few_mb) * 1e6 / (MANY - FEW)
+    phases = [(phase, n) for n in (FEW, MANY) for phase in ("plan", "make", "resume")]
+    found = {(phase, n): measured(phase, n, folder / str(n))[1] for phase, n in phases}
+    row = {phase: (found[phase, MANY] - found[phase, FEW]) / (MANY - FEW) for phase in ("plan", "resume")}
     factory.make(folder / "warm", n=2, size=SIZE_PX, tps="0.01-0.5", workers=1)  # kernels are compiled
     started = time.process_time()
     factory.make(folder / "drawn", n=DRAWN, size=SIZE_PX, tps="0.01-0.5", workers=1)
@@ -84,14 +78,13 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     print(f"a tile {rates.draw * 1e3:.1f} ms of CPU, {rates.tile_bytes / 1e3:.0f} kB; a task {rates.task * 1e3:.2f} ms")
-    for phase, (seconds, size) in rates.row.items():
-        print(f"{phase:<8}{seconds * 1e6:>8.0f} us a row{size:>8.0f} B a row")
+    for phase, seconds in rates.row.items():
+        print(f"{phase:<8}{seconds * 1e6:>8.0f} us a row")
     cpus = SHARD * rates.draw / rates.task
     print(f"cores that one scheduler keeps busy with shards of {SHARD} tiles: {cpus:,.0f}")
     for n in TILES:
-        memory = max(size for _, size in rates.row.values()) * n / 1e9
-        disk = f"{n * rates.tile_bytes / 1e12:,.1f} TB, {3 * n / SHARD:,.0f} files of arrays"
-        print(f"\n{n:,} tiles: {disk}, {memory:,.1f} GB of rows")
+        disk = f"{n * rates.tile_bytes / 1e12:,.1f} TB, {4 * n / SHARD:,.0f} files"
+        print(f"\n{n:,} tiles: {disk}")
         for cores in CORES:
             hours = rates.hours(n, cores)
             print(f"{cores:>7,} cores  " + "  ".join(f"{phase} {value:,.2f} h" for phase, value in hours.items()))
