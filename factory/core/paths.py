@@ -23,10 +23,11 @@ DATA_SETS: Collection[tuple[str, str]] = (
 
 def dataset_path(path: str | Path, where: str) -> Path:
     """A path as of `local_path`, or one in an object store for its URL."""
-    if (match := _URL.match(str(path))) is not None and match["url"].startswith(("s3:", "gs:", "az:")):
-        from manifests.object_store import located
+    if (match := _URL.match(str(path))) is not None:
+        from manifests.object_store import SCHEMES, located
 
-        return located(path)
+        if match["url"].partition(":")[0] in SCHEMES:
+            return located(path)
     return local_path(path, where)
 
 
